@@ -1,0 +1,151 @@
+"""Every setting of a run, as three dataclasses: the model's shape, the data's cut, the training's course.
+
+A field's metadata is its help text; the command line is made from the fields (`add_arguments`), the summary prints them, and a run
+folder keeps them as config.json. Nothing else configures a run but the DeepSpeed file.
+"""
+
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from rwkv_music.errors import UserError
+from rwkv_music.files import write_text
+
+
+def setting(default: Any, text: str, choices: tuple | None = None) -> Any:
+    """A dataclass field with a default, a line of help (units included), and its choices if there are only some."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of an RWKV v8 (or, with `channel_mix="x070"`, v7) model."""
+
+    n_layer: int = setting(12, "layers")
+    n_embd: int = setting(768, "width C, a multiple of head_size")
+    vocab_size: int = setting(0, "tokens in the vocabulary; the dataset's own when left 0")
+    head_size: int = setting(64, "width of a head N")
+    dim_ffn: int = setting(0, "width inside channel mixing; 4 C when left 0")
+    channel_mix: str = setting("x080", "x080: v8 with DeepEmbed; x070: v7, without it", ("x080", "x070"))
+    decay_rank: int = setting(0, "rank of the decay gate w; from the width when left 0")
+    iclr_rank: int = setting(0, "rank of the in-context learning rate gate a; from the width when left 0")
+    value_rank: int = setting(0, "rank of the value residual gate v; from the width when left 0")
+    gate_rank: int = setting(0, "rank of the output gate g; from the width when left 0")
+
+    def __post_init__(self) -> None:
+        if self.n_embd % self.head_size:
+            raise UserError(f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a width that is.")
+        # The ranks that RWKV-LM's train_temp suggests: proportional to the root of the width, in steps of 32.
+        defaults = {
+            "dim_ffn": 4 * self.n_embd,
+            "decay_rank": _rank(2.5, self.n_embd),
+            "iclr_rank": _rank(2.5, self.n_embd),
+            "value_rank": _rank(1.7, self.n_embd),
+            "gate_rank": _rank(5.0, self.n_embd),
+        }
+        for name, value in defaults.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+
+    @property
+    def n_head(self) -> int:
+        return self.n_embd // self.head_size
+
+
+def _rank(factor: float, n_embd: int) -> int:
+    return max(32, round(factor * n_embd**0.5 / 32) * 32)
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {"n_layer": 3, "n_embd": 128},
+    "0.1b": {"n_layer": 12, "n_embd": 768},
+    "0.4b": {"n_layer": 24, "n_embd": 1024},
+    "1.5b": {"n_layer": 24, "n_embd": 2048},
+    "7b": {"n_layer": 32, "n_embd": 4096},
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which tokens, and how they are cut into batches."""
+
+    data: str = setting("", "dataset folder made by `python -m rwkv_music prepare`")
+    ctx_len: int = setting(1024, "tokens in a row")
+    seed: int = setting(0, "seed of the shuffle, the weights and the samples")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The course of a run."""
+
+    out: str = setting("", "run folder: config.json, checkpoints, TensorBoard event files, samples")
+    steps: int = setting(1000, "optimizer steps in all")
+    batch_size: int = setting(16, "rows in an optimizer step, over all ranks and accumulation")
+    micro_batch_size: int = setting(0, "rows a rank takes at once; batch_size / ranks when left 0")
+    lr: float = setting(6e-4, "highest learning rate")
+    lr_final: float = setting(6e-5, "learning rate at the last step")
+    warmup_steps: int = setting(100, "optimizer steps of linear warm-up")
+    schedule: str = setting("cosine", "cosine, or wsd: warm-up, stable, then decay", ("cosine", "wsd"))
+    decay_fraction: float = setting(0.2, "wsd: fraction of the steps that decays")
+    weight_decay: float = setting(0.001, "AdamW's decay, on the large matrices alone")
+    beta1: float = setting(0.9, "AdamW's beta1")
+    beta2: float = setting(0.99, "AdamW's beta2")
+    adam_eps: float = setting(1e-18, "AdamW's epsilon")
+    grad_clip: float = setting(1.0, "largest norm of the gradient; 0 for none")
+    log_every: int = setting(10, "optimizer steps between two points of the training curves")
+    val_every: int = setting(200, "optimizer steps between two validations; 0 for none")
+    val_rows: int = setting(0, "rows in a validation; the whole split when left 0")
+    save_every: int = setting(1000, "optimizer steps between two checkpoints; the last step is always saved")
+    sample_every: int = setting(0, "optimizer steps between two sampled completions; 0 for none")
+    sample_context_bars: int = setting(4, "bars of the prompt of a sampled completion")
+    sample_bars: int = setting(4, "bars of a sampled completion")
+    resume: str = setting("auto", "auto: the run folder's last checkpoint if there is one; none: start afresh; or a checkpoint's path")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of a run; what config.json holds."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+
+    def save(self, path: str | Path) -> None:
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def load(path: str | Path) -> "RunConfig":
+        """Read a config.json. Raises UserError for one that is missing, damaged or of another version of the project."""
+        path = Path(path)
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            return RunConfig(ModelConfig(**tree["model"]), DataConfig(**tree["data"]), TrainConfig(**tree["train"]))
+        except FileNotFoundError:
+            raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): restore it or start a new run.") from error
+
+
+def add_arguments(parser: argparse.ArgumentParser, config: type, skip: tuple[str, ...] = ()) -> None:
+    """Add one `--name` option for each field of a dataclass. Options left out stay out of the namespace."""
+    group = parser.add_argument_group(config.__doc__.splitlines()[0].rstrip("."))
+    types = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if field.name in skip:
+            continue
+        kind = types[field.name]
+        shown = f"{field.metadata['help']} (default: {field.default})" if field.default != "" else field.metadata["help"]
+        group.add_argument(
+            f"--{field.name}", f"--{field.name.replace('_', '-')}", dest=field.name, type=next(iter(get_args(kind)), kind),
+            choices=field.metadata["choices"], default=argparse.SUPPRESS, help=shown, metavar=None if field.metadata["choices"] else kind.__name__.upper(),
+        )
+
+
+def from_arguments(config: type, arguments: argparse.Namespace, **defaults: Any) -> Any:
+    """Build a dataclass from the options that were given, then `defaults`, then its own defaults."""
+    names = {field.name for field in dataclasses.fields(config)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return config(**{**defaults, **given})

@@ -1,0 +1,31 @@
+"""The one exception that a user may cause: a sentence that says what is wrong, where, and what to do."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """A mistake of the caller's or a fault of the machine, told in one sentence with its remedy.
+
+    The command line prints the sentence and exits with status 1; no traceback is shown.
+    """
+
+
+def describe_os_error(error: OSError, doing: str) -> str:
+    """One sentence for an operating-system error met while `doing` ("writing the dataset to DATA")."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full while {doing}{where}: free some space or choose another folder, then run the same command again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"Permission denied while {doing}{where}: choose a folder you may write to, or change its permissions."
+    return f"{error.strerror or error} while {doing}{where}: check the path and the disk, then run the same command again."
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn an `OSError` raised inside the block into a `UserError` that says what was being done."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(describe_os_error(error, doing)) from error
