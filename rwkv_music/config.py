@@ -9,7 +9,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from rwkv_music.errors import UserError
 from rwkv_music.files import write_text
@@ -95,6 +95,7 @@ class TrainConfig:
     beta2: float = setting(0.99, "AdamW's beta2")
     adam_eps: float = setting(1e-18, "AdamW's epsilon")
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0 for none")
+    stop_after: int = setting(0, "stop here with a checkpoint, the schedule unchanged; 0 for at the end")
     log_every: int = setting(10, "optimizer steps between two points of the training curves")
     val_every: int = setting(200, "optimizer steps between two validations; 0 for none")
     val_rows: int = setting(0, "rows in a validation; the whole split when left 0")
@@ -129,18 +130,25 @@ class RunConfig:
             raise UserError(f"{path} cannot be read ({error}): restore it or start a new run.") from error
 
 
-def add_arguments(parser: argparse.ArgumentParser, config: type, skip: tuple[str, ...] = ()) -> None:
-    """Add one `--name` option for each field of a dataclass. Options left out stay out of the namespace."""
+def add_arguments(
+    parser: argparse.ArgumentParser, config: type, skip: tuple[str, ...] = (), required: tuple[str, ...] = ()
+) -> None:
+    """Add one `--name` option for each field of a dataclass. Options that are not given stay out of the namespace."""
     group = parser.add_argument_group(config.__doc__.splitlines()[0].rstrip("."))
     types = get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name in skip:
             continue
-        kind = types[field.name]
-        shown = f"{field.metadata['help']} (default: {field.default})" if field.default != "" else field.metadata["help"]
+        default = "" if field.name in required else f" (default: {field.default})"
+        choices = field.metadata["choices"]
         group.add_argument(
-            f"--{field.name}", f"--{field.name.replace('_', '-')}", dest=field.name, type=next(iter(get_args(kind)), kind),
-            choices=field.metadata["choices"], default=argparse.SUPPRESS, help=shown, metavar=None if field.metadata["choices"] else kind.__name__.upper(),
+            f"--{field.name}",
+            type=types[field.name],
+            choices=choices,
+            required=field.name in required,
+            default=argparse.SUPPRESS,
+            help=field.metadata["help"] + default,
+            metavar=None if choices else types[field.name].__name__.upper(),
         )
 
 

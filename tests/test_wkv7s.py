@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reference import wkv7s_inputs, wkv7s_reference
+from tests.reference import wkv7s_inputs, wkv7s_reference
 from rwkv_music.wkv7s import wkv7s
 
 LENGTHS = (1, 15, 16, 17, 64, 1000)

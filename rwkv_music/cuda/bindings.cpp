@@ -1,0 +1,129 @@
+// The bridge from torch to the WKV7s kernels, and the only file here that reads torch's headers.
+//
+// It defines torch.ops.rwkv_music_cuda.wkv7s_forward and .wkv7s_backward: checks on what they are given, memory for
+// what they return, and a launch on the current stream. Autograd, fakes and the choice of backend are in
+// rwkv_music/wkv7s.py.
+//
+// Registered with torch's dispatcher rather than as a Python module: a call costs the same, no Python header is needed
+// to compile, and one build serves every Python version.
+
+#include <tuple>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "wkv7s.cuh"
+
+namespace {
+
+using at::Tensor;
+
+const __nv_bfloat16* bf16(const Tensor& x) { return static_cast<const __nv_bfloat16*>(x.const_data_ptr()); }
+__nv_bfloat16* bf16_out(const Tensor& x) { return static_cast<__nv_bfloat16*>(x.mutable_data_ptr()); }
+const float* f32(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
+float* f32_out(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
+
+void check(const Tensor& x, const char* name, at::ScalarType dtype, at::IntArrayRef shape, const at::Device& device) {
+    TORCH_CHECK(x.scalar_type() == dtype, "wkv7s: ", name, " must be ", dtype, ", but it is ", x.scalar_type(), ".");
+    TORCH_CHECK(x.sizes() == shape, "wkv7s: ", name, " must have the shape ", shape, ", but it has ", x.sizes(), ".");
+    TORCH_CHECK(x.device() == device, "wkv7s: ", name, " must be on ", device, ", but it is on ", x.device(), ".");
+    TORCH_CHECK(x.is_contiguous(), "wkv7s: ", name, " must be contiguous.");
+}
+
+wkv7s::Inputs check_inputs(
+    const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
+    const Tensor& cu_seqlens
+) {
+    TORCH_CHECK(
+        r.dim() == 3 && r.size(2) == wkv7s::N,
+        "wkv7s: r must be [tokens, heads, ", wkv7s::N, "], but it is ", r.sizes(), "."
+    );
+    TORCH_CHECK(
+        cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 2,
+        "wkv7s: cu_seqlens must hold the bounds of at least one document."
+    );
+    check(r, "r", at::kBFloat16, r.sizes(), r.device());
+    check(w, "w", at::kBFloat16, r.sizes(), r.device());
+    check(k, "k", at::kBFloat16, r.sizes(), r.device());
+    check(v, "v", at::kBFloat16, r.sizes(), r.device());
+    check(a, "a", at::kBFloat16, r.sizes(), r.device());
+    check(b, "b", at::kBFloat16, r.sizes(), r.device());
+    check(cu_seqlens, "cu_seqlens", at::kInt, cu_seqlens.sizes(), r.device());
+    const int64_t documents = cu_seqlens.size(0) - 1, heads = r.size(1);
+    TORCH_CHECK(
+        r.size(0) <= INT32_MAX && documents * heads <= INT32_MAX,
+        "wkv7s: too many tokens or documents for one call: r is ", r.sizes(), " in ", documents, " documents."
+    );
+    return {
+        bf16(r), bf16(w), bf16(k), bf16(v), bf16(a), bf16(b),
+        static_cast<const int32_t*>(cu_seqlens.const_data_ptr()), int(documents), int(heads)
+    };
+}
+
+// y [M, H, N], final_state [D, H, N, N], checkpoints [slots, H, N, N] (no slot unless save).
+std::tuple<Tensor, Tensor, Tensor> forward(
+    const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
+    const std::optional<Tensor>& state, const Tensor& cu_seqlens, bool save
+) {
+    const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens);
+    const c10::cuda::CUDAGuard guard(r.device());
+    const auto options = r.options().dtype(at::kFloat);
+    const int64_t slots = save ? wkv7s::checkpoint_slots(r.size(0), in.documents) : 0;
+    Tensor y = at::empty_like(r);
+    Tensor final_state = at::empty({in.documents, in.heads, wkv7s::N, wkv7s::N}, options);
+    Tensor checkpoints = at::empty({slots, in.heads, wkv7s::N, wkv7s::N}, options);
+    if (state) check(*state, "state", at::kFloat, final_state.sizes(), r.device());
+    if (in.heads == 0) return {y, final_state, checkpoints};
+    C10_CUDA_CHECK(wkv7s::forward(
+        {in, state ? f32(*state) : nullptr, bf16_out(y), f32_out(final_state), save ? f32_out(checkpoints) : nullptr},
+        c10::cuda::getCurrentCUDAStream()
+    ));
+    return {y, final_state, checkpoints};
+}
+
+// dr, dw, dk, dv, da, db [M, H, N] and dstate [D, H, N, N].
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
+    const Tensor& cu_seqlens, const Tensor& checkpoints, const Tensor& dy, const Tensor& dfinal_state
+) {
+    const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens);
+    const c10::cuda::CUDAGuard guard(r.device());
+    const int64_t slots = wkv7s::checkpoint_slots(r.size(0), in.documents);
+    check(checkpoints, "checkpoints", at::kFloat, {slots, in.heads, wkv7s::N, wkv7s::N}, r.device());
+    check(dy, "grad_y", at::kBFloat16, r.sizes(), r.device());
+    check(dfinal_state, "grad_final_state", at::kFloat, {in.documents, in.heads, wkv7s::N, wkv7s::N}, r.device());
+    Tensor dr = at::empty_like(r), dw = at::empty_like(r), dk = at::empty_like(r);
+    Tensor dv = at::empty_like(r), da = at::empty_like(r), db = at::empty_like(r);
+    Tensor dstate = at::empty_like(dfinal_state);
+    if (in.heads == 0) return {dr, dw, dk, dv, da, db, dstate};
+    C10_CUDA_CHECK(wkv7s::backward(
+        {in, f32(checkpoints), bf16(dy), f32(dfinal_state),
+         bf16_out(dr), bf16_out(dw), bf16_out(dk), bf16_out(dv), bf16_out(da), bf16_out(db), f32_out(dstate)},
+        c10::cuda::getCurrentCUDAStream()
+    ));
+    return {dr, dw, dk, dv, da, db, dstate};
+}
+
+}  // namespace
+
+TORCH_LIBRARY(rwkv_music_cuda, m) {
+    m.def(
+        "wkv7s_forward(Tensor r, Tensor w, Tensor k, Tensor v, Tensor a, Tensor b, Tensor? state, Tensor cu_seqlens,"
+        " bool save) -> (Tensor y, Tensor final_state, Tensor checkpoints)"
+    );
+    m.def(
+        "wkv7s_backward(Tensor r, Tensor w, Tensor k, Tensor v, Tensor a, Tensor b, Tensor cu_seqlens,"
+        " Tensor checkpoints, Tensor grad_y, Tensor grad_final_state)"
+        " -> (Tensor dr, Tensor dw, Tensor dk, Tensor dv, Tensor da, Tensor db, Tensor dstate)"
+    );
+}
+
+TORCH_LIBRARY_IMPL(rwkv_music_cuda, CUDA, m) {
+    m.impl("wkv7s_forward", forward);
+    m.impl("wkv7s_backward", backward);
+}

@@ -1,0 +1,223 @@
+"""Compile the CUDA kernels on first use, and load them.
+
+`load()` is all that the operator needs; `architectures()` and `find_toolchain()` are what `doctor` looks at.
+
+Notable choices:
+- The library lands in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions) under a name made
+  from everything that goes into it: sources, flags, torch and its CUDA. A second start finds it and compiles nothing,
+  without nvcc even; a change of any of them makes another.
+- The architecture is that of the GPUs at hand, given to nvcc by our own flags. TORCH_CUDA_ARCH_LIST is neither read
+  nor set.
+- Many processes may start at once: one builds under a file lock, the others wait. The system releases the lock when its
+  holder dies, and a library is whole or absent, so an interrupted build leaves nothing to hang on or to clean up.
+- nvcc compiles and links everything, the C++ bridge included, so that it finds its own headers and libraries wherever
+  the toolkit is installed. No Python header is needed.
+"""
+
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rwkv_music.errors import UserError, explained
+from rwkv_music.files import atomic_folder
+
+SOURCES = Path(__file__).parent
+LIBRARY = "librwkv_music_cuda.so"
+TOOLKIT = "/usr/local/cuda"  # where NVIDIA's installers put it, whether or not it is on the PATH
+FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC"]
+OLDEST_CAPABILITY = (8, 0)  # bf16 matrix units and asynchronous copies
+
+
+@functools.cache
+def load():
+    """The kernels as torch operators: `.wkv7s_forward` and `.wkv7s_backward`, compiled first where they are not yet.
+
+    Raises:
+        UserError: no usable GPU, no usable compiler, or a failed compilation; in one sentence.
+    """
+    torch.ops.load_library(build(architectures()))
+    return torch.ops.rwkv_music_cuda
+
+
+def architectures() -> list[str]:
+    """What to compile for: one name, such as "80" or "90a", for each kind of GPU that this process sees."""
+    if torch.version.cuda is None:
+        raise UserError("This PyTorch was built without CUDA: install a CUDA build of torch to train on a GPU.")
+    if not torch.cuda.is_available():
+        raise UserError("PyTorch sees no CUDA GPU: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run on the CPU.")
+    names = set()
+    for device in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(device)
+        if (major, minor) < OLDEST_CAPABILITY:
+            name = torch.cuda.get_device_name(device)
+            raise UserError(
+                f"GPU {device} ({name}) has compute capability {major}.{minor}, but the kernels need 8.0 or newer: "
+                "leave it out with CUDA_VISIBLE_DEVICES, or run on the CPU."
+            )
+        names.add(architecture(major, minor))
+    return sorted(names)
+
+
+def architecture(major: int, minor: int) -> str:
+    """nvcc's name for a compute capability; Hopper with the suffix that opens its own matrix instructions."""
+    return "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The programs that a build runs."""
+
+    nvcc: str
+    nvcc_version: str  # "13.0"
+    host_compiler: str
+    ninja: str
+
+
+def find_toolchain() -> Toolchain:
+    """Find nvcc (CUDA_HOME, CUDA_PATH, the PATH, then TOOLKIT), a C++ compiler (CXX, g++, c++) and ninja.
+
+    Raises:
+        UserError: one is missing, or nvcc is of another major version than the CUDA that torch was built with.
+    """
+    folders = [os.environ[name] + "/bin" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    nvcc = shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", ""), TOOLKIT + "/bin"]))
+    wanted = torch.version.cuda
+    if nvcc is None:
+        raise UserError(
+            f"nvcc was not found, and the CUDA kernels are compiled on first use: install the CUDA {wanted} toolkit, "
+            "or set CUDA_HOME to where it is."
+        )
+    with explained(f"asking {nvcc} for its version"):
+        answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+    release = re.search(r"release (\d+\.\d+)", answer.stdout)
+    if release is None:
+        raise UserError(
+            f"`{nvcc} --version` did not say which CUDA release it is: repair that toolkit, or set CUDA_HOME."
+        )
+    major, wanted_major = release[1].split(".")[0], wanted.split(".")[0]
+    if major != wanted_major:
+        raise UserError(
+            f"{nvcc} is CUDA {release[1]}, but torch {torch.__version__} was built with CUDA {wanted}: "
+            f"set CUDA_HOME to a toolkit of version {wanted_major}, or install a torch built for CUDA {major}."
+        )
+    host_compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "c++"))), None)
+    if host_compiler is None:
+        raise UserError(
+            "No C++ compiler was found (CXX, g++, c++): install one, on Debian and Ubuntu with `apt install g++`."
+        )
+    return Toolchain(nvcc, release[1], host_compiler, _find_ninja())
+
+
+def _find_ninja() -> str:
+    # pip puts ninja beside the interpreter, which is not on the PATH of a virtual environment that is not activated.
+    ninja = shutil.which("ninja", path=os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)]))
+    if ninja is None:
+        raise UserError("ninja was not found, and it builds the CUDA kernels: install it with `pip install ninja`.")
+    return ninja
+
+
+def build(names: list[str]) -> Path:
+    """The library for these architectures, compiled now if it is not there yet.
+
+    Raises:
+        UserError: see `find_toolchain`; or nvcc does not know an architecture; or the compilation failed.
+    """
+    flags = [*FLAGS, *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
+    cache = _cache_folder()
+    folder = cache / ("sm_" + "_".join(names) + "-" + _fingerprint(flags))
+    if not (folder / LIBRARY).exists():
+        with explained("building the CUDA kernels"):
+            cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / "lock"):
+            if not (folder / LIBRARY).exists():
+                for abandoned in cache.glob(f".{folder.name}.*.partial"):
+                    shutil.rmtree(abandoned, ignore_errors=True)
+                _compile(folder, flags, names)
+    return folder / LIBRARY
+
+
+def _cache_folder() -> Path:
+    from torch.utils.cpp_extension import get_default_build_root  # here, because its import takes a good while
+
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / "rwkv_music"
+
+
+def _fingerprint(flags: list[str]) -> str:
+    parts = [torch.__version__, str(torch.version.cuda), *flags]
+    for path in sorted(path for path in SOURCES.iterdir() if path.suffix in (".cu", ".cuh", ".cpp")):
+        parts += [path.name, path.read_text(encoding="utf-8")]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the system releases it when this process ends, however it ends."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"The file system of {path} cannot lock files ({error.strerror}): "
+                "set TORCH_EXTENSIONS_DIR to a folder on a local disk."
+            ) from error
+        yield
+
+
+def _compile(folder: Path, flags: list[str], names: list[str]) -> None:
+    tools = find_toolchain()
+    known = subprocess.run([tools.nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    for name in names:
+        if f"compute_{name.rstrip('a')}" not in known:
+            raise UserError(
+                f"{tools.nvcc} (CUDA {tools.nvcc_version}) cannot compile for this GPU's architecture, sm_{name}: "
+                "install a newer CUDA toolkit."
+            )
+    gpus = ", ".join(f"sm_{name}" for name in names)
+    print(f"Compiling the CUDA kernels for {gpus} into {folder}, once ...", file=sys.stderr, flush=True)
+    with explained("building the CUDA kernels"), atomic_folder(folder) as partial:
+        (partial / "build.ninja").write_text(_ninja_file(tools, flags), encoding="utf-8")
+        command = [tools.ninja, "-C", str(partial)]
+        made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if made.returncode != 0:
+            log = folder.with_name(folder.name + ".log")
+            log.write_text(made.stdout, encoding="utf-8")
+            first = next((line.strip() for line in made.stdout.splitlines() if "error" in line.lower()), "ninja failed")
+            raise UserError(f"The CUDA kernels did not compile ({first}): {log} has the compiler's whole output.")
+
+
+def _ninja_file(tools: Toolchain, flags: list[str]) -> str:
+    """One compilation for each source, then one link. Paths of sources are absolute, those of products relative."""
+    torch_folder = Path(torch.__file__).parent
+    sources = [*sorted(SOURCES.glob("*.cu")), SOURCES / "bindings.cpp"]
+    libraries = f"-L{torch_folder / 'lib'} -ltorch -ltorch_cpu -lc10 -lc10_cuda"
+    lines = [
+        f"nvcc = {_quoted(tools.nvcc)} -ccbin {_quoted(tools.host_compiler)} {' '.join(flags)}",
+        "rule compile",
+        f"  command = $nvcc -I{_quoted(torch_folder / 'include')} -c $in -o $out",
+        "rule link",
+        f"  command = $nvcc -shared -cudart shared $in -o $out {libraries}",
+        *(f"build {source.stem}.o: compile {_escaped(source)}" for source in sources),
+        f"build {LIBRARY}: link {' '.join(source.stem + '.o' for source in sources)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(path: Path) -> str:
+    """A path as a ninja build line wants it."""
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def _quoted(path: Path | str) -> str:
+    """A path as a command in a ninja file wants it: ninja expands `$`, then the shell reads the line."""
+    return "'" + str(path).replace("$", "$$") + "'"

@@ -1,0 +1,193 @@
+"""Token files in Megatron's "binidx" layout, the one that RWKV-LM and json2binidx write and read.
+
+Two files share a prefix. `PREFIX.bin` is every document's tokens, one after another, little-endian uint16, no header.
+`PREFIX.idx` says where each document lies, all little-endian:
+
+    9 bytes   magic "MMIDIDX\\0\\0"
+    uint64    version, 1
+    uint8     dtype code, 8 = uint16
+    uint64    S, the number of sequences
+    uint64    D + 1, the number of entries in doc_idx
+    int32     sizes [S], in tokens
+    int64     pointers [S], in bytes into PREFIX.bin
+    int64     doc_idx [D + 1]: document i is the sequences doc_idx[i] .. doc_idx[i + 1]
+
+Here one document is one sequence, so doc_idx is 0..S; files that join several sequences to a document are read too.
+The writer streams: it holds four bytes a document, never the tokens, and nothing appears under PREFIX until all of it
+is on the disk. The reader maps the tokens and copies none.
+
+Source: NVIDIA/Megatron-LM `indexed_dataset.py` and BlinkDL/RWKV-LM `RWKV-v7/train_temp/src/binidx.py` for the layout.
+"""
+
+import os
+import struct
+from array import array
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from rwkv_music.errors import UserError, explained
+from rwkv_music.files import atomic_path
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+UINT16_CODE = 8
+HEADER = struct.Struct("<9sQBQQ")
+
+TOKEN = np.dtype("<u2")
+SIZE = np.dtype("<i4")
+POINTER = np.dtype("<i8")
+
+DOCUMENTS_PER_WRITE = 1 << 16
+
+
+def bin_path(prefix: str | os.PathLike) -> Path:
+    return Path(f"{os.fspath(prefix)}.bin")
+
+
+def idx_path(prefix: str | os.PathLike) -> Path:
+    return Path(f"{os.fspath(prefix)}.idx")
+
+
+class BinIdxWriter:
+    """Write documents to `PREFIX.bin` and `PREFIX.idx`, one `add` each, inside a `with` block.
+
+    Both files take their names when the block ends well, the index last; if it raises, neither is left behind.
+    """
+
+    def __init__(self, prefix: str | os.PathLike):
+        self.prefix = Path(prefix)
+        self.n_tokens = 0
+        self._sizes = array("i")
+
+    @property
+    def n_documents(self) -> int:
+        return len(self._sizes)
+
+    def __enter__(self) -> "BinIdxWriter":
+        # The stack closes in reverse: the tokens are closed and take their name before the index does.
+        with ExitStack() as stack:
+            self._idx_partial = stack.enter_context(atomic_path(idx_path(self.prefix)))
+            bin_partial = stack.enter_context(atomic_path(bin_path(self.prefix)))
+            self._bin = stack.enter_context(open(bin_partial, "wb"))
+            self._files = stack.pop_all()
+        return self
+
+    def add(self, tokens: np.ndarray) -> None:
+        """Append one document.
+
+        Args:
+            tokens: [n] integers in 0..65535, n >= 1.
+
+        Raises:
+            ValueError: the document is empty, not one-dimensional, or holds an id that uint16 cannot.
+        """
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 1 or len(tokens) == 0 or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(f"a document is a non-empty row of integers, not {tokens.dtype} of shape {tokens.shape}")
+        if tokens.dtype != TOKEN and (tokens.min() < 0 or tokens.max() > 0xFFFF):
+            raise ValueError(f"token ids {tokens.min()}..{tokens.max()} do not fit uint16 (0..65535)")
+        self._bin.write(tokens.astype(TOKEN, copy=False).tobytes())
+        self._sizes.append(len(tokens))
+        self.n_tokens += len(tokens)
+
+    def __exit__(self, *raised) -> None:
+        if raised[0] is not None:
+            self._files.__exit__(*raised)
+            return
+        with self._files, open(self._idx_partial, "wb") as file:
+            self._write_index(file)
+
+    def _write_index(self, file: BinaryIO) -> None:
+        n = self.n_documents
+        file.write(HEADER.pack(MAGIC, VERSION, UINT16_CODE, n, n + 1))
+        sizes = np.frombuffer(self._sizes, dtype=np.intc) if n else np.empty(0, np.intc)
+        sizes.astype(SIZE, copy=False).tofile(file)
+        address = 0
+        for start in range(0, n, DOCUMENTS_PER_WRITE):
+            nbytes = sizes[start : start + DOCUMENTS_PER_WRITE].astype(POINTER) * TOKEN.itemsize
+            ends = address + np.cumsum(nbytes)
+            (ends - nbytes).astype(POINTER).tofile(file)
+            address = int(ends[-1])
+        for start in range(0, n + 1, DOCUMENTS_PER_WRITE):
+            np.arange(start, min(start + DOCUMENTS_PER_WRITE, n + 1), dtype=POINTER).tofile(file)
+
+
+class BinIdx:
+    """Read `PREFIX.bin` and `PREFIX.idx` through a memory map.
+
+    `len(binidx)` is the number of documents, `binidx[i]` the tokens of one as a read-only uint16 view.
+
+    Attributes:
+        offsets: int64 [D + 1], where each document starts in the stream of all tokens; the last is `n_tokens`.
+        n_tokens: the length of that stream.
+
+    Raises:
+        UserError: a file is missing, truncated, of another format or another token width.
+    """
+
+    def __init__(self, prefix: str | os.PathLike):
+        self.prefix = Path(prefix)
+        self.offsets = _read_offsets(idx_path(prefix))
+        self.n_tokens = int(self.offsets[-1])
+        path = bin_path(prefix)
+        with explained(f"reading {path}"):
+            nbytes = path.stat().st_size
+            if nbytes != self.n_tokens * TOKEN.itemsize:
+                raise UserError(
+                    f"{path} holds {nbytes:,} bytes where its index promises {self.n_tokens * TOKEN.itemsize:,}: "
+                    "one is incomplete, or they do not belong together; copy both again or prepare them anew."
+                )
+            # An empty file cannot be mapped.
+            self._stream = np.memmap(path, TOKEN, mode="r") if nbytes else np.empty(0, TOKEN)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        if not 0 <= i < len(self):
+            raise IndexError(f"document {i} of {len(self)}")
+        return self._stream[self.offsets[i] : self.offsets[i + 1]]
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """The tokens start..stop of the stream of all documents, a read-only uint16 view of [stop - start]."""
+        if not 0 <= start <= stop <= self.n_tokens:
+            raise IndexError(f"tokens {start}..{stop} of {self.n_tokens}")
+        return self._stream[start:stop]
+
+
+def _read_offsets(path: Path) -> np.ndarray:
+    """Where the documents of an index start, in tokens: int64 [D + 1]."""
+    damaged = f"{path} is not a whole binidx index"
+    remedy = "copy it again, or prepare the data anew."
+    with explained(f"reading {path}"), open(path, "rb") as file:
+        header = file.read(HEADER.size)
+        if not header.startswith(MAGIC):
+            raise UserError(f"{path} is not a binidx index (it does not start with MMIDIDX): {remedy}")
+        if len(header) < HEADER.size:
+            raise UserError(f"{damaged} (it ends inside its header): {remedy}")
+        _, version, code, n_sequences, n_doc_idx = HEADER.unpack(header)
+        if version != VERSION:
+            raise UserError(f"{path} is binidx version {version}, and only {VERSION} can be read: write it again.")
+        if code != UINT16_CODE:
+            raise UserError(
+                f"{path} holds tokens of dtype code {code}, and only {UINT16_CODE} (uint16) can be read: convert them."
+            )
+        promised = HEADER.size + n_sequences * (SIZE.itemsize + POINTER.itemsize) + n_doc_idx * POINTER.itemsize
+        nbytes = os.fstat(file.fileno()).st_size
+        if nbytes != promised:
+            raise UserError(f"{damaged} ({nbytes:,} bytes where its header promises {promised:,}): {remedy}")
+        sizes = np.fromfile(file, SIZE, n_sequences)
+        pointers = np.fromfile(file, POINTER, n_sequences)
+        doc_idx = np.fromfile(file, POINTER, n_doc_idx)
+    starts = np.zeros(n_sequences + 1, np.int64)
+    np.cumsum(sizes, out=starts[1:])
+    if (sizes < 1).any():
+        raise UserError(f"{path} holds an empty document: prepare the data again without it.")
+    if not np.array_equal(pointers, starts[:-1] * TOKEN.itemsize):
+        raise UserError(f"{damaged} (its sequences do not follow one another in the .bin file): {remedy}")
+    if n_doc_idx == 0 or doc_idx[0] != 0 or doc_idx[-1] != n_sequences or (np.diff(doc_idx) < 1).any():
+        raise UserError(f"{damaged} (its documents do not cover its sequences): {remedy}")
+    return starts[doc_idx]

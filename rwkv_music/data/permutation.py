@@ -1,0 +1,70 @@
+"""A seeded permutation of 0..n-1 that is computed, not stored: constant memory for any n, and any position at once.
+
+A Feistel network is a bijection on numbers of an even count of bits, whatever its round function. The smallest such
+range that holds n is less than four times as large, so a value that lands outside 0..n-1 is fed back until it lands
+inside ("cycle walking"), fewer than four times on average. The round function need only mix well, not keep secrets.
+
+Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (CT-RSA 2002); the mixer is the finaliser of
+SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+"""
+
+import hashlib
+
+ROUNDS = 6
+MASK64 = (1 << 64) - 1
+
+
+def mix64(x: int) -> int:
+    """Scatter the bits of a 64-bit number; a bijection."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK64
+    return x ^ (x >> 31)
+
+
+class Permutation:
+    """The permutation of 0..n-1 named by `keys`, for instance a seed and the number of a pass over the data.
+
+    `permutation[i]` is where i goes; `permutation.index(j)` is the i that goes to j.
+    """
+
+    def __init__(self, n: int, *keys: int):
+        if n < 1:
+            raise ValueError(f"a permutation needs at least one element, not {n}")
+        self.n = n
+        self._half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
+        self._half_mask = (1 << self._half_bits) - 1
+        digest = hashlib.blake2b(repr(keys).encode(), digest_size=8 * ROUNDS).digest()
+        self._round_keys = [int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8)]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> int:
+        self._check(i)
+        while True:
+            i = self._encipher(i)
+            if i < self.n:
+                return i
+
+    def index(self, j: int) -> int:
+        self._check(j)
+        while True:
+            j = self._decipher(j)
+            if j < self.n:
+                return j
+
+    def _check(self, i: int) -> None:
+        if not 0 <= i < self.n:
+            raise IndexError(f"{i} is not in 0..{self.n - 1}")
+
+    def _encipher(self, x: int) -> int:
+        left, right = x >> self._half_bits, x & self._half_mask
+        for key in self._round_keys:
+            left, right = right, left ^ (mix64(right ^ key) & self._half_mask)
+        return left << self._half_bits | right
+
+    def _decipher(self, x: int) -> int:
+        left, right = x >> self._half_bits, x & self._half_mask
+        for key in reversed(self._round_keys):
+            left, right = right ^ (mix64(left ^ key) & self._half_mask), left
+        return left << self._half_bits | right

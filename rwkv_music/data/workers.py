@@ -1,0 +1,152 @@
+"""Work spread over processes that may hang or die: every item gets an answer, in the order of the items.
+
+`concurrent.futures` gives up the whole pool when one process dies, and cannot stop a task that hangs. Files found in
+the wild do both to libraries written in C++, so here each process serves one item at a time over a pipe of its own:
+when it dies or takes too long, that item is answered with a `Failure` and a new process takes its place. At most
+`ITEMS_AHEAD` items a process are begun before the oldest answer is taken, so memory is bounded however slow one is.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+ITEMS_AHEAD = 64
+SETUP_LIMIT_S = 300.0
+READY = ("ready",)  # what a process says when it is set up
+
+# A fresh interpreter for each process: a fork of one that already runs torch's threads may deadlock.
+processes = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The answer to an item that has none: why, in a short phrase."""
+
+    reason: str
+
+
+def map_in_order(
+    setup: Callable[..., Callable[[Any], Any]],
+    setup_args: tuple,
+    items: Iterable,
+    workers: int | None = None,
+    limit_s: float = 60.0,
+) -> Iterator[Any]:
+    """Yield the answer to each of `items`, in their order: what the work returned, or a `Failure`.
+
+    Args:
+        setup: called in every process as `setup(*setup_args)`, gives the function that does the work on one item.
+            Function, arguments, items and answers are pickled.
+        workers: how many processes; when None, one for each core that this process may use.
+        limit_s: the longest that one item may take, in seconds.
+
+    Raises:
+        RuntimeError: a process ended while it was being set up, so the work cannot be done at all.
+    """
+    pool = [_Worker(setup, setup_args) for _ in range(workers or available_cores())]
+    waiting = iter(enumerate(items))
+    answers: dict[int, Any] = {}
+    n_begun = n_taken = 0
+    try:
+        while True:
+            while n_taken in answers:
+                yield answers.pop(n_taken)
+                n_taken += 1
+            for worker in pool:
+                if worker.number is None and n_begun - n_taken < ITEMS_AHEAD * len(pool):
+                    for number, item in islice(waiting, 1):
+                        worker.begin(number, item, limit_s)
+                        n_begun += 1
+            busy = [i for i, worker in enumerate(pool) if worker.number is not None]
+            if not busy:
+                return
+            wait([pool[i].connection for i in busy], timeout=min(pool[i].time_left() for i in busy))
+            for i in busy:
+                worker = pool[i]
+                answer = worker.listen(limit_s)
+                if answer is None:
+                    continue
+                answers[worker.number] = answer
+                worker.number = None
+                if not worker.alive:
+                    worker.stop()
+                    pool[i] = _Worker(setup, setup_args)
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def available_cores() -> int:
+    """The cores that this process may use; a scheduler or a container may grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Worker:
+    """One process, the pipe to it, and the number of the item it is busy with (None when idle)."""
+
+    def __init__(self, setup: Callable, setup_args: tuple):
+        self.connection, theirs = processes.Pipe()
+        self.process = processes.Process(target=_serve, args=(theirs, setup, setup_args), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.number: int | None = None
+        self.alive = True
+        self._ready = False
+        self._deadline = 0.0
+
+    def begin(self, number: int, item: Any, limit_s: float) -> None:
+        self.number = number
+        self._deadline = time.monotonic() + (limit_s if self._ready else SETUP_LIMIT_S)
+        with suppress(OSError):  # a process that has died is noticed when it is listened to
+            self.connection.send(item)
+
+    def time_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def listen(self, limit_s: float) -> Any:
+        """The answer to the item under way, or None when there is none yet. `alive` is false if the process is lost."""
+        try:
+            if self.connection.poll():
+                message = self.connection.recv()
+                if message != READY:
+                    return message[1]
+                self._ready = True
+                self._deadline = time.monotonic() + limit_s
+        except (EOFError, OSError) as error:
+            if not self._ready:
+                raise RuntimeError("a worker process ended during its set-up; its own message is above") from error
+            self.alive = False
+            return Failure("crashed the reader")
+        if self.time_left() == 0:
+            self.alive = False
+            return Failure(f"took longer than {limit_s:g} s")
+        return None
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection, setup: Callable, setup_args: tuple) -> None:
+    # An interrupt reaches the whole group; the parent alone answers it, and stops the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    work = setup(*setup_args)
+    connection.send(READY)
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            item = connection.recv()
+            try:
+                answer = work(item)
+            except Exception as error:
+                answer = Failure(f"failed with {type(error).__name__}: {error}")
+            connection.send(("answer", answer))

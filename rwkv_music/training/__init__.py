@@ -1,0 +1,1 @@
+"""Training: the loop, its engine and optimizer, its checkpoints and its curves."""

@@ -1,0 +1,161 @@
+"""DeepSpeed's side of a run: the process group, the user's JSON file, and the engine made of both.
+
+The DeepSpeed file is a plain one and stays the user's. Where it and the command line speak of the same thing (batch sizes, gradient
+clipping) they must agree; what only one of them says holds. The optimizer and the schedule are the trainer's, because RWKV's
+learning-rate groups are.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed import comm as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+from rwkv_music.config import TrainConfig
+from rwkv_music.errors import UserError
+from rwkv_music.model_v8 import RWKV
+
+# Keys of a DeepSpeed file that say the same as a field of TrainConfig.
+SHARED_KEYS = {
+    "train_batch_size": "batch_size",
+    "train_micro_batch_size_per_gpu": "micro_batch_size",
+    "gradient_clipping": "grad_clip",
+}
+
+
+def init_process_group() -> torch.device:
+    """Join the processes that a launcher started, or be a world of one; returns this process's device."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its start-up lines drown the summary
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    accelerator = get_accelerator()
+    accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
+    return torch.device(accelerator.current_device_name())
+
+
+def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
+    """The DeepSpeed configuration at `path`. Raises UserError if it is not there, is no JSON, or takes over what is the trainer's."""
+    path = Path(path)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The DeepSpeed file {path} cannot be read ({error.strerror}): name one, such as ds_configs/zero2.json.") from error
+    except ValueError as error:
+        raise UserError(f"The DeepSpeed file {path} is not JSON ({error}): correct it.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"The DeepSpeed file {path} does not hold a JSON object: see ds_configs/zero2.json for one.")
+    for section, options in {"optimizer": "--lr, --beta1, --weight_decay ...", "scheduler": "--schedule, --warmup_steps ..."}.items():
+        if section in config:
+            raise UserError(f'{path} has a section "{section}", which RWKV\'s parameter groups leave to train.py: remove it and use {options}.')
+    if config.get("fp16", {}).get("enabled"):
+        raise UserError(f'{path} asks for fp16, but the kernels run in bf16: write "bf16": {{"enabled": true}} instead.')
+    if config.get("zero_optimization", {}).get("stage", 0) not in (1, 2, 3):
+        raise UserError(f'{path} names no ZeRO stage: set "zero_optimization": {{"stage": 1}}, 2 or 3.')
+    return config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a step's rows are shared out, and the two configurations that agree on it."""
+
+    train: TrainConfig
+    deepspeed: dict[str, Any]
+    world_size: int
+    accumulation: int  # micro-batches a rank takes in a step
+
+
+def make_plan(train: TrainConfig, given: set[str], file: dict[str, Any], path: str | os.PathLike, world_size: int) -> Plan:
+    """Bring the command line and the DeepSpeed file together.
+
+    Args:
+        given: the fields of `train` that the user set; the others yield to the file.
+
+    Raises:
+        UserError: both say something, and not the same; or the batch does not divide.
+    """
+    for key, name in SHARED_KEYS.items():
+        value = file.get(key, "auto")
+        if value == "auto":
+            continue
+        if name in given and getattr(train, name) != value:
+            raise UserError(f"{path} sets {key} to {value}, but --{name} is {getattr(train, name)}: remove one of the two.")
+        train = dataclasses.replace(train, **{name: value})
+    accumulation = file.get("gradient_accumulation_steps", "auto")
+    if not train.micro_batch_size:
+        rows = world_size * (1 if accumulation == "auto" else accumulation)
+        if train.batch_size % rows:
+            raise UserError(
+                f"batch_size {train.batch_size} does not divide among {world_size} ranks"
+                f"{'' if accumulation == 'auto' else f' and {accumulation} accumulation steps'}: choose a multiple of {rows}."
+            )
+        train = dataclasses.replace(train, micro_batch_size=train.batch_size // rows)
+    rows = train.micro_batch_size * world_size
+    if train.batch_size % rows:
+        raise UserError(
+            f"batch_size {train.batch_size} is not a multiple of micro_batch_size {train.micro_batch_size} x {world_size} ranks: "
+            f"choose a multiple of {rows}."
+        )
+    if accumulation not in ("auto", train.batch_size // rows):
+        raise UserError(
+            f"{path} sets gradient_accumulation_steps to {accumulation}, but batch_size {train.batch_size} over {world_size} ranks x "
+            f"micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: remove one of them."
+        )
+    config = {
+        **file,
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": train.batch_size // rows,
+        "gradient_clipping": train.grad_clip,
+    }
+    return Plan(train, config, world_size, train.batch_size // rows)
+
+
+def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.DeepSpeedEngine:
+    """A DeepSpeed engine over `model`, with AdamW over its parameter groups.
+
+    Raises UserError for fp32 on a GPU, where the kernels take bf16 alone.
+    """
+    if device.type == "cuda" and not plan.deepspeed.get("bf16", {}).get("enabled"):
+        raise UserError('The kernels run in bf16, but the DeepSpeed file does not: add "bf16": {"enabled": true} to it.')
+    train = plan.train
+    groups = model.parameter_groups(train.weight_decay)
+    options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
+    if plan.deepspeed["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none":
+        optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
+    else:
+        optimizer = torch.optim.AdamW(groups, fused=True, **options)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.deepspeed)
+    return engine
+
+
+def optimizer_bytes(engine: deepspeed.DeepSpeedEngine) -> int:
+    """Bytes that this rank's optimizer holds: its part of the fp32 master weights and of AdamW's two moments."""
+    optimizer = engine.optimizer.optimizer  # DeepSpeed's ZeRO optimizer wraps ours, and gives it flat fp32 partitions
+    tensors = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors += [x for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def rank() -> int:
+    return dist.get_rank()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The elementwise sum of `values` over all ranks, in place."""
+    dist.all_reduce(values)
+    return values

@@ -1,0 +1,127 @@
+"""What a run shows: curves for TensorBoard, throughput and model FLOP utilisation, the summary before the first step."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+# Dense bf16 matrix rates by the vendors' datasheets, FLOP/s; the first name found in the device's name counts.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 5090": 209e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def peak_flops(device: torch.device) -> tuple[float, str]:
+    """FLOP/s that count as 100% on one device, and where the figure is from.
+
+    For a GPU in `PEAK_FLOPS` the datasheet's; else the rate of a large matrix product measured now, which takes under a second.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    for known, rate in PEAK_FLOPS.items():
+        if known in name:
+            return rate, f"{name} datasheet"
+    size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    a = torch.randn(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best, f"{name}, a matrix product measured here"
+
+
+def model_flop_utilisation(matrix_parameters: int, tokens_per_second: float, flops: float) -> float:
+    """MFU by the usual definition: 6 FLOP a matrix parameter and token (forward and backward) over the peak rate."""
+    return 6 * matrix_parameters * tokens_per_second / flops
+
+
+@dataclass
+class Stopwatch:
+    """Tokens a second over the training alone: pauses (validation, saving, samples) do not count."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def pause(self) -> None:
+        self.seconds += time.perf_counter() - self.started
+
+    def go_on(self) -> None:
+        self.started = time.perf_counter()
+
+    def lap(self) -> float:
+        """Tokens a second since the last lap."""
+        self.pause()
+        rate = self.tokens / max(self.seconds, 1e-9)
+        self.tokens, self.seconds = 0, 0.0
+        self.go_on()
+        return rate
+
+
+class Curves:
+    """TensorBoard's event files in the run folder. On ranks other than 0 it writes nothing.
+
+    After a resume, what an earlier process had written past the checkpoint is purged, so that there is one curve.
+    """
+
+    def __init__(self, folder: str | Path, first_step: int, enabled: bool) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=first_step) if enabled else None
+
+    def scalars(self, step: int, values: dict[str, float | None]) -> None:
+        if self._writer is None:
+            return
+        for tag, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, step)
+
+    def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
+        """uint8 [height, width, 3]."""
+        if self._writer is not None:
+            self._writer.add_image(tag, pixels, step, dataformats="HWC")
+
+    def text(self, tag: str, markdown: str) -> None:
+        if self._writer is not None:
+            self._writer.add_text(tag, markdown)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most that torch has held on the device since the start; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def model_state_bytes(parameters: int, zero_stage: int, world_size: int, bf16: bool) -> int:
+    """Bytes of weights, gradients and AdamW's states on one rank, activations apart (ZeRO, arXiv 1910.02054, section 5).
+
+    AdamW keeps 12 bytes a parameter (fp32 master weight and two moments); stage 1 shares them out, stage 2 the gradients as
+    well, stage 3 the weights too.
+    """
+    size = 2 if bf16 else 4
+    weights = parameters * size / (world_size if zero_stage == 3 else 1)
+    gradients = parameters * size / (world_size if zero_stage >= 2 else 1)
+    return round(weights + gradients + parameters * 12 / world_size)
+
+
+def gib(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**28 else f"{n_bytes / 2**20:.1f} MiB"

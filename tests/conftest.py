@@ -1,0 +1,25 @@
+"""Real music for the tests: twelve Bach chorales, written and prepared once a session."""
+
+from pathlib import Path
+
+import pytest
+
+from rwkv_music.data.corpus import write_corpus
+from rwkv_music.data.prepare import prepare
+
+
+@pytest.fixture(scope="session")
+def bach_midi(tmp_path_factory) -> Path:
+    """A folder of twelve chorales as .mid."""
+    folder = tmp_path_factory.mktemp("bach_midi")
+    report = write_corpus("bach", folder, workers=1, limit=12)
+    assert report.written == 12, report
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bach_data(bach_midi, tmp_path_factory) -> Path:
+    """Those chorales as a dataset folder; do not write to it."""
+    folder = tmp_path_factory.mktemp("bach") / "data"
+    prepare([bach_midi], folder, workers=1, val_fraction=0.2)
+    return folder

@@ -1,0 +1,82 @@
+import math
+
+import numpy as np
+import pytest
+
+from rwkv_music.data.baseline import bigram_nats_per_token, unigram_nats_per_token
+from rwkv_music.data.binidx import BinIdx, BinIdxWriter
+from rwkv_music.data.dataset import read_dataset_json
+
+
+def binidx(prefix, documents) -> BinIdx:
+    with BinIdxWriter(prefix) as writer:
+        for document in documents:
+            writer.add(np.array(document))
+    return BinIdx(prefix)
+
+
+def bigram_by_hand(train, val, vocab_size) -> float:
+    """The same model from dictionaries, one token at a time."""
+    pairs, firsts, unigrams = {}, {}, {}
+    for document in train:
+        for a, b in zip(document, document[1:], strict=False):
+            pairs[a, b] = pairs.get((a, b), 0) + 1
+            firsts[a] = firsts.get(a, 0) + 1
+            unigrams[b] = unigrams.get(b, 0) + 1
+
+    def discount(counts):
+        once, twice = counts.count(1), counts.count(2)
+        return min(max(once / (once + 2 * twice), 0.01), 0.99) if once + twice else 0.5
+
+    d1, d2 = discount(list(unigrams.values())), discount(list(pairs.values()))
+    n = sum(unigrams.values())
+
+    def p_unigram(b):
+        return (max(unigrams.get(b, 0) - d1, 0) + d1 * len(unigrams) / vocab_size) / n
+
+    def p(a, b):
+        if a not in firsts:
+            return p_unigram(b)
+        kinds = sum(first == a for first, _ in pairs)
+        return (max(pairs.get((a, b), 0) - d2, 0) + d2 * kinds * p_unigram(b)) / firsts[a]
+
+    for a in range(vocab_size):
+        assert math.isclose(sum(p(a, b) for b in range(vocab_size)), 1)
+    terms = [-math.log(p(a, b)) for document in val for a, b in zip(document, document[1:], strict=False)]
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 22])
+def test_against_dictionaries(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("rwkv_music.data.baseline.CHUNK_TOKENS", chunk)
+    rng = np.random.default_rng(0)
+    train, val = ([rng.zipf(1.5, size).clip(0, 19).tolist() for size in (30, 1, 17)] for _ in range(2))
+    found = bigram_nats_per_token(binidx(tmp_path / "t", train), binidx(tmp_path / "v", val), 20)
+    assert found == pytest.approx(bigram_by_hand(train, val, 20), rel=1e-12)
+
+
+def test_a_cycle_is_learnt_and_documents_are_not_joined(tmp_path):
+    train = binidx(tmp_path / "t", [[0, *([1, 2, 3] * 200), 4]] * 20)
+    val = binidx(tmp_path / "v", [[0, *([1, 2, 3] * 50), 4]] * 2)
+    assert bigram_nats_per_token(train, val, 5) < 0.05
+    assert unigram_nats_per_token(train, val, 5) == pytest.approx(math.log(3), abs=0.05)
+
+
+def test_large_vocabulary_is_sparse(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 20096, 20000)
+    train = binidx(tmp_path / "t", [ids])
+    # Unrelated tokens cannot be told better than evenly, and a sound model is not much worse than that.
+    val = binidx(tmp_path / "v", [np.random.default_rng(1).integers(0, 20096, 2000)])
+    assert math.log(20096) - 0.05 < bigram_nats_per_token(train, val, 20096) < math.log(20096) + 0.7
+
+
+def test_nothing_to_score(tmp_path):
+    train = binidx(tmp_path / "t", [[1, 2, 3]])
+    assert math.isnan(bigram_nats_per_token(train, binidx(tmp_path / "v", []), 5))
+
+
+def test_on_chorales(bach_data):
+    train, val = BinIdx(bach_data / "train"), BinIdx(bach_data / "val")
+    vocab_size = read_dataset_json(bach_data)["tokenizer"]["vocab_size"]
+    bigram = bigram_nats_per_token(train, val, vocab_size)
+    assert 1.0 < bigram < unigram_nats_per_token(train, val, vocab_size) < math.log(vocab_size)

@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rwkv_music.data.binidx import BinIdx, BinIdxWriter
+from rwkv_music.data.dataset import IGNORED, Batch, MusicDataset, read_dataset_json
+from rwkv_music.errors import UserError
+
+
+def make(folder: Path, sizes: list[int]) -> list[np.ndarray]:
+    """A dataset folder whose token ids count up from 1, so that every token can be recognised; pad_id is 0."""
+    documents = np.split(np.arange(1, sum(sizes) + 1), np.cumsum(sizes)[:-1])
+    for split, chosen in (("train", documents), ("val", documents)):
+        with BinIdxWriter(folder / split) as writer:
+            for document in chosen:
+                writer.add(document)
+    tokenizer = {"name": "remi", "fingerprint": "f" * 64, "vocab_size": 65536, "pad_id": 0, "bos_id": 1, "eos_id": 2}
+    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer}))
+    return documents
+
+
+def check(batch: Batch, documents: list[np.ndarray]) -> None:
+    """Everything that a batch promises, token by token."""
+    first = {int(document[0]) for document in documents}
+    last = {int(document[-1]) for document in documents}
+    B, T = batch.input_ids.shape
+    assert batch.input_ids.dtype == batch.targets.dtype == torch.int64
+    assert batch.cu_seqlens.dtype == torch.int32
+    boundaries = batch.cu_seqlens.tolist()
+    assert boundaries[0] == 0 and boundaries[-1] == B * T
+    assert all(a < b for a, b in zip(boundaries, boundaries[1:], strict=False))
+    starts = set(boundaries)
+    for position, (token, target) in enumerate(
+        zip(batch.input_ids.flatten().tolist(), batch.targets.flatten().tolist(), strict=True)
+    ):
+        if position % T == 0 or token in first:
+            assert position in starts
+        elif token != 0:
+            assert position not in starts
+        if token == 0 or token in last:
+            assert target == IGNORED
+        else:
+            assert target == token + 1
+    assert batch.n_targets == int((batch.targets != IGNORED).sum())
+
+
+@pytest.mark.parametrize("ctx_len", [1, 4, 7, 16, 30, 31, 32, 100])
+def test_every_target_once_a_pass(tmp_path, ctx_len):
+    documents = make(tmp_path, [5, 1, 9, 2, 14])
+    data = MusicDataset(tmp_path, "train", ctx_len, seed=3)
+    assert (data.n_tokens, data.n_documents, data.n_targets) == (31, 5, 26)
+    expected = sorted(int(token) for document in documents for token in document[1:])
+    for number in range(3):
+        batch = data.batch(number * data.n_windows, (number + 1) * data.n_windows)
+        check(batch, documents)
+        assert sorted(batch.targets[batch.targets != IGNORED].tolist()) == expected
+        assert batch.n_targets == data.n_targets
+
+
+def test_passes_differ_and_seeds_differ(tmp_path):
+    make(tmp_path, [1000])
+    data = MusicDataset(tmp_path, "train", 10, seed=0)
+    W = data.n_windows
+    orders = [[data.window_of(number * W + i) for i in range(W)] for number in range(2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(W))
+    assert orders[0] != orders[1]
+    assert orders[0] != [MusicDataset(tmp_path, "train", 10, seed=1).window_of(i) for i in range(W)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_position_is_exact_at_any_world_size(bach_data, world_size):
+    """The parts that ranks ask for make up the same step, wherever the counter stands."""
+    start, rows = 1234, 6
+    whole = MusicDataset(bach_data, "train", 64, seed=1).batch(start, start + rows)
+    each = rows // world_size
+    ranks = [MusicDataset(bach_data, "train", 64, seed=1) for _ in range(world_size)]
+    parts = [data.batch(start + r * each, start + (r + 1) * each) for r, data in enumerate(ranks)]
+    assert torch.equal(torch.cat([part.input_ids for part in parts]), whole.input_ids)
+    assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
+    assert sum(part.n_targets for part in parts) == whole.n_targets
+    assert torch.equal(ranks[0].sample(start).input_ids, whole.input_ids[:1])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_validation_sees_every_target_once(tmp_path, world_size, batch_size):
+    documents = make(tmp_path, [40, 3, 58])
+    data = MusicDataset(tmp_path, "val", 8)
+    ranks = [list(data.validation_batches(batch_size, rank, world_size)) for rank in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    targets = []
+    for batches in ranks:
+        for batch in batches:
+            check(batch, documents)
+            assert batch.input_ids.shape == (batch_size, 8)
+            targets += batch.targets[batch.targets != IGNORED].tolist()
+    assert sorted(targets) == sorted(int(token) for document in documents for token in document[1:])
+
+
+def test_validation_is_in_order(tmp_path):
+    make(tmp_path, [100])
+    batches = list(MusicDataset(tmp_path, "val", 10).validation_batches(2, rank=1, world_size=2))
+    assert [batch.input_ids[:, 0].tolist() for batch in batches] == [[21, 31], [61, 71], [0, 0]]
+    assert batches[-1].n_targets == 0
+
+
+def test_real_pieces(bach_data):
+    tokens = BinIdx(bach_data / "train")
+    data = MusicDataset(bach_data, "train", 256)
+    bos, eos = (read_dataset_json(bach_data)["tokenizer"][key] for key in ("bos_id", "eos_id"))
+    assert data.n_targets == data.n_tokens - len(tokens)
+    batch = data.batch(0, data.n_windows)
+    assert (batch.targets == eos).sum() == len(tokens)  # the end of each piece is learnt
+    assert not (batch.targets == bos).any()  # the start of one is not
+    assert (batch.input_ids == bos).sum() == len(tokens)
+    starts = batch.input_ids.flatten()[batch.cu_seqlens[:-1].long()]
+    assert (starts == bos).sum() == len(tokens)
+
+
+def test_bad_input(tmp_path, bach_data):
+    with pytest.raises(UserError, match="not a dataset folder"):
+        MusicDataset(tmp_path / "missing", "train", 8)
+    with pytest.raises(UserError, match="at least 1"):
+        MusicDataset(bach_data, "train", 0)
+    with pytest.raises(UserError, match="another tokenizer"):
+        MusicDataset(bach_data, "train", 8, fingerprint="0" * 64)
+    assert MusicDataset(bach_data, "train", 8, fingerprint=read_dataset_json(bach_data)["tokenizer"]["fingerprint"])
+    make(tmp_path, [3])
+    with BinIdxWriter(tmp_path / "val"):
+        pass
+    with pytest.raises(UserError, match="larger --val-fraction"):
+        MusicDataset(tmp_path, "val", 8)
+    for text in ("{", "[]", "{}", '{"tokenizer": {"name": "remi"}}'):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(UserError, match="damaged"):
+            MusicDataset(tmp_path, "train", 8)
+
+
+def test_reading_needs_the_core_alone(bach_data):
+    """A GPU node without MidiTok, symusic and music21 reads batches and knows the vocabulary."""
+    program = f"""
+import sys
+for name in ("miditok", "symusic", "music21"):
+    sys.modules[name] = None  # importing it fails
+from rwkv_music.data.binidx import BinIdx
+from rwkv_music.data.codecs import load_codec
+from rwkv_music.data.dataset import MusicDataset
+batch = MusicDataset({str(bach_data)!r}, "train", 32).batch(0, 2)
+codec = load_codec({str(bach_data / "tokenizer.json")!r})
+ids = BinIdx({str(bach_data / "train")!r})[0]
+assert codec.vocab_size > 1000 and len(codec.bar_starts(ids)) > 4 and codec.count_notes(ids) > 100
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)

@@ -1,0 +1,135 @@
+"""The CUDA kernels of WKV7s against the float64 reference: outputs, final state, and the gradients of all seven inputs.
+
+Uninitialised memory is NaN while the operator runs, so an element that no kernel wrote cannot pass. Heads are
+independent, and the reference goes token by token: with many heads it follows the first, the middle and the last.
+"""
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA GPU", allow_module_level=True)
+
+from rwkv_music.wkv7s import wkv7s
+from tests.reference import wkv7s_inputs, wkv7s_reference
+
+N = 64
+NAMES = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
+RANDOM, EXTREME = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||
+
+
+def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
+    out, reference = out.double(), reference.double()
+    scale = reference.norm().item()
+    return (out - reference).norm().item() / (scale if scale > 0 else 1.0)
+
+
+def run(operator, inputs, state, cu_seqlens, dy, dfinal_state) -> list[torch.Tensor]:
+    """What NAMES names, from `operator` on leaves made of the inputs; no dstate when there is no state."""
+    leaves = [x.detach().requires_grad_() for x in (*inputs, *(() if state is None else (state,)))]
+    y, final_state = operator(*leaves[:6], leaves[6] if state is not None else None, cu_seqlens)
+    grads = torch.autograd.grad([y, final_state], leaves, [dy.to(y.dtype), dfinal_state.to(final_state.dtype)])
+    return [y.detach(), final_state.detach(), *grads]
+
+
+def poisoned(*args) -> list[torch.Tensor]:
+    """Run the operator with every uninitialised element NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        return run(wkv7s, *args)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def make(B: int, T: int, H: int, *, seed: int, with_state: bool, cu_seqlens: list[int] | None = None, **inputs):
+    """Arguments of `run`: inputs, state, cu_seqlens, dy, dfinal_state."""
+    r_to_b = wkv7s_inputs(B, T, H, seed=seed, dtype=torch.bfloat16, device="cuda", **inputs)
+    documents = B if cu_seqlens is None else len(cu_seqlens) - 1
+    generator = torch.Generator("cuda").manual_seed(seed)
+    state = torch.randn(documents, H, N, N, device="cuda", generator=generator) if with_state else None
+    dy = torch.randn(B, T, H, N, device="cuda", generator=generator).bfloat16()
+    dfinal_state = torch.randn(documents, H, N, N, device="cuda", generator=generator)
+    bounds = None if cu_seqlens is None else torch.tensor(cu_seqlens, dtype=torch.int32, device="cuda")
+    return r_to_b, state, bounds, dy, dfinal_state
+
+
+def check(arguments, bound: float) -> None:
+    inputs, state, cu_seqlens, dy, dfinal_state = arguments
+    out = poisoned(*arguments)
+    H = dy.shape[2]
+    heads = sorted({0, H // 2, H - 1})
+    states = [None if x is None else x[:, heads] for x in (state, dfinal_state)]
+    tokens = [x[:, :, heads] for x in (*inputs, dy)]
+    reference = run(wkv7s_reference, [x.double() for x in tokens[:6]], states[0], cu_seqlens, tokens[6], states[1])
+    errors = {}
+    for name, x, expected in zip(NAMES, out, reference, strict=False):
+        assert not x.isnan().any(), f"{name} has NaN"
+        is_state = name in ("final_state", "dstate")
+        errors[name] = relative_error(x[:, heads] if is_state else x[:, :, heads], expected)
+    assert max(errors.values()) < bound, errors
+
+
+def documents(T: int) -> list[int]:
+    """Bounds that fill T tokens with documents of many lengths, empty ones at both ends and inside."""
+    bounds = [0, 0]
+    for length in (1, 15, 0, 16, 17, 64, 200, 33, 0, 1000):
+        bounds.append(min(T, bounds[-1] + length))
+    return [*bounds, T, T]
+
+
+@pytest.mark.parametrize("with_state", [False, True], ids=["fresh", "state"])
+@pytest.mark.parametrize("H", [1, 12, 64])
+@pytest.mark.parametrize("T", [1, 15, 16, 17, 64, 1000, 4096])
+def test_plain(T, H, with_state):
+    check(make(2 if T < 1000 else 1, T, H, seed=T + H, with_state=with_state), RANDOM)
+
+
+@pytest.mark.parametrize("with_state", [False, True], ids=["fresh", "state"])
+@pytest.mark.parametrize("H", [1, 12, 64])
+@pytest.mark.parametrize("T", [1, 15, 16, 17, 64, 1000, 4096])
+def test_packed(T, H, with_state):
+    check(make(1, T, H, seed=T + H + 1, with_state=with_state, cu_seqlens=documents(T)), RANDOM)
+
+
+@pytest.mark.parametrize("T", [17, 64, 1000])
+@pytest.mark.parametrize("w_range", [(-20, -20), (-20, -19), (-1, 1), (19, 20), (20, 20), (-20, 20)], ids=str)
+@pytest.mark.parametrize("correlated", [False, True], ids=["spread", "correlated"])
+def test_extremes_of_decay_and_correlated_keys(T, w_range, correlated):
+    check(make(1, T, 2, seed=T, with_state=True, w_range=w_range, correlated=correlated), EXTREME)
+
+
+def test_same_input_same_bits():
+    arguments = make(2, 333, 12, seed=5, with_state=True)
+    for first, second in zip(poisoned(*arguments), poisoned(*arguments), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_packed_documents_equal_separate_ones():
+    lengths = [40, 1, 100]
+    bounds = [0, 40, 41, 141]
+    inputs, state, _, dy, dfinal_state = arguments = make(1, 141, 3, seed=6, with_state=True, cu_seqlens=bounds)
+    packed = poisoned(*arguments)
+    for i, (begin, length) in enumerate(zip(bounds, lengths, strict=False)):
+        tokens = slice(begin, begin + length)
+        alone = poisoned([x[:, tokens] for x in inputs], state[i : i + 1], None, dy[:, tokens], dfinal_state[i : i + 1])
+        for name, x, expected in zip(NAMES, packed, alone, strict=True):
+            part = x[i : i + 1] if name in ("final_state", "dstate") else x[:, tokens]
+            assert torch.equal(part, expected), name
+
+
+def test_state_carries_over_a_cut():
+    inputs, state, _, _, _ = make(1, 200, 2, seed=7, with_state=True)
+    with torch.no_grad():
+        y, final_state = wkv7s(*inputs, state)
+        first, middle = wkv7s(*(x[:, :77] for x in inputs), state)
+        second, last = wkv7s(*(x[:, 77:] for x in inputs), middle)
+    assert relative_error(torch.cat([first, second], dim=1), y) < RANDOM
+    assert relative_error(last, final_state) < RANDOM
+
+
+def test_inputs_that_are_not_contiguous():
+    arguments = make(2, 50, 3, seed=8, with_state=True)
+    inputs, *others = arguments
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
+    for x, expected in zip(poisoned(strided, *others), poisoned(inputs, *others), strict=True):
+        assert torch.equal(x, expected)
