@@ -5,44 +5,34 @@
 Without the launcher, `python train.py ...` is a world of one. See `--help` and README.md.
 """
 
-import argparse
 import os
 import sys
 
-from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.errors import UserError
+from rwkv_music.training.arguments import configure, parse
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train an RWKV v8 on a prepared dataset.", allow_abbrev=False)
-    parser.add_argument("--deepspeed_config", required=True, metavar="FILE", help="DeepSpeed JSON file, such as ds_configs/zero2.json")
-    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="layers x width: " + ", ".join(
-        f"{name} {p['n_layer']} x {p['n_embd']}" for name, p in PRESETS.items()) + " (default: tiny)")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher passes it; the environment says the same
-    add_arguments(parser, DataConfig, required=("data",))
-    add_arguments(parser, TrainConfig, required=("out",))
-    add_arguments(parser, ModelConfig, skip=("vocab_size",))
-    return parser.parse_args(arguments)
-
-
-def main() -> int:
-    arguments = parse()
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, build the trainer, train. Returns the exit status: 0 trained, 1 could not, 130 interrupted."""
+    options = parse(arguments)
     trainer = None
     try:
-        config = RunConfig(
-            from_arguments(ModelConfig, arguments, **PRESETS[arguments.preset]),
-            from_arguments(DataConfig, arguments),
-            from_arguments(TrainConfig, arguments),
-        )
-        from rwkv_music.training.trainer import Trainer  # after the arguments: --help need not wait for DeepSpeed
+        config = configure(options)
+        from rwkv_music.training.trainer import Trainer  # not before: a wrong argument need not wait for DeepSpeed
 
-        trainer = Trainer(config, arguments.deepspeed_config, given=set(vars(arguments)))
+        trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
         trainer.train()
     except UserError as error:
-        # What does not fit together is found by every rank alike and said once; what breaks later is said by whom it breaks.
+        # What does not fit together every rank finds alike, and one says; what breaks later, each says that it breaks for.
         if trainer is not None or os.environ.get("RANK", "0") == "0":
             print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("train.py: interrupted" + (f" {trainer.where_it_stands()}" if trainer else "") + ".", file=sys.stderr)
+        return 130
+    finally:
+        if trainer is not None:
+            trainer.close()
     return 0
 
 

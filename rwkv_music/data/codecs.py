@@ -45,17 +45,18 @@ class Codec(ABC):
         name: what `--tokenizer` calls it.
         options: what it was made with, JSON values.
         vocabulary: the token of each id, as text.
+        libraries: the versions of the packages that the vocabulary was made with; a record, no part of the fingerprint.
     """
 
     name: ClassVar[str]
     pad_id: ClassVar[int]
     bos_id: ClassVar[int]
     eos_id: ClassVar[int]
-    libraries: ClassVar[tuple[str, ...]]  # the packages that encode, whose versions are recorded beside the vocabulary
 
-    def __init__(self, options: dict[str, int], vocabulary: list[str]):
+    def __init__(self, options: dict[str, int], vocabulary: list[str], libraries: dict[str, str]):
         self.options = options
         self.vocabulary = vocabulary
+        self.libraries = libraries
 
     @abstractmethod
     def encode(self, source: Path | bytes) -> np.ndarray:
@@ -93,8 +94,6 @@ class Codec(ABC):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the codec as one self-contained JSON file (tokenizer.json)."""
-        from importlib.metadata import version
-
         facts = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -105,7 +104,7 @@ class Codec(ABC):
             "bos_id": self.bos_id,
             "eos_id": self.eos_id,
             "fingerprint": self.fingerprint,
-            "libraries": {library: version(library) for library in self.libraries},
+            "libraries": self.libraries,
             "vocabulary_sha256": self.vocabulary_sha256,
             "vocabulary": self.vocabulary,
         }
@@ -126,7 +125,8 @@ def load_codec(path: str | os.PathLike) -> Codec:
         facts = json.loads(text)
         if facts["format"] != FORMAT or facts["format_version"] != FORMAT_VERSION:
             raise ValueError(f"{facts['format']!r}, version {facts['format_version']!r}")
-        codec = _codec_class(facts["name"])(**facts["options"], vocabulary=facts["vocabulary"])
+        codec_class = _codec_class(facts["name"])
+        codec = codec_class(**facts["options"], vocabulary=facts["vocabulary"], libraries=facts["libraries"])
         altered = codec.fingerprint != facts["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,8 @@ def write_corpus(
     Raises:
         UserError: there is no such corpus, music21 is not installed, or `out` cannot be written.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"The limit is {limit} scores: choose at least 1.")
     sources = _sources(name)[:limit]
     out = Path(out)
     with explained(f"writing the corpus to {out}"):
@@ -155,40 +158,66 @@ def _make_scribe(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[
 
 
 def to_midi(score: "Score") -> mido.MidiFile:
-    """A music21 score as MIDI, with its time signatures where its bars really begin."""
-    from music21.midi.translate import streamToMidiFile
+    """A music21 score as MIDI, its repeats played out, with its time signatures where its bars really begin.
 
+    The score loses its time signatures on the way, and its repeats where they make no sense.
+    """
+    from music21.midi.translate import streamToMidiFile
+    from music21.repeat import Expander
+    from music21.stream import Measure
+
+    changes = []
+    parts = [part for part in score.parts if part.getElementsByClass(Measure)]
+    if parts:
+        if any(Expander(part).isExpandable() is False for part in parts):
+            _remove_repeats(score)  # an end without a start, and the like: once through is still the music
+        changes = list(_changes(_measures(parts[0].expandRepeats())))
+    if changes:
+        # music21 would set them down again elsewhere, and fails where one object stands at two places.
+        for stream in score.recurse(streamsOnly=True, includeSelf=True):
+            stream.removeByClass("TimeSignature")
     midi = mido.MidiFile(file=io.BytesIO(streamToMidiFile(score).writestr()))
-    if score.parts:
-        bars = _bars(score.parts[0])
-        if bars:
-            _set_time_signatures(midi, bars)
+    if changes:
+        _set_time_signatures(midi, changes)
     return midi
 
 
-def _bars(part: "Part") -> list[tuple[Fraction, int, int]]:
-    """(start in quarter notes, numerator, denominator) where the time signature changes, repeats played out."""
-    return list(_changes(list(_measures(part))))
-
-
-def _measures(part: "Part") -> Iterator[tuple[Fraction, Fraction, "tuple[int, int] | None"]]:
-    """(start, length, time signature in force) of each bar as it is played, in quarter notes."""
+def _remove_repeats(score: "Score") -> None:
+    from music21.bar import Repeat
+    from music21.repeat import RepeatMark
+    from music21.spanner import RepeatBracket
     from music21.stream import Measure
 
-    measures = list(part.expandRepeats().getElementsByClass(Measure)) if part.getElementsByClass(Measure) else []
+    for stream in score.recurse(streamsOnly=True, includeSelf=True):
+        if isinstance(stream, Measure):
+            if isinstance(stream.leftBarline, Repeat):
+                stream.leftBarline = None
+            if isinstance(stream.rightBarline, Repeat):
+                stream.rightBarline = None
+        stream.removeByClass([RepeatMark, RepeatBracket])
+
+
+def _measures(part: "Part") -> list[tuple[Fraction, Fraction, tuple[int, int] | None]]:
+    """(start, length, time signature in force) of each measure that has a length, in quarter notes."""
+    from music21.stream import Measure
+
+    found = []
+    measures = list(part.getElementsByClass(Measure))
     signature = None
-    for measure, following in zip(measures, measures[1:] + [None], strict=True):
+    for measure, following in zip_longest(measures, measures[1:]):
         if measure.timeSignature is not None:
             signature = measure.timeSignature.numerator, measure.timeSignature.denominator
         start = Fraction(measure.offset)
         length = Fraction(following.offset) - start if following else Fraction(measure.duration.quarterLength)
         if length > 0:
-            yield start, length, signature
+            found.append((start, length, signature))
+    return found
 
 
 def _changes(
-    measures: list[tuple[Fraction, Fraction, "tuple[int, int] | None"]],
+    measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]],
 ) -> Iterator[tuple[Fraction, int, int]]:
+    """(start, numerator, denominator) wherever the time signature must change for bars to begin where measures do."""
     current = None
     i = 0
     while i < len(measures):

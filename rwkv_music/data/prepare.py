@@ -76,14 +76,7 @@ def prepare(
                 f"None of the {len(paths):,} MIDI files could be used ({_listed(reasons)}): check that they hold music."
             )
         in_val = _choose_val([piece.sha256 for piece in pieces], val_fraction, seed)
-        everything = BinIdx(partial / "all")
-        for split, chosen in (("train", ~in_val), ("val", in_val)):
-            with BinIdxWriter(partial / split) as writer:
-                for i in np.flatnonzero(chosen):
-                    writer.add(everything[i])
-        del everything
-        bin_path(partial / "all").unlink()
-        idx_path(partial / "all").unlink()
+        _divide(partial / "all", {partial / "train": ~in_val, partial / "val": in_val})
         codec.save(partial / "tokenizer.json")
         facts = {
             "format": FORMAT,
@@ -194,10 +187,21 @@ def _choose_val(digests: list[str], val_fraction: float, seed: int) -> np.ndarra
     draws = np.array([int(hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()[:13], 16) for digest in digests])
     draws = draws / 16.0**13  # in [0, 1), exact in a float64
     chosen = draws < val_fraction
-    if val_fraction > 0 and len(digests) > 1:
+    if val_fraction > 0:
         chosen[draws.argmin()] = True
-        chosen[draws.argmax()] = False
+        chosen[draws.argmax()] = False  # last, so that a single piece is for training
     return chosen
+
+
+def _divide(source: Path, parts: dict[Path, np.ndarray]) -> None:
+    """Move the documents of one token file to several, each named with a bool [documents] of those it takes."""
+    documents = BinIdx(source)
+    for prefix, chosen in parts.items():
+        with BinIdxWriter(prefix) as writer:
+            for i in np.flatnonzero(chosen):
+                writer.add(documents[i])
+    bin_path(source).unlink()
+    idx_path(source).unlink()
 
 
 def _count(pieces: list[Piece]) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 A bar is `Bar TimeSig`, then for each moment `Position`, `Tempo` and `Program` where they change, and `Pitch Velocity
 Duration` for each note. Notable choices:
-- 24 positions a beat, and durations on the same grid up to 16 beats: binary values down to 1/32 of a bar of 4/4 and
-  triplets are exact, and a performance played against a click is off by at most 10 ms at 120 beats a minute.
+- 24 positions a beat, and durations on the same grid up to 16 beats: values down to a thirty-second of a 4/4 bar and
+  their triplets are exact, and the steps are 21 ms at 120 beats a minute.
 - `Program` only where the instrument changes, so music for one instrument pays one token a piece, not one a note.
 - Quantised notes survive the round trip to MIDI and back exactly. MIDI cannot tell two sounding notes of one pitch and
   instrument apart, so a note is cut where its own pitch starts again, and of two that start together the longer stays.
@@ -17,6 +17,7 @@ instruments in one stream; MidiTok (Fradet et al., 2021).
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cached_property
+from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,18 +46,25 @@ class Remi(Codec):
     Args:
         positions_per_beat: the time grid, for onsets and durations; a beat is the time signature's lower number.
         n_velocities: the number of loudness levels.
-        vocabulary: the token of each id, when a saved codec is loaded.
+        vocabulary, libraries: as they were saved; asked of MidiTok when None.
     """
 
     name = "remi"
     pad_id, bos_id, eos_id = 0, 1, 2
-    libraries = ("miditok", "symusic")
 
-    def __init__(self, positions_per_beat: int = 24, n_velocities: int = 32, vocabulary: list[str] | None = None):
+    def __init__(
+        self,
+        positions_per_beat: int = 24,
+        n_velocities: int = 32,
+        vocabulary: list[str] | None = None,
+        libraries: dict[str, str] | None = None,
+    ):
         self.positions_per_beat = positions_per_beat
-        self.n_velocities = n_velocities
         options = {"positions_per_beat": positions_per_beat, "n_velocities": n_velocities}
-        super().__init__(options, vocabulary or _vocabulary_of(_make_tokenizer(**options)))
+        if vocabulary is None or libraries is None:
+            vocabulary = _vocabulary_of(_make_tokenizer(**options))
+            libraries = {package: version(package) for package in ("miditok", "symusic")}
+        super().__init__(options, vocabulary, libraries)
         kinds = np.array([token.split("_")[0] for token in self.vocabulary])
         self._is_bar = kinds == "Bar"
         self._is_note = np.isin(kinds, ["Pitch", "PitchDrum"])
@@ -97,11 +105,10 @@ class Remi(Codec):
     def _tokenizer(self) -> "REMI":
         tokenizer = _make_tokenizer(**self.options)
         if _vocabulary_of(tokenizer) != self.vocabulary:
-            from importlib.metadata import version
-
+            wanted = " ".join(f"{package}=={number}" for package, number in self.libraries.items())
             raise UserError(
-                f"MidiTok {version('miditok')} numbers its tokens differently from the version that made this "
-                "tokenizer.json: install the versions named under `libraries` in it."
+                f"MidiTok {version('miditok')} numbers tokens differently from the version that made this tokenizer: "
+                f"`pip install {wanted}`."
             )
         return tokenizer
 

@@ -11,16 +11,19 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from rwkv_music.errors import UserError
+
 ITEMS_AHEAD = 64
 SETUP_LIMIT_S = 300.0
 READY = ("ready",)  # what a process says when it is set up
+NO_ANSWER = object()
 
 # A fresh interpreter for each process: a fork of one that already runs torch's threads may deadlock.
 processes = multiprocessing.get_context("spawn")
@@ -36,7 +39,7 @@ class Failure:
 def map_in_order(
     setup: Callable[..., Callable[[Any], Any]],
     setup_args: tuple,
-    items: Iterable,
+    items: Sequence,
     workers: int | None = None,
     limit_s: float = 60.0,
 ) -> Iterator[Any]:
@@ -45,13 +48,16 @@ def map_in_order(
     Args:
         setup: called in every process as `setup(*setup_args)`, gives the function that does the work on one item.
             Function, arguments, items and answers are pickled.
-        workers: how many processes; when None, one for each core that this process may use.
+        workers: how many processes at most; when None, one for each core that this process may use.
         limit_s: the longest that one item may take, in seconds.
 
     Raises:
+        UserError: `workers` is not positive.
         RuntimeError: a process ended while it was being set up, so the work cannot be done at all.
     """
-    pool = [_Worker(setup, setup_args) for _ in range(workers or available_cores())]
+    if workers is not None and workers < 1:
+        raise UserError(f"The number of workers is {workers}: choose at least 1.")
+    pool = [_Worker(setup, setup_args) for _ in range(min(workers or available_cores(), len(items)))]
     waiting = iter(enumerate(items))
     answers: dict[int, Any] = {}
     n_begun = n_taken = 0
@@ -72,7 +78,7 @@ def map_in_order(
             for i in busy:
                 worker = pool[i]
                 answer = worker.listen(limit_s)
-                if answer is None:
+                if answer is NO_ANSWER:
                     continue
                 answers[worker.number] = answer
                 worker.number = None
@@ -112,7 +118,7 @@ class _Worker:
         return max(0.0, self._deadline - time.monotonic())
 
     def listen(self, limit_s: float) -> Any:
-        """The answer to the item under way, or None when there is none yet. `alive` is false if the process is lost."""
+        """The answer to the item under way, NO_ANSWER while there is none. A lost process is no longer `alive`."""
         try:
             if self.connection.poll():
                 message = self.connection.recv()
@@ -128,7 +134,7 @@ class _Worker:
         if self.time_left() == 0:
             self.alive = False
             return Failure(f"took longer than {limit_s:g} s")
-        return None
+        return NO_ANSWER
 
     def stop(self) -> None:
         self.process.kill()

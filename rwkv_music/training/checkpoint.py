@@ -1,10 +1,7 @@
-"""Checkpoints: DeepSpeed's own files in RUN/checkpoints/step_00001000/, beside the run's configuration and its progress.
+"""Saving a checkpoint and coming back from one, through DeepSpeed.
 
-A checkpoint is written under a hidden name and renamed when every rank is done, so that one with a step's name is whole.
-
-    step_00001000/config.json        the RunConfig
-    step_00001000/progress.json      step, samples, and how many ranks wrote it under which ZeRO stage
-    step_00001000/*.pt               DeepSpeed's: weights, optimizer partitions, random state
+A checkpoint is written under a hidden name and renamed when every rank is done: one that has a step's name is whole
+(`run_folder` says what is in it).
 """
 
 import contextlib
@@ -12,9 +9,7 @@ import dataclasses
 import io
 import json
 import os
-import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import deepspeed
@@ -27,68 +22,12 @@ from rwkv_music.data.codecs import Codec, load_codec
 from rwkv_music.errors import UserError, describe_os_error
 from rwkv_music.files import write_text
 from rwkv_music.model_v8 import RWKV
-
-FOLDER = "checkpoints"
-NAME = re.compile(r"step_(\d{8})")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is, and who wrote the checkpoint that says so."""
-
-    step: int  # optimizer steps done
-    samples: int  # rows drawn: the sampler's position
-    world_size: int
-    zero_stage: int
-
-
-def find_checkpoint(run: str | os.PathLike, resume: str = "auto") -> Path | None:
-    """The checkpoint that `resume` means: "auto", the run's last one or None; "none", None; else the folder of that path.
-
-    Raises UserError if the path is no checkpoint, or if "none" would start afresh among the checkpoints of an earlier run.
-    """
-    if resume not in ("auto", "none"):
-        if not (Path(resume) / "progress.json").is_file():
-            raise UserError(f"{resume} is not a checkpoint (it has no progress.json): name a folder such as RUN/{FOLDER}/step_00001000.")
-        return Path(resume)
-    folder = Path(run) / FOLDER
-    found = sorted(p for p in folder.iterdir() if NAME.fullmatch(p.name)) if folder.is_dir() else []
-    if found and resume == "none":
-        raise UserError(f"{run} already holds checkpoints, up to {found[-1].name}: choose another --out, or go on with --resume auto.")
-    return found[-1] if found else None
-
-
-def read_progress(checkpoint: Path) -> Progress:
-    """The progress of a checkpoint. Raises UserError if its file is missing or damaged."""
-    try:
-        return Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{checkpoint} is damaged (progress.json: {error}): remove it, or resume from another one.") from error
-
-
-def check_resumable(checkpoint: Path, config: RunConfig, world_size: int, zero_stage: int) -> Progress:
-    """Whether a run of `config` can go on from `checkpoint`; its progress if so, else a UserError that says why not."""
-    model = RunConfig.load(checkpoint / "config.json").model
-    for field in dataclasses.fields(model):
-        saved, asked = getattr(model, field.name), getattr(config.model, field.name)
-        if saved != asked:
-            raise UserError(
-                f"{checkpoint} holds a model of another shape ({field.name} is {saved}, not {asked}): "
-                f"drop the flag or the dataset that changes it, or choose another --out."
-            )
-    progress = read_progress(checkpoint)
-    if (progress.world_size, progress.zero_stage) != (world_size, zero_stage):
-        raise UserError(
-            f"{checkpoint} was written by {progress.world_size} ranks under ZeRO stage {progress.zero_stage}, not by {world_size} under "
-            f"stage {zero_stage}: resume with the same number of ranks and the same DeepSpeed file."
-        )
-    return progress
-
+from rwkv_music.run_folder import CHECKPOINTS, Progress, checkpoint_name, find_checkpoint, read_progress
 
 def save_checkpoint(engine: deepspeed.DeepSpeedEngine, config: RunConfig, progress: Progress) -> Path:
     """Write the checkpoint of `progress`; every rank calls it. Raises UserError if the disk does not take it, leaving nothing."""
-    folder = Path(config.train.out) / FOLDER
-    name = f"step_{progress.step:08d}"
+    folder = Path(config.train.out) / CHECKPOINTS
+    name = checkpoint_name(progress.step)
     partial, final = folder / f".{name}.partial", folder / name
     first = dist.get_rank() == 0
     try:
@@ -109,14 +48,14 @@ def save_checkpoint(engine: deepspeed.DeepSpeedEngine, config: RunConfig, progre
             os.replace(partial, final)
         dist.barrier()
     except (OSError, RuntimeError) as error:
-        # torch.save tells of a failed write by a RuntimeError that names its stream writer.
-        if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error) and "write" not in str(error):
+        # torch.save tells of a failed write by a RuntimeError from its archive writer.
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter")):
             raise
         shutil.rmtree(partial, ignore_errors=True)
         doing = f"saving the checkpoint of step {progress.step} in {folder}"
         if isinstance(error, OSError):
             raise UserError(describe_os_error(error, doing)) from error
-        raise UserError(f"A write failed while {doing}: free some disk space, then run the same command again.") from error
+        raise UserError(f"The disk did not take what was written while {doing}: free some space, then run the same command again.") from error
     return final
 
 
@@ -145,7 +84,7 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
     config = RunConfig.load(checkpoint / "config.json")
     step = read_progress(checkpoint).step
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # the reader reports each file it opens
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it reports every file
             weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint.parent, tag=checkpoint.name)
         with torch.device("meta"):
             model = RWKV(config.model)

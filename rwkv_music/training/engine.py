@@ -145,8 +145,9 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
 
 def optimizer_bytes(engine: deepspeed.DeepSpeedEngine) -> int:
     """Bytes that this rank's optimizer holds: its part of the fp32 master weights and of AdamW's two moments."""
-    optimizer = engine.optimizer.optimizer  # DeepSpeed's ZeRO optimizer wraps ours, and gives it flat fp32 partitions
-    tensors = [p for group in optimizer.param_groups for p in group["params"]]
+    zero, optimizer = engine.optimizer, engine.optimizer.optimizer  # DeepSpeed's wraps ours and gives it flat fp32 partitions,
+    tensors = list(getattr(zero, "fp32_partitioned_groups_flat", ()))  # under stage 3 only while it steps
+    tensors = tensors or [p for group in optimizer.param_groups for p in group["params"]]
     tensors += [x for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
     return sum(x.numel() * x.element_size() for x in tensors)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from deepspeed import comm as dist
 from tqdm import tqdm
 
 from rwkv_music import generation, pianoroll
@@ -22,8 +23,8 @@ from rwkv_music.errors import UserError, explained
 from rwkv_music.evaluation import summed_loss
 from rwkv_music.files import atomic_path
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training import checkpoint as checkpoints
-from rwkv_music.training.checkpoint import Progress
+from rwkv_music.run_folder import CHECKPOINTS, Progress, check_resumable, checkpoint_name, find_checkpoint
+from rwkv_music.training.checkpoint import load_checkpoint, save_checkpoint
 from rwkv_music.training.engine import Plan, init_process_group, make_engine, make_plan, optimizer_bytes, rank, read_deepspeed_file, sum_over_ranks
 from rwkv_music.training.metrics import Curves, Stopwatch, gib, model_flop_utilisation, model_state_bytes, peak_flops, peak_memory_bytes
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
@@ -59,23 +60,23 @@ class Trainer:
         self.run = Path(train.out)
         self.zero_stage: int = file["zero_optimization"]["stage"]
         self.progress = Progress(0, 0, world_size, self.zero_stage)
-        self.resumed_from = checkpoints.find_checkpoint(self.run, train.resume)
+        self.resumed_from = find_checkpoint(self.run, train.resume)
         if self.resumed_from is not None:
             self._check_tokenizer()
-            self.progress = checkpoints.check_resumable(self.resumed_from, self.config, world_size, self.zero_stage)
+            self.progress = check_resumable(self.resumed_from, self.config, world_size, self.zero_stage)
         self.codec = self._codec_for_samples()
+        self.first = os.environ.get("RANK", "0") == "0"
+        if self.first:
+            self._make_run_folder()
 
         self.device = init_process_group()
-        self.first = rank() == 0
         torch.manual_seed(data.seed)
         model = RWKV(model_config)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.matrix_parameters = model.matrix_parameters()
         self.engine = make_engine(model, self.plan, self.device)
         if self.resumed_from is not None:
-            checkpoints.load_checkpoint(self.engine, self.resumed_from)
-        if self.first:
-            self._make_run_folder()
+            load_checkpoint(self.engine, self.resumed_from)
         self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
         self.flops, self.flops_source = peak_flops(self.device)
 
@@ -170,17 +171,23 @@ class Trainer:
                     if self.codec and (last or step % t.sample_every == 0):
                         self.sample()
                     if last or step % t.save_every == 0:
-                        checkpoints.save_checkpoint(self.engine, self.config, self.progress)
+                        save_checkpoint(self.engine, self.config, self.progress)
                     watch.go_on()
-        except KeyboardInterrupt:
-            kept = checkpoints.find_checkpoint(self.run)
-            raise UserError(
-                f"Interrupted after step {self.progress.step}: the same command goes on from "
-                f"{kept.name if kept else 'the beginning, as no checkpoint was saved yet'}."
-            ) from None
         finally:
-            self.curves.close()
-        self._say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.run / checkpoints.FOLDER}.")
+            self.curves.flush()
+        self._say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.run / CHECKPOINTS}.")
+
+    def where_it_stands(self) -> str:
+        """After an interruption: how far it got and where the same command goes on from."""
+        kept = find_checkpoint(self.run)
+        start = kept.name if kept else "the beginning, as there is no checkpoint yet"
+        return f"after step {self.progress.step:,}; the same command goes on from {start}"
+
+    def close(self) -> None:
+        """Close the curves and leave the process group."""
+        self.curves.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def _read_step(self, first_sample: int) -> list[Batch]:
         """This rank's micro-batches of the step that begins with `first_sample`."""
@@ -220,6 +227,7 @@ class Trainer:
                 "speed/tokens_per_second": tokens_per_second,
                 "speed/mfu": model_flop_utilisation(self.matrix_parameters, rate, self.flops),
                 "memory/peak_gib": None if memory is None else memory / 2**30,
+                "memory/optimizer_bytes": optimizer_bytes(self.engine),
             },
         )
         bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {tokens_per_second:,.0f} tokens/s")
@@ -265,11 +273,7 @@ class Trainer:
             self.curves.image(
                 self.progress.step, "samples/completion", pianoroll.figure_array(midi, completion.prompt_end_seconds(), title)
             )
-            generation.save_completions([completion], self.run / "samples" / f"step_{self.progress.step:08d}.mid")
-
-    def optimizer_bytes(self) -> int:
-        """Bytes of optimizer state on this rank, counted from the engine."""
-        return optimizer_bytes(self.engine)
+            generation.save_completions([completion], self.run / "samples" / f"{checkpoint_name(self.progress.step)}.mid")
 
     def _say(self, text: str) -> None:
         if self.first:

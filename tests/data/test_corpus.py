@@ -73,6 +73,27 @@ def test_a_file_of_several_tunes(tmp_path):
     assert all(notes_of(tmp_path / name) > 8 for name in names)
 
 
+@pytest.mark.parametrize(
+    ("source", "signatures"),
+    [
+        ("ryansMammoth/BossJig.abc", [(0, 6, 8)]),  # repeat signs that no order of playing satisfies
+        ("essenFolksong/test1.abc", None),  # one time signature object at two places
+    ],
+)
+def test_scores_that_music21_alone_cannot_write(tmp_path, source, signatures):
+    written, failed = _make_scribe(str(tmp_path))((source, "x"))
+    assert written > 0 and failed == []
+    if signatures:
+        assert time_signatures(mido.MidiFile(tmp_path / "x.mid")) == signatures
+
+
+def test_a_score_without_measures():
+    from music21 import note, stream
+
+    part = stream.Part([note.Note(60), note.Note(62)])
+    assert sum(message.type == "note_on" for message in to_midi(stream.Score([part])).tracks[1]) == 2
+
+
 def test_names_do_not_collide():
     for name in ("bach", "beethoven", "monteverdi"):
         stems = [stem for _, stem in _sources(name)]
@@ -83,6 +104,8 @@ def test_bad_input(tmp_path):
     with pytest.raises(UserError, match="choose one of .*bach.*palestrina"):
         write_corpus("vivaldi", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="at least 1"):
+        write_corpus("bach", tmp_path / "out", limit=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="writing the corpus"):
         write_corpus("bach", tmp_path / "file", workers=1, limit=1)

@@ -141,7 +141,7 @@ def test_bad_input(tmp_path, bach_data):
             MusicDataset(tmp_path, "train", 8)
 
 
-def test_reading_needs_the_core_alone(bach_data):
+def test_reading_needs_the_core_alone(bach_data, tmp_path):
     """A GPU node without MidiTok, symusic and music21 reads batches and knows the vocabulary."""
     program = f"""
 import sys
@@ -153,7 +153,9 @@ from rwkv_music.data.dataset import MusicDataset
 batch = MusicDataset({str(bach_data)!r}, "train", 32).batch(0, 2)
 codec = load_codec({str(bach_data / "tokenizer.json")!r})
 ids = BinIdx({str(bach_data / "train")!r})[0]
+codec.save({str(tmp_path / "tokenizer.json")!r})
 assert codec.vocab_size > 1000 and len(codec.bar_starts(ids)) > 4 and codec.count_notes(ids) > 100
 """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (bach_data / "tokenizer.json").read_bytes()

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from rwkv_music.data.workers import ITEMS_AHEAD, Failure, available_cores, map_in_order
+from rwkv_music.errors import UserError
 
 
 def make_worker(offset):
@@ -19,6 +20,10 @@ def make_worker(offset):
         return item + offset
 
     return work
+
+
+def make_sleeper():
+    return time.sleep
 
 
 def make_broken_worker():
@@ -53,15 +58,16 @@ def test_one_bad_item_costs_itself_alone():
 def test_runs_only_so_far_ahead():
     begun = []
 
-    def items():
-        for i in range(1000):
-            begun.append(i)
-            yield i
+    class Items(list):
+        def __iter__(self):
+            for item in super().__iter__():
+                begun.append(item)
+                yield item
 
-    answers = map_in_order(make_worker, (0,), items(), workers=1)
+    # The first item is slow, and the other process may not run away from it.
+    answers = map_in_order(make_sleeper, (), Items([1.5, *[0.0] * 999]), workers=2)
     next(answers)
-    time.sleep(0.2)
-    assert len(begun) <= ITEMS_AHEAD + 1
+    assert 10 < len(begun) <= 2 * ITEMS_AHEAD
     answers.close()
 
 
@@ -70,6 +76,12 @@ def test_a_broken_setup_ends_it(capfd):
     with pytest.raises(RuntimeError, match="set-up"):
         list(map_in_order(make_broken_worker, (), [1, 2], workers=1))
     assert "no library" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_bad_number_of_workers(workers):
+    with pytest.raises(UserError, match="at least 1"):
+        list(map_in_order(make_worker, (0,), [1], workers=workers))
 
 
 def test_available_cores():

@@ -1,0 +1,44 @@
+"""The command line of train.py: every setting a flag, and where a setting comes from when its flag is not given."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
+from rwkv_music.errors import UserError
+from rwkv_music.run_folder import find_checkpoint
+
+# Settings that belong to one command and the ranks it has, and are not taken over by a run that goes on.
+OF_ONE_COMMAND = ("out", "resume", "stop_after", "micro_batch_size")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train an RWKV v8 on a prepared dataset. A run folder that holds a checkpoint is gone on with, "
+        "with the settings it was started with unless they are given again.",
+        allow_abbrev=False,
+    )
+    sizes = ", ".join(f"{name} {preset['n_layer']} x {preset['n_embd']}" for name, preset in PRESETS.items())
+    parser.add_argument("--deepspeed_config", required=True, metavar="FILE", help="DeepSpeed JSON file, such as ds_configs/zero2.json")
+    parser.add_argument("--preset", choices=PRESETS, help=f"model size, layers x width: {sizes} (default: tiny)")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # from the launcher; the environment says the same
+    add_arguments(parser, DataConfig)
+    add_arguments(parser, TrainConfig, required=("out",))
+    add_arguments(parser, ModelConfig, skip=("vocab_size",))
+    return parser.parse_args(arguments)
+
+
+def configure(arguments: argparse.Namespace) -> RunConfig:
+    """What the command line says; then, for a run that is gone on with, what it was started with; then the preset."""
+    train = from_arguments(TrainConfig, arguments)
+    model, data = PRESETS[arguments.preset or "tiny"], {}
+    if train.resume == "auto" and find_checkpoint(train.out):
+        started = RunConfig.load(Path(train.out) / "config.json")
+        model = model if arguments.preset else asdict(started.model)
+        data = asdict(started.data)
+        kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}
+        train = from_arguments(TrainConfig, arguments, **kept)
+    config = RunConfig(from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data), train)
+    if not config.data.data:
+        raise UserError("No dataset was named: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
+    return config

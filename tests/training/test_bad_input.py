@@ -1,0 +1,153 @@
+"""What a user can get wrong with train.py: each is one sentence, a non-zero exit, and nothing left behind."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import train as train_py
+from rwkv_music.data.binidx import BinIdxWriter
+from tests.training.conftest import PROJECT, SMALL, train
+
+ZERO2 = str(PROJECT / "ds_configs" / "zero2.json")
+
+
+@pytest.fixture
+def attempt(bach_data, tmp_path, capsys):
+    """Call train.py in this process with some arguments changed; its sentence. It must fail before anything is made."""
+
+    def call(*arguments: object, data=bach_data, config: object = ZERO2, out=tmp_path / "run") -> str:
+        before = sorted(out.rglob("*")) if out.exists() else None
+        status = train_py.main(["--data", str(data), "--out", str(out), "--deepspeed_config", str(config), *SMALL, *map(str, arguments)])
+        said = capsys.readouterr()
+        assert status == 1 and said.out == ""
+        assert (sorted(out.rglob("*")) if out.exists() else None) == before
+        return one_sentence(said.err)
+
+    return call
+
+
+def one_sentence(text: str) -> str:
+    """`text` if it is one line that ends as a sentence does."""
+    [line] = text.strip().splitlines()
+    assert line.startswith("train.py: ") and line.endswith("."), line
+    return line
+
+
+def write(path, content) -> str:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_data_that_is_not_there(attempt, tmp_path):
+    assert "is not a dataset folder" in attempt(data=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "python -m rwkv_music prepare" in attempt(data=tmp_path / "empty")
+
+
+def test_data_cut_short(attempt, bach_data, tmp_path):
+    shutil.copytree(bach_data, tmp_path / "data")
+    path = tmp_path / "data" / "train.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "train" in attempt(data=tmp_path / "data")
+
+
+def test_a_batch_that_does_not_divide(attempt):
+    sentence = attempt("--batch_size", 6, "--micro_batch_size", 4)
+    assert "batch_size 6 is not a multiple of micro_batch_size 4 x 1 ranks: choose a multiple of 4" in sentence
+
+
+def test_a_batch_that_does_not_divide_among_ranks(attempt, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert "batch_size 4 does not divide among 3 ranks: choose a multiple of 3" in attempt()
+
+
+def test_a_deepspeed_file_that_contradicts_the_flags(attempt, tmp_path):
+    stage = {"zero_optimization": {"stage": 2}}
+    config = write(tmp_path / "a.json", {**stage, "train_batch_size": 8})
+    assert "sets train_batch_size to 8, but --batch_size is 4: remove one of the two" in attempt(config=config)
+    config = write(tmp_path / "b.json", {**stage, "gradient_clipping": 0.5})
+    assert "sets gradient_clipping to 0.5, but --grad_clip is 2.0" in attempt("--grad_clip", 2, config=config)
+    config = write(tmp_path / "c.json", {**stage, "gradient_accumulation_steps": 4})
+    assert "gradient_accumulation_steps to 4" in attempt("--micro_batch_size", 2, config=config)
+
+
+def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
+    assert "cannot be read" in attempt(config=tmp_path / "missing.json")
+    assert "is not JSON" in attempt(config=write(tmp_path / "a.json", "{"))
+    assert "does not hold a JSON object" in attempt(config=write(tmp_path / "b.json", "[]"))
+    assert "names no ZeRO stage" in attempt(config=write(tmp_path / "c.json", {}))
+    stage = {"zero_optimization": {"stage": 2}}
+    assert 'a section "optimizer"' in attempt(config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}}))
+    assert "asks for fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
+
+
+def test_a_model_that_cannot_be(attempt):
+    assert "n_embd 100 is not a multiple of head_size 64" in attempt("--n_embd", 100)
+
+
+def test_a_checkpoint_of_another_shape(attempt, one_process):
+    sentence = attempt("--n_embd", 128, out=one_process.folder)
+    assert "holds a model of another shape (n_embd is 64, not 128)" in sentence
+
+
+def test_a_checkpoint_of_another_number_of_ranks(attempt, one_process, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "was written by 1 ranks under ZeRO stage 2, not by 2" in attempt(out=one_process.folder)
+
+
+def test_starting_afresh_among_checkpoints(attempt, one_process):
+    assert "already holds checkpoints" in attempt("--resume", "none", out=one_process.folder)
+
+
+def test_resuming_from_what_is_no_checkpoint(attempt, tmp_path):
+    assert "is not a checkpoint" in attempt("--resume", tmp_path)
+
+
+def test_data_of_another_tokenizer(attempt, one_process, bach_data, tmp_path):
+    shutil.copytree(bach_data, tmp_path / "data")
+    for name in ("dataset.json", "tokenizer.json"):
+        facts = json.loads((tmp_path / "data" / name).read_text())
+        facts.get("tokenizer", facts)["fingerprint"] = "0" * 64
+        write(tmp_path / "data" / name, facts)
+    assert "another tokenizer" in attempt(data=tmp_path / "data", out=one_process.folder)
+
+
+def test_a_split_with_nothing_to_predict(attempt, bach_data, tmp_path):
+    shutil.copytree(bach_data, tmp_path / "data")
+    with BinIdxWriter(tmp_path / "data" / "train") as writer:
+        writer.add(np.array([1], dtype=np.uint16))
+    assert "has nothing to predict" in attempt(data=tmp_path / "data")
+
+
+def test_a_place_that_cannot_be_written(attempt, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "while making the run folder" in attempt(out=tmp_path / "file" / "run")
+
+
+def test_a_wrong_flag_is_bad_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train_py.main(["--out", "x", "--deepspeed_config", ZERO2, "--no_such_flag", "1"])
+    assert caught.value.code == 2
+    assert "--no_such_flag" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(bach_data, tmp_path):
+    small_disk = tmp_path / "disk"
+    small_disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", small_disk], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        run = train(small_disk / "run", "--data", bach_data, *SMALL, "--save_every", 1, check=False)
+        assert run.status == 1
+        sentence = [line for line in run.output.splitlines() if line.startswith("train.py: ")]
+        assert len(sentence) == 1 and "disk" in sentence[0] and "Traceback" not in run.output, run.output[-3000:]
+        checkpoints = sorted(path.name for path in (small_disk / "run" / "checkpoints").iterdir() if path.is_dir())
+        assert checkpoints and all(name.startswith("step_") for name in checkpoints)
+        whole = {path.name for path in (small_disk / "run" / "checkpoints" / checkpoints[0]).iterdir()}
+        assert whole == {path.name for path in (small_disk / "run" / "checkpoints" / checkpoints[-1]).iterdir()}
+    finally:
+        subprocess.run(["umount", small_disk], check=True)

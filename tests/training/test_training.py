@@ -1,0 +1,144 @@
+"""Whole runs: every ZeRO stage, one process and two, stop and resume, interruption, curves, and what is made of a run."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import mido
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rwkv_music.__main__ import main as command
+from rwkv_music.training.checkpoint import load_model
+from tests.training.conftest import PROJECT, SMALL, train
+
+
+def largest_difference(a: list[float], b: list[float]) -> float:
+    assert len(a) == len(b)
+    return float(np.abs(np.subtract(a, b)).max())
+
+
+def test_the_loss_falls(one_process):
+    curve = one_process.curve()
+    assert len(curve) == 20 and np.isfinite(curve).all()
+    assert curve[-1] < curve[0] - 0.5
+    assert one_process.curve("val/loss")[1] < one_process.curve("val/loss")[0]
+
+
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_two_processes_train_as_one_under_each_zero_stage(stage, one_process, bach_data, tmp_path):
+    two = train(tmp_path / "run", "--data", bach_data, *SMALL, ranks=2, config=f"zero{stage}.json")
+    assert largest_difference(two.curve(), one_process.curve()) < 1e-3
+    assert largest_difference(two.curve("val/loss"), one_process.curve("val/loss")) < 1e-3
+    whole, half = one_process.curve("memory/optimizer_bytes")[-1], two.curve("memory/optimizer_bytes")[-1]
+    # Partitions are padded to whole multiples of the ranks, by a few elements a parameter group.
+    assert half == pytest.approx(whole / 2, rel=0.01)
+
+
+def test_without_bf16_the_split_into_ranks_and_micro_batches_does_not_matter(bach_data, tmp_path):
+    (tmp_path / "fp32.json").write_text('{"zero_optimization": {"stage": 2}}')
+    one = train(tmp_path / "one", "--data", bach_data, *SMALL, "--warmup_steps", 5, config=tmp_path / "fp32.json")
+    two = train(tmp_path / "two", "--data", bach_data, *SMALL, "--warmup_steps", 5, ranks=2, config=tmp_path / "fp32.json")
+    assert largest_difference(one.curve(), two.curve()) < 1e-5
+
+
+def test_stop_and_resume_equals_going_on_bit_for_bit(one_process, bach_data, tmp_path):
+    arguments = ["--data", bach_data, *SMALL, "--micro_batch_size", 2]
+    first = train(tmp_path / "run", *arguments, "--stop_after", 10)
+    assert first.last_checkpoint.name == "step_00000010"
+    resumed = train(tmp_path / "run", "--micro_batch_size", 2)  # all other settings are the run's own
+    assert "resumed from" in resumed.output
+    assert resumed.curve() == one_process.curve()
+    parts = ("mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    for part in parts:
+        a, b = (torch.load(run.last_checkpoint / part, weights_only=False) for run in (resumed, one_process))
+        assert_equal_trees(a, b)
+    tensors = [x for x in leaves(a) if torch.is_tensor(x) and x.numel() > 1000]
+    assert len(tensors) >= 3 * 2  # the comparison saw master weights and moments
+
+
+def leaves(tree) -> list:
+    if isinstance(tree, dict):
+        return [leaf for key in tree for leaf in leaves(tree[key])]
+    if isinstance(tree, list | tuple):
+        return [leaf for item in tree for leaf in leaves(item)]
+    return [tree]
+
+
+def assert_equal_trees(a, b) -> None:
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        if torch.is_tensor(x):
+            assert torch.equal(x, y)
+
+
+def test_ctrl_c_says_where_it_stands_and_the_run_goes_on_from_there(bach_data, tmp_path):
+    arguments = ["--data", str(bach_data), *SMALL, "--steps", "5000", "--save_every", "5", "--out", str(tmp_path / "run")]
+    config = str(PROJECT / "ds_configs" / "zero1.json")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    running = subprocess.Popen(
+        [sys.executable, str(PROJECT / "train.py"), *arguments, "--deepspeed_config", config],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run").glob("checkpoints/step_*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert re.search(r"interrupted after step \d+; the same command goes on from step_\d{8}\.", errors), errors
+    assert "Traceback" not in errors
+    resumed = train(tmp_path / "run", "--steps", 5000, "--save_every", 5, "--stop_after", 1, config="zero1.json")
+    assert "is reached already" in resumed.output
+
+
+def test_tensorboard_shows_the_curves_and_a_completion(one_process):
+    events = EventAccumulator(str(one_process.folder)).Reload()
+    scalars = {"train/loss", "train/lr", "train/grad_norm", "val/loss", "speed/tokens_per_second", "speed/mfu"}
+    assert scalars <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["samples/completion"]
+    assert (events.Images("samples/completion")[-1].height, events.Images("samples/completion")[-1].width) == (400, 1200)
+    assert one_process.curve("speed/mfu")[-1] > 0
+    assert len(mido.MidiFile(one_process.folder / "samples" / "step_00000020.mid").tracks) >= 1
+
+
+def test_the_summary_says_what_is_about_to_happen(one_process):
+    for line in ("RWKV v8 Heron, 2 layers x 64", "4 rows x 128 tokens = 512 tokens a step", "warm-up 100", "bf16 weights", "ZeRO-2"):
+        assert line in one_process.output
+    assert "Traceback" not in one_process.output and "WARNING" not in one_process.output
+
+
+@pytest.mark.parametrize("stage", (2, 3))
+def test_the_weights_of_a_run_are_its_master_weights(stage, one_process, bach_data, tmp_path):
+    run = one_process if stage == 2 else train(tmp_path / "run", "--data", bach_data, *SMALL, "--stop_after", 2, config="zero3.json")
+    model, codec, config, step = load_model(run.folder)
+    assert (config.model.n_embd, step) == (64, 20 if stage == 2 else 2)
+    assert model.config.vocab_size == codec.vocab_size
+    if stage == 2:
+        saved = torch.load(run.last_checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+        assert all(torch.equal(weight.bfloat16(), saved[name]) for name, weight in model.state_dict().items())
+
+
+def test_evaluate_prints_the_trainers_own_validation_loss(one_process, bach_data, capsys):
+    assert command(["evaluate", str(one_process.folder), "--data", str(bach_data)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    header, val = table[1].split(), next(line for line in table if line.startswith("val")).split()
+    assert header[:4] == ["split", "tokens", "nats/token", "bits/note"]
+    # The trainer validated in bf16.
+    assert float(val[2]) == pytest.approx(one_process.curve("val/loss")[-1], abs=0.01)
+    assert 0 < float(val[4]) < float(val[5])  # bigram, unigram
+
+
+def test_generate_completes_a_piece(one_process, bach_midi, tmp_path, capsys):
+    prompt = sorted(bach_midi.glob("*.mid"))[0]
+    out = tmp_path / "out.mid"
+    arguments = ["generate", str(one_process.folder), "--prompt", str(prompt), "--context-bars", "2", "--bars", "1"]
+    assert command([*arguments, "--count", "2", "--out", str(out)]) == 0
+    for name in ("out-1", "out-2"):
+        assert mido.MidiFile(tmp_path / f"{name}.mid").length > 0
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert "2 bars given" in capsys.readouterr().out
