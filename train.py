@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
         trainer.train()
     except UserError as error:
-        # What does not fit together every rank finds alike, and one says; what breaks later, each says that it breaks for.
+        # What does not fit together every rank finds alike, and one says it; what breaks later may break for one alone.
         if trainer is not None or os.environ.get("RANK", "0") == "0":
             print(f"train.py: {error}", file=sys.stderr)
         return 1

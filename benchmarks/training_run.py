@@ -2,7 +2,8 @@
 
     python benchmarks/training_run.py --data DATA --preset 0.1b --steps 200
 
-Writes results/training_PRESET.json: the losses, the speed, the memory. Exit status 1 if a loss is not finite or the loss did not fall.
+Writes results/training_PRESET.json: the losses, the speed, the memory. Exit status 1 if a loss is not finite or the
+loss did not fall.
 """
 
 import argparse
@@ -26,7 +27,9 @@ def main() -> int:
     parser.add_argument("--preset", default="0.1b", help="model preset (default: 0.1b)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
     parser.add_argument("--deepspeed_config", default=str(TRAIN.parent / "ds_configs" / "zero2.json"), metavar="FILE")
-    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)")
+    parser.add_argument(
+        "--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)"
+    )
     options, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, str(TRAIN), "--data", options.data, "--out", run, "--preset", options.preset]
@@ -48,7 +51,8 @@ def main() -> int:
     finite = all(math.isfinite(value) for points in curves.values() for _, value in points)
     falling = statistics.mean(losses[-3:]) < 0.9 * losses[0]
     print(report.write(f"training_{options.preset}", figures, options.out))
-    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {figures['median_tokens_per_second']:,.0f} tokens/s, all finite: {finite}")
+    speed = figures["median_tokens_per_second"]
+    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {speed:,.0f} tokens/s, all finite: {finite}")
     return 0 if finite and falling else 1
 
 

@@ -71,7 +71,9 @@ def benchmark_cpu(B: int = 4, T: int = 512, H: int = 4) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)")
+    parser.add_argument(
+        "--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)"
+    )
     options = parser.parse_args()
     print(report.write("wkv7s_cpu", benchmark_cpu(), options.out))
 

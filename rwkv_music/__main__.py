@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import rwkv_music
+from rwkv_music.data.codecs import TOKENIZERS
 from rwkv_music.errors import UserError
 
 
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m rwkv_music", description="RWKV v8 models of music: data, completions, checks. Training is train.py."
+        prog="python -m rwkv_music",
+        description="RWKV v8 models of music: data, completions, checks. Training is train.py.",
     )
     parser.add_argument("--version", action="version", version=f"rwkv_music {rwkv_music.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,8 +42,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _corpus(commands) -> None:
     command = commands.add_parser("corpus", help="write real scores from music21's corpus as .mid files")
-    command.add_argument("name", metavar="NAME", help="bach, palestrina, ryansMammoth ...; an unknown name lists them all")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the .mid files; what is there is skipped")
+    command.add_argument(
+        "name", metavar="NAME", help="bach, palestrina, ryansMammoth ...; an unknown name lists them all"
+    )
+    command.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder for the .mid files; what is there is skipped"
+    )
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     command.add_argument("--limit", type=int, metavar="N", help="write the first N scores only")
     command.set_defaults(run=_run_corpus)
@@ -59,11 +65,19 @@ def _run_corpus(options: argparse.Namespace) -> int:
 
 def _prepare(commands) -> None:
     command = commands.add_parser("prepare", help="turn folders of .mid files into a dataset")
-    command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders searched for .mid and .midi files")
-    command.add_argument("--out", required=True, type=Path, metavar="DATA", help="dataset folder; an earlier dataset there is replaced")
-    command.add_argument("--tokenizer", choices=("remi",), default="remi", help="how notes become tokens (default: remi)")
+    command.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folders searched for .mid and .midi files"
+    )
+    command.add_argument(
+        "--out", required=True, type=Path, metavar="DATA", help="dataset folder; an earlier dataset there is replaced"
+    )
+    command.add_argument(
+        "--tokenizer", choices=TOKENIZERS, default="remi", help="how notes become tokens (default: remi)"
+    )
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
-    command.add_argument("--val-fraction", type=float, default=0.1, metavar="F", help="fraction of the pieces held out (default: 0.1)")
+    command.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="F", help="fraction of the pieces held out (default: 0.1)"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
     command.set_defaults(run=_run_prepare)
 
@@ -83,23 +97,51 @@ def _run_prepare(options: argparse.Namespace) -> int:
         print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
     for reason, count in facts["rejected"].items():
         print(f"left out: {count:,} {reason}")
-    print(f"dataset: {options.out}" + (f"; what was left out: {options.out / 'rejected.jsonl'}" if facts["rejected"] else ""))
+    print(f"dataset: {options.out}; pieces.jsonl and rejected.jsonl there name every file")
     return 0
 
 
 def _generate(commands) -> None:
     command = commands.add_parser("generate", help="complete a .mid file from its opening bars")
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints")
+    command.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints"
+    )
     command.add_argument("--prompt", required=True, type=Path, metavar="IN.mid", help="piece to complete")
     command.add_argument("--context-bars", type=int, default=4, metavar="N", help="bars of it to go by (default: 4)")
     command.add_argument("--bars", type=int, default=8, metavar="N", help="bars to add (default: 8)")
-    command.add_argument("--out", required=True, type=Path, metavar="OUT.mid", help="completion; its piano roll goes beside it as .png")
-    command.add_argument("--count", type=int, default=1, metavar="K", help="completions; several are named OUT-1.mid ... (default: 1)")
-    command.add_argument("--temperature", type=float, default=1.0, metavar="X", help="above 1 wilder, 0 always the likeliest (default: 1)")
-    command.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest tokens that sum to P (default: 1, all)")
-    command.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens (default: 0, all)")
-    command.add_argument("--min-p", type=float, default=0.0, metavar="P", help="leave out tokens under P times the likeliest (default: 0)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same notes (default: 0)")
+    command.add_argument(
+        "--out", required=True, type=Path, metavar="OUT.mid", help="completion; its piano roll goes beside it as .png"
+    )
+    command.add_argument(
+        "--count", type=int, default=1, metavar="K", help="completions; several are named OUT-1.mid ... (default: 1)"
+    )
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="above 1 wilder, 0 always the likeliest (default: 1)",
+    )
+    command.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="draw from the likeliest tokens that sum to P (default: 1, all)",
+    )
+    command.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens (default: 0, all)"
+    )
+    command.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="leave out tokens under P times the likeliest (default: 0)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same notes (default: 0)"
+    )
     command.set_defaults(run=_run_generate)
 
 
@@ -111,7 +153,14 @@ def _run_generate(options: argparse.Namespace) -> int:
     paths = generation.completion_paths(options.out, options.count)
     model, codec, _, step = _load(options.run_folder)
     completions = generation.complete_to_files(
-        model, codec, options.prompt, options.out, context_bars=options.context_bars, bars=options.bars, count=options.count, sampling=sampling
+        model,
+        codec,
+        options.prompt,
+        options.out,
+        context_bars=options.context_bars,
+        bars=options.bars,
+        count=options.count,
+        sampling=sampling,
     )
     for path, completion in zip(paths, completions, strict=True):
         early = {"bars": "", "eos": " (the model ended the piece)", "budget": " (out of tokens)"}[completion.ended]
@@ -121,8 +170,12 @@ def _run_generate(options: argparse.Namespace) -> int:
 
 def _evaluate(commands) -> None:
     command = commands.add_parser("evaluate", help="how well a run predicts a dataset, beside a bigram model")
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints")
-    command.add_argument("--data", required=True, type=Path, metavar="DATA", help="dataset folder of the run's tokenizer")
+    command.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints"
+    )
+    command.add_argument(
+        "--data", required=True, type=Path, metavar="DATA", help="dataset folder of the run's tokenizer"
+    )
     command.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at once (default: 8)")
     command.set_defaults(run=_run_evaluate)
 

@@ -1,7 +1,7 @@
 """Every setting of a run, as three dataclasses: the model's shape, the data's cut, the training's course.
 
-A field's metadata is its help text; the command line is made from the fields (`add_arguments`), the summary prints them, and a run
-folder keeps them as config.json. Nothing else configures a run but the DeepSpeed file.
+A field's metadata is its help text; the command line is made from the fields (`add_arguments`), the summary prints
+them, and a run folder keeps them as config.json. Nothing else configures a run but the DeepSpeed file.
 """
 
 import argparse
@@ -37,7 +37,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.n_embd % self.head_size:
-            raise UserError(f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a width that is.")
+            raise UserError(
+                f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a width that is."
+            )
         # The ranks that RWKV-LM's train_temp suggests: proportional to the root of the width, in steps of 32.
         defaults = {
             "dim_ffn": 4 * self.n_embd,
@@ -103,7 +105,9 @@ class TrainConfig:
     sample_every: int = setting(0, "optimizer steps between two sampled completions; 0 for none")
     sample_context_bars: int = setting(4, "bars of the prompt of a sampled completion")
     sample_bars: int = setting(4, "bars of a sampled completion")
-    resume: str = setting("auto", "auto: the run folder's last checkpoint if there is one; none: start afresh; or a checkpoint's path")
+    resume: str = setting(
+        "auto", "auto: the run folder's last checkpoint if there is one; none: start afresh; or a checkpoint's path"
+    )
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class RunConfig:
 
     @staticmethod
     def load(path: str | Path) -> "RunConfig":
-        """Read a config.json. Raises UserError for one that is missing, damaged or of another version of the project."""
+        """Read a config.json. Raises UserError for one that is missing, damaged or of another version."""
         path = Path(path)
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))

@@ -289,7 +289,9 @@ def judge_error(name: str, error: float, tolerance: float) -> Check:
     if error <= tolerance:  # false for NaN too
         return Check(name, "ok", f"agrees with float64: relative error {error:.1e}, {tolerance:.0e} allowed")
     return Check(
-        name, "fail", f"disagrees with float64: relative error {error:.1e}, {tolerance:.0e} allowed",
+        name,
+        "fail",
+        f"disagrees with float64: relative error {error:.1e}, {tolerance:.0e} allowed",
         "do not train here; reinstall torch and rwkv-music, and if it stays report it with this line",
     )
 

@@ -16,10 +16,10 @@ def describe_os_error(error: OSError, doing: str) -> str:
     """One sentence for an operating-system error met while `doing` ("writing the dataset to DATA")."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full while {doing}{where}: free some space or choose another folder, then run the same command again."
+        return f"The disk is full while {doing}{where}: free some space or choose another folder, then try again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"Permission denied while {doing}{where}: choose a folder you may write to, or change its permissions."
-    return f"{error.strerror or error} while {doing}{where}: check the path and the disk, then run the same command again."
+    return f"{error.strerror or error} while {doing}{where}: check the path and the disk, then try again."
 
 
 @contextmanager

@@ -16,12 +16,19 @@ from rwkv_music.model_v8 import RWKV
 
 @torch.no_grad()
 def summed_loss(
-    model: RWKV, dataset: MusicDataset, batch_size: int, device: torch.device | str, max_rows: int = 0, rank: int = 0, world_size: int = 1
+    model: RWKV,
+    dataset: MusicDataset,
+    batch_size: int,
+    device: torch.device | str,
+    max_rows: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> torch.Tensor:
     """This rank's share of a split's loss: float64 [2], the sum of the nats and how many targets they are of.
 
-    Sums over ranks and divides nothing, so that every target weighs the same however the rows are shared out. With `max_rows`
-    only the first rows of the split count (rounded up to whole batches). Every rank runs the same number of batches.
+    Sums over ranks and divides nothing, so that every target weighs the same however the rows are shared out. With
+    `max_rows` only the first rows of the split count (rounded up to whole batches). Every rank runs the same number of
+    batches.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     rows = 0

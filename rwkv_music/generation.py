@@ -301,7 +301,13 @@ def complete_to_files(
     completion_paths(out, count)  # a bad name is told before the work, not after it
     with tqdm(total=count * bars, unit=" bars", desc="completing") as bar:
         completions = complete(
-            model, codec, prompt, context_bars=context_bars, bars=bars, count=count, sampling=sampling,
+            model,
+            codec,
+            prompt,
+            context_bars=context_bars,
+            bars=bars,
+            count=count,
+            sampling=sampling,
             progress=lambda done, _: bar.update(done - bar.n),
         )
     save_completions(completions, out)

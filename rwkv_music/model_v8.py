@@ -1,18 +1,19 @@
 """RWKV v8 "Heron" (rc00): the model, readable from top to bottom on its own.
 
-An embedding; L blocks, each `x += att(ln1(x))` (time mixing, x070) and `x += ffn(ln2(x))` (channel mixing, x080); a head. What is
-v8 about it is DeepEmbed: each layer's channel mixing is multiplied by a vector looked up by token. `channel_mix="x070"` leaves that out and
-gives v7 "Goose".
+An embedding; L blocks, each `x += att(ln1(x))` (time mixing, x070) and `x += ffn(ln2(x))` (channel mixing, x080); a
+head. What is v8 about it is DeepEmbed: each layer's channel mixing is multiplied by a vector looked up by token.
+`channel_mix="x070"` leaves that out and gives v7 "Goose".
 
 Notable choices:
-- Parameter names and shapes are BlinkDL's, so that an RWKV checkpoint loads with no renaming. Layer 0 has no value residual (v0, v1, v2):
-  it is where the residual starts, and parameters without a gradient have no place in an optimizer.
+- Parameter names and shapes are BlinkDL's, so that an RWKV checkpoint loads with no renaming. Layer 0 has no value
+  residual (v0, v1, v2): it is where the residual starts, and parameters without a gradient have no place in an
+  optimizer.
 - One forward serves training and playing: it takes a state and gives one back, for a whole piece or a single token.
 - Documents may be packed with `cu_seqlens`; neither the recurrence nor the token shift looks over a document's edge.
 - The head runs only where the loss counts.
 
-Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialisation, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080 formulas);
-"RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.
+Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialisation, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
+formulas); "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.
 
 Letters in shapes: B batch, T time, C width, H heads, N head size, V vocabulary, L layers, D packed documents.
 """
@@ -33,8 +34,8 @@ IGNORE = -100  # a target that the loss does not count, as in torch's cross_entr
 class State(NamedTuple):
     """All that a model remembers of the tokens it has read; its size does not grow with them. The batch is axis 1.
 
-    `att_shift` and `ffn_shift` [L, B, C]: the last inputs of each layer's time and channel mixing, in the model's dtype.
-    `wkv` [L, B, H, N, N] float32 (value axis, key axis): the recurrence's states.
+    `att_shift` and `ffn_shift` [L, B, C]: the last inputs of each layer's time and channel mixing, in the model's
+    dtype. `wkv` [L, B, H, N, N] float32 (value axis, key axis): the recurrence's states.
     """
 
     att_shift: Tensor
@@ -55,7 +56,7 @@ class Packing(NamedTuple):
 
 
 def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> Tensor:
-    """x [B, T, C] moved on by one token; a row (or packed document) starts from `previous` [B or D, C], or from zero."""
+    """x [B, T, C] moved on by a token; each row or packed document starts from `previous` [B or D, C], or from zero."""
     if packing is None:
         first = x.new_zeros(x.shape[0], 1, x.shape[2]) if previous is None else previous.unsqueeze(1)
         return torch.cat([first, x[:, :-1]], dim=1)
@@ -118,14 +119,16 @@ class TimeMixing(nn.Module):
         k = k * (1 + (a - 1) * self.k_a)
 
         r, w, k, v, a = (z.view(heads) for z in (r, w, k, v, a))
-        y, state = wkv7s(r, w, k, v, -kk, kk * a, state=state, cu_seqlens=None if packing is None else packing.cu_seqlens)
+        y, state = wkv7s(
+            r, w, k, v, -kk, kk * a, state=state, cu_seqlens=None if packing is None else packing.cu_seqlens
+        )
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
         y = y + (r * k * self.r_k).sum(dim=-1, keepdim=True) * v
         return self.output(y.view(B, T, C) * g), v_first, state
 
 
 class ChannelMixing(nn.Module):
-    """x080: a squared-ReLU network of the shifted input, multiplied by the token's own vector (DeepEmbed); x070: without it."""
+    """x080: a squared-ReLU network of the shifted input, times the token's own vector (DeepEmbed); x070: without it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -200,8 +203,8 @@ class RWKV(nn.Module):
         Args:
             input_ids: int64 [B, T], T >= 1.
             state: from `init_state` or an earlier call; None starts from nothing and gives no state back.
-            cu_seqlens: int32 [D+1], rising strictly from 0 to B * T: documents packed into the flattened tokens. Rows go on
-                into one another unless their edges are among them. The state's batch is then D.
+            cu_seqlens: int32 [D+1], rising strictly from 0 to B * T: documents packed into the flattened tokens. Rows
+                go on into one another unless their edges are among them. The state's batch is then D.
             targets, ctx_lengths, reduction: see `loss`.
 
         Returns:
@@ -223,9 +226,10 @@ class RWKV(nn.Module):
     ) -> Tensor:
         """Cross-entropy in nats of `targets` [B, T] int64, float32: the mean over the targets that count, or their sum.
 
-        Targets that are -100 do not count, nor do those inside a row's context: `ctx_lengths` [B] int64 (with `cu_seqlens`:
-        [D], one a document) names how many of its first tokens are context, and the first target that counts is the token
-        after them. The head runs on the positions that count alone. The loss of no target at all is 0.
+        Targets that are -100 do not count, nor do those inside a row's context: `ctx_lengths` [B] int64 (with
+        `cu_seqlens`: [D], one a document) names how many of its first tokens are context, and the first target that
+        counts is the token after them. The head runs on the positions that count alone. The loss of no target at all
+        is 0.
         """
         return self(input_ids, cu_seqlens=cu_seqlens, targets=targets, ctx_lengths=ctx_lengths, reduction=reduction)
 
@@ -240,8 +244,8 @@ class RWKV(nn.Module):
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Groups for AdamW as RWKV-LM makes them; `lr_scale` multiplies the learning rate.
 
-        The decay's bias w0 learns twice as fast; weight decay reaches the large matrices alone. DeepEmbed's tables are left
-        out of it: they multiply, start at 1, and decay would pull them to 0.
+        The decay's bias w0 learns twice as fast; weight decay reaches the large matrices alone. DeepEmbed's tables are
+        left out of it: they multiply, start at 1, and decay would pull them to 0.
         """
         plain, fast, decayed = [], [], []
         for name, parameter in self.named_parameters():
@@ -258,7 +262,7 @@ class RWKV(nn.Module):
         ]
 
     def matrix_parameters(self) -> int:
-        """How many parameters multiply every token: the matrices, without the tables `emb` and `enn`, which are looked up."""
+        """How many parameters multiply every token: the matrices, but not `emb` and `enn`, which are looked up."""
         elementwise = ("emb.weight", "enn.weight", "r_k")
         return sum(p.numel() for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise))
 

@@ -25,8 +25,22 @@ if TYPE_CHECKING:
 PROMPT_HUES = ("#0B5394", "#2E9CCA", "#5A4FBF", "#7A8FA6")
 COMPLETION_HUES = ("#D1470C", "#E8A200", "#8C4A1E", "#C98A4B")
 INSTRUMENTS = (  # General MIDI's families, eight programs each
-    "piano", "mallets", "organ", "guitar", "bass", "strings", "ensemble", "brass",
-    "reeds", "pipes", "synth lead", "synth pad", "synth effects", "folk", "percussion", "sound effects",
+    "piano",
+    "mallets",
+    "organ",
+    "guitar",
+    "bass",
+    "strings",
+    "ensemble",
+    "brass",
+    "reeds",
+    "pipes",
+    "synth lead",
+    "synth pad",
+    "synth effects",
+    "folk",
+    "percussion",
+    "sound effects",
 )
 DRUM_CHANNEL = 9
 DEFAULT_TEMPO = 500_000  # microseconds a quarter note, until a file says otherwise (Standard MIDI Files 1.0)
@@ -110,9 +124,7 @@ def bar_ticks(midi: mido.MidiFile, n_bars: int) -> np.ndarray:
     return np.concatenate(lines)
 
 
-def draw(
-    midi: mido.MidiFile, out: str | os.PathLike, prompt_end_seconds: float | None = None, title: str = ""
-) -> None:
+def draw(midi: mido.MidiFile, out: str | os.PathLike, prompt_end_seconds: float | None = None, title: str = "") -> None:
     """Write the piano roll of `midi` to `out`, a PNG of 2400 x 800 pixels, atomically.
 
     What starts at or after `prompt_end_seconds` is the completion; with None the whole piece is drawn as a prompt is.
@@ -233,15 +245,31 @@ def _label_parts(axes, notes: Notes, prompt_end_seconds: float | None, length: f
         for (text, side, room), hues in zip(sides, families, strict=True):
             if room > 0.08 * length:
                 axes.text(
-                    prompt_end_seconds, 1.045, text, transform=axes.get_xaxis_transform(), ha=side, va="center",
-                    color=hues[0], fontsize=9.5, fontweight="bold",
+                    prompt_end_seconds,
+                    1.045,
+                    text,
+                    transform=axes.get_xaxis_transform(),
+                    ha=side,
+                    va="center",
+                    color=hues[0],
+                    fontsize=9.5,
+                    fontweight="bold",
                 )
     if 2 <= len(notes.voice_names) <= len(PROMPT_HUES):
         axes.legend(
             [tuple(Patch(color=hues[voice]) for hues in families) for voice in range(len(notes.voice_names))],
-            notes.voice_names, handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-            loc="center right", bbox_to_anchor=(1.003, 1.15), ncols=len(notes.voice_names), frameon=False,
-            fontsize=8.5, labelcolor="#4A4F57", handlelength=1.6, handleheight=0.7, columnspacing=1.4, borderpad=0,
+            notes.voice_names,
+            handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+            loc="center right",
+            bbox_to_anchor=(1.003, 1.15),
+            ncols=len(notes.voice_names),
+            frameon=False,
+            fontsize=8.5,
+            labelcolor="#4A4F57",
+            handlelength=1.6,
+            handleheight=0.7,
+            columnspacing=1.4,
+            borderpad=0,
         )
     if len(notes) == 0:
         axes.text(0.5, 0.5, "no notes", transform=axes.transAxes, ha="center", va="center", color="#8A9099")

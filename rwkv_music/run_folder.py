@@ -1,13 +1,13 @@
 """The run folder RUN: what is in it, and where a run that goes on begins.
 
-    RUN/config.json                          the RunConfig of the last start
-    RUN/tokenizer.json                       the codec of its data
-    RUN/events.out.tfevents.*                TensorBoard's curves
-    RUN/samples/                             completions made while training
-    RUN/checkpoints/step_00001000/           a checkpoint; one that has this name is whole
-        config.json                          the RunConfig it was made under
-        progress.json                        its Progress
-        *.pt                                 DeepSpeed's: weights, optimizer partitions, random state
+RUN/config.json                          the RunConfig of the last start
+RUN/tokenizer.json                       the codec of its data
+RUN/events.out.tfevents.*                TensorBoard's curves
+RUN/samples/                             completions made while training
+RUN/checkpoints/step_00001000/           a checkpoint; one that has this name is whole
+    config.json                          the RunConfig it was made under
+    progress.json                        its Progress
+    *.pt                                 DeepSpeed's: weights, optimizer partitions, random state
 """
 
 import dataclasses
@@ -39,18 +39,25 @@ class Progress:
 
 
 def find_checkpoint(run: str | os.PathLike, resume: str = "auto") -> Path | None:
-    """The checkpoint that `resume` means: "auto", the run's last one or None; "none", None; else the folder of that path.
+    """The checkpoint that `resume` means: "auto", the run's last one or None; "none", None; else that path.
 
-    Raises UserError if the path is no checkpoint, or if "none" would start afresh among the checkpoints of an earlier run.
+    Raises UserError if the path is no checkpoint, or if "none" would start afresh among the checkpoints of an earlier
+    run.
     """
     if resume not in ("auto", "none"):
         if not (Path(resume) / "progress.json").is_file():
-            raise UserError(f"{resume} is not a checkpoint (it has no progress.json): name a folder such as RUN/{CHECKPOINTS}/step_00001000.")
+            raise UserError(
+                f"{resume} is not a checkpoint (it has no progress.json): "
+                f"name a folder such as RUN/{CHECKPOINTS}/step_00001000."
+            )
         return Path(resume)
     folder = Path(run) / CHECKPOINTS
     found = sorted(p for p in folder.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)) if folder.is_dir() else []
     if found and resume == "none":
-        raise UserError(f"{run} already holds checkpoints, up to {found[-1].name}: choose another --out, or go on with --resume auto.")
+        raise UserError(
+            f"{run} already holds checkpoints, up to {found[-1].name}: "
+            f"choose another --out, or go on with --resume auto."
+        )
     return found[-1] if found else None
 
 
@@ -59,7 +66,9 @@ def read_progress(checkpoint: Path) -> Progress:
     try:
         return Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{checkpoint} is damaged (progress.json: {error}): remove it, or resume from another one.") from error
+        raise UserError(
+            f"{checkpoint} is damaged (progress.json: {error}): remove it, or resume from another one."
+        ) from error
 
 
 def check_resumable(checkpoint: Path, config: RunConfig, world_size: int, zero_stage: int) -> Progress:
@@ -75,7 +84,8 @@ def check_resumable(checkpoint: Path, config: RunConfig, world_size: int, zero_s
     progress = read_progress(checkpoint)
     if (progress.world_size, progress.zero_stage) != (world_size, zero_stage):
         raise UserError(
-            f"{checkpoint} was written by {progress.world_size} ranks under ZeRO stage {progress.zero_stage}, not by {world_size} under "
-            f"stage {zero_stage}: resume with the same number of ranks and the same DeepSpeed file."
+            f"{checkpoint} was written by {progress.world_size} ranks under ZeRO stage {progress.zero_stage}, "
+            f"not by {world_size} under stage {zero_stage}: "
+            f"resume with the same number of ranks and the same DeepSpeed file."
         )
     return progress

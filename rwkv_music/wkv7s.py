@@ -16,8 +16,8 @@ Notable choices:
 - Within a chunk P_t, the product of the decays up to t, stays far inside fp32's range, so that the products
   (P_t r_t) . (k_s / P_s) factorise without cancellation and everything but the state's own chain is parallel.
 
-Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (arXiv 2503.14456) and BlinkDL's RWKV-LM; the chunked form
-follows from the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
+Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (arXiv 2503.14456) and BlinkDL's RWKV-LM; the chunked
+form follows from the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
 """
 
 import math
@@ -44,11 +44,13 @@ def wkv7s(
     """Run the WKV7s recurrence over T tokens, from `state`, and return what it puts out and where it ends.
 
     Args:
-        r, w, k, v, a, b: [B, T, H, N], one dtype and device, T >= 1. On CUDA bfloat16 with N = 64; on the CPU also float32
-            and float64, any N. `w` is the raw decay, before the sigmoid; in the model a is -kk and b is kk * gate.
+        r, w, k, v, a, b: [B, T, H, N], one dtype and device, T >= 1. On CUDA bfloat16 with N = 64; on the CPU also
+            float32 and float64, any N. `w` is the raw decay, before the sigmoid; in the model a is -kk and b is kk *
+            gate.
         state: [B, H, N, N] (value axis, key axis), float32 (float64 with float64 inputs); None starts from zero.
-        cu_seqlens: int32 [D+1], rising from 0 to T. Packs D documents in one row (B must be 1); each starts from its own state
-            and knows nothing of its neighbours. `state` and the final state are then [D, H, N, N]. Its values are
+        cu_seqlens: int32 [D+1], rising from 0 to T. Packs D documents in one row (B must be 1); each starts from its
+            own state and knows nothing of its neighbours. `state` and the final state are then [D, H, N, N]. Its
+            values are
             checked on the CPU only: reading them back from a GPU would stall it.
 
     Returns:
@@ -69,7 +71,9 @@ def wkv7s(
     if T < 1 or B < 1:
         raise ValueError(f"wkv7s needs at least one row and one token, but r is {tuple(r.shape)}.")
     if r.is_cuda and (r.dtype != torch.bfloat16 or N != 64):
-        raise ValueError(f"wkv7s on CUDA takes bfloat16 and head size 64, but got {r.dtype} and {N}; use .bfloat16() or the CPU.")
+        raise ValueError(
+            f"wkv7s on CUDA takes bfloat16 and head size 64, but got {r.dtype} and {N}; use .bfloat16() or the CPU."
+        )
     if not r.dtype.is_floating_point:
         raise ValueError(f"wkv7s takes floating-point inputs, but got {r.dtype}.")
     state_dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
@@ -81,12 +85,16 @@ def wkv7s(
         if cu_seqlens.dim() != 1 or cu_seqlens.dtype != torch.int32 or cu_seqlens.device != r.device or documents < 1:
             raise ValueError("cu_seqlens must be an int32 vector [D+1] on the device of the inputs.")
         if B != 1:
-            raise ValueError(f"cu_seqlens packs documents in one row, but B is {B}; reshape the inputs to [1, B * T, H, N].")
+            raise ValueError(
+                f"cu_seqlens packs documents in one row, but B is {B}; reshape the inputs to [1, B * T, H, N]."
+            )
         if not cu_seqlens.is_cuda and not cu_seqlens.is_meta:
             bounds = cu_seqlens.tolist()
             if bounds[0] != 0 or bounds[-1] != T or any(x > y for x, y in zip(bounds[:-1], bounds[1:], strict=True)):
                 raise ValueError(f"cu_seqlens must rise from 0 to T = {T}, but it is {bounds}.")
-    if state is not None and (state.shape != (documents, H, N, N) or state.dtype != state_dtype or state.device != r.device):
+    if state is not None and (
+        state.shape != (documents, H, N, N) or state.dtype != state_dtype or state.device != r.device
+    ):
         raise ValueError(
             f"state must be {state_dtype} {(documents, H, N, N)} on {r.device}, "
             f"but it is {state.dtype} {tuple(state.shape)} on {state.device}."
@@ -112,9 +120,17 @@ def checkpoint_slots(tokens: int, documents: int, device_type: str) -> int:
 
 @torch.library.custom_op("rwkv_music::wkv7s_forward", mutates_args=(), device_types="cpu")
 def wkv7s_forward(
-    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None, cu_seqlens: Tensor, save: bool
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor | None,
+    cu_seqlens: Tensor,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Packed forward: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1] to y, final state, checkpoints.
+    """Packed forward: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1] -> y, final, checkpoints.
 
     The checkpoints [slots, H, N, N] (no slot unless `save`) belong to the backend that made them.
     """
@@ -219,7 +235,7 @@ class _ChunkPlan:
     tokens: Tensor  # int64 [chunks, L]: the token at each place; the padding places point one past the last token
     padding: int  # how many places are padding
     by_length: Tensor  # int64 [D]: documents, longest first
-    steps: list[slice]  # the chunks of each step of the chain; step j serves the first len(slice) documents of by_length
+    steps: list[slice]  # the chunks of each step of the chain; step j serves the first of by_length
 
     def split(self, x: Tensor, dtype: torch.dtype, padding: float = 0.0) -> Tensor:
         """[M, H, N] to contiguous [chunks, H, L, N] in `dtype`, with `padding` at the places that hold no token."""
@@ -312,10 +328,10 @@ def _inside_chunks(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Ten
 def _chunk_forward(
     plan: _ChunkPlan, inputs: list[Tensor], initial: Tensor, checkpoints: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """y [chunks, H, L, N] and final state [D, H, N, N]; writes the state before each chunk to `checkpoints` if it has room.
+    """y [chunks, H, L, N] and final state [D, H, N, N]; `checkpoints`, if they have room, take each chunk's first state.
 
-    With u_t = S_{t-1} a_t the state inside a chunk is S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t), the b and k
-    divided by P_s. Put into u_t this gives, rows stacked over the chunk (a and r multiplied by their P):
+    With u_t = S_{t-1} a_t the state inside a chunk is S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t), the b
+    and k divided by P_s. Put into u_t this gives, rows stacked over the chunk (a and r multiplied by their P):
 
         (I - ab) U = a S_0^T + ak V        so  U = W S_0^T + U0
         Y = r S_0^T + rb U + rk V              = R S_0^T + rb U0 + rk V
@@ -325,7 +341,6 @@ def _chunk_forward(
     """
     c = _inside_chunks(*inputs)
     v = inputs[3]
-    N = v.shape[-1]
     E = (c.U0.mT @ c.b + v.mT @ c.k) * c.P_chunk
     states = checkpoints[: len(E)] if checkpoints.numel() else torch.empty_like(E)
     S = initial[plan.by_length]
@@ -343,7 +358,8 @@ def _chunk_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of r, w, k, v, a, b [chunks, H, L, N] and of the initial state [D, H, N, N].
 
-    `_chunk_forward` line by line in reverse. The state's own chain is G_0 = G_L F^T + dY^T R, G the gradient of the state.
+    `_chunk_forward` line by line in reverse. The state's own chain is G_0 = G_L F^T + dY^T R, G the gradient of the
+    state.
     """
     c = _inside_chunks(*inputs)
     v = inputs[3]
@@ -377,4 +393,12 @@ def _chunk_backward(
     of_log_P = c.r * dr + a_da - c.b * db - c.k * dk
     of_end = (states * G).sum(-2, keepdim=True) + (c.b * UG + c.k * vG).sum(-2, keepdim=True)
     of_log_decay = of_log_P.flip(-2).cumsum(-2).flip(-2) - a_da + of_end
-    return dr * c.P, of_log_decay * c.log_decay_slope, dk * c.P_inverse, dv, da * c.P_before, db * c.P_inverse, grad_state
+    return (
+        dr * c.P,
+        of_log_decay * c.log_decay_slope,
+        dk * c.P_inverse,
+        dv,
+        da * c.P_before,
+        db * c.P_inverse,
+        grad_state,
+    )

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from rwkv_music.data.corpus import write_corpus
 from rwkv_music.data.prepare import prepare
+
+# The tensors here are small: on a machine that does other work too, a second thread is waited for more than it helps.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -53,9 +53,7 @@ def test_gpus():
 
 def test_programs(tmp_path):
     missing = doctor.check_program("ninja", ["ninja"], "pip install ninja", [H200], path=str(tmp_path))
-    assert missing == Check(
-        "ninja", "warn", "not found; the CUDA kernels are compiled with it", "pip install ninja"
-    )
+    assert missing == Check("ninja", "warn", "not found; the CUDA kernels are compiled with it", "pip install ninja")
     (tmp_path / "ninja").touch(mode=0o755)
     found = doctor.check_program("ninja", ["ninja"], "pip install ninja", [], path=str(tmp_path))
     assert found.status == "ok" and found.detail == str(tmp_path / "ninja")

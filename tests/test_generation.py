@@ -29,15 +29,6 @@ from rwkv_music.pianoroll import read_notes
 GRID = (torch.arange(20_000) + 0.5) / 20_000  # every place of the cumulative distribution, evenly
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small gain nothing from threads, and lose much where other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def codec() -> Codec:
     return make_codec("remi")

@@ -88,7 +88,9 @@ def numpy_heron(weights: dict[str, np.ndarray], ids: list[int], n_layer: int, n_
             r = z[p + "att.receptance.weight"] @ mix["r"]
             k = z[p + "att.key.weight"] @ mix["k"]
             v = z[p + "att.value.weight"] @ mix["v"]
-            decay = np.exp(-np.exp(-0.5) * sigmoid(z[p + "att.w0"] + np.tanh(mix["w"] @ z[p + "att.w1"]) @ z[p + "att.w2"]))
+            decay = np.exp(
+                -np.exp(-0.5) * sigmoid(z[p + "att.w0"] + np.tanh(mix["w"] @ z[p + "att.w1"]) @ z[p + "att.w2"])
+            )
             a = sigmoid(z[p + "att.a0"] + mix["a"] @ z[p + "att.a1"] @ z[p + "att.a2"])
             g = sigmoid(mix["g"] @ z[p + "att.g1"]) @ z[p + "att.g2"]
             if i == 0:
@@ -183,7 +185,7 @@ def test_the_loss_counts_completions_alone():
     logits = model(ids)
     each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(2, 20)
     torch.testing.assert_close(model.loss(ids, targets), each.mean())
-    # A context of 8 tokens: the target at place 6 is the 8th token, still context; the one at place 7 is the first that counts.
+    # A context of 8 tokens: the target at place 6 is the 8th token, still context; at place 7 is the first to count.
     counted = torch.cat([each[0, 7:], each[1, 19:]])
     torch.testing.assert_close(model.loss(ids, targets, ctx_lengths=torch.tensor([8, 20])), counted.mean())
     packed = torch.tensor([0, 10, 20, 40], dtype=torch.int32)
@@ -217,10 +219,14 @@ def test_initialisation_follows_train_temp():
     assert w["emb.weight"].abs().max() <= 1e-4
     # Orthogonal with gain 0.5 sqrt(V / C): every singular value is that gain.
     torch.testing.assert_close(torch.linalg.svdvals(w["head.weight"]), torch.full((128,), 1.0), rtol=0, atol=1e-4)
-    torch.testing.assert_close(torch.linalg.svdvals(w["blocks.1.att.key.weight"]), torch.full((128,), 0.1), rtol=0, atol=1e-5)
-    # The decay's bias: channel 0 of layer 0 is -6 + 0.5 - 2.5, the slowest; the last channel 0 + 0.5 + 2.5, the fastest.
+    torch.testing.assert_close(
+        torch.linalg.svdvals(w["blocks.1.att.key.weight"]), torch.full((128,), 0.1), rtol=0, atol=1e-5
+    )
+    # The decay's bias: channel 0 of layer 0 is -6 + 0.5 - 2.5, the slowest; the last is 0 + 0.5 + 2.5, the fastest.
     assert w["blocks.0.att.w0"].flatten()[[0, -1]].tolist() == pytest.approx([-8.0, 3.0])
-    assert w["blocks.1.att.w0"].flatten()[64].item() == pytest.approx(-6 + 6 * (64 / 127) ** (1 + (1 / 3) ** 0.3) + 0.5 - 2.5, abs=1e-5)
+    assert w["blocks.1.att.w0"].flatten()[64].item() == pytest.approx(
+        -6 + 6 * (64 / 127) ** (1 + (1 / 3) ** 0.3) + 0.5 - 2.5, abs=1e-5
+    )
     assert w["blocks.2.att.ln_x.weight"].unique().item() == pytest.approx(0.75**0.7)
     assert w["blocks.3.ffn.x_k"].flatten()[64].item() == pytest.approx(1 - 0.5 ** (0.25**4), abs=1e-6)
     assert "blocks.0.att.v1" not in w and "blocks.1.att.v1" in w

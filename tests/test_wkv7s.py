@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.reference import wkv7s_inputs, wkv7s_reference
 from rwkv_music.wkv7s import wkv7s
+from tests.reference import wkv7s_inputs, wkv7s_reference
 
 LENGTHS = (1, 15, 16, 17, 64, 1000)
 NAMES = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
@@ -41,7 +41,11 @@ def assert_close(errors: dict[str, float], bound: float) -> None:
 @pytest.mark.parametrize("with_state", (False, True))
 def test_fp32_equals_the_reference(T, heads, with_state):
     inputs = wkv7s_inputs(1 if T > 100 else 2, T, heads, seed=T + heads)
-    state = torch.randn(inputs[0].shape[0], heads, 64, 64, generator=torch.Generator().manual_seed(0)) if with_state else None
+    state = (
+        torch.randn(inputs[0].shape[0], heads, 64, 64, generator=torch.Generator().manual_seed(0))
+        if with_state
+        else None
+    )
     assert_close(relative_errors(inputs, state), 1e-5)
 
 
@@ -57,7 +61,9 @@ def test_fp32_at_the_extremes_of_decay_and_with_correlated_keys(w_range, correla
     assert_close(relative_errors(inputs, torch.zeros(2, 3, 64, 64)), 1e-5)
 
 
-@pytest.mark.parametrize("bounds", ([0, 200], [0, 1, 2, 200], [0, 64, 128, 200], [0, 0, 65, 65, 200], [0, 130, 131, 200]))
+@pytest.mark.parametrize(
+    "bounds", ([0, 200], [0, 1, 2, 200], [0, 64, 128, 200], [0, 0, 65, 65, 200], [0, 130, 131, 200])
+)
 @pytest.mark.parametrize("with_state", (False, True))
 def test_packed_documents_do_not_see_each_other(bounds, with_state):
     inputs = wkv7s_inputs(1, 200, 3, seed=len(bounds))

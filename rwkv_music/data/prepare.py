@@ -3,6 +3,7 @@
     train.bin train.idx val.bin val.idx    the tokens, one document a piece (see binidx.py)
     tokenizer.json                         the codec (see codecs.py)
     dataset.json                           counts, options, versions, sha256 of the parts
+    pieces.jsonl                           one line for each document, in order: its file, split, tokens and notes
     rejected.jsonl                         one line for each file left out, and why
 
 Notable choices:
@@ -18,7 +19,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ from rwkv_music.files import atomic_folder
 SUFFIXES = (".mid", ".midi")
 FORMAT = "rwkv-music dataset"
 FORMAT_VERSION = 1
-PARTS = ["train.bin", "train.idx", "val.bin", "val.idx", "tokenizer.json", "rejected.jsonl"]
+PARTS = ["train.bin", "train.idx", "val.bin", "val.idx", "tokenizer.json"]
+LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # they name files, so they differ where the same files lie elsewhere
 FILE_LIMIT_S = 60.0
 
 
@@ -77,6 +79,9 @@ def prepare(
             )
         in_val = _choose_val([piece.sha256 for piece in pieces], val_fraction, seed)
         _divide(partial / "all", {partial / "train": ~in_val, partial / "val": in_val})
+        with open(partial / "pieces.jsonl", "w", encoding="utf-8") as file:
+            for piece, is_val in zip(pieces, in_val, strict=True):
+                file.write(json.dumps({"split": "val" if is_val else "train", **asdict(piece)}) + "\n")
         codec.save(partial / "tokenizer.json")
         facts = {
             "format": FORMAT,
@@ -120,6 +125,7 @@ def find_midi(folders: Sequence[str | os.PathLike]) -> list[str]:
 
 @dataclass(frozen=True)
 class Piece:
+    file: str
     sha256: str  # of the file's bytes
     n_tokens: int
     n_notes: int
@@ -132,7 +138,7 @@ def _check_replaceable(out: Path) -> None:
         raise UserError(f"{out} is a file: choose a new folder for the dataset.")
     with explained(f"looking into {out}"):
         names = {entry.name for entry in os.scandir(out)}
-    others = names - {"dataset.json", *PARTS}
+    others = names - {"dataset.json", *PARTS, *LISTINGS}
     if names and (others or "dataset.json" not in names):
         found = f" ({', '.join(sorted(others)[:3])})" if others else ""
         raise UserError(f"{out} holds something that is not a dataset{found}: choose a new or an empty folder.")
@@ -156,7 +162,7 @@ def _tokenize(
         else:
             digest, ids, n_notes = answer
             first_with[digest] = path
-            pieces.append(Piece(digest, len(ids), n_notes))
+            pieces.append(Piece(path, digest, len(ids), n_notes))
             writer.add(ids)
             bar.set_postfix(tokens=writer.n_tokens, rejected=sum(reasons.values()), refresh=False)
             continue

@@ -172,9 +172,7 @@ def _to_mido(score: "Score") -> mido.MidiFile:
     Beyond fifteen melodic programs channels are shared, and each note then names its program again.
     """
     midi = mido.MidiFile(type=1, ticks_per_beat=score.ticks_per_quarter)
-    meta = [
-        (change.time, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(change.tempo))) for change in score.tempos
-    ]
+    meta = [(change.time, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(change.tempo))) for change in score.tempos]
     meta += [
         (change.time, mido.MetaMessage("time_signature", numerator=change.numerator, denominator=change.denominator))
         for change in score.time_signatures

@@ -19,9 +19,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     sizes = ", ".join(f"{name} {preset['n_layer']} x {preset['n_embd']}" for name, preset in PRESETS.items())
-    parser.add_argument("--deepspeed_config", required=True, metavar="FILE", help="DeepSpeed JSON file, such as ds_configs/zero2.json")
+    parser.add_argument(
+        "--deepspeed_config", required=True, metavar="FILE", help="DeepSpeed JSON file, such as ds_configs/zero2.json"
+    )
     parser.add_argument("--preset", choices=PRESETS, help=f"model size, layers x width: {sizes} (default: tiny)")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # from the launcher; the environment says the same
+    parser.add_argument(
+        "--local_rank", type=int, help=argparse.SUPPRESS
+    )  # from the launcher; the environment says the same
     add_arguments(parser, DataConfig)
     add_arguments(parser, TrainConfig, required=("out",))
     add_arguments(parser, ModelConfig, skip=("vocab_size",))
@@ -38,7 +42,9 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         data = asdict(started.data)
         kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}
         train = from_arguments(TrainConfig, arguments, **kept)
-    config = RunConfig(from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data), train)
+    config = RunConfig(
+        from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data), train
+    )
     if not config.data.data:
         raise UserError("No dataset was named: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config

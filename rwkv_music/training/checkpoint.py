@@ -24,8 +24,12 @@ from rwkv_music.files import write_text
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.run_folder import CHECKPOINTS, Progress, checkpoint_name, find_checkpoint, read_progress
 
+
 def save_checkpoint(engine: deepspeed.DeepSpeedEngine, config: RunConfig, progress: Progress) -> Path:
-    """Write the checkpoint of `progress`; every rank calls it. Raises UserError if the disk does not take it, leaving nothing."""
+    """Write the checkpoint of `progress`; every rank calls it.
+
+    Raises UserError if the disk does not take it, leaving nothing of it.
+    """
     folder = Path(config.train.out) / CHECKPOINTS
     name = checkpoint_name(progress.step)
     partial, final = folder / f".{name}.partial", folder / name
@@ -49,42 +53,59 @@ def save_checkpoint(engine: deepspeed.DeepSpeedEngine, config: RunConfig, progre
         dist.barrier()
     except (OSError, RuntimeError) as error:
         # torch.save tells of a failed write by a RuntimeError from its archive writer.
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter")):
+        if isinstance(error, RuntimeError) and not any(
+            word in str(error) for word in ("inline_container", "PytorchStreamWriter")
+        ):
             raise
         shutil.rmtree(partial, ignore_errors=True)
         doing = f"saving the checkpoint of step {progress.step} in {folder}"
         if isinstance(error, OSError):
             raise UserError(describe_os_error(error, doing)) from error
-        raise UserError(f"The disk did not take what was written while {doing}: free some space, then run the same command again.") from error
+        raise UserError(
+            f"The disk did not take what was written while {doing}: free some space, then run the same command again."
+        ) from error
     return final
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Path) -> None:
-    """Restore weights, optimizer and random state from `checkpoint`; every rank calls it. Raises UserError if it is damaged."""
+    """Restore weights, optimizer and random state from `checkpoint`; every rank calls it.
+
+    Raises UserError if it is damaged.
+    """
     try:
         _, client_state = engine.load_checkpoint(checkpoint.parent, tag=checkpoint.name)
         torch.set_rng_state(client_state["random_state"]["torch"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(client_state["random_state"]["cuda"])
-    except Exception as error:  # whatever torch's and DeepSpeed's readers raise for a file that is not what it should be
+    except (
+        Exception
+    ) as error:  # whatever torch's and DeepSpeed's readers raise for a file that is not what it should be
         raise UserError(f"{checkpoint} cannot be loaded ({error}): remove it to resume from an earlier one.") from error
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
-    """The model of a run folder's last checkpoint (or of a checkpoint's own folder), its codec, its configuration, its step.
+    """The model of a run's last checkpoint (or of a checkpoint's own folder), its codec, its configuration, its step.
 
-    On the CPU in float32, from the optimizer's master weights, whatever ZeRO stage and number of ranks wrote it; on a GPU in
-    bf16, as the kernels need. Raises UserError for a folder that is no run, or a run that has no checkpoint yet.
+    On the CPU in float32, from the optimizer's master weights, whatever ZeRO stage and number of ranks wrote it; on a
+    GPU in bf16, as the kernels need. Raises UserError for a folder that is no run, or a run that has no checkpoint
+    yet.
     """
     run = Path(run)
     checkpoint = run if (run / "progress.json").is_file() else find_checkpoint(run)
     if checkpoint is None:
-        what = "has no checkpoint yet: train it first" if (run / "config.json").is_file() else "is not a run folder: give the --out of train.py"
+        what = (
+            "has no checkpoint yet: train it first"
+            if (run / "config.json").is_file()
+            else "is not a run folder: give the --out of train.py"
+        )
         raise UserError(f"{run} {what}.")
     config = RunConfig.load(checkpoint / "config.json")
     step = read_progress(checkpoint).step
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it reports every file
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # it reports every file
             weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint.parent, tag=checkpoint.name)
         with torch.device("meta"):
             model = RWKV(config.model)

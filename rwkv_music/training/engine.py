@@ -1,8 +1,8 @@
 """DeepSpeed's side of a run: the process group, the user's JSON file, and the engine made of both.
 
-The DeepSpeed file is a plain one and stays the user's. Where it and the command line speak of the same thing (batch sizes, gradient
-clipping) they must agree; what only one of them says holds. The optimizer and the schedule are the trainer's, because RWKV's
-learning-rate groups are.
+The DeepSpeed file is a plain one and stays the user's. Where it and the command line speak of the same thing (batch
+sizes, gradient clipping) they must agree; what only one of them says holds. The optimizer and the schedule are the
+trainer's, because RWKV's learning-rate groups are.
 """
 
 import dataclasses
@@ -49,21 +49,34 @@ def init_process_group() -> torch.device:
 
 
 def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
-    """The DeepSpeed configuration at `path`. Raises UserError if it is not there, is no JSON, or takes over what is the trainer's."""
+    """The DeepSpeed configuration at `path`.
+
+    Raises UserError if it is not there, is no JSON, or takes over what is the trainer's.
+    """
     path = Path(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"The DeepSpeed file {path} cannot be read ({error.strerror}): name one, such as ds_configs/zero2.json.") from error
+        raise UserError(
+            f"The DeepSpeed file {path} cannot be read ({error.strerror}): name one, such as ds_configs/zero2.json."
+        ) from error
     except ValueError as error:
         raise UserError(f"The DeepSpeed file {path} is not JSON ({error}): correct it.") from error
     if not isinstance(config, dict):
         raise UserError(f"The DeepSpeed file {path} does not hold a JSON object: see ds_configs/zero2.json for one.")
-    for section, options in {"optimizer": "--lr, --beta1, --weight_decay ...", "scheduler": "--schedule, --warmup_steps ..."}.items():
+    for section, options in {
+        "optimizer": "--lr, --beta1, --weight_decay ...",
+        "scheduler": "--schedule, --warmup_steps ...",
+    }.items():
         if section in config:
-            raise UserError(f'{path} has a section "{section}", which RWKV\'s parameter groups leave to train.py: remove it and use {options}.')
+            raise UserError(
+                f"{path} has a section \"{section}\", which is train.py's own because of RWKV's parameter groups: "
+                f"remove it and use {options}."
+            )
     if config.get("fp16", {}).get("enabled"):
-        raise UserError(f'{path} asks for fp16, but the kernels run in bf16: write "bf16": {{"enabled": true}} instead.')
+        raise UserError(
+            f'{path} asks for fp16, but the kernels run in bf16: write "bf16": {{"enabled": true}} instead.'
+        )
     if config.get("zero_optimization", {}).get("stage", 0) not in (1, 2, 3):
         raise UserError(f'{path} names no ZeRO stage: set "zero_optimization": {{"stage": 1}}, 2 or 3.')
     return config
@@ -79,7 +92,9 @@ class Plan:
     accumulation: int  # micro-batches a rank takes in a step
 
 
-def make_plan(train: TrainConfig, given: set[str], file: dict[str, Any], path: str | os.PathLike, world_size: int) -> Plan:
+def make_plan(
+    train: TrainConfig, given: set[str], file: dict[str, Any], path: str | os.PathLike, world_size: int
+) -> Plan:
     """Bring the command line and the DeepSpeed file together.
 
     Args:
@@ -93,27 +108,31 @@ def make_plan(train: TrainConfig, given: set[str], file: dict[str, Any], path: s
         if value == "auto":
             continue
         if name in given and getattr(train, name) != value:
-            raise UserError(f"{path} sets {key} to {value}, but --{name} is {getattr(train, name)}: remove one of the two.")
+            raise UserError(
+                f"{path} sets {key} to {value}, but --{name} is {getattr(train, name)}: remove one of the two."
+            )
         train = dataclasses.replace(train, **{name: value})
     accumulation = file.get("gradient_accumulation_steps", "auto")
     if not train.micro_batch_size:
         rows = world_size * (1 if accumulation == "auto" else accumulation)
         if train.batch_size % rows:
+            steps = "" if accumulation == "auto" else f" and {accumulation} accumulation steps"
             raise UserError(
-                f"batch_size {train.batch_size} does not divide among {world_size} ranks"
-                f"{'' if accumulation == 'auto' else f' and {accumulation} accumulation steps'}: choose a multiple of {rows}."
+                f"batch_size {train.batch_size} does not divide among {world_size} ranks{steps}: "
+                f"choose a multiple of {rows}."
             )
         train = dataclasses.replace(train, micro_batch_size=train.batch_size // rows)
     rows = train.micro_batch_size * world_size
     if train.batch_size % rows:
         raise UserError(
-            f"batch_size {train.batch_size} is not a multiple of micro_batch_size {train.micro_batch_size} x {world_size} ranks: "
-            f"choose a multiple of {rows}."
+            f"batch_size {train.batch_size} is not a multiple of "
+            f"micro_batch_size {train.micro_batch_size} x {world_size} ranks: choose a multiple of {rows}."
         )
     if accumulation not in ("auto", train.batch_size // rows):
         raise UserError(
-            f"{path} sets gradient_accumulation_steps to {accumulation}, but batch_size {train.batch_size} over {world_size} ranks x "
-            f"micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: remove one of them."
+            f"{path} sets gradient_accumulation_steps to {accumulation}, but batch_size {train.batch_size} "
+            f"over {world_size} ranks x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
+            f"remove one of them."
         )
     config = {
         **file,
@@ -131,7 +150,9 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
     Raises UserError for fp32 on a GPU, where the kernels take bf16 alone.
     """
     if device.type == "cuda" and not plan.deepspeed.get("bf16", {}).get("enabled"):
-        raise UserError('The kernels run in bf16, but the DeepSpeed file does not: add "bf16": {"enabled": true} to it.')
+        raise UserError(
+            'The kernels run in bf16, but the DeepSpeed file does not: add "bf16": {"enabled": true} to it.'
+        )
     train = plan.train
     groups = model.parameter_groups(train.weight_decay)
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
@@ -145,7 +166,10 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
 
 def optimizer_bytes(engine: deepspeed.DeepSpeedEngine) -> int:
     """Bytes that this rank's optimizer holds: its part of the fp32 master weights and of AdamW's two moments."""
-    zero, optimizer = engine.optimizer, engine.optimizer.optimizer  # DeepSpeed's wraps ours and gives it flat fp32 partitions,
+    zero, optimizer = (
+        engine.optimizer,
+        engine.optimizer.optimizer,
+    )  # DeepSpeed's wraps ours and gives it flat fp32 partitions,
     tensors = list(getattr(zero, "fp32_partitioned_groups_flat", ()))  # under stage 3 only while it steps
     tensors = tensors or [p for group in optimizer.param_groups for p in group["params"]]
     tensors += [x for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)]

@@ -1,4 +1,4 @@
-"""What a run shows: curves for TensorBoard, throughput and model FLOP utilisation, the summary before the first step."""
+"""What a run shows: curves for TensorBoard, throughput and model FLOP utilisation, memory."""
 
 import time
 from dataclasses import dataclass, field
@@ -26,7 +26,8 @@ PEAK_FLOPS = {
 def peak_flops(device: torch.device) -> tuple[float, str]:
     """FLOP/s that count as 100% on one device, and where the figure is from.
 
-    For a GPU in `PEAK_FLOPS` the datasheet's; else the rate of a large matrix product measured now, which takes under a second.
+    For a GPU in `PEAK_FLOPS` the datasheet's; else the rate of a large matrix product measured now, which takes under
+    a second.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     for known, rate in PEAK_FLOPS.items():
@@ -113,10 +114,10 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
 
 def model_state_bytes(parameters: int, zero_stage: int, world_size: int, bf16: bool) -> int:
-    """Bytes of weights, gradients and AdamW's states on one rank, activations apart (ZeRO, arXiv 1910.02054, section 5).
+    """Bytes of weights, gradients and AdamW's states on one rank, without activations (ZeRO, arXiv 1910.02054).
 
-    AdamW keeps 12 bytes a parameter (fp32 master weight and two moments); stage 1 shares them out, stage 2 the gradients as
-    well, stage 3 the weights too.
+    AdamW keeps 12 bytes a parameter (fp32 master weight and two moments); stage 1 shares them out, stage 2 the
+    gradients as well, stage 3 the weights too.
     """
     size = 2 if bf16 else 4
     weights = parameters * size / (world_size if zero_stage == 3 else 1)

@@ -1,7 +1,8 @@
 """The trainer: sets a run up, says what it is about to do, and does it.
 
-A step is `batch_size` rows named by one counter. Each rank takes its share in micro-batches; the loss is summed over targets and
-divided by how many there are in the whole step, so that neither the number of ranks nor the accumulation changes what a step computes.
+A step is `batch_size` rows named by one counter. Each rank takes its share in micro-batches; the loss is summed over
+targets and divided by how many there are in the whole step, so that neither the number of ranks nor the accumulation
+changes what a step computes.
 """
 
 import dataclasses
@@ -16,8 +17,8 @@ from tqdm import tqdm
 
 from rwkv_music import generation, pianoroll
 from rwkv_music.config import RunConfig
-from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.binidx import BinIdx
+from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
 from rwkv_music.errors import UserError, explained
 from rwkv_music.evaluation import summed_loss
@@ -25,8 +26,25 @@ from rwkv_music.files import atomic_path
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.run_folder import CHECKPOINTS, Progress, check_resumable, checkpoint_name, find_checkpoint
 from rwkv_music.training.checkpoint import load_checkpoint, save_checkpoint
-from rwkv_music.training.engine import Plan, init_process_group, make_engine, make_plan, optimizer_bytes, rank, read_deepspeed_file, sum_over_ranks
-from rwkv_music.training.metrics import Curves, Stopwatch, gib, model_flop_utilisation, model_state_bytes, peak_flops, peak_memory_bytes
+from rwkv_music.training.engine import (
+    Plan,
+    init_process_group,
+    make_engine,
+    make_plan,
+    optimizer_bytes,
+    rank,
+    read_deepspeed_file,
+    sum_over_ranks,
+)
+from rwkv_music.training.metrics import (
+    Curves,
+    Stopwatch,
+    gib,
+    model_flop_utilisation,
+    model_state_bytes,
+    peak_flops,
+    peak_memory_bytes,
+)
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
 
 
@@ -51,7 +69,8 @@ class Trainer:
         self.val_data = _open_val(config)
         if config.model.vocab_size not in (0, self.train_data.vocab_size):
             raise UserError(
-                f"The model's vocabulary is {config.model.vocab_size} tokens, but that of {data.data} is {self.train_data.vocab_size}: "
+                f"The model's vocabulary is {config.model.vocab_size} tokens, "
+                f"but that of {data.data} is {self.train_data.vocab_size}: "
                 f"prepare the data with the model's tokenizer, or start a new run."
             )
         model_config = dataclasses.replace(config.model, vocab_size=self.train_data.vocab_size)
@@ -80,7 +99,7 @@ class Trainer:
         self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
         self.flops, self.flops_source = peak_flops(self.device)
 
-    # ---- set-up ---------------------------------------------------------------------------------------------------------
+    # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def _check_tokenizer(self) -> None:
         run_codec = load_codec(self.run / "tokenizer.json")
@@ -97,7 +116,9 @@ class Trainer:
             import matplotlib  # noqa: F401
             import miditok  # noqa: F401
         except ImportError as error:
-            raise UserError(f"Samples need {error.name}: pip install 'rwkv-music[music]', or train with --sample_every 0.") from error
+            raise UserError(
+                f"Samples need {error.name}: pip install 'rwkv-music[music]', or train with --sample_every 0."
+            ) from error
         return load_codec(Path(self.config.data.data) / "tokenizer.json")
 
     def _make_run_folder(self) -> None:
@@ -114,25 +135,32 @@ class Trainer:
         passes = t.steps * t.batch_size / self.train_data.n_windows
         bf16 = bool(self.plan.deepspeed.get("bf16", {}).get("enabled"))
         states = model_state_bytes(self.parameters, self.zero_stage, self.plan.world_size, bf16)
-        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        device = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads"
+        )
         start = f"resumed from {self.resumed_from}" if self.resumed_from else "from scratch"
         falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
         val = f"{self.val_data.n_documents:,} pieces, {self.val_data.n_tokens:,} tokens" if self.val_data else "none"
         lines = {
-            "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {self.parameters:,} parameters, vocabulary {m.vocab_size:,}",
-            "data": f"{d.data}: train {self.train_data.n_documents:,} pieces, {self.train_data.n_tokens:,} tokens; validation {val}",
+            "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {self.parameters:,} parameters, "
+            f"vocabulary {m.vocab_size:,}",
+            "data": f"{d.data}: train {self.train_data.n_documents:,} pieces, {self.train_data.n_tokens:,} tokens; "
+            f"validation {val}",
             "batch": f"{t.batch_size} rows x {d.ctx_len:,} tokens = {t.batch_size * d.ctx_len:,} tokens a step: "
             f"{self.plan.world_size} ranks x {t.micro_batch_size} rows x {self.plan.accumulation} accumulated",
-            "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, "
-            f"warm-up {t.warmup_steps}",
+            "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
+            f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, warm-up {t.warmup_steps}",
             "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
-            "memory": f"{gib(states)} a rank for weights, gradients and AdamW under ZeRO-{self.zero_stage}, and activations on top",
+            "memory": f"{gib(states)} a rank for weights, gradients and AdamW under ZeRO-{self.zero_stage}; "
+            f"activations come on top",
             "device": f"{device}; MFU counts against {self.flops / 1e12:,.1f} TFLOP/s ({self.flops_source})",
             "start": f"{start}, step {self.progress.step:,}; run folder {self.run}",
         }
         return "\n".join(f"  {key:<10}{value}" for key, value in lines.items())
 
-    # ---- the loop -------------------------------------------------------------------------------------------------------
+    # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
         """Train to the last step, or to `stop_after`."""
@@ -144,9 +172,18 @@ class Trainer:
         if self.progress.step >= stop:
             self._say(f"Step {self.progress.step:,} is reached already: raise --steps to go on.")
             return
-        bar = tqdm(total=t.steps, initial=self.progress.step, unit="step", disable=not self.first, dynamic_ncols=True, file=sys.stdout)
+        bar = tqdm(
+            total=t.steps,
+            initial=self.progress.step,
+            unit="step",
+            disable=not self.first,
+            dynamic_ncols=True,
+            file=sys.stdout,
+        )
         watch = Stopwatch()
-        window = torch.zeros(2, dtype=torch.float64, device=self.device)  # nats and targets since the last point of the curve
+        window = torch.zeros(
+            2, dtype=torch.float64, device=self.device
+        )  # nats and targets since the last point of the curve
         try:
             with bar, ThreadPoolExecutor(1) as reader:
                 coming = reader.submit(self._read_step, self.progress.samples)
@@ -253,7 +290,11 @@ class Trainer:
         """
         t = self.config.train
         pieces = BinIdx(Path(self.config.data.data) / ("val" if self.val_data else "train"))
-        long_enough = (p for p in map(pieces.__getitem__, range(len(pieces))) if len(self.codec.bar_starts(p)) >= t.sample_context_bars)
+        long_enough = (
+            p
+            for p in map(pieces.__getitem__, range(len(pieces)))
+            if len(self.codec.bar_starts(p)) >= t.sample_context_bars
+        )
         prompt = next(long_enough, None)
         if prompt is None:
             return
@@ -271,9 +312,13 @@ class Trainer:
             midi = completion.midi()
             title = f"step {self.progress.step:,}: {t.sample_context_bars} bars given, {completion.bars} completed"
             self.curves.image(
-                self.progress.step, "samples/completion", pianoroll.figure_array(midi, completion.prompt_end_seconds(), title)
+                self.progress.step,
+                "samples/completion",
+                pianoroll.figure_array(midi, completion.prompt_end_seconds(), title),
             )
-            generation.save_completions([completion], self.run / "samples" / f"{checkpoint_name(self.progress.step)}.mid")
+            generation.save_completions(
+                [completion], self.run / "samples" / f"{checkpoint_name(self.progress.step)}.mid"
+            )
 
     def _say(self, text: str) -> None:
         if self.first:

@@ -12,7 +12,7 @@ import pytest
 from rwkv_music.data import prepare as prepare_module
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.codecs import load_codec
-from rwkv_music.data.prepare import PARTS, find_midi, prepare
+from rwkv_music.data.prepare import LISTINGS, PARTS, find_midi, prepare
 from rwkv_music.data.workers import Failure
 from rwkv_music.errors import UserError
 
@@ -35,7 +35,7 @@ def left_over(folder: Path) -> list[str]:
 def test_a_dataset_is_whole(bach_data, bach_midi):
     facts = json.loads((bach_data / "dataset.json").read_text())
     codec = load_codec(bach_data / "tokenizer.json")
-    assert sorted(path.name for path in bach_data.iterdir()) == sorted(["dataset.json", *PARTS])
+    assert sorted(path.name for path in bach_data.iterdir()) == sorted(["dataset.json", *PARTS, *LISTINGS])
     assert facts["tokenizer"]["fingerprint"] == codec.fingerprint
     assert facts["files"] == 12 and facts["rejected"] == {}
     encoded = {codec.encode(path).tobytes() for path in bach_midi.iterdir()}
@@ -45,6 +45,11 @@ def test_a_dataset_is_whole(bach_data, bach_midi):
         counts = facts["splits"][split]
         assert counts["pieces"] == len(tokens) > 0 and counts["tokens"] == tokens.n_tokens
         assert counts["notes"] == sum(codec.count_notes(tokens[i]) for i in range(len(tokens)))
+    listed = [json.loads(line) for line in (bach_data / "pieces.jsonl").read_text().splitlines()]
+    for split in ("train", "val"):
+        in_order = [codec.encode(Path(piece["file"])) for piece in listed if piece["split"] == split]
+        tokens = BinIdx(bach_data / split)
+        assert len(in_order) == len(tokens) and all((ids == tokens[i]).all() for i, ids in enumerate(in_order))
     assert not left_over(bach_data.parent)
 
 
@@ -54,6 +59,8 @@ def test_same_bytes_whatever_the_workers(bach_data, bach_midi, tmp_path):
     prepare([tmp_path / "elsewhere"], tmp_path / "data", workers=2, val_fraction=0.2)
     for name in ["dataset.json", *PARTS]:
         assert (tmp_path / "data" / name).read_bytes() == (bach_data / name).read_bytes(), name
+    listing, there = ((folder / "pieces.jsonl").read_text() for folder in (tmp_path / "data", bach_data))
+    assert listing == there.replace(str(bach_midi), str(tmp_path / "elsewhere"))
 
 
 def test_the_split_follows_the_content(bach_midi, tmp_path):

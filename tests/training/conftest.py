@@ -29,13 +29,25 @@ class Run:
         return max((self.folder / "checkpoints").glob("step_*"))
 
 
-def train(folder: Path, *arguments: object, ranks: int = 1, config: str | Path = "zero2.json", check: bool = True) -> Run:
+def train(
+    folder: Path, *arguments: object, ranks: int = 1, config: str | Path = "zero2.json", check: bool = True
+) -> Run:
     """`train.py`, alone or under DeepSpeed's launcher."""
-    start = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port", str(free_port())]
+    start = [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_accelerators",
+        str(ranks),
+        "--master_port",
+        str(free_port()),
+    ]
     command = [*(start if ranks > 1 else [sys.executable]), str(PROJECT / "train.py"), "--out", str(folder)]
     command += ["--deepspeed_config", str(PROJECT / "ds_configs" / config), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
     assert not check or done.returncode == 0, done.stdout[-4000:]
     return Run(folder, done.returncode, done.stdout)
 

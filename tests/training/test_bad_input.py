@@ -20,7 +20,9 @@ def attempt(bach_data, tmp_path, capsys):
 
     def call(*arguments: object, data=bach_data, config: object = ZERO2, out=tmp_path / "run") -> str:
         before = sorted(out.rglob("*")) if out.exists() else None
-        status = train_py.main(["--data", str(data), "--out", str(out), "--deepspeed_config", str(config), *SMALL, *map(str, arguments)])
+        status = train_py.main(
+            ["--data", str(data), "--out", str(out), "--deepspeed_config", str(config), *SMALL, *map(str, arguments)]
+        )
         said = capsys.readouterr()
         assert status == 1 and said.out == ""
         assert (sorted(out.rglob("*")) if out.exists() else None) == before
@@ -80,7 +82,9 @@ def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
     assert "does not hold a JSON object" in attempt(config=write(tmp_path / "b.json", "[]"))
     assert "names no ZeRO stage" in attempt(config=write(tmp_path / "c.json", {}))
     stage = {"zero_optimization": {"stage": 2}}
-    assert 'a section "optimizer"' in attempt(config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}}))
+    assert 'a section "optimizer"' in attempt(
+        config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}})
+    )
     assert "asks for fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
 
 

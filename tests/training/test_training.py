@@ -1,4 +1,4 @@
-"""Whole runs: every ZeRO stage, one process and two, stop and resume, interruption, curves, and what is made of a run."""
+"""Whole runs: every ZeRO stage, one process and two, stop and resume, interruption, curves, what is made of a run."""
 
 import os
 import re
@@ -43,7 +43,9 @@ def test_two_processes_train_as_one_under_each_zero_stage(stage, one_process, ba
 def test_without_bf16_the_split_into_ranks_and_micro_batches_does_not_matter(bach_data, tmp_path):
     (tmp_path / "fp32.json").write_text('{"zero_optimization": {"stage": 2}}')
     one = train(tmp_path / "one", "--data", bach_data, *SMALL, "--warmup_steps", 5, config=tmp_path / "fp32.json")
-    two = train(tmp_path / "two", "--data", bach_data, *SMALL, "--warmup_steps", 5, ranks=2, config=tmp_path / "fp32.json")
+    two = train(
+        tmp_path / "two", "--data", bach_data, *SMALL, "--warmup_steps", 5, ranks=2, config=tmp_path / "fp32.json"
+    )
     assert largest_difference(one.curve(), two.curve()) < 1e-5
 
 
@@ -77,12 +79,25 @@ def assert_equal_trees(a, b) -> None:
 
 
 def test_ctrl_c_says_where_it_stands_and_the_run_goes_on_from_there(bach_data, tmp_path):
-    arguments = ["--data", str(bach_data), *SMALL, "--steps", "5000", "--save_every", "5", "--out", str(tmp_path / "run")]
+    arguments = [
+        "--data",
+        str(bach_data),
+        *SMALL,
+        "--steps",
+        "5000",
+        "--save_every",
+        "5",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     config = str(PROJECT / "ds_configs" / "zero1.json")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     running = subprocess.Popen(
         [sys.executable, str(PROJECT / "train.py"), *arguments, "--deepspeed_config", config],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("checkpoints/step_*")) and time.monotonic() < deadline:
@@ -101,20 +116,33 @@ def test_tensorboard_shows_the_curves_and_a_completion(one_process):
     scalars = {"train/loss", "train/lr", "train/grad_norm", "val/loss", "speed/tokens_per_second", "speed/mfu"}
     assert scalars <= set(events.Tags()["scalars"])
     assert events.Tags()["images"] == ["samples/completion"]
-    assert (events.Images("samples/completion")[-1].height, events.Images("samples/completion")[-1].width) == (400, 1200)
+    assert (events.Images("samples/completion")[-1].height, events.Images("samples/completion")[-1].width) == (
+        400,
+        1200,
+    )
     assert one_process.curve("speed/mfu")[-1] > 0
     assert len(mido.MidiFile(one_process.folder / "samples" / "step_00000020.mid").tracks) >= 1
 
 
 def test_the_summary_says_what_is_about_to_happen(one_process):
-    for line in ("RWKV v8 Heron, 2 layers x 64", "4 rows x 128 tokens = 512 tokens a step", "warm-up 100", "bf16 weights", "ZeRO-2"):
+    for line in (
+        "RWKV v8 Heron, 2 layers x 64",
+        "4 rows x 128 tokens = 512 tokens a step",
+        "warm-up 100",
+        "bf16 weights",
+        "ZeRO-2",
+    ):
         assert line in one_process.output
     assert "Traceback" not in one_process.output and "WARNING" not in one_process.output
 
 
 @pytest.mark.parametrize("stage", (2, 3))
 def test_the_weights_of_a_run_are_its_master_weights(stage, one_process, bach_data, tmp_path):
-    run = one_process if stage == 2 else train(tmp_path / "run", "--data", bach_data, *SMALL, "--stop_after", 2, config="zero3.json")
+    run = (
+        one_process
+        if stage == 2
+        else train(tmp_path / "run", "--data", bach_data, *SMALL, "--stop_after", 2, config="zero3.json")
+    )
     model, codec, config, step = load_model(run.folder)
     assert (config.model.n_embd, step) == (64, 20 if stage == 2 else 2)
     assert model.config.vocab_size == codec.vocab_size
