@@ -328,7 +328,7 @@ def _inside_chunks(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Ten
 def _chunk_forward(
     plan: _ChunkPlan, inputs: list[Tensor], initial: Tensor, checkpoints: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """y [chunks, H, L, N] and final state [D, H, N, N]; `checkpoints`, if they have room, take each chunk's first state.
+    """y [chunks, H, L, N] and final state [D, H, N, N]; `checkpoints`, if they have room, take every chunk's S_0.
 
     With u_t = S_{t-1} a_t the state inside a chunk is S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t), the b
     and k divided by P_s. Put into u_t this gives, rows stacked over the chunk (a and r multiplied by their P):

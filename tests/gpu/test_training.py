@@ -1,0 +1,69 @@
+"""train.py on a GPU, on tokens made here so that the core packages are enough: every ZeRO stage, and resuming."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA GPU", allow_module_level=True)
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rwkv_music.data.binidx import BinIdxWriter
+from rwkv_music.data.remi import Remi
+
+PROJECT = Path(__file__).parents[2]
+VOCABULARY = 100
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A dataset of scales: each token is the one before plus the piece's own step."""
+    folder = tmp_path_factory.mktemp("data")
+    chance = random.Random(0)
+    for split, pieces in (("train", 200), ("val", 10)):
+        with BinIdxWriter(folder / split) as writer:
+            for _ in range(pieces):
+                start, step = chance.randrange(97), chance.randrange(1, 5)
+                writer.add([1, *(3 + (start + i * step) % 97 for i in range(chance.randrange(50, 400))), 2])
+    codec = Remi(vocabulary=[f"Scale_{i}" for i in range(VOCABULARY)], libraries={})  # given, so MidiTok is not asked
+    codec.save(folder / "tokenizer.json")
+    tokenizer = {"name": "remi", "vocab_size": VOCABULARY, "pad_id": 0, "fingerprint": codec.fingerprint}
+    splits = {"train": {"pieces": 200}, "val": {"pieces": 10}}
+    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, "splits": splits}))
+    return folder
+
+
+def train(data: Path, run: Path, stage: int, *more: str) -> list[float]:
+    command = [sys.executable, str(PROJECT / "train.py"), "--data", str(data), "--out", str(run), "--log_every", "1"]
+    command += [
+        "--deepspeed_config",
+        str(PROJECT / "ds_configs" / f"zero{stage}.json"),
+        "--preset",
+        "tiny",
+        "--lr",
+        "2e-3",
+    ]
+    command += ["--steps", "60", "--warmup_steps", "10", "--ctx_len", "256", "--batch_size", "16", "--val_every", "30"]
+    done = subprocess.run([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return [event.value for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
+
+
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_each_zero_stage_learns(stage, data, tmp_path):
+    curve = train(data, tmp_path / "run", stage)
+    assert len(curve) == 60 and all(loss == loss for loss in curve)
+    assert curve[-1] < 0.5 * curve[0]
+
+
+def test_resuming_goes_on_where_it_stopped(data, tmp_path):
+    whole = train(data, tmp_path / "whole", 2)
+    train(data, tmp_path / "parts", 2, "--stop_after", "30")
+    parts = train(data, tmp_path / "parts", 2)
+    assert max(abs(a - b) for a, b in zip(whole, parts, strict=True)) < 1e-3

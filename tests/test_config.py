@@ -1,0 +1,50 @@
+"""Settings: defaults from the width, the command line made from the fields, config.json there and back."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
+from rwkv_music.errors import UserError
+
+
+def test_what_is_left_out_of_a_model_follows_its_width():
+    model = ModelConfig(n_layer=12, n_embd=768)
+    # train_temp: max(32, round(factor * sqrt(C) / 32) * 32) with factors 2.5, 2.5, 1.7 and 5.
+    assert (model.decay_rank, model.iclr_rank, model.value_rank, model.gate_rank) == (64, 64, 32, 128)
+    assert (model.dim_ffn, model.n_head) == (3072, 12)
+    assert ModelConfig(n_embd=768, gate_rank=96).gate_rank == 96
+
+
+def test_presets_are_those_of_the_readme():
+    sizes = {name: (preset["n_layer"], preset["n_embd"]) for name, preset in PRESETS.items()}
+    assert sizes.items() >= {"0.1b": (12, 768), "0.4b": (24, 1024), "1.5b": (24, 2048), "7b": (32, 4096)}.items()
+
+
+def test_every_setting_has_a_flag_with_help_and_what_is_not_given_yields():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, TrainConfig, required=("out",))
+    options = parser.parse_args(["--out", "RUN", "--lr", "1e-3", "--schedule", "wsd"])
+    assert vars(options) == {"out": "RUN", "lr": 1e-3, "schedule": "wsd"}
+    assert from_arguments(TrainConfig, options, lr=5.0, steps=7) == TrainConfig(
+        out="RUN", lr=1e-3, schedule="wsd", steps=7
+    )
+    text = parser.format_help()
+    assert all(f"--{field.name}" in text for field in dataclasses.fields(TrainConfig))
+    assert "(default: 0.0006)" in text
+
+
+def test_a_configuration_comes_back_as_it_was(tmp_path):
+    config = RunConfig(ModelConfig(vocab_size=7), DataConfig(data="D"), TrainConfig(out="R", grad_clip=0.5))
+    config.save(tmp_path / "config.json")
+    assert RunConfig.load(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize("content", ("", "{", "[]", '{"model": {}}', '{"model": {"x": 1}, "data": {}, "train": {}}'))
+def test_a_damaged_configuration_is_told(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        RunConfig.load(tmp_path / "config.json")
+    with pytest.raises(UserError, match="give a run folder"):
+        RunConfig.load(tmp_path / "nowhere" / "config.json")
