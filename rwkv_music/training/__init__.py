@@ -1,6 +1,9 @@
 """Training: the loop, its engine and optimizer, its checkpoints and its curves."""
 
 import logging
+import warnings
 
 # DeepSpeed warns, at every import on a machine without a GPU, that it trains on the CPU; the summary says so already.
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+# It also still calls collectives by names that newer versions of torch call deprecated; nobody here can mend that.
+warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
