@@ -5,5 +5,6 @@ import warnings
 
 # DeepSpeed warns, at every import on a machine without a GPU, that it trains on the CPU; the summary says so already.
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
-# It also still calls collectives by names that newer versions of torch call deprecated; nobody here can mend that.
+# It calls collectives by names and in ways that newer versions of torch warn of; nobody here can mend that.
 warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+warnings.filterwarnings("ignore", r"barrier\(\): using the device", UserWarning)
