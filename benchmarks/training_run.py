@@ -43,7 +43,10 @@ def main() -> int:
     losses = [value for _, value in curves["train/loss"]]
     speeds = [value for _, value in curves["speed/tokens_per_second"]]
     figures = {
-        "arguments": " ".join(command[2:]).replace(run, "RUN").replace(options.data, "DATA").replace(str(TRAIN.parent) + "/", ""),
+        "arguments": " ".join(command[2:])
+        .replace(run, "RUN")
+        .replace(options.data, "DATA")
+        .replace(str(TRAIN.parent) + "/", ""),
         "seconds_in_all": round(seconds, 1),
         "median_tokens_per_second": statistics.median(speeds),
         "curves": curves,

@@ -36,6 +36,7 @@ class ModelConfig:
     gate_rank: int = setting(0, "rank of the output gate g; from the width when left 0")
 
     def __post_init__(self) -> None:
+        _check(self, at_least={"n_layer": 1, "n_embd": 1, "head_size": 1})
         if self.n_embd % self.head_size:
             raise UserError(
                 f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a width that is."
@@ -55,6 +56,12 @@ class ModelConfig:
     @property
     def n_head(self) -> int:
         return self.n_embd // self.head_size
+
+
+def _check(config: Any, at_least: dict[str, int]) -> None:
+    for name, least in at_least.items():
+        if getattr(config, name) < least:
+            raise UserError(f"{name} is {getattr(config, name)}: choose {least} or more.")
 
 
 def _rank(factor: float, n_embd: int) -> int:
@@ -77,6 +84,9 @@ class DataConfig:
     data: str = setting("", "dataset folder made by `python -m rwkv_music prepare`")
     ctx_len: int = setting(1024, "tokens in a row")
     seed: int = setting(0, "seed of the shuffle, the weights and the samples")
+
+    def __post_init__(self) -> None:
+        _check(self, at_least={"ctx_len": 1, "seed": 0})
 
 
 @dataclass(frozen=True)
@@ -101,13 +111,20 @@ class TrainConfig:
     log_every: int = setting(10, "optimizer steps between two points of the training curves")
     val_every: int = setting(200, "optimizer steps between two validations; 0 for none")
     val_rows: int = setting(0, "rows in a validation; the whole split when left 0")
-    save_every: int = setting(1000, "optimizer steps between two checkpoints; the last step is always saved")
+    save_every: int = setting(
+        1000, "optimizer steps between two checkpoints; the last step is always saved, 0 for it alone"
+    )
     sample_every: int = setting(0, "optimizer steps between two sampled completions; 0 for none")
     sample_context_bars: int = setting(4, "bars of the prompt of a sampled completion")
     sample_bars: int = setting(4, "bars of a sampled completion")
     resume: str = setting(
         "auto", "auto: the run folder's last checkpoint if there is one; none: start afresh; or a checkpoint's path"
     )
+
+    def __post_init__(self) -> None:
+        _check(self, at_least={"steps": 1, "batch_size": 1, "micro_batch_size": 0, "warmup_steps": 0, "log_every": 1})
+        _check(self, at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0})
+        _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1, "grad_clip": 0, "weight_decay": 0})
 
 
 @dataclass(frozen=True)

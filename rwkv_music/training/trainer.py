@@ -6,6 +6,7 @@ changes what a step computes.
 """
 
 import dataclasses
+import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
 from rwkv_music.errors import UserError, explained
 from rwkv_music.evaluation import summed_loss
-from rwkv_music.files import atomic_path
+from rwkv_music.files import atomic_path, write_text
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.run_folder import CHECKPOINTS, Progress, check_resumable, checkpoint_name, find_checkpoint
 from rwkv_music.training.checkpoint import load_checkpoint, save_checkpoint
@@ -125,6 +126,7 @@ class Trainer:
         with explained(f"making the run folder {self.run}"):
             self.run.mkdir(parents=True, exist_ok=True)
             self.config.save(self.run / "config.json")
+            write_text(self.run / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
             with atomic_path(self.run / "tokenizer.json") as partial:
                 partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
 
@@ -149,7 +151,8 @@ class Trainer:
             "data": f"{d.data}: train {self.train_data.n_documents:,} pieces, {self.train_data.n_tokens:,} tokens; "
             f"validation {val}",
             "batch": f"{t.batch_size} rows x {d.ctx_len:,} tokens = {t.batch_size * d.ctx_len:,} tokens a step: "
-            f"{self.plan.world_size} ranks x {t.micro_batch_size} rows x {self.plan.accumulation} accumulated",
+            f"{_count(self.plan.world_size, 'rank')} x {_count(t.micro_batch_size, 'row')} "
+            f"x {self.plan.accumulation} accumulated",
             "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
             f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, warm-up {t.warmup_steps}",
             "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
@@ -183,7 +186,7 @@ class Trainer:
         watch = Stopwatch()
         window = torch.zeros(
             2, dtype=torch.float64, device=self.device
-        )  # nats and targets since the last point of the curve
+        )  # nats and targets since the curve's last point
         try:
             with bar, ThreadPoolExecutor(1) as reader:
                 coming = reader.submit(self._read_step, self.progress.samples)
@@ -203,11 +206,11 @@ class Trainer:
                         window.zero_()
                     watch.pause()
                     last = step == stop
-                    if self.val_data and (last or (t.val_every and step % t.val_every == 0)):
+                    if self.val_data and (last or step % t.val_every == 0):
                         self.validate()
                     if self.codec and (last or step % t.sample_every == 0):
                         self.sample()
-                    if last or step % t.save_every == 0:
+                    if last or (t.save_every and step % t.save_every == 0):
                         save_checkpoint(self.engine, self.config, self.progress)
                     watch.go_on()
         finally:
@@ -331,3 +334,7 @@ def _open_val(config: RunConfig) -> MusicDataset | None:
     if not config.train.val_every or not read_dataset_json(data.data)["splits"]["val"]["pieces"]:
         return None
     return MusicDataset(data.data, "val", data.ctx_len, data.seed)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -92,6 +92,12 @@ def test_a_model_that_cannot_be(attempt):
     assert "n_embd 100 is not a multiple of head_size 64" in attempt("--n_embd", 100)
 
 
+def test_numbers_out_of_range(attempt):
+    assert "steps is 0: choose 1 or more" in attempt("--steps", 0)
+    assert "log_every is 0" in attempt("--log_every", 0)
+    assert "ctx_len is -1" in attempt("--ctx_len", -1)
+
+
 def test_a_checkpoint_of_another_shape(attempt, one_process):
     sentence = attempt("--n_embd", 128, out=one_process.folder)
     assert "holds a model of another shape (n_embd is 64, not 128)" in sentence

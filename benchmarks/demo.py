@@ -1,0 +1,74 @@
+"""How long does `make demo` take on this machine, and what comes out? Runs it twice in a clean clone.
+
+    python benchmarks/demo.py
+
+Writes results/demo.json, and results/demo/: the curve, and the three completions with their piano rolls.
+"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import report
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+PROJECT = Path(__file__).parent.parent
+
+
+def timed_demo(clone: Path) -> tuple[float, str]:
+    """Seconds that `make demo` takes, and what it printed."""
+    start = time.perf_counter()
+    done = subprocess.run(["make", "demo"], cwd=clone, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"make demo failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return time.perf_counter() - start, done.stdout
+
+
+def read_evaluation(output: str) -> dict[str, dict[str, float]]:
+    """The table that `evaluate` printed, by split."""
+    columns = ("targets", "nats_per_token", "bits_per_note", "bigram_nats_per_token", "unigram_nats_per_token")
+    rows = (line.replace(",", "").split() for line in output.splitlines() if line.startswith(("train ", "val ")))
+    return {row[0]: dict(zip(columns, map(float, row[1:]), strict=True)) for row in rows}
+
+
+def draw_curve(run: Path, bigram: float, path: Path) -> dict[str, list]:
+    """The losses over the steps, with the bigram's as a line; returns them."""
+    events = EventAccumulator(str(run)).Reload()
+    curves = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*curves["train/loss"], strict=True), color="#1b5e9b", label="training")
+    axes.plot(*zip(*curves["val/loss"], strict=True), "o-", color="#d2521a", label="validation")
+    axes.axhline(bigram, color="#555", linestyle="--", label="bigram model, validation")
+    axes.set(xlabel="optimizer step", ylabel="nats a token", ylim=(0, 4), xlim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+    return curves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    out = report.RESULTS / "demo"
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
+        first, output = timed_demo(clone)
+        again, _ = timed_demo(clone)
+        evaluation = read_evaluation(output)
+        curves = draw_curve(clone / "demo" / "run", evaluation["val"]["bigram_nats_per_token"], out / "curve.png")
+        for file in sorted((clone / "demo" / "completions").iterdir()):
+            shutil.copy(file, out / file.name)
+    figures = {"first_seconds": round(first), "again_seconds": round(again), "evaluation": evaluation, "curves": curves}
+    print(report.write("demo", figures))
+    print(f"first {first:.0f} s, again {again:.0f} s; {evaluation['val']}")
+
+
+if __name__ == "__main__":
+    main()
