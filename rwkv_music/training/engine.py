@@ -42,6 +42,9 @@ def init_process_group() -> torch.device:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted start
+    # leaves for good, and hang every later one. gloo needs no compiler, and gives the same sums on one node and on many.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
