@@ -202,9 +202,9 @@ def _run_doctor(_options: argparse.Namespace) -> int:
 
 def _load(run_folder: Path):
     """The run's model on the GPU if there is one, else on the CPU."""
-    from rwkv_music.training.checkpoint import load_model  # before torch: see rwkv_music/training/__init__.py
+    import torch
 
-    import torch  # isort: skip
+    from rwkv_music.training.checkpoint import load_model
 
     return load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
 

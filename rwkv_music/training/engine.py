@@ -42,8 +42,8 @@ def init_process_group() -> torch.device:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-    # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted start
-    # leaves for good, and hang every later one. gloo needs no compiler, and gives the same sums on one node and on many.
+    # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted
+    # start leaves for good, so that every later one hangs. gloo needs no compiler, and sums alike on one node and many.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
