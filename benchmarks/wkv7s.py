@@ -2,8 +2,8 @@
 
     python benchmarks/wkv7s.py
 
-Writes results/wkv7s_cpu.json, or results/wkv7s_gpu.json where there is a GPU; there fla-core, if it is installed, is timed
-in the same run. Times are medians in milliseconds; on a shared machine the ratios are what counts.
+Writes results/wkv7s_cpu.json, or results/wkv7s_gpu.json where there is a GPU; there fla-core, if it is installed, is
+timed in the same run. Times are medians in milliseconds; on a shared machine the ratios are what counts.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def token_loop(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor)
     return torch.stack(out, dim=1)
 
 
-# ---- CPU --------------------------------------------------------------------------------------------------------------
+# ---- CPU ------------------------------------------------------------------------------------------------------------
 
 
 def time_cpu(operator: Operator, arguments: list[Tensor], repeats: int) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def benchmark_cpu(B: int = 4, T: int = 512, H: int = 4) -> dict:
     return {"shape": {"B": B, "T": T, "H": H, "N": 64}, "dtype": "float32", **rows, "ratio": ratios}
 
 
-# ---- GPU --------------------------------------------------------------------------------------------------------------
+# ---- GPU ------------------------------------------------------------------------------------------------------------
 
 
 def time_gpu(operator: Operator, arguments: list[Tensor], repeats: int = 20) -> tuple[float, float]:
