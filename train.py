@@ -22,18 +22,21 @@ def main(arguments: list[str] | None = None) -> int:
 
         trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
         trainer.train()
+        trainer.close()
     except UserError as error:
-        # What does not fit together every rank finds alike, and one says it; what breaks later may break for one alone.
-        if trainer is not None or os.environ.get("RANK", "0") == "0":
+        # Before the ranks meet, each finds alike what does not fit, and one says it; later it may be one rank's alone.
+        if os.environ.get("RANK", "0") == "0" or ranks_have_met():
             print(f"train.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train.py: interrupted" + (f" {trainer.where_it_stands()}" if trainer else "") + ".", file=sys.stderr)
         return 130
-    finally:
-        if trainer is not None:
-            trainer.close()
     return 0
+
+
+def ranks_have_met() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_initialized()
 
 
 if __name__ == "__main__":

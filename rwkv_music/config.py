@@ -7,6 +7,7 @@ them, and a run folder keeps them as config.json. Nothing else configures a run 
 import argparse
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -36,7 +37,8 @@ class ModelConfig:
     gate_rank: int = setting(0, "rank of the output gate g; from the width when left 0")
 
     def __post_init__(self) -> None:
-        _check(self, at_least={"n_layer": 1, "n_embd": 1, "head_size": 1})
+        _check(self, at_least={"n_layer": 1, "n_embd": 1, "head_size": 1, "vocab_size": 0, "dim_ffn": 0})
+        _check(self, at_least={"decay_rank": 0, "iclr_rank": 0, "value_rank": 0, "gate_rank": 0})
         if self.n_embd % self.head_size:
             raise UserError(
                 f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a width that is."
@@ -58,10 +60,12 @@ class ModelConfig:
         return self.n_embd // self.head_size
 
 
-def _check(config: Any, at_least: dict[str, int]) -> None:
+def _check(config: Any, at_least: dict[str, int], at_most: float = math.inf) -> None:
     for name, least in at_least.items():
-        if getattr(config, name) < least:
-            raise UserError(f"{name} is {getattr(config, name)}: choose {least} or more.")
+        value = getattr(config, name)
+        if not (least <= value <= at_most and math.isfinite(value)):
+            bound = f"{least} or more" if at_most == math.inf else f"one from {least} to {at_most}"
+            raise UserError(f"{name} is {value}: choose {bound}.")
 
 
 def _rank(factor: float, n_embd: int) -> int:
@@ -86,7 +90,7 @@ class DataConfig:
     seed: int = setting(0, "seed of the shuffle, the weights and the samples")
 
     def __post_init__(self) -> None:
-        _check(self, at_least={"ctx_len": 1, "seed": 0})
+        _check(self, at_least={"ctx_len": 1, "seed": 0}, at_most=2**32)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class TrainConfig:
     val_every: int = setting(200, "optimizer steps between two validations; 0 for none")
     val_rows: int = setting(0, "rows in a validation; the whole split when left 0")
     save_every: int = setting(
-        1000, "optimizer steps between two checkpoints; the last step is always saved, 0 for it alone"
+        500, "optimizer steps between two checkpoints; the last step is always saved, 0 for it alone"
     )
     sample_every: int = setting(0, "optimizer steps between two sampled completions; 0 for none")
     sample_context_bars: int = setting(4, "bars of the prompt of a sampled completion")
@@ -125,6 +129,8 @@ class TrainConfig:
         _check(self, at_least={"steps": 1, "batch_size": 1, "micro_batch_size": 0, "warmup_steps": 0, "log_every": 1})
         _check(self, at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0})
         _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1, "grad_clip": 0, "weight_decay": 0})
+        _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
+        _check(self, at_least={"beta1": 0, "beta2": 0, "decay_fraction": 0}, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def add_arguments(
     for field in dataclasses.fields(config):
         if field.name in skip:
             continue
-        default = "" if field.name in required else f" (default: {field.default})"
+        default = f" (default: {field.default})" if field.default != "" else ""
         choices = field.metadata["choices"]
         group.add_argument(
             f"--{field.name}",

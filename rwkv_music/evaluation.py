@@ -11,6 +11,7 @@ from rwkv_music.data.baseline import bigram_nats_per_token, unigram_nats_per_tok
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.codecs import Codec
 from rwkv_music.data.dataset import MusicDataset, read_dataset_json
+from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV
 
 
@@ -61,6 +62,8 @@ def evaluate(model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, b
     Pieces are read in windows of `ctx_len` tokens, each from an empty state. Bits a note are all the nats of the split
     over its notes. Raises UserError if the dataset has another tokenizer than the model.
     """
+    if batch_size < 1:
+        raise UserError(f"The batch size is {batch_size} rows: choose 1 or more.")
     device = next(model.parameters()).device
     train = BinIdx(Path(data) / "train")
     rows = []

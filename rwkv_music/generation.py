@@ -114,7 +114,7 @@ def uniforms(seed: int, rows: int, device: torch.device | str = "cpu") -> Iterat
         yield from torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).to(device)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: under ZeRO-3 weights that are gathered here are trained on
 def generate(
     model: torch.nn.Module,
     prompt_ids: np.ndarray | Tensor,

@@ -41,45 +41,54 @@ class Progress:
 def find_checkpoint(run: str | os.PathLike, resume: str = "auto") -> Path | None:
     """The checkpoint that `resume` means: "auto", the run's last one or None; "none", None; else that path.
 
-    Raises UserError if the path is no checkpoint, or if "none" would start afresh among the checkpoints of an earlier
-    run.
+    Raises UserError if the path is no checkpoint, or if `run` holds checkpoints that the new course would mix with:
+    any for "none", later ones for a path.
     """
-    if resume not in ("auto", "none"):
-        if not (Path(resume) / "progress.json").is_file():
-            raise UserError(
-                f"{resume} is not a checkpoint (it has no progress.json): "
-                f"name a folder such as RUN/{CHECKPOINTS}/step_00001000."
-            )
-        return Path(resume)
     folder = Path(run) / CHECKPOINTS
     found = sorted(p for p in folder.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)) if folder.is_dir() else []
-    if found and resume == "none":
+    if resume == "auto":
+        return found[-1] if found else None
+    asked = None if resume == "none" else Path(resume)
+    if asked and not (asked / "progress.json").is_file():
+        raise UserError(
+            f"{resume} is not a checkpoint (it has no progress.json): "
+            f"name a folder such as RUN/{CHECKPOINTS}/step_00001000."
+        )
+    if found and not (asked and asked.resolve() == found[-1].resolve()):
         raise UserError(
             f"{run} already holds checkpoints, up to {found[-1].name}: "
             f"choose another --out, or go on with --resume auto."
         )
-    return found[-1] if found else None
+    return asked
 
 
 def read_progress(checkpoint: Path) -> Progress:
     """The progress of a checkpoint. Raises UserError if its file is missing or damaged."""
     try:
-        return Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
+        progress = Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
+        if not all(isinstance(value, int) for value in dataclasses.astuple(progress)):
+            raise ValueError("not all whole numbers")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{checkpoint} is damaged (progress.json: {error}): remove it, or resume from another one."
-        ) from error
+        raise UserError(f"{checkpoint} is damaged (progress.json: {error}): name another one with --resume.") from error
+    return progress
 
 
 def check_resumable(checkpoint: Path, config: RunConfig, world_size: int, zero_stage: int) -> Progress:
     """Whether a run of `config` can go on from `checkpoint`; its progress if so, else a UserError that says why not."""
-    model = RunConfig.load(checkpoint / "config.json").model
-    for field in dataclasses.fields(model):
-        saved, asked = getattr(model, field.name), getattr(config.model, field.name)
+    started = RunConfig.load(checkpoint / "config.json")
+    for field in dataclasses.fields(started.model):
+        saved, asked = getattr(started.model, field.name), getattr(config.model, field.name)
         if saved != asked:
             raise UserError(
                 f"{checkpoint} holds a model of another shape ({field.name} is {saved}, not {asked}): "
                 f"drop the flag or the dataset that changes it, or choose another --out."
+            )
+    for name in ("ctx_len", "seed"):  # the sampler's position counts rows of this length, in this order
+        saved, asked = getattr(started.data, name), getattr(config.data, name)
+        if saved != asked:
+            raise UserError(
+                f"{checkpoint} was made with {name} {saved}, not {asked}, and its place in the data means nothing "
+                f"under another: drop --{name}, or start a new run."
             )
     progress = read_progress(checkpoint)
     if (progress.world_size, progress.zero_stage) != (world_size, zero_stage):

@@ -7,7 +7,8 @@ For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
 The one public function is `wkv7s`. Behind it stand two custom operators, `rwkv_music::wkv7s_forward` and
 `rwkv_music::wkv7s_backward`, registered with torch.library (fake kernels and autograd included) with two backends:
 
-- CUDA: our kernels in `rwkv_music/cuda/`, compiled on first use; bf16 in and out, fp32 inside.
+- CUDA: our kernels in `rwkv_music/cuda/`, compiled on first use; bf16 in and out, products of bf16 summed in fp32, and
+  the state in fp32.
 - CPU: the chunked form below, in matrix products; any float dtype, fp32 (or fp64) inside.
 
 Notable choices:
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 LOG_DECAY_SCALE = -math.exp(-0.5)  # log d = LOG_DECAY_SCALE * sigmoid(w)
-CHECKPOINT_EVERY = {"cpu": 64, "cuda": 16}  # tokens between two saved states, by device type
+CHECKPOINT_EVERY = {"cpu": 64, "cuda": 32}  # tokens between two saved states, by device type
 
 
 def wkv7s(
@@ -102,7 +103,7 @@ def wkv7s(
     inputs = (r, w, k, v, a, b)
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *(() if state is None else (state,))))
     packed = (x.reshape(B * T, H, N) for x in inputs)
-    y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, state, cu_seqlens, save)
+    y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, state, cu_seqlens, T, save)
     return y.view(B, T, H, N), final_state
 
 
@@ -128,11 +129,13 @@ def wkv7s_forward(
     b: Tensor,
     state: Tensor | None,
     cu_seqlens: Tensor,
+    max_length: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Packed forward: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1] -> y, final, checkpoints.
 
-    The checkpoints [slots, H, N, N] (no slot unless `save`) belong to the backend that made them.
+    No document is longer than `max_length`. The checkpoints [slots, H, N, N] (no slot unless `save`) belong to the
+    backend that made them.
     """
     _, H, N = r.shape
     documents = cu_seqlens.numel() - 1
@@ -157,6 +160,7 @@ def wkv7s_backward(
     a: Tensor,
     b: Tensor,
     cu_seqlens: Tensor,
+    max_length: int,
     checkpoints: Tensor,
     grad_y: Tensor,
     grad_final_state: Tensor,
@@ -171,50 +175,63 @@ def wkv7s_backward(
 
 
 @wkv7s_forward.register_kernel("cuda")
-def _(r, w, k, v, a, b, state, cu_seqlens, save):
+def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
     from rwkv_music.cuda import build
 
     r, w, k, v, a, b = (x.contiguous() for x in (r, w, k, v, a, b))
     state = None if state is None else state.contiguous()
-    return build.load().wkv7s_forward(r, w, k, v, a, b, state, cu_seqlens.contiguous(), save)
+    return build.load().wkv7s_forward(r, w, k, v, a, b, state, cu_seqlens.contiguous(), max_length, save)
 
 
 @wkv7s_backward.register_kernel("cuda")
-def _(r, w, k, v, a, b, cu_seqlens, checkpoints, grad_y, grad_final_state):
+def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
     from rwkv_music.cuda import build
 
-    r, w, k, v, a, b = (x.contiguous() for x in (r, w, k, v, a, b))
-    return build.load().wkv7s_backward(
-        r, w, k, v, a, b, cu_seqlens.contiguous(), checkpoints, grad_y.contiguous(), grad_final_state.contiguous()
-    )
+    inputs = (x.contiguous() for x in (r, w, k, v, a, b, cu_seqlens))
+    grads = (grad_y.contiguous(), grad_final_state.contiguous())
+    return build.load().wkv7s_backward(*inputs, max_length, checkpoints, *grads)
 
 
 @wkv7s_forward.register_fake
-def _(r, w, k, v, a, b, state, cu_seqlens, save):
+def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
     M, H, N = r.shape
     documents = cu_seqlens.shape[0] - 1
     state_dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
     slots = checkpoint_slots(M, documents, r.device.type) if save else 0
     final_state = r.new_empty(documents, H, N, N, dtype=state_dtype)
-    return r.new_empty(M, H, N), final_state, r.new_empty(slots, H, N, N, dtype=state_dtype)
+    checkpoint_dtype = torch.bfloat16 if r.is_cuda else state_dtype
+    return r.new_empty(M, H, N), final_state, r.new_empty(slots, H, N, N, dtype=checkpoint_dtype)
 
 
 @wkv7s_backward.register_fake
-def _(r, w, k, v, a, b, cu_seqlens, checkpoints, grad_y, grad_final_state):
+def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
     return (*(r.new_empty(r.shape) for _ in range(6)), torch.empty_like(grad_final_state))
 
 
 def _setup_context(ctx, inputs, output):
-    r, w, k, v, a, b, state, cu_seqlens, save = inputs
+    r, w, k, v, a, b, state, cu_seqlens, max_length, save = inputs
     y, _, checkpoints = output
     ctx.has_state = state is not None
+    ctx.max_length = max_length
+    ctx.set_materialize_grads(
+        False
+    )  # else autograd makes zeros as large as the checkpoints, which nothing differentiates
     if save:
         ctx.save_for_backward(r, w, k, v, a, b, cu_seqlens, checkpoints)
 
 
 def _backward(ctx, grad_y, grad_final_state, _grad_checkpoints):
-    *grads, grad_state = torch.ops.rwkv_music.wkv7s_backward(*ctx.saved_tensors, grad_y, grad_final_state)
-    return (*grads, grad_state if ctx.has_state else None, None, None)
+    *inputs, checkpoints = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(inputs[0])
+    if grad_final_state is None:
+        _, H, N = inputs[0].shape
+        state_dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+        grad_final_state = inputs[0].new_zeros(inputs[-1].numel() - 1, H, N, N, dtype=state_dtype)
+    *grads, grad_state = torch.ops.rwkv_music.wkv7s_backward(
+        *inputs, ctx.max_length, checkpoints, grad_y, grad_final_state
+    )
+    return (*grads, grad_state if ctx.has_state else None, None, None, None)
 
 
 wkv7s_forward.register_autograd(_backward, setup_context=_setup_context)

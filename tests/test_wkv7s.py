@@ -88,6 +88,16 @@ def test_bf16_rounds_its_inputs_and_outputs_only():
     assert_close(relative_errors(inputs, torch.randn(2, 2, 64, 64)), 3e-3)
 
 
+@pytest.mark.parametrize("used", ("y", "final_state"))
+def test_gradients_of_one_output_alone(used):
+    inputs = [x.requires_grad_() for x in wkv7s_inputs(2, 70, 2, seed=12)]
+    index = ("y", "final_state").index(used)
+    got = torch.autograd.grad(wkv7s(*inputs)[index].square().sum(), inputs)
+    want = torch.autograd.grad(wkv7s_reference(*inputs)[index].square().sum(), inputs, materialize_grads=True)
+    scale = max(x.norm() for x in want)
+    assert all((x - y).norm() < 1e-5 * (y.norm() if y.norm() > 0 else scale) for x, y in zip(got, want, strict=True))
+
+
 def test_a_carried_state_continues_the_row():
     inputs = wkv7s_inputs(2, 150, 2, seed=9)
     y, final = wkv7s(*inputs)
@@ -113,17 +123,17 @@ def test_opcheck(with_state):
     inputs = [x.view(-1, 2, 64).requires_grad_() for x in wkv7s_inputs(2, 20, 2, seed=11)]
     state = torch.randn(2, 2, 64, 64, requires_grad=True) if with_state else None
     cu_seqlens = torch.tensor([0, 20, 40], dtype=torch.int32)
-    torch.library.opcheck(torch.ops.rwkv_music.wkv7s_forward.default, (*inputs, state, cu_seqlens, True))
+    torch.library.opcheck(torch.ops.rwkv_music.wkv7s_forward.default, (*inputs, state, cu_seqlens, 20, True))
     detached = [x.detach() for x in inputs]
-    _, final, checkpoints = torch.ops.rwkv_music.wkv7s_forward(*detached, None, cu_seqlens, True)
+    _, final, checkpoints = torch.ops.rwkv_music.wkv7s_forward(*detached, None, cu_seqlens, 20, True)
     grads = (torch.randn_like(detached[0]), torch.randn_like(final))
-    torch.library.opcheck(torch.ops.rwkv_music.wkv7s_backward.default, (*detached, cu_seqlens, checkpoints, *grads))
+    torch.library.opcheck(torch.ops.rwkv_music.wkv7s_backward.default, (*detached, cu_seqlens, 20, checkpoints, *grads))
 
 
 def test_nothing_is_saved_without_gradients():
     inputs = [x.view(-1, 2, 64) for x in wkv7s_inputs(1, 100, 2)]
     cu_seqlens = torch.tensor([0, 100], dtype=torch.int32)
-    assert torch.ops.rwkv_music.wkv7s_forward(*inputs, None, cu_seqlens, False)[2].numel() == 0
+    assert torch.ops.rwkv_music.wkv7s_forward(*inputs, None, cu_seqlens, 100, False)[2].numel() == 0
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,11 @@ void check(const Tensor& x, const char* name, at::ScalarType dtype, at::IntArray
     TORCH_CHECK(x.sizes() == shape, "wkv7s: ", name, " must have the shape ", shape, ", but it has ", x.sizes(), ".");
     TORCH_CHECK(x.device() == device, "wkv7s: ", name, " must be on ", device, ", but it is on ", x.device(), ".");
     TORCH_CHECK(x.is_contiguous(), "wkv7s: ", name, " must be contiguous.");
+    // The kernels read 16 bytes at a time.
+    TORCH_CHECK(
+        reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 || x.scalar_type() == at::kInt,
+        "wkv7s: ", name, " must begin at a multiple of 16 bytes; pass a copy of it."
+    );
 }
 
 wkv7s::Inputs check_inputs(
@@ -65,23 +70,56 @@ wkv7s::Inputs check_inputs(
     };
 }
 
+// The cut into segments that these shapes want, or that the caller does, and memory for what it needs.
+struct Cut {
+    wkv7s::Segments segments;
+    Tensor transitions, edges;
+
+    Cut(const wkv7s::Inputs& in, const Tensor& r, int64_t max_length, int64_t segment_tokens) {
+        TORCH_CHECK(
+            segment_tokens >= -1 && segment_tokens % wkv7s::CHECKPOINT_EVERY <= 0 && segment_tokens <= INT32_MAX,
+            "wkv7s: segment_tokens must be a multiple of ", wkv7s::CHECKPOINT_EVERY,
+            ", or 0 for none, or -1 to choose, but it is ", segment_tokens, "."
+        );
+        if (segment_tokens == -1) {
+            segment_tokens = wkv7s::choose_segment_tokens(r.size(0), in.documents, in.heads, max_length);
+        }
+        const int64_t slots = wkv7s::segment_slots(r.size(0), in.documents, int(segment_tokens));
+        TORCH_CHECK(
+            slots * in.heads <= INT32_MAX,
+            "wkv7s: too many segments for one call: ", slots, " of ", in.heads, " heads."
+        );
+        const int64_t kept = segment_tokens ? slots : 0;
+        transitions = at::empty({kept, in.heads, 2, wkv7s::N, wkv7s::N}, r.options());
+        edges = at::empty({kept, in.heads, wkv7s::N, wkv7s::N}, r.options().dtype(at::kFloat));
+        segments = {int(segment_tokens), int(slots), bf16_out(transitions), f32_out(edges)};
+    }
+};
+
 // y [M, H, N], final_state [D, H, N, N], checkpoints [slots, H, N, N] (no slot unless save).
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
-    const std::optional<Tensor>& state, const Tensor& cu_seqlens, bool save
+    const std::optional<Tensor>& state, const Tensor& cu_seqlens, int64_t max_length, bool save,
+    int64_t segment_tokens
 ) {
     const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens);
+    TORCH_CHECK(
+        max_length >= 0 && max_length <= r.size(0),
+        "wkv7s: max_length must be between 0 and the number of tokens, but it is ", max_length, "."
+    );
     const c10::cuda::CUDAGuard guard(r.device());
     const auto options = r.options().dtype(at::kFloat);
     const int64_t slots = save ? wkv7s::checkpoint_slots(r.size(0), in.documents) : 0;
     Tensor y = at::empty_like(r);
     Tensor final_state = at::empty({in.documents, in.heads, wkv7s::N, wkv7s::N}, options);
-    Tensor checkpoints = at::empty({slots, in.heads, wkv7s::N, wkv7s::N}, options);
+    Tensor checkpoints = at::empty({slots, in.heads, wkv7s::N, wkv7s::N}, r.options());
     if (state) check(*state, "state", at::kFloat, final_state.sizes(), r.device());
     if (in.heads == 0) return {y, final_state, checkpoints};
+    const Cut cut(in, r, max_length, segment_tokens);
     C10_CUDA_CHECK(wkv7s::forward(
-        {in, state ? f32(*state) : nullptr, bf16_out(y), f32_out(final_state), save ? f32_out(checkpoints) : nullptr},
-        c10::cuda::getCurrentCUDAStream()
+        {in, cut.segments, state ? f32(*state) : nullptr, bf16_out(y), f32_out(final_state),
+         save ? bf16_out(checkpoints) : nullptr},
+        int(max_length), c10::cuda::getCurrentCUDAStream()
     ));
     return {y, final_state, checkpoints};
 }
@@ -89,22 +127,28 @@ std::tuple<Tensor, Tensor, Tensor> forward(
 // dr, dw, dk, dv, da, db [M, H, N] and dstate [D, H, N, N].
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
-    const Tensor& cu_seqlens, const Tensor& checkpoints, const Tensor& dy, const Tensor& dfinal_state
+    const Tensor& cu_seqlens, int64_t max_length, const Tensor& checkpoints, const Tensor& dy,
+    const Tensor& dfinal_state, int64_t segment_tokens
 ) {
     const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens);
+    TORCH_CHECK(
+        max_length >= 0 && max_length <= r.size(0),
+        "wkv7s: max_length must be between 0 and the number of tokens, but it is ", max_length, "."
+    );
     const c10::cuda::CUDAGuard guard(r.device());
     const int64_t slots = wkv7s::checkpoint_slots(r.size(0), in.documents);
-    check(checkpoints, "checkpoints", at::kFloat, {slots, in.heads, wkv7s::N, wkv7s::N}, r.device());
+    check(checkpoints, "checkpoints", at::kBFloat16, {slots, in.heads, wkv7s::N, wkv7s::N}, r.device());
     check(dy, "grad_y", at::kBFloat16, r.sizes(), r.device());
     check(dfinal_state, "grad_final_state", at::kFloat, {in.documents, in.heads, wkv7s::N, wkv7s::N}, r.device());
     Tensor dr = at::empty_like(r), dw = at::empty_like(r), dk = at::empty_like(r);
     Tensor dv = at::empty_like(r), da = at::empty_like(r), db = at::empty_like(r);
     Tensor dstate = at::empty_like(dfinal_state);
     if (in.heads == 0) return {dr, dw, dk, dv, da, db, dstate};
+    const Cut cut(in, r, max_length, segment_tokens);
     C10_CUDA_CHECK(wkv7s::backward(
-        {in, f32(checkpoints), bf16(dy), f32(dfinal_state),
+        {in, cut.segments, bf16(checkpoints), bf16(dy), f32(dfinal_state),
          bf16_out(dr), bf16_out(dw), bf16_out(dk), bf16_out(dv), bf16_out(da), bf16_out(db), f32_out(dstate)},
-        c10::cuda::getCurrentCUDAStream()
+        int(max_length), c10::cuda::getCurrentCUDAStream()
     ));
     return {dr, dw, dk, dv, da, db, dstate};
 }
@@ -114,11 +158,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 TORCH_LIBRARY(rwkv_music_cuda, m) {
     m.def(
         "wkv7s_forward(Tensor r, Tensor w, Tensor k, Tensor v, Tensor a, Tensor b, Tensor? state, Tensor cu_seqlens,"
-        " bool save) -> (Tensor y, Tensor final_state, Tensor checkpoints)"
+        " int max_length, bool save, int segment_tokens=-1) -> (Tensor y, Tensor final_state, Tensor checkpoints)"
     );
     m.def(
         "wkv7s_backward(Tensor r, Tensor w, Tensor k, Tensor v, Tensor a, Tensor b, Tensor cu_seqlens,"
-        " Tensor checkpoints, Tensor grad_y, Tensor grad_final_state)"
+        " int max_length, Tensor checkpoints, Tensor grad_y, Tensor grad_final_state, int segment_tokens=-1)"
         " -> (Tensor dr, Tensor dw, Tensor dk, Tensor dv, Tensor da, Tensor db, Tensor dstate)"
     );
 }

@@ -1,4 +1,4 @@
-// What the WKV7s kernels share: their arguments, and the few device functions that every kernel needs.
+// What the WKV7s kernels share: their arguments.
 //
 // The operator, for each head (d_t in (0.545, 1) is the decay of w_t):
 //
@@ -8,9 +8,9 @@
 // - No torch header is read here or in any .cu file; bindings.cpp alone knows torch. A launcher takes plain pointers
 //   and a stream, and returns the launch's cudaError_t.
 // - Documents are packed: document i holds the tokens cu_seqlens[i] <= t < cu_seqlens[i + 1]; it may hold none.
-// - The state before every CHECKPOINT_EVERY-th token of a document is kept for the backward pass. Where document i
-//   begins among the slots depends on cu_seqlens[i] alone, and how many slots are enough on the shapes alone, so that
-//   the host never waits for the device to learn a size.
+// - The state before every CHECKPOINT_EVERY-th token of a document is kept for the backward pass, in bf16, as the
+//   products take it. Where document i begins among the slots depends on cu_seqlens[i] alone, and how many slots are
+//   enough on the shapes alone, so that the host never waits for the device to learn a size.
 
 #pragma once
 
@@ -22,7 +22,8 @@ namespace wkv7s {
 
 constexpr int N = 64;                 // head size
 constexpr int STATE = N * N;          // elements of one head's state
-constexpr int CHECKPOINT_EVERY = 16;  // tokens
+constexpr int CHECKPOINT_EVERY = 32;  // tokens
+constexpr int SHORT = 16;             // tokens of the longest document that is worked on token by token
 
 // How many checkpoints hold any split of `tokens` into `documents`. The same rule stands in rwkv_music/wkv7s.py.
 inline int64_t checkpoint_slots(int64_t tokens, int64_t documents) { return tokens / CHECKPOINT_EVERY + documents; }
@@ -35,43 +36,61 @@ struct Inputs {
     int heads;
 };
 
+// Where heads are few and documents long, a document is cut into segments of `tokens` tokens (the last may be shorter),
+// which run at once: see wkv7s_segments.cu. They are counted as checkpoints are: segment j of document i has the slot
+// cu_seqlens[i] / tokens + i + j.
+struct Segments {
+    int tokens;                  // a multiple of CHECKPOINT_EVERY; 0 leaves documents whole, and the rest unused
+    int slots;
+    __nv_bfloat16* transitions;  // [slots, heads, 2, N, N]: what a segment multiplies a state with, as a sum of two
+    float* edges;                // [slots, heads, N, N]: the states after each segment; backward, the gradients before
+};
+
+inline int64_t segment_slots(int64_t tokens, int64_t documents, int segment_tokens) {
+    return segment_tokens ? tokens / segment_tokens + documents : documents;
+}
+
+// How long the segments should be on the current device, 0 for none; no document is longer than `max_length`.
+int choose_segment_tokens(int64_t tokens, int64_t documents, int64_t heads, int64_t max_length);
+
 struct Forward {
     Inputs in;
-    const float* state;  // [documents, heads, N value, N key], or null for zero
-    __nv_bfloat16* y;    // [tokens, heads, N]
-    float* final_state;  // as state
-    float* checkpoints;  // [slots, heads, N key, N value], transposed so that warps write whole lines; null for none
+    Segments segments;
+    const float* state;          // [documents, heads, N value, N key], or null for zero
+    __nv_bfloat16* y;            // [tokens, heads, N]
+    float* final_state;          // as state
+    __nv_bfloat16* checkpoints;  // [slots, heads, STATE], the elements in the kernels' own order; null to keep none
 };
 
 struct Backward {
     Inputs in;
-    const float* checkpoints;
+    Segments segments;
+    const __nv_bfloat16* checkpoints;
     const __nv_bfloat16* dy;     // [tokens, heads, N]
     const float* dfinal_state;   // [documents, heads, N value, N key]
     __nv_bfloat16 *dr, *dw, *dk, *dv, *da, *db;  // [tokens, heads, N]
     float* dstate;               // as dfinal_state
 };
 
-cudaError_t forward(const Forward& args, cudaStream_t stream);
-cudaError_t backward(const Backward& args, cudaStream_t stream);
+// No document is longer than `max_length`. Both passes of one call must be told the same.
+cudaError_t forward(const Forward& args, int max_length, cudaStream_t stream);
+cudaError_t backward(const Backward& args, int max_length, cudaStream_t stream);
+
+// Parts of the two. The segments' edges, before the segments themselves:
+cudaError_t make_edges(const Forward& args, cudaStream_t stream);
+cudaError_t make_edges(const Backward& args, cudaStream_t stream);
+// And all of it, where documents are SHORT at most, so that no segment is shorter:
+cudaError_t recurrent_forward(const Forward& args, int max_length, cudaStream_t stream);
+cudaError_t recurrent_backward(const Backward& args, cudaStream_t stream);
 
 #ifdef __CUDACC__
 
-// The slot of the first checkpoint of a document; the others follow it.
-__device__ __forceinline__ int64_t first_slot(int document, int32_t begin) {
-    return begin / CHECKPOINT_EVERY + document;
-}
-
-// d = exp(-exp(-1/2) sigmoid(w))
-constexpr float LOG_DECAY_SCALE = -0.60653065971263342f;
-
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-__device__ __forceinline__ float decay(float w) { return expf(LOG_DECAY_SCALE * sigmoid(w)); }
-
-// dd/dw. sigmoid(-w) rather than 1 - sigmoid(w): no cancellation where w is large.
-__device__ __forceinline__ float decay_gradient(float w, float d) {
-    return d * LOG_DECAY_SCALE * sigmoid(w) * sigmoid(-w);
+template <class Kernel, class... Args>
+cudaError_t launch(Kernel* kernel, int64_t blocks, int threads, size_t shared, cudaStream_t stream, Args... args) {
+    const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+    if (allowed != cudaSuccess) return allowed;
+    kernel<<<unsigned(blocks), unsigned(threads), shared, stream>>>(args...);
+    return cudaGetLastError();
 }
 
 #endif

@@ -1,153 +1,439 @@
-// WKV7s backward, token by token from the last: one block a document and head, one thread a row and a column of the
-// state.
+// WKV7s backward, from the last chunk to the first: one block of four warps a document (or segment of one) and head.
+// See chunk.cuh for the forward's algebra and names.
 //
-// With G_t the gradient of S_t, y_t's own share included (G_t += dy_t r_t^T), and u_t = S_{t-1} a_t:
+// With G the gradient of the state after a chunk and G' = G diag(P_L), a chunk's gradients are
 //
-//     dr_t = S_t^T dy_t    dv_t = G_t k_t     dk_t = G_t^T v_t
-//     du_t = G_t b_t       db_t = G_t^T u_t   da_t = S_{t-1}^T du_t
-//     dd_t = colsum(G_t * S_{t-1})            G_{t-1} = G_t diag(d_t) + du_t a_t^T
+//     dU = A_rb^T dY + b- G'^T    dZ = (I - A_ab)^-T dU    dV = A_rk^T dY + A_ak^T dZ + k- G'^T
+//     dA_ab = tril(dZ U^T, -1)    dA_ak = tril(dZ V^T, -1)    dA_rb = tril(dY U^T)    dA_rk = tril(dY V^T)
+//     da~ = dZ S + dA_ab b- + dA_ak k-            dr~ = dY S + dA_rb b- + dA_rk k-
+//     db- = dA_ab^T a~ + dA_rb^T r~ + U G'        dk- = dA_ak^T a~ + dA_rk^T r~ + V G'
+//
+// and G' + dY^T r~ + dZ^T a~ is the gradient of the state before it. The decay's gradient follows from the others: with
+// H_t the column sums of S_t * dS_t, token by token from the end,
+//
+//     d(log d_t) = H_t + r~ dr~ - b- db- - k- dk-      H_{t-1} = d(log d_t) + a~ da~
 //
 // Notable choices:
-// - Products along the key axis want G by rows, those along the value axis by columns: thread i keeps row i and
-//   column i.
-// - States are rebuilt forward from the nearest checkpoint and never by dividing a decay back out, which would lose
-//   1.8 times more accuracy with every token. STRIDE states at a time fit in shared memory, so a chunk of
-//   CHECKPOINT_EVERY tokens is rebuilt once for each STRIDE tokens.
-// - Every sum has one fixed order: the same input gives the same bits.
+// - A chunk is what lies between two checkpoints: its states need not be rebuilt, only its U.
+// - H is summed from the states after every chunk. Carried on from chunk to chunk it would gather rounding errors that
+//   never decay, while what it stands for does.
+// - r~, not r, is multiplied with dr~ there, and so on: the gradient of what was computed. Its rounding errors cancel.
+// - A warp has 16 value rows of G, S, U, dU, dZ, dV, then 32 key columns and 16 tokens of da~, dr~, db-, dk-.
+//   Gradients replace the inputs in shared memory and leave from there in whole lines.
 
-#include "wkv7s.cuh"
+#include "chunk.cuh"
 
 namespace wkv7s {
 namespace {
 
-constexpr int CHUNK = CHECKPOINT_EVERY;
-constexpr int STRIDE = 4;      // states held at once
-constexpr int ROW = N + 1;     // a state's row in shared memory, padded: written by rows and read by columns
-
-static_assert(CHUNK % STRIDE == 0);
-
-struct Shared {
-    float S[STRIDE][N][ROW];  // S_{t-1} for the tokens at hand
-    float u[STRIDE][N];
-    float du[2][N];           // two, so that one barrier a token is enough
-    float r[CHUNK][N], d[CHUNK][N], k[CHUNK][N], v[CHUNK][N], a[CHUNK][N], b[CHUNK][N], dy[CHUNK][N];
+struct Stage {
+    Chunk r, w, k, v, a, b, dy;
 };
 
-__global__ __launch_bounds__(N) void backward_kernel(const Backward args) {
-    extern __shared__ float shared_floats[];
-    Shared& shared = *reinterpret_cast<Shared*>(shared_floats);
+// A [16, 16] matrix as the sum of two in bf16.
+struct Block {
+    alignas(128) __nv_bfloat16 x[2][TILE * TILE];
 
-    const int i = threadIdx.x;
-    const int head = blockIdx.x % args.in.heads;
-    const int document = blockIdx.x / args.in.heads;
-    const int32_t begin = args.in.cu_seqlens[document], end = args.in.cu_seqlens[document + 1];
-    const int64_t state_at = (int64_t(document) * args.in.heads + head) * STATE;
+    __device__ auto part(int which) {
+        return [=, this](int i, int j) { return x[which] + i * TILE + (j ^ (i / 4 % 2 * 8)); };
+    }
+};
 
-    float row[N], column[N];  // of G
+struct LowerGradient {
+    Block diagonal[TILES];
+    Block below;
+
+    __device__ Block& block(int row, int column) { return row == column ? diagonal[row] : below; }
+};
+
+struct ScoreGradients {
+    LowerGradient ab, ak, rb, rk;
+};
+
+// What one chunk is worked on with.
+struct Shared {
+    Tile<N> S;     // the state before the chunk
+    Tile<N> G;     // G'
+    Chunk U, dZ;
+    union {
+        Scores scores;      // the blocks of rb and rk transposed
+        ScoreGradients dA;  // once the scores are done with
+    };
+    Decays decays;
+    alignas(16) float decay[N];  // P_L
+    float H_of_warp[WARPS][N];   // the warps' shares of H after the chunk
+    float H_of_tile[N];          // what tile 1 adds to it
+};
+
+// This warp's share of H: the column sums of S * G over its rows.
+__device__ __forceinline__ void sum_columns(float (&H)[N], const StateOperand& S, const State& G) {
+    const int lane = threadIdx.x % 32, q = lane % 4;
+    float sums[N / 4];  // of two rows; columns 8 i + 2 q and 8 i + 2 q + 1 at 2 i and 2 i + 1
 #pragma unroll
-    for (int j = 0; j < N; j++) {
-        row[j] = args.dfinal_state[state_at + i * N + j];
-        column[j] = args.dfinal_state[state_at + j * N + i];
+    for (int i = 0; i < N / 8; i++) {
+        const auto& x = G[i / 2].x[i % 2];
+        const uint32_t upper = S[i / 2].x[i % 2 * 2], lower = S[i / 2].x[i % 2 * 2 + 1];
+        sums[2 * i] = bf16_low(upper) * x[0] + bf16_low(lower) * x[2];
+        sums[2 * i + 1] = bf16_high(upper) * x[1] + bf16_high(lower) * x[3];
+    }
+    // Eight lanes have the same columns: at each step a lane gives away half of its sums and takes the other half's.
+    int column = 2 * q;
+    const auto halve = [&]<int half>(int bit) {
+        const bool upper = lane & bit;
+        column += upper ? 4 * half : 0;
+#pragma unroll
+        for (int i = 0; i < half; i++) {
+            const float given = upper ? sums[i] : sums[i + half], kept = upper ? sums[i + half] : sums[i];
+            sums[i] = kept + __shfl_xor_sync(0xffffffff, given, bit);
+        }
+    };
+    halve.template operator()<8>(4);
+    halve.template operator()<4>(8);
+    halve.template operator()<2>(16);
+    *reinterpret_cast<float2*>(&H[column]) = make_float2(sums[0], sums[1]);
+}
+
+// The state after a chunk, from the one before it.
+__device__ __forceinline__ void advance(
+    StateOperand& S_bf16, const Operand (&U)[TILES], const Operand (&V)[TILES], Stage& stage, const float (&decay)[N]
+) {
+    State S;
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            S[j].x[i / 2][i % 2 * 2] = bf16_low(S_bf16[j].x[i]);
+            S[j].x[i / 2][i % 2 * 2 + 1] = bf16_high(S_bf16[j].x[i]);
+        }
+    }
+    multiply_add(S, U, stage.b);
+    multiply_add(S, V, stage.k);
+    decay_columns(S, decay);
+    to_bf16(S_bf16, S);
+}
+
+// Gradients of the four score matrices, one a warp.
+__device__ __forceinline__ void gradients_of_scores(ScoreGradients& dA, Chunk& dY, Chunk& V, Chunk& U, Chunk& dZ) {
+    const int which = threadIdx.x / 32;  // ab, ak, rb, rk
+    LowerGradient& out = which == 0 ? dA.ab : which == 1 ? dA.ak : which == 2 ? dA.rb : dA.rk;
+    Accumulator c[3];
+    multiply_lower(c, which < 2 ? dZ : dY, which % 2 == 0 ? U : V, which >= 2);
+    const auto keep = [](Block& to, const Accumulator& x) {
+        const Operand high = to_bf16(x);
+        Accumulator rest;
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                rest.x[j][2 * i] = x.x[j][2 * i] - bf16_low(high.x[2 * j + i]);
+                rest.x[j][2 * i + 1] = x.x[j][2 * i + 1] - bf16_high(high.x[2 * j + i]);
+            }
+        }
+        store(to.part(0), high);
+        store(to.part(1), to_bf16(rest));
+    };
+#pragma unroll
+    for (int t = 0; t < TILES; t++) keep(out.diagonal[t], c[t]);
+    keep(out.below, c[2]);
+}
+
+// Of four neighbouring lanes' x: the sum over all of them, and over those after this lane.
+struct QuadSums {
+    float all, after;
+};
+
+__device__ __forceinline__ QuadSums quad_sums(float x) {
+    const int q = threadIdx.x % 4;
+    const float neighbour = __shfl_xor_sync(0xffffffff, x, 1);
+    const float pair = __shfl_xor_sync(0xffffffff, x + neighbour, 2);
+    return {x + neighbour + pair, (q & 1 ? 0.0f : neighbour) + (q & 2 ? 0.0f : pair)};
+}
+
+// d(log d) / dw.
+__device__ __forceinline__ float decay_slope(float w) {
+    const float e = exp2_fast(-LOG2_E * fabsf(w)), s = reciprocal_fast(1.0f + e);
+    return LOG_DECAY_SCALE * e * s * s;
+}
+
+// Key columns of a chunk's gradients: dr, dw, dk, da, db take the places of r~, w, k-, a~, b-, and dV that of v.
+// A warp has 32 key columns, as rows of the transposes, and one of the two tiles of tokens.
+__device__ __forceinline__ void gradients_by_column(Shared& shared, Stage& stage, const Operand (&dV)[TILES]) {
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+    const int tile = warp % TILES, token = TILE * tile, keys = warp / TILES * 32;
+    // x^T [16 key columns, 16 tokens] as an operand A, which is also how a gradient's accumulator lies.
+    const auto columns = [&](Chunk& x, int t, int m) { return load_a_transposed(x.from(TILE * t, keys + 16 * m)); };
+
+    Accumulator da[2], dr[2], db[2], dk[2];
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
+        const Operand dZ = load_b_transposed(shared.dZ.from(token, 16 * j));
+        const Operand dY = load_b_transposed(stage.dy.from(token, 16 * j));
+        const Operand U = load_b_transposed(shared.U.from(token, 16 * j));
+        const Operand V = load_b_transposed(stage.v.from(token, 16 * j));
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            const Operand S = load_a_transposed(shared.S.from(16 * j, keys + 16 * m));
+            const Operand G = load_a_transposed(shared.G.from(16 * j, keys + 16 * m));
+            multiply_add(da[m], S, dZ);
+            multiply_add(dr[m], S, dY);
+            multiply_add(db[m], G, U);
+            multiply_add(dk[m], G, V);
+        }
+    }
+    for (int t = 0; t < TILES; t++) {
+        if (t <= tile) {  // this tile's tokens look at those of tile t
+            const Operand b[2] = {columns(stage.b, t, 0), columns(stage.b, t, 1)};
+            const Operand k[2] = {columns(stage.k, t, 0), columns(stage.k, t, 1)};
+#pragma unroll
+            for (int part = 0; part < 2; part++) {
+                const Operand ab = load_b_transposed(shared.dA.ab.block(tile, t).part(part));
+                const Operand ak = load_b_transposed(shared.dA.ak.block(tile, t).part(part));
+                const Operand rb = load_b_transposed(shared.dA.rb.block(tile, t).part(part));
+                const Operand rk = load_b_transposed(shared.dA.rk.block(tile, t).part(part));
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    multiply_add(da[m], b[m], ab);
+                    multiply_add(da[m], k[m], ak);
+                    multiply_add(dr[m], b[m], rb);
+                    multiply_add(dr[m], k[m], rk);
+                }
+            }
+        }
+        if (t >= tile) {  // and are looked at by those of tile t
+            const Operand a[2] = {columns(stage.a, t, 0), columns(stage.a, t, 1)};
+            const Operand r[2] = {columns(stage.r, t, 0), columns(stage.r, t, 1)};
+#pragma unroll
+            for (int part = 0; part < 2; part++) {
+                const Operand ab = load_b(shared.dA.ab.block(t, tile).part(part));
+                const Operand ak = load_b(shared.dA.ak.block(t, tile).part(part));
+                const Operand rb = load_b(shared.dA.rb.block(t, tile).part(part));
+                const Operand rk = load_b(shared.dA.rk.block(t, tile).part(part));
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    multiply_add(db[m], a[m], ab);
+                    multiply_add(dk[m], a[m], ak);
+                    multiply_add(db[m], r[m], rb);
+                    multiply_add(dk[m], r[m], rk);
+                }
+            }
+        }
     }
 
-    for (int chunk = (end - begin + CHUNK - 1) / CHUNK - 1; chunk >= 0; chunk--) {
-        const int32_t first = begin + chunk * CHUNK;
-        const int length = min(CHUNK, end - first);
-        const int64_t at = (int64_t(first) * args.in.heads + head) * N + i;
-        const int64_t step = int64_t(args.in.heads) * N;  // from a token to the next
+    // A lane has of each tile two key columns (i), and of those the tokens 8 j + 2 q and 8 j + 2 q + 1.
+    // H: what token t adds on the way from H_t to d(log d_t), then to H_{t-1}; the latter summed from the tile's end.
+    float add[2][2][2][2], H[2][2][2][2], total[2][2];  // [m][i][j][first or second token]
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        const Operand r = columns(stage.r, tile, m), k = columns(stage.k, tile, m);
+        const Operand a = columns(stage.a, tile, m), b = columns(stage.b, tile, m);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            total[m][i] = 0.0f;
+#pragma unroll
+            for (int j = 1; j >= 0; j--) {
+                const int x = 2 * j + i;
+                float(&add_x)[2] = add[m][i][j];
+                const auto& dr_x = dr[m].x[j];
+                const auto& dk_x = dk[m].x[j];
+                const auto& da_x = da[m].x[j];
+                const auto& db_x = db[m].x[j];
+                add_x[0] = bf16_low(r.x[x]) * dr_x[2 * i] - bf16_low(b.x[x]) * db_x[2 * i] -
+                           bf16_low(k.x[x]) * dk_x[2 * i];
+                add_x[1] = bf16_high(r.x[x]) * dr_x[2 * i + 1] - bf16_high(b.x[x]) * db_x[2 * i + 1] -
+                           bf16_high(k.x[x]) * dk_x[2 * i + 1];
+                const float past_first = add_x[0] + bf16_low(a.x[x]) * da_x[2 * i];
+                const float past_second = add_x[1] + bf16_high(a.x[x]) * da_x[2 * i + 1];
+                const QuadSums past = quad_sums(past_first + past_second);
+                H[m][i][j][1] = total[m][i] + past.after;
+                H[m][i][j][0] = H[m][i][j][1] + past_second;
+                total[m][i] += past.all;
+            }
+            if (tile == 1 && q == 0) shared.H_of_tile[keys + 16 * m + 8 * i + g] = total[m][i];
+        }
+    }
+    __syncthreads();  // the inputs have been read by all: their places may be taken
 
+    store_columns(stage.v, dV);
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        Operand w = columns(stage.w, tile, m), r, k, a, b;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int column = keys + 16 * m + 8 * i + g;
+            const auto& H_of_warp = shared.H_of_warp;
+            float H_end = (H_of_warp[0][column] + H_of_warp[1][column]) + (H_of_warp[2][column] + H_of_warp[3][column]);
+            if (tile == 0) H_end += shared.H_of_tile[column];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int x = 2 * j + i, first = token + 8 * j + 2 * q;
+                const float2 P = *reinterpret_cast<const float2*>(shared.decays.at(column, first));
+                const float P_before = first == 0 ? 1.0f : *shared.decays.at(column, first - 1);
+                const float2 inverse = make_float2(reciprocal_fast(P.x), reciprocal_fast(P.y));
+                w.x[x] = pack_bf16((H_end + H[m][i][j][0] + add[m][i][j][0]) * decay_slope(bf16_low(w.x[x])),
+                                   (H_end + H[m][i][j][1] + add[m][i][j][1]) * decay_slope(bf16_high(w.x[x])));
+                r.x[x] = pack_bf16(dr[m].x[j][2 * i] * P.x, dr[m].x[j][2 * i + 1] * P.y);
+                k.x[x] = pack_bf16(dk[m].x[j][2 * i] * inverse.x, dk[m].x[j][2 * i + 1] * inverse.y);
+                a.x[x] = pack_bf16(da[m].x[j][2 * i] * P_before, da[m].x[j][2 * i + 1] * P.x);
+                b.x[x] = pack_bf16(db[m].x[j][2 * i] * inverse.x, db[m].x[j][2 * i + 1] * inverse.y);
+            }
+        }
+        store_transposed(stage.r.from(token, keys + 16 * m), r);
+        store_transposed(stage.w.from(token, keys + 16 * m), w);
+        store_transposed(stage.k.from(token, keys + 16 * m), k);
+        store_transposed(stage.a.from(token, keys + 16 * m), a);
+        store_transposed(stage.b.from(token, keys + 16 * m), b);
+    }
+}
+
+template <int STAGES>
+struct Staged {
+    Shared shared;
+    Stage stages[STAGES];
+};
+
+// With two stages the next chunk is copied while this one is worked on; with one, where shared memory is short, after.
+template <int STAGES>
+__global__ __launch_bounds__(THREADS, 2) void backward_kernel(const Backward args) {
+    extern __shared__ char shared_bytes[];
+    Staged<STAGES>& staged = *reinterpret_cast<Staged<STAGES>*>(shared_bytes);
+    Shared& shared = staged.shared;
+    const int warp = threadIdx.x / 32;
+
+    const Work work(args.in, args.segments);
+    if (!work.exists) return;
+    const int chunks = (work.length + L - 1) / L;
+    const int64_t token_stride = int64_t(args.in.heads) * N;
+    const int64_t first = work.begin * token_stride + work.head * N;  // the head's elements of the first token
+    const int64_t state_at = (int64_t(work.document) * args.in.heads + work.head) * STATE;
+    const auto checkpoint = [&](int chunk) {
+        return args.checkpoints + (int64_t(work.checkpoint + chunk) * args.in.heads + work.head) * STATE;
+    };
+
+    const auto load = [&](int chunk) {
+        if (chunk >= 0) {
+            Stage& stage = staged.stages[chunk % STAGES];
+            const int64_t at = first + chunk * L * token_stride;
+            const int left = work.length - chunk * L;
+            load_chunk(stage.r, args.in.r + at, token_stride, left);
+            load_chunk(stage.w, args.in.w + at, token_stride, left);
+            load_chunk(stage.k, args.in.k + at, token_stride, left);
+            load_chunk(stage.v, args.in.v + at, token_stride, left);
+            load_chunk(stage.a, args.in.a + at, token_stride, left);
+            load_chunk(stage.b, args.in.b + at, token_stride, left);
+            load_chunk(stage.dy, args.dy + at, token_stride, left);
+        }
+        copy_async_commit();
+    };
+    load(chunks - 1);
+
+    const float* const dstate_after =
+        work.last ? args.dfinal_state + state_at
+                  : args.segments.edges + (int64_t(work.slot + 1) * args.in.heads + work.head) * STATE;
+    State G;
+    load_state(G, dstate_after);
+
+    for (int chunk = chunks - 1; chunk >= 0; chunk--) {
+        const int left = work.length - chunk * L;
+        const bool last = work.last && chunk == chunks - 1;
+        Stage& stage = staged.stages[chunk % STAGES];
+        StateOperand S;  // before the chunk
+        load_checkpoint(S, checkpoint(chunk));
+        copy_async_wait<0>();
+        __syncthreads();  // this chunk is here, and nobody is at the last one any more
+        if (STAGES > 1) load(chunk - 1);
+        scale_by_decays(&stage.r, stage.w, &stage.k, stage.a, stage.b, shared.decay, &shared.decays, left);
         __syncthreads();
-        for (int t = 0; t < length; t++) {
-            shared.r[t][i] = __bfloat162float(args.in.r[at + t * step]);
-            shared.d[t][i] = decay(__bfloat162float(args.in.w[at + t * step]));
-            shared.k[t][i] = __bfloat162float(args.in.k[at + t * step]);
-            shared.v[t][i] = __bfloat162float(args.in.v[at + t * step]);
-            shared.a[t][i] = __bfloat162float(args.in.a[at + t * step]);
-            shared.b[t][i] = __bfloat162float(args.in.b[at + t * step]);
-            shared.dy[t][i] = __bfloat162float(args.dy[at + t * step]);
-        }
-        const int64_t slot = first_slot(document, begin) + chunk;
-        const float* checkpoint = args.checkpoints + (slot * args.in.heads + head) * STATE;
+        make_scores<true>(shared.scores, stage.r, stage.k, stage.a, stage.b);
 
-        for (int low = (length - 1) / STRIDE * STRIDE; low >= 0; low -= STRIDE) {
-            const int high = min(low + STRIDE, length);
-            __syncthreads();
-            {
-                float S[N];
-#pragma unroll
-                for (int j = 0; j < N; j++) S[j] = checkpoint[j * N + i];
-                for (int t = 0; t < high; t++) {
-                    float u = 0.0f;
-#pragma unroll
-                    for (int j = 0; j < N; j++) u += S[j] * shared.a[t][j];
-                    if (t >= low) {
-                        shared.u[t - low][i] = u;
-#pragma unroll
-                        for (int j = 0; j < N; j++) shared.S[t - low][i][j] = S[j];
-                    }
-                    const float v = shared.v[t][i];
-#pragma unroll
-                    for (int j = 0; j < N; j++) {
-                        S[j] = S[j] * shared.d[t][j] + u * shared.b[t][j] + v * shared.k[t][j];
-                    }
-                }
+        if (!last) {  // the state after this chunk is the one before the next, which was worked on just now
+            StateOperand S_after;
+            if (chunk == chunks - 1) {
+                load_checkpoint(S_after, checkpoint(chunk + 1));
+            } else {
+                load_rows(S_after, shared.S);
             }
-            __syncthreads();
+            sum_columns(shared.H_of_warp[warp], S_after, G);
+        }
+        store_rows(shared.S, S);
+        Rows U, dU, dV;
+        multiply_add_transposed(U, S, stage.a);
+        decay_columns(G, shared.decay);
+        {
+            StateOperand G_bf16;
+            to_bf16(G_bf16, G);
+            store_rows(shared.G, G_bf16);
+            multiply_add_transposed(dU, G_bf16, stage.b);
+            multiply_add_transposed(dV, G_bf16, stage.k);
+        }
+        __syncthreads();  // the scores are here
 
-            for (int t = high - 1; t >= low; t--) {
-                const float dy = shared.dy[t][i];
-                float dv = 0.0f, du = 0.0f;
-#pragma unroll
-                for (int j = 0; j < N; j++) {
-                    row[j] += dy * shared.r[t][j];
-                    dv += row[j] * shared.k[t][j];
-                    du += row[j] * shared.b[t][j];
-                }
-#pragma unroll
-                for (int j = 0; j < N; j++) row[j] = row[j] * shared.d[t][j] + du * shared.a[t][j];
-                shared.du[t & 1][i] = du;
-                __syncthreads();
-
-                const float r = shared.r[t][i], d = shared.d[t][i], k = shared.k[t][i];
-                const float a = shared.a[t][i], b = shared.b[t][i];
-                float dr = 0.0f, dk = 0.0f, db = 0.0f, da = 0.0f, dd = 0.0f;
-#pragma unroll
-                for (int j = 0; j < N; j++) {
-                    const float before = shared.S[t - low][j][i];
-                    const float u = shared.u[t - low][j], v = shared.v[t][j];
-                    const float dy_j = shared.dy[t][j], du_j = shared.du[t & 1][j];
-                    column[j] += dy_j * r;
-                    dr += dy_j * (before * d + u * b + v * k);
-                    dk += column[j] * v;
-                    db += column[j] * u;
-                    dd += column[j] * before;
-                    da += before * du_j;
-                    column[j] = column[j] * d + du_j * a;
-                }
-                const int64_t out = at + t * step;
-                args.dr[out] = __float2bfloat16(dr);
-                args.dw[out] = __float2bfloat16(dd * decay_gradient(__bfloat162float(args.in.w[out]), d));
-                args.dk[out] = __float2bfloat16(dk);
-                args.dv[out] = __float2bfloat16(dv);
-                args.da[out] = __float2bfloat16(da);
-                args.db[out] = __float2bfloat16(db);
+        {
+            Operand V[TILES], U_bf16[TILES];
+            Operand32 V_tf32[TILES], U_tf32[TILES];
+            load_columns(V, stage.v);
+            to_tf32(V_tf32, V);
+            multiply_add_transposed(U, V_tf32, shared.scores.ak);
+            solve(U, U_tf32, shared.scores.ab);
+            to_bf16(U_bf16, U);
+            store_columns(shared.U, U_bf16);
+            if (last) {
+                advance(S, U_bf16, V, stage, shared.decay);
+                State dfinal_state;
+                load_state(dfinal_state, args.dfinal_state + state_at);
+                sum_columns(shared.H_of_warp[warp], S, dfinal_state);
             }
         }
+        Operand dV_bf16[TILES];
+        {
+            Operand dY[TILES], dZ[TILES];
+            Operand32 dY_tf32[TILES], dZ_tf32[TILES];
+            load_columns(dY, stage.dy);
+            to_tf32(dY_tf32, dY);
+            multiply_add_blocks_transposed(dU, dY_tf32, shared.scores.rb);
+            multiply_add_blocks_transposed(dV, dY_tf32, shared.scores.rk);
+            solve_backward(dU, dZ_tf32, shared.scores.ab);
+            multiply_add(dV, dZ_tf32, shared.scores.ak);
+            to_bf16(dV_bf16, dV);
+            to_bf16(dZ, dU);
+            store_columns(shared.dZ, dZ);
+            multiply_add(G, dY, stage.r);
+            multiply_add(G, dZ, stage.a);
+        }
+        __syncthreads();  // U, dZ, S and G' are here; the scores are done with
+        gradients_of_scores(shared.dA, stage.dy, stage.v, shared.U, shared.dZ);
+        __syncthreads();
+        gradients_by_column(shared, stage, dV_bf16);
+        __syncthreads();
+        const int64_t at = first + chunk * L * token_stride;
+        store_chunk(args.dr + at, stage.r, token_stride, left);
+        store_chunk(args.dw + at, stage.w, token_stride, left);
+        store_chunk(args.dk + at, stage.k, token_stride, left);
+        store_chunk(args.dv + at, stage.v, token_stride, left);
+        store_chunk(args.da + at, stage.a, token_stride, left);
+        store_chunk(args.db + at, stage.b, token_stride, left);
+        if (STAGES == 1) load(chunk - 1);  // each thread into the places that it has just read
     }
-
-#pragma unroll
-    for (int j = 0; j < N; j++) args.dstate[state_at + i * N + j] = row[j];
+    if (work.first) store_state(args.dstate + state_at, G);
 }
 
 }  // namespace
 
-cudaError_t backward(const Backward& args, cudaStream_t stream) {
-    const cudaError_t allowed =
-        cudaFuncSetAttribute(backward_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(Shared)));
-    if (allowed != cudaSuccess) return allowed;
-    const unsigned blocks = unsigned(args.in.documents) * unsigned(args.in.heads);
-    backward_kernel<<<blocks, N, sizeof(Shared), stream>>>(args);
-    return cudaGetLastError();
+cudaError_t backward(const Backward& args, int max_length, cudaStream_t stream) {
+    if (max_length <= SHORT) return recurrent_backward(args, stream);
+    if (args.segments.tokens) {
+        const cudaError_t made = make_edges(args, stream);
+        if (made != cudaSuccess) return made;
+    }
+    int device, most_shared;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error != cudaSuccess) return error;
+    error = cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error != cudaSuccess) return error;
+    const int64_t blocks = int64_t(args.segments.slots) * args.in.heads;
+    if (most_shared >= int(sizeof(Staged<2>))) {
+        return launch(backward_kernel<2>, blocks, THREADS, sizeof(Staged<2>), stream, args);
+    }
+    return launch(backward_kernel<1>, blocks, THREADS, sizeof(Staged<1>), stream, args);
 }
 
 }  // namespace wkv7s

@@ -1,72 +1,127 @@
-// WKV7s forward, token by token: one block a document and head, one thread a row of the state.
+// WKV7s forward, chunk by chunk: one block of four warps a document (or segment of one) and head. See chunk.cuh for the
+// algebra.
 //
 // Notable choices:
-// - Thread i keeps row i of the state (value axis i) in registers, in fp32; nothing is rounded between tokens.
-// - The next token's inputs are loaded while this one is computed, into the other of two shared buffers, so that one
-//   barrier a token is enough.
+// - The state stays in registers, in fp32, from the first token to the last.
+// - The next two chunks are copied while this one is worked on. r, a, k, b are scaled where they land; y leaves by way
+//   of v.
 
-#include "wkv7s.cuh"
+#include "chunk.cuh"
 
 namespace wkv7s {
 namespace {
 
-// One token's vectors along the key axis, which every thread reads whole.
-struct alignas(16) Token {
-    float r[N], d[N], k[N], a[N], b[N];
+constexpr int STAGES = 3;
+
+struct Stage {
+    Chunk r, w, k, v, a, b;
 };
 
-__global__ __launch_bounds__(N) void forward_kernel(const Forward args) {
-    const int i = threadIdx.x;
-    const int head = blockIdx.x % args.in.heads;
-    const int document = blockIdx.x / args.in.heads;
-    const int32_t begin = args.in.cu_seqlens[document], end = args.in.cu_seqlens[document + 1];
-    const int64_t state_at = (int64_t(document) * args.in.heads + head) * STATE + i * N;
+struct Shared {
+    Stage stages[STAGES];
+    Scores scores;
+    alignas(16) float decay[N];  // P_L
+};
 
-    float S[N];
-#pragma unroll
-    for (int j = 0; j < N; j++) S[j] = args.state ? args.state[state_at + j] : 0.0f;
+__global__ __launch_bounds__(THREADS, 2) void forward_kernel(const Forward args) {
+    extern __shared__ char shared_bytes[];
+    Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
+    const int warp = threadIdx.x / 32;
 
-    __shared__ Token tokens[2];
-    for (int32_t t = begin; t < end; t++) {
-        const int64_t at = (int64_t(t) * args.in.heads + head) * N + i;
-        Token& token = tokens[t & 1];
-        token.r[i] = __bfloat162float(args.in.r[at]);
-        token.d[i] = decay(__bfloat162float(args.in.w[at]));
-        token.k[i] = __bfloat162float(args.in.k[at]);
-        token.a[i] = __bfloat162float(args.in.a[at]);
-        token.b[i] = __bfloat162float(args.in.b[at]);
-        const float v = __bfloat162float(args.in.v[at]);
+    const Work work(args.in, args.segments);
+    if (!work.exists) return;
+    const int chunks = (work.length + L - 1) / L;
+    const int64_t token_stride = int64_t(args.in.heads) * N;
+    const int64_t first = work.begin * token_stride + work.head * N;  // the head's elements of the first token
+    const int64_t state_at = (int64_t(work.document) * args.in.heads + work.head) * STATE;
 
-        if (args.checkpoints && (t - begin) % CHECKPOINT_EVERY == 0) {
-            const int64_t slot = first_slot(document, begin) + (t - begin) / CHECKPOINT_EVERY;
-            float* checkpoint = args.checkpoints + (slot * args.in.heads + head) * STATE;
-#pragma unroll
-            for (int j = 0; j < N; j++) checkpoint[j * N + i] = S[j];
+    const auto load = [&](int chunk) {
+        if (chunk < chunks) {
+            Stage& stage = shared.stages[chunk % STAGES];
+            const int64_t at = first + chunk * L * token_stride;
+            const int left = work.length - chunk * L;
+            load_chunk(stage.r, args.in.r + at, token_stride, left);
+            load_chunk(stage.w, args.in.w + at, token_stride, left);
+            load_chunk(stage.k, args.in.k + at, token_stride, left);
+            load_chunk(stage.v, args.in.v + at, token_stride, left);
+            load_chunk(stage.a, args.in.a + at, token_stride, left);
+            load_chunk(stage.b, args.in.b + at, token_stride, left);
         }
-        __syncthreads();
+        copy_async_commit();
+    };
+#pragma unroll
+    for (int chunk = 0; chunk < STAGES - 1; chunk++) load(chunk);
 
-        float Sa = 0.0f;
-#pragma unroll
-        for (int j = 0; j < N; j++) Sa += S[j] * token.a[j];
-        float y = 0.0f;
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-            S[j] = S[j] * token.d[j] + Sa * token.b[j] + v * token.k[j];
-            y += S[j] * token.r[j];
-        }
-        args.y[at] = __float2bfloat16(y);
+    State S;
+    if (!work.first) {
+        load_state(S, args.segments.edges + (int64_t(work.slot - 1) * args.in.heads + work.head) * STATE);
+    } else if (args.state) {
+        load_state(S, args.state + state_at);
     }
 
+    for (int chunk = 0; chunk < chunks; chunk++) {
+        const int left = work.length - chunk * L;
+        Stage& stage = shared.stages[chunk % STAGES];
+        copy_async_wait<STAGES - 2>();
+        __syncthreads();  // this chunk is here, and nobody is at the last one any more
+        load(chunk + STAGES - 1);
+        scale_by_decays(&stage.r, stage.w, &stage.k, stage.a, stage.b, shared.decay, nullptr, left);
+        __syncthreads();
+        make_scores<false>(shared.scores, stage.r, stage.k, stage.a, stage.b);
+
+        Rows U, Y;
+        {
+            StateOperand S_bf16;
+            to_bf16(S_bf16, S);
+            if (args.checkpoints) {
+                const int64_t slot = work.checkpoint + chunk;
+                store_checkpoint(args.checkpoints + (slot * args.in.heads + work.head) * STATE, S_bf16);
+            }
+            multiply_add_transposed(U, S_bf16, stage.a);
+            multiply_add_transposed(Y, S_bf16, stage.r);
+        }
+        Operand V[TILES], U_bf16[TILES];
+        Operand32 V_tf32[TILES], U_tf32[TILES];
+        load_columns(V, stage.v);
+        to_tf32(V_tf32, V);
+        __syncthreads();  // the scores are here
+        multiply_add_transposed(U, V_tf32, shared.scores.ak);
+        solve(U, U_tf32, shared.scores.ab);
+        multiply_add_transposed(Y, V_tf32, shared.scores.rk);
+        multiply_add_transposed(Y, U_tf32, shared.scores.rb);
+
+        to_bf16(U_bf16, U);
+        multiply_add(S, U_bf16, stage.b);
+        multiply_add(S, V, stage.k);
+        decay_columns(S, shared.decay);
+
+        // This warp alone reads its 16 columns of v, and has.
+        Operand Y_bf16[TILES];
+        to_bf16(Y_bf16, Y);
+        __syncwarp();
+        store_columns(stage.v, Y_bf16);
+        __syncwarp();
 #pragma unroll
-    for (int j = 0; j < N; j++) args.final_state[state_at + j] = S[j];
+        for (int t = 0; t < TILES; t++) {
+            const int lane = threadIdx.x % 32, token = TILE * t + lane / 2, column = 16 * warp + lane % 2 * 8;
+            if (token < left) {
+                *reinterpret_cast<uint4*>(args.y + first + (chunk * L + token) * token_stride + column) =
+                    *reinterpret_cast<const uint4*>(stage.v.at(token, column));
+            }
+        }
+    }
+    if (work.last) store_state(args.final_state + state_at, S);
 }
 
 }  // namespace
 
-cudaError_t forward(const Forward& args, cudaStream_t stream) {
-    const unsigned blocks = unsigned(args.in.documents) * unsigned(args.in.heads);
-    forward_kernel<<<blocks, N, 0, stream>>>(args);
-    return cudaGetLastError();
+cudaError_t forward(const Forward& args, int max_length, cudaStream_t stream) {
+    if (max_length <= SHORT) return recurrent_forward(args, max_length, stream);
+    if (args.segments.tokens) {
+        const cudaError_t made = make_edges(args, stream);
+        if (made != cudaSuccess) return made;
+    }
+    return launch(forward_kernel, int64_t(args.segments.slots) * args.in.heads, THREADS, sizeof(Shared), stream, args);
 }
 
 }  // namespace wkv7s

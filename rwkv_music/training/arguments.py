@@ -2,14 +2,13 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.errors import UserError
 from rwkv_music.run_folder import find_checkpoint
 
-# Settings that belong to one command and the ranks it has, and are not taken over by a run that goes on.
-OF_ONE_COMMAND = ("out", "resume", "stop_after", "micro_batch_size")
+# Settings that belong to one command, and are not taken over by a run that goes on.
+OF_ONE_COMMAND = ("out", "resume", "stop_after")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -36,8 +35,9 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
     """What the command line says; then, for a run that is gone on with, what it was started with; then the preset."""
     train = from_arguments(TrainConfig, arguments)
     model, data = PRESETS[arguments.preset or "tiny"], {}
-    if train.resume == "auto" and find_checkpoint(train.out):
-        started = RunConfig.load(Path(train.out) / "config.json")
+    checkpoint = find_checkpoint(train.out, train.resume)
+    if checkpoint:
+        started = RunConfig.load(checkpoint / "config.json")
         model = model if arguments.preset else asdict(started.model)
         data = asdict(started.data)
         kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}

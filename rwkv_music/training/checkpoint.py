@@ -45,6 +45,7 @@ def save_checkpoint(engine: deepspeed.DeepSpeedEngine, config: RunConfig, progre
         engine.save_checkpoint(folder, tag=partial.name, client_state={"random_state": random_state}, save_latest=False)
         if first:
             config.save(partial / "config.json")
+            shutil.copyfile(Path(config.train.out) / "tokenizer.json", partial / "tokenizer.json")
             write_text(partial / "progress.json", json.dumps(dataclasses.asdict(progress)) + "\n")
         dist.barrier()
         if first:
@@ -57,7 +58,8 @@ def save_checkpoint(engine: deepspeed.DeepSpeedEngine, config: RunConfig, progre
             word in str(error) for word in ("inline_container", "PytorchStreamWriter")
         ):
             raise
-        shutil.rmtree(partial, ignore_errors=True)
+        if first:  # the others may still be writing into it
+            shutil.rmtree(partial, ignore_errors=True)
         doing = f"saving the checkpoint of step {progress.step} in {folder}"
         if isinstance(error, OSError):
             raise UserError(describe_os_error(error, doing)) from error
@@ -75,12 +77,14 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Path) -> None
     try:
         _, client_state = engine.load_checkpoint(checkpoint.parent, tag=checkpoint.name)
         torch.set_rng_state(client_state["random_state"]["torch"])
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and "cuda" in client_state["random_state"]:
             torch.cuda.set_rng_state(client_state["random_state"]["cuda"])
-    except (
-        Exception
-    ) as error:  # whatever torch's and DeepSpeed's readers raise for a file that is not what it should be
-        raise UserError(f"{checkpoint} cannot be loaded ({error}): remove it to resume from an earlier one.") from error
+    except Exception as error:  # whatever torch's and DeepSpeed's readers raise for what is not as they expect it
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{checkpoint} cannot be loaded ({type(error).__name__}: {first_line}): use the DeepSpeed file that it was "
+            f"written with, or name an earlier checkpoint with --resume and another --out."
+        ) from error
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
@@ -93,19 +97,14 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
     run = Path(run)
     checkpoint = run if (run / "progress.json").is_file() else find_checkpoint(run)
     if checkpoint is None:
-        what = (
-            "has no checkpoint yet: train it first"
-            if (run / "config.json").is_file()
-            else "is not a run folder: give the --out of train.py"
-        )
-        raise UserError(f"{run} {what}.")
+        if (run / "config.json").is_file():
+            raise UserError(f"{run} has no checkpoint yet: train it first.")
+        raise UserError(f"{run} is not a run folder: give the --out of train.py.")
     config = RunConfig.load(checkpoint / "config.json")
     step = read_progress(checkpoint).step
     try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):  # it reports every file
+        reports = io.StringIO()  # DeepSpeed's reader reports every file
+        with contextlib.redirect_stdout(reports), contextlib.redirect_stderr(reports):
             weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint.parent, tag=checkpoint.name)
         with torch.device("meta"):
             model = RWKV(config.model)
@@ -113,4 +112,4 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
     except Exception as error:
         raise UserError(f"{checkpoint} cannot be loaded ({error}): use an earlier checkpoint.") from error
     model.requires_grad_(False).to(device, torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32)
-    return model.eval(), load_codec(checkpoint.parent.parent / "tokenizer.json"), config, step
+    return model.eval(), load_codec(checkpoint / "tokenizer.json"), config, step

@@ -21,6 +21,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 
 from rwkv_music.config import TrainConfig
+from rwkv_music.cuda import build
 from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV
 
@@ -67,6 +68,13 @@ def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"The DeepSpeed file {path} is not JSON ({error}): correct it.") from error
     if not isinstance(config, dict):
         raise UserError(f"The DeepSpeed file {path} does not hold a JSON object: see ds_configs/zero2.json for one.")
+    for section in ("zero_optimization", "bf16", "fp16"):
+        if not isinstance(config.get(section, {}), dict):
+            raise UserError(f'{path} sets "{section}" to {config[section]!r}: it takes an object, as in ds_configs.')
+    for key in (*SHARED_KEYS, "gradient_accumulation_steps"):
+        value = config.get(key, "auto")
+        if value != "auto" and not (isinstance(value, int | float) and (value > 0 or key == "gradient_clipping")):
+            raise UserError(f'{path} sets "{key}" to {value!r}: it takes a positive number, or leave it out.')
     for section, options in {
         "optimizer": "--lr, --beta1, --weight_decay ...",
         "scheduler": "--schedule, --warmup_steps ...",
@@ -150,12 +158,14 @@ def make_plan(
 def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.DeepSpeedEngine:
     """A DeepSpeed engine over `model`, with AdamW over its parameter groups.
 
-    Raises UserError for fp32 on a GPU, where the kernels take bf16 alone.
+    Raises UserError for what DeepSpeed does not take, and on a GPU for what our kernels do not.
     """
-    if device.type == "cuda" and not plan.deepspeed.get("bf16", {}).get("enabled"):
-        raise UserError(
-            'The kernels run in bf16, but the DeepSpeed file does not: add "bf16": {"enabled": true} to it.'
-        )
+    if device.type == "cuda":
+        if not plan.deepspeed.get("bf16", {}).get("enabled"):
+            raise UserError('The kernels run in bf16, but the DeepSpeed file does not: add "bf16": {"enabled": true}.')
+        if model.config.head_size != 64:
+            raise UserError(f"The kernels are made for head_size 64, not {model.config.head_size}: leave it at 64.")
+        build.load()  # so that a compiler that is missing is told before anything is written
     train = plan.train
     groups = model.parameter_groups(train.weight_decay)
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
@@ -163,17 +173,19 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
         optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
     else:
         optimizer = torch.optim.AdamW(groups, fused=True, **options)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.deepspeed)
+    try:
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.deepspeed)
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic's are ValueErrors
+        what = " ".join(str(error).split())[:300]
+        raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error
     return engine
 
 
 def optimizer_bytes(engine: deepspeed.DeepSpeedEngine) -> int:
     """Bytes that this rank's optimizer holds: its part of the fp32 master weights and of AdamW's two moments."""
-    zero, optimizer = (
-        engine.optimizer,
-        engine.optimizer.optimizer,
-    )  # DeepSpeed's wraps ours and gives it flat fp32 partitions,
-    tensors = list(getattr(zero, "fp32_partitioned_groups_flat", ()))  # under stage 3 only while it steps
+    zero, optimizer = engine.optimizer, engine.optimizer.optimizer
+    # DeepSpeed's optimizer wraps ours and gives it flat fp32 partitions, but under stage 3 only while it steps.
+    tensors = list(getattr(zero, "fp32_partitioned_groups_flat", ()))
     tensors = tensors or [p for group in optimizer.param_groups for p in group["params"]]
     tensors += [x for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
     return sum(x.numel() * x.element_size() for x in tensors)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from rwkv_music.errors import explained
+
 # Dense bf16 matrix rates by the vendors' datasheets, FLOP/s; the first name found in the device's name counts.
 PEAK_FLOPS = {
     "B200": 2250e12,
@@ -81,31 +83,34 @@ class Curves:
     """
 
     def __init__(self, folder: str | Path, first_step: int, enabled: bool) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_step) if enabled else None
+        self._writer = None
+        if enabled:
+            with explained(f"opening TensorBoard's event file in {folder}"):
+                self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def scalars(self, step: int, values: dict[str, float | None]) -> None:
         if self._writer is None:
             return
-        for tag, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(tag, value, step)
+        with explained("writing TensorBoard's event file"):
+            for tag, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(tag, value, step)
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """uint8 [height, width, 3]."""
         if self._writer is not None:
-            self._writer.add_image(tag, pixels, step, dataformats="HWC")
+            with explained("writing TensorBoard's event file"):
+                self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def text(self, tag: str, markdown: str) -> None:
         if self._writer is not None:
-            self._writer.add_text(tag, markdown)
-
-    def flush(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
+            with explained("writing TensorBoard's event file"):
+                self._writer.add_text(tag, markdown)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with explained("closing TensorBoard's event file"):
+                self._writer.close()
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

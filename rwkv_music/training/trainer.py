@@ -7,6 +7,7 @@ changes what a step computes.
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -85,25 +86,28 @@ class Trainer:
             self._check_tokenizer()
             self.progress = check_resumable(self.resumed_from, self.config, world_size, self.zero_stage)
         self.codec = self._codec_for_samples()
-        self.first = os.environ.get("RANK", "0") == "0"
-        if self.first:
-            self._make_run_folder()
+        if (self.run / "config.json").exists():
+            RunConfig.load(self.run / "config.json")  # a folder of something else is not written into
 
         self.device = init_process_group()
+        self.first = rank() == 0
         torch.manual_seed(data.seed)
-        model = RWKV(model_config)
+        with self.device:
+            model = RWKV(model_config)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.matrix_parameters = model.matrix_parameters()
         self.engine = make_engine(model, self.plan, self.device)
         if self.resumed_from is not None:
             load_checkpoint(self.engine, self.resumed_from)
+        if self.first:
+            self._make_run_folder()
         self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
         self.flops, self.flops_source = peak_flops(self.device)
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def _check_tokenizer(self) -> None:
-        run_codec = load_codec(self.run / "tokenizer.json")
+        run_codec = load_codec(self.resumed_from / "tokenizer.json")
         if run_codec.fingerprint != self.train_data.fingerprint:
             raise UserError(
                 f"{self.config.data.data} was prepared with another tokenizer than {self.run} was trained with: "
@@ -188,7 +192,7 @@ class Trainer:
             2, dtype=torch.float64, device=self.device
         )  # nats and targets since the curve's last point
         try:
-            with bar, ThreadPoolExecutor(1) as reader:
+            with ThreadPoolExecutor(1) as reader:
                 coming = reader.submit(self._read_step, self.progress.samples)
                 while self.progress.step < stop:
                     batches = coming.result()
@@ -214,20 +218,21 @@ class Trainer:
                         save_checkpoint(self.engine, self.config, self.progress)
                     watch.go_on()
         finally:
-            self.curves.flush()
+            bar.close()
         self._say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.run / CHECKPOINTS}.")
 
     def where_it_stands(self) -> str:
         """After an interruption: how far it got and where the same command goes on from."""
+        return f"after step {self.progress.step:,}; the same command goes on {self._where()}"
+
+    def _where(self) -> str:
         kept = find_checkpoint(self.run)
-        start = kept.name if kept else "the beginning, as there is no checkpoint yet"
-        return f"after step {self.progress.step:,}; the same command goes on from {start}"
+        return f"from {kept.name}" if kept else "from the beginning, as there is no checkpoint yet"
 
     def close(self) -> None:
-        """Close the curves and leave the process group."""
+        """Close the curves and leave the process group, together: not after an error, when others may be gone."""
         self.curves.close()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
     def _read_step(self, first_sample: int) -> list[Batch]:
         """This rank's micro-batches of the step that begins with `first_sample`."""
@@ -255,6 +260,11 @@ class Trainer:
     def _log(self, window: torch.Tensor, lr: float, tokens_per_second: float, bar: tqdm) -> None:
         nats, targets = sum_over_ranks(window.clone()).tolist()
         loss = nats / max(targets, 1)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss is {loss} at step {self.progress.step:,}, so the weights are lost: "
+                f"start again {self._where()} with a lower --lr or a longer --warmup_steps."
+            )
         norm = self.engine.get_global_grad_norm()
         memory = peak_memory_bytes(self.device)
         rate = tokens_per_second / self.plan.world_size

@@ -10,6 +10,7 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
+from rwkv_music.cuda import build
 from rwkv_music.wkv7s import wkv7s
 from tests.reference import wkv7s_inputs, wkv7s_reference
 
@@ -32,11 +33,11 @@ def run(operator, inputs, state, cu_seqlens, dy, dfinal_state) -> list[torch.Ten
     return [y.detach(), final_state.detach(), *grads]
 
 
-def poisoned(*args) -> list[torch.Tensor]:
+def poisoned(*args, operator=wkv7s) -> list[torch.Tensor]:
     """Run the operator with every uninitialised element NaN."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        return run(wkv7s, *args)
+        return run(operator, *args)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -53,9 +54,9 @@ def make(B: int, T: int, H: int, *, seed: int, with_state: bool, cu_seqlens: lis
     return r_to_b, state, bounds, dy, dfinal_state
 
 
-def check(arguments, bound: float) -> None:
+def check(arguments, bound: float, operator=wkv7s) -> None:
     inputs, state, cu_seqlens, dy, dfinal_state = arguments
-    out = poisoned(*arguments)
+    out = poisoned(*arguments, operator=operator)
     H = dy.shape[2]
     heads = sorted({0, H // 2, H - 1})
     states = [None if x is None else x[:, heads] for x in (state, dfinal_state)]
@@ -67,6 +68,26 @@ def check(arguments, bound: float) -> None:
         is_state = name in ("final_state", "dstate")
         errors[name] = relative_error(x[:, heads] if is_state else x[:, :, heads], expected)
     assert max(errors.values()) < bound, errors
+
+
+class Cut(torch.autograd.Function):
+    """The CUDA operator with its documents cut into segments of a given length, whatever it would choose itself."""
+
+    @staticmethod
+    def forward(ctx, r, w, k, v, a, b, state, cu_seqlens, segment_tokens):
+        packed = [x.flatten(0, 1) for x in (r, w, k, v, a, b)]
+        ops, T = build.load(), len(packed[0])
+        y, final_state, checkpoints = ops.wkv7s_forward(*packed, state, cu_seqlens, T, True, segment_tokens)
+        ctx.save_for_backward(*packed, cu_seqlens, checkpoints)
+        ctx.segment_tokens, ctx.has_state = segment_tokens, state is not None
+        return y.view_as(r), final_state
+
+    @staticmethod
+    def backward(ctx, dy, dfinal_state):
+        *inputs, checkpoints = ctx.saved_tensors
+        grads = (checkpoints, dy.flatten(0, 1), dfinal_state)
+        *tokens, dstate = build.load().wkv7s_backward(*inputs, len(inputs[0]), *grads, ctx.segment_tokens)
+        return *(x.view_as(dy) for x in tokens), dstate if ctx.has_state else None, None, None
 
 
 def documents(T: int) -> list[int]:
@@ -98,6 +119,18 @@ def test_extremes_of_decay_and_correlated_keys(T, w_range, correlated):
     check(make(1, T, 2, seed=T, with_state=True, w_range=w_range, correlated=correlated), EXTREME)
 
 
+@pytest.mark.parametrize("with_state", [False, True], ids=["fresh", "state"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("T", [64, 65, 300, 1000])
+@pytest.mark.parametrize("segment_tokens", [0, 64, 128])
+def test_documents_cut_into_segments(segment_tokens, T, packed, with_state):
+    def operator(r, w, k, v, a, b, state, cu_seqlens):
+        return Cut.apply(r, w, k, v, a, b, state, cu_seqlens, segment_tokens)
+
+    bounds = documents(T) if packed else [0, T]
+    check(make(1, T, 3, seed=T, with_state=with_state, cu_seqlens=bounds), RANDOM, operator)
+
+
 def test_same_input_same_bits():
     arguments = make(2, 333, 12, seed=5, with_state=True)
     for first, second in zip(poisoned(*arguments), poisoned(*arguments), strict=True):
@@ -105,9 +138,9 @@ def test_same_input_same_bits():
 
 
 def test_packed_documents_equal_separate_ones():
-    lengths = [40, 1, 100]
-    bounds = [0, 40, 41, 141]
-    inputs, state, _, dy, dfinal_state = arguments = make(1, 141, 3, seed=6, with_state=True, cu_seqlens=bounds)
+    lengths = [40, 17, 100]
+    bounds = [0, 40, 57, 157]
+    inputs, state, _, dy, dfinal_state = arguments = make(1, 157, 3, seed=6, with_state=True, cu_seqlens=bounds)
     packed = poisoned(*arguments)
     for i, (begin, length) in enumerate(zip(bounds, lengths, strict=False)):
         tokens = slice(begin, begin + length)

@@ -53,7 +53,7 @@ def test_data_cut_short(attempt, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
     path = tmp_path / "data" / "train.bin"
     path.write_bytes(path.read_bytes()[:-100])
-    assert "train" in attempt(data=tmp_path / "data")
+    assert "train.bin" in attempt(data=tmp_path / "data")
 
 
 def test_a_batch_that_does_not_divide(attempt):
@@ -85,6 +85,11 @@ def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
     assert 'a section "optimizer"' in attempt(
         config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}})
     )
+    assert "takes an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": True}))
+    assert "takes a positive number" in attempt(config=write(tmp_path / "g.json", {**stage, "train_batch_size": "x"}))
+    assert "takes a positive number" in attempt(
+        config=write(tmp_path / "h.json", {**stage, "gradient_accumulation_steps": 0})
+    )
     assert "asks for fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
 
 
@@ -96,6 +101,8 @@ def test_numbers_out_of_range(attempt):
     assert "steps is 0: choose 1 or more" in attempt("--steps", 0)
     assert "log_every is 0" in attempt("--log_every", 0)
     assert "ctx_len is -1" in attempt("--ctx_len", -1)
+    assert "lr is nan" in attempt("--lr", "nan")
+    assert "beta2 is 2.0: choose one from 0 to 1" in attempt("--beta2", 2)
 
 
 def test_a_checkpoint_of_another_shape(attempt, one_process):
@@ -110,6 +117,34 @@ def test_a_checkpoint_of_another_number_of_ranks(attempt, one_process, monkeypat
 
 def test_starting_afresh_among_checkpoints(attempt, one_process):
     assert "already holds checkpoints" in attempt("--resume", "none", out=one_process.folder)
+
+
+def test_a_position_that_would_mean_something_else(attempt, one_process):
+    assert "was made with ctx_len 128, not 64" in attempt("--ctx_len", 64, out=one_process.folder)
+    assert "was made with seed 0, not 1" in attempt("--seed", 1, out=one_process.folder)
+
+
+def test_a_folder_of_something_else(attempt, tmp_path):
+    (tmp_path / "other").mkdir()
+    write(tmp_path / "other" / "config.json", {"their": "own"})
+    assert "config.json cannot be read" in attempt(out=tmp_path / "other")
+
+
+def test_a_damaged_checkpoint(one_process, tmp_path):
+    shutil.copytree(one_process.folder / "checkpoints" / "step_00000020", tmp_path / "step_00000020")
+    damaged = tmp_path / "step_00000020" / "mp_rank_00_model_states.pt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    run = train(tmp_path / "run", "--resume", tmp_path / "step_00000020", "--steps", 30, check=False)
+    assert run.status == 1 and "Traceback" not in run.output, run.output
+    assert "cannot be loaded" in one_sentence(run.output.strip().splitlines()[-1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_diverge_are_not_saved(bach_data, tmp_path):
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, "--lr", 1e30, "--warmup_steps", 1, check=False)
+    assert run.status == 1 and "Traceback" not in run.output, run.output[-3000:]
+    assert "The loss is nan at step" in run.output and "lower --lr" in run.output
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_resuming_from_what_is_no_checkpoint(attempt, tmp_path):
@@ -132,9 +167,10 @@ def test_a_split_with_nothing_to_predict(attempt, bach_data, tmp_path):
     assert "has nothing to predict" in attempt(data=tmp_path / "data")
 
 
-def test_a_place_that_cannot_be_written(attempt, tmp_path):
+def test_a_place_that_cannot_be_written(bach_data, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "while making the run folder" in attempt(out=tmp_path / "file" / "run")
+    run = train(tmp_path / "file" / "run", "--data", bach_data, *SMALL, check=False)
+    assert run.status == 1 and "while making the run folder" in one_sentence(run.output)
 
 
 def test_a_wrong_flag_is_bad_usage(capsys):

@@ -1,5 +1,6 @@
 """Whole runs: every ZeRO stage, one process and two, stop and resume, interruption, curves, what is made of a run."""
 
+import json
 import os
 import re
 import signal
@@ -78,6 +79,31 @@ def assert_equal_trees(a, b) -> None:
             assert torch.equal(x, y)
 
 
+def test_a_run_goes_on_elsewhere_from_a_checkpoint_that_is_named(one_process, tmp_path):
+    """Settings, tokenizer and position come with the checkpoint."""
+    elsewhere = train(tmp_path / "run", "--resume", one_process.last_checkpoint, "--steps", 22)
+    assert "resumed from" in elsewhere.output and len(elsewhere.curve()) == 2
+    assert elsewhere.last_checkpoint.name == "step_00000022"
+    model, codec, config, step = load_model(elsewhere.folder)
+    assert (config.train.batch_size, config.train.micro_batch_size, step) == (4, 2, 22)
+
+
+def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(one_process, bach_data, tmp_path):
+    """With no weight small enough to stay on every rank, as with large models; the small ones all are."""
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
+    (tmp_path / "zero3.json").write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": zero}))
+    more = ["--sample_every", 10, "--sample_bars", 1]
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, *more, ranks=2, config=tmp_path / "zero3.json")
+    assert largest_difference(run.curve(), one_process.curve()) < 1e-3
+    assert sorted(path.name for path in (run.folder / "samples").glob("*.mid")) == [
+        "step_00000010.mid",
+        "step_00000020.mid",
+    ]
+    ours, theirs = load_model(run.folder)[0], load_model(one_process.folder)[0]
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert (a - b).norm() < 0.02 * b.norm() + 1e-3, name
+
+
 def test_ctrl_c_says_where_it_stands_and_the_run_goes_on_from_there(bach_data, tmp_path):
     arguments = [
         "--data",
@@ -133,22 +159,15 @@ def test_the_summary_says_what_is_about_to_happen(one_process):
         "ZeRO-2",
     ):
         assert line in one_process.output
-    assert "Traceback" not in one_process.output and "WARNING" not in one_process.output
+    for noise in ("Traceback", "WARNING", "built successfully"):
+        assert noise not in one_process.output
 
 
-@pytest.mark.parametrize("stage", (2, 3))
-def test_the_weights_of_a_run_are_its_master_weights(stage, one_process, bach_data, tmp_path):
-    run = (
-        one_process
-        if stage == 2
-        else train(tmp_path / "run", "--data", bach_data, *SMALL, "--stop_after", 2, config="zero3.json")
-    )
-    model, codec, config, step = load_model(run.folder)
-    assert (config.model.n_embd, step) == (64, 20 if stage == 2 else 2)
-    assert model.config.vocab_size == codec.vocab_size
-    if stage == 2:
-        saved = torch.load(run.last_checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-        assert all(torch.equal(weight.bfloat16(), saved[name]) for name, weight in model.state_dict().items())
+def test_the_weights_of_a_run_are_its_master_weights(one_process):
+    model, codec, config, step = load_model(one_process.folder)
+    assert (config.model.n_embd, step, model.config.vocab_size) == (64, 20, codec.vocab_size)
+    saved = torch.load(one_process.last_checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+    assert all(torch.equal(weight.bfloat16(), saved[name]) for name, weight in model.state_dict().items())
 
 
 def test_evaluate_prints_the_trainers_own_validation_loss(one_process, bach_data, capsys):

@@ -1,0 +1,253 @@
+"""Is the CUDA operator right on shapes and inputs that nobody thought of? Random cases against float64, on the GPU.
+
+    python benchmarks/fuzz_wkv7s.py [--cases 3000] [--seed 0]
+
+Each case draws its shape, its cut into documents (empty ones too) and into segments, its range of w, how alike its keys
+are, and whether a state comes in; it is run twice and must give the same bits. Writes results/wkv7s_fuzz.json; exits
+with 1 when an output is over its bound, is NaN, or differs between the runs.
+
+The reference is written out by hand, gradients included, and shares no code with the operator or with the tests'
+reference. Heads are independent, so the documents and heads of many cases are its rows, and it goes token by token
+through all of them at once.
+"""
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import report
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rwkv_music.cuda import build
+from rwkv_music.wkv7s import wkv7s
+
+N = 64
+OUTPUTS = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
+ORDINARY, HARD = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||; hard: extremes of w, keys alike
+BATCH = 400_000  # tokens x heads that the reference holds states of at once: 13 GB
+
+
+@dataclass
+class Case:
+    bounds: list[int]  # of its documents
+    rows: int  # > 0: a batch of so many equal rows, not packed
+    heads: int
+    w_range: tuple[float, float] | None  # None: normal, as at the start of training
+    noise: float | None  # keys lie around one direction, this far apart; None: anywhere
+    with_state: bool
+    segment_tokens: int | None  # None: the public operator, which chooses
+    seed: int
+
+    @property
+    def bound(self) -> float:
+        return ORDINARY if self.w_range is None and self.noise is None else HARD
+
+    @property
+    def lengths(self) -> list[int]:
+        return [stop - start for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True)]
+
+
+def draw_case(chance: random.Random) -> Case:
+    longest = chance.choices((20, 300, 1000), (0.2, 0.7, 0.1))[0]
+    T, rows = chance.randint(1, longest), 0
+    if chance.random() < 0.5:
+        rows = chance.randint(1, 3)
+        bounds = [i * T for i in range(rows + 1)]
+    else:
+        bounds = [0, *sorted(chance.choices(range(T + 1), k=chance.randint(0, 6))), T]
+    low = chance.uniform(-20, 20)
+    ranges = ((-20, 20), (-20, -20), (20, 20), (-20, -19), (19, 20), (low, chance.uniform(low, 20)))
+    return Case(
+        bounds=bounds,
+        rows=rows,
+        heads=chance.randint(1, 5),
+        w_range=None if chance.random() < 0.5 else chance.choice(ranges),
+        noise=chance.choice((None, None, None, 0.1, 0.3)),
+        with_state=chance.random() < 0.5,
+        segment_tokens=chance.choice((None, None, 0, 64, 128)),
+        seed=chance.randrange(1 << 40),
+    )
+
+
+def make_inputs(case: Case) -> tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
+    """r, w, k, v, a, b [tokens, H, N], state or None, dy, gradient of the final state; on the GPU."""
+    generator = torch.Generator("cuda").manual_seed(case.seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, device="cuda", generator=generator)
+
+    tokens = (case.bounds[-1], case.heads, N)
+    r, w, k, v, kk, gate, dy = (normal(*tokens) for _ in range(7))
+    w = 2 * w - 1
+    if case.w_range is not None:
+        low, high = case.w_range
+        w = low + (high - low) * torch.rand(tokens, device="cuda", generator=generator)
+    if case.noise is not None:
+        kk = normal(1, case.heads, N) + case.noise * kk
+        k = case.noise * k + kk
+    kk = normalize(kk, dim=-1)
+    states = (len(case.lengths), case.heads, N, N)
+    state = normal(*states) if case.with_state else None
+    inputs = [x.bfloat16() for x in (r, w, k, v, -kk, kk * torch.sigmoid(gate))]
+    return inputs, state, dy.bfloat16(), normal(*states)
+
+
+def run_operator(case: Case, inputs: list[Tensor], state: Tensor | None, dy: Tensor, dfinal: Tensor) -> list[Tensor]:
+    """OUTPUTS, tokens packed; dstate also where no state came in and the segments were ours to choose."""
+    T = case.bounds[-1]
+    bounds = torch.tensor(case.bounds, dtype=torch.int32, device="cuda")
+    longest = T // max(case.rows, 1)  # as the public operator would say it
+    if case.segment_tokens is not None:
+        ops = build.load()
+        y, final, saved = ops.wkv7s_forward(*inputs, state, bounds, longest, True, case.segment_tokens)
+        return [y, final, *ops.wkv7s_backward(*inputs, bounds, longest, saved, dy, dfinal, case.segment_tokens)]
+    shape = (max(case.rows, 1), longest, case.heads, N)
+    leaves = [x.view(shape).requires_grad_() for x in inputs] + ([] if state is None else [state.requires_grad_()])
+    y, final = wkv7s(*leaves[:6], state, None if case.rows else bounds)
+    grads = torch.autograd.grad([y, final], leaves, [dy.view(shape), dfinal])
+    return [x.detach().reshape(dy.shape) if x.shape == shape else x.detach() for x in (y, final, *grads)]
+
+
+def reference(
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor, dy: Tensor, dfinal: Tensor
+) -> list[Tensor]:
+    """OUTPUTS in float64. Tokens [T, R, N], states [R, N, N]; past a row's end w is -infinity, the rest 0."""
+    decay = torch.exp(-math.exp(-0.5) * torch.sigmoid(w))
+    slope = -math.exp(-0.5) * torch.sigmoid(w) * torch.sigmoid(-w) * decay  # d decay / dw
+    T = len(r)
+    states = torch.empty(T + 1, *state.shape, dtype=state.dtype, device=state.device)
+    states[0] = state
+    removed = torch.empty_like(v)
+    for t in range(T):
+        S = states[t]
+        removed[t] = torch.einsum("rij,rj->ri", S, a[t])
+        torch.mul(S, decay[t, :, None, :], out=states[t + 1])
+        states[t + 1].baddbmm_(torch.stack((removed[t], v[t]), 2), torch.stack((b[t], k[t]), 1))
+    y = torch.einsum("trij,trj->tri", states[1:], r)
+    dr, dw, dk, dv, da, db = (torch.empty_like(r) for _ in range(6))
+    G = dfinal.clone()
+    for t in reversed(range(T)):
+        G += dy[t, :, :, None] * r[t, :, None, :]
+        dv[t], dremoved = torch.bmm(G, torch.stack((k[t], b[t]), 2)).unbind(2)
+        dk[t], db[t] = torch.bmm(torch.stack((v[t], removed[t]), 1), G).unbind(1)
+        dr[t] = torch.einsum("rij,ri->rj", states[t + 1], dy[t])
+        da[t] = torch.einsum("rij,ri->rj", states[t], dremoved)
+        dw[t] = (G * states[t]).sum(1) * slope[t]
+        G = G * decay[t, :, None, :] + dremoved[:, :, None] * a[t, :, None, :]
+    return [y, states[T], dr, dw, dk, dv, da, db, G]
+
+
+def check_batch(cases: list[Case]) -> list[dict]:
+    """For each case: its relative errors by output, and whether two runs agreed."""
+    made = [make_inputs(case) for case in cases]
+    results = []
+    for case, arguments in zip(cases, made, strict=True):
+        first, second = (run_operator(case, *arguments) for _ in range(2))
+        results.append((first, all(map(torch.equal, first, second))))
+
+    rows = [(c, d) for c, case in enumerate(cases) for d in range(len(case.lengths))]  # times the case's heads
+    starts = [0]
+    for c, _ in rows:
+        starts.append(starts[-1] + cases[c].heads)
+    T = max(max(case.lengths) for case in cases)
+    filled = [torch.zeros(T, starts[-1], N, dtype=torch.float64, device="cuda") for _ in range(7)]
+    filled[1].fill_(-math.inf)  # past the end of a document its state stays as it is
+    state, dfinal = (torch.zeros(starts[-1], N, N, dtype=torch.float64, device="cuda") for _ in range(2))
+    places = [[] for _ in cases]
+    for (c, d), start, stop in zip(rows, starts[:-1], starts[1:], strict=True):
+        inputs, initial, dy, dlast = made[c]
+        tokens = slice(cases[c].bounds[d], cases[c].bounds[d + 1])
+        for x, full in zip((*inputs, dy), filled, strict=True):
+            full[: cases[c].lengths[d], start:stop] = x[tokens].detach()
+        if initial is not None:
+            state[start:stop] = initial[d].detach()
+        dfinal[start:stop] = dlast[d]
+        places[c].append((cases[c].lengths[d], start, stop))
+    expected = reference(*filled[:6], state, filled[6], dfinal)
+
+    found = []
+    for place, (outputs, same) in zip(places, results, strict=True):
+        errors = {}
+        for name, out, wanted in zip(OUTPUTS, outputs, expected, strict=False):
+            if name in ("final_state", "dstate"):
+                parts = torch.stack([wanted[start:stop] for _, start, stop in place])
+            else:
+                parts = torch.cat([wanted[:length, start:stop] for length, start, stop in place])
+            scale = parts.norm()
+            errors[name] = (out.double() - parts).norm() / torch.where(scale > 0, scale, 1.0)
+        found.append({"same": same, "errors": errors})
+    names = [[*result["errors"]] for result in found]
+    values = torch.stack([x for result in found for x in result["errors"].values()]).tolist()  # one wait for all
+    for result, keys in zip(found, names, strict=True):
+        result["errors"] = dict(zip(keys, values, strict=False))
+        del values[: len(keys)]
+    return found
+
+
+def batches(cases: list[Case]) -> list[list[Case]]:
+    """Cases of like length together, each batch small enough for the reference."""
+    found, size = [[]], 0
+    for case in sorted(cases, key=lambda case: max(case.lengths)):
+        rows = len(case.lengths) * case.heads
+        if found[-1] and (size + rows) * max(case.lengths) > BATCH:
+            found.append([])
+            size = 0
+        found[-1].append(case)
+        size += rows
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=3000, metavar="COUNT")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON")
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    cases = [draw_case(chance) for _ in range(options.cases)]
+    start = time.perf_counter()
+    worst = {kind: dict.fromkeys(OUTPUTS, 0.0) for kind in ("ordinary", "hard")}
+    counts, over, wrong = Counter(), Counter(), []
+    for batch in batches(cases):
+        for case, result in zip(batch, check_batch(batch), strict=True):
+            kind = "ordinary" if case.bound == ORDINARY else "hard"
+            counts[kind] += 1
+            for name, error in result["errors"].items():
+                worst[kind][name] = max(worst[kind][name], error) if error == error else math.nan
+            largest = max(result["errors"].values(), key=lambda x: math.inf if x != x else x)
+            over["over_5e-3"] += not largest < ORDINARY
+            over["over_8e-3"] += not largest < HARD
+            if not largest < case.bound or not result["same"]:
+                wrong.append({"case": vars(case), **result})
+    seconds = time.perf_counter() - start
+
+    print(f"{options.cases} cases in {seconds:.0f} s; the worst ||out - reference|| / ||reference||, in thousandths")
+    print(f"{'':<24}" + "".join(f"{name:>12}" for name in OUTPUTS))
+    for kind, errors in worst.items():
+        label = f"{kind} ({counts[kind]} cases)"
+        print(f"{label:<24}" + "".join(f"{1e3 * error:>12.2f}" for error in errors.values()))
+    print(f"over 5e-3: {over['over_5e-3']}, over 8e-3: {over['over_8e-3']}")
+    for item in wrong[:20]:
+        print("disagrees:", item)
+    figures = {
+        "cases": dict(counts),
+        "seed": options.seed,
+        "seconds": round(seconds, 1),
+        "bounds": {"ordinary": ORDINARY, "hard": HARD},
+        "worst": worst,
+        "over": dict(over),
+        "disagreements": wrong,
+    }
+    print(report.write("wkv7s_fuzz", figures, options.out))
+    if wrong:
+        sys.exit(f"{len(wrong)} of {options.cases} cases disagree with the reference or with themselves.")
+
+
+if __name__ == "__main__":
+    main()

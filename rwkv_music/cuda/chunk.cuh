@@ -1,0 +1,509 @@
+// One chunk of 32 tokens: what the forward and the backward kernels share.
+//
+// With P_t the product of the decays up to token t of the chunk (P_{-1} = 1), element by element along the key axis:
+//
+//     a~_t = P_{t-1} a_t    r~_t = P_t r_t    k-_t = k_t / P_t    b-_t = b_t / P_t
+//     A_ab = tril(a~ b-^T, -1)    A_ak = tril(a~ k-^T, -1)    A_rb = tril(r~ b-^T)    A_rk = tril(r~ k-^T)
+//
+// and for a state S at the chunk's head (its last row of P is P_L):
+//
+//     U = (I - A_ab)^-1 (a~ S^T + A_ak V)    Y = r~ S^T + A_rb U + A_rk V    S' = (S + U^T b- + V^T k-) diag(P_L)
+//
+// Notable choices:
+// - d > 0.545, so P_t > 3e-9 over 32 tokens: P and 1 / P stay far inside bf16's range, and no second level is needed.
+// - A chunk is two tiles of 16 tokens, which is what the matrix unit takes. A score matrix is three blocks of
+//   [16, 16]; (I - A_ab)^-1 is applied tile by tile, so that only the two blocks on the diagonal are inverted.
+// - Four warps. A warp has 16 of the value rows of the state, whose chain of products it runs alone, the state in its
+//   registers. Where no state is met it has 16 of the key columns.
+// - All that the chain makes is transposed, [value rows, tokens]: each product is the next one's operand as it lies.
+// - r~, a~, k-, b- are rounded to bf16 for the matrix unit. The score matrices are not: they are tf32, a rounding eight
+//   times finer, because their errors add up over a chunk and cost little to avoid.
+
+#pragma once
+
+#include "tensor_core.cuh"
+#include "wkv7s.cuh"
+
+namespace wkv7s {
+
+constexpr int TILE = 16;
+constexpr int TILES = 2;
+constexpr int L = TILES * TILE;  // tokens in a chunk
+constexpr int WARPS = 4;
+constexpr int THREADS = 32 * WARPS;
+static_assert(L == CHECKPOINT_EVERY && 16 * WARPS == N && THREADS / 8 == TILE);
+
+// log2 d = LOG2_DECAY_SCALE sigmoid(w), from d = exp(-exp(-1/2) sigmoid(w)).
+constexpr float LOG_DECAY_SCALE = -0.60653065971263342f;
+constexpr float LOG2_E = 1.44269504088896341f;
+constexpr float LOG2_DECAY_SCALE = LOG_DECAY_SCALE * LOG2_E;
+
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal_fast(1.0f + exp2_fast(-LOG2_E * x)); }
+
+// ---- In shared memory ---------------------------------------------------------------------------------------------
+
+// ROWS rows of 64 bf16. The 16-byte pieces of a row are permuted by its number, so that neither a matrix load nor a
+// walk over the tokens meets one bank twice.
+template <int ROWS>
+struct Tile {
+    alignas(128) __nv_bfloat16 x[ROWS * N];
+
+    static __device__ int place(int row, int column) { return row * N + (column ^ ((row ^ (row / 4 & 2)) % 8 * 8)); }
+    __device__ __nv_bfloat16* at(int row, int column) { return x + place(row, column); }
+
+    // The [16, 16] submatrix that begins here, for load_a and its kin; row and column are multiples of 16.
+    __device__ auto from(int row, int column) {
+        return [=, this](int i, int j) { return x + row * N + (place(i, j) ^ column); };
+    }
+};
+
+using Chunk = Tile<L>;
+
+// A [16, 16] matrix in tf32. Stride and permutation keep both ways of reading it off each other's banks.
+struct Small {
+    alignas(16) float x[TILE * (TILE + 8)];
+
+    __device__ float* at(int row, int column) { return x + row * (TILE + 8) + (column ^ (row / 4 % 2 * 8)); }
+    __device__ const float* at(int row, int column) const { return const_cast<Small*>(this)->at(row, column); }
+};
+
+// A lower triangular [32, 32] matrix by blocks.
+struct Lower {
+    Small diagonal[TILES];
+    Small below;
+};
+
+// c += a m^T.
+__device__ __forceinline__ void multiply_add_transposed(Accumulator& c, const Operand32& a, const Small& m) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const float2 pair = *reinterpret_cast<const float2*>(m.at(8 * j + g, 8 * i + 2 * q));
+            mma_tf32(c.x[j], a.x[i], __float_as_uint(pair.x), __float_as_uint(pair.y));
+        }
+    }
+}
+
+// c += a m.
+__device__ __forceinline__ void multiply_add(Accumulator& c, const Operand32& a, const Small& m) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            mma_tf32(c.x[j], a.x[i], __float_as_uint(*m.at(8 * i + 2 * q, 8 * j + g)),
+                     __float_as_uint(*m.at(8 * i + 2 * q + 1, 8 * j + g)));
+        }
+    }
+}
+
+// ---- Work ---------------------------------------------------------------------------------------------------------
+
+// What a block works on: one head of one segment, which is a whole document where there are no segments.
+struct Work {
+    int head, document, slot;
+    int begin, length;     // tokens
+    int checkpoint;        // the slot of its first checkpoint
+    bool first, last;      // in its document
+    bool exists;           // some slots are empty
+
+    __device__ Work(const Inputs& in, const Segments& segments) {
+        head = blockIdx.x % in.heads;
+        slot = blockIdx.x / in.heads;
+        document = slot;
+        int skipped = 0;
+        if (segments.tokens) {
+            // The document is the last one whose first slot is not past this one.
+            document = -1;
+            for (int i = 0; i < in.documents; i += THREADS) {
+                const int candidate = i + threadIdx.x;
+                document += __syncthreads_count(
+                    candidate < in.documents && in.cu_seqlens[candidate] / segments.tokens + candidate <= slot
+                );
+            }
+            skipped = (slot - document - in.cu_seqlens[document] / segments.tokens) * segments.tokens;
+        }
+        begin = in.cu_seqlens[document];
+        length = in.cu_seqlens[document + 1] - begin - skipped;
+        checkpoint = begin / CHECKPOINT_EVERY + document + skipped / CHECKPOINT_EVERY;
+        begin += skipped;
+        first = skipped == 0;
+        exists = first || length > 0;
+        last = segments.tokens == 0 || length <= segments.tokens;
+        if (!last) length = segments.tokens;
+    }
+};
+
+// ---- Inputs -------------------------------------------------------------------------------------------------------
+
+// Begin to copy one chunk of one input; tokens past `length` become zeros.
+__device__ __forceinline__ void load_chunk(Chunk& to, const __nv_bfloat16* from, int64_t token_stride, int length) {
+    const int row = threadIdx.x / 8, column = threadIdx.x % 8 * 8;
+#pragma unroll
+    for (int t = 0; t < L; t += TILE) {
+        const bool wanted = row + t < length;
+        copy_async(to.at(row, column) + t * N, from + (wanted ? (row + t) * token_stride : 0) + column, wanted);
+    }
+}
+
+__device__ __forceinline__ void store_chunk(__nv_bfloat16* to, Chunk& from, int64_t token_stride, int length) {
+    const int row = threadIdx.x / 8, column = threadIdx.x % 8 * 8;
+#pragma unroll
+    for (int t = 0; t < L; t += TILE) {
+        if (row + t < length) {
+            *reinterpret_cast<uint4*>(to + (row + t) * token_stride + column) =
+                *reinterpret_cast<const uint4*>(from.at(row, column) + t * N);
+        }
+    }
+}
+
+// Multiply four columns of one token, which lie at `place`, by `factors`.
+__device__ __forceinline__ void scale(Chunk& chunk, int place, const float (&factors)[4]) {
+    uint2* const at = reinterpret_cast<uint2*>(chunk.x + place);
+    const uint2 x = *at;
+    *at = make_uint2(pack_bf16(bf16_low(x.x) * factors[0], bf16_high(x.x) * factors[1]),
+                     pack_bf16(bf16_low(x.y) * factors[2], bf16_high(x.y) * factors[3]));
+}
+
+// P by key columns: [64, 32] in fp32, permuted so that both the lanes that write it and those that read it are off each
+// other's banks.
+struct Decays {
+    alignas(128) float x[N * L];
+
+    __device__ float* at(int column, int token) {
+        return x + column * L + (token ^ ((column / 4 ^ column) % 4 * 8));
+    }
+};
+
+// r, a, k, b become r~, a~, k-, b- in place, P_L goes to `whole` and P to `decays`; r, k and decays may be null.
+// Tokens past `length` get a w of -infinity: they do not decay.
+// A lane has four tokens and four columns, a warp 16 columns.
+__device__ __forceinline__ void scale_by_decays(
+    Chunk* r, Chunk& w, Chunk* k, Chunk& a, Chunk& b, float (&whole)[N], Decays* decays, int length
+) {
+    const int lane = threadIdx.x % 32, first = lane / 4 * 4, column = threadIdx.x / 32 * 16 + lane % 4 * 4;
+    int place[4];  // of this lane's tokens; as Chunk::place(first + t, column), first being a multiple of 4
+#pragma unroll
+    for (int t = 0; t < 4; t++) place[t] = (Chunk::place(first, column) ^ (8 * t)) + N * t;
+
+    if (length < L) {
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+            if (first + t >= length) *reinterpret_cast<uint2*>(w.x + place[t]) = make_uint2(0xff80ff80u, 0xff80ff80u);
+        }
+    }
+
+    float log2_P[4][4];  // [token][column]; at first within this lane's tokens, then within the chunk
+#pragma unroll
+    for (int t = 0; t < 4; t++) {
+        const uint2 x = *reinterpret_cast<const uint2*>(w.x + place[t]);
+        const float w_t[4] = {bf16_low(x.x), bf16_high(x.x), bf16_low(x.y), bf16_high(x.y)};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            log2_P[t][i] = LOG2_DECAY_SCALE * sigmoid(w_t[i]) + (t == 0 ? 0.0f : log2_P[t - 1][i]);
+        }
+    }
+    float P_before[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float sum = log2_P[3][i];
+#pragma unroll
+        for (int step = 4; step < 32; step *= 2) {
+            const float other = __shfl_up_sync(0xffffffff, sum, step);
+            if (lane >= step) sum += other;
+        }
+        const float before = sum - log2_P[3][i];
+#pragma unroll
+        for (int t = 0; t < 4; t++) log2_P[t][i] += before;
+        P_before[i] = exp2_fast(before);
+    }
+    float P[4][4];
+#pragma unroll
+    for (int t = 0; t < 4; t++) {
+        float inverse[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            P[t][i] = exp2_fast(log2_P[t][i]);
+            inverse[i] = exp2_fast(-log2_P[t][i]);
+        }
+        scale(a, place[t], t == 0 ? P_before : P[t - 1]);
+        if (r) scale(*r, place[t], P[t]);
+        if (k) scale(*k, place[t], inverse);
+        scale(b, place[t], inverse);
+    }
+    if (decays) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            *reinterpret_cast<float4*>(decays->at(column + i, first)) = make_float4(P[0][i], P[1][i], P[2][i], P[3][i]);
+        }
+    }
+    if (first + 4 == L) {
+        *reinterpret_cast<float4*>(&whole[column]) = make_float4(P[3][0], P[3][1], P[3][2], P[3][3]);
+    }
+}
+
+// ---- Scores -------------------------------------------------------------------------------------------------------
+
+// The lower triangle of x y^T by blocks: [0][0], [1][1], [1][0]. The diagonal itself is zero unless `with_diagonal`.
+__device__ __forceinline__ void multiply_lower(Accumulator (&c)[3], Chunk& x, Chunk& y, bool with_diagonal) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < N; j += 16) {
+        const Operand x0 = load_a(x.from(0, j)), y0 = load_b_transposed(y.from(0, j));
+        const Operand x1 = load_a(x.from(TILE, j)), y1 = load_b_transposed(y.from(TILE, j));
+        multiply_add(c[0], x0, y0);
+        multiply_add(c[1], x1, y1);
+        multiply_add(c[2], x1, y0);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int row = g + i / 2 * 8, column = 8 * j + 2 * q + i % 2;
+            if (column > row || (column == row && !with_diagonal)) c[0].x[j][i] = c[1].x[j][i] = 0.0f;
+        }
+    }
+}
+
+__device__ __forceinline__ void store(Small& to, const Accumulator& c) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            *reinterpret_cast<float2*>(to.at(g + 8 * i, 8 * j + 2 * q)) = make_float2(c.x[j][2 * i], c.x[j][2 * i + 1]);
+        }
+    }
+}
+
+__device__ __forceinline__ void store_transposed(Small& to, const Accumulator& c) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) *to.at(8 * j + 2 * q + i % 2, g + i / 2 * 8) = c.x[j][i];
+    }
+}
+
+// x -> (I - x)^-1 in place, for two strictly lower triangular matrices at once. One warp; a lane makes a column.
+__device__ __forceinline__ void invert_unit_lower(Small (&matrices)[2]) {
+    const int column = threadIdx.x % 16;
+    Small& matrix = matrices[threadIdx.x % 32 / 16];
+    float inverse[TILE];
+#pragma unroll
+    for (int t = 0; t < TILE; t++) {
+        float sum[4] = {t == column ? 1.0f : 0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int s = 0; s < t; s += 4) {
+            const float4 x = *reinterpret_cast<const float4*>(matrix.at(t, s));
+            sum[0] += x.x * inverse[s];
+            if (s + 1 < t) sum[1] += x.y * inverse[s + 1];
+            if (s + 2 < t) sum[2] += x.z * inverse[s + 2];
+            if (s + 3 < t) sum[3] += x.w * inverse[s + 3];
+        }
+        inverse[t] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < TILE; t++) *matrix.at(t, column) = inverse[t];
+}
+
+struct Scores {
+    Lower ab, ak, rb, rk;  // the diagonal blocks of ab are those of (I - A_ab)^-1
+};
+
+// One score matrix, by one warp; its blocks each transposed if so wished.
+__device__ __forceinline__ void make_score(
+    Lower& out, Chunk& rows, Chunk& columns, bool with_diagonal, bool transposed
+) {
+    Accumulator c[3];
+    multiply_lower(c, rows, columns, with_diagonal);
+    if (transposed) {
+        store_transposed(out.diagonal[0], c[0]);
+        store_transposed(out.diagonal[1], c[1]);
+        store_transposed(out.below, c[2]);
+    } else {
+        store(out.diagonal[0], c[0]);
+        store(out.diagonal[1], c[1]);
+        store(out.below, c[2]);
+    }
+}
+
+// All four, one a warp; the blocks of rb and rk each transposed if `r_transposed`.
+template <bool r_transposed>
+__device__ __forceinline__ void make_scores(Scores& scores, Chunk& r, Chunk& k, Chunk& a, Chunk& b) {
+    const int which = threadIdx.x / 32;  // ab, ak, rb, rk
+    Lower& out = which == 0 ? scores.ab : which == 1 ? scores.ak : which == 2 ? scores.rb : scores.rk;
+    make_score(out, which < 2 ? a : r, which % 2 == 0 ? b : k, which >= 2, r_transposed && which >= 2);
+    if (which == 0) {
+        __syncwarp();
+        invert_unit_lower(out.diagonal);
+    }
+}
+
+// ---- The state ----------------------------------------------------------------------------------------------------
+
+// A warp's 16 value rows of a state, or of its gradient: element j has the key columns 16 j .. 16 j + 15.
+using State = Accumulator[N / 16];
+using StateOperand = Operand[N / 16];
+
+// A warp's rows of all that has a value axis and the chunk's tokens, transposed: element t has tokens 16 t .. + 15.
+using Rows = Accumulator[TILES];
+
+__device__ __forceinline__ void load_state(State& S, const float* from) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+    from += (threadIdx.x / 32 * 16 + g) * N + 2 * q;
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+        const float2 upper = *reinterpret_cast<const float2*>(from + 8 * j);
+        const float2 lower = *reinterpret_cast<const float2*>(from + 8 * j + 8 * N);
+        S[j / 2].x[j % 2][0] = upper.x, S[j / 2].x[j % 2][1] = upper.y;
+        S[j / 2].x[j % 2][2] = lower.x, S[j / 2].x[j % 2][3] = lower.y;
+    }
+}
+
+__device__ __forceinline__ void store_state(float* to, const State& S) {
+    const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+    to += (threadIdx.x / 32 * 16 + g) * N + 2 * q;
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+        const auto& x = S[j / 2].x[j % 2];
+        *reinterpret_cast<float2*>(to + 8 * j) = make_float2(x[0], x[1]);
+        *reinterpret_cast<float2*>(to + 8 * j + 8 * N) = make_float2(x[2], x[3]);
+    }
+}
+
+__device__ __forceinline__ void to_bf16(StateOperand& to, const State& from) {
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) to[j] = to_bf16(from[j]);
+}
+
+// Checkpoints keep a state's elements in the order in which the lanes hold them.
+__device__ __forceinline__ void store_checkpoint(__nv_bfloat16* to, const StateOperand& S) {
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
+        reinterpret_cast<uint4*>(to)[j * THREADS + threadIdx.x] =
+            make_uint4(S[j].x[0], S[j].x[1], S[j].x[2], S[j].x[3]);
+    }
+}
+
+__device__ __forceinline__ void load_checkpoint(StateOperand& S, const __nv_bfloat16* from) {
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
+        const uint4 x = reinterpret_cast<const uint4*>(from)[j * THREADS + threadIdx.x];
+        S[j] = {{x.x, x.y, x.z, x.w}};
+    }
+}
+
+// c = c diag(decay).
+__device__ __forceinline__ void decay_columns(State& c, const float (&decay)[N]) {
+    const int q = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float2 d = *reinterpret_cast<const float2*>(&decay[16 * j + 8 * i + 2 * q]);
+            c[j].x[i][0] *= d.x, c[j].x[i][1] *= d.y;
+            c[j].x[i][2] *= d.x, c[j].x[i][3] *= d.y;
+        }
+    }
+}
+
+// Value rows to and from a [value rows, key columns] matrix in shared memory.
+__device__ __forceinline__ void store_rows(Tile<N>& to, const StateOperand& from) {
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) store(to.from(threadIdx.x / 32 * 16, 16 * j), from[j]);
+}
+
+__device__ __forceinline__ void load_rows(StateOperand& to, Tile<N>& from) {
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) to[j] = load_a(from.from(threadIdx.x / 32 * 16, 16 * j));
+}
+
+// Transposed rows to and from a [tokens, value columns] matrix in shared memory.
+__device__ __forceinline__ void store_columns(Chunk& to, const Operand (&from)[TILES]) {
+#pragma unroll
+    for (int t = 0; t < TILES; t++) store_transposed(to.from(TILE * t, threadIdx.x / 32 * 16), from[t]);
+}
+
+__device__ __forceinline__ void load_columns(Operand (&to)[TILES], Chunk& from) {
+#pragma unroll
+    for (int t = 0; t < TILES; t++) to[t] = load_a_transposed(from.from(TILE * t, threadIdx.x / 32 * 16));
+}
+
+__device__ __forceinline__ void to_bf16(Operand (&to)[TILES], const Rows& from) {
+#pragma unroll
+    for (int t = 0; t < TILES; t++) to[t] = to_bf16(from[t]);
+}
+
+__device__ __forceinline__ void to_tf32(Operand32 (&to)[TILES], const Operand (&from)[TILES]) {
+#pragma unroll
+    for (int t = 0; t < TILES; t++) to[t] = to_tf32(from[t]);
+}
+
+// c += S x^T, x [32, 64].
+__device__ __forceinline__ void multiply_add_transposed(Rows& c, const StateOperand& S, Chunk& x) {
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
+#pragma unroll
+        for (int t = 0; t < TILES; t++) multiply_add(c[t], S[j], load_b_transposed(x.from(TILE * t, 16 * j)));
+    }
+}
+
+// S += c x, c the transposed rows in bf16, x [32, 64].
+__device__ __forceinline__ void multiply_add(State& S, const Operand (&c)[TILES], Chunk& x) {
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
+#pragma unroll
+        for (int t = 0; t < TILES; t++) multiply_add(S[j], c[t], load_b(x.from(TILE * t, 16 * j)));
+    }
+}
+
+// y += x A^T for a lower triangular A: token by token, y_t += sum of A[t][s] x_s.
+__device__ __forceinline__ void multiply_add_transposed(Rows& y, const Operand32 (&x)[TILES], const Lower& A) {
+    multiply_add_transposed(y[0], x[0], A.diagonal[0]);
+    multiply_add_transposed(y[1], x[0], A.below);
+    multiply_add_transposed(y[1], x[1], A.diagonal[1]);
+}
+
+// y += x A.
+__device__ __forceinline__ void multiply_add(Rows& y, const Operand32 (&x)[TILES], const Lower& A) {
+    multiply_add(y[0], x[0], A.diagonal[0]);
+    multiply_add(y[0], x[1], A.below);
+    multiply_add(y[1], x[1], A.diagonal[1]);
+}
+
+// y += x A, the blocks of A transposed each.
+__device__ __forceinline__ void multiply_add_blocks_transposed(Rows& y, const Operand32 (&x)[TILES], const Lower& A) {
+    multiply_add_transposed(y[0], x[0], A.diagonal[0]);
+    multiply_add_transposed(y[0], x[1], A.below);
+    multiply_add_transposed(y[1], x[1], A.diagonal[1]);
+}
+
+// Z -> U = Z (I - A_ab)^-T in place: tile 1 sees the U of tile 0. Also as tf32.
+__device__ __forceinline__ void solve(Rows& U, Operand32 (&U_tf32)[TILES], const Lower& ab) {
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        if (t == 1) multiply_add_transposed(U[1], U_tf32[0], ab.below);
+        const Operand32 Z = to_tf32(U[t]);
+        U[t] = Accumulator();
+        multiply_add_transposed(U[t], Z, ab.diagonal[t]);
+        U_tf32[t] = to_tf32(U[t]);
+    }
+}
+
+// dU -> dZ = dU (I - A_ab)^-1 in place: tile 0 sees the dZ of tile 1. Also as tf32.
+__device__ __forceinline__ void solve_backward(Rows& dU, Operand32 (&dZ_tf32)[TILES], const Lower& ab) {
+#pragma unroll
+    for (int t = TILES - 1; t >= 0; t--) {
+        if (t == 0) multiply_add(dU[0], dZ_tf32[1], ab.below);
+        const Operand32 x = to_tf32(dU[t]);
+        dU[t] = Accumulator();
+        multiply_add(dU[t], x, ab.diagonal[t]);
+        dZ_tf32[t] = to_tf32(dU[t]);
+    }
+}
+
+}  // namespace wkv7s
