@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,6 +192,8 @@ class Trainer:
         window = torch.zeros(
             2, dtype=torch.float64, device=self.device
         )  # nats and targets since the curve's last point
+        self.stop_asked = False
+        handler = signal.signal(signal.SIGINT, self._ask_to_stop)
         try:
             with ThreadPoolExecutor(1) as reader:
                 coming = reader.submit(self._read_step, self.progress.samples)
@@ -217,9 +220,17 @@ class Trainer:
                     if last or (t.save_every and step % t.save_every == 0):
                         save_checkpoint(self.engine, self.config, self.progress)
                     watch.go_on()
+                    if self.stop_asked and not last:
+                        raise KeyboardInterrupt
         finally:
+            signal.signal(signal.SIGINT, handler)
             bar.close()
         self._say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.run / CHECKPOINTS}.")
+
+    def _ask_to_stop(self, _signal: int, _frame: object) -> None:
+        """Stop after the step under way, whose code may swallow an interruption; at once when asked again."""
+        self.stop_asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def where_it_stands(self) -> str:
         """After an interruption: how far it got and where the same command goes on from."""
