@@ -1,10 +1,11 @@
 """Is the CUDA operator right on shapes and inputs that nobody thought of? Random cases against float64, on the GPU.
 
-    python benchmarks/fuzz_wkv7s.py [--cases 3000] [--seed 0]
+    python benchmarks/fuzz_wkv7s.py [--cases 3000] [--seed 0] [--head-size 64]
 
 Each case draws its shape, its cut into documents (empty ones too) and into segments, its range of w, how alike its keys
-are, and whether a state comes in; it is run twice and must give the same bits. Writes results/wkv7s_fuzz.json; exits
-with 1 when an output is over its bound, is NaN, or differs between the runs.
+are, and whether a state comes in; it is run twice and must give the same bits. Writes results/wkv7s_fuzz.json, or
+wkv7s_fuzz_128.json for that head size; exits with 1 when an output is over its bound, is NaN, or differs between the
+runs.
 
 The reference is written out by hand, gradients included, and shares no code with the operator or with the tests'
 reference. Heads are independent, so the documents and heads of many cases are its rows, and it goes token by token
@@ -27,10 +28,9 @@ from torch.nn.functional import normalize
 from rwkv_music.cuda import build
 from rwkv_music.wkv7s import wkv7s
 
-N = 64
 OUTPUTS = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
 ORDINARY, HARD = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||; hard: extremes of w, keys alike
-BATCH = 400_000  # tokens x heads that the reference holds states of at once: 13 GB
+BATCH = 400_000 * 64**2  # elements of the states that the reference holds at once: 13 GB
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Case:
     bounds: list[int]  # of its documents
     rows: int  # > 0: a batch of so many equal rows, not packed
     heads: int
+    head_size: int
     w_range: tuple[float, float] | None  # None: normal, as at the start of training
     noise: float | None  # keys lie around one direction, this far apart; None: anywhere
     with_state: bool
@@ -53,7 +54,7 @@ class Case:
         return [stop - start for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True)]
 
 
-def draw_case(chance: random.Random) -> Case:
+def draw_case(chance: random.Random, head_size: int) -> Case:
     longest = chance.choices((20, 300, 1000), (0.2, 0.7, 0.1))[0]
     T, rows = chance.randint(1, longest), 0
     if chance.random() < 0.5:
@@ -62,15 +63,20 @@ def draw_case(chance: random.Random) -> Case:
     else:
         bounds = [0, *sorted(chance.choices(range(T + 1), k=chance.randint(0, 6))), T]
     low = chance.uniform(-20, 20)
-    ranges = ((-20, 20), (-20, -20), (20, 20), (-20, -19), (19, 20), (low, chance.uniform(low, 20)))
+    ranges = (
+        *((-20, 20), (-20, -20), (20, 20), (-20, -19), (19, 20)),
+        *((-10, -3), (-6, -4)),  # slow decays, the worst for keys that are alike
+        (low, chance.uniform(low, 20)),
+    )
     return Case(
         bounds=bounds,
         rows=rows,
         heads=chance.randint(1, 5),
+        head_size=head_size,
         w_range=None if chance.random() < 0.5 else chance.choice(ranges),
         noise=chance.choice((None, None, None, 0.1, 0.3)),
         with_state=chance.random() < 0.5,
-        segment_tokens=chance.choice((None, None, 0, 64, 128)),
+        segment_tokens=chance.choice((None, None, 0, 64, 128) if head_size == 64 else (None, 0)),
         seed=chance.randrange(1 << 40),
     )
 
@@ -78,6 +84,7 @@ def draw_case(chance: random.Random) -> Case:
 def make_inputs(case: Case) -> tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
     """r, w, k, v, a, b [tokens, H, N], state or None, dy, gradient of the final state; on the GPU."""
     generator = torch.Generator("cuda").manual_seed(case.seed)
+    N = case.head_size
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device="cuda", generator=generator)
@@ -107,7 +114,7 @@ def run_operator(case: Case, inputs: list[Tensor], state: Tensor | None, dy: Ten
         ops = build.load()
         y, final, saved = ops.wkv7s_forward(*inputs, state, bounds, longest, True, case.segment_tokens)
         return [y, final, *ops.wkv7s_backward(*inputs, bounds, longest, saved, dy, dfinal, case.segment_tokens)]
-    shape = (max(case.rows, 1), longest, case.heads, N)
+    shape = (max(case.rows, 1), longest, case.heads, case.head_size)
     leaves = [x.view(shape).requires_grad_() for x in inputs] + ([] if state is None else [state.requires_grad_()])
     y, final = wkv7s(*leaves[:6], state, None if case.rows else bounds)
     grads = torch.autograd.grad([y, final], leaves, [dy.view(shape), dfinal])
@@ -155,7 +162,7 @@ def check_batch(cases: list[Case]) -> list[dict]:
     starts = [0]
     for c, _ in rows:
         starts.append(starts[-1] + cases[c].heads)
-    T = max(max(case.lengths) for case in cases)
+    T, N = max(max(case.lengths) for case in cases), cases[0].head_size
     filled = [torch.zeros(T, starts[-1], N, dtype=torch.float64, device="cuda") for _ in range(7)]
     filled[1].fill_(-math.inf)  # past the end of a document its state stays as it is
     state, dfinal = (torch.zeros(starts[-1], N, N, dtype=torch.float64, device="cuda") for _ in range(2))
@@ -194,7 +201,7 @@ def batches(cases: list[Case]) -> list[list[Case]]:
     """Cases of like length together, each batch small enough for the reference."""
     found, size = [[]], 0
     for case in sorted(cases, key=lambda case: max(case.lengths)):
-        rows = len(case.lengths) * case.heads
+        rows = len(case.lengths) * case.heads * case.head_size**2
         if found[-1] and (size + rows) * max(case.lengths) > BATCH:
             found.append([])
             size = 0
@@ -207,10 +214,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=3000, metavar="COUNT")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--head-size", type=int, default=64, choices=(64, 128))
     parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON")
     options = parser.parse_args()
     chance = random.Random(options.seed)
-    cases = [draw_case(chance) for _ in range(options.cases)]
+    cases = [draw_case(chance, options.head_size) for _ in range(options.cases)]
     start = time.perf_counter()
     worst = {kind: dict.fromkeys(OUTPUTS, 0.0) for kind in ("ordinary", "hard")}
     counts, over, wrong = Counter(), Counter(), []
@@ -238,13 +246,15 @@ def main() -> None:
     figures = {
         "cases": dict(counts),
         "seed": options.seed,
+        "head_size": options.head_size,
         "seconds": round(seconds, 1),
         "bounds": {"ordinary": ORDINARY, "hard": HARD},
         "worst": worst,
         "over": dict(over),
         "disagreements": wrong,
     }
-    print(report.write("wkv7s_fuzz", figures, options.out))
+    name = "wkv7s_fuzz" if options.head_size == 64 else f"wkv7s_fuzz_{options.head_size}"
+    print(report.write(name, figures, options.out))
     if wrong:
         sys.exit(f"{len(wrong)} of {options.cases} cases disagree with the reference or with themselves.")
 

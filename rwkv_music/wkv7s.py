@@ -13,7 +13,8 @@ The one public function is `wkv7s`. Behind it stand two custom operators, `rwkv_
 
 Notable choices:
 - Both operators see one packed layout, [tokens, H, N] with `cu_seqlens`; a plain batch is B documents of T tokens.
-- Each backend keeps the state at the head of every chunk and recomputes the rest in backward.
+- Each backend keeps the state at the head of every chunk for backward. On CUDA, where memory is dear, the rest is
+  recomputed; on the CPU, where products are, a chunk's scores and what was solved from them are kept as well.
 - Within a chunk P_t, the product of the decays up to t, stays far inside fp32's range, so that the products
   (P_t r_t) . (k_s / P_s) factorise without cancellation and everything but the state's own chain is parallel.
 
@@ -22,14 +23,14 @@ form follows from the delta rule's WY representation (arXiv 2406.06484). Derivat
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 LOG_DECAY_SCALE = -math.exp(-0.5)  # log d = LOG_DECAY_SCALE * sigmoid(w)
-CHECKPOINT_EVERY = {"cpu": 64, "cuda": 32}  # tokens between two saved states, by device type
+CHECKPOINT_EVERY = 32  # tokens between two saved states: a chunk, on either device
 
 
 def wkv7s(
@@ -41,18 +42,20 @@ def wkv7s(
     b: Tensor,
     state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    max_length: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the WKV7s recurrence over T tokens, from `state`, and return what it puts out and where it ends.
 
     Args:
-        r, w, k, v, a, b: [B, T, H, N], one dtype and device, T >= 1. On CUDA bfloat16 with N = 64; on the CPU also
-            float32 and float64, any N. `w` is the raw decay, before the sigmoid; in the model a is -kk and b is kk *
-            gate.
+        r, w, k, v, a, b: [B, T, H, N], one dtype and device, T >= 1. On CUDA bfloat16 with N of 64 or 128; on the CPU
+            also float32 and float64, any N. `w` is the raw decay, before the sigmoid; in the model a is -kk and b is
+            kk * gate.
         state: [B, H, N, N] (value axis, key axis), float32 (float64 with float64 inputs); None starts from zero.
         cu_seqlens: int32 [D+1], rising from 0 to T. Packs D documents in one row (B must be 1); each starts from its
             own state and knows nothing of its neighbours. `state` and the final state are then [D, H, N, N]. Its
-            values are
-            checked on the CPU only: reading them back from a GPU would stall it.
+            values are checked on the CPU only: reading them back from a GPU would stall it.
+        max_length: with `cu_seqlens`, a bound on the documents' lengths, if the caller knows a closer one than T: the
+            kernels then share the work out better. A document longer than it is not computed rightly.
 
     Returns:
         y [B, T, H, N] in the inputs' dtype, and the final state, shaped and typed as `state`.
@@ -71,9 +74,10 @@ def wkv7s(
     B, T, H, N = r.shape
     if T < 1 or B < 1:
         raise ValueError(f"wkv7s needs at least one row and one token, but r is {tuple(r.shape)}.")
-    if r.is_cuda and (r.dtype != torch.bfloat16 or N != 64):
+    if r.is_cuda and (r.dtype != torch.bfloat16 or N not in (64, 128)):
         raise ValueError(
-            f"wkv7s on CUDA takes bfloat16 and head size 64, but got {r.dtype} and {N}; use .bfloat16() or the CPU."
+            f"wkv7s on CUDA takes bfloat16 and a head size of 64 or 128, but got {r.dtype} and {N}; "
+            "use .bfloat16() or the CPU."
         )
     if not r.dtype.is_floating_point:
         raise ValueError(f"wkv7s takes floating-point inputs, but got {r.dtype}.")
@@ -103,16 +107,16 @@ def wkv7s(
     inputs = (r, w, k, v, a, b)
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *(() if state is None else (state,))))
     packed = (x.reshape(B * T, H, N) for x in inputs)
-    y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, state, cu_seqlens, T, save)
+    y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, state, cu_seqlens, min(max_length or T, T), save)
     return y.view(B, T, H, N), final_state
 
 
-def checkpoint_slots(tokens: int, documents: int, device_type: str) -> int:
+def checkpoint_slots(tokens: int, documents: int) -> int:
     """How many states the forward keeps for the backward: enough for any split of `tokens` into `documents`.
 
     It depends on shapes alone, so that nothing has to be read back from the device.
     """
-    return tokens // CHECKPOINT_EVERY[device_type] + documents
+    return tokens // CHECKPOINT_EVERY + documents
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,21 +138,23 @@ def wkv7s_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Packed forward: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1] -> y, final, checkpoints.
 
-    No document is longer than `max_length`. The checkpoints [slots, H, N, N] (no slot unless `save`) belong to the
-    backend that made them.
+    No document is longer than `max_length`. The checkpoints [slots, H, ...] (no slot unless `save`) belong to the
+    backend that made them: [N, N] states on CUDA, the numbers of `_Kept` on the CPU.
     """
-    _, H, N = r.shape
+    M, H, N = r.shape
     documents = cu_seqlens.numel() - 1
+    inputs = (r, w, k, v, a, b)
     compute = torch.float64 if r.dtype == torch.float64 else torch.float32
     initial = r.new_zeros(documents, H, N, N, dtype=compute) if state is None else state.clone()
-    slots = checkpoint_slots(r.shape[0], documents, "cpu") if save else 0
-    checkpoints = r.new_zeros(slots, H, N, N, dtype=compute)
-    if not save and r.shape[0] == documents and bool((cu_seqlens.diff() == 1).all()):
-        y, final = _step(*(x.to(compute) for x in (r, w, k, v, a, b)), initial)
-        return y.to(r.dtype), final, checkpoints
-    plan = _plan_chunks(cu_seqlens, CHECKPOINT_EVERY["cpu"])
-    y, final = _chunk_forward(plan, plan.split_inputs((r, w, k, v, a, b), compute), initial, checkpoints)
-    return plan.join(y, r), final, checkpoints
+    kept_shape = (H, _Kept.numbers(CHECKPOINT_EVERY, N))
+    if not save and M == documents and bool((cu_seqlens.diff() == 1).all()):
+        y, final = _step(*(x.to(compute) for x in inputs), initial)
+        return y.to(r.dtype), final, initial.new_empty(0, *kept_shape)
+    plan = _plan_chunks(cu_seqlens, H)
+    buffer = initial.new_empty(checkpoint_slots(M, documents), *kept_shape)
+    buffer.view(-1)[plan.chunks * _Kept.numbers(plan.length, N) :] = 0  # room left over; else its bits are by chance
+    y, final = _chunk_forward(plan, inputs, initial, buffer)
+    return plan.join(y, r), final, buffer if save else initial.new_empty(0, *kept_shape)
 
 
 @torch.library.custom_op("rwkv_music::wkv7s_backward", mutates_args=(), device_types="cpu")
@@ -166,10 +172,8 @@ def wkv7s_backward(
     grad_final_state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Packed backward: gradients of r..b [M, H, N] in their dtype, and of the initial state [D, H, N, N]."""
-    plan = _plan_chunks(cu_seqlens, CHECKPOINT_EVERY["cpu"])
-    compute = checkpoints.dtype
-    inputs = plan.split_inputs((r, w, k, v, a, b), compute)
-    *grads, grad_state = _chunk_backward(plan, inputs, checkpoints, plan.split(grad_y, compute), grad_final_state)
+    plan = _plan_chunks(cu_seqlens, r.shape[1])
+    *grads, grad_state = _chunk_backward(plan, (r, w, k, v, a, b), checkpoints, grad_y, grad_final_state)
     dr, dw, dk, dv, da, db = (plan.join(x, r) for x in grads)
     return dr, dw, dk, dv, da, db, grad_state
 
@@ -197,10 +201,13 @@ def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
     M, H, N = r.shape
     documents = cu_seqlens.shape[0] - 1
     state_dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
-    slots = checkpoint_slots(M, documents, r.device.type) if save else 0
+    slots = checkpoint_slots(M, documents) if save else 0
     final_state = r.new_empty(documents, H, N, N, dtype=state_dtype)
-    checkpoint_dtype = torch.bfloat16 if r.is_cuda else state_dtype
-    return r.new_empty(M, H, N), final_state, r.new_empty(slots, H, N, N, dtype=checkpoint_dtype)
+    if r.is_cuda:
+        checkpoints = r.new_empty(slots, H, N, N, dtype=torch.bfloat16)
+    else:
+        checkpoints = r.new_empty(slots, H, _Kept.numbers(CHECKPOINT_EVERY, N), dtype=state_dtype)
+    return r.new_empty(M, H, N), final_state, checkpoints
 
 
 @wkv7s_backward.register_fake
@@ -243,54 +250,58 @@ wkv7s_forward.register_autograd(_backward, setup_context=_setup_context)
 
 @dataclass
 class _ChunkPlan:
-    """How packed documents fall into chunks of L tokens, none across a document's end.
+    """How packed documents fall into chunks of L places, none across a document's end; each head has its own chunks.
 
     Chunks are ordered by their place in the document first: chunk 0 of every document, then chunk 1 of those that have
     one, and so on, longest document first. So each step of the state's chain is one slice, whatever the lengths are.
+    A row is one head's vector of one token: row token * H + head of [M * H, N].
     """
 
-    tokens: Tensor  # int64 [chunks, L]: the token at each place; the padding places point one past the last token
-    padding: int  # how many places are padding
+    chunks: int  # of all heads: H times those of one head; the heads of a document's chunk lie side by side
+    length: int  # L
+    row_of_place: Tensor  # int64 [chunks * L]; row 0 at the padding places
+    padding: Tensor  # int64: the places that hold no token
+    place_of_row: Tensor  # int64 [M * H]
     by_length: Tensor  # int64 [D]: documents, longest first
     steps: list[slice]  # the chunks of each step of the chain; step j serves the first of by_length
 
     def split(self, x: Tensor, dtype: torch.dtype, padding: float = 0.0) -> Tensor:
-        """[M, H, N] to contiguous [chunks, H, L, N] in `dtype`, with `padding` at the places that hold no token."""
-        if self.padding:
-            x = torch.cat([x, x.new_full((1, *x.shape[1:]), padding)])
-        chunks, L = self.tokens.shape
-        picked = x.index_select(0, self.tokens.view(-1)).view(chunks, L, *x.shape[1:])
-        return picked.transpose(1, 2).to(dtype).contiguous()
-
-    def split_inputs(self, inputs: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """`split` r, w, k, v, a, b so that a padding place leaves the state as it is: w = -inf is a decay of 1."""
-        return [self.split(x, dtype, -math.inf if i == 1 else 0.0) for i, x in enumerate(inputs)]
+        """[M, H, N] to [chunks, L, N] in `dtype`, with `padding` at the places that hold no token."""
+        x = x.reshape(-1, x.shape[-1]).index_select(0, self.row_of_place).to(dtype)
+        if self.padding.numel():
+            x.index_fill_(0, self.padding, padding)
+        return x.view(self.chunks, self.length, -1)
 
     def join(self, x: Tensor, like: Tensor) -> Tensor:
-        """The inverse of `split`: [chunks, H, L, N] to [M, H, N] in the dtype of `like`."""
-        out = like.new_empty(like.shape[0] + 1, *like.shape[1:])
-        rows = x.transpose(1, 2).to(like.dtype).reshape(-1, *like.shape[1:])
-        return out.index_copy_(0, self.tokens.view(-1), rows)[:-1]
+        """The inverse of `split`: [chunks, L, N] to [M, H, N] in the dtype of `like`."""
+        return x.reshape(-1, x.shape[-1]).to(like.dtype).index_select(0, self.place_of_row).view(like.shape)
 
 
-def _plan_chunks(cu_seqlens: Tensor, longest_chunk: int) -> _ChunkPlan:
+def _plan_chunks(cu_seqlens: Tensor, H: int) -> _ChunkPlan:
     bounds = cu_seqlens.long()
     lengths = bounds.diff()
     by_length = torch.argsort(lengths, descending=True, stable=True)
-    L = max(1, min(longest_chunk, int(lengths.max())))
+    L = max(1, min(CHECKPOINT_EVERY, int(lengths.max())))
     starts, lengths = bounds[:-1][by_length], lengths[by_length]
     chunk_counts = (lengths + L - 1) // L  # falling
-    steps, tokens, begin = [], [], 0
-    offsets = torch.arange(L)
-    for j in range(int(chunk_counts[0])):
-        served = int((chunk_counts > j).sum())
-        place = j * L + offsets
-        inside = place < lengths[:served, None]
-        tokens.append(torch.where(inside, starts[:served, None] + place, bounds[-1]))
-        steps.append(slice(begin, begin + served))
-        begin += served
-    index = torch.cat(tokens)
-    return _ChunkPlan(index, int((index == bounds[-1]).sum()), by_length, steps)
+    served = (chunk_counts > torch.arange(int(chunk_counts[0])).unsqueeze(1)).sum(1)  # documents, by step
+    ends = served.cumsum(0)
+    step = torch.arange(len(served)).repeat_interleave(served)  # of each chunk
+    document = torch.arange(len(step)) - (ends - served)[step]  # its place in by_length
+
+    token = (step * L).unsqueeze(1) + torch.arange(L)  # in the document
+    held = (token < lengths[document].unsqueeze(1)).unsqueeze(1).expand(-1, H, -1).flatten()
+    row = ((token + starts[document].unsqueeze(1)).unsqueeze(1) * H + torch.arange(H).unsqueeze(1)).flatten()
+    places = held.nonzero().squeeze(1)
+    return _ChunkPlan(
+        chunks=len(step) * H,
+        length=L,
+        row_of_place=row * held,
+        padding=held.logical_not().nonzero().squeeze(1),
+        place_of_row=torch.empty_like(places).index_copy_(0, row[places], places),
+        by_length=by_length,
+        steps=[slice(int(end - count) * H, int(end) * H) for end, count in zip(ends, served, strict=True)],
+    )
 
 
 def _step(r, w, k, v, a, b, S):
@@ -302,120 +313,189 @@ def _step(r, w, k, v, a, b, S):
 
 
 @dataclass
-class _Inside:
-    """What a chunk computes without knowing its state; [chunks, H, L, N] or [chunks, H, L, L] unless said otherwise."""
+class _Kept:
+    """What a chunk's forward keeps for its backward, each [chunks, ...] and contiguous, in one buffer."""
 
-    log_decay_slope: Tensor  # d log d / d w
-    P: Tensor  # product of the decays up to and with t
+    states: Tensor  # [chunks, N, N]: S_0, the state before the chunk
+    U: Tensor  # [chunks, L, N]
+    scores: Tensor  # [chunks, 2L, 2L]
+    inverse: Tensor  # [chunks, L, L]: (I - ab)^-1
+
+    @staticmethod
+    def numbers(L: int, N: int) -> int:
+        """How many numbers a chunk keeps; 1,408 bytes a token in fp32 at L = 32 and N = 64; the inputs are 1,536."""
+        return N * N + L * N + 5 * L * L
+
+    @classmethod
+    def carve(cls, buffer: Tensor, plan: _ChunkPlan, N: int) -> "_Kept":
+        """Views into `buffer`, which has room for at least `plan.chunks` times `numbers(plan.length, N)`."""
+        L = plan.length
+        shapes = ((N, N), (L, N), (2 * L, 2 * L), (L, L))
+        sizes = [plan.chunks * rows * columns for rows, columns in shapes]
+        parts = buffer.view(-1)[: sum(sizes)].split(sizes)
+        return cls(*(part.view(plan.chunks, *shape) for part, shape in zip(parts, shapes, strict=True)))
+
+
+@dataclass
+class _Scaled:
+    """A chunk's inputs with the decays multiplied into them, in pairs: see `_chunk_forward`."""
+
+    P: Tensor  # [chunks, L, N]: product of the decays up to and with t
     P_before: Tensor  # up to t - 1
     P_inverse: Tensor
-    P_chunk: Tensor  # of the whole chunk [chunks, H, 1, N]
-    r: Tensor  # P_t r_t
-    a: Tensor  # P_{t-1} a_t
-    k: Tensor  # k_s / P_s
-    b: Tensor  # b_s / P_s
-    ab: Tensor  # scores a_t . b_s for s < t
-    ak: Tensor
-    rb: Tensor  # scores r_t . b_s for s <= t
-    rk: Tensor
-    W: Tensor  # (I - ab)^-1 a: what the state contributes to U
-    U0: Tensor  # (I - ab)^-1 ak V: what the values contribute to U
-    R: Tensor  # r + rb W: what the state contributes to y
-    F: Tensor  # [chunks, H, N, N]: a chunk takes its state S to S F + E
+    queries: Tensor  # [chunks, 2L, N]: P_{t-1} a_t, then P_t r_t
+    keys: Tensor  # [chunks, 2L, N]: b_s / P_s, then k_s / P_s
+
+    @classmethod
+    def scale(
+        cls, plan: _ChunkPlan, dtype: torch.dtype, r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor
+    ) -> "_Scaled":
+        r, k, a, b = (plan.split(x, dtype) for x in (r, k, a, b))
+        log_decay = plan.split(w, dtype, padding=-math.inf).sigmoid_().mul_(LOG_DECAY_SCALE)  # padding decays by 1
+        P = log_decay.cumsum(1).exp_()
+        P_before = torch.nn.functional.pad(P[:, :-1], (0, 0, 1, 0), value=1.0)
+        P_inverse = P.reciprocal()
+        L = plan.length
+        queries, keys = P.new_empty(2, plan.chunks, 2 * L, P.shape[-1])
+        torch.mul(a, P_before, out=queries[:, :L])
+        torch.mul(r, P, out=queries[:, L:])
+        torch.mul(b, P_inverse, out=keys[:, :L])
+        torch.mul(k, P_inverse, out=keys[:, L:])
+        return cls(P, P_before, P_inverse, queries, keys)
+
+    @property
+    def P_chunk(self) -> Tensor:
+        """Product of the decays of the whole chunk [chunks, 1, N]."""
+        return self.P[:, -1:]
 
 
-def _inside_chunks(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> _Inside:
-    log_decay = LOG_DECAY_SCALE * torch.sigmoid(w)
-    log_P = log_decay.cumsum(dim=-2)
-    P, P_before, P_inverse = log_P.exp(), (log_P - log_decay).exp(), log_P.neg().exp()
-    r, a, k, b = r * P, a * P_before, k * P_inverse, b * P_inverse
-    ab = (a @ b.mT).tril_(-1)
-    ak = (a @ k.mT).tril_(-1)
-    rb = (r @ b.mT).tril_()
-    rk = (r @ k.mT).tril_()
-    N = r.shape[-1]
-    solved = torch.linalg.solve_triangular(-ab, torch.cat([a, ak @ v], dim=-1), upper=False, unitriangular=True)
-    W, U0 = solved[..., :N], solved[..., N:]
-    P_chunk = P[..., -1:, :]
-    slope = log_decay * torch.sigmoid(-w)  # not 1 - sigmoid(w), which is 0 in fp32 from w = 17 on
-    F = (W.mT @ b + torch.eye(N, dtype=r.dtype)) * P_chunk
-    return _Inside(slope, P, P_before, P_inverse, P_chunk, r, a, k, b, ab, ak, rb, rk, W, U0, r + rb @ W, F)
+def _causal(L: int, dtype: torch.dtype) -> Tensor:
+    """The scores' mask [2L, 2L]: a_t sees what was written before t, r_t what was written up to and with t."""
+    ones = torch.ones(L, L, dtype=dtype)
+    return torch.cat([ones.tril(-1), ones.tril()]).repeat(1, 2)
+
+
+def _unit_inverse(A: Tensor) -> Tensor:
+    """(I - A)^-1 of strictly lower triangular A [chunks, L, L].
+
+    By halves, and (I + A)(I + A^2)(I + A^4) at the bottom: a few products of all chunks, where torch's triangular solve
+    goes from matrix to matrix. Halves keep the powers low: those of a large A grow far beyond the inverse.
+    """
+    L = A.shape[-1]
+    if L <= 8:
+        eye = torch.eye(L, dtype=A.dtype)
+        inverse, power = A + eye, A
+        for _ in range((L - 1).bit_length() - 1):
+            power = power @ power
+            inverse = torch.baddbmm(inverse, power, inverse)
+        return inverse
+    first, last = slice(0, L // 2), slice(L // 2, L)
+    upper, lower = _unit_inverse(A[:, first, first]), _unit_inverse(A[:, last, last])
+    inverse = torch.zeros_like(A)
+    inverse[:, first, first] = upper
+    inverse[:, last, last] = lower
+    inverse[:, last, first] = lower @ (A[:, last, first] @ upper)
+    return inverse
 
 
 def _chunk_forward(
-    plan: _ChunkPlan, inputs: list[Tensor], initial: Tensor, checkpoints: Tensor
+    plan: _ChunkPlan, inputs: Sequence[Tensor], initial: Tensor, buffer: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """y [chunks, H, L, N] and final state [D, H, N, N]; `checkpoints`, if they have room, take every chunk's S_0.
+    """y [chunks, L, N] and final state [D, H, N, N] of inputs r..b [M, H, N]; `buffer` takes what is kept.
 
     With u_t = S_{t-1} a_t the state inside a chunk is S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t), the b
-    and k divided by P_s. Put into u_t this gives, rows stacked over the chunk (a and r multiplied by their P):
+    and k divided by P_s. Put into u_t and y_t this is attention with a state: rows stacked over the chunk, a and r
+    multiplied by their P, queries = [a; r], keys = [b; k], values = [U; V] and scores = queries keys^T, masked,
 
-        (I - ab) U = a S_0^T + ak V        so  U = W S_0^T + U0
-        Y = r S_0^T + rb U + rk V              = R S_0^T + rb U0 + rk V
-        S_L = (S_0 + U^T b + V^T k) diag(P_L)  = S_0 F + E
+        [U; Y] = queries S_0^T + scores values            S_L = (S_0 + values^T keys) diag(P_L)
 
-    All but the chain S_L = S_0 F + E runs over all chunks at once.
+    U stands on both sides. Solved for it, with ab and ak the quarters of the scores that belong to a,
+
+        U = (I - ab)^-1 (a S_0^T + ak V) = W S_0^T + U_0
+
+    Only U and S_L wait for the chunk before; all else runs over all chunks at once.
     """
-    c = _inside_chunks(*inputs)
-    v = inputs[3]
-    E = (c.U0.mT @ c.b + v.mT @ c.k) * c.P_chunk
-    states = checkpoints[: len(E)] if checkpoints.numel() else torch.empty_like(E)
-    S = initial[plan.by_length]
+    r, w, k, v, a, b = inputs
+    N, L, dtype = r.shape[-1], plan.length, initial.dtype
+    kept = _Kept.carve(buffer, plan, N)
+    states, U, scores = kept.states, kept.U, kept.scores
+    x = _Scaled.scale(plan, dtype, r, w, k, a, b)
+    V = plan.split(v, dtype)
+    torch.bmm(x.queries, x.keys.mT, out=scores).mul_(_causal(L, dtype))
+    ab, ak = scores[:, :L].split(L, dim=-1)
+    kept.inverse.copy_(_unit_inverse(ab))
+    W = kept.inverse @ x.queries[:, :L]
+    torch.bmm(kept.inverse, ak @ V, out=U)
+    b, k = x.keys.split(L, dim=1)
+    from_v = V.mT @ k
+    S = initial[plan.by_length].flatten(0, 1)
     for step in plan.steps:
         live = S[: step.stop - step.start]
         states[step] = live
-        live.copy_(torch.baddbmm(E[step].flatten(0, 1), live.flatten(0, 1), c.F[step].flatten(0, 1)).view_as(live))
-    final = torch.empty_like(S).index_copy_(0, plan.by_length, S)
-    y = c.R @ states.mT + c.rb @ c.U0 + c.rk @ v
+        U[step].baddbmm_(W[step], live.mT)
+        live.add_(from_v[step]).baddbmm_(U[step].mT, b[step]).mul_(x.P_chunk[step])
+    final = torch.empty_like(initial).index_copy_(0, plan.by_length, S.view_as(initial))
+    y = torch.bmm(x.queries[:, L:], states.mT).baddbmm_(scores[:, L:], torch.cat([U, V], dim=1))
     return y, final
 
 
 def _chunk_backward(
-    plan: _ChunkPlan, inputs: list[Tensor], checkpoints: Tensor, dy: Tensor, grad_final_state: Tensor
+    plan: _ChunkPlan, inputs: Sequence[Tensor], buffer: Tensor, grad_y: Tensor, grad_final_state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of r, w, k, v, a, b [chunks, H, L, N] and of the initial state [D, H, N, N].
+    """Gradients of r, w, k, v, a, b [chunks, L, N] and of the initial state [D, H, N, N]; grad_y [M, H, N].
 
-    `_chunk_forward` line by line in reverse. The state's own chain is G_0 = G_L F^T + dY^T R, G the gradient of the
-    state.
+    `_chunk_forward` in reverse. Z = a S_0^T + ak V is what the triangle is solved for, so that dZ = (I - ab)^-T dU; G
+    is the gradient of the bracket S_0 + values^T keys, and dU = rb^T dY + b G^T. The gradient of the state goes from a
+    chunk's end to its beginning as dS_0 = G + dY^T r + dZ^T a with G = dS_L diag(P_L).
     """
-    c = _inside_chunks(*inputs)
-    v = inputs[3]
-    states = checkpoints[: len(v)]
-    from_y = dy.mT @ c.R
-    G_after = torch.empty_like(from_y)
-    G = grad_final_state.to(v.dtype)[plan.by_length]
+    r, w, k, v, a, b = inputs
+    N, L, dtype = r.shape[-1], plan.length, buffer.dtype
+    kept = _Kept.carve(buffer, plan, N)
+    states, scores = kept.states, kept.scores
+    x = _Scaled.scale(plan, dtype, r, w, k, a, b)
+    dY = plan.split(grad_y, dtype)
+    a, r = x.queries.split(L, dim=1)
+    b, k = x.keys.split(L, dim=1)
+    dZ = kept.inverse.mT @ (scores[:, L:, :L].mT @ dY)
+    W = kept.inverse.mT @ b  # what G contributes to dZ
+    d_states = dY.mT @ r
+    G = torch.empty_like(d_states)
+    dS = grad_final_state.to(dtype)[plan.by_length].flatten(0, 1)
     for step in reversed(plan.steps):
-        live = G[: step.stop - step.start]
-        G_after[step] = live
-        chained = torch.baddbmm(from_y[step].flatten(0, 1), live.flatten(0, 1), c.F[step].flatten(0, 1).mT)
-        live.copy_(chained.view_as(live))
-    grad_state = torch.empty_like(G).index_copy_(0, plan.by_length, G)
+        live = dS[: step.stop - step.start]
+        torch.mul(live, x.P_chunk[step], out=G[step])
+        dZ[step].baddbmm_(W[step], G[step].mT)
+        d_states[step].add_(G[step]).baddbmm_(dZ[step].mT, a[step])
+        live.copy_(d_states[step])
+    grad_state = torch.empty_like(grad_final_state, dtype=dtype).index_copy_(
+        0, plan.by_length, dS.view_as(grad_final_state)
+    )
 
-    G = G_after * c.P_chunk  # of the bracket in S_L = (S_0 + U^T b + V^T k) diag(P_L)
-    U = c.W @ states.mT + c.U0
-    dU = c.rb.mT @ dy + c.b @ G.mT
-    dZ = torch.linalg.solve_triangular(-c.ab.mT, dU, upper=True, unitriangular=True)  # of Z = a S_0^T + ak V
-    dv = c.rk.mT @ dy + c.ak.mT @ dZ + c.k @ G.mT
-    d_ab, d_ak = (dZ @ U.mT).tril_(-1), (dZ @ v.mT).tril_(-1)
-    d_rb, d_rk = (dy @ U.mT).tril_(), (dy @ v.mT).tril_()
-    UG, vG = U @ G, v @ G
-    da = dZ @ states + d_ab @ c.b + d_ak @ c.k
-    dr = dy @ states + d_rb @ c.b + d_rk @ c.k
-    db = d_ab.mT @ c.a + d_rb.mT @ c.r + UG
-    dk = d_ak.mT @ c.a + d_rk.mT @ c.r + vG
+    values = torch.cat([kept.U, plan.split(v, dtype)], dim=1)
+    d_out = torch.cat([dZ, dY], dim=1)
+    d_scores = torch.bmm(d_out, values.mT).mul_(_causal(L, dtype))
+    d_queries = torch.bmm(d_out, states).baddbmm_(d_scores, x.keys)
+    d_keys = torch.bmm(values, G).baddbmm_(d_scores.mT, x.queries)
+    dv = torch.bmm(k, G.mT).baddbmm_(scores[:, :, L:].mT, d_out)
 
-    # log P_t appears in r, b, k at t, in a at t + 1, and at the chunk's end in the bracket's decay; each of them is the
-    # sum of the log decays up to there, so a decay gathers all that comes after it.
-    a_da = c.a * da
-    of_log_P = c.r * dr + a_da - c.b * db - c.k * dk
-    of_end = (states * G).sum(-2, keepdim=True) + (c.b * UG + c.k * vG).sum(-2, keepdim=True)
-    of_log_decay = of_log_P.flip(-2).cumsum(-2).flip(-2) - a_da + of_end
+    # The gradient of log d_t is what the state is worth as it decays at t: on each key axis, the state times its
+    # gradient. That is what S_0 was worth, and what keys before t have brought in (k dk), less what queries before t
+    # have taken out (r dr), and a_t too, which reads before the decay. So one sum from the chunk's start gives it.
+    # What is not needed again is written over, here and below: fresh memory costs more than these products.
+    a_da, r_dr = x.queries.mul_(d_queries).split(L, dim=1)
+    b_db, k_dk = x.keys.mul_(d_keys).split(L, dim=1)
+    at_t = r_dr.sub_(b_db).sub_(k_dk)
+    worth = d_states.mul_(states).sum(1, keepdim=True)
+    of_log_decay = a_da.add_(at_t).cumsum(1).neg_().add_(at_t).add_(worth)
+    w = plan.split(w, dtype)
+    slope = torch.sigmoid(w).mul_(LOG_DECAY_SCALE)  # of log d by w
+    slope.mul_(w.neg_().sigmoid_())  # not 1 - sigmoid(w), which is 0 in fp32 from w = 17 on
     return (
-        dr * c.P,
-        of_log_decay * c.log_decay_slope,
-        dk * c.P_inverse,
+        torch.mul(d_queries[:, L:], x.P, out=x.P),
+        of_log_decay.mul_(slope),
+        d_keys[:, L:] * x.P_inverse,
         dv,
-        da * c.P_before,
-        db * c.P_inverse,
+        torch.mul(d_queries[:, :L], x.P_before, out=x.P_before),
+        torch.mul(d_keys[:, :L], x.P_inverse, out=x.P_inverse),
         grad_state,
     )

@@ -62,7 +62,8 @@ def test_fp32_at_the_extremes_of_decay_and_with_correlated_keys(w_range, correla
 
 
 @pytest.mark.parametrize(
-    "bounds", ([0, 200], [0, 1, 2, 200], [0, 64, 128, 200], [0, 0, 65, 65, 200], [0, 130, 131, 200])
+    "bounds",
+    ([0, 200], [0, 1, 2, 200], [0, 64, 128, 200], [0, 0, 65, 65, 200], [0, 130, 131, 200], [0, 31, 63, 96, 200]),
 )
 @pytest.mark.parametrize("with_state", (False, True))
 def test_packed_documents_do_not_see_each_other(bounds, with_state):
@@ -70,6 +71,16 @@ def test_packed_documents_do_not_see_each_other(bounds, with_state):
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
     state = torch.randn(len(bounds) - 1, 3, 64, 64) if with_state else None
     assert_close(relative_errors(inputs, state, cu_seqlens), 1e-5)
+
+
+@pytest.mark.parametrize("N", (1, 5, 128))
+def test_any_head_size(N):
+    assert_close(relative_errors(wkv7s_inputs(2, 70, 2, N=N, seed=N), torch.randn(2, 2, N, N)), 1e-5)
+
+
+def test_the_gradient_of_the_decay_holds_with_a_state_far_larger_than_what_is_written():
+    inputs = wkv7s_inputs(1, 200, 2, seed=13)
+    assert_close(relative_errors(inputs, 1e4 * torch.randn(1, 2, 64, 64)), 1e-5)
 
 
 def test_float64_gradients_pass_gradcheck():
@@ -134,6 +145,13 @@ def test_nothing_is_saved_without_gradients():
     inputs = [x.view(-1, 2, 64) for x in wkv7s_inputs(1, 100, 2)]
     cu_seqlens = torch.tensor([0, 100], dtype=torch.int32)
     assert torch.ops.rwkv_music.wkv7s_forward(*inputs, None, cu_seqlens, 100, False)[2].numel() == 0
+
+
+def test_less_is_kept_for_backward_than_the_inputs_hold():
+    inputs = [x.view(-1, 4, 64) for x in wkv7s_inputs(4, 512, 4)]
+    cu_seqlens = torch.arange(0, 2049, 512, dtype=torch.int32)
+    kept = torch.ops.rwkv_music.wkv7s_forward(*inputs, None, cu_seqlens, 512, True)[2]
+    assert 0 < kept.nbytes < sum(x.nbytes for x in inputs)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "text.h"
 #include "wkv7s.cuh"
 
 namespace {
@@ -30,7 +31,7 @@ float* f32_out(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr(
 
 void check(const Tensor& x, const char* name, at::ScalarType dtype, at::IntArrayRef shape, const at::Device& device) {
     TORCH_CHECK(x.scalar_type() == dtype, "wkv7s: ", name, " must be ", dtype, ", but it is ", x.scalar_type(), ".");
-    TORCH_CHECK(x.sizes() == shape, "wkv7s: ", name, " must have the shape ", shape, ", but it has ", x.sizes(), ".");
+    TORCH_CHECK(x.sizes() == shape, "wkv7s: ", name, " must have the shape ", text(shape), ", but it has ", text(x.sizes()), ".");
     TORCH_CHECK(x.device() == device, "wkv7s: ", name, " must be on ", device, ", but it is on ", x.device(), ".");
     TORCH_CHECK(x.is_contiguous(), "wkv7s: ", name, " must be contiguous.");
     // The kernels read 16 bytes at a time.
@@ -45,8 +46,8 @@ wkv7s::Inputs check_inputs(
     const Tensor& cu_seqlens
 ) {
     TORCH_CHECK(
-        r.dim() == 3 && r.size(2) == wkv7s::N,
-        "wkv7s: r must be [tokens, heads, ", wkv7s::N, "], but it is ", r.sizes(), "."
+        r.dim() == 3 && (r.size(2) == 64 || r.size(2) == 128),
+        "wkv7s: r must be [tokens, heads, 64 or 128], but it is ", text(r.sizes()), "."
     );
     TORCH_CHECK(
         cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 2,
@@ -62,11 +63,12 @@ wkv7s::Inputs check_inputs(
     const int64_t documents = cu_seqlens.size(0) - 1, heads = r.size(1);
     TORCH_CHECK(
         r.size(0) <= INT32_MAX && documents * heads <= INT32_MAX,
-        "wkv7s: too many tokens or documents for one call: r is ", r.sizes(), " in ", documents, " documents."
+        "wkv7s: too many tokens or documents for one call: r is ", text(r.sizes()), " in ", std::to_string(documents), " documents."
     );
     return {
         bf16(r), bf16(w), bf16(k), bf16(v), bf16(a), bf16(b),
-        static_cast<const int32_t*>(cu_seqlens.const_data_ptr()), int(documents), int(heads)
+        static_cast<const int32_t*>(cu_seqlens.const_data_ptr()), int(documents), int(heads),
+        int(r.size(2))
     };
 }
 
@@ -81,6 +83,11 @@ struct Cut {
             "wkv7s: segment_tokens must be a multiple of ", wkv7s::CHECKPOINT_EVERY,
             ", or 0 for none, or -1 to choose, but it is ", segment_tokens, "."
         );
+        TORCH_CHECK(
+            segment_tokens <= 0 || in.head_size == 64,
+            "wkv7s: documents are cut into segments for a head size of 64 alone, not ", in.head_size, "."
+        );
+        if (segment_tokens == -1 && in.head_size != 64) segment_tokens = 0;
         if (segment_tokens == -1) {
             segment_tokens = wkv7s::choose_segment_tokens(r.size(0), in.documents, in.heads, max_length);
         }
@@ -89,9 +96,9 @@ struct Cut {
             slots * in.heads <= INT32_MAX,
             "wkv7s: too many segments for one call: ", slots, " of ", in.heads, " heads."
         );
-        const int64_t kept = segment_tokens ? slots : 0;
-        transitions = at::empty({kept, in.heads, 2, wkv7s::N, wkv7s::N}, r.options());
-        edges = at::empty({kept, in.heads, wkv7s::N, wkv7s::N}, r.options().dtype(at::kFloat));
+        const int64_t kept = segment_tokens ? slots : 0, N = in.head_size;
+        transitions = at::empty({kept, in.heads, 2, N, N}, r.options());
+        edges = at::empty({kept, in.heads, N, N}, r.options().dtype(at::kFloat));
         segments = {int(segment_tokens), int(slots), bf16_out(transitions), f32_out(edges)};
     }
 };
@@ -109,10 +116,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     );
     const c10::cuda::CUDAGuard guard(r.device());
     const auto options = r.options().dtype(at::kFloat);
-    const int64_t slots = save ? wkv7s::checkpoint_slots(r.size(0), in.documents) : 0;
+    const int64_t slots = save ? wkv7s::checkpoint_slots(r.size(0), in.documents) : 0, N = in.head_size;
     Tensor y = at::empty_like(r);
-    Tensor final_state = at::empty({in.documents, in.heads, wkv7s::N, wkv7s::N}, options);
-    Tensor checkpoints = at::empty({slots, in.heads, wkv7s::N, wkv7s::N}, r.options());
+    Tensor final_state = at::empty({in.documents, in.heads, N, N}, options);
+    Tensor checkpoints = at::empty({slots, in.heads, N, N}, r.options());
     if (state) check(*state, "state", at::kFloat, final_state.sizes(), r.device());
     if (in.heads == 0) return {y, final_state, checkpoints};
     const Cut cut(in, r, max_length, segment_tokens);
@@ -136,20 +143,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         "wkv7s: max_length must be between 0 and the number of tokens, but it is ", max_length, "."
     );
     const c10::cuda::CUDAGuard guard(r.device());
-    const int64_t slots = wkv7s::checkpoint_slots(r.size(0), in.documents);
-    check(checkpoints, "checkpoints", at::kBFloat16, {slots, in.heads, wkv7s::N, wkv7s::N}, r.device());
+    const int64_t slots = wkv7s::checkpoint_slots(r.size(0), in.documents), N = in.head_size;
+    check(checkpoints, "checkpoints", at::kBFloat16, {slots, in.heads, N, N}, r.device());
     check(dy, "grad_y", at::kBFloat16, r.sizes(), r.device());
-    check(dfinal_state, "grad_final_state", at::kFloat, {in.documents, in.heads, wkv7s::N, wkv7s::N}, r.device());
+    check(dfinal_state, "grad_final_state", at::kFloat, {in.documents, in.heads, N, N}, r.device());
     Tensor dr = at::empty_like(r), dw = at::empty_like(r), dk = at::empty_like(r);
     Tensor dv = at::empty_like(r), da = at::empty_like(r), db = at::empty_like(r);
     Tensor dstate = at::empty_like(dfinal_state);
     if (in.heads == 0) return {dr, dw, dk, dv, da, db, dstate};
     const Cut cut(in, r, max_length, segment_tokens);
-    C10_CUDA_CHECK(wkv7s::backward(
+    const cudaError_t error = wkv7s::backward(
         {in, cut.segments, bf16(checkpoints), bf16(dy), f32(dfinal_state),
          bf16_out(dr), bf16_out(dw), bf16_out(dk), bf16_out(dv), bf16_out(da), bf16_out(db), f32_out(dstate)},
         int(max_length), c10::cuda::getCurrentCUDAStream()
-    ));
+    );
+    TORCH_CHECK(
+        error != cudaErrorNotSupported, "wkv7s: gradients with a head size of ", N,
+        " take more shared memory than this GPU has; train with a head size of 64."
+    );
+    C10_CUDA_CHECK(error);
     return {dr, dw, dk, dv, da, db, dstate};
 }
 

@@ -41,7 +41,7 @@ OLDEST_CAPABILITY = (8, 0)  # bf16 matrix units and asynchronous copies
 
 @functools.cache
 def load():
-    """The kernels as torch operators: `.wkv7s_forward` and `.wkv7s_backward`, compiled first where they are not yet.
+    """The kernels as torch operators, compiled first where they are not yet: those of the two files of bindings.
 
     Raises:
         UserError: no usable GPU, no usable compiler, or a failed compilation; in one sentence.
@@ -199,7 +199,7 @@ def _compile(folder: Path, flags: list[str], names: list[str]) -> None:
 def _ninja_file(tools: Toolchain, flags: list[str]) -> str:
     """One compilation for each source, then one link. Paths of sources are absolute, those of products relative."""
     torch_folder = Path(torch.__file__).parent
-    sources = [*sorted(SOURCES.glob("*.cu")), SOURCES / "bindings.cpp"]
+    sources = [*sorted(SOURCES.glob("*.cu")), *sorted(SOURCES.glob("*.cpp"))]
     libraries = f"-L{torch_folder / 'lib'} -ltorch -ltorch_cpu -lc10 -lc10_cuda"
     lines = [
         f"nvcc = {_quoted(tools.nvcc)} -ccbin {_quoted(tools.host_compiler)} {' '.join(flags)}",

@@ -13,11 +13,14 @@
 // - d > 0.545, so P_t > 3e-9 over 32 tokens: P and 1 / P stay far inside bf16's range, and no second level is needed.
 // - A chunk is two tiles of 16 tokens, which is what the matrix unit takes. A score matrix is three blocks of
 //   [16, 16]; (I - A_ab)^-1 is applied tile by tile, so that only the two blocks on the diagonal are inverted.
-// - Four warps. A warp has 16 of the value rows of the state, whose chain of products it runs alone, the state in its
-//   registers. Where no state is met it has 16 of the key columns.
+// - A head size N of 64 or 128, with N / 16 warps. A warp has 16 of the value rows of the state, whose chain of
+//   products it runs alone, the state in its registers. Where no state is met it has 16 of the key columns.
 // - All that the chain makes is transposed, [value rows, tokens]: each product is the next one's operand as it lies.
-// - r~, a~, k-, b- are rounded to bf16 for the matrix unit. The score matrices are not: they are tf32, a rounding eight
-//   times finer, because their errors add up over a chunk and cost little to avoid.
+// - r~, a~, k-, b- are rounded to bf16 for the matrix unit. The score matrices are rounded to tf32, eight times finer,
+//   because their errors add up over a chunk and cost little to avoid.
+// - Where decays are slow, k- goes into the state, and both k- and b- meet its gradient, as the sum of two bf16: what
+//   rounding left over is the second. Keys that all lie around one direction are taken out of the state again along it,
+//   but what rounding leaves across it would stay and add up. Where decays are fast it is soon gone.
 
 #pragma once
 
@@ -29,9 +32,12 @@ namespace wkv7s {
 constexpr int TILE = 16;
 constexpr int TILES = 2;
 constexpr int L = TILES * TILE;  // tokens in a chunk
-constexpr int WARPS = 4;
-constexpr int THREADS = 32 * WARPS;
-static_assert(L == CHECKPOINT_EVERY && 16 * WARPS == N && THREADS / 8 == TILE);
+static_assert(L == CHECKPOINT_EVERY);
+
+template <int N>
+constexpr int WARPS = N / 16;
+template <int N>
+constexpr int THREADS = 32 * WARPS<N>;
 
 // log2 d = LOG2_DECAY_SCALE sigmoid(w), from d = exp(-exp(-1/2) sigmoid(w)).
 constexpr float LOG_DECAY_SCALE = -0.60653065971263342f;
@@ -42,9 +48,9 @@ __device__ __forceinline__ float sigmoid(float x) { return reciprocal_fast(1.0f 
 
 // ---- In shared memory ---------------------------------------------------------------------------------------------
 
-// ROWS rows of 64 bf16. The 16-byte pieces of a row are permuted by its number, so that neither a matrix load nor a
-// walk over the tokens meets one bank twice.
-template <int ROWS>
+// ROWS rows of N bf16. The 16-byte pieces of a row are permuted by its number, so that neither a matrix load nor a walk
+// over the tokens meets one bank twice.
+template <int ROWS, int N>
 struct Tile {
     alignas(128) __nv_bfloat16 x[ROWS * N];
 
@@ -57,7 +63,8 @@ struct Tile {
     }
 };
 
-using Chunk = Tile<L>;
+template <int N>
+using Chunk = Tile<L, N>;
 
 // A [16, 16] matrix in tf32. Stride and permutation keep both ways of reading it off each other's banks.
 struct Small {
@@ -102,22 +109,24 @@ __device__ __forceinline__ void multiply_add(Accumulator& c, const Operand32& a,
 // ---- Work ---------------------------------------------------------------------------------------------------------
 
 // What a block works on: one head of one segment, which is a whole document where there are no segments.
+template <int N>
 struct Work {
-    int head, document, slot;
-    int begin, length;     // tokens
-    int checkpoint;        // the slot of its first checkpoint
-    bool first, last;      // in its document
-    bool exists;           // some slots are empty
+    int head, heads, document, slot;
+    int begin, length, chunks;  // tokens, and in chunks
+    int checkpoint;             // the slot of its first checkpoint
+    bool first, last;           // in its document
+    bool exists;                // some slots are empty
 
     __device__ Work(const Inputs& in, const Segments& segments) {
-        head = blockIdx.x % in.heads;
-        slot = blockIdx.x / in.heads;
+        heads = in.heads;
+        head = blockIdx.x % heads;
+        slot = blockIdx.x / heads;
         document = slot;
         int skipped = 0;
         if (segments.tokens) {
             // The document is the last one whose first slot is not past this one.
             document = -1;
-            for (int i = 0; i < in.documents; i += THREADS) {
+            for (int i = 0; i < in.documents; i += THREADS<N>) {
                 const int candidate = i + threadIdx.x;
                 document += __syncthreads_count(
                     candidate < in.documents && in.cu_seqlens[candidate] / segments.tokens + candidate <= slot
@@ -133,42 +142,71 @@ struct Work {
         exists = first || length > 0;
         last = segments.tokens == 0 || length <= segments.tokens;
         if (!last) length = segments.tokens;
+        chunks = (length + L - 1) / L;
     }
+
+    __device__ int left(int chunk) const { return length - chunk * L; }  // tokens from the chunk's head on
+
+    // Where things begin in global memory, in elements: a chunk in [tokens, heads, N], and this head's matrix in
+    // [documents, heads, N, N] and in [slots, heads, N, N].
+    __device__ int64_t token_stride() const { return int64_t(heads) * N; }
+    __device__ int64_t at(int chunk) const { return (begin + int64_t(chunk) * L) * token_stride() + head * N; }
+    __device__ int64_t state_at() const { return matrix(document); }
+    __device__ int64_t edge_at(int segment) const { return matrix(segment); }
+    __device__ int64_t checkpoint_at(int chunk) const { return matrix(checkpoint + chunk); }
+
+private:
+    __device__ int64_t matrix(int i) const { return (int64_t(i) * heads + head) * (N * N); }
 };
 
 // ---- Inputs -------------------------------------------------------------------------------------------------------
 
-// Begin to copy one chunk of one input; tokens past `length` become zeros.
-__device__ __forceinline__ void load_chunk(Chunk& to, const __nv_bfloat16* from, int64_t token_stride, int length) {
-    const int row = threadIdx.x / 8, column = threadIdx.x % 8 * 8;
+// Begin to copy one chunk of one input [tokens, heads, N]; tokens past the end become zeros.
+template <int N>
+__device__ __forceinline__ void load_chunk(Chunk<N>& to, const __nv_bfloat16* from, const Work<N>& work, int chunk) {
+    const int row = threadIdx.x / (N / 8), column = threadIdx.x % (N / 8) * 8, left = work.left(chunk);
+    from += work.at(chunk);
 #pragma unroll
     for (int t = 0; t < L; t += TILE) {
-        const bool wanted = row + t < length;
-        copy_async(to.at(row, column) + t * N, from + (wanted ? (row + t) * token_stride : 0) + column, wanted);
+        const bool wanted = row + t < left;
+        copy_async(to.at(row, column) + t * N, from + (wanted ? (row + t) * work.token_stride() : 0) + column, wanted);
     }
 }
 
-__device__ __forceinline__ void store_chunk(__nv_bfloat16* to, Chunk& from, int64_t token_stride, int length) {
-    const int row = threadIdx.x / 8, column = threadIdx.x % 8 * 8;
+// The same lanes take the same elements out as load_chunk put in.
+template <int N>
+__device__ __forceinline__ void store_chunk(__nv_bfloat16* to, Chunk<N>& from, const Work<N>& work, int chunk) {
+    const int row = threadIdx.x / (N / 8), column = threadIdx.x % (N / 8) * 8, left = work.left(chunk);
+    to += work.at(chunk);
 #pragma unroll
     for (int t = 0; t < L; t += TILE) {
-        if (row + t < length) {
-            *reinterpret_cast<uint4*>(to + (row + t) * token_stride + column) =
+        if (row + t < left) {
+            *reinterpret_cast<uint4*>(to + (row + t) * work.token_stride() + column) =
                 *reinterpret_cast<const uint4*>(from.at(row, column) + t * N);
         }
     }
 }
 
-// Multiply four columns of one token, which lie at `place`, by `factors`.
-__device__ __forceinline__ void scale(Chunk& chunk, int place, const float (&factors)[4]) {
+// Multiply four columns of one token, which lie at `place`, by `factors`. What rounding leaves over goes to `rest`,
+// unless that is null.
+template <int N>
+__device__ __forceinline__ void scale(Chunk<N>& chunk, int place, const float (&factors)[4], Chunk<N>* rest = nullptr) {
     uint2* const at = reinterpret_cast<uint2*>(chunk.x + place);
     const uint2 x = *at;
-    *at = make_uint2(pack_bf16(bf16_low(x.x) * factors[0], bf16_high(x.x) * factors[1]),
-                     pack_bf16(bf16_low(x.y) * factors[2], bf16_high(x.y) * factors[3]));
+    const float y[4] = {bf16_low(x.x) * factors[0], bf16_high(x.x) * factors[1], bf16_low(x.y) * factors[2],
+                        bf16_high(x.y) * factors[3]};
+    const uint2 rounded = make_uint2(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
+    *at = rounded;
+    if (rest) {
+        *reinterpret_cast<uint2*>(rest->x + place) =
+            make_uint2(pack_bf16(y[0] - bf16_low(rounded.x), y[1] - bf16_high(rounded.x)),
+                       pack_bf16(y[2] - bf16_low(rounded.y), y[3] - bf16_high(rounded.y)));
+    }
 }
 
-// P by key columns: [64, 32] in fp32, permuted so that both the lanes that write it and those that read it are off each
+// P by key columns: [N, 32] in fp32, permuted so that both the lanes that write it and those that read it are off each
 // other's banks.
+template <int N>
 struct Decays {
     alignas(128) float x[N * L];
 
@@ -177,29 +215,40 @@ struct Decays {
     }
 };
 
-// r, a, k, b become r~, a~, k-, b- in place, P_L goes to `whole` and P to `decays`; r, k and decays may be null.
-// Tokens past `length` get a w of -infinity: they do not decay.
-// A lane has four tokens and four columns, a warp 16 columns.
-__device__ __forceinline__ void scale_by_decays(
-    Chunk* r, Chunk& w, Chunk* k, Chunk& a, Chunk& b, float (&whole)[N], Decays* decays, int length
-) {
+// What scale_by_decays works on. All but w, a, b may be null.
+template <int N>
+struct Scaling {
+    Chunk<N> *r = nullptr, *w, *k = nullptr, *a, *b;
+    Chunk<N> *k_rest = nullptr, *b_rest = nullptr;  // what rounding to bf16 leaves over; w's place will do
+    Decays<N>* decays = nullptr;                    // P
+};
+
+// Decays are slow where P_L is more than this in any key column.
+constexpr float SLOW = 0.125f;
+
+// r, a, k, b become r~, a~, k-, b- in place, and P_L goes to `whole`. Tokens past `length` get a w of -infinity: they
+// do not decay. A lane has four tokens and four columns, a warp 16 columns. Returns whether decays are slow in one of
+// the lane's columns; the lanes that have not the last tokens do not know and return false.
+template <int N>
+__device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&whole)[N], int length) {
     const int lane = threadIdx.x % 32, first = lane / 4 * 4, column = threadIdx.x / 32 * 16 + lane % 4 * 4;
-    int place[4];  // of this lane's tokens; as Chunk::place(first + t, column), first being a multiple of 4
+    int place[4];  // of this lane's tokens; as Chunk<N>::place(first + t, column), first being a multiple of 4
 #pragma unroll
-    for (int t = 0; t < 4; t++) place[t] = (Chunk::place(first, column) ^ (8 * t)) + N * t;
+    for (int t = 0; t < 4; t++) place[t] = (Chunk<N>::place(first, column) ^ (8 * t)) + N * t;
 
     if (length < L) {
+        const uint2 minus_infinity = make_uint2(0xff80ff80u, 0xff80ff80u);
 #pragma unroll
         for (int t = 0; t < 4; t++) {
-            if (first + t >= length) *reinterpret_cast<uint2*>(w.x + place[t]) = make_uint2(0xff80ff80u, 0xff80ff80u);
+            if (first + t >= length) *reinterpret_cast<uint2*>(x.w->x + place[t]) = minus_infinity;
         }
     }
 
     float log2_P[4][4];  // [token][column]; at first within this lane's tokens, then within the chunk
 #pragma unroll
     for (int t = 0; t < 4; t++) {
-        const uint2 x = *reinterpret_cast<const uint2*>(w.x + place[t]);
-        const float w_t[4] = {bf16_low(x.x), bf16_high(x.x), bf16_low(x.y), bf16_high(x.y)};
+        const uint2 w = *reinterpret_cast<const uint2*>(x.w->x + place[t]);
+        const float w_t[4] = {bf16_low(w.x), bf16_high(w.x), bf16_low(w.y), bf16_high(w.y)};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             log2_P[t][i] = LOG2_DECAY_SCALE * sigmoid(w_t[i]) + (t == 0 ? 0.0f : log2_P[t - 1][i]);
@@ -228,26 +277,28 @@ __device__ __forceinline__ void scale_by_decays(
             P[t][i] = exp2_fast(log2_P[t][i]);
             inverse[i] = exp2_fast(-log2_P[t][i]);
         }
-        scale(a, place[t], t == 0 ? P_before : P[t - 1]);
-        if (r) scale(*r, place[t], P[t]);
-        if (k) scale(*k, place[t], inverse);
-        scale(b, place[t], inverse);
+        scale(*x.a, place[t], t == 0 ? P_before : P[t - 1]);
+        if (x.r) scale(*x.r, place[t], P[t]);
+        if (x.k) scale(*x.k, place[t], inverse, x.k_rest);
+        scale(*x.b, place[t], inverse, x.b_rest);
     }
-    if (decays) {
+    if (x.decays) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            *reinterpret_cast<float4*>(decays->at(column + i, first)) = make_float4(P[0][i], P[1][i], P[2][i], P[3][i]);
+            *reinterpret_cast<float4*>(x.decays->at(column + i, first)) =
+                make_float4(P[0][i], P[1][i], P[2][i], P[3][i]);
         }
     }
-    if (first + 4 == L) {
-        *reinterpret_cast<float4*>(&whole[column]) = make_float4(P[3][0], P[3][1], P[3][2], P[3][3]);
-    }
+    if (first + 4 < L) return false;
+    *reinterpret_cast<float4*>(&whole[column]) = make_float4(P[3][0], P[3][1], P[3][2], P[3][3]);
+    return fmaxf(fmaxf(P[3][0], P[3][1]), fmaxf(P[3][2], P[3][3])) > SLOW;
 }
 
 // ---- Scores -------------------------------------------------------------------------------------------------------
 
 // The lower triangle of x y^T by blocks: [0][0], [1][1], [1][0]. The diagonal itself is zero unless `with_diagonal`.
-__device__ __forceinline__ void multiply_lower(Accumulator (&c)[3], Chunk& x, Chunk& y, bool with_diagonal) {
+template <int N>
+__device__ __forceinline__ void multiply_lower(Accumulator (&c)[3], Chunk<N>& x, Chunk<N>& y, bool with_diagonal) {
     const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
 #pragma unroll
     for (int j = 0; j < N; j += 16) {
@@ -287,7 +338,8 @@ __device__ __forceinline__ void store_transposed(Small& to, const Accumulator& c
     }
 }
 
-// x -> (I - x)^-1 in place, for two strictly lower triangular matrices at once. One warp; a lane makes a column.
+// x -> (I - x)^-1 in place, rounded to tf32, for two strictly lower triangular matrices at once. One warp; a lane makes
+// a column.
 __device__ __forceinline__ void invert_unit_lower(Small (&matrices)[2]) {
     const int column = threadIdx.x % 16;
     Small& matrix = matrices[threadIdx.x % 32 / 16];
@@ -307,7 +359,7 @@ __device__ __forceinline__ void invert_unit_lower(Small (&matrices)[2]) {
     }
     __syncwarp();
 #pragma unroll
-    for (int t = 0; t < TILE; t++) *matrix.at(t, column) = inverse[t];
+    for (int t = 0; t < TILE; t++) *matrix.at(t, column) = rounded_tf32(inverse[t]);
 }
 
 struct Scores {
@@ -315,44 +367,63 @@ struct Scores {
 };
 
 // One score matrix, by one warp; its blocks each transposed if so wished.
+template <int N>
 __device__ __forceinline__ void make_score(
-    Lower& out, Chunk& rows, Chunk& columns, bool with_diagonal, bool transposed
+    Lower& out, Chunk<N>& rows, Chunk<N>& columns, bool with_diagonal, bool transposed
 ) {
     Accumulator c[3];
     multiply_lower(c, rows, columns, with_diagonal);
     if (transposed) {
-        store_transposed(out.diagonal[0], c[0]);
-        store_transposed(out.diagonal[1], c[1]);
-        store_transposed(out.below, c[2]);
+        store_transposed(out.diagonal[0], rounded_tf32(c[0]));
+        store_transposed(out.diagonal[1], rounded_tf32(c[1]));
+        store_transposed(out.below, rounded_tf32(c[2]));
     } else {
-        store(out.diagonal[0], c[0]);
-        store(out.diagonal[1], c[1]);
-        store(out.below, c[2]);
+        store(out.diagonal[0], rounded_tf32(c[0]));
+        store(out.diagonal[1], rounded_tf32(c[1]));
+        store(out.below, rounded_tf32(c[2]));
     }
 }
 
+// A_ab, on the diagonal the blocks of (I - A_ab)^-1, by one warp.
+template <int N>
+__device__ __forceinline__ void make_inverse(Lower& out, Chunk<N>& a, Chunk<N>& b) {
+    Accumulator c[3];
+    multiply_lower(c, a, b, false);
+    store(out.diagonal[0], c[0]);
+    store(out.diagonal[1], c[1]);
+    store(out.below, rounded_tf32(c[2]));
+    __syncwarp();
+    invert_unit_lower(out.diagonal);
+}
+
 // All four, one a warp; the blocks of rb and rk each transposed if `r_transposed`.
-template <bool r_transposed>
-__device__ __forceinline__ void make_scores(Scores& scores, Chunk& r, Chunk& k, Chunk& a, Chunk& b) {
-    const int which = threadIdx.x / 32;  // ab, ak, rb, rk
-    Lower& out = which == 0 ? scores.ab : which == 1 ? scores.ak : which == 2 ? scores.rb : scores.rk;
-    make_score(out, which < 2 ? a : r, which % 2 == 0 ? b : k, which >= 2, r_transposed && which >= 2);
+template <bool r_transposed, int N>
+__device__ __forceinline__ void make_scores(Scores& scores, Chunk<N>& r, Chunk<N>& k, Chunk<N>& a, Chunk<N>& b) {
+    const int which = threadIdx.x / 32;
     if (which == 0) {
-        __syncwarp();
-        invert_unit_lower(out.diagonal);
+        make_inverse(scores.ab, a, b);
+    } else if (which == 1) {
+        make_score(scores.ak, a, k, false, false);
+    } else if (which < 4) {
+        make_score(which == 2 ? scores.rb : scores.rk, r, which == 2 ? b : k, true, r_transposed);
     }
 }
 
 // ---- The state ----------------------------------------------------------------------------------------------------
 
-// A warp's 16 value rows of a state, or of its gradient: element j has the key columns 16 j .. 16 j + 15.
+// A warp's 16 value rows of a state, or of its gradient: element j has the key columns 16 j .. 16 j + 15. Functions
+// tell the head size by the number of elements, K = N / 16.
+template <int N>
 using State = Accumulator[N / 16];
+template <int N>
 using StateOperand = Operand[N / 16];
 
 // A warp's rows of all that has a value axis and the chunk's tokens, transposed: element t has tokens 16 t .. + 15.
 using Rows = Accumulator[TILES];
 
-__device__ __forceinline__ void load_state(State& S, const float* from) {
+template <int K>
+__device__ __forceinline__ void load_state(Accumulator (&S)[K], const float* from) {
+    constexpr int N = 16 * K;
     const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
     from += (threadIdx.x / 32 * 16 + g) * N + 2 * q;
 #pragma unroll
@@ -364,7 +435,9 @@ __device__ __forceinline__ void load_state(State& S, const float* from) {
     }
 }
 
-__device__ __forceinline__ void store_state(float* to, const State& S) {
+template <int K>
+__device__ __forceinline__ void store_state(float* to, const Accumulator (&S)[K]) {
+    constexpr int N = 16 * K;
     const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
     to += (threadIdx.x / 32 * 16 + g) * N + 2 * q;
 #pragma unroll
@@ -375,33 +448,37 @@ __device__ __forceinline__ void store_state(float* to, const State& S) {
     }
 }
 
-__device__ __forceinline__ void to_bf16(StateOperand& to, const State& from) {
+template <int K>
+__device__ __forceinline__ void to_bf16(Operand (&to)[K], const Accumulator (&from)[K]) {
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) to[j] = to_bf16(from[j]);
+    for (int j = 0; j < K; j++) to[j] = to_bf16(from[j]);
 }
 
 // Checkpoints keep a state's elements in the order in which the lanes hold them.
-__device__ __forceinline__ void store_checkpoint(__nv_bfloat16* to, const StateOperand& S) {
+template <int K>
+__device__ __forceinline__ void store_checkpoint(__nv_bfloat16* to, const Operand (&S)[K]) {
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) {
-        reinterpret_cast<uint4*>(to)[j * THREADS + threadIdx.x] =
+    for (int j = 0; j < K; j++) {
+        reinterpret_cast<uint4*>(to)[j * THREADS<16 * K> + threadIdx.x] =
             make_uint4(S[j].x[0], S[j].x[1], S[j].x[2], S[j].x[3]);
     }
 }
 
-__device__ __forceinline__ void load_checkpoint(StateOperand& S, const __nv_bfloat16* from) {
+template <int K>
+__device__ __forceinline__ void load_checkpoint(Operand (&S)[K], const __nv_bfloat16* from) {
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) {
-        const uint4 x = reinterpret_cast<const uint4*>(from)[j * THREADS + threadIdx.x];
+    for (int j = 0; j < K; j++) {
+        const uint4 x = reinterpret_cast<const uint4*>(from)[j * THREADS<16 * K> + threadIdx.x];
         S[j] = {{x.x, x.y, x.z, x.w}};
     }
 }
 
 // c = c diag(decay).
-__device__ __forceinline__ void decay_columns(State& c, const float (&decay)[N]) {
+template <int K>
+__device__ __forceinline__ void decay_columns(Accumulator (&c)[K], const float (&decay)[16 * K]) {
     const int q = threadIdx.x % 4;
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) {
+    for (int j = 0; j < K; j++) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const float2 d = *reinterpret_cast<const float2*>(&decay[16 * j + 8 * i + 2 * q]);
@@ -412,30 +489,29 @@ __device__ __forceinline__ void decay_columns(State& c, const float (&decay)[N])
 }
 
 // Value rows to and from a [value rows, key columns] matrix in shared memory.
-__device__ __forceinline__ void store_rows(Tile<N>& to, const StateOperand& from) {
+template <int K>
+__device__ __forceinline__ void store_rows(Tile<16 * K, 16 * K>& to, const Operand (&from)[K]) {
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) store(to.from(threadIdx.x / 32 * 16, 16 * j), from[j]);
+    for (int j = 0; j < K; j++) store(to.from(threadIdx.x / 32 * 16, 16 * j), from[j]);
 }
 
-__device__ __forceinline__ void load_rows(StateOperand& to, Tile<N>& from) {
+template <int K>
+__device__ __forceinline__ void load_rows(Operand (&to)[K], Tile<16 * K, 16 * K>& from) {
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) to[j] = load_a(from.from(threadIdx.x / 32 * 16, 16 * j));
+    for (int j = 0; j < K; j++) to[j] = load_a(from.from(threadIdx.x / 32 * 16, 16 * j));
 }
 
 // Transposed rows to and from a [tokens, value columns] matrix in shared memory.
-__device__ __forceinline__ void store_columns(Chunk& to, const Operand (&from)[TILES]) {
+template <int N>
+__device__ __forceinline__ void store_columns(Chunk<N>& to, const Operand (&from)[TILES]) {
 #pragma unroll
     for (int t = 0; t < TILES; t++) store_transposed(to.from(TILE * t, threadIdx.x / 32 * 16), from[t]);
 }
 
-__device__ __forceinline__ void load_columns(Operand (&to)[TILES], Chunk& from) {
+template <int N>
+__device__ __forceinline__ void load_columns(Operand (&to)[TILES], Chunk<N>& from) {
 #pragma unroll
     for (int t = 0; t < TILES; t++) to[t] = load_a_transposed(from.from(TILE * t, threadIdx.x / 32 * 16));
-}
-
-__device__ __forceinline__ void to_bf16(Operand (&to)[TILES], const Rows& from) {
-#pragma unroll
-    for (int t = 0; t < TILES; t++) to[t] = to_bf16(from[t]);
 }
 
 __device__ __forceinline__ void to_tf32(Operand32 (&to)[TILES], const Operand (&from)[TILES]) {
@@ -443,19 +519,21 @@ __device__ __forceinline__ void to_tf32(Operand32 (&to)[TILES], const Operand (&
     for (int t = 0; t < TILES; t++) to[t] = to_tf32(from[t]);
 }
 
-// c += S x^T, x [32, 64].
-__device__ __forceinline__ void multiply_add_transposed(Rows& c, const StateOperand& S, Chunk& x) {
+// c += S x^T, x [32, N].
+template <int K>
+__device__ __forceinline__ void multiply_add_transposed(Rows& c, const Operand (&S)[K], Chunk<16 * K>& x) {
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) {
+    for (int j = 0; j < K; j++) {
 #pragma unroll
         for (int t = 0; t < TILES; t++) multiply_add(c[t], S[j], load_b_transposed(x.from(TILE * t, 16 * j)));
     }
 }
 
-// S += c x, c the transposed rows in bf16, x [32, 64].
-__device__ __forceinline__ void multiply_add(State& S, const Operand (&c)[TILES], Chunk& x) {
+// S += c x, c the transposed rows in bf16, x [32, N].
+template <int K>
+__device__ __forceinline__ void multiply_add(Accumulator (&S)[K], const Operand (&c)[TILES], Chunk<16 * K>& x) {
 #pragma unroll
-    for (int j = 0; j < N / 16; j++) {
+    for (int j = 0; j < K; j++) {
 #pragma unroll
         for (int t = 0; t < TILES; t++) multiply_add(S[j], c[t], load_b(x.from(TILE * t, 16 * j)));
     }

@@ -9,8 +9,8 @@
 //   registers.
 // - The order of K is free as long as A and B agree. For tf32 we take it so that an accumulator is an A operand as it
 //   lies: lane 4 g + q brings columns 2q and 2q + 1, which the instruction calls q and q + 4.
-// - fp32 is handed to a tf32 product as it is: the unit drops the last 13 bits. To round first would take three
-//   instructions an element and gain nothing that shows beside bf16's own rounding.
+// - Of fp32 handed to a tf32 product the unit drops the last 13 bits. What many products read is rounded when it is
+//   stored, since what is dropped all has one sign and adds up; what one product reads is handed over as it is.
 
 #pragma once
 
@@ -43,6 +43,9 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 
 __device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// x such that a tf32 product, which drops the last 13 bits, takes it rounded to nearest.
+__device__ __forceinline__ float rounded_tf32(float x) { return __uint_as_float(__float_as_uint(x) + 0x1000u); }
 
 // 2^x and 1 / x, to the last bit or two.
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -202,6 +205,16 @@ __device__ __forceinline__ Operand32 to_tf32(const Accumulator& c) {
         a.x[j][3] = __float_as_uint(c.x[j][3]);
     }
     return a;
+}
+
+__device__ __forceinline__ Accumulator rounded_tf32(const Accumulator& c) {
+    Accumulator y;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) y.x[j][i] = rounded_tf32(c.x[j][i]);
+    }
+    return y;
 }
 
 // bf16 is tf32 already.

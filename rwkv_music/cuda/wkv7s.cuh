@@ -20,20 +20,19 @@
 
 namespace wkv7s {
 
-constexpr int N = 64;                 // head size
-constexpr int STATE = N * N;          // elements of one head's state
 constexpr int CHECKPOINT_EVERY = 32;  // tokens
 constexpr int SHORT = 16;             // tokens of the longest document that is worked on token by token
 
 // How many checkpoints hold any split of `tokens` into `documents`. The same rule stands in rwkv_music/wkv7s.py.
 inline int64_t checkpoint_slots(int64_t tokens, int64_t documents) { return tokens / CHECKPOINT_EVERY + documents; }
 
-// Inputs of both passes. Shapes: r..b [tokens, heads, N]; cu_seqlens [documents + 1].
+// Inputs of both passes. Shapes: r..b [tokens, heads, N], N the head size, 64 or 128; cu_seqlens [documents + 1].
 struct Inputs {
     const __nv_bfloat16 *r, *w, *k, *v, *a, *b;
     const int32_t* cu_seqlens;
     int documents;
     int heads;
+    int head_size;
 };
 
 // Where heads are few and documents long, a document is cut into segments of `tokens` tokens (the last may be shorter),
@@ -50,7 +49,8 @@ inline int64_t segment_slots(int64_t tokens, int64_t documents, int segment_toke
     return segment_tokens ? tokens / segment_tokens + documents : documents;
 }
 
-// How long the segments should be on the current device, 0 for none; no document is longer than `max_length`.
+// How long the segments should be on the current device, 0 for none; no document is longer than `max_length`. There are
+// segments for a head size of 64 alone.
 int choose_segment_tokens(int64_t tokens, int64_t documents, int64_t heads, int64_t max_length);
 
 struct Forward {
@@ -59,7 +59,7 @@ struct Forward {
     const float* state;          // [documents, heads, N value, N key], or null for zero
     __nv_bfloat16* y;            // [tokens, heads, N]
     float* final_state;          // as state
-    __nv_bfloat16* checkpoints;  // [slots, heads, STATE], the elements in the kernels' own order; null to keep none
+    __nv_bfloat16* checkpoints;  // [slots, heads, N, N], the elements in the kernels' own order; null to keep none
 };
 
 struct Backward {
@@ -72,7 +72,8 @@ struct Backward {
     float* dstate;               // as dfinal_state
 };
 
-// No document is longer than `max_length`. Both passes of one call must be told the same.
+// No document is longer than `max_length`. Both passes of one call must be told the same. cudaErrorNotSupported: the
+// device's blocks have too little shared memory, which happens to the backward pass for a head size of 128.
 cudaError_t forward(const Forward& args, int max_length, cudaStream_t stream);
 cudaError_t backward(const Backward& args, int max_length, cudaStream_t stream);
 
@@ -83,12 +84,36 @@ cudaError_t make_edges(const Backward& args, cudaStream_t stream);
 cudaError_t recurrent_forward(const Forward& args, int max_length, cudaStream_t stream);
 cudaError_t recurrent_backward(const Backward& args, cudaStream_t stream);
 
+// What the current device has of shared memory, in bytes.
+struct SharedMemory {
+    int block, multiprocessor, reserved;  // at most for one block; in all; of that, by the system for each block
+
+    bool holds(size_t bytes) const { return int(bytes) <= block; }
+    bool holds_two(size_t bytes) const { return holds(bytes) && 2 * (int(bytes) + reserved) <= multiprocessor; }
+};
+
+inline cudaError_t read_shared_memory(SharedMemory& memory) {
+    int device;
+    cudaError_t error = cudaGetDevice(&device);
+    const auto read = [&](int& value, cudaDeviceAttr attribute) {
+        if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
+    };
+    read(memory.block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    read(memory.multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    read(memory.reserved, cudaDevAttrReservedSharedMemoryPerBlock);
+    return error;
+}
+
 #ifdef __CUDACC__
 
+// cudaErrorNotSupported where a block cannot have so much shared memory.
 template <class Kernel, class... Args>
 cudaError_t launch(Kernel* kernel, int64_t blocks, int threads, size_t shared, cudaStream_t stream, Args... args) {
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
-    if (allowed != cudaSuccess) return allowed;
+    if (allowed != cudaSuccess) {
+        cudaGetLastError();  // it is told, and need not trouble the next call
+        return allowed == cudaErrorInvalidValue ? cudaErrorNotSupported : allowed;
+    }
     kernel<<<unsigned(blocks), unsigned(threads), shared, stream>>>(args...);
     return cudaGetLastError();
 }

@@ -1,5 +1,5 @@
-// WKV7s backward, from the last chunk to the first: one block of four warps a document (or segment of one) and head.
-// See chunk.cuh for the forward's algebra and names.
+// WKV7s backward, from the last chunk to the first: one block a document (or segment of one) and head. See chunk.cuh
+// for the forward's algebra and names.
 //
 // With G the gradient of the state after a chunk and G' = G diag(P_L), a chunk's gradients are
 //
@@ -26,8 +26,9 @@
 namespace wkv7s {
 namespace {
 
+template <int N>
 struct Stage {
-    Chunk r, w, k, v, a, b, dy;
+    Chunk<N> r, w, k, v, a, b, dy;
 };
 
 // A [16, 16] matrix as the sum of two in bf16.
@@ -51,26 +52,32 @@ struct ScoreGradients {
 };
 
 // What one chunk is worked on with.
+template <int N>
 struct Shared {
-    Tile<N> S;     // the state before the chunk
-    Tile<N> G;     // G'
-    Chunk U, dZ;
+    // S, the state before the chunk, and G'. With a head size of 128 there is room for one alone: G' comes after S.
+    static constexpr bool BOTH = N == 64;
+    Tile<N, N> S_and_G[BOTH ? 2 : 1];
+    Chunk<N> U, dZ;  // until they are made: what rounding to bf16 leaves over of k- and b-
     union {
         Scores scores;      // the blocks of rb and rk transposed
         ScoreGradients dA;  // once the scores are done with
     };
-    Decays decays;
-    alignas(16) float decay[N];  // P_L
-    float H_of_warp[WARPS][N];   // the warps' shares of H after the chunk
-    float H_of_tile[N];          // what tile 1 adds to it
+    Decays<N> decays;
+    alignas(16) float decay[N];     // P_L
+    float H_of_warp[WARPS<N>][N];   // the warps' shares of H after the chunk
+    float H_of_tile[N];             // what tile 1 adds to it
+
+    __device__ Tile<N, N>& S() { return S_and_G[0]; }
+    __device__ Tile<N, N>& G() { return S_and_G[BOTH]; }
 };
 
 // This warp's share of H: the column sums of S * G over its rows.
-__device__ __forceinline__ void sum_columns(float (&H)[N], const StateOperand& S, const State& G) {
+template <int K>
+__device__ __forceinline__ void sum_columns(float (&H)[16 * K], const Operand (&S)[K], const Accumulator (&G)[K]) {
     const int lane = threadIdx.x % 32, q = lane % 4;
-    float sums[N / 4];  // of two rows; columns 8 i + 2 q and 8 i + 2 q + 1 at 2 i and 2 i + 1
+    float sums[4 * K];  // of two rows; columns 8 i + 2 q and 8 i + 2 q + 1 at 2 i and 2 i + 1
 #pragma unroll
-    for (int i = 0; i < N / 8; i++) {
+    for (int i = 0; i < 2 * K; i++) {
         const auto& x = G[i / 2].x[i % 2];
         const uint32_t upper = S[i / 2].x[i % 2 * 2], lower = S[i / 2].x[i % 2 * 2 + 1];
         sums[2 * i] = bf16_low(upper) * x[0] + bf16_low(lower) * x[2];
@@ -87,17 +94,22 @@ __device__ __forceinline__ void sum_columns(float (&H)[N], const StateOperand& S
             sums[i] = kept + __shfl_xor_sync(0xffffffff, given, bit);
         }
     };
-    halve.template operator()<8>(4);
-    halve.template operator()<4>(8);
-    halve.template operator()<2>(16);
-    *reinterpret_cast<float2*>(&H[column]) = make_float2(sums[0], sums[1]);
+    halve.template operator()<2 * K>(4);
+    halve.template operator()<K>(8);
+    halve.template operator()<K / 2>(16);
+#pragma unroll
+    for (int i = 0; i < K / 4; i++) {
+        *reinterpret_cast<float2*>(&H[column + 8 * i]) = make_float2(sums[2 * i], sums[2 * i + 1]);
+    }
 }
 
 // The state after a chunk, from the one before it.
+template <int N>
 __device__ __forceinline__ void advance(
-    StateOperand& S_bf16, const Operand (&U)[TILES], const Operand (&V)[TILES], Stage& stage, const float (&decay)[N]
+    StateOperand<N>& S_bf16, const Operand (&U)[TILES], const Operand (&V)[TILES], Stage<N>& stage,
+    const float (&decay)[N]
 ) {
-    State S;
+    State<N> S;
 #pragma unroll
     for (int j = 0; j < N / 16; j++) {
 #pragma unroll
@@ -113,8 +125,12 @@ __device__ __forceinline__ void advance(
 }
 
 // Gradients of the four score matrices, one a warp.
-__device__ __forceinline__ void gradients_of_scores(ScoreGradients& dA, Chunk& dY, Chunk& V, Chunk& U, Chunk& dZ) {
+template <int N>
+__device__ __forceinline__ void gradients_of_scores(
+    ScoreGradients& dA, Chunk<N>& dY, Chunk<N>& V, Chunk<N>& U, Chunk<N>& dZ
+) {
     const int which = threadIdx.x / 32;  // ab, ak, rb, rk
+    if (which >= 4) return;
     LowerGradient& out = which == 0 ? dA.ab : which == 1 ? dA.ak : which == 2 ? dA.rb : dA.rk;
     Accumulator c[3];
     multiply_lower(c, which < 2 ? dZ : dY, which % 2 == 0 ? U : V, which >= 2);
@@ -157,25 +173,39 @@ __device__ __forceinline__ float decay_slope(float w) {
 
 // Key columns of a chunk's gradients: dr, dw, dk, da, db take the places of r~, w, k-, a~, b-, and dV that of v.
 // A warp has 32 key columns, as rows of the transposes, and one of the two tiles of tokens.
-__device__ __forceinline__ void gradients_by_column(Shared& shared, Stage& stage, const Operand (&dV)[TILES]) {
+template <int N>
+__device__ __forceinline__ void gradients_by_column(
+    Shared<N>& shared, Stage<N>& stage, const Operand (&dV)[TILES], const StateOperand<N>& G_bf16
+) {
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
     const int tile = warp % TILES, token = TILE * tile, keys = warp / TILES * 32;
     // x^T [16 key columns, 16 tokens] as an operand A, which is also how a gradient's accumulator lies.
-    const auto columns = [&](Chunk& x, int t, int m) { return load_a_transposed(x.from(TILE * t, keys + 16 * m)); };
+    const auto columns = [&](Chunk<N>& x, int t, int m) { return load_a_transposed(x.from(TILE * t, keys + 16 * m)); };
 
     Accumulator da[2], dr[2], db[2], dk[2];
 #pragma unroll
     for (int j = 0; j < N / 16; j++) {
         const Operand dZ = load_b_transposed(shared.dZ.from(token, 16 * j));
         const Operand dY = load_b_transposed(stage.dy.from(token, 16 * j));
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            const Operand S = load_a_transposed(shared.S().from(16 * j, keys + 16 * m));
+            multiply_add(da[m], S, dZ);
+            multiply_add(dr[m], S, dY);
+        }
+    }
+    if constexpr (!Shared<N>::BOTH) {
+        __syncthreads();
+        store_rows(shared.G(), G_bf16);
+        __syncthreads();
+    }
+#pragma unroll
+    for (int j = 0; j < N / 16; j++) {
         const Operand U = load_b_transposed(shared.U.from(token, 16 * j));
         const Operand V = load_b_transposed(stage.v.from(token, 16 * j));
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-            const Operand S = load_a_transposed(shared.S.from(16 * j, keys + 16 * m));
-            const Operand G = load_a_transposed(shared.G.from(16 * j, keys + 16 * m));
-            multiply_add(da[m], S, dZ);
-            multiply_add(dr[m], S, dY);
+            const Operand G = load_a_transposed(shared.G().from(16 * j, keys + 16 * m));
             multiply_add(db[m], G, U);
             multiply_add(dk[m], G, V);
         }
@@ -260,9 +290,9 @@ __device__ __forceinline__ void gradients_by_column(Shared& shared, Stage& stage
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int column = keys + 16 * m + 8 * i + g;
-            const auto& H_of_warp = shared.H_of_warp;
-            float H_end = (H_of_warp[0][column] + H_of_warp[1][column]) + (H_of_warp[2][column] + H_of_warp[3][column]);
-            if (tile == 0) H_end += shared.H_of_tile[column];
+            float H_end = tile == 0 ? shared.H_of_tile[column] : 0.0f;
+#pragma unroll
+            for (int of = 0; of < WARPS<N>; of++) H_end += shared.H_of_warp[of][column];
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 const int x = 2 * j + i, first = token + 8 * j + 2 * q;
@@ -285,87 +315,79 @@ __device__ __forceinline__ void gradients_by_column(Shared& shared, Stage& stage
     }
 }
 
-template <int STAGES>
+template <int N, int STAGES>
 struct Staged {
-    Shared shared;
-    Stage stages[STAGES];
+    Shared<N> shared;
+    Stage<N> stages[STAGES];
 };
 
 // With two stages the next chunk is copied while this one is worked on; with one, where shared memory is short, after.
-template <int STAGES>
-__global__ __launch_bounds__(THREADS, 2) void backward_kernel(const Backward args) {
+template <int N, int STAGES>
+__global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(const Backward args) {
     extern __shared__ char shared_bytes[];
-    Staged<STAGES>& staged = *reinterpret_cast<Staged<STAGES>*>(shared_bytes);
-    Shared& shared = staged.shared;
+    auto& staged = *reinterpret_cast<Staged<N, STAGES>*>(shared_bytes);
+    Shared<N>& shared = staged.shared;
     const int warp = threadIdx.x / 32;
-
-    const Work work(args.in, args.segments);
+    const Work<N> work(args.in, args.segments);
     if (!work.exists) return;
-    const int chunks = (work.length + L - 1) / L;
-    const int64_t token_stride = int64_t(args.in.heads) * N;
-    const int64_t first = work.begin * token_stride + work.head * N;  // the head's elements of the first token
-    const int64_t state_at = (int64_t(work.document) * args.in.heads + work.head) * STATE;
-    const auto checkpoint = [&](int chunk) {
-        return args.checkpoints + (int64_t(work.checkpoint + chunk) * args.in.heads + work.head) * STATE;
-    };
 
     const auto load = [&](int chunk) {
         if (chunk >= 0) {
-            Stage& stage = staged.stages[chunk % STAGES];
-            const int64_t at = first + chunk * L * token_stride;
-            const int left = work.length - chunk * L;
-            load_chunk(stage.r, args.in.r + at, token_stride, left);
-            load_chunk(stage.w, args.in.w + at, token_stride, left);
-            load_chunk(stage.k, args.in.k + at, token_stride, left);
-            load_chunk(stage.v, args.in.v + at, token_stride, left);
-            load_chunk(stage.a, args.in.a + at, token_stride, left);
-            load_chunk(stage.b, args.in.b + at, token_stride, left);
-            load_chunk(stage.dy, args.dy + at, token_stride, left);
+            Stage<N>& stage = staged.stages[chunk % STAGES];
+            load_chunk(stage.r, args.in.r, work, chunk);
+            load_chunk(stage.w, args.in.w, work, chunk);
+            load_chunk(stage.k, args.in.k, work, chunk);
+            load_chunk(stage.v, args.in.v, work, chunk);
+            load_chunk(stage.a, args.in.a, work, chunk);
+            load_chunk(stage.b, args.in.b, work, chunk);
+            load_chunk(stage.dy, args.dy, work, chunk);
         }
         copy_async_commit();
     };
-    load(chunks - 1);
+    load(work.chunks - 1);
 
-    const float* const dstate_after =
-        work.last ? args.dfinal_state + state_at
-                  : args.segments.edges + (int64_t(work.slot + 1) * args.in.heads + work.head) * STATE;
-    State G;
-    load_state(G, dstate_after);
+    State<N> G;
+    load_state(G, work.last ? args.dfinal_state + work.state_at() : args.segments.edges + work.edge_at(work.slot + 1));
 
-    for (int chunk = chunks - 1; chunk >= 0; chunk--) {
-        const int left = work.length - chunk * L;
-        const bool last = work.last && chunk == chunks - 1;
-        Stage& stage = staged.stages[chunk % STAGES];
-        StateOperand S;  // before the chunk
-        load_checkpoint(S, checkpoint(chunk));
+    for (int chunk = work.chunks - 1; chunk >= 0; chunk--) {
+        const bool last = work.last && chunk == work.chunks - 1;
+        Stage<N>& stage = staged.stages[chunk % STAGES];
+        Chunk<N>&k_rest = shared.U, &b_rest = shared.dZ;
+        StateOperand<N> S;  // before the chunk
+        load_checkpoint(S, args.checkpoints + work.checkpoint_at(chunk));
         copy_async_wait<0>();
         __syncthreads();  // this chunk is here, and nobody is at the last one any more
         if (STAGES > 1) load(chunk - 1);
-        scale_by_decays(&stage.r, stage.w, &stage.k, stage.a, stage.b, shared.decay, &shared.decays, left);
-        __syncthreads();
+        const Scaling<N> scaling = {
+            .r = &stage.r, .w = &stage.w, .k = &stage.k, .a = &stage.a, .b = &stage.b,
+            .k_rest = &k_rest, .b_rest = &b_rest, .decays = &shared.decays,
+        };
+        const bool slow = __syncthreads_or(scale_by_decays(scaling, shared.decay, work.left(chunk)));
         make_scores<true>(shared.scores, stage.r, stage.k, stage.a, stage.b);
 
         if (!last) {  // the state after this chunk is the one before the next, which was worked on just now
-            StateOperand S_after;
-            if (chunk == chunks - 1) {
-                load_checkpoint(S_after, checkpoint(chunk + 1));
+            StateOperand<N> S_after;
+            if (chunk == work.chunks - 1 || !Shared<N>::BOTH) {
+                load_checkpoint(S_after, args.checkpoints + work.checkpoint_at(chunk + 1));
             } else {
-                load_rows(S_after, shared.S);
+                load_rows(S_after, shared.S());
             }
             sum_columns(shared.H_of_warp[warp], S_after, G);
         }
-        store_rows(shared.S, S);
+        store_rows(shared.S(), S);
         Rows U, dU, dV;
         multiply_add_transposed(U, S, stage.a);
         decay_columns(G, shared.decay);
-        {
-            StateOperand G_bf16;
-            to_bf16(G_bf16, G);
-            store_rows(shared.G, G_bf16);
-            multiply_add_transposed(dU, G_bf16, stage.b);
-            multiply_add_transposed(dV, G_bf16, stage.k);
+        StateOperand<N> G_bf16;
+        to_bf16(G_bf16, G);
+        if (Shared<N>::BOTH) store_rows(shared.G(), G_bf16);
+        multiply_add_transposed(dU, G_bf16, stage.b);
+        multiply_add_transposed(dV, G_bf16, stage.k);
+        if (slow) {
+            multiply_add_transposed(dU, G_bf16, b_rest);
+            multiply_add_transposed(dV, G_bf16, k_rest);
         }
-        __syncthreads();  // the scores are here
+        __syncthreads();  // the scores are here; what was left over is done with
 
         {
             Operand V[TILES], U_bf16[TILES];
@@ -378,8 +400,8 @@ __global__ __launch_bounds__(THREADS, 2) void backward_kernel(const Backward arg
             store_columns(shared.U, U_bf16);
             if (last) {
                 advance(S, U_bf16, V, stage, shared.decay);
-                State dfinal_state;
-                load_state(dfinal_state, args.dfinal_state + state_at);
+                State<N> dfinal_state;
+                load_state(dfinal_state, args.dfinal_state + work.state_at());
                 sum_columns(shared.H_of_warp[warp], S, dfinal_state);
             }
         }
@@ -402,18 +424,23 @@ __global__ __launch_bounds__(THREADS, 2) void backward_kernel(const Backward arg
         __syncthreads();  // U, dZ, S and G' are here; the scores are done with
         gradients_of_scores(shared.dA, stage.dy, stage.v, shared.U, shared.dZ);
         __syncthreads();
-        gradients_by_column(shared, stage, dV_bf16);
+        gradients_by_column(shared, stage, dV_bf16, G_bf16);
         __syncthreads();
-        const int64_t at = first + chunk * L * token_stride;
-        store_chunk(args.dr + at, stage.r, token_stride, left);
-        store_chunk(args.dw + at, stage.w, token_stride, left);
-        store_chunk(args.dk + at, stage.k, token_stride, left);
-        store_chunk(args.dv + at, stage.v, token_stride, left);
-        store_chunk(args.da + at, stage.a, token_stride, left);
-        store_chunk(args.db + at, stage.b, token_stride, left);
+        store_chunk(args.dr, stage.r, work, chunk);
+        store_chunk(args.dw, stage.w, work, chunk);
+        store_chunk(args.dk, stage.k, work, chunk);
+        store_chunk(args.dv, stage.v, work, chunk);
+        store_chunk(args.da, stage.a, work, chunk);
+        store_chunk(args.db, stage.b, work, chunk);
         if (STAGES == 1) load(chunk - 1);  // each thread into the places that it has just read
     }
-    if (work.first) store_state(args.dstate + state_at, G);
+    if (work.first) store_state(args.dstate + work.state_at(), G);
+}
+
+template <int N, int STAGES>
+cudaError_t launch_backward(const Backward& args, cudaStream_t stream) {
+    const int64_t blocks = int64_t(args.segments.slots) * args.in.heads;
+    return launch(backward_kernel<N, STAGES>, blocks, THREADS<N>, sizeof(Staged<N, STAGES>), stream, args);
 }
 
 }  // namespace
@@ -424,16 +451,12 @@ cudaError_t backward(const Backward& args, int max_length, cudaStream_t stream) 
         const cudaError_t made = make_edges(args, stream);
         if (made != cudaSuccess) return made;
     }
-    int device, most_shared;
-    cudaError_t error = cudaGetDevice(&device);
-    if (error != cudaSuccess) return error;
-    error = cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (error != cudaSuccess) return error;
-    const int64_t blocks = int64_t(args.segments.slots) * args.in.heads;
-    if (most_shared >= int(sizeof(Staged<2>))) {
-        return launch(backward_kernel<2>, blocks, THREADS, sizeof(Staged<2>), stream, args);
-    }
-    return launch(backward_kernel<1>, blocks, THREADS, sizeof(Staged<1>), stream, args);
+    if (args.in.head_size == 128) return launch_backward<128, 1>(args, stream);
+    SharedMemory memory;
+    const cudaError_t read = read_shared_memory(memory);
+    if (read != cudaSuccess) return read;
+    return memory.holds(sizeof(Staged<64, 2>)) ? launch_backward<64, 2>(args, stream)
+                                               : launch_backward<64, 1>(args, stream);
 }
 
 }  // namespace wkv7s

@@ -1,82 +1,75 @@
-// WKV7s forward, chunk by chunk: one block of four warps a document (or segment of one) and head. See chunk.cuh for the
-// algebra.
+// WKV7s forward, chunk by chunk: one block a document (or segment of one) and head. See chunk.cuh for the algebra.
 //
 // Notable choices:
 // - The state stays in registers, in fp32, from the first token to the last.
-// - The next two chunks are copied while this one is worked on. r, a, k, b are scaled where they land; y leaves by way
-//   of v.
+// - The next chunks are copied while this one is worked on, as many as leave room for a second block. r, a, k, b are
+//   scaled where they land; what is left over of k- takes w's place, and y leaves by way of v.
 
 #include "chunk.cuh"
 
 namespace wkv7s {
 namespace {
 
-constexpr int STAGES = 3;
-
+template <int N>
 struct Stage {
-    Chunk r, w, k, v, a, b;
+    Chunk<N> r, w, k, v, a, b;
 };
 
+template <int N, int STAGES>
 struct Shared {
-    Stage stages[STAGES];
+    Stage<N> stages[STAGES];
     Scores scores;
     alignas(16) float decay[N];  // P_L
 };
 
-__global__ __launch_bounds__(THREADS, 2) void forward_kernel(const Forward args) {
+template <int N, int STAGES>
+__global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void forward_kernel(const Forward args) {
     extern __shared__ char shared_bytes[];
-    Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
-    const int warp = threadIdx.x / 32;
-
-    const Work work(args.in, args.segments);
+    auto& shared = *reinterpret_cast<Shared<N, STAGES>*>(shared_bytes);
+    const Work<N> work(args.in, args.segments);
     if (!work.exists) return;
-    const int chunks = (work.length + L - 1) / L;
-    const int64_t token_stride = int64_t(args.in.heads) * N;
-    const int64_t first = work.begin * token_stride + work.head * N;  // the head's elements of the first token
-    const int64_t state_at = (int64_t(work.document) * args.in.heads + work.head) * STATE;
 
     const auto load = [&](int chunk) {
-        if (chunk < chunks) {
-            Stage& stage = shared.stages[chunk % STAGES];
-            const int64_t at = first + chunk * L * token_stride;
-            const int left = work.length - chunk * L;
-            load_chunk(stage.r, args.in.r + at, token_stride, left);
-            load_chunk(stage.w, args.in.w + at, token_stride, left);
-            load_chunk(stage.k, args.in.k + at, token_stride, left);
-            load_chunk(stage.v, args.in.v + at, token_stride, left);
-            load_chunk(stage.a, args.in.a + at, token_stride, left);
-            load_chunk(stage.b, args.in.b + at, token_stride, left);
+        if (chunk < work.chunks) {
+            Stage<N>& stage = shared.stages[chunk % STAGES];
+            load_chunk(stage.r, args.in.r, work, chunk);
+            load_chunk(stage.w, args.in.w, work, chunk);
+            load_chunk(stage.k, args.in.k, work, chunk);
+            load_chunk(stage.v, args.in.v, work, chunk);
+            load_chunk(stage.a, args.in.a, work, chunk);
+            load_chunk(stage.b, args.in.b, work, chunk);
         }
         copy_async_commit();
     };
+    // With one stage a chunk is copied once the one before it is done with.
+    constexpr int AHEAD = STAGES > 1 ? STAGES - 1 : 1;
 #pragma unroll
-    for (int chunk = 0; chunk < STAGES - 1; chunk++) load(chunk);
+    for (int chunk = 0; chunk < AHEAD; chunk++) load(chunk);
 
-    State S;
+    State<N> S;
     if (!work.first) {
-        load_state(S, args.segments.edges + (int64_t(work.slot - 1) * args.in.heads + work.head) * STATE);
+        load_state(S, args.segments.edges + work.edge_at(work.slot - 1));
     } else if (args.state) {
-        load_state(S, args.state + state_at);
+        load_state(S, args.state + work.state_at());
     }
 
-    for (int chunk = 0; chunk < chunks; chunk++) {
-        const int left = work.length - chunk * L;
-        Stage& stage = shared.stages[chunk % STAGES];
-        copy_async_wait<STAGES - 2>();
+    for (int chunk = 0; chunk < work.chunks; chunk++) {
+        Stage<N>& stage = shared.stages[chunk % STAGES];
+        Chunk<N>& k_rest = stage.w;
+        copy_async_wait<AHEAD - 1>();
         __syncthreads();  // this chunk is here, and nobody is at the last one any more
-        load(chunk + STAGES - 1);
-        scale_by_decays(&stage.r, stage.w, &stage.k, stage.a, stage.b, shared.decay, nullptr, left);
-        __syncthreads();
+        if (STAGES > 1) load(chunk + AHEAD);
+        const Scaling<N> scaling = {
+            .r = &stage.r, .w = &stage.w, .k = &stage.k, .a = &stage.a, .b = &stage.b, .k_rest = &k_rest,
+        };
+        const bool slow = __syncthreads_or(scale_by_decays(scaling, shared.decay, work.left(chunk)));
         make_scores<false>(shared.scores, stage.r, stage.k, stage.a, stage.b);
 
         Rows U, Y;
         {
-            StateOperand S_bf16;
+            StateOperand<N> S_bf16;
             to_bf16(S_bf16, S);
-            if (args.checkpoints) {
-                const int64_t slot = work.checkpoint + chunk;
-                store_checkpoint(args.checkpoints + (slot * args.in.heads + work.head) * STATE, S_bf16);
-            }
+            if (args.checkpoints) store_checkpoint(args.checkpoints + work.checkpoint_at(chunk), S_bf16);
             multiply_add_transposed(U, S_bf16, stage.a);
             multiply_add_transposed(Y, S_bf16, stage.r);
         }
@@ -93,6 +86,7 @@ __global__ __launch_bounds__(THREADS, 2) void forward_kernel(const Forward args)
         to_bf16(U_bf16, U);
         multiply_add(S, U_bf16, stage.b);
         multiply_add(S, V, stage.k);
+        if (slow) multiply_add(S, V, k_rest);
         decay_columns(S, shared.decay);
 
         // This warp alone reads its 16 columns of v, and has.
@@ -103,14 +97,25 @@ __global__ __launch_bounds__(THREADS, 2) void forward_kernel(const Forward args)
         __syncwarp();
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
-            const int lane = threadIdx.x % 32, token = TILE * t + lane / 2, column = 16 * warp + lane % 2 * 8;
-            if (token < left) {
-                *reinterpret_cast<uint4*>(args.y + first + (chunk * L + token) * token_stride + column) =
+            const int lane = threadIdx.x % 32, token = TILE * t + lane / 2;
+            const int column = threadIdx.x / 32 * 16 + lane % 2 * 8;
+            if (token < work.left(chunk)) {
+                *reinterpret_cast<uint4*>(args.y + work.at(chunk) + token * work.token_stride() + column) =
                     *reinterpret_cast<const uint4*>(stage.v.at(token, column));
             }
         }
+        if (STAGES == 1) {
+            __syncthreads();
+            load(chunk + 1);
+        }
     }
-    if (work.last) store_state(args.final_state + state_at, S);
+    if (work.last) store_state(args.final_state + work.state_at(), S);
+}
+
+template <int N, int STAGES>
+cudaError_t launch_forward(const Forward& args, cudaStream_t stream) {
+    const int64_t blocks = int64_t(args.segments.slots) * args.in.heads;
+    return launch(forward_kernel<N, STAGES>, blocks, THREADS<N>, sizeof(Shared<N, STAGES>), stream, args);
 }
 
 }  // namespace
@@ -121,7 +126,15 @@ cudaError_t forward(const Forward& args, int max_length, cudaStream_t stream) {
         const cudaError_t made = make_edges(args, stream);
         if (made != cudaSuccess) return made;
     }
-    return launch(forward_kernel, int64_t(args.segments.slots) * args.in.heads, THREADS, sizeof(Shared), stream, args);
+    SharedMemory memory;
+    const cudaError_t read = read_shared_memory(memory);
+    if (read != cudaSuccess) return read;
+    if (args.in.head_size == 64) {
+        return memory.holds_two(sizeof(Shared<64, 3>)) ? launch_forward<64, 3>(args, stream)
+                                                       : launch_forward<64, 2>(args, stream);
+    }
+    return memory.holds(sizeof(Shared<128, 2>)) ? launch_forward<128, 2>(args, stream)
+                                                : launch_forward<128, 1>(args, stream);
 }
 
 }  // namespace wkv7s

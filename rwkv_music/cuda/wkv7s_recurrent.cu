@@ -11,10 +11,10 @@
 //   here, and few numbers average their errors out less.
 // - Forward: four lanes share a row of the state, so that it is read and written in whole lines: for one token that
 //   traffic is all there is.
-// - Backward: products along the key axis want G by rows, those along the value axis by columns: thread i keeps row i
-//   and column i. States are rebuilt forward from the document's head and never by dividing a decay back out, which
-//   would lose 1.8 times more accuracy with every token. STRIDE of them fit in shared memory, so the document is
-//   rebuilt once for each STRIDE tokens.
+// - Backward: products along the key axis want G by rows, those along the value axis by columns: a thread keeps 64
+//   elements of row i and 64 of column i, and N / 64 neighbours share an i. States are rebuilt forward from the
+//   document's head and never by dividing a decay back out, which would lose 1.8 times more accuracy with every token.
+//   STRIDE of them fit in shared memory, so the document is rebuilt once for each STRIDE tokens.
 
 #include "wkv7s.cuh"
 
@@ -33,15 +33,16 @@ __device__ __forceinline__ float decay_gradient(float w, float d) {
 }
 
 // The only checkpoint of a short document: its initial state, [key, value].
+template <int N>
 __device__ __forceinline__ int64_t checkpoint_at(const Inputs& in, int document, int head) {
-    return ((in.cu_seqlens[document] / CHECKPOINT_EVERY + document) * int64_t(in.heads) + head) * STATE;
+    return ((in.cu_seqlens[document] / CHECKPOINT_EVERY + document) * int64_t(in.heads) + head) * (N * N);
 }
 
 // ---- Forward ------------------------------------------------------------------------------------------------------
 
-constexpr int PARTS = 4;             // lanes to a row
-constexpr int FOURS = N / PARTS / 4; // groups of four columns that a lane has of its row
+constexpr int PARTS = 4;  // lanes to a row
 
+template <int N>
 struct alignas(16) Token {
     float r[N], d[N], k[N], v[N], a[N], b[N];
 };
@@ -53,13 +54,16 @@ __device__ __forceinline__ float sum_of_parts(float x) {
     return x + __shfl_xor_sync(0xffffffff, x, 2);
 }
 
-__global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args) {
+template <int N>
+__global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args, const int max_length) {
+    constexpr int FOURS = N / PARTS / 4;  // groups of four columns that a lane has of its row
     extern __shared__ float shared_floats[];
-    Token* const tokens = reinterpret_cast<Token*>(shared_floats);
+    Token<N>* const tokens = reinterpret_cast<Token<N>*>(shared_floats);
     const int row = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
     const int head = blockIdx.x % args.in.heads, document = blockIdx.x / args.in.heads;
-    const int begin = args.in.cu_seqlens[document], length = args.in.cu_seqlens[document + 1] - begin;
-    const int64_t state_at = (int64_t(document) * args.in.heads + head) * STATE + row * N + 4 * part;
+    const int begin = args.in.cu_seqlens[document];
+    const int length = min(args.in.cu_seqlens[document + 1] - begin, max_length);  // what there is memory for
+    const int64_t state_at = (int64_t(document) * args.in.heads + head) * (N * N) + row * N + 4 * part;
     const int64_t first = (int64_t(begin) * args.in.heads + head) * N;
     const int64_t step = int64_t(args.in.heads) * N;  // from a token to the next
 
@@ -70,7 +74,7 @@ __global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args) 
     }
     for (int i = threadIdx.x; i < length * N; i += PARTS * N) {
         const int64_t at = first + i / N * step + i % N;
-        Token& token = tokens[i / N];
+        Token<N>& token = tokens[i / N];
         token.r[i % N] = __bfloat162float(args.in.r[at]);
         token.d[i % N] = decay(__bfloat162float(args.in.w[at]));
         token.k[i % N] = __bfloat162float(args.in.k[at]);
@@ -79,7 +83,7 @@ __global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args) 
         token.b[i % N] = __bfloat162float(args.in.b[at]);
     }
     if (args.checkpoints) {
-        __nv_bfloat16* const to = args.checkpoints + checkpoint_at(args.in, document, head) + row;
+        __nv_bfloat16* const to = args.checkpoints + checkpoint_at<N>(args.in, document, head) + row;
 #pragma unroll
         for (int i = 0; i < FOURS; i++) {
             const float x[4] = {S[i].x, S[i].y, S[i].z, S[i].w};
@@ -90,7 +94,7 @@ __global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args) 
     __syncthreads();
 
     for (int t = 0; t < length; t++) {
-        const Token& token = tokens[t];
+        const Token<N>& token = tokens[t];
         const auto four = [&](const float* x, int i) { return reinterpret_cast<const float4*>(x)[PARTS * i + part]; };
         float u = 0.0f;
 #pragma unroll
@@ -116,34 +120,45 @@ __global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args) 
 
 // ---- Backward -----------------------------------------------------------------------------------------------------
 
-constexpr int STRIDE = 4;   // states held at once
-constexpr int ROW = N + 1;  // a state's row in shared memory, padded: written by rows and read by columns
+constexpr int HELD = 64;  // elements that a thread keeps of its row, and of its column
 
+template <int N>
 struct Shared {
-    float S[STRIDE][N][ROW];  // S_{t-1} for the tokens at hand
+    static constexpr int STRIDE = N == 64 ? 4 : 1;  // states held at once
+
+    float S[STRIDE][N][N + 1];  // S_{t-1} for the tokens at hand; padded: written by rows and read by columns
     float u[STRIDE][N];
-    float du[2][N];           // two, so that one barrier a token is enough
+    float du[2][N];             // two, so that one barrier a token is enough
     float r[SHORT][N], d[SHORT][N], k[SHORT][N], v[SHORT][N], a[SHORT][N], b[SHORT][N], dy[SHORT][N];
 };
 
-__global__ __launch_bounds__(N) void backward_kernel(const Backward args) {
+// The sum over the PARTS neighbours that share a row or column.
+template <int PARTS>
+__device__ __forceinline__ float sum_over(float x) {
+    if constexpr (PARTS == 2) x += __shfl_xor_sync(0xffffffff, x, 1);
+    return x;
+}
+
+template <int N>
+__global__ __launch_bounds__(N * N / HELD) void backward_kernel(const Backward args) {
+    constexpr int STRIDE = Shared<N>::STRIDE, PARTS = N / HELD;
     extern __shared__ float shared_floats[];
-    Shared& shared = *reinterpret_cast<Shared*>(shared_floats);
-    const int i = threadIdx.x;
+    Shared<N>& shared = *reinterpret_cast<Shared<N>*>(shared_floats);
+    const int i = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
     const int head = blockIdx.x % args.in.heads, document = blockIdx.x / args.in.heads;
-    const int begin = args.in.cu_seqlens[document], length = args.in.cu_seqlens[document + 1] - begin;
-    const int64_t state_at = (int64_t(document) * args.in.heads + head) * STATE;
+    const int begin = args.in.cu_seqlens[document], length = min(args.in.cu_seqlens[document + 1] - begin, SHORT);
+    const int64_t state_at = (int64_t(document) * args.in.heads + head) * (N * N);
     const int64_t first = (int64_t(begin) * args.in.heads + head) * N + i;
     const int64_t step = int64_t(args.in.heads) * N;
-    const __nv_bfloat16* const checkpoint = args.checkpoints + checkpoint_at(args.in, document, head) + i;
+    const __nv_bfloat16* const checkpoint = args.checkpoints + checkpoint_at<N>(args.in, document, head) + i;
 
-    float row[N], column[N];  // of G
+    float row[HELD], column[HELD];  // of G: elements PARTS j + part
 #pragma unroll
-    for (int j = 0; j < N; j++) {
-        row[j] = args.dfinal_state[state_at + i * N + j];
-        column[j] = args.dfinal_state[state_at + j * N + i];
+    for (int j = 0; j < HELD; j++) {
+        row[j] = args.dfinal_state[state_at + i * N + PARTS * j + part];
+        column[j] = args.dfinal_state[state_at + (PARTS * j + part) * N + i];
     }
-    for (int t = 0; t < length; t++) {
+    for (int t = part; t < length; t += PARTS) {
         shared.r[t][i] = __bfloat162float(args.in.r[first + t * step]);
         shared.d[t][i] = decay(__bfloat162float(args.in.w[first + t * step]));
         shared.k[t][i] = __bfloat162float(args.in.k[first + t * step]);
@@ -157,21 +172,25 @@ __global__ __launch_bounds__(N) void backward_kernel(const Backward args) {
         const int high = min(low + STRIDE, length);
         __syncthreads();
         {
-            float S[N];
+            float S[HELD];
 #pragma unroll
-            for (int j = 0; j < N; j++) S[j] = __bfloat162float(checkpoint[j * N]);
+            for (int j = 0; j < HELD; j++) S[j] = __bfloat162float(checkpoint[(PARTS * j + part) * N]);
             for (int t = 0; t < high; t++) {
                 float u = 0.0f;
 #pragma unroll
-                for (int j = 0; j < N; j++) u += S[j] * shared.a[t][j];
+                for (int j = 0; j < HELD; j++) u += S[j] * shared.a[t][PARTS * j + part];
+                u = sum_over<PARTS>(u);
                 if (t >= low) {
-                    shared.u[t - low][i] = u;
+                    if (part == 0) shared.u[t - low][i] = u;
 #pragma unroll
-                    for (int j = 0; j < N; j++) shared.S[t - low][i][j] = S[j];
+                    for (int j = 0; j < HELD; j++) shared.S[t - low][i][PARTS * j + part] = S[j];
                 }
                 const float v = shared.v[t][i];
 #pragma unroll
-                for (int j = 0; j < N; j++) S[j] = S[j] * shared.d[t][j] + u * shared.b[t][j] + v * shared.k[t][j];
+                for (int j = 0; j < HELD; j++) {
+                    const int c = PARTS * j + part;
+                    S[j] = S[j] * shared.d[t][c] + u * shared.b[t][c] + v * shared.k[t][c];
+                }
             }
         }
         __syncthreads();
@@ -180,55 +199,80 @@ __global__ __launch_bounds__(N) void backward_kernel(const Backward args) {
             const float dy = shared.dy[t][i];
             float dv = 0.0f, du = 0.0f;
 #pragma unroll
-            for (int j = 0; j < N; j++) {
-                row[j] += dy * shared.r[t][j];
-                dv += row[j] * shared.k[t][j];
-                du += row[j] * shared.b[t][j];
+            for (int j = 0; j < HELD; j++) {
+                const int c = PARTS * j + part;
+                row[j] += dy * shared.r[t][c];
+                dv += row[j] * shared.k[t][c];
+                du += row[j] * shared.b[t][c];
             }
+            dv = sum_over<PARTS>(dv);
+            du = sum_over<PARTS>(du);
 #pragma unroll
-            for (int j = 0; j < N; j++) row[j] = row[j] * shared.d[t][j] + du * shared.a[t][j];
-            shared.du[t & 1][i] = du;
+            for (int j = 0; j < HELD; j++) {
+                const int c = PARTS * j + part;
+                row[j] = row[j] * shared.d[t][c] + du * shared.a[t][c];
+            }
+            if (part == 0) shared.du[t & 1][i] = du;
             __syncthreads();
 
             const float r = shared.r[t][i], d = shared.d[t][i], k = shared.k[t][i];
             const float a = shared.a[t][i], b = shared.b[t][i];
             float dr = 0.0f, dk = 0.0f, db = 0.0f, da = 0.0f, dd = 0.0f;
 #pragma unroll
-            for (int j = 0; j < N; j++) {
-                const float before = shared.S[t - low][j][i];
-                const float u = shared.u[t - low][j], v = shared.v[t][j];
-                const float dy_j = shared.dy[t][j], du_j = shared.du[t & 1][j];
-                column[j] += dy_j * r;
-                dr += dy_j * (before * d + u * b + v * k);
+            for (int j = 0; j < HELD; j++) {
+                const int c = PARTS * j + part;
+                const float before = shared.S[t - low][c][i];
+                const float u = shared.u[t - low][c], v = shared.v[t][c];
+                const float dy_c = shared.dy[t][c], du_c = shared.du[t & 1][c];
+                column[j] += dy_c * r;
+                dr += dy_c * (before * d + u * b + v * k);
                 dk += column[j] * v;
                 db += column[j] * u;
                 dd += column[j] * before;
-                da += before * du_j;
-                column[j] = column[j] * d + du_j * a;
+                da += before * du_c;
+                column[j] = column[j] * d + du_c * a;
             }
-            const int64_t out = first + t * step;
-            args.dr[out] = __float2bfloat16(dr);
-            args.dw[out] = __float2bfloat16(dd * decay_gradient(__bfloat162float(args.in.w[out]), d));
-            args.dk[out] = __float2bfloat16(dk);
-            args.dv[out] = __float2bfloat16(dv);
-            args.da[out] = __float2bfloat16(da);
-            args.db[out] = __float2bfloat16(db);
+            dr = sum_over<PARTS>(dr);
+            dk = sum_over<PARTS>(dk);
+            db = sum_over<PARTS>(db);
+            da = sum_over<PARTS>(da);
+            dd = sum_over<PARTS>(dd);
+            if (part == 0) {
+                const int64_t out = first + t * step;
+                args.dr[out] = __float2bfloat16(dr);
+                args.dw[out] = __float2bfloat16(dd * decay_gradient(__bfloat162float(args.in.w[out]), d));
+                args.dk[out] = __float2bfloat16(dk);
+                args.dv[out] = __float2bfloat16(dv);
+                args.da[out] = __float2bfloat16(da);
+                args.db[out] = __float2bfloat16(db);
+            }
         }
     }
 #pragma unroll
-    for (int j = 0; j < N; j++) args.dstate[state_at + i * N + j] = row[j];
+    for (int j = 0; j < HELD; j++) args.dstate[state_at + i * N + PARTS * j + part] = row[j];
+}
+
+template <int N>
+cudaError_t launch_forward(const Forward& args, int max_length, cudaStream_t stream) {
+    const int64_t blocks = int64_t(args.in.documents) * args.in.heads;
+    return launch(forward_kernel<N>, blocks, PARTS * N, max_length * sizeof(Token<N>), stream, args, max_length);
+}
+
+template <int N>
+cudaError_t launch_backward(const Backward& args, cudaStream_t stream) {
+    const int64_t blocks = int64_t(args.in.documents) * args.in.heads;
+    return launch(backward_kernel<N>, blocks, N * N / HELD, sizeof(Shared<N>), stream, args);
 }
 
 }  // namespace
 
 cudaError_t recurrent_forward(const Forward& args, int max_length, cudaStream_t stream) {
-    const int64_t blocks = int64_t(args.in.documents) * args.in.heads;
-    return launch(forward_kernel, blocks, PARTS * N, max_length * sizeof(Token), stream, args);
+    return args.in.head_size == 64 ? launch_forward<64>(args, max_length, stream)
+                                   : launch_forward<128>(args, max_length, stream);
 }
 
 cudaError_t recurrent_backward(const Backward& args, cudaStream_t stream) {
-    const int64_t blocks = int64_t(args.in.documents) * args.in.heads;
-    return launch(backward_kernel, blocks, N, sizeof(Shared), stream, args);
+    return args.in.head_size == 64 ? launch_backward<64>(args, stream) : launch_backward<128>(args, stream);
 }
 
 }  // namespace wkv7s

@@ -9,24 +9,29 @@
 // 3. The forward or backward kernel proper, each segment from its own edge.
 //
 // Notable choices:
+// - Both passes are one template: forward a state is read with a~ and written with b-, and v k-^T comes in; backward a
+//   gradient is read with b- and written with a~, and dy r~^T comes in.
+// - The head size is 64: with 128, T and E together would not fit in the registers.
 // - T goes out as the sum of two bf16, and the state that the scan multiplies is split likewise: rounding all of a
 //   state at every edge would add up over the segments where the decay is slow.
 // - The last segment of a document (the first, for the backward pass) hands nothing on and is not summed up.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "chunk.cuh"
 
 namespace wkv7s {
 namespace {
 
+constexpr int N = 64;
 constexpr int STAGES = 2;
 constexpr int SHORTEST_SEGMENT = 4 * L;  // tokens
 
 int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 // The identity.
-__device__ __forceinline__ void start(State& T) {
+__device__ __forceinline__ void start(State<N>& T) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < N / 16; j++) {
@@ -38,9 +43,9 @@ __device__ __forceinline__ void start(State& T) {
 }
 
 // x as the sum of two in bf16.
-__device__ __forceinline__ void split(StateOperand& high, StateOperand& low, const State& x) {
+__device__ __forceinline__ void split(StateOperand<N>& high, StateOperand<N>& low, const State<N>& x) {
     to_bf16(high, x);
-    State rest;
+    State<N> rest;
 #pragma unroll
     for (int j = 0; j < N / 16; j++) {
 #pragma unroll
@@ -53,7 +58,7 @@ __device__ __forceinline__ void split(StateOperand& high, StateOperand& low, con
 }
 
 // Rows to a plain [N, N] matrix in global memory.
-__device__ __forceinline__ void store_rows(__nv_bfloat16* to, const StateOperand& x) {
+__device__ __forceinline__ void store_rows(__nv_bfloat16* to, const StateOperand<N>& x) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < N / 16; j++) {
@@ -64,185 +69,121 @@ __device__ __forceinline__ void store_rows(__nv_bfloat16* to, const StateOperand
     }
 }
 
-__device__ __forceinline__ void finish(const Segments& segments, int64_t at, const State& E, const State& T) {
-    store_state(segments.edges + at * STATE, E);
-    StateOperand high, low;
-    split(high, low, T);
-    store_rows(segments.transitions + 2 * at * STATE, high);
-    store_rows(segments.transitions + (2 * at + 1) * STATE, low);
-}
-
 // ---- 1. Each segment's T and E ------------------------------------------------------------------------------------
 
-struct ForwardStage {
-    Chunk w, k, v, a, b;
+struct Stage {
+    Chunk<N> w, a, b, key, value;  // key and value: k and v, backward r and dy
 };
 
-struct ForwardShared {
-    ForwardStage stages[STAGES];
-    Lower ab, ak;
+struct Shared {
+    Stage stages[STAGES];
+    Lower ab, score;  // A_ak, backward the blocks of A_rb transposed
     alignas(16) float decay[N];
 };
 
-__global__ __launch_bounds__(THREADS, 2) void summarize_forward_kernel(const Forward args) {
+// `Pass` is Forward or Backward. Backward T is the transpose of the forward's.
+template <class Pass>
+__global__ __launch_bounds__(THREADS<N>, 2) void summarize_kernel(const Pass args) {
+    constexpr bool forward = std::is_same_v<Pass, Forward>;
     extern __shared__ char shared_bytes[];
-    ForwardShared& shared = *reinterpret_cast<ForwardShared*>(shared_bytes);
+    Shared& shared = *reinterpret_cast<Shared*>(shared_bytes);
     const int warp = threadIdx.x / 32;
-    const Work work(args.in, args.segments);
-    if (!work.exists || work.last) return;
-    const int chunks = work.length / L;
-    const int64_t token_stride = int64_t(args.in.heads) * N;
-    const int64_t first = work.begin * token_stride + work.head * N;
+    const Work<N> work(args.in, args.segments);
+    if (!work.exists || (forward ? work.last : work.first)) return;
 
-    const auto load = [&](int chunk) {
-        if (chunk < chunks) {
-            ForwardStage& stage = shared.stages[chunk % STAGES];
-            const int64_t at = first + chunk * L * token_stride;
-            load_chunk(stage.w, args.in.w + at, token_stride, L);
-            load_chunk(stage.k, args.in.k + at, token_stride, L);
-            load_chunk(stage.v, args.in.v + at, token_stride, L);
-            load_chunk(stage.a, args.in.a + at, token_stride, L);
-            load_chunk(stage.b, args.in.b + at, token_stride, L);
+    const auto chunk_of = [&](int step) { return forward ? step : work.chunks - 1 - step; };
+    const auto load = [&](int step) {
+        if (step < work.chunks) {
+            const int chunk = chunk_of(step);
+            Stage& stage = shared.stages[step % STAGES];
+            load_chunk(stage.w, args.in.w, work, chunk);
+            load_chunk(stage.a, args.in.a, work, chunk);
+            load_chunk(stage.b, args.in.b, work, chunk);
+            if constexpr (forward) {
+                load_chunk(stage.key, args.in.k, work, chunk);
+                load_chunk(stage.value, args.in.v, work, chunk);
+            } else {
+                load_chunk(stage.key, args.in.r, work, chunk);
+                load_chunk(stage.value, args.dy, work, chunk);
+            }
         }
         copy_async_commit();
     };
     load(0);
 
-    State E, T;
+    State<N> E, T;
     start(T);
-    for (int chunk = 0; chunk < chunks; chunk++) {
-        ForwardStage& stage = shared.stages[chunk % STAGES];
+    for (int step = 0; step < work.chunks; step++) {
+        Stage& stage = shared.stages[step % STAGES];
+        Chunk<N>& rest = stage.w;  // of k-, backward of b-
         copy_async_wait<0>();
-        __syncthreads();
-        load(chunk + 1);
-        scale_by_decays(nullptr, stage.w, &stage.k, stage.a, stage.b, shared.decay, nullptr, L);
-        __syncthreads();
-        if (warp == 0) {
-            make_score(shared.ab, stage.a, stage.b, false, false);
-            __syncwarp();
-            invert_unit_lower(shared.ab.diagonal);
-        } else if (warp == 1) {
-            make_score(shared.ak, stage.a, stage.k, false, false);
-        }
-        Rows U_E, U_T;
-        const auto begin = [&](Rows& U, const State& x) {
-            StateOperand S;
-            to_bf16(S, x);
-            multiply_add_transposed(U, S, stage.a);
+        __syncthreads();  // this chunk is here, and nobody is at the last one any more
+        load(step + 1);
+        const Scaling<N> scaling = {
+            .r = forward ? nullptr : &stage.key, .w = &stage.w, .k = forward ? &stage.key : nullptr,
+            .a = &stage.a, .b = &stage.b, .k_rest = forward ? &rest : nullptr, .b_rest = forward ? nullptr : &rest,
         };
-        begin(U_E, E);
-        begin(U_T, T);
-        Operand V[TILES];
-        Operand32 V_tf32[TILES];
-        load_columns(V, stage.v);
-        to_tf32(V_tf32, V);
-        __syncthreads();
-        multiply_add_transposed(U_E, V_tf32, shared.ak);
-        multiply_add(E, V, stage.k);
-        const auto end = [&](State& x, Rows& U) {
+        const bool slow = __syncthreads_or(scale_by_decays(scaling, shared.decay, work.left(chunk_of(step))));
+        if (warp == 0) {
+            make_inverse(shared.ab, stage.a, stage.b);
+        } else if (warp == 1) {
+            make_score(shared.score, forward ? stage.a : stage.key, forward ? stage.key : stage.b, !forward, !forward);
+        }
+
+        Rows U_E, U_T;  // backward dU, then dZ
+        const auto read = [&](Rows& U, State<N>& x) {
+            if (!forward) decay_columns(x, shared.decay);
+            StateOperand<N> x_bf16;
+            to_bf16(x_bf16, x);
+            multiply_add_transposed(U, x_bf16, forward ? stage.a : stage.b);
+            if (!forward && slow) multiply_add_transposed(U, x_bf16, rest);
+        };
+        read(U_E, E);
+        read(U_T, T);
+        Operand value[TILES];
+        Operand32 value_tf32[TILES];
+        load_columns(value, stage.value);
+        to_tf32(value_tf32, value);
+        __syncthreads();  // the scores are here
+        if (forward) {
+            multiply_add_transposed(U_E, value_tf32, shared.score);
+        } else {
+            multiply_add_blocks_transposed(U_E, value_tf32, shared.score);
+        }
+        multiply_add(E, value, stage.key);
+        if (forward && slow) multiply_add(E, value, rest);
+        const auto write = [&](State<N>& x, Rows& U) {
             Operand32 U_tf32[TILES];
             Operand U_bf16[TILES];
-            solve(U, U_tf32, shared.ab);
+            if (forward) {
+                solve(U, U_tf32, shared.ab);
+            } else {
+                solve_backward(U, U_tf32, shared.ab);
+            }
             to_bf16(U_bf16, U);
-            multiply_add(x, U_bf16, stage.b);
-            decay_columns(x, shared.decay);
+            multiply_add(x, U_bf16, forward ? stage.b : stage.a);
+            if (forward) decay_columns(x, shared.decay);
         };
-        end(E, U_E);
-        end(T, U_T);
+        write(E, U_E);
+        write(T, U_T);
     }
-    finish(args.segments, int64_t(work.slot) * args.in.heads + work.head, E, T);
-}
-
-struct BackwardStage {
-    Chunk r, w, a, b, dy;
-};
-
-struct BackwardShared {
-    BackwardStage stages[STAGES];
-    Lower ab, rb;  // the blocks of rb transposed
-    alignas(16) float decay[N];
-};
-
-// Here T is the transpose of the forward's.
-__global__ __launch_bounds__(THREADS, 2) void summarize_backward_kernel(const Backward args) {
-    extern __shared__ char shared_bytes[];
-    BackwardShared& shared = *reinterpret_cast<BackwardShared*>(shared_bytes);
-    const int warp = threadIdx.x / 32;
-    const Work work(args.in, args.segments);
-    if (!work.exists || work.first) return;
-    const int chunks = (work.length + L - 1) / L;
-    const int64_t token_stride = int64_t(args.in.heads) * N;
-    const int64_t first = work.begin * token_stride + work.head * N;
-
-    const auto load = [&](int chunk) {
-        if (chunk >= 0) {
-            BackwardStage& stage = shared.stages[chunk % STAGES];
-            const int64_t at = first + chunk * L * token_stride;
-            const int left = work.length - chunk * L;
-            load_chunk(stage.r, args.in.r + at, token_stride, left);
-            load_chunk(stage.w, args.in.w + at, token_stride, left);
-            load_chunk(stage.a, args.in.a + at, token_stride, left);
-            load_chunk(stage.b, args.in.b + at, token_stride, left);
-            load_chunk(stage.dy, args.dy + at, token_stride, left);
-        }
-        copy_async_commit();
-    };
-    load(chunks - 1);
-
-    State E, T;
-    start(T);
-    for (int chunk = chunks - 1; chunk >= 0; chunk--) {
-        BackwardStage& stage = shared.stages[chunk % STAGES];
-        copy_async_wait<0>();
-        __syncthreads();
-        load(chunk - 1);
-        scale_by_decays(&stage.r, stage.w, nullptr, stage.a, stage.b, shared.decay, nullptr, work.length - chunk * L);
-        __syncthreads();
-        if (warp == 0) {
-            make_score(shared.ab, stage.a, stage.b, false, false);
-            __syncwarp();
-            invert_unit_lower(shared.ab.diagonal);
-        } else if (warp == 1) {
-            make_score(shared.rb, stage.r, stage.b, true, true);
-        }
-        Rows dU_E, dU_T;
-        const auto begin = [&](Rows& dU, State& x) {
-            decay_columns(x, shared.decay);
-            StateOperand G;
-            to_bf16(G, x);
-            multiply_add_transposed(dU, G, stage.b);
-        };
-        begin(dU_E, E);
-        begin(dU_T, T);
-        Operand dY[TILES];
-        Operand32 dY_tf32[TILES];
-        load_columns(dY, stage.dy);
-        to_tf32(dY_tf32, dY);
-        __syncthreads();
-        multiply_add_blocks_transposed(dU_E, dY_tf32, shared.rb);
-        multiply_add(E, dY, stage.r);
-        const auto end = [&](State& x, Rows& dU) {
-            Operand32 dZ_tf32[TILES];
-            Operand dZ[TILES];
-            solve_backward(dU, dZ_tf32, shared.ab);
-            to_bf16(dZ, dU);
-            multiply_add(x, dZ, stage.a);
-        };
-        end(E, dU_E);
-        end(T, dU_T);
-    }
-    finish(args.segments, int64_t(work.slot) * args.in.heads + work.head, E, T);
+    store_state(args.segments.edges + work.edge_at(work.slot), E);
+    StateOperand<N> high, low;
+    split(high, low, T);
+    __nv_bfloat16* const transition = args.segments.transitions + 2 * work.edge_at(work.slot);
+    store_rows(transition, high);
+    store_rows(transition + N * N, low);
 }
 
 // ---- 2. The scan --------------------------------------------------------------------------------------------------
 
 struct ScanShared {
-    Tile<N> transitions[2][2];  // [buffer][high or low]
+    Tile<N, N> transitions[2][2];  // [buffer][high or low]
 };
 
 // One block a document and head. `initial` is the state that enters the document, or the gradient that comes back to it
 // (null for zero); `forward` says which, and so the direction. Edges are replaced by the sums up to them.
-__global__ __launch_bounds__(THREADS) void scan_kernel(
+__global__ __launch_bounds__(THREADS<N>) void scan_kernel(
     const Inputs in, const Segments segments, const float* initial, const bool forward
 ) {
     extern __shared__ char shared_bytes[];
@@ -252,31 +193,33 @@ __global__ __launch_bounds__(THREADS) void scan_kernel(
     const int steps = (length + segments.tokens - 1) / segments.tokens - 1;
     if (steps <= 0) return;
     const int slot = begin / segments.tokens + document;
-    const auto place = [&](int step) { return int64_t(forward ? slot + step : slot + steps - step) * in.heads + head; };
+    const auto place = [&](int step) {
+        return (int64_t(forward ? slot + step : slot + steps - step) * in.heads + head) * (N * N);
+    };
 
     const auto load = [&](int step) {
         if (step < steps) {
-            const __nv_bfloat16* const from = segments.transitions + 2 * place(step) * STATE;
+            const __nv_bfloat16* const from = segments.transitions + 2 * place(step);
 #pragma unroll
-            for (int i = threadIdx.x; i < 2 * STATE / 8; i += THREADS) {
-                Tile<N>& to = shared.transitions[step % 2][i / (STATE / 8)];
-                copy_async(to.at(i % (STATE / 8) / 8, i % 8 * 8), from + 8 * i, true);
+            for (int i = threadIdx.x; i < 2 * N * N / 8; i += THREADS<N>) {
+                Tile<N, N>& to = shared.transitions[step % 2][i / (N * N / 8)];
+                copy_async(to.at(i % (N * N / 8) / 8, i % 8 * 8), from + 8 * i, true);
             }
         }
         copy_async_commit();
     };
     load(0);
 
-    State S;
-    if (initial) load_state(S, initial + (int64_t(document) * in.heads + head) * STATE);
+    State<N> S;
+    if (initial) load_state(S, initial + (int64_t(document) * in.heads + head) * (N * N));
     for (int step = 0; step < steps; step++) {
-        float* const edge = segments.edges + place(step) * STATE;
-        State next;
+        float* const edge = segments.edges + place(step);
+        State<N> next;
         load_state(next, edge);
         copy_async_wait<0>();
         __syncthreads();
         load(step + 1);
-        StateOperand high, low;
+        StateOperand<N> high, low;
         split(high, low, S);
 #pragma unroll
         for (int i = 0; i < N / 16; i++) {
@@ -293,6 +236,17 @@ __global__ __launch_bounds__(THREADS) void scan_kernel(
         for (int j = 0; j < N / 16; j++) S[j] = next[j];
         store_state(edge, S);
     }
+}
+
+template <class Pass>
+cudaError_t make_edges(const Pass& args, const float* initial, bool forward, cudaStream_t stream) {
+    const Inputs& in = args.in;
+    const int64_t summed = int64_t(args.segments.slots) * in.heads, scanned = int64_t(in.documents) * in.heads;
+    const cudaError_t error = launch(summarize_kernel<Pass>, summed, THREADS<N>, sizeof(Shared), stream, args);
+    if (error != cudaSuccess) return error;
+    return launch(
+        scan_kernel, scanned, THREADS<N>, sizeof(ScanShared), stream, in, args.segments, initial, forward
+    );
 }
 
 }  // namespace
@@ -312,26 +266,10 @@ int choose_segment_tokens(int64_t tokens, int64_t documents, int64_t heads, int6
     return 2 * max_length >= 5 * segment ? int(segment) : 0;
 }
 
-cudaError_t make_edges(const Forward& args, cudaStream_t stream) {
-    const int64_t heads = args.in.heads;
-    const cudaError_t summed =
-        launch(summarize_forward_kernel, args.segments.slots * heads, THREADS, sizeof(ForwardShared), stream, args);
-    if (summed != cudaSuccess) return summed;
-    return launch(
-        scan_kernel, args.in.documents * heads, THREADS, sizeof(ScanShared), stream, args.in, args.segments, args.state,
-        true
-    );
-}
+cudaError_t make_edges(const Forward& args, cudaStream_t stream) { return make_edges(args, args.state, true, stream); }
 
 cudaError_t make_edges(const Backward& args, cudaStream_t stream) {
-    const int64_t heads = args.in.heads;
-    const cudaError_t summed =
-        launch(summarize_backward_kernel, args.segments.slots * heads, THREADS, sizeof(BackwardShared), stream, args);
-    if (summed != cudaSuccess) return summed;
-    return launch(
-        scan_kernel, args.in.documents * heads, THREADS, sizeof(ScanShared), stream, args.in, args.segments,
-        args.dfinal_state, false
-    );
+    return make_edges(args, args.dfinal_state, false, stream);
 }
 
 }  // namespace wkv7s

@@ -2,7 +2,14 @@
 
 Uninitialised memory is NaN while the operator runs, so an element that no kernel wrote cannot pass. Heads are
 independent, and the reference goes token by token: with many heads it follows the first, the middle and the last.
+
+    pytest tests/gpu/test_wkv7s.py --portable     the same tests on the kernels as PTX for compute capability 8.0
+    compute-sanitizer --tool memcheck --kernel-name kns=wkv7s --error-exitcode 1 \
+        python -m pytest tests/gpu/test_wkv7s.py --small     the sweep's small shapes, under memcheck or racecheck
 """
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,7 +21,6 @@ from rwkv_music.cuda import build
 from rwkv_music.wkv7s import wkv7s
 from tests.reference import wkv7s_inputs, wkv7s_reference
 
-N = 64
 NAMES = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
 RANDOM, EXTREME = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||
 
@@ -42,9 +48,11 @@ def poisoned(*args, operator=wkv7s) -> list[torch.Tensor]:
         torch.use_deterministic_algorithms(False)
 
 
-def make(B: int, T: int, H: int, *, seed: int, with_state: bool, cu_seqlens: list[int] | None = None, **inputs):
+def make(
+    B: int, T: int, H: int, N: int = 64, *, seed: int, with_state: bool, cu_seqlens: list[int] | None = None, **inputs
+):
     """Arguments of `run`: inputs, state, cu_seqlens, dy, dfinal_state."""
-    r_to_b = wkv7s_inputs(B, T, H, seed=seed, dtype=torch.bfloat16, device="cuda", **inputs)
+    r_to_b = wkv7s_inputs(B, T, H, N, seed=seed, dtype=torch.bfloat16, device="cuda", **inputs)
     documents = B if cu_seqlens is None else len(cu_seqlens) - 1
     generator = torch.Generator("cuda").manual_seed(seed)
     state = torch.randn(documents, H, N, N, device="cuda", generator=generator) if with_state else None
@@ -54,20 +62,30 @@ def make(B: int, T: int, H: int, *, seed: int, with_state: bool, cu_seqlens: lis
     return r_to_b, state, bounds, dy, dfinal_state
 
 
-def check(arguments, bound: float, operator=wkv7s) -> None:
+def on_the_cpu(r, w, k, v, a, b, state, cu_seqlens):
+    """The CPU backend, chunk by chunk: given float64 a reference for documents too long to go through by tokens."""
+    to_cpu = (None if x is None else x.cpu() for x in (r, w, k, v, a, b, state, cu_seqlens))
+    return tuple(x.to(r.device) for x in wkv7s(*to_cpu))
+
+
+def check(arguments, bound: float, *operators, reference=wkv7s_reference) -> None:
+    """Hold each of the operators, `wkv7s` when none is named, to the reference in float64."""
     inputs, state, cu_seqlens, dy, dfinal_state = arguments
-    out = poisoned(*arguments, operator=operator)
+    outputs = [poisoned(*arguments, operator=operator) for operator in operators or (wkv7s,)]
     H = dy.shape[2]
     heads = sorted({0, H // 2, H - 1})
     states = [None if x is None else x[:, heads] for x in (state, dfinal_state)]
     tokens = [x[:, :, heads] for x in (*inputs, dy)]
-    reference = run(wkv7s_reference, [x.double() for x in tokens[:6]], states[0], cu_seqlens, tokens[6], states[1])
-    errors = {}
-    for name, x, expected in zip(NAMES, out, reference, strict=False):
-        assert not x.isnan().any(), f"{name} has NaN"
-        is_state = name in ("final_state", "dstate")
-        errors[name] = relative_error(x[:, heads] if is_state else x[:, :, heads], expected)
-    assert max(errors.values()) < bound, errors
+    if states[0] is not None:
+        states[0] = states[0].double()
+    wanted = run(reference, [x.double() for x in tokens[:6]], states[0], cu_seqlens, tokens[6], states[1])
+    for out in outputs:
+        errors = {}
+        for name, x, expected in zip(NAMES, out, wanted, strict=False):
+            assert not x.isnan().any(), f"{name} has NaN"
+            is_state = name in ("final_state", "dstate")
+            errors[name] = relative_error(x[:, heads] if is_state else x[:, :, heads], expected)
+        assert max(errors.values()) < bound, errors
 
 
 class Cut(torch.autograd.Function):
@@ -113,7 +131,9 @@ def test_packed(T, H, with_state):
 
 
 @pytest.mark.parametrize("T", [17, 64, 1000])
-@pytest.mark.parametrize("w_range", [(-20, -20), (-20, -19), (-1, 1), (19, 20), (20, 20), (-20, 20)], ids=str)
+@pytest.mark.parametrize(
+    "w_range", [(-20, -20), (-20, -19), (-10, -3), (-1, 1), (19, 20), (20, 20), (-20, 20)], ids=str
+)
 @pytest.mark.parametrize("correlated", [False, True], ids=["spread", "correlated"])
 def test_extremes_of_decay_and_correlated_keys(T, w_range, correlated):
     check(make(1, T, 2, seed=T, with_state=True, w_range=w_range, correlated=correlated), EXTREME)
@@ -131,8 +151,47 @@ def test_documents_cut_into_segments(segment_tokens, T, packed, with_state):
     check(make(1, T, 3, seed=T, with_state=with_state, cu_seqlens=bounds), RANDOM, operator)
 
 
-def test_same_input_same_bits():
-    arguments = make(2, 333, 12, seed=5, with_state=True)
+@pytest.mark.parametrize("with_state", [False, True], ids=["fresh", "state"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("T", [1, 16, 33, 100, 1000])
+def test_head_size_128(T, packed, with_state):
+    bounds = documents(T) if packed else None
+    check(make(1, T, 3, 128, seed=T, with_state=with_state, cu_seqlens=bounds), RANDOM)
+
+
+@pytest.mark.parametrize("T", [16, 100])
+def test_head_size_128_without_gradients(T):
+    inputs, state, _, _, _ = make(2, T, 3, 128, seed=T, with_state=True)
+    with torch.no_grad():
+        y, final_state = wkv7s(*inputs, state)
+        expected, expected_final = wkv7s_reference(*inputs, state)
+    assert relative_error(y, expected) < RANDOM
+    assert relative_error(final_state, expected_final) < RANDOM
+
+
+@pytest.mark.parametrize("w_range", [(-20, -20), (-10, -3), (20, 20)], ids=str)
+def test_head_size_128_with_correlated_keys(w_range):
+    check(make(1, 300, 2, 128, seed=9, with_state=True, w_range=w_range, correlated=True), EXTREME)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("hard", [False, True], ids=["random", "hard"])
+@pytest.mark.parametrize("T", [65536])
+def test_very_long_documents(T, hard, packed):
+    """In segments, as the operator chooses with so few heads, and whole."""
+    inputs = dict(w_range=(-10, -3), correlated=True) if hard else {}
+    bounds = [0, 30000, 30001, 30031, T] if packed else [0, T]
+    arguments = make(1, T, 2, seed=10, with_state=True, cu_seqlens=bounds, **inputs)
+
+    def whole(*args):
+        return Cut.apply(*args, 0)
+
+    check(arguments, EXTREME if hard else RANDOM, wkv7s, whole, reference=on_the_cpu)
+
+
+@pytest.mark.parametrize("N", [64, 128])
+def test_same_input_same_bits(N):
+    arguments = make(2, 333, 12, N, seed=5, with_state=True)
     for first, second in zip(poisoned(*arguments), poisoned(*arguments), strict=True):
         assert torch.equal(first, second)
 
@@ -166,3 +225,19 @@ def test_inputs_that_are_not_contiguous():
     strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
     for x, expected in zip(poisoned(strided, *others), poisoned(inputs, *others), strict=True):
         assert torch.equal(x, expected)
+
+
+def test_other_head_sizes_are_refused():
+    inputs, *_ = make(1, 3, 2, 32, seed=11, with_state=False)
+    with pytest.raises(ValueError, match="head size of 64 or 128, but got torch.bfloat16 and 32"):
+        wkv7s(*inputs)
+
+
+def test_the_portable_path(request):
+    """The kernels as PTX for 8.0, which newer GPUs run too, in a process that has not loaded them for its own GPU."""
+    if request.config.getoption("--portable", False) or request.config.getoption("--small", False):
+        pytest.skip("this run is of one library already")
+    tests = "extremes and correlated and 64 or cut_into and 300 and packed or head_size_128 and 100 or same_bits"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--portable", __file__, "-k", tests]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:]
