@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class SharedError(UserError):
+    """One that every rank raises alike, so that the first one says it for all."""
+
+
 def describe_os_error(error: OSError, doing: str) -> str:
     """One sentence for an operating-system error met while `doing` ("writing the dataset to DATA")."""
     where = f" ({error.filename})" if error.filename else ""

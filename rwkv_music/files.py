@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written beside their place, flushed to the disk, then renamed."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -37,18 +38,43 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        if path.exists():
-            previous = path.with_name(f".{path.name}.{os.getpid()}.previous")
-            os.replace(path, previous)
-            os.replace(partial, path)
-            shutil.rmtree(previous)
-        else:
-            os.replace(partial, path)
+        replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(whole: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Rename the folder `whole` to `path`, on the same disk; a folder that is there already is removed after that."""
+    path = Path(path)
+    if path.exists():
+        previous = path.with_name(f".{path.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(path, previous)
+        os.replace(whole, path)
+        shutil.rmtree(previous)
+    else:
+        os.replace(whole, path)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """Flush a folder's own entries to the disk, so that a name given in it outlasts a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,5 +1,17 @@
 """Codecs turn one MIDI file into token ids and back: the interface, what every member shares, and how one is named.
 
+    piece = codec.encode_piece(Path("in.mid"))         its ids, and where bars begin among them
+    prompt = codec.first_bars(piece, 4)                four bars and no end
+    grammar = codec.grammar(prompt, rows=3, bars=8)    what three rows may draw until each has eight bars more
+    midi = codec.decode(ids, prompt.bar_lines)         any ids as a well-formed file, bars going on as the prompt's do
+
+`encode` is `encode_piece` without the bars. The members:
+
+    remi      bars, beats and note values (remi.py): the ids themselves name bars, tempos and time signatures
+    midi-llm, midi-llm-piano
+              milliseconds and key presses (midi_llm.py): only the file says where bars are, so they are kept beside
+              the ids, by token (`Piece.bar_starts`, in a dataset `*.bars`) to cut and by time (`BarLines`) to go on
+
 Notable choices:
 - A codec is its JSON: name, options and the whole vocabulary. Loading one needs no tokenizer library, so a GPU node can
   size a model, pad a batch and find bars with the core alone; MidiTok is imported when a file is encoded or decoded.
@@ -10,12 +22,14 @@ Notable choices:
 """
 
 import hashlib
+import inspect
 import json
 import os
 import struct
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +39,10 @@ from rwkv_music.files import write_text
 if TYPE_CHECKING:
     import mido
 
-TOKENIZERS = ("remi",)
+    from rwkv_music.data.grammar import Grammar
+
+TOKENIZERS = ("remi", "midi-llm", "midi-llm-piano")
+LONGEST_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 a minute; a stray event at a far tick would be that many bars
 FORMAT = "rwkv-music tokenizer"
 FORMAT_VERSION = 1
 
@@ -36,6 +53,36 @@ class RejectedMidi(Exception):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class BarLines:
+    """Where the bars of a piece lie in time. Past the last one, bars of its length follow.
+
+    Attributes:
+        start_ms: float64 [bars + 1], each bar's beginning and the last one's end, rising, in milliseconds on the clock
+            of the tokens, which is 0 at the first of them; the first bar may begin before that.
+        signatures: int64 [bars, 2], each bar's time signature.
+    """
+
+    start_ms: np.ndarray
+    signatures: np.ndarray
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of music as tokens.
+
+    Attributes:
+        ids: uint16 [n], BOS first; EOS last, unless it was cut.
+        bar_starts: int64 [bars], where each bar's first token is in `ids`, never falling. A bar in which no token
+            begins starts where the next one does.
+        bar_lines: what `decode` must know to put bar lines where they were; None where the ids say it themselves.
+    """
+
+    ids: np.ndarray
+    bar_starts: np.ndarray
+    bar_lines: BarLines | None = None
 
 
 class Codec(ABC):
@@ -53,27 +100,58 @@ class Codec(ABC):
     bos_id: ClassVar[int]
     eos_id: ClassVar[int]
 
-    def __init__(self, options: dict[str, int], vocabulary: list[str], libraries: dict[str, str]):
+    def __init__(self, options: dict[str, Any], vocabulary: list[str], libraries: dict[str, str]):
         self.options = options
         self.vocabulary = vocabulary
         self.libraries = libraries
 
     @abstractmethod
-    def encode(self, source: Path | bytes) -> np.ndarray:
-        """One piece, from a file or its bytes, as uint16 [n], BOS first and EOS last.
+    def encode_piece(self, source: Path | bytes) -> Piece:
+        """One piece, whole, from a file or its bytes.
+
+        Bars are counted to the one in which the last note begins.
 
         Raises:
             RejectedMidi: it is not music that can be read.
             UserError: the file cannot be opened.
         """
 
+    def encode(self, source: Path | bytes) -> np.ndarray:
+        """The ids of `encode_piece`, uint16 [n], BOS first and EOS last."""
+        return self.encode_piece(source).ids
+
     @abstractmethod
-    def decode(self, ids: np.ndarray) -> "mido.MidiFile":
-        """A well-formed, playable file from any ids [n]; BOS, EOS, PAD and whatever makes no sense are ignored."""
+    def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> "mido.MidiFile":
+        """A well-formed, playable file from any ids [n]; BOS, EOS, PAD and whatever makes no sense are ignored.
+
+        Every note ends, after it began. `bar_lines` are those of the piece or prompt that the ids begin with.
+        """
 
     @abstractmethod
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
-        """Where each bar's first token is in `ids` [n]: int64 [bars]."""
+        """Where each bar of the file that `decode(ids)` writes has its first token in `ids` [n]: int64 [bars]."""
+
+    @abstractmethod
+    def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> "Grammar":
+        """What may follow `prompt`, for rows that each go on from it by themselves (see grammar.py).
+
+        Args:
+            prompt: a piece cut at a bar line, from `first_bars`. The rows begin with the bar after it.
+            rows: how many.
+            bars: a row ends when it has so many; when None, only by EOS.
+            may_end: whether EOS is allowed before that. It always is when `bars` is None.
+        """
+
+    def first_bars(self, piece: Piece, n: int) -> Piece:
+        """The first `n` bars of `piece`, without an EOS, 0 <= n <= bars; nothing but what precedes them for n = 0."""
+        if not 0 <= n <= len(piece.bar_starts):
+            raise IndexError(f"{n} of {len(piece.bar_starts)} bars")
+        ends = np.append(piece.bar_starts, len(piece.ids) - (piece.ids[-1:] == self.eos_id).sum())
+        lines = piece.bar_lines
+        if lines is not None:
+            n_lines = max(n, 1)  # what follows must know a bar's length
+            lines = BarLines(lines.start_ms[: n_lines + 1], lines.signatures[:n_lines])
+        return Piece(piece.ids[: ends[n]], piece.bar_starts[:n], lines)
 
     @abstractmethod
     def count_notes(self, ids: np.ndarray) -> int:
@@ -112,9 +190,15 @@ class Codec(ABC):
             write_text(path, json.dumps(facts, indent=1) + "\n")
 
 
-def make_codec(name: str, **options: int) -> Codec:
-    """The codec called `name` ("remi"), with its default options where none are given."""
-    return _codec_class(name)(**options)
+def make_codec(name: str, **options: Any) -> Codec:
+    """The codec called `name` ("remi", "midi-llm"), with its default options where none are given."""
+    codec_class = _codec_class(name)
+    unknown = set(options) - set(inspect.signature(codec_class).parameters)
+    if unknown:
+        raise UserError(
+            f"The tokenizer {name} has no option {min(unknown)}: leave it out, or choose another tokenizer."
+        )
+    return codec_class(**options)
 
 
 def load_codec(path: str | os.PathLike) -> Codec:
@@ -142,6 +226,10 @@ def _codec_class(name: str) -> type[Codec]:
         from rwkv_music.data.remi import Remi
 
         return Remi
+    if name in ("midi-llm", "midi-llm-piano"):
+        from rwkv_music.data.midi_llm import MidiLlm, MidiLlmPiano
+
+        return MidiLlm if name == "midi-llm" else MidiLlmPiano
     raise UserError(f"There is no tokenizer {name!r}: choose one of {', '.join(TOKENIZERS)}.")
 
 

@@ -8,14 +8,13 @@ Duration` for each note. Notable choices:
 - Quantised notes survive the round trip to MIDI and back exactly. MIDI cannot tell two sounding notes of one pitch and
   instrument apart, so a note is cut where its own pitch starts again, and of two that start together the longer stays.
   Tracks of one instrument are one part, parts go by program, notes of one moment go by pitch: equal music, equal ids.
-- Pedals, bends and controllers are left out.
+- A note that the sustain pedal holds lasts until the pedal is let go, or its key is struck again: what is heard, at no
+  token's cost. Bends and the other controllers are left out.
 
 Source: Huang and Yang, "Pop Music Transformer" (2020), for REMI; von Rütte et al., "FIGARO" (2022), for several
 instruments in one stream; MidiTok (Fradet et al., 2021).
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import version
 from itertools import cycle
@@ -25,19 +24,25 @@ from typing import TYPE_CHECKING
 import mido
 import numpy as np
 
-from rwkv_music.data.codecs import Codec, RejectedMidi, read_midi
+from rwkv_music.data.codecs import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece, RejectedMidi, read_midi
+from rwkv_music.data.midi_events import separated, to_track
+from rwkv_music.data.remi_bpe import BytePairs, Documents, learn_merges
+from rwkv_music.data.remi_grammar import RemiGrammar, RemiRules
 from rwkv_music.errors import UserError
 
 if TYPE_CHECKING:
     from miditok import REMI
-    from symusic import Note, Score, Track
+    from symusic import Score, Track
 
 LONGEST_NOTE_BEATS = 16
-LONGEST_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 a minute; a stray event at a far tick would be that many bars
+FINEST_GRID = 96  # positions a beat: 5 ms at 120 beats a minute
 TIME_SIGNATURES = {1: [1, 2, 3, 4], 2: range(1, 13), 4: range(1, 17), 8: range(1, 17), 16: range(1, 17)}
+MOST_TOKENS = 1 << 16  # that token files can tell apart
 DRUM_PROGRAM = -1
 DRUM_CHANNEL = 9
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
+SUSTAIN_PEDAL = 64
+PEDAL_DOWN = 64  # controller values from here on
 
 
 class Remi(Codec):
@@ -46,6 +51,7 @@ class Remi(Codec):
     Args:
         positions_per_beat: the time grid, for onsets and durations; a beat is the time signature's lower number.
         n_velocities: the number of loudness levels.
+        merges: pairs of ids that are one token, in the order in which they were learned (see remi_bpe.py).
         vocabulary, libraries: as they were saved; asked of MidiTok when None.
     """
 
@@ -56,20 +62,30 @@ class Remi(Codec):
         self,
         positions_per_beat: int = 24,
         n_velocities: int = 32,
+        merges: list[list[int]] | None = None,
         vocabulary: list[str] | None = None,
         libraries: dict[str, str] | None = None,
     ):
+        if not 1 <= positions_per_beat <= FINEST_GRID:
+            raise UserError(f"{positions_per_beat} positions a beat cannot be: choose from 1 to {FINEST_GRID}.")
+        if not 1 <= n_velocities <= 127:
+            raise UserError(f"{n_velocities} loudness levels cannot be: choose from 1 to 127.")
         self.positions_per_beat = positions_per_beat
-        options = {"positions_per_beat": positions_per_beat, "n_velocities": n_velocities}
+        self._library_options = {"positions_per_beat": positions_per_beat, "n_velocities": n_velocities}
+        self._merges = [tuple(merge) for merge in merges or []]
         if vocabulary is None or libraries is None:
-            vocabulary = _vocabulary_of(_make_tokenizer(**options))
+            base = _vocabulary_of(_make_tokenizer(**self._library_options))
+            parts = BytePairs(len(base), self._merges).parts
+            vocabulary = [" ".join(base[i] for i in ids) for ids in parts]
             libraries = {package: version(package) for package in ("miditok", "symusic")}
+        options = dict(self._library_options)
+        if self._merges:
+            options["merges"] = [list(merge) for merge in self._merges]
         super().__init__(options, vocabulary, libraries)
-        kinds = np.array([token.split("_")[0] for token in self.vocabulary])
-        self._is_bar = kinds == "Bar"
-        self._is_note = np.isin(kinds, ["Pitch", "PitchDrum"])
+        self._opens_bar = np.array([token.startswith("Bar_") for token in self.vocabulary])
+        self._n_notes = np.array([token.count("Pitch") for token in self.vocabulary])
 
-    def encode(self, source: Path | bytes) -> np.ndarray:
+    def encode_piece(self, source: Path | bytes) -> Piece:
         from symusic import Score
 
         data = read_midi(source)
@@ -83,28 +99,66 @@ class Remi(Codec):
             raise RejectedMidi(f"longer than {LONGEST_PIECE_QUARTERS:,} quarter notes")
         tokenizer = self._tokenizer
         try:
+            for track in score.tracks:
+                _hold_by_pedal(track)
             score = tokenizer.preprocess_score(score)
             self._tidy(score)
             ids = tokenizer.encode(score, no_preprocess_score=True).ids
         except Exception as error:  # MidiTok does not say what it raises, and one odd file must not end the run
             raise RejectedMidi(f"MidiTok failed ({type(error).__name__})") from error
-        return np.array([self.bos_id, *ids, self.eos_id], dtype=np.uint16)
+        return self.merged(np.array([self.bos_id, *ids, self.eos_id], dtype=np.uint16))
 
-    def decode(self, ids: np.ndarray) -> mido.MidiFile:
+    def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         ids = np.asarray(ids).astype(np.int64)
+        if self._merges:
+            ids = self._byte_pairs.split(ids)
         ids = ids[~np.isin(ids, [self.pad_id, self.bos_id, self.eos_id])]
         return _to_mido(self._tokenizer.decode(ids.tolist()))
 
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
-        return np.flatnonzero(self._is_bar[np.asarray(ids)])
+        return np.flatnonzero(self._opens_bar[np.asarray(ids)])
 
     def count_notes(self, ids: np.ndarray) -> int:
-        return int(self._is_note[np.asarray(ids)].sum())
+        return int(self._n_notes[np.asarray(ids)].sum())
+
+    def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> RemiGrammar:
+        return RemiGrammar(self._rules, prompt.ids, rows, bars, may_end)
+
+    @cached_property
+    def _rules(self) -> RemiRules:
+        tokens = [[tuple(part.split("_", 1)) for part in token.split(" ")] for token in self.vocabulary]
+        return RemiRules(tokens, self.positions_per_beat)
+
+    def merged(self, ids: np.ndarray) -> Piece:
+        """A piece from its ids without merges, uint16 [n]."""
+        piece = Piece(ids, self.bar_starts(ids))
+        if not self._merges:
+            return piece
+        ids = self._byte_pairs.merge(ids, piece.bar_starts)
+        return Piece(ids, self.bar_starts(ids))
+
+    def with_merges(self, documents: Documents, n: int, vocab_size: int) -> "Remi":
+        """This codec with merges learned from `documents`, `n` of them, for a vocabulary of `vocab_size` tokens."""
+        self.check_byte_pairs(vocab_size)
+        merges = learn_merges(_make_tokenizer(**self._library_options), documents, n, vocab_size)
+        return Remi(**self._library_options, merges=[list(merge) for merge in merges])
+
+    def check_byte_pairs(self, vocab_size: int) -> None:
+        """A UserError if byte pairs cannot bring this codec to so many tokens, or token files cannot hold them."""
+        if not self.vocab_size < vocab_size <= MOST_TOKENS:
+            raise UserError(
+                f"A vocabulary of {vocab_size:,} tokens leaves no room for byte pairs or is too large: choose from "
+                f"{self.vocab_size + 1:,} to {MOST_TOKENS:,}."
+            )
+
+    @cached_property
+    def _byte_pairs(self) -> BytePairs:
+        return BytePairs(self.vocab_size - len(self._merges), self._merges)
 
     @cached_property
     def _tokenizer(self) -> "REMI":
-        tokenizer = _make_tokenizer(**self.options)
-        if _vocabulary_of(tokenizer) != self.vocabulary:
+        tokenizer = _make_tokenizer(**self._library_options)
+        if _vocabulary_of(tokenizer) != self.vocabulary[: self.vocab_size - len(self._merges)]:
             wanted = " ".join(f"{package}=={number}" for package, number in self.libraries.items())
             raise UserError(
                 f"MidiTok {version('miditok')} numbers tokens differently from the version that made this tokenizer: "
@@ -116,18 +170,16 @@ class Remi(Codec):
         """Put a quantised score into the one order and shape that the round trip through MIDI preserves, in place."""
         from symusic import Note
 
-        changes = list(score.time_signatures)
-        change_ticks = [change.time for change in changes]
-        longest = LONGEST_NOTE_BEATS * self.positions_per_beat
+        changes = score.time_signatures.numpy()
+        steps = score.ticks_per_quarter * 4 // changes["denominator"].astype(np.int64) // self.positions_per_beat
         for track in score.tracks:
-            notes = []
-            for start, duration, pitch, velocity in _separated(track.notes):
-                # The grid of a note is that of the time signature in which it starts.
-                beat = changes[bisect_right(change_ticks, start) - 1].denominator
-                step = score.ticks_per_quarter * 4 // beat // self.positions_per_beat
-                steps = min(max(duration // step, 1), longest)
-                notes.append(Note(start, steps * step, pitch, velocity))
-            track.notes = notes
+            start, duration, pitch, velocity = _separated(track)
+            # The grid of a note is that of the time signature in which it starts.
+            step = steps[np.searchsorted(changes["time"], start, side="right") - 1]
+            duration = np.clip(duration // step, 1, LONGEST_NOTE_BEATS * self.positions_per_beat) * step
+            track.notes = Note.from_numpy(
+                start.astype(np.int32), duration.astype(np.int32), pitch.astype(np.int8), velocity.astype(np.int8)
+            )
         score.tracks = sorted(score.tracks, key=_program)
 
 
@@ -154,12 +206,35 @@ def _make_tokenizer(positions_per_beat: int, n_velocities: int) -> "REMI":
             use_programs=True,
             one_token_stream_for_programs=True,
             program_changes=True,
+            encode_ids_split="no",  # byte pairs are learned and used on bars that are split here
         )
     )
 
 
 def _vocabulary_of(tokenizer: "REMI") -> list[str]:
     return sorted(tokenizer.vocab, key=tokenizer.vocab.__getitem__)
+
+
+def _hold_by_pedal(track: "Track") -> None:
+    """Lengthen the notes of `track` that end under the sustain pedal to where it is let go, in place."""
+    controls = track.controls.numpy()
+    pedal = controls["number"] == SUSTAIN_PEDAL
+    if not pedal.any():
+        return
+    notes = track.notes.numpy()
+    ends = notes["time"].astype(np.int64) + notes["duration"]
+    ticks, down = controls["time"][pedal].astype(np.int64), controls["value"][pedal] >= PEDAL_DOWN
+    order = np.argsort(ticks, kind="stable")
+    ticks, down = ticks[order], down[order]
+    # Where the pedal is next up, seen from each of its events; one that is never let go is so at the last note's end.
+    never = np.iinfo(np.int64).max
+    next_up = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
+    next_up[next_up == never] = ends.max(initial=0)
+    last = np.searchsorted(ticks, ends) - 1  # the last pedal event before a note ends
+    held = (last >= 0) & down[last]
+    durations = np.where(held, np.maximum(next_up[last], ends), ends) - notes["time"]
+    for i in np.flatnonzero(held).tolist():
+        track.notes[i].duration = int(durations[i])
 
 
 def _program(track: "Track") -> int:
@@ -177,7 +252,7 @@ def _to_mido(score: "Score") -> mido.MidiFile:
         (change.time, mido.MetaMessage("time_signature", numerator=change.numerator, denominator=change.denominator))
         for change in score.time_signatures
     ]
-    midi.tracks.append(_to_track(meta))
+    midi.tracks.append(to_track(meta))
 
     melodic_channels = cycle(MELODIC_CHANNELS)
     shared = sum(not track.is_drum for track in score.tracks) > len(MELODIC_CHANNELS)
@@ -185,41 +260,15 @@ def _to_mido(score: "Score") -> mido.MidiFile:
         channel = DRUM_CHANNEL if track.is_drum else next(melodic_channels)
         program = mido.Message("program_change", channel=channel, program=track.program)
         events = [(0, program)]
-        for start, duration, pitch, velocity in _separated(track.notes):
+        for start, duration, pitch, velocity in np.stack(_separated(track), axis=1).tolist():
             if shared:
                 events.append((start, program))
             events.append((start, mido.Message("note_on", channel=channel, note=pitch, velocity=velocity)))
             events.append((start + duration, mido.Message("note_off", channel=channel, note=pitch, velocity=0)))
-        midi.tracks.append(_to_track(events))
+        midi.tracks.append(to_track(events))
     return midi
 
 
-def _separated(notes: "Iterable[Note]") -> list[tuple[int, int, int, int]]:
-    """(start, duration, pitch, velocity) of one instrument's notes, in order, no pitch sounding twice at once.
-
-    A note ends where its pitch starts again; of several that start together the longest stays, then the loudest.
-    """
-    kept = []
-    next_start: dict[int, int] = {}
-    for start, duration, pitch, velocity in sorted(
-        ((note.time, note.duration, note.pitch, note.velocity) for note in notes), reverse=True
-    ):
-        upcoming = next_start.get(pitch)
-        if upcoming == start:
-            continue
-        if upcoming is not None:
-            duration = min(duration, upcoming - start)
-        next_start[pitch] = start
-        kept.append((start, duration, pitch, velocity))
-    return sorted(kept, key=lambda note: (note[0], note[2]))
-
-
-def _to_track(events: list[tuple[int, mido.Message | mido.MetaMessage]]) -> mido.MidiTrack:
-    """Events at absolute ticks as a track of delta times; at one tick notes end before anything else happens."""
-    track = mido.MidiTrack()
-    now = 0
-    for tick, message in sorted(events, key=lambda event: (event[0], event[1].type != "note_off")):
-        track.append(message.copy(time=tick - now))
-        now = tick
-    track.append(mido.MetaMessage("end_of_track"))
-    return track
+def _separated(track: "Track") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    notes = track.notes.numpy()
+    return separated(notes["time"], notes["duration"], notes["pitch"], notes["velocity"])

@@ -2,20 +2,23 @@
 
 `concurrent.futures` gives up the whole pool when one process dies, and cannot stop a task that hangs. Files found in
 the wild do both to libraries written in C++, so here each process serves one item at a time over a pipe of its own:
-when it dies or takes too long, that item is answered with a `Failure` and a new process takes its place. At most
-`ITEMS_AHEAD` items a process are begun before the oldest answer is taken, so memory is bounded however slow one is.
+when it dies or takes too long, that item is answered with a `Failure` and a new process takes its place. Items are
+taken from an iterator as they are needed, and at most `ITEMS_AHEAD` a process are begun before the oldest answer is
+taken: memory depends neither on how many there are nor on how slow one of them is.
 """
 
+import gc
 import multiprocessing
 import os
+import selectors
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing.connection import Connection, wait
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 from rwkv_music.errors import UserError
@@ -39,9 +42,10 @@ class Failure:
 def map_in_order(
     setup: Callable[..., Callable[[Any], Any]],
     setup_args: tuple,
-    items: Sequence,
+    items: Iterable,
     workers: int | None = None,
     limit_s: float = 60.0,
+    memory_limit_bytes: int | None = None,
 ) -> Iterator[Any]:
     """Yield the answer to each of `items`, in their order: what the work returned, or a `Failure`.
 
@@ -50,6 +54,8 @@ def map_in_order(
             Function, arguments, items and answers are pickled.
         workers: how many processes at most; when None, one for each core that this process may use.
         limit_s: the longest that one item may take, in seconds.
+        memory_limit_bytes: the address space of a process, where the system can limit it: work that asks for more
+            meets a MemoryError instead of taking the machine's.
 
     Raises:
         UserError: `workers` is not positive.
@@ -57,37 +63,49 @@ def map_in_order(
     """
     if workers is not None and workers < 1:
         raise UserError(f"The number of workers is {workers}: choose at least 1.")
-    pool = [_Worker(setup, setup_args) for _ in range(min(workers or available_cores(), len(items)))]
-    waiting = iter(enumerate(items))
+    n_workers = workers or available_cores()
+    start = partial(_Worker, setup, setup_args, memory_limit_bytes)
+    pool: list[_Worker] = []
+    waiting = enumerate(items)
+    all_begun = False
     answers: dict[int, Any] = {}
     n_begun = n_taken = 0
-    try:
-        while True:
-            while n_taken in answers:
-                yield answers.pop(n_taken)
-                n_taken += 1
+    with selectors.DefaultSelector() as selector:
+        try:
+            while True:
+                while n_taken in answers:
+                    yield answers.pop(n_taken)
+                    n_taken += 1
+                idle = [worker for worker in pool if worker.number is None]
+                while n_begun - n_taken < ITEMS_AHEAD * n_workers and (idle or len(pool) < n_workers):
+                    upcoming = None if all_begun else next(waiting, None)
+                    if upcoming is None:
+                        all_begun = True
+                        break
+                    if not idle:
+                        idle.append(start())
+                        pool.append(idle[0])
+                        selector.register(idle[0].connection, selectors.EVENT_READ, idle[0])
+                    idle.pop().begin(*upcoming, limit_s)
+                    n_begun += 1
+                busy = [worker for worker in pool if worker.number is not None]
+                if not busy:
+                    return
+                spoken = selector.select(timeout=min(worker.time_left() for worker in busy))
+                silent_too_long = [worker for worker in busy if worker.time_left() == 0]
+                for worker in {*(key.data for key, _ in spoken), *silent_too_long}:
+                    answer = worker.listen(limit_s)
+                    if answer is NO_ANSWER:
+                        continue
+                    answers[worker.number] = answer
+                    worker.number = None
+                    if not worker.alive:
+                        selector.unregister(worker.connection)
+                        worker.stop()
+                        pool.remove(worker)
+        finally:
             for worker in pool:
-                if worker.number is None and n_begun - n_taken < ITEMS_AHEAD * len(pool):
-                    for number, item in islice(waiting, 1):
-                        worker.begin(number, item, limit_s)
-                        n_begun += 1
-            busy = [i for i, worker in enumerate(pool) if worker.number is not None]
-            if not busy:
-                return
-            wait([pool[i].connection for i in busy], timeout=min(pool[i].time_left() for i in busy))
-            for i in busy:
-                worker = pool[i]
-                answer = worker.listen(limit_s)
-                if answer is NO_ANSWER:
-                    continue
-                answers[worker.number] = answer
-                worker.number = None
-                if not worker.alive:
-                    worker.stop()
-                    pool[i] = _Worker(setup, setup_args)
-    finally:
-        for worker in pool:
-            worker.stop()
+                worker.stop()
 
 
 def available_cores() -> int:
@@ -98,9 +116,11 @@ def available_cores() -> int:
 class _Worker:
     """One process, the pipe to it, and the number of the item it is busy with (None when idle)."""
 
-    def __init__(self, setup: Callable, setup_args: tuple):
+    def __init__(self, setup: Callable, setup_args: tuple, memory_limit_bytes: int | None):
         self.connection, theirs = processes.Pipe()
-        self.process = processes.Process(target=_serve, args=(theirs, setup, setup_args), daemon=True)
+        self.process = processes.Process(
+            target=_serve, args=(theirs, setup, setup_args, memory_limit_bytes), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.number: int | None = None
@@ -142,17 +162,25 @@ class _Worker:
         self.connection.close()
 
 
-def _serve(connection: Connection, setup: Callable, setup_args: tuple) -> None:
+def _serve(connection: Connection, setup: Callable, setup_args: tuple, memory_limit_bytes: int | None) -> None:
     # An interrupt reaches the whole group; the parent alone answers it, and stops the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    if memory_limit_bytes is not None:
+        with suppress(ImportError, ValueError, OSError):  # elsewhere than on Unix there is no such limit
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
     work = setup(*setup_args)
+    gc.freeze()  # what the set-up made is there to stay: the collector need not look through it over and over
     connection.send(READY)
     with suppress(EOFError, OSError):  # the parent is gone
         while True:
             item = connection.recv()
             try:
                 answer = work(item)
+            except MemoryError:
+                answer = Failure("takes too much memory")
             except Exception as error:
                 answer = Failure(f"failed with {type(error).__name__}: {error}")
             connection.send(("answer", answer))

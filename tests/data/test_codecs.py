@@ -112,7 +112,15 @@ def test_altered_tokenizers_are_refused(tmp_path, change, says):
         load_codec(path)
 
 
+@pytest.mark.parametrize("options", [{"positions_per_beat": 0}, {"positions_per_beat": 97}, {"n_velocities": 128}])
+def test_options_that_cannot_be(options):
+    with pytest.raises(UserError, match="choose from 1 to"):
+        make_codec("remi", **options)
+
+
 def test_bad_input(tmp_path):
+    with pytest.raises(UserError, match="remi has no option colour"):
+        make_codec("remi", colour=1)
     with pytest.raises(UserError, match="choose one of remi"):
         make_codec("abc")
     with pytest.raises(UserError, match="No such file"):

@@ -1,13 +1,14 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rwkv_music.data.binidx import BinIdx, BinIdxWriter
+from rwkv_music.data.binidx import HEADER, MAGIC, POINTER, SIZE, UINT16_CODE, VERSION, BinIdx, BinIdxWriter
 from rwkv_music.data.dataset import IGNORED, Batch, MusicDataset, read_dataset_json
 from rwkv_music.errors import UserError
 
@@ -66,10 +67,10 @@ def test_passes_differ_and_seeds_differ(tmp_path):
     make(tmp_path, [1000])
     data = MusicDataset(tmp_path, "train", 10, seed=0)
     W = data.n_windows
-    orders = [[data.window_of(number * W + i) for i in range(W)] for number in range(2)]
+    orders = [[data.window_of(number * W + i)[1] for i in range(W)] for number in range(2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(W))
     assert orders[0] != orders[1]
-    assert orders[0] != [MusicDataset(tmp_path, "train", 10, seed=1).window_of(i) for i in range(W)]
+    assert orders[0] != [MusicDataset(tmp_path, "train", 10, seed=1).window_of(i)[1] for i in range(W)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
@@ -159,3 +160,24 @@ assert codec.vocab_size > 1000 and len(codec.bar_starts(ids)) > 4 and codec.coun
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
     assert (tmp_path / "tokenizer.json").read_bytes() == (bach_data / "tokenizer.json").read_bytes()
+
+
+def test_a_thousand_million_windows_take_no_memory(tmp_path):
+    """On a file that is two gigabytes long and holds nothing: any window at once, and as little memory as for few."""
+    n_tokens = 10**9
+    with open(tmp_path / "train.bin", "wb") as file:
+        file.truncate(2 * n_tokens)
+    with open(tmp_path / "train.idx", "wb") as file:
+        file.write(HEADER.pack(MAGIC, VERSION, UINT16_CODE, 1, 2))
+        np.array([n_tokens], SIZE).tofile(file)
+        np.array([0, 0, 1], POINTER).tofile(file)
+    tokenizer = {"name": "remi", "fingerprint": "f" * 64, "vocab_size": 65536, "pad_id": 0}
+    (tmp_path / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer}))
+    tracemalloc.start()
+    data = MusicDataset(tmp_path, "train", 1, seed=1)
+    windows = {data.window_of(sample)[1] for sample in (*range(500), 10**9 - 2, 3 * 10**9)}
+    batch = data.batch(10**9 - 10, 10**9 + 10)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert data.n_windows == n_tokens - 1 and len(windows) > 500 and max(windows) > 9 * 10**8
+    assert batch.n_targets == 20 and most < 2**20

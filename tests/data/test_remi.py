@@ -260,3 +260,49 @@ def test_damaged_bytes_never_crash(codec, bach_midi):
             outcomes.add(error.reason)
     assert {"tokens", "damaged events"} <= outcomes
     assert not any(outcome.startswith("MidiTok failed") for outcome in outcomes)
+
+
+def with_pedal(events: list[tuple[int, bool]], notes: list[Note]) -> bytes:
+    """A file of `midi_of` with (tick, down) events of the sustain pedal."""
+    midi = mido.MidiFile(file=io.BytesIO(midi_of(notes)))
+    track, now = midi.tracks[1], 0
+    timed = []
+    for message in track:
+        now += message.time
+        timed.append((now, message))
+    timed += [(tick, mido.Message("control_change", control=64, value=127 * down)) for tick, down in events]
+    midi.tracks[1] = mido.MidiTrack()
+    now = 0
+    for tick, message in sorted(timed, key=lambda event: (event[0], event[1].type == "end_of_track")):
+        midi.tracks[1].append(message.copy(time=tick - now))
+        now = tick
+    return file_of(midi)
+
+
+@pytest.mark.parametrize(
+    ("pedal", "ends"),
+    [
+        ([], [96, 192, 288, 384]),
+        ([(48, True), (240, False)], [240, 240, 288, 384]),  # held until the pedal is up
+        ([(48, True), (150, False), (160, True), (336, False)], [150, 336, 336, 384]),
+        ([(96, True), (120, False)], [96, 192, 288, 384]),  # pressed as the key is let go: too late
+        ([(200, True)], [96, 192, 384, 384]),  # never let go: to the end
+        ([(0, True), (0, False)], [96, 192, 288, 384]),
+        ([(240, False)], [96, 192, 288, 384]),
+    ],
+)
+def test_the_pedal_holds_notes(codec, pedal, ends):
+    notes = [(0, 96 * i, 96 * i + 96, 60 + i, 127) for i in range(4)]
+    held = [
+        (program, start, end, pitch, loud) for (program, start, _, pitch, loud), end in zip(notes, ends, strict=True)
+    ]
+    expected = [(p, s, round(e / GRID) * GRID, pitch, loud) for p, s, e, pitch, loud in held]
+    found = notes_of(codec.decode(codec.encode(with_pedal(pedal, notes))))
+    assert [note[1:4:2] for note in found] == [note[1:4:2] for note in expected]
+    np.testing.assert_allclose([note[2] for note in found], ends, atol=GRID)
+
+
+def test_a_key_struck_again_under_the_pedal(codec):
+    notes = [(0, 0, 48, 60, 127), (0, 96, 144, 60, 127)]
+    data = with_pedal([(24, True), (384, False)], notes)
+    assert notes_of(codec.decode(codec.encode(data))) == [(0, 0, 96, 60, 127), (0, 96, 384, 60, 127)]

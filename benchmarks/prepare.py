@@ -1,0 +1,368 @@
+"""How fast, how small and how hard to break is `prepare`?
+
+    python benchmarks/prepare.py MIDI_DIR... [--peer MIDI-LLM-tokenizer] [--only rates memory kills fuzz]
+
+MIDI_DIR holds real music, such as what `python -m rwkv_music corpus bach` writes; --peer is a checkout of
+https://github.com/briansemrau/MIDI-LLM-tokenizer. Everything else is made from that music in a temporary folder.
+
+- rates: files a second of one core's time, round after round on the same files: both tokenizers beside what MidiTok
+  and the peer need for the same step, and the whole of `prepare` but its start; ratios are medians over rounds.
+- memory: the highest resident size of `prepare` and of its worker with 1,000 and 50,000 different files.
+- kills: killed at random moments 20 times and resumed, is the dataset the same, byte for byte?
+- fuzz: 10,000 mutated files: is each a piece or in rejected.jsonl, and did a reader crash or hang?
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import report
+
+from rwkv_music.data.codecs import RejectedMidi, make_codec
+from rwkv_music.data.prepare import prepare
+
+ROUNDS = 5
+FILES_A_ROUND = 400
+FEW, MANY = 1_000, 50_000
+KILLS = 20
+KILLED_FILES = 4_000
+MUTATED_FILES = 10_000
+PEERS_FILES = {
+    "midi-llm": ("vocab_config.json", "tokenizer-midi.json"),
+    "midi-llm-piano": ("vocab_config_piano.json", "tokenizer-midipiano.json"),
+}
+# What a subprocess runs: prepare, then its memory in KiB, its own and its largest worker's. Its own is asked of /proc:
+# what getrusage says would count the memory of the process that started it.
+PROGRAM = """
+import json, resource, sys
+from pathlib import Path
+from rwkv_music.data.prepare import prepare
+if __name__ == "__main__":
+    folder, out, tokenizer, resume = sys.argv[1:]
+    prepare([folder], out, tokenizer=tokenizer, workers=1, resume=resume == "resume")
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    own, worker = int(status["VmHWM"].split()[0]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(json.dumps([own, worker]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="MIDI_DIR")
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--only", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    options = parser.parse_args()
+    sources = sorted(path for folder in options.folders for path in folder.rglob("*.mid"))
+    figures = {"files": len(sources)}
+    for name in options.only:
+        with tempfile.TemporaryDirectory() as scratch:
+            figures[name] = QUESTIONS[name](sources, Path(scratch), options.peer)
+        print(name, json.dumps(figures[name], indent=2), flush=True)
+    earlier = report.RESULTS / "prepare.json"
+    if earlier.exists():  # parts that were measured before stay, with the machine of the last run
+        figures = {**{k: v for k, v in json.loads(earlier.read_text()).items() if k != "machine"}, **figures}
+    print(report.write("prepare", figures))
+
+
+def rates(sources: list[Path], scratch: Path, peer: Path | None) -> dict:
+    chosen = random.Random(0).sample(sources, min(FILES_A_ROUND, len(sources)))
+    folder = scratch / "in"
+    folder.mkdir()
+    for i, path in enumerate(chosen):
+        shutil.copy(path, folder / f"{i:04d}.mid")
+    files = sorted(folder.iterdir())
+    remi, midi_llm = make_codec("remi"), make_codec("midi-llm")
+    from miditok import REMI
+
+    miditok: REMI = remi._tokenizer  # the same configuration
+    steps: dict[str, Callable[[Path], object]] = {"MidiTok": miditok, "remi": remi.encode, "midi-llm": midi_llm.encode}
+    if peer:
+        theirs = Peer(peer, "midi-llm")
+        steps["MIDI-LLM-tokenizer"] = lambda path: theirs.ids(path.read_bytes())
+    seconds = {name: [] for name in [*steps, "prepare remi", "prepare midi-llm"]}
+    for number in range(ROUNDS + 1):
+        for name, step in steps.items():
+            start = time.process_time()
+            for path in files:
+                with contextlib.suppress(RejectedMidi):
+                    step(path)
+            seconds[name].append(time.process_time() - start)
+        for tokenizer in ("remi", "midi-llm"):
+            seconds[f"prepare {tokenizer}"].append(_whole_prepare(folder, scratch / "out", tokenizer))
+        if number == 0:  # the first round imports and fills caches
+            seconds = {name: [] for name in seconds}
+    rate = {name: round(len(files) / statistics.median(values), 1) for name, values in seconds.items()}
+    pairs = [("remi", "MidiTok"), ("prepare remi", "MidiTok")]
+    if peer:
+        pairs += [("midi-llm", "MIDI-LLM-tokenizer"), ("prepare midi-llm", "MIDI-LLM-tokenizer")]
+    ratios = {
+        f"{ours} / {theirs}": round(
+            statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)), 2
+        )
+        for ours, theirs in pairs
+    }
+    ids = {name: _compare_ids(sources, Peer(peer, name)) for name in PEERS_FILES} if peer else {}
+    return {"files_per_second_and_core": rate, "ratios": ratios, "same_ids_as_the_peer": ids}
+
+
+def _whole_prepare(folder: Path, out: Path, tokenizer: str) -> float:
+    """CPU seconds of this process and its worker for all of prepare, without the worker's start."""
+    empty = folder.parent / "one"
+    empty.mkdir(exist_ok=True)
+    shutil.copy(min(folder.iterdir()), empty)
+    times = []
+    for source in (empty, folder):
+        start = _cpu_seconds()
+        with contextlib.redirect_stderr(io.StringIO()):
+            prepare([source], out, tokenizer=tokenizer, workers=1)
+        times.append(_cpu_seconds() - start)
+    return times[1] - times[0]
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+class Peer:
+    """MIDI-LLM-tokenizer's own code, with one piece a file: neither cut at silences nor left out when short."""
+
+    def __init__(self, checkout: Path, name: str):
+        if str(checkout) not in sys.path:
+            sys.path.insert(0, str(checkout))
+        import midi_util
+
+        configuration, tokenizer = PEERS_FILES[name]
+        self.name, self.module = name, midi_util
+        self.configuration = midi_util.VocabConfig.from_json(str(checkout / configuration))
+        self.filter = midi_util.FilterConfig(False, float("inf"), -1.0)
+        self.vocabulary = json.loads((checkout / tokenizer).read_text())["model"]["vocab"]
+
+    def ids(self, data: bytes) -> list[int]:
+        import mido
+
+        text = self.module.convert_midi_to_str(self.configuration, self.filter, mido.MidiFile(file=io.BytesIO(data)))
+        return [self.vocabulary[word] for word in text[0].lower().split()]
+
+
+def _compare_ids(sources: list[Path], peer: Peer) -> dict:
+    """On how many files the ids are the same, differ, or are refused by one or both."""
+    codec, found = make_codec(peer.name), Counter()
+    for path in sources:
+        data = path.read_bytes()
+        try:
+            ours = codec.encode(data).tolist()
+        except RejectedMidi as error:
+            ours = error.reason
+        try:
+            theirs = peer.ids(data)
+        except Exception:  # mido raises what it likes
+            theirs = None
+        if isinstance(ours, str):
+            found[f"left out: {ours}"] += 1
+            # Nothing was left out in which the peer finds a key struck.
+            found["of these with notes for the peer"] += bool(theirs) and codec.count_notes(theirs) > 0
+        else:
+            found["the same" if ours == theirs else "different"] += 1
+    return dict(found)
+
+
+def memory(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
+    figures = {}
+    folder = scratch / "in"
+    for n in (FEW, MANY):
+        _write_variations(sources, folder, n)
+        start = time.perf_counter()
+        own, worker = _run_prepare(folder, scratch / "out", "midi-llm")
+        figures[f"{n} files"] = {
+            "prepare_mib": round(own / 1024, 1),
+            "worker_mib": round(worker / 1024, 1),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+    few, many = figures.values()
+    figures["growth"] = round(
+        (many["prepare_mib"] + many["worker_mib"]) / (few["prepare_mib"] + few["worker_mib"]) - 1, 3
+    )
+    return figures
+
+
+def kills(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
+    folder = scratch / "in"
+    _write_variations(sources, folder, KILLED_FILES)
+    start = time.perf_counter()
+    _run_prepare(folder, scratch / "whole", "midi-llm")
+    whole_s = time.perf_counter() - start
+    draws, at = random.Random(0), []
+    command = _command(folder, scratch / "out", "midi-llm", resume=True)
+    killed = resumed_to_the_end = 0
+    while killed < KILLS:
+        process = subprocess.Popen(command, env=_environment(), stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=draws.uniform(0.3, 0.3 + whole_s / 4))
+            resumed_to_the_end += 1
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+            log = scratch / ".out.unfinished" / "log.jsonl"
+            at.append(log.read_bytes().count(b"\n") if log.exists() else None)
+        if (scratch / "out" / "dataset.json").exists() and killed < KILLS:
+            assert _same(scratch / "whole", scratch / "out")
+            shutil.rmtree(scratch / "out")
+    _run_prepare(folder, scratch / "out", "midi-llm", resume=True)
+    return {
+        "files": KILLED_FILES,
+        "kills": killed,
+        "finished_between_kills": resumed_to_the_end,
+        "files_done_at_each_kill": at,
+        "same_bytes": _same(scratch / "whole", scratch / "out"),
+        "left_over": [path.name for path in scratch.iterdir() if path.name.startswith(".")],
+    }
+
+
+def fuzz(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
+    folder = scratch / "in"
+    folder.mkdir()
+    draws = random.Random(0)
+    small = [path for path in sources if path.stat().st_size < 20_000]
+    for number in range(MUTATED_FILES):
+        data = _mutated(draws.choice(small).read_bytes(), draws)
+        (folder / f"{number:05d}.mid").write_bytes(data)
+    figures = {}
+    for tokenizer in ("remi", "midi-llm", "midi-llm-piano"):
+        out = scratch / tokenizer
+        facts = prepare([folder], out, tokenizer=tokenizer)
+        named = [
+            json.loads(line)["file"]
+            for listing in ("pieces.jsonl", "rejected.jsonl")
+            for line in (out / listing).read_text().splitlines()
+        ]
+        figures[tokenizer] = {
+            "files": MUTATED_FILES,
+            "each_named_once": sorted(named) == sorted(str(path) for path in folder.iterdir()),
+            "pieces": sum(split["pieces"] for split in facts["splits"].values()),
+            "rejected": facts["rejected"],
+        }
+    return figures
+
+
+def _mutated(data: bytes, draws: random.Random) -> bytes:
+    """`data` with some of it changed, lost or repeated, anywhere; or inside its tracks, with lengths that fit again."""
+    if draws.randrange(4) == 0:
+        return _mutated_bytes(data, draws)
+    chunks, position = [], 0
+    while position < len(data):
+        end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "big")
+        chunks.append((data[position : position + 4], data[position + 8 : end]))
+        position = end
+    chosen = draws.randrange(1, len(chunks))
+    change = draws.randrange(12)
+    if change == 0:
+        chunks.insert(chosen, draws.choice(chunks[1:]))
+    elif change == 1:
+        chunks[0] = (chunks[0][0], chunks[0][1][:4] + draws.randbytes(2))  # ticks a quarter note
+    else:
+        kind, content = chunks[chosen]
+        chunks[chosen] = (kind, _mutated_bytes(content, draws))
+    return b"".join(kind + len(content).to_bytes(4, "big") + content for kind, content in chunks)
+
+
+def _mutated_bytes(data: bytes, draws: random.Random) -> bytes:
+    mutant = bytearray(data)
+    for _ in range(draws.choice([1, 1, 2, 4, 16])):
+        at = draws.randrange(len(mutant) + 1)
+        change = draws.randrange(8)
+        if change == 0 and at < len(mutant):
+            mutant[at] = draws.randrange(256)
+        elif change == 1 and at < len(mutant):
+            mutant[at] ^= 1 << draws.randrange(8)
+        elif change == 2:
+            del mutant[at : at + draws.randrange(1, 9)]
+        elif change == 3:
+            mutant[at:at] = draws.randbytes(draws.randrange(1, 9))
+        elif change == 4:
+            mutant[at:at] = mutant[at : at + draws.randrange(1, 200)]
+        elif change == 5 and draws.randrange(4) == 0:
+            del mutant[at:]
+        elif change == 6:  # what may be read as a wait of up to 2^28 ticks
+            mutant[at:at] = bytes([0x80 | draws.randrange(128) for _ in range(draws.randrange(1, 4))])
+        elif change == 7:  # a whole event: a controller, a program, a tempo, a time signature, another note
+            mutant[at:at] = draws.choice(
+                [
+                    bytes([0, 0xB0 | draws.randrange(16), draws.choice([7, 11, 64, 120, 123]), draws.randrange(128)]),
+                    bytes([0, 0xC0 | draws.randrange(16), draws.randrange(128)]),
+                    b"\0\xff\x51\x03" + draws.randbytes(3),
+                    b"\0\xff\x58\x04" + draws.randbytes(4),
+                    bytes(
+                        [draws.randrange(128), 0x90 | draws.randrange(16), draws.randrange(128), draws.randrange(128)]
+                    ),
+                ]
+            )
+    return bytes(mutant)
+
+
+def _write_variations(sources: list[Path], folder: Path, n: int) -> None:
+    """`n` different files: real music, transposed and with other velocities."""
+    from symusic import Note, Score
+
+    folder.mkdir(exist_ok=True)
+    scores = [Score(path) for path in sources if path.stat().st_size < 8_000]
+    for number in range(n):
+        path = folder / f"{number:06d}.mid"
+        if path.exists():
+            continue
+        copy, which = divmod(number, len(scores))
+        score = scores[which].copy()
+        for track in score.tracks:
+            notes = track.notes.numpy()
+            pitch = (notes["pitch"].astype(int) + (0 if track.is_drum else copy % 12 - 6)) % 128
+            velocity = (notes["velocity"].astype(int) + copy // 12) % 127 + 1
+            track.notes = Note.from_numpy(
+                notes["time"], notes["duration"], pitch.astype(np.int8), velocity.astype(np.int8)
+            )
+        path.write_bytes(score.dumps_midi())
+
+
+def _run_prepare(folder: Path, out: Path, tokenizer: str, resume: bool = False) -> tuple[int, int]:
+    """Run it by itself; its memory in KiB and its largest worker's."""
+    command = _command(folder, out, tokenizer, resume)
+    done = subprocess.run(command, env=_environment(), check=True, stdout=subprocess.PIPE, text=True)
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _command(folder: Path, out: Path, tokenizer: str, resume: bool) -> list[str | Path]:
+    program = out.parent / "program.py"  # in a file, which worker processes can import
+    program.write_text(PROGRAM)
+    return [sys.executable, program, folder, out, tokenizer, "resume" if resume else "anew"]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same bytes."""
+    names = {path.name for path in one.iterdir()}
+    return names == {path.name for path in other.iterdir()} and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
+
+
+QUESTIONS = {"rates": rates, "memory": memory, "kills": kills, "fuzz": fuzz}
+
+if __name__ == "__main__":
+    main()

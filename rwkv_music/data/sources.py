@@ -1,0 +1,201 @@
+"""Where music comes from: folders, and archives that are read in place, one source after another in a fixed order.
+
+Nothing is kept but the names of the folder that is being read (zipfile also keeps an archive's table of contents).
+"""
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO
+
+from rwkv_music.errors import UserError, explained
+
+MIDI_SUFFIXES = (".mid", ".midi")
+TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
+LARGEST_BYTES = 64 << 20
+DAMAGED_ARCHIVE = "damaged archive"
+
+
+class Unreadable(Exception):
+    """A source that gives no bytes; `reason` is short, and stable from run to run."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Source:
+    """One .mid file.
+
+    Attributes:
+        name: its path; that of a file in an archive begins with the archive's.
+        read: gives its bytes, or raises `Unreadable`. In an archive it must be called before the next source is taken;
+            for a plain file it is None: whoever needs the bytes can read `name`.
+    """
+
+    name: str
+    read: Callable[[], bytes] | None = None
+
+
+class Sources:
+    """The .mid and .midi files under folders and in archives, in the order of their names, archives in their own.
+
+    Args:
+        paths: folders, searched through all their subfolders, and archives (.zip, .tar.gz, .tgz, .tar; in folders too).
+            Suffixes in any case. One that lies in another is not read twice.
+
+    Attributes:
+        expected: how many there are, as far as it is known: while a compressed archive is read, by the part that is.
+
+    Raises:
+        UserError: a path is missing or of another kind, or there is nothing to read.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike]):
+        self.paths = _outermost([os.fspath(path) for path in paths])
+        self.expected = 0.0
+        has_any = False
+        for path in self.paths:
+            for file in self._files(path):
+                has_any = True
+                self.expected += _count(file)
+        if not has_any:
+            listed = ", ".join(str(path) for path in paths)
+            raise UserError(
+                f"There is no .mid or .midi file under {listed}: name a folder that holds MIDI files, or an archive."
+            )
+
+    def __iter__(self) -> Iterator[Source]:
+        for path in self.paths:
+            for file in self._files(path):
+                suffixed = file.lower()
+                if suffixed.endswith(TAR_SUFFIXES):
+                    yield from self._in_tar(file)
+                elif suffixed.endswith(".zip"):
+                    yield from _in_zip(file)
+                else:
+                    yield Source(file)
+
+    def _files(self, path: str) -> Iterator[str]:
+        """MIDI files and archives under `path`, or `path` itself."""
+        if os.path.isdir(path):
+            with explained(f"searching {path}"):
+                yield from _walk(path)
+        elif os.path.isfile(path) and path.lower().endswith(ARCHIVE_SUFFIXES):
+            yield path
+        elif os.path.exists(path):
+            raise UserError(f"{path} is no folder and no archive: name a folder, a .zip or a .tar.gz.")
+        else:
+            raise UserError(f"There is no folder {path}: check the path.")
+
+    def _in_tar(self, path: str) -> Iterator[Source]:
+        seen, counted = 0, 0.0
+        try:
+            with open(path, "rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
+                size = max(os.fstat(raw.fileno()).st_size, 1)
+                for member in tar:
+                    if member.isfile() and member.name.lower().endswith(MIDI_SUFFIXES):
+                        seen += 1
+                        expected = seen * max(size / max(raw.tell(), 1), 1.0)
+                        self.expected += expected - counted
+                        counted = expected
+                        read = partial(_read_limited, member.size, tar.extractfile, member)
+                        yield Source(f"{path}/{member.name}", read)
+                    tar.members.clear()  # tarfile remembers every member that it has passed
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            yield Source(path, partial(_fail, DAMAGED_ARCHIVE, error))
+        self.expected += seen - counted
+
+
+def _in_zip(path: str) -> Iterator[Source]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        yield Source(path, partial(_fail, DAMAGED_ARCHIVE, error))
+        return
+    with archive:
+        for member in archive.infolist():
+            if _is_midi(member):
+                read = partial(_read_limited, member.file_size, archive.open, member)
+                yield Source(f"{path}/{member.filename}", read)
+
+
+def _is_midi(member: zipfile.ZipInfo) -> bool:
+    return not member.is_dir() and member.filename.lower().endswith(MIDI_SUFFIXES)
+
+
+def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfile.TarInfo | zipfile.ZipInfo) -> bytes:
+    """The bytes of a member of an archive, which may claim any size."""
+    if size > LARGEST_BYTES:
+        raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
+    try:
+        with open_member(member) as file:
+            return file.read(LARGEST_BYTES)
+    # zipfile raises RuntimeError for what is encrypted and NotImplementedError for what is compressed in other ways.
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
+        raise Unreadable(DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown") from error
+    except Exception as error:  # zlib.error and its kin have no common ancestor
+        raise Unreadable(DAMAGED_ARCHIVE) from error
+
+
+def _fail(reason: str, error: Exception) -> bytes:
+    raise Unreadable(reason) from error
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a plain file; `Unreadable` if it cannot be opened or is too large to be a piece."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise Unreadable(f"cannot be opened ({error.strerror})") from error
+    if len(data) > LARGEST_BYTES:
+        raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
+    return data
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """MIDI files and archives under `folder`, by name; what links lead to is read if it is a file."""
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                names.append(entry.name + os.sep)
+            elif entry.name.lower().endswith((*MIDI_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
+                names.append(entry.name)
+    names.sort()
+    for name in names:
+        if name.endswith(os.sep):
+            yield from _walk(os.path.join(folder, name[: -len(os.sep)]))
+        else:
+            yield os.path.join(folder, name)
+
+
+def _count(file: str) -> int:
+    """How many sources a file or an archive has; 0 where only reading can tell."""
+    if not file.lower().endswith(ARCHIVE_SUFFIXES):
+        return 1
+    if not zipfile.is_zipfile(file):
+        return 0
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(map(_is_midi, archive.infolist()))
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return 0
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    """`paths` without repetitions and without those inside another one, in their order."""
+    real = [os.path.realpath(path) for path in paths]
+    return [
+        path
+        for i, path in enumerate(paths)
+        if not any(
+            (other == real[i] and j < i) or real[i].startswith(os.path.join(other, "")) for j, other in enumerate(real)
+        )
+    ]

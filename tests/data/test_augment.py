@@ -1,0 +1,107 @@
+"""Variations: every part by one interval inside its range, drums as they were, and the same number of tokens."""
+
+import mido
+import numpy as np
+import pytest
+
+from rwkv_music.data.augment import RANGES, Augmenter
+from rwkv_music.data.codecs import TOKENIZERS, Codec, make_codec
+from rwkv_music.data.vocabulary import DRUMS, NONE, read_vocabulary
+from rwkv_music.errors import UserError
+from rwkv_music.pianoroll import read_notes
+
+DRUM_CHANNEL = 9
+PROGRAMS = {0: 0, 1: 32, DRUM_CHANNEL: 0}
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def codec(request) -> Codec:
+    return make_codec(request.param)
+
+
+@pytest.fixture(scope="module")
+def ids(codec, tmp_path_factory) -> np.ndarray:
+    """A piano, a bass near its lowest note, and drums; a silence of more than a second."""
+    midi = mido.MidiFile(ticks_per_beat=480)
+    for channel, program in PROGRAMS.items():
+        track = mido.MidiTrack([mido.Message("program_change", program=program, channel=channel)])
+        for step in range(24):
+            pitch = {0: 60 + 5 * step % 19, 1: 25 + 3 * step % 12, DRUM_CHANNEL: 36 + step % 3}[channel]
+            silence = 1900 if step == 12 else 0
+            track.append(
+                mido.Message("note_on", note=pitch, velocity=40 + 3 * step, channel=channel, time=120 + silence)
+            )
+            track.append(mido.Message("note_off", note=pitch, channel=channel, time=120))
+        midi.tracks.append(track)
+    path = tmp_path_factory.mktemp("parts") / "parts.mid"
+    midi.save(path)
+    return codec.encode(path).astype(np.int64)
+
+
+def notes(codec: Codec, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Pitches by voice, in the order of their starts."""
+    found = read_notes(codec.decode(ids))
+    return {name: found.pitch[found.voice == i] for i, name in enumerate(found.voice_names)}
+
+
+def test_all_parts_move_together_and_drums_stay(codec, ids):
+    augmenter = Augmenter(codec, "transpose", seed=0)
+    before = notes(codec, ids)
+    shifts = set()
+    for sample in range(60):
+        [varied] = augmenter.vary([ids], [NONE], sample)
+        after = notes(codec, varied)
+        assert list(after) == list(before)
+        moved = {name: set((after[name] - before[name]).tolist()) for name in before}
+        assert moved.pop("drums", {0}) == {0}
+        assert all(len(found) == 1 for found in moved.values()) and len(set.union(*moved.values())) == 1
+        shifts |= set.union(*moved.values())
+    lowest_bass = RANGES[32 // 8][0]
+    room = lowest_bass - min(before["bass"]) if "bass" in before else -5
+    assert shifts == set(range(max(room, -5), 7))
+
+
+def test_loudness_and_tempo_vary_and_nothing_is_added_or_lost(codec, ids):
+    augmenter = Augmenter(codec, "all", seed=0)
+    v = read_vocabulary(codec)
+    original = read_notes(codec.decode(ids))
+    lengths, velocities = set(), set()
+    for sample in range(40):
+        [varied] = augmenter.vary([ids], [NONE], sample)
+        assert len(varied) == len(ids) and np.array_equal(v.kinds[varied], v.kinds[ids])
+        assert np.array_equal(v.is_onset[varied], v.is_onset[ids])  # a note does not become its end
+        found = read_notes(codec.decode(varied))
+        assert len(found) == len(original)
+        length = found.end.max() / original.end.max()
+        assert 0.86 < length < 1.16
+        rhythm = (found.start / length - original.start)[: len(found) // 2]
+        assert np.abs(rhythm).max() < 0.06  # it is only slower or faster
+        lengths.add(round(length, 2))
+        velocities.add(int(np.median(found.velocity)))
+    assert len(lengths) >= 5 and len(velocities) >= 3
+
+
+def test_a_variation_is_named_by_seed_and_sample(codec, ids):
+    augmenter = Augmenter(codec, "all", seed=3)
+    once, again = augmenter.vary([ids, ids], [NONE, NONE], 17), Augmenter(codec, "all", seed=3).vary([ids], [NONE], 17)
+    assert np.array_equal(once[0], again[0])
+    assert not np.array_equal(once[0], once[1])  # each piece of a row by itself
+    others = [Augmenter(codec, "all", seed=4).vary([ids], [NONE], 17), augmenter.vary([ids], [NONE], 18)]
+    assert not any(np.array_equal(once[0], other[0]) for other in others)
+
+
+def test_notes_already_out_of_range_move_inwards_only():
+    codec = make_codec("remi")
+    vocabulary = {token: i for i, token in enumerate(codec.vocabulary)}
+    for pitch, program, possible in ((110, 0, range(-5, 1)), (15, 0, range(0, 7)), (60, DRUMS, [0]), (60, 118, [0])):
+        ids = np.array([vocabulary[f"Pitch_{pitch}"]])
+        augmenter = Augmenter(codec, "transpose", 0)
+        found = {int(augmenter.vary([ids], [program], sample)[0][0] - ids[0]) for sample in range(80)}
+        assert found == set(possible)
+
+
+def test_compound_tokens_are_refused():
+    codec = make_codec("remi")
+    compound = type(codec)(vocabulary=[*codec.vocabulary, "Pitch_1+Velocity_3"], libraries={})
+    with pytest.raises(UserError, match="byte-pair"):
+        Augmenter(compound, "all", 0)
