@@ -64,9 +64,13 @@ def _run_corpus(options: argparse.Namespace) -> int:
 
 
 def _prepare(commands) -> None:
-    command = commands.add_parser("prepare", help="turn folders of .mid files into a dataset")
+    command = commands.add_parser("prepare", help="turn folders and archives of .mid files into a dataset")
     command.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="folders searched for .mid and .midi files"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="folders searched for .mid and .midi, .zip and .tar.gz files",
     )
     command.add_argument(
         "--out", required=True, type=Path, metavar="DATA", help="dataset folder; an earlier dataset there is replaced"
@@ -75,29 +79,77 @@ def _prepare(commands) -> None:
         "--tokenizer", choices=TOKENIZERS, default="remi", help="how notes become tokens (default: remi)"
     )
     command.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    command.add_argument("--resume", action="store_true", help="go on where the same command was interrupted")
     command.add_argument(
         "--val-fraction", type=float, default=0.1, metavar="F", help="fraction of the pieces held out (default: 0.1)"
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
+    remi = command.add_argument_group("remi")
+    remi.add_argument("--positions-per-beat", type=int, metavar="N", help="time grid (default: 24)")
+    remi.add_argument("--velocities", type=int, metavar="N", help="loudness levels (default: 32)")
+    remi.add_argument("--bpe", type=int, metavar="N", help="byte pairs, up to a vocabulary of N tokens (default: none)")
+    filters = command.add_argument_group("filters", "what to keep; MIN or MAX may be left out")
+    filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="length of a piece in seconds")
+    filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="notes a second")
+    filters.add_argument("--tracks", type=_bounds, metavar="MIN:MAX", help="parts that have notes")
+    filters.add_argument(
+        "--programs",
+        type=_programs,
+        metavar="LIST",
+        help="pieces of these General MIDI programs alone, counted from 0, drums are 128: 0-7,40 or 0-127",
+    )
     command.set_defaults(run=_run_prepare)
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    """ "2:60", "2:" or ":60" as (least, most)."""
+    least, colon, most = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError("a single number")
+        return float(least or 0), float(most or "inf")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MIN:MAX, such as 10:600, 10: or :600") from None
+
+
+def _programs(text: str) -> tuple[int, ...]:
+    """ "0-2,40" as (0, 1, 2, 40)."""
+    numbers: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            numbers.update(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of programs, such as 0-7,40") from None
+    return tuple(sorted(numbers))
 
 
 def _run_prepare(options: argparse.Namespace) -> int:
     from rwkv_music.data.prepare import prepare
+    from rwkv_music.data.survey import Filters
 
-    facts = prepare(
-        options.folders,
-        options.out,
-        tokenizer=options.tokenizer,
-        workers=options.workers,
-        val_fraction=options.val_fraction,
-        seed=options.seed,
-    )
+    given = {"positions_per_beat": options.positions_per_beat, "n_velocities": options.velocities}
+    try:
+        facts = prepare(
+            options.paths,
+            options.out,
+            tokenizer=options.tokenizer,
+            options={name: value for name, value in given.items() if value is not None},
+            bpe_vocab_size=options.bpe,
+            workers=options.workers,
+            val_fraction=options.val_fraction,
+            seed=options.seed,
+            filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
+            resume=options.resume,
+        )
+    except KeyboardInterrupt:
+        print("the same command with --resume goes on from here", file=sys.stderr)
+        raise
     for split, counts in facts["splits"].items():
         print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
     for reason, count in facts["rejected"].items():
         print(f"left out: {count:,} {reason}")
-    print(f"dataset: {options.out}; pieces.jsonl and rejected.jsonl there name every file")
+    print(f"dataset: {options.out}; pieces.jsonl and rejected.jsonl there name every file, report.html shows them")
     return 0
 
 
@@ -140,17 +192,45 @@ def _generate(commands) -> None:
         help="leave out tokens under P times the likeliest (default: 0)",
     )
     command.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="nats that a key loses for each time it was struck lately; drums and rhythm lose nothing (default: 0)",
+    )
+    command.add_argument(
+        "--repetition-window", type=int, default=128, metavar="N", help="tokens that count as lately (default: 128)"
+    )
+    command.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed gives the same notes (default: 0)"
+    )
+    command.add_argument(
+        "--completion-only", action="store_true", help="write the completion without the bars that were given"
+    )
+    command.add_argument("--wav", action="store_true", help="write sound beside each .mid, through FluidSynth")
+    command.add_argument(
+        "--soundfont", type=Path, metavar="FILE", help="what it sounds like, .sf2 or .sf3 (default: the system's)"
     )
     command.set_defaults(run=_run_generate)
 
 
 def _run_generate(options: argparse.Namespace) -> int:
-    from rwkv_music import generation
+    from rwkv_music import audio, generation
+    from rwkv_music.sampling import Sampling
 
     # What is wrong with the arguments is told before the model is loaded.
-    sampling = generation.Sampling(options.temperature, options.top_p, options.top_k, options.min_p, options.seed)
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        repetition_window=options.repetition_window,
+        seed=options.seed,
+    )
+    generation.check_counts(options.context_bars, options.bars, options.count)
     paths = generation.completion_paths(options.out, options.count)
+    soundfont = audio.check_audio(options.soundfont) if options.wav else None
     model, codec, _, step = _load(options.run_folder)
     completions = generation.complete_to_files(
         model,
@@ -161,15 +241,20 @@ def _run_generate(options: argparse.Namespace) -> int:
         bars=options.bars,
         count=options.count,
         sampling=sampling,
+        completion_only=options.completion_only,
     )
     for path, completion in zip(paths, completions, strict=True):
-        early = {"bars": "", "eos": " (the model ended the piece)", "budget": " (out of tokens)"}[completion.ended]
-        print(f"{path}: {completion.context_bars} bars given, {completion.bars} completed{early}, by step {step}")
+        if soundfont:
+            midi = completion.midi_alone() if options.completion_only else completion.midi()
+            audio.render(midi, path.with_suffix(".wav"), soundfont)
+        print(f"{path}: {completion.context_bars} bars given, {completion.bars} completed, by step {step}")
     return 0
 
 
 def _evaluate(commands) -> None:
-    command = commands.add_parser("evaluate", help="how well a run predicts a dataset, beside a bigram model")
+    command = commands.add_parser(
+        "evaluate", help="how well a run predicts a dataset, beside n-gram models, and what its completions are like"
+    )
     command.add_argument(
         "run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints"
     )
@@ -177,15 +262,38 @@ def _evaluate(commands) -> None:
         "--data", required=True, type=Path, metavar="DATA", help="dataset folder of the run's tokenizer"
     )
     command.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at once (default: 8)")
+    command.add_argument(
+        "--samples",
+        type=int,
+        default=0,
+        metavar="K",
+        help="completions of held-out pieces to measure beside the real ones (default: 0, none)",
+    )
+    command.add_argument(
+        "--context-bars", type=int, default=4, metavar="N", help="bars that a sample is given (default: 4)"
+    )
+    command.add_argument("--bars", type=int, default=8, metavar="N", help="bars of a sample (default: 8)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (default: 0)")
     command.set_defaults(run=_run_evaluate)
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
-    from rwkv_music.evaluation import as_table, evaluate
+    from rwkv_music.evaluation import as_table, evaluate, sample_measures
+    from rwkv_music.generation import check_counts
+    from rwkv_music.measures import compared
+    from rwkv_music.sampling import Sampling
 
+    sampling = Sampling(seed=options.seed)
+    if options.samples:
+        check_counts(options.context_bars, options.bars, options.samples, "--samples")
     model, codec, config, step = _load(options.run_folder)
     print(f"{options.run_folder} at step {step:,} on {options.data}")
     print(as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size)))
+    if options.samples:
+        bars = {"context_bars": options.context_bars, "bars": options.bars}
+        real, completed = sample_measures(model, codec, options.data, options.samples, sampling=sampling, **bars)
+        print(f"\n{options.bars} bars after {options.context_bars}, mean +- deviation over the pieces:")
+        print(compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed]))
     return 0
 
 

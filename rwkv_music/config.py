@@ -88,9 +88,24 @@ class DataConfig:
     data: str = setting("", "dataset folder made by `python -m rwkv_music prepare`")
     ctx_len: int = setting(1024, "tokens in a row")
     seed: int = setting(0, "seed of the shuffle, the weights and the samples")
+    task: str = setting(
+        "pretrain",
+        "what a row asks. pretrain: every next token; completion: some bars from those before them, the loss counting "
+        "on them alone; mix: both",
+        ("pretrain", "completion", "mix"),
+    )
+    completion_weight: float = setting(0.5, "mix: fraction of the rows that are completions")
+    context_bars: int = setting(4, "completion, mix: bars given")
+    completion_bars: int = setting(4, "completion, mix: bars to complete")
+    augment: str = setting(
+        "none",
+        "variations of the training data. transpose: into another key; all: in loudness and tempo too",
+        ("none", "transpose", "all"),
+    )
 
     def __post_init__(self) -> None:
-        _check(self, at_least={"ctx_len": 1, "seed": 0}, at_most=2**32)
+        _check(self, at_least={"ctx_len": 1, "seed": 0, "context_bars": 1, "completion_bars": 1}, at_most=2**32)
+        _check(self, at_least={"completion_weight": 0}, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,12 @@ class TrainConfig:
     beta1: float = setting(0.9, "AdamW's beta1")
     beta2: float = setting(0.99, "AdamW's beta2")
     adam_eps: float = setting(1e-18, "AdamW's epsilon")
+    recompute: str = setting(
+        "none",
+        "what the backward pass computes again to save memory. none: only what is cheap; selective: the wide inside "
+        "of channel mixing too; block: all of a block but its input",
+        ("none", "selective", "block"),
+    )
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0 for none")
     stop_after: int = setting(0, "stop here with a checkpoint, the schedule unchanged; 0 for at the end")
     log_every: int = setting(10, "optimizer steps between two points of the training curves")
@@ -117,6 +138,20 @@ class TrainConfig:
     val_rows: int = setting(0, "rows in a validation; the whole split when left 0")
     save_every: int = setting(
         500, "optimizer steps between two checkpoints; the last step is always saved, 0 for it alone"
+    )
+    save_minutes: float = setting(0.0, "minutes after which a checkpoint is due as well; 0 for by steps alone")
+    keep: int = setting(0, "checkpoints to keep, the newest; older ones are deleted; 0 for all")
+    hang_minutes: float = setting(
+        30.0, "minutes that a rank may be in one step before the run is ended and its stacks are shown; 0 for ever"
+    )
+    max_skipped_steps: int = setting(10, "steps in a row that may be skipped because of a gradient that is not finite")
+    on_spike: str = setting(
+        "ignore",
+        "when the loss spikes: ignore, or rollback to the last checkpoint before it and go on with other rows",
+        ("ignore", "rollback"),
+    )
+    profile: int = setting(
+        0, "optimizer steps to trace, after ten others, into RUN/profile for Perfetto or chrome://tracing; 0 for none"
     )
     sample_every: int = setting(0, "optimizer steps between two sampled completions; 0 for none")
     sample_context_bars: int = setting(4, "bars of the prompt of a sampled completion")
@@ -127,8 +162,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self, at_least={"steps": 1, "batch_size": 1, "micro_batch_size": 0, "warmup_steps": 0, "log_every": 1})
-        _check(self, at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0})
+        _check(
+            self,
+            at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0, "profile": 0},
+        )
         _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1, "grad_clip": 0, "weight_decay": 0})
+        _check(self, at_least={"save_minutes": 0, "keep": 0, "hang_minutes": 0, "max_skipped_steps": 0})
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
         _check(self, at_least={"beta1": 0, "beta2": 0, "decay_fraction": 0}, at_most=1)
 

@@ -1,18 +1,32 @@
-"""How well a model predicts a split: nats a token, bits a note, beside what counting alone reaches."""
+"""How well a model predicts a split, beside what counting alone reaches, and what its completions are like."""
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.nn import functional as F
+from tqdm import tqdm
 
-from rwkv_music.data.baseline import bigram_nats_per_token, unigram_nats_per_token
+from rwkv_music.data.baseline import bigram_nats_per_token, ngram_nats_per_token, unigram_nats_per_token
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.codecs import Codec
-from rwkv_music.data.dataset import MusicDataset, read_dataset_json
+from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
+from rwkv_music.generation import check_counts, complete
+from rwkv_music.measures import Measures, measure
 from rwkv_music.model_v8 import RWKV
+from rwkv_music.pianoroll import bar_ticks
+from rwkv_music.sampling import PLAIN, Sampling
+from rwkv_music.splicing import cut_before
+
+LONGEST_NGRAM = 5
+PARTS = 10  # of a piece, in the figures by position
+CHUNK_LOGITS = 2**26  # held at once
 
 
 @torch.no_grad()
@@ -36,7 +50,7 @@ def summed_loss(
     for batch in dataset.validation_batches(batch_size, rank, world_size):
         count = batch.n_targets
         batch = batch.to(device)
-        loss = model(batch.input_ids, targets=batch.targets, cu_seqlens=batch.cu_seqlens, reduction="sum")
+        loss = model(**batch.arguments(), reduction="sum")
         total += torch.stack([loss.double(), loss.new_tensor(count, dtype=torch.float64)])
         rows += batch_size * world_size
         if max_rows and rows >= max_rows:
@@ -44,54 +58,140 @@ def summed_loss(
     return total
 
 
+@torch.no_grad()
+def nats_of_targets(model: RWKV, batch: Batch) -> np.ndarray:
+    """The nats of each target that counts, in the order of `batch.positions`: float64 [P]."""
+    batch = batch.to(model.device)
+    features, _ = model.features(batch.input_ids, None, batch.cu_seqlens, batch.max_length)
+    features, targets = features.flatten(0, 1)[batch.positions], batch.targets.flatten()[batch.positions]
+    rows = max(1, CHUNK_LOGITS // model.config.vocab_size)
+    nats = [
+        F.cross_entropy(model.head(x).float(), wanted, reduction="none").double()
+        for x, wanted in zip(features.split(rows), targets.split(rows), strict=True)
+    ]
+    return torch.cat(nats).cpu().numpy()
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """A split's figures. `nats_per_token` is over every token that has a predecessor in its own piece."""
+    """A split's figures. `nats_per_token` is over every token that has a predecessor in its own piece.
+
+    `by_position` is the same over each tenth of the pieces, from their beginnings to their ends; NaN where none is so
+    long.
+    """
 
     split: str
     targets: int
     nats_per_token: float
     bits_per_note: float
+    by_position: tuple[float, ...]
+    ngram_nats_per_token: float  # of the best n, from 2 to LONGEST_NGRAM
+    ngram: int  # that n
     bigram_nats_per_token: float
     unigram_nats_per_token: float
 
 
 def evaluate(model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int) -> list[Evaluation]:
-    """The model on each split of a dataset, beside bigram and unigram models fitted on its training split.
+    """The model on each split of a dataset, beside n-gram, bigram and unigram models fitted on its training split.
 
     Pieces are read in windows of `ctx_len` tokens, each from an empty state. Bits a note are all the nats of the split
     over its notes. Raises UserError if the dataset has another tokenizer than the model.
     """
     if batch_size < 1:
         raise UserError(f"The batch size is {batch_size} rows: choose 1 or more.")
-    device = next(model.parameters()).device
     train = BinIdx(Path(data) / "train")
     rows = []
     for split, counts in read_dataset_json(data)["splits"].items():
         if not counts["pieces"]:
             continue
         dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)
-        nats, targets = summed_loss(model, dataset, batch_size, device).tolist()
         pieces = BinIdx(Path(data) / split)
+        nats, targets = _nats_by_part(model, dataset, pieces.offsets, batch_size, split)
+        baselines = (train, pieces, codec.vocab_size)
+        ngrams = ngram_nats_per_token(*baselines, order=LONGEST_NGRAM)
         rows.append(
             Evaluation(
                 split=split,
-                targets=round(targets),
-                nats_per_token=nats / targets,
-                bits_per_note=nats / math.log(2) / max(counts["notes"], 1),
-                bigram_nats_per_token=bigram_nats_per_token(train, pieces, codec.vocab_size),
-                unigram_nats_per_token=unigram_nats_per_token(train, pieces, codec.vocab_size),
+                targets=int(targets.sum()),
+                nats_per_token=float(nats.sum() / targets.sum()),
+                bits_per_note=float(nats.sum() / math.log(2) / max(counts["notes"], 1)),
+                by_position=tuple(
+                    n / t if t else math.nan for n, t in zip(nats.tolist(), targets.tolist(), strict=True)
+                ),
+                ngram_nats_per_token=min(ngrams),
+                ngram=2 + ngrams.index(min(ngrams)),
+                bigram_nats_per_token=bigram_nats_per_token(*baselines),
+                unigram_nats_per_token=unigram_nats_per_token(*baselines),
             )
         )
     return rows
 
 
-def as_table(rows: list[Evaluation]) -> str:
+def _nats_by_part(
+    model: RWKV, dataset: MusicDataset, offsets: np.ndarray, batch_size: int, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(nats, targets) of each tenth of the pieces, float64 and int64 [PARTS]."""
+    nats, targets = np.zeros(PARTS), np.zeros(PARTS, np.int64)
+    batches = -(-dataset.n_windows // batch_size)
+    for i, batch in enumerate(tqdm(dataset.validation_batches(batch_size), split, batches, disable=None)):
+        if not batch.n_targets:
+            continue
+        # Rows are windows of the stream of all documents, so a target's place there is its place here, and one more.
+        place = i * batch.input_ids.numel() + batch.positions.numpy() + 1
+        document = np.searchsorted(offsets, place, side="right") - 1
+        length = offsets[document + 1] - offsets[document]
+        part = (place - offsets[document]) * PARTS // length
+        nats += np.bincount(part, nats_of_targets(model, batch), PARTS)
+        targets += np.bincount(part, minlength=PARTS)
+    return nats, targets
+
+
+def as_table(rows: Sequence[Evaluation]) -> str:
     """The figures as people read them."""
-    lines = [f"{'split':<6}{'tokens':>12}{'nats/token':>12}{'bits/note':>11}{'bigram':>9}{'unigram':>9}   (nats/token)"]
-    lines += [
-        f"{r.split:<6}{r.targets:>12,}{r.nats_per_token:>12.4f}{r.bits_per_note:>11.3f}"
-        f"{r.bigram_nats_per_token:>9.4f}{r.unigram_nats_per_token:>9.4f}"
-        for r in rows
-    ]
+    header = ("split", "tokens", "nats/token", "bits/note", "n-gram", "bigram", "unigram")
+    lines = ["{:<6}{:>12}{:>12}{:>11}{:>11}{:>9}{:>9}   (nats/token)".format(*header)]
+    for r in rows:
+        ngram = f"{r.ngram}: {r.ngram_nats_per_token:.4f}"
+        lines.append(
+            f"{r.split:<6}{r.targets:>12,}{r.nats_per_token:>12.4f}{r.bits_per_note:>11.3f}{ngram:>11}"
+            f"{r.bigram_nats_per_token:>9.4f}{r.unigram_nats_per_token:>9.4f}"
+        )
+    lines += ["", f"nats/token by place in the piece, from its first tenth to its last, {PARTS} of them:"]
+    lines += [f"{r.split:<6}" + "".join(f"{value:>8.3f}" for value in r.by_position) for r in rows]
     return "\n".join(lines)
+
+
+def sample_measures(
+    model: RWKV,
+    codec: Codec,
+    data: str | os.PathLike,
+    samples: int,
+    *,
+    context_bars: int = 4,
+    bars: int = 8,
+    sampling: Sampling = PLAIN,
+) -> tuple[list[Measures], list[Measures]]:
+    """What `samples` completions are like, and the bars of the real pieces in their places: (real, completed).
+
+    Each is a held-out piece (of the training split where none is held out) from its first `context_bars` bars; the
+    measures are of the `bars` bars after them alone. Pieces are taken in order, more than once if there are too few.
+
+    Raises UserError where no piece is long enough.
+    """
+    check_counts(context_bars, bars, samples, "--samples")
+    split = "val" if read_dataset_json(data)["splits"]["val"]["pieces"] else "train"
+    prompts = [piece for piece in Pieces(data, split, codec) if len(piece.bar_starts) >= context_bars + bars]
+    if not prompts:
+        raise UserError(
+            f"No piece in the {split} split of {data} has {context_bars + bars} bars: "
+            "choose fewer --context-bars or --bars."
+        )
+    real, completed = [], []
+    for i, piece in enumerate(tqdm(prompts[:samples], "completing", disable=None)):
+        whole = codec.first_bars(piece, context_bars + bars)
+        decoded = codec.decode(whole.ids, whole.bar_lines)
+        real.append(measure(cut_before(decoded, int(bar_ticks(decoded, context_bars)[-1]))))
+        count = len(range(i, samples, len(prompts)))
+        made = complete(model, codec, piece, context_bars=context_bars, bars=bars, count=count, sampling=sampling)
+        completed += [measure(completion.midi_alone()) for completion in made]
+    return real, completed

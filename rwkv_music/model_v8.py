@@ -19,13 +19,17 @@ Letters in shapes: B batch, T time, C width, H heads, N head size, V vocabulary,
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from rwkv_music import half_blocks
 from rwkv_music.config import ModelConfig
+from rwkv_music.half_blocks import Documents
+from rwkv_music.head import Head
 from rwkv_music.wkv7s import wkv7s
 
 IGNORE = -100  # a target that the loss does not count, as in torch's cross_entropy
@@ -53,6 +57,7 @@ class Packing(NamedTuple):
     cu_seqlens: Tensor  # int32 [D+1]
     first: Tensor  # int64 [D]: each document's first token
     last: Tensor  # int64 [D]
+    max_length: int  # no document is longer
 
 
 def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> Tensor:
@@ -69,6 +74,11 @@ def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> 
 def last_token(x: Tensor, packing: Packing | None) -> Tensor:
     """The last token of each row or packed document: [B or D, C]."""
     return x[:, -1] if packing is None else x[0, packing.last]
+
+
+def recomputed(module: nn.Module, *inputs: Any) -> Any:
+    """`module(*inputs)`, of which only the inputs are kept for the backward pass. Nothing in the model is random."""
+    return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class TimeMixing(nn.Module):
@@ -119,9 +129,8 @@ class TimeMixing(nn.Module):
         k = k * (1 + (a - 1) * self.k_a)
 
         r, w, k, v, a = (z.view(heads) for z in (r, w, k, v, a))
-        y, state = wkv7s(
-            r, w, k, v, -kk, kk * a, state=state, cu_seqlens=None if packing is None else packing.cu_seqlens
-        )
+        documents = {} if packing is None else {"cu_seqlens": packing.cu_seqlens, "max_length": packing.max_length}
+        y, state = wkv7s(r, w, k, v, -kk, kk * a, state=state, **documents)
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
         y = y + (r * k * self.r_k).sum(dim=-1, keepdim=True) * v
         return self.output(y.view(B, T, C) * g), v_first, state
@@ -161,32 +170,47 @@ class Block(nn.Module):
         v_first: Tensor | None,
         input_ids: Tensor,
         state: tuple[Tensor, Tensor, Tensor] | None,
-        packing: Packing | None,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        att_shift, wkv, ffn_shift = state or (None, None, None)
+        packing: Packing | Documents | None,
+        recompute_ffn: bool = False,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
+        """One layer on x [B, T, C]; in training on a GPU on [M, C], and then no state is carried."""
         if v_first is None:
             x = self.ln0(x)
+        if isinstance(packing, Documents):
+            x, v_first = half_blocks.time_mixing(self, x, v_first, packing)
+            return half_blocks.channel_mixing(self, x, input_ids, packing, recompute_ffn), v_first, None
+        att_shift, wkv, ffn_shift = state or (None, None, None)
         h = self.ln1(x)
         mixed, v_first, wkv = self.att(h, v_first, att_shift, wkv, packing)
         x = x + mixed
         att_shift = last_token(h, packing)
         h = self.ln2(x)
-        x = x + self.ffn(h, input_ids, ffn_shift, packing)
+        if recompute_ffn:
+            x = x + checkpoint(
+                self.ffn, h, input_ids, ffn_shift, packing, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            x = x + self.ffn(h, input_ids, ffn_shift, packing)
         return x, v_first, (att_shift, wkv, last_token(h, packing))
 
 
 class RWKV(nn.Module):
-    """The language model. Built with the initialisation of RWKV-LM's train_temp, from torch's global random state."""
+    """The language model. Built with the initialisation of RWKV-LM's train_temp, from torch's global random state.
+
+    `recompute` says what training computes again in its backward rather than keep: "none"; "selective", the wide inside
+    of channel mixing; "block", all of a block but its input.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.vocab_size < 1:
             raise ValueError("ModelConfig.vocab_size is 0: set it to the tokenizer's vocabulary size.")
         self.config = config
+        self.recompute = "none"
         self.emb = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_out = nn.LayerNorm(config.n_embd)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Head(config.n_embd, config.vocab_size)
         self.init_weights()
 
     def forward(
@@ -197,6 +221,8 @@ class RWKV(nn.Module):
         targets: Tensor | None = None,
         ctx_lengths: Tensor | None = None,
         reduction: str = "mean",
+        positions: Tensor | None = None,
+        max_length: int | None = None,
     ) -> Tensor | tuple[Tensor, State]:
         """Logits of the next token; with `state`, the new state too; with `targets`, the loss instead.
 
@@ -205,14 +231,15 @@ class RWKV(nn.Module):
             state: from `init_state` or an earlier call; None starts from nothing and gives no state back.
             cu_seqlens: int32 [D+1], rising strictly from 0 to B * T: documents packed into the flattened tokens. Rows
                 go on into one another unless their edges are among them. The state's batch is then D.
-            targets, ctx_lengths, reduction: see `loss`.
+            max_length: with `cu_seqlens`, a bound on the documents' lengths where the caller knows one (see `wkv7s`).
+            targets, ctx_lengths, reduction, positions: see `loss`.
 
         Returns:
             logits [B, T, V] in the model's dtype, or (logits, state) when `state` was given, or the loss.
         """
-        x, state = self._features(input_ids, state, cu_seqlens)
+        x, state = self.features(input_ids, state, cu_seqlens, max_length)
         if targets is not None:
-            return self._loss_of_features(x, _counted_targets(targets, ctx_lengths, cu_seqlens), reduction)
+            return self._loss_of_features(x, _counted_targets(targets, ctx_lengths, cu_seqlens), positions, reduction)
         logits = self.head(x)
         return logits if state is None else (logits, state)
 
@@ -223,15 +250,26 @@ class RWKV(nn.Module):
         ctx_lengths: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         reduction: str = "mean",
+        positions: Tensor | None = None,
+        max_length: int | None = None,
     ) -> Tensor:
         """Cross-entropy in nats of `targets` [B, T] int64, float32: the mean over the targets that count, or their sum.
 
         Targets that are -100 do not count, nor do those inside a row's context: `ctx_lengths` [B] int64 (with
         `cu_seqlens`: [D], one a document) names how many of its first tokens are context, and the first target that
         counts is the token after them. The head runs on the positions that count alone. The loss of no target at all
-        is 0.
+        is 0. `positions` [P] int64, rising, names the places in the flattened `targets` that are not -100, if the
+        caller knows them: a GPU has to be waited for to find them. It goes with no `ctx_lengths`.
         """
-        return self(input_ids, cu_seqlens=cu_seqlens, targets=targets, ctx_lengths=ctx_lengths, reduction=reduction)
+        return self(
+            input_ids,
+            cu_seqlens=cu_seqlens,
+            targets=targets,
+            ctx_lengths=ctx_lengths,
+            reduction=reduction,
+            positions=positions,
+            max_length=max_length,
+        )
 
     def init_state(self, batch: int) -> State:
         """The state before the first token, for `batch` rows: zeros."""
@@ -266,33 +304,51 @@ class RWKV(nn.Module):
         elementwise = ("emb.weight", "enn.weight", "r_k")
         return sum(p.numel() for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise))
 
+    @property
+    def device(self) -> torch.device:
+        return self.emb.weight.device
+
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _features(
-        self, input_ids: Tensor, state: State | None, cu_seqlens: Tensor | None
+    def features(
+        self, input_ids: Tensor, state: State | None, cu_seqlens: Tensor | None, max_length: int | None
     ) -> tuple[Tensor, State | None]:
         """The last norm's output [B, T, C], and the new state if there was one."""
         B, T = input_ids.shape
-        packing = None
-        if cu_seqlens is not None:
+        c, x, v_first = self.config, self.emb(input_ids), None
+        packing: Packing | Documents | None = None
+        if state is None and half_blocks.fit(x, c.head_size):
+            embed_vocabulary = c.vocab_size if c.channel_mix == "x080" else None
+            packing = half_blocks.documents(input_ids, cu_seqlens, max_length, embed_vocabulary)
+            x, input_ids = x.flatten(0, 1), input_ids.flatten()
+        elif cu_seqlens is not None:
             bounds = cu_seqlens.long()
-            packing = Packing(cu_seqlens, bounds[:-1], bounds[1:] - 1)
-            input_ids = input_ids.reshape(1, B * T)
-        x, v_first = self.emb(input_ids), None
+            packing = Packing(cu_seqlens, bounds[:-1], bounds[1:] - 1, max_length or B * T)
+            x, input_ids = x.reshape(1, B * T, -1), input_ids.reshape(1, B * T)
         carried = []
         for layer, block in enumerate(self.blocks):
             before = None if state is None else (state.att_shift[layer], state.wkv[layer], state.ffn_shift[layer])
-            x, v_first, after = block(x, v_first, input_ids, before, packing)
+            x, v_first, after = self._run(block, x, v_first, input_ids, before, packing)
             if state is not None:
                 carried.append(after)
         x = self.ln_out(x).view(B, T, -1)
         return x, State(*(torch.stack(parts) for parts in zip(*carried, strict=True))) if carried else None
 
-    def _loss_of_features(self, x: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        counted = (targets.reshape(-1) != IGNORE).nonzero().squeeze(-1)
-        logits = self.head(x.flatten(0, 1).index_select(0, counted))
-        total = F.cross_entropy(logits.float(), targets.reshape(-1)[counted], reduction="sum")
-        return total / max(counted.numel(), 1) if reduction == "mean" else total
+    def _run(self, block: Block, *inputs: Any) -> tuple:
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return block(*inputs)
+        if self.recompute == "selective":
+            return block(*inputs, recompute_ffn=True)
+        return recomputed(block, *inputs)
+
+    def _loss_of_features(self, x: Tensor, targets: Tensor, positions: Tensor | None, reduction: str) -> Tensor:
+        x, targets = x.flatten(0, 1), targets.reshape(-1)
+        if positions is None:
+            positions = (targets != IGNORE).nonzero().squeeze(-1)
+        if positions.numel() < targets.numel():
+            x, targets = x.index_select(0, positions), targets.index_select(0, positions)
+        total = self.head(x, targets)
+        return total / max(positions.numel(), 1) if reduction == "mean" else total
 
     @torch.no_grad()
     def init_weights(self) -> None:

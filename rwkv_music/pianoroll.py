@@ -57,6 +57,7 @@ class Notes:
     start: np.ndarray  # float64, seconds
     end: np.ndarray  # float64, seconds
     start_tick: np.ndarray  # int64
+    end_tick: np.ndarray  # int64
     pitch: np.ndarray  # int64, 60 is C4
     velocity: np.ndarray  # int64, 1 .. 127
     voice: np.ndarray  # int64
@@ -92,7 +93,7 @@ def read_notes(midi: mido.MidiFile) -> Notes:
             voice_names.append(track.name.strip() if len(voices) == 1 and track.name.strip() else instrument)
     start_tick, end_tick, pitch, velocity, voice = np.array(sorted(rows), dtype=np.int64).reshape(-1, 5).T
     start, end = tick_seconds(midi, start_tick), tick_seconds(midi, end_tick)
-    return Notes(start, end, start_tick, pitch, velocity, voice, voice_names)
+    return Notes(start, end, start_tick, end_tick, pitch, velocity, voice, voice_names)
 
 
 def tick_seconds(midi: mido.MidiFile, ticks: np.ndarray) -> np.ndarray:

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from rwkv_music.config import ModelConfig
+from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import MusicDataset
+from rwkv_music.data.prepare import prepare
 from rwkv_music.errors import UserError
-from rwkv_music.evaluation import as_table, evaluate, summed_loss
+from rwkv_music.evaluation import as_table, evaluate, sample_measures, summed_loss
+from rwkv_music.measures import mean_and_deviation
 from rwkv_music.model_v8 import RWKV
 
 
@@ -41,10 +44,49 @@ def test_an_untrained_model_is_near_the_uniform_and_the_bigram_far_below(model, 
     assert [row.split for row in (train, val)] == ["train", "val"]
     assert val.nats_per_token == pytest.approx(math.log(codec.vocab_size), abs=0.5)
     assert val.bigram_nats_per_token < val.unigram_nats_per_token < val.nats_per_token
-    pieces = MusicDataset(bach_data, "val", 128)
-    notes = sum(codec.count_notes(pieces._tokens[i]) for i in range(pieces.n_documents))
+    pieces = BinIdx(bach_data / "val")
+    notes = sum(codec.count_notes(pieces[i]) for i in range(len(pieces)))
     assert val.bits_per_note == pytest.approx(val.nats_per_token * val.targets / notes / math.log(2))
-    assert len(as_table([train, val]).splitlines()) == 3
+    assert val.ngram_nats_per_token <= val.bigram_nats_per_token and 2 <= val.ngram <= 5
+    assert len(as_table([train, val]).splitlines()) == 7
+
+
+def test_positions_share_out_the_whole_loss(model, bach_data):
+    """Against the loss of each piece's tenths, one token at a time."""
+    codec = load_codec(bach_data / "tokenizer.json")
+    _, val = evaluate(model, codec, bach_data, ctx_len=100, batch_size=3)
+    pieces, dataset = BinIdx(bach_data / "val"), MusicDataset(bach_data, "val", 100)
+    window_nats = []
+    with torch.no_grad():
+        for batch in dataset.validation_batches(1):
+            logits = model(batch.input_ids, cu_seqlens=batch.cu_seqlens)[0]
+            window_nats += torch.nn.functional.cross_entropy(
+                logits, batch.targets[0], ignore_index=-100, reduction="none"
+            ).tolist()
+    nats, targets = [0.0] * 10, [0] * 10
+    for i in range(len(pieces)):
+        start, stop = pieces.offsets[i : i + 2].tolist()
+        for place in range(1, stop - start):
+            nats[place * 10 // (stop - start)] += window_nats[start + place - 1]
+            targets[place * 10 // (stop - start)] += 1
+    assert val.by_position == pytest.approx([n / t for n, t in zip(nats, targets, strict=True)], rel=1e-4)
+    assert val.targets == sum(targets)
+
+
+@pytest.mark.parametrize("tokenizer", ["remi", "midi-llm"])
+def test_samples_are_measured_beside_the_same_bars_of_real_pieces(tokenizer, bach_midi, tmp_path):
+    prepare([bach_midi], tmp_path / "data", tokenizer=tokenizer, workers=1, val_fraction=0.2)
+    codec = load_codec(tmp_path / "data" / "tokenizer.json")
+    torch.manual_seed(0)
+    untrained = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size)).requires_grad_(False)
+    real, completed = sample_measures(untrained, codec, tmp_path / "data", 4, context_bars=2, bars=3)
+    assert len(completed) == 4 and 1 <= len(real) <= 4
+    (bach, _), (noise, _) = mean_and_deviation(real), mean_and_deviation(completed)
+    assert bach.scale_consistency > 0.85 > noise.scale_consistency
+    assert bach.pitch_class_entropy < noise.pitch_class_entropy and bach.pitch_range < noise.pitch_range
+    assert 1.5 < bach.polyphony < 5
+    with pytest.raises(UserError, match="choose fewer"):
+        sample_measures(untrained, codec, tmp_path / "data", 1, context_bars=2, bars=900)
 
 
 def test_another_tokenizer_is_refused(model, bach_data):

@@ -1,7 +1,12 @@
 """The command line: help, versions, exit statuses, and errors in one sentence."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
+from rwkv_music import audio
 from rwkv_music.__main__ import main
 
 
@@ -32,6 +37,12 @@ def test_bad_usage_is_status_2(arguments, capsys):
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid"], "is not a run folder"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mp3"], "ends in .mid"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--top-p", "0"], "top-p is 0"),
+        (
+            ["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--count", "999999999"],
+            "--count is 999999999",
+        ),
+        (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--bars", "0"], "--bars is 0"),
+        (["evaluate", "nowhere", "--data", "D", "--samples", "-1"], "--samples is -1"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_status_1(arguments, says, tmp_path, monkeypatch, capsys):
@@ -60,3 +71,59 @@ def test_a_prompt_shorter_than_its_context(tmp_path, capsys):
     with pytest.raises(UserError, match=r"has 1 bar, fewer than the 4 of its context: .* --context-bars 1"):
         generation.complete_to_files(model, codec, tmp_path / "short.mid", tmp_path / "out.mid", context_bars=4, bars=1)
     assert [path.name for path in tmp_path.iterdir()] == ["short.mid"]
+
+
+def test_prepare_filters(bach_midi, tmp_path, capsys):
+    command = ["prepare", str(bach_midi), "--out", str(tmp_path / "data"), "--tokenizer", "midi-llm", "--workers", "1"]
+    assert main([*command, "--seconds", "45:", "--programs", "0-7,40", "--tracks", ":9"]) == 0
+    facts = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    assert facts["options"]["filters"] == {"seconds": [45, None], "tracks": [0, 9], "programs": [*range(8), 40]}
+    assert 0 < facts["rejected"]["shorter than 45 s"] < 12
+    assert "shorter than 45 s" in capsys.readouterr().out
+    for wrong in (["--seconds", "a:b"], ["--programs", "piano"], ["--seconds", "9"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, *wrong])
+    assert main([*command, "--velocities", "16"]) == 1
+    assert "midi-llm has no option n_velocities" in capsys.readouterr().err
+
+
+@pytest.fixture
+def untrained(bach_data, monkeypatch):
+    """The commands meet an untrained model where they would load a run's."""
+    import torch
+
+    from rwkv_music import __main__ as command_line
+    from rwkv_music.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+    from rwkv_music.data.codecs import load_codec
+    from rwkv_music.model_v8 import RWKV
+
+    codec = load_codec(bach_data / "tokenizer.json")
+    torch.manual_seed(0)
+    config = RunConfig(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size), DataConfig(), TrainConfig())
+    model = RWKV(config.model).requires_grad_(False)
+    monkeypatch.setattr(command_line, "_load", lambda run: (model, codec, config, 7))
+
+
+def test_generate_writes_what_it_says(untrained, bach_midi, tmp_path, capsys):
+    import mido
+
+    prompt = min(bach_midi.glob("*.mid"), key=lambda path: path.stat().st_size)
+    command = ["generate", "RUN", "--prompt", str(prompt), "--context-bars", "2", "--bars", "1", "--count", "2"]
+    command += ["--top-k", "50", "--repetition-penalty", "0.2", "--repetition-window", "64"]
+    sounds = shutil.which("fluidsynth") and any(Path(f).glob("*.sf[23]") for f in audio.SOUNDFONT_FOLDERS)
+    wav = ["--wav"] if sounds else []
+    assert main([*command, "--out", str(tmp_path / "joined.mid"), *wav]) == 0
+    assert main([*command, "--out", str(tmp_path / "alone.mid"), "--completion-only"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 4 and all("2 bars given, 1 completed, by step 7" in line for line in said)
+    expected = {f"{name}-{i}{kind}" for name in ("joined", "alone") for i in (1, 2) for kind in (".mid", ".png")}
+    expected |= {f"joined-{i}.wav" for i in (1, 2)} if wav else set()
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    assert mido.MidiFile(tmp_path / "joined-1.mid").length > mido.MidiFile(tmp_path / "alone-1.mid").length
+
+
+def test_evaluate_prints_its_tables(untrained, bach_data, capsys):
+    assert main(["evaluate", "RUN", "--data", str(bach_data), "--samples", "2", "--bars", "2"]) == 0
+    said = capsys.readouterr().out
+    for expected in ("at step 7", "n-gram", "first tenth", "2 completed", "groove consistency", "note density"):
+        assert expected in said

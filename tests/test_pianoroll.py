@@ -148,7 +148,7 @@ assert "matplotlib.pyplot" not in sys.modules
 def test_soft_notes_are_paler():
     velocity = np.array([20, 60, 100])
     zeros = np.zeros(3, dtype=np.int64)
-    lightness = note_colours(Notes(zeros, zeros, zeros, zeros, velocity, zeros, ["piano"]), None).sum(axis=1)
+    lightness = note_colours(Notes(zeros, zeros, zeros, zeros, zeros, velocity, zeros, ["piano"]), None).sum(axis=1)
     assert lightness[0] > lightness[1] > lightness[2]
 
 

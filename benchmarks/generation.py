@@ -1,0 +1,252 @@
+"""How fast are completions, does memory stay flat, and is whatever comes out a file with the asked number of bars?
+
+    python benchmarks/generation.py                     what this machine can do, on a GPU if there is one
+    python benchmarks/generation.py --only samples      1,000 samples from a barely trained model alone
+
+- speed: tokens a second of a preset, one piece and many at once, the grammar's masks and the host's look at every token
+  included; beside it the model called for each token, as it is trained. The asks are those of 0.1b: on a GPU 1,000 for
+  one piece and 60,000 for 512, on two CPU cores 20.
+- memory: what the process (or the GPU) holds after 1,000 tokens and after 100,000, of a tiny model.
+- samples: a tiny model is trained for a few steps on what it will be prompted with, then draws at temperature 1.5 with
+  both tokenizers. Every file is read back with mido: no note hangs, and bars are counted in it.
+
+Weights are random: they change no speed. Writes results/generation_cpu.json or generation_cuda.json; exit status 1 if
+an ask is missed.
+"""
+
+import argparse
+import io
+import itertools
+import resource
+import statistics
+import sys
+import time
+
+import mido
+import numpy as np
+import report
+import torch
+from tqdm import tqdm
+
+from rwkv_music.config import PRESETS, ModelConfig
+from rwkv_music.data.codecs import Codec, Piece, make_codec
+from rwkv_music.data.vocabulary import read_vocabulary
+from rwkv_music.generation import Completion, Player, complete
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.pianoroll import bar_ticks, read_notes
+from rwkv_music.sampling import Sampling
+from rwkv_music.splicing import file_of_prompt
+from rwkv_music.stepping import WholeModel
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ASKS = {"cpu": {1: 20}, "cuda": {1: 1_000, 512: 60_000}}  # tokens a second by rows, 0.1b
+PROMPT_TOKENS = 512
+PARTS = ("speed", "memory", "samples")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="0.1b", help="of the speeds (default: 0.1b)")
+    parser.add_argument("--tokenizer", default="midi-llm", help="of the speeds (default: midi-llm, 20,096 tokens)")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--samples", type=int, default=1000, help="samples a tokenizer (default: 1000)")
+    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON")
+    options = parser.parse_args()
+    figures, well = {}, True
+    if options.only in (None, "speed"):
+        figures["speed"] = speeds(options.preset, make_codec(options.tokenizer))
+        asks = ASKS[DEVICE.type] if options.preset == "0.1b" else {}
+        well &= all(figures["speed"][str(rows)]["tokens_per_second"] >= ask for rows, ask in asks.items())
+    if options.only in (None, "memory"):
+        figures["memory"] = memory()
+        well &= figures["memory"]["bytes_grown"] < 2**22
+    if options.only in (None, "samples"):
+        figures["samples"] = {name: samples(make_codec(name), options.samples) for name in ("remi", "midi-llm")}
+        well &= all(
+            found["well_formed"] == found["to_the_bar"] == options.samples for found in figures["samples"].values()
+        )
+    name = f"generation_{DEVICE.type}" + (f"_{options.only}" if options.only else "")
+    print(report.write(name, figures, options.out))
+    return 0 if well else 1
+
+
+def make_model(codec: Codec, preset: str) -> RWKV:
+    torch.manual_seed(0)
+    model = RWKV(ModelConfig(**PRESETS[preset], vocab_size=codec.vocab_size)).requires_grad_(False)
+    return model.to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
+
+
+def speeds(preset: str, codec: Codec) -> dict:
+    """Tokens a second of 5 runs each, by rows; and milliseconds until the first token of a prompt."""
+    model = make_model(codec, preset)
+    prompt = np.full(PROMPT_TOKENS, codec.bos_id)
+    piece = Piece(prompt, np.array([1]))
+    vocabulary = read_vocabulary(codec)
+    found = {
+        "preset": preset,
+        "tokenizer": codec.name,
+        "vocabulary": codec.vocab_size,
+        "threads": torch.get_num_threads(),
+    }
+    for rows in (1, 8, 64, 512) if DEVICE.type == "cuda" else (1, 8):
+        grammar = codec.grammar(piece, rows)
+        player = Player(model, rows, Sampling(), grammar.tables, vocabulary.keys)
+        n = 500 if DEVICE.type == "cuda" else 40
+        rates, waits = [], []
+        for _ in range(5):
+            start = time.perf_counter()
+            tokens = player.play(prompt, codec.grammar(piece, rows))
+            next(tokens)
+            begun = time.perf_counter()
+            for _ in itertools.islice(tokens, n):
+                pass
+            rates.append(rows * n / (time.perf_counter() - begun))
+            waits.append(1000 * (begun - start))
+        found[str(rows)] = {
+            "tokens_per_second": round(statistics.median(rates), 1),
+            "lowest": round(min(rates), 1),
+            "highest": round(max(rates), 1),
+            "first_token_ms": round(statistics.median(waits), 1),
+            "model_called_for_each_token": round(called_for_each(model, rows, n // 4), 1),
+        }
+        print(f"{preset}, {rows} at once: {found[str(rows)]}", flush=True)
+        del player, tokens
+    return found
+
+
+def called_for_each(model: RWKV, rows: int, n: int) -> float:
+    """Tokens a second of `model(token, state)`, without a draw."""
+    whole = WholeModel(model, rows)
+    with torch.no_grad():
+        logits, state = model(whole.token[:1, None], state=model.init_state(1))
+    whole.start(logits[:, -1], state)
+    for _ in range(3):
+        whole.step()
+    float(whole.logits.sum())
+    start = time.perf_counter()
+    for _ in range(n):
+        whole.step()
+    float(whole.logits.sum())  # waits for the device
+    return rows * n / (time.perf_counter() - start)
+
+
+def memory() -> dict:
+    """Bytes held after 1,000 tokens and after 100,000 of one piece."""
+    codec = make_codec("midi-llm-piano")
+    torch.manual_seed(0)
+    model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size)).requires_grad_(False)
+    model.to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
+    piece = Piece(np.array([codec.bos_id]), np.empty(0, np.int64))
+    grammar = codec.grammar(piece)
+    player = Player(model, 1, Sampling(repetition_penalty=0.1), grammar.tables, read_vocabulary(codec).keys)
+    tokens = player.play(piece.ids, codec.grammar(piece, bars=10**9))
+    held = []
+    for n in (1_000, 99_000):
+        for _ in tqdm(itertools.islice(tokens, n), "memory", n, disable=None):
+            pass
+        held.append(_held())
+    print(f"memory: {held[0]:,} bytes after 1,000 tokens, {held[1]:,} after 100,000", flush=True)
+    return {"bytes_after_1000": held[0], "bytes_after_100000": held[1], "bytes_grown": held[1] - held[0]}
+
+
+def _held() -> int:
+    """The most that the GPU, or this process, has held."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def samples(codec: Codec, n: int) -> dict:
+    """How many of n samples at temperature 1.5 are well-formed files, and how many have all their bars and no more."""
+    context_bars, bars = 2, 4
+    source = tune()
+    model = barely_trained(codec, codec.encode(source))
+    start = time.perf_counter()
+    piece = codec.encode_piece(source)
+    prompt = codec.first_bars(piece, context_bars)
+    opening = file_of_prompt(codec, mido.MidiFile(file=io.BytesIO(source)), prompt)
+    completions = complete(
+        model, codec, piece, context_bars=context_bars, bars=bars, count=n, sampling=Sampling(temperature=1.5),
+        rows_at_once=128,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    well_formed = to_the_bar = tokens = 0
+    for completion in tqdm(completions, codec.name, disable=None):
+        tokens += len(completion.new_ids)
+        joined = Completion(codec, completion.prompt, completion.new_ids, completion.bars, opening)
+        midis = [read_back(completion.midi()), read_back(completion.midi_alone()), read_back(joined.midi())]
+        well_formed += all(is_well_formed(midi) for midi in midis)
+        lengths = (context_bars + bars, bars, context_bars + bars)
+        to_the_bar += completion.bars == bars and all(map(lasts, midis, lengths))
+    found = {"well_formed": well_formed, "to_the_bar": to_the_bar, "tokens": tokens, "seconds": round(seconds, 1)}
+    print(f"{codec.name}: {found}", flush=True)
+    return found
+
+
+def tune() -> bytes:
+    """Sixteen bars for a piano and a bass, as a file."""
+    midi = mido.MidiFile(ticks_per_beat=480)
+    for channel, (program, base, step) in enumerate(((0, 60, 240), (32, 40, 480))):
+        track = mido.MidiTrack([mido.Message("program_change", program=program, channel=channel)])
+        for i in range(16 * 1920 // step):
+            pitch = base + (0, 4, 7, 12, 9, 5)[i * i % 6]
+            track.append(mido.Message("note_on", note=pitch, velocity=60 + i % 5 * 8, channel=channel))
+            track.append(mido.Message("note_off", note=pitch, channel=channel, time=step))
+        midi.tracks.append(track)
+    file = io.BytesIO()
+    midi.save(file=file)
+    return file.getvalue()
+
+
+def barely_trained(codec: Codec, ids: np.ndarray, steps: int = 20) -> RWKV:
+    torch.manual_seed(0)
+    model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=codec.vocab_size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    row = torch.from_numpy(ids.astype(np.int64))[None]
+    for _ in range(steps):
+        loss = model.loss(row[:, :-1], row[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"{codec.name}: {steps} steps, loss {loss:.2f} of {np.log(codec.vocab_size):.2f}")
+    return model.requires_grad_(False).to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
+
+
+def read_back(midi: mido.MidiFile) -> mido.MidiFile:
+    """What mido reads of what it wrote."""
+    file = io.BytesIO()
+    midi.save(file=file)
+    return mido.MidiFile(file=io.BytesIO(file.getvalue()))
+
+
+def is_well_formed(midi: mido.MidiFile) -> bool:
+    """Every note ends, after it began, and each that ends had begun."""
+    for track in midi.tracks:
+        sounding: dict[tuple[int, int], int] = {}
+        now = 0
+        for message in track:
+            now += message.time
+            if message.type not in ("note_on", "note_off"):
+                continue
+            key = (message.channel, message.note)
+            if message.type == "note_on" and message.velocity:
+                if key in sounding:
+                    return False
+                sounding[key] = now
+            elif sounding.pop(key, now) >= now:
+                return False
+        if sounding:
+            return False
+    return True
+
+
+def lasts(midi: mido.MidiFile, bars: int) -> bool:
+    """Whether the file has so many bars: it reaches the end of the last one, and no note begins after it."""
+    end = int(bar_ticks(midi, bars)[-1])
+    length = max(sum(message.time for message in track) for track in midi.tracks)
+    notes = read_notes(midi)
+    return length >= end and bool((notes.start_tick < end).all())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
