@@ -1,15 +1,21 @@
 """How fast is the WKV7s operator? On the CPU beside a loop over tokens, on a GPU beside flash-linear-attention's.
 
     python benchmarks/wkv7s.py
+    python benchmarks/wkv7s.py --before 0daa86e     # on a CPU: how much faster than the operator of that commit?
 
-Writes results/wkv7s_cpu.json, or results/wkv7s_gpu.json where there is a GPU; there fla-core, if it is installed, is
-timed in the same run. Times are medians in milliseconds; on a shared machine the ratios are what counts.
+Writes results/wkv7s_cpu.json or wkv7s_cpu_before.json; where there is a GPU results/wkv7s_gpu.json, and fla-core, if it
+is installed, is timed in the same run. Times are medians in milliseconds; on a shared machine the ratios count.
 """
 
 import argparse
+import importlib.util
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import report
 import torch
@@ -50,7 +56,7 @@ def token_loop(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor)
 # ---- CPU ------------------------------------------------------------------------------------------------------------
 
 
-def time_cpu(operator: Operator, arguments: list[Tensor], repeats: int) -> tuple[float, float]:
+def time_cpu(operator: Operator, repeats: int, arguments: list[Tensor]) -> tuple[float, float]:
     """Median milliseconds of forward and of backward."""
     forward, backward = [], []
     for _ in range(repeats + 1):
@@ -63,21 +69,46 @@ def time_cpu(operator: Operator, arguments: list[Tensor], repeats: int) -> tuple
     return 1e3 * statistics.median(forward[1:]), 1e3 * statistics.median(backward[1:])
 
 
-def benchmark_cpu(B: int = 4, T: int = 512, H: int = 4) -> dict:
-    arguments = inputs(B, T, H, torch.float32, "cpu")
-    rows = {}
-    # Interleaved in rounds, so that a machine that slows down slows both.
-    rounds = [(time_cpu(ours, arguments, 5), time_cpu(token_loop, arguments, 1)) for _ in range(5)]
-    for i, name in enumerate(("wkv7s", "token_loop")):
-        forward, backward = (statistics.median(r[i][j] for r in rounds) for j in range(2))
-        rows[name] = {"forward_ms": forward, "backward_ms": backward, "both_ms": forward + backward}
-    ratios = {part: rows["token_loop"][part] / rows["wkv7s"][part] for part in ("forward_ms", "backward_ms", "both_ms")}
-    print(f"CPU, fp32, B={B} T={T} H={H}, {torch.get_num_threads()} threads, milliseconds")
-    print(f"{'':<12}{'forward':>10}{'backward':>10}{'both':>10}")
-    for name, row in rows.items():
-        print(f"{name:<12}" + "".join(f"{row[part]:>10.1f}" for part in ratios))
-    print(f"{'ratio':<12}" + "".join(f"{ratio:>9.1f}x" for ratio in ratios.values()))
-    return {"shape": {"B": B, "T": T, "H": H, "N": 64}, "dtype": "float32", **rows, "ratio": ratios}
+def operator_at(commit: str) -> Operator:
+    """The operator as it was at a commit of this repository, its CPU backend under a namespace of its own."""
+    command = ["git", "show", f"{commit}:rwkv_music/wkv7s.py"]
+    source = subprocess.run(command, cwd=report.RESULTS.parent, capture_output=True, text=True, check=True).stdout
+    source = source.replace("rwkv_music::", "rwkv_music_before::").replace("ops.rwkv_music.", "ops.rwkv_music_before.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "wkv7s_before.py"
+        path.write_text(source, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location("wkv7s_before", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["wkv7s_before"] = module
+        spec.loader.exec_module(module)
+    return lambda *arguments: module.wkv7s(*arguments)[0]
+
+
+def benchmark_cpu(before: str | None) -> dict:
+    """Beside a loop over tokens; and, for a commit `before`, beside the operator as it was then."""
+    operators: dict[str, tuple[Operator, int]] = {"wkv7s": (ours, 5), "token_loop": (token_loop, 1)}
+    shapes = [(4, 512, 4)]
+    if before:
+        operators = {"wkv7s": (ours, 5), f"wkv7s at {before}": (operator_at(before), 5)}
+        shapes += [(4, 1024, 2), (1, 1024, 2), (8, 256, 2)]
+    print(
+        f"CPU, fp32, {torch.get_num_threads()} threads, milliseconds; forward / backward / both, and the last by ours"
+    )
+    rows = []
+    for B, T, H in shapes:
+        arguments = inputs(B, T, H, torch.float32, "cpu")
+        # Interleaved in rounds, so that a machine that slows down slows both.
+        rounds = [[time_cpu(*operator, arguments) for operator in operators.values()] for _ in range(7)]
+        row: dict = {"B": B, "T": T, "H": H, "N": 64}
+        for i, name in enumerate(operators):
+            forward, backward = (statistics.median(r[i][j] for r in rounds) for j in range(2))
+            row[name] = {"forward_ms": forward, "backward_ms": backward, "both_ms": forward + backward}
+        peer = row[list(operators)[1]]
+        row["faster"] = {part: peer[part] / row["wkv7s"][part] for part in peer}
+        rows.append(row)
+        cells = ("/".join(f"{row[n][part]:.1f}" for part in peer) for n in operators)
+        print(f"{B:>3} {T:>5} {H:>3}   " + "   ".join(cells) + f"   {row['faster']['both_ms']:.2f}x", flush=True)
+    return {"dtype": "float32", "operators": list(operators), "rows": rows}
 
 
 # ---- GPU ------------------------------------------------------------------------------------------------------------
@@ -177,11 +208,15 @@ def main() -> None:
     parser.add_argument(
         "--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)"
     )
+    parser.add_argument(
+        "--before", metavar="COMMIT", help="on a CPU, compare with the operator of this commit, not with a loop"
+    )
     options = parser.parse_args()
     if torch.cuda.is_available():
         print(report.write("wkv7s_gpu", benchmark_gpu(), options.out))
     else:
-        print(report.write("wkv7s_cpu", benchmark_cpu(), options.out))
+        name = "wkv7s_cpu_before" if options.before else "wkv7s_cpu"
+        print(report.write(name, benchmark_cpu(options.before), options.out))
 
 
 if __name__ == "__main__":

@@ -1,98 +1,267 @@
-"""Saving a checkpoint and coming back from one, through DeepSpeed.
+"""Saving a checkpoint and coming back from one, on any number of ranks and under any ZeRO stage.
 
-A checkpoint is written under a hidden name and renamed when every rank is done: one that has a step's name is whole
-(`run_folder` says what is in it).
+A rank writes what its optimizer holds, the fp32 master weights and AdamW's moments, as slices of the model's own
+parameters; an index says who holds what. Whoever comes back reads the slices that are his. The weights that the model
+computes with are the rounded masters, so they are not kept twice.
+
+Notable choices:
+- A checkpoint is written under a hidden name. It gets its step's name when every rank is done and a manifest of sizes
+  and hashes is in it: what has that name was whole once, and the manifest tells whether it still is.
+- Nothing in it can run code: tensors as safetensors, everything else as JSON.
+- No random state: nothing in a step draws numbers that its seed and counters do not name.
+- What fails on one rank is told by all as one sentence, and nothing of the checkpoint is left.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import deepspeed
 import torch
-from deepspeed import comm as dist
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from torch import Tensor
+from torch import distributed as dist
 
 from rwkv_music.config import RunConfig
 from rwkv_music.data.codecs import Codec, load_codec
-from rwkv_music.errors import UserError, describe_os_error
-from rwkv_music.files import write_text
+from rwkv_music.errors import SharedError, UserError, explained
+from rwkv_music.files import sync_folder, write_text
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.run_folder import CHECKPOINTS, Progress, checkpoint_name, find_checkpoint, read_progress
+from rwkv_music.run_folder import (
+    CHECKPOINTS,
+    INDEX,
+    Progress,
+    checkpoint_name,
+    checkpoints,
+    contents_fault,
+    fault,
+    find_checkpoint,
+    read_progress,
+    remove_checkpoint,
+    tensor_files,
+    write_manifest,
+)
+from rwkv_music.training.agreement import only_on_first, together
+from rwkv_music.training.shards import DamagedFile, TensorFile, Written, write_tensors
+
+if TYPE_CHECKING:  # reading a checkpoint needs no DeepSpeed
+    import deepspeed
+
+OWNER = ".owner"
 
 
-def save_checkpoint(engine: deepspeed.DeepSpeedEngine, config: RunConfig, progress: Progress) -> Path:
+# ---- saving ----------------------------------------------------------------------------------------------------------
+
+
+def take_over(run: Path, token: str) -> None:
+    """Make this start the one that may write checkpoints into `run`. A job that was thought dead must not."""
+    write_text(run / OWNER, token + "\n")
+
+
+def save_checkpoint(
+    engine: "deepspeed.DeepSpeedEngine", config: RunConfig, progress: Progress, token: str | None = None
+) -> Path:
     """Write the checkpoint of `progress`; every rank calls it.
 
-    Raises UserError if the disk does not take it, leaving nothing of it.
+    Args:
+        token: what `take_over` was given; None if nobody else can be writing.
+
+    Raises UserError, on all ranks the same, if the disk does not take it (nothing of it is left then) or if another
+    start has taken the run over.
     """
-    folder = Path(config.train.out) / CHECKPOINTS
+    from rwkv_music.training import partitions
+
+    run = Path(config.train.out)
     name = checkpoint_name(progress.step)
-    partial, final = folder / f".{name}.partial", folder / name
-    first = dist.get_rank() == 0
+    partial, final = run / CHECKPOINTS / f".{name}.partial", run / CHECKPOINTS / name
+    doing = f"saving the checkpoint of step {progress.step} in {run / CHECKPOINTS}"
+
+    def begin() -> None:
+        if token is not None and (run / OWNER).read_text(encoding="utf-8").strip() != token:
+            raise UserError(
+                f"Another start of this run has taken {run} over, so this one saves no more: "
+                f"let that one go on, or start again when it has ended."
+            )
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def write() -> dict:
+        """This rank's files; what the index and the manifest must know of them."""
+        rank, masters, mine = dist.get_rank(), partitions.master_partitions(engine), partitions.pieces(engine)
+        states = [partitions.optimizer_state(engine, master) for master in masters]
+        weights = {piece.name: piece.of(masters[piece.partition]) for piece in mine}
+        moments = {
+            f"{piece.name}.{moment}": piece.of(states[piece.partition][moment])
+            for piece in mine
+            for moment in partitions.MOMENTS
+        }
+        written = {
+            file: write_tensors(partial / file, tensors)
+            for file, tensors in ((weights_file(rank), weights), (moments_file(rank), moments))
+        }
+        shapes = {piece.name: piece.shape for piece in mine}
+        slices = [(piece.name, piece.start, piece.length) for piece in mine]
+        return {"written": written, "slices": slices, "shapes": shapes, "steps": int(states[0]["step"])}
+
+    def finish() -> None:
+        config.save(partial / "config.json")
+        shutil.copyfile(run / "tokenizer.json", partial / "tokenizer.json")
+        write_text(partial / "progress.json", json.dumps(dataclasses.asdict(progress)) + "\n")
+        write_text(partial / INDEX, json.dumps(_index(notes)) + "\n")
+        written: dict[str, Written] = {file: facts for note in notes for file, facts in note["written"].items()}
+        write_manifest(partial, {file: dataclasses.asdict(facts) for file, facts in written.items()})
+        sync_folder(partial)
+        if wrong := fault(partial):  # on a file system of several machines another rank's file may be missing here
+            raise UserError(f"The checkpoint of step {progress.step} did not arrive whole ({wrong}): check the disk.")
+        if final.exists():  # of an earlier course of this run, or damaged
+            remove_checkpoint(final)
+        os.replace(partial, final)
+        sync_folder(final.parent)
+        for old in checkpoints(run)[: -config.train.keep] if config.train.keep else ():
+            remove_checkpoint(old)
+
     try:
-        if first:
+        together(doing, only_on_first(begin))
+        note = together(doing, write)
+        notes: list = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
+        dist.gather_object(note, notes if dist.get_rank() == 0 else None)
+        together(doing, only_on_first(finish))
+    except SharedError:
+        if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier()
-        random_state = {"torch": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random_state["cuda"] = torch.cuda.get_rng_state()
-        engine.save_checkpoint(folder, tag=partial.name, client_state={"random_state": random_state}, save_latest=False)
-        if first:
-            config.save(partial / "config.json")
-            shutil.copyfile(Path(config.train.out) / "tokenizer.json", partial / "tokenizer.json")
-            write_text(partial / "progress.json", json.dumps(dataclasses.asdict(progress)) + "\n")
-        dist.barrier()
-        if first:
-            shutil.rmtree(final, ignore_errors=True)  # of an earlier course of this run
-            os.replace(partial, final)
-        dist.barrier()
-    except (OSError, RuntimeError) as error:
-        # torch.save tells of a failed write by a RuntimeError from its archive writer.
-        if isinstance(error, RuntimeError) and not any(
-            word in str(error) for word in ("inline_container", "PytorchStreamWriter")
-        ):
-            raise
-        if first:  # the others may still be writing into it
-            shutil.rmtree(partial, ignore_errors=True)
-        doing = f"saving the checkpoint of step {progress.step} in {folder}"
-        if isinstance(error, OSError):
-            raise UserError(describe_os_error(error, doing)) from error
-        raise UserError(
-            f"The disk did not take what was written while {doing}: free some space, then run the same command again."
-        ) from error
+        raise
     return final
 
 
-def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Path) -> None:
-    """Restore weights, optimizer and random state from `checkpoint`; every rank calls it.
+def weights_file(rank: int) -> str:
+    return f"weights_{rank:05d}.safetensors"
+
+
+def moments_file(rank: int) -> str:
+    return f"moments_{rank:05d}.safetensors"
+
+
+def _index(notes: list[dict]) -> dict:
+    """Which rank has which elements of which parameter, from what every rank told."""
+    parameters, held = {}, {}
+    for rank, note in enumerate(notes):
+        parameters.update({name: list(shape) for name, shape in note["shapes"].items()})
+        for name, start, length in note["slices"]:
+            held.setdefault(name, []).append([start, length, rank])
+    return {"version": 1, "optimizer_steps": notes[0]["steps"], "parameters": parameters, "slices": held}
+
+
+# ---- coming back -----------------------------------------------------------------------------------------------------
+
+
+class SavedTensors:
+    """The tensors of a checkpoint, read in whatever slices are asked for.
+
+    Raises DamagedFile for an index that does not tell of whole parameters, or a file that is not as the index says;
+    OSError for one that cannot be read.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self._files: dict[str, TensorFile] = {}
+        try:
+            index = json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))
+            self.shapes = {name: tuple(shape) for name, shape in index["parameters"].items()}
+            self.optimizer_steps = int(index["optimizer_steps"])
+            self._slices = {
+                name: sorted((int(start), int(length), int(rank)) for start, length, rank in held)
+                for name, held in index["slices"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFile(f"{INDEX} cannot be read ({error})") from error
+
+    def read_into(self, out: Tensor, name: str, start: int = 0, moment: str | None = None) -> None:
+        """Fill `out` (1-D) with the master weights of parameter `name` from element `start` on, or with a moment of
+        theirs.
+        """
+        done = 0
+        for first, length, rank in self._slices.get(name, ()):
+            begin, end = max(start + done, first), min(start + out.numel(), first + length)
+            if begin == start + done and begin < end:
+                file = self._file(moments_file(rank) if moment else weights_file(rank))
+                key = f"{name}.{moment}" if moment else name
+                file.read_into(out[done : done + end - begin], key, begin - first)
+                done += end - begin
+        if done != out.numel():
+            raise DamagedFile(f"no file holds the elements of {name} from {start + done:,} on")
+
+    def _file(self, name: str) -> TensorFile:
+        if name not in self._files:
+            self._files[name] = TensorFile(self._checkpoint / name)
+        return self._files[name]
+
+
+def damaged_files(checkpoint: Path) -> str | None:
+    """`contents_fault` of the tensors of a checkpoint, shared out among the ranks; the same answer on all."""
+    mine = tensor_files(checkpoint)[dist.get_rank() :: dist.get_world_size()]
+    faults: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(faults, contents_fault(checkpoint, mine))
+    return next((found for found in faults if found), None)
+
+
+def load_checkpoint(engine: "deepspeed.DeepSpeedEngine", checkpoint: Path) -> None:
+    """Restore weights and optimizer from `checkpoint`; every rank calls it and reads what it will hold, no more.
+
+    Raises UserError, on all ranks the same, if it is damaged or of another model.
+    """
+    from rwkv_music.training import partitions
+
+    def read() -> None:
+        with _told(checkpoint):
+            saved = SavedTensors(checkpoint)
+            masters = partitions.master_partitions(engine)
+            for piece in partitions.pieces(engine):
+                if saved.shapes.get(piece.name) != piece.shape:
+                    raise DamagedFile(f"{piece.name} is not in it, or of another shape than {piece.shape}")
+                master = masters[piece.partition]
+                state = partitions.optimizer_state(engine, master)
+                for flat, moment in ((master, None), *((state[moment], moment) for moment in partitions.MOMENTS)):
+                    saved.read_into(piece.of(flat).view(-1), piece.name, piece.start, moment)
+            partitions.set_optimizer_steps(engine, saved.optimizer_steps)
+
+    together(f"reading {checkpoint}", read)
+    partitions.weights_from_masters(engine)
+
+
+def load_weights(checkpoint: Path) -> Iterator[tuple[str, Tensor]]:
+    """The fp32 master weights of a checkpoint by the model's names, one at a time.
 
     Raises UserError if it is damaged.
     """
+    with _told(checkpoint):
+        if wrong := contents_fault(checkpoint, (f for f in tensor_files(checkpoint) if f.startswith("weights_"))):
+            raise DamagedFile(wrong)
+        saved = SavedTensors(checkpoint)
+        for name, shape in saved.shapes.items():
+            weight = torch.empty(shape)
+            saved.read_into(weight.view(-1), name)
+            yield name, weight
+
+
+@contextmanager
+def _told(checkpoint: Path) -> Iterator[None]:
+    """Turn what a reader raises for a damaged file inside the block into a UserError."""
     try:
-        _, client_state = engine.load_checkpoint(checkpoint.parent, tag=checkpoint.name)
-        torch.set_rng_state(client_state["random_state"]["torch"])
-        if torch.cuda.is_available() and "cuda" in client_state["random_state"]:
-            torch.cuda.set_rng_state(client_state["random_state"]["cuda"])
-    except Exception as error:  # whatever torch's and DeepSpeed's readers raise for what is not as they expect it
-        first_line = str(error).strip().split("\n")[0]
+        yield
+    except DamagedFile as error:
         raise UserError(
-            f"{checkpoint} cannot be loaded ({type(error).__name__}: {first_line}): use the DeepSpeed file that it was "
-            f"written with, or name an earlier checkpoint with --resume and another --out."
+            f"{checkpoint} cannot be loaded ({error}): use an earlier checkpoint, or restore it from a copy."
         ) from error
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
     """The model of a run's last checkpoint (or of a checkpoint's own folder), its codec, its configuration, its step.
 
-    On the CPU in float32, from the optimizer's master weights, whatever ZeRO stage and number of ranks wrote it; on a
-    GPU in bf16, as the kernels need. Raises UserError for a folder that is no run, or a run that has no checkpoint
-    yet.
+    On the CPU in float32, from the optimizer's master weights; on a GPU in bf16, as the kernels need. Raises UserError
+    for a folder that is no run, a run that has no checkpoint yet, or a checkpoint that is damaged.
     """
     run = Path(run)
     checkpoint = run if (run / "progress.json").is_file() else find_checkpoint(run)
@@ -100,16 +269,17 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
         if (run / "config.json").is_file():
             raise UserError(f"{run} has no checkpoint yet: train it first.")
         raise UserError(f"{run} is not a run folder: give the --out of train.py.")
+    if wrong := fault(checkpoint):
+        raise UserError(f"{checkpoint} is damaged ({wrong}): use an earlier checkpoint, or restore it from a copy.")
     config = RunConfig.load(checkpoint / "config.json")
     step = read_progress(checkpoint).step
+    with explained(f"reading {checkpoint}"):
+        weights = dict(load_weights(checkpoint))
+    with torch.device("meta"):
+        model = RWKV(config.model)
     try:
-        reports = io.StringIO()  # DeepSpeed's reader reports every file
-        with contextlib.redirect_stdout(reports), contextlib.redirect_stderr(reports):
-            weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint.parent, tag=checkpoint.name)
-        with torch.device("meta"):
-            model = RWKV(config.model)
         model.load_state_dict(weights, assign=True)
-    except Exception as error:
+    except RuntimeError as error:
         raise UserError(f"{checkpoint} cannot be loaded ({error}): use an earlier checkpoint.") from error
     model.requires_grad_(False).to(device, torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32)
     return model.eval(), load_codec(checkpoint / "tokenizer.json"), config, step

@@ -5,11 +5,13 @@ sizes, gradient clipping) they must agree; what only one of them says holds. The
 trainer's, because RWKV's learning-rate groups are.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from rwkv_music.config import TrainConfig
 from rwkv_music.cuda import build
 from rwkv_music.errors import UserError
-from rwkv_music.model_v8 import RWKV
+from rwkv_music.model_v8 import RWKV, Block
+from rwkv_music.training.packing import Packed
+from rwkv_music.training.update import UpdateOnDevice
 
 # Keys of a DeepSpeed file that say the same as a field of TrainConfig.
 SHARED_KEYS = {
@@ -158,6 +162,9 @@ def make_plan(
 def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.DeepSpeedEngine:
     """A DeepSpeed engine over `model`, with AdamW over its parameter groups.
 
+    Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
+    model, whose layers are gathered one whole block at a time.
+
     Raises UserError for what DeepSpeed does not take, and on a GPU for what our kernels do not.
     """
     if device.type == "cuda":
@@ -168,17 +175,36 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
         build.load()  # so that a compiler that is missing is told before anything is written
     train = plan.train
     groups = model.parameter_groups(train.weight_decay)
+    module: torch.nn.Module = model
+    if plan.deepspeed["zero_optimization"]["stage"] == 3:
+        deepspeed.utils.set_z3_leaf_modules(model, [Block])
+    else:
+        module = Packed(model, groups)
+        groups = module.groups
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
     if plan.deepspeed["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none":
         optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
     else:
         optimizer = torch.optim.AdamW(groups, fused=True, **options)
     try:
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.deepspeed)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=plan.deepspeed)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic's are ValueErrors
         what = " ".join(str(error).split())[:300]
         raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error
+    if isinstance(module, Packed) and isinstance(optimizer, torch.optim.AdamW):
+        engine.update_on_device = UpdateOnDevice(engine.optimizer)
     return engine
+
+
+@contextlib.contextmanager
+def playing(engine: deepspeed.DeepSpeedEngine) -> Iterator[RWKV]:
+    """The engine's model in evaluation mode, for as long as the context lasts."""
+    engine.eval()
+    try:
+        with torch.no_grad():
+            yield engine.module.unpacked() if isinstance(engine.module, Packed) else engine.module
+    finally:
+        engine.train()
 
 
 def optimizer_bytes(engine: deepspeed.DeepSpeedEngine) -> int:

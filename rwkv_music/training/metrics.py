@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity
 from torch.utils.tensorboard import SummaryWriter
 
 from rwkv_music.errors import explained
@@ -76,6 +77,38 @@ class Stopwatch:
         return rate
 
 
+class Trace:
+    """A trace of some steps, RUN/profile/rank_NN.json.gz: for Perfetto (ui.perfetto.dev) or chrome://tracing.
+
+    Args:
+        steps: how many to trace, after `SETTLED` others, in which caches fill and kernels are chosen; 0 for none.
+    """
+
+    SETTLED = 10
+
+    def __init__(self, run: str | Path, rank: int, steps: int, device: torch.device) -> None:
+        self._path = Path(run) / "profile" / f"rank_{rank:02d}.json.gz"
+        self._steps, self._done = steps, 0
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+        self._profiler = torch.profiler.profile(activities=activities) if steps else None
+
+    def step(self) -> Path | None:
+        """Told after every step; the file's path when it has just been written."""
+        self._done += 1
+        if self._profiler is None:
+            return None
+        if self._done == self.SETTLED:
+            self._profiler.start()
+        elif self._done == self.SETTLED + self._steps:
+            self._profiler.stop()
+            with explained(f"writing {self._path}"):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._profiler.export_chrome_trace(str(self._path))
+            self._profiler = None
+            return self._path
+        return None
+
+
 class Curves:
     """TensorBoard's event files in the run folder. On ranks other than 0 it writes nothing.
 
@@ -101,6 +134,12 @@ class Curves:
         if self._writer is not None:
             with explained("writing TensorBoard's event file"):
                 self._writer.add_image(tag, pixels, step, dataformats="HWC")
+
+    def sound(self, step: int, tag: str, samples: np.ndarray, sample_rate: int) -> None:
+        """float32 [1, n] in -1 .. 1."""
+        if self._writer is not None:
+            with explained("writing TensorBoard's event file"):
+                self._writer.add_audio(tag, samples, step, sample_rate)
 
     def text(self, tag: str, markdown: str) -> None:
         if self._writer is not None:

@@ -3,52 +3,77 @@
 A step is `batch_size` rows named by one counter. Each rank takes its share in micro-batches; the loss is summed over
 targets and divided by how many there are in the whole step, so that neither the number of ranks nor the accumulation
 changes what a step computes.
+
+What may end a run before its last step: a signal (`signals`: one more checkpoint, then `Stopped`), too many steps with
+a gradient that is not finite (`health`), a rank that hangs (`watchdog`), a fault of the machine (a sentence). All leave
+the last checkpoint whole.
 """
 
 import dataclasses
 import json
 import math
 import os
-import signal
+import secrets
+import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from deepspeed import comm as dist
+from torch import distributed as dist
 from tqdm import tqdm
 
-from rwkv_music import generation, pianoroll
 from rwkv_music.config import RunConfig
-from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import SharedError, UserError, explained
 from rwkv_music.evaluation import summed_loss
 from rwkv_music.files import atomic_path, write_text
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.run_folder import CHECKPOINTS, Progress, check_resumable, checkpoint_name, find_checkpoint
-from rwkv_music.training.checkpoint import load_checkpoint, save_checkpoint
+from rwkv_music.run_folder import (
+    CHECKPOINTS,
+    Progress,
+    check_resumable,
+    checkpoint_name,
+    checkpoints,
+    fault,
+    find_checkpoint,
+    passed_over,
+    remove_checkpoint,
+    remove_unfinished,
+)
+from rwkv_music.training.agreement import Wishes, only_on_first, together
+from rwkv_music.training.checkpoint import damaged_files, load_checkpoint, save_checkpoint, take_over
 from rwkv_music.training.engine import (
     Plan,
     init_process_group,
     make_engine,
     make_plan,
     optimizer_bytes,
+    playing,
     rank,
     read_deepspeed_file,
     sum_over_ranks,
 )
+from rwkv_music.training.health import SkippedSteps, SpikeDetector
+from rwkv_music.training.memory import MemoryEstimate, estimate
 from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
-    gib,
+    Trace,
     model_flop_utilisation,
-    model_state_bytes,
     peak_flops,
     peak_memory_bytes,
 )
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
+from rwkv_music.training.rendezvous import meet
+from rwkv_music.training.samples import HeldOut, show
+from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
+from rwkv_music.training.summary import count, summary
+from rwkv_music.training.watchdog import Watchdog
+
+ROLLBACKS = 3  # to one checkpoint
 
 
 class Trainer:
@@ -66,9 +91,12 @@ class Trainer:
     def __init__(self, config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> None:
         file = read_deepspeed_file(deepspeed_file)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.plan: Plan = make_plan(config.train, given, file, deepspeed_file, world_size)
+        train = config.train
+        if "micro_batch_size" not in given and train.batch_size % max(1, train.micro_batch_size * world_size):
+            train = dataclasses.replace(train, micro_batch_size=0)  # of a run that had another number of ranks
+        self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size)
         data = config.data
-        self.train_data = MusicDataset(data.data, "train", data.ctx_len, data.seed)
+        self.train_data = MusicDataset.of(data, "train")
         self.val_data = _open_val(config)
         if config.model.vocab_size not in (0, self.train_data.vocab_size):
             raise UserError(
@@ -81,27 +109,45 @@ class Trainer:
         train = self.config.train
         self.run = Path(train.out)
         self.zero_stage: int = file["zero_optimization"]["stage"]
-        self.progress = Progress(0, 0, world_size, self.zero_stage)
+        self.progress = Progress(0, 0, 0, world_size, self.zero_stage)
         self.resumed_from = find_checkpoint(self.run, train.resume)
+        self.passed_over = passed_over(self.run, self.resumed_from) if train.resume == "auto" else []
         if self.resumed_from is not None:
             self._check_tokenizer()
-            self.progress = check_resumable(self.resumed_from, self.config, world_size, self.zero_stage)
-        self.codec = self._codec_for_samples()
+            check_resumable(self.resumed_from, self.config)
+        self.held_out = HeldOut(self.config, "val" if self.val_data else "train") if train.sample_every else None
         if (self.run / "config.json").exists():
             RunConfig.load(self.run / "config.json")  # a folder of something else is not written into
 
+        # Longer than the watchdog's patience, so that it is the one who speaks.
+        store = meet(collective_minutes=train.hang_minutes + 5 if train.hang_minutes else 7 * 24 * 60)
         self.device = init_process_group()
         self.first = rank() == 0
+        self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
+        self.wishes = Wishes(self.device, n_wishes=3)
+        self.signals = StopSignals()
+        if self.resumed_from is not None:
+            self.resumed_from = self._whole(self.resumed_from)
+            saved = check_resumable(self.resumed_from, self.config)
+            self.progress = dataclasses.replace(saved, world_size=world_size, zero_stage=self.zero_stage)
         torch.manual_seed(data.seed)
         with self.device:
             model = RWKV(model_config)
+        model.recompute = train.recompute
         self.parameters = sum(p.numel() for p in model.parameters())
         self.matrix_parameters = model.matrix_parameters()
         self.engine = make_engine(model, self.plan, self.device)
         if self.resumed_from is not None:
             load_checkpoint(self.engine, self.resumed_from)
+        self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
+        self.saved_at = time.monotonic()
+        self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
+        self.spikes = SpikeDetector()
+        self.rollbacks: dict[str, int] = {}
+        self.calm_step = self.progress.step  # the last one whose loss was no spike
+        self.memory = self._estimate_memory(file["zero_optimization"])
         self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
         self.flops, self.flops_source = peak_flops(self.device)
 
@@ -115,17 +161,14 @@ class Trainer:
                 f"prepare the data with the run's tokenizer, or choose another --out."
             )
 
-    def _codec_for_samples(self):
-        if not self.config.train.sample_every:
-            return None
-        try:
-            import matplotlib  # noqa: F401
-            import miditok  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                f"Samples need {error.name}: pip install 'rwkv-music[music]', or train with --sample_every 0."
-            ) from error
-        return load_codec(Path(self.config.data.data) / "tokenizer.json")
+    def _whole(self, checkpoint: Path) -> Path:
+        """`checkpoint` if its tensors are as they were written; with --resume auto else the newest one before it."""
+        while wrong := damaged_files(checkpoint):
+            if self.config.train.resume != "auto":
+                raise SharedError(f"{checkpoint} is damaged ({wrong}): name another one with --resume.")
+            self.passed_over.append(f"{checkpoint.name}: {wrong}")
+            checkpoint = find_checkpoint(self.run, before=checkpoint)
+        return checkpoint
 
     def _make_run_folder(self) -> None:
         with explained(f"making the run folder {self.run}"):
@@ -134,48 +177,36 @@ class Trainer:
             write_text(self.run / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
             with atomic_path(self.run / "tokenizer.json") as partial:
                 partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
+            remove_unfinished(self.run)
+            take_over(self.run, self.token)
 
-    def summary(self) -> str:
-        """What is about to happen: model, data, schedule, memory; a line or two each."""
-        m, d, t = self.config.model, self.config.data, self.config.train
-        name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
-        passes = t.steps * t.batch_size / self.train_data.n_windows
-        bf16 = bool(self.plan.deepspeed.get("bf16", {}).get("enabled"))
-        states = model_state_bytes(self.parameters, self.zero_stage, self.plan.world_size, bf16)
-        device = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else f"CPU, {torch.get_num_threads()} threads"
+    def _estimate_memory(self, zero: dict) -> MemoryEstimate:
+        return estimate(
+            self.config.model,
+            self.parameters,
+            zero_stage=self.zero_stage,
+            ranks=self.plan.world_size,
+            tokens=self.config.train.micro_batch_size * self.config.data.ctx_len,
+            recompute=self.config.train.recompute,
+            bucket=int(zero.get("reduce_bucket_size", 5e8)),
+            largest_tensor=max(p.numel() for p in self.engine.module.parameters()),
+            offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         )
-        start = f"resumed from {self.resumed_from}" if self.resumed_from else "from scratch"
-        falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
-        val = f"{self.val_data.n_documents:,} pieces, {self.val_data.n_tokens:,} tokens" if self.val_data else "none"
-        lines = {
-            "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {self.parameters:,} parameters, "
-            f"vocabulary {m.vocab_size:,}",
-            "data": f"{d.data}: train {self.train_data.n_documents:,} pieces, {self.train_data.n_tokens:,} tokens; "
-            f"validation {val}",
-            "batch": f"{t.batch_size} rows x {d.ctx_len:,} tokens = {t.batch_size * d.ctx_len:,} tokens a step: "
-            f"{_count(self.plan.world_size, 'rank')} x {_count(t.micro_batch_size, 'row')} "
-            f"x {self.plan.accumulation} accumulated",
-            "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
-            f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, warm-up {t.warmup_steps}",
-            "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
-            "memory": f"{gib(states)} a rank for weights, gradients and AdamW under ZeRO-{self.zero_stage}; "
-            f"activations come on top",
-            "device": f"{device}; MFU counts against {self.flops / 1e12:,.1f} TFLOP/s ({self.flops_source})",
-            "start": f"{start}, step {self.progress.step:,}; run folder {self.run}",
-        }
-        return "\n".join(f"  {key:<10}{value}" for key, value in lines.items())
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Train to the last step, or to `stop_after`."""
+        """Train to the last step, or to `stop_after`.
+
+        Raises Stopped when a signal asked for it, and UserError for what makes going on pointless.
+        """
         t = self.config.train
         if self.first:
-            print(f"RWKV-Music\n{self.summary()}", flush=True)
-            self.curves.text("run", f"```\n{self.summary()}\n```")
+            text = summary(self)
+            print(f"RWKV-Music\n{text}", flush=True)
+            self.curves.text("run", f"```\n{text}\n```")
+        for damaged in self.passed_over:
+            self._say(f"Passed over {damaged}.")
         stop = min(t.steps, t.stop_after or t.steps)
         if self.progress.step >= stop:
             self._say(f"Step {self.progress.step:,} is reached already: raise --steps to go on.")
@@ -188,56 +219,117 @@ class Trainer:
             dynamic_ncols=True,
             file=sys.stdout,
         )
-        watch = Stopwatch()
-        window = torch.zeros(
-            2, dtype=torch.float64, device=self.device
-        )  # nats and targets since the curve's last point
-        self.stop_asked = False
-        handler = signal.signal(signal.SIGINT, self._ask_to_stop)
+        self.watchdog.start()
         try:
-            with ThreadPoolExecutor(1) as reader:
-                coming = reader.submit(self._read_step, self.progress.samples)
-                while self.progress.step < stop:
-                    batches = coming.result()
-                    samples = self.progress.samples + t.batch_size
-                    if self.progress.step + 1 < stop:
-                        coming = reader.submit(self._read_step, samples)
-                    lr = learning_rate(self.progress.step, t)
-                    window += self._step(batches, lr)
-                    self.progress = dataclasses.replace(self.progress, step=self.progress.step + 1, samples=samples)
-                    watch.tokens += t.batch_size * self.config.data.ctx_len
-                    bar.update()
-                    step = self.progress.step
-                    if step % t.log_every == 0 or step == stop:
-                        self._log(window, lr, watch.lap(), bar)
-                        window.zero_()
-                    watch.pause()
-                    last = step == stop
-                    if self.val_data and (last or step % t.val_every == 0):
-                        self.validate()
-                    if self.codec and (last or step % t.sample_every == 0):
-                        self.sample()
-                    if last or (t.save_every and step % t.save_every == 0):
-                        save_checkpoint(self.engine, self.config, self.progress)
-                    watch.go_on()
-                    if self.stop_asked and not last:
-                        raise KeyboardInterrupt
+            with self.signals, ThreadPoolExecutor(1) as reader:
+                self._loop(stop, bar, reader)
         finally:
-            signal.signal(signal.SIGINT, handler)
+            self.watchdog.stop()
             bar.close()
         self._say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.run / CHECKPOINTS}.")
 
-    def _ask_to_stop(self, _signal: int, _frame: object) -> None:
-        """Stop after the step under way, whose code may swallow an interruption; at once when asked again."""
-        self.stop_asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _loop(self, stop: int, bar: tqdm, reader: ThreadPoolExecutor) -> None:
+        t = self.config.train
+        watch = Stopwatch()
+        trace = Trace(self.run, rank(), t.profile, self.device)
+        window = torch.zeros(2, dtype=torch.float64, device=self.device)  # nats, targets since the curve's last point
+        coming = reader.submit(self.read_step, self.progress.samples)
+        while self.progress.step < stop:
+            self.watchdog.reads(self.progress.step + 1)
+            batches = coming.result()
+            samples = self.progress.samples + t.batch_size
+            coming = reader.submit(self.read_step, samples)
+            lr = learning_rate(self.progress.step, t)
+            self.watchdog.computes(self.progress.step + 1)
+            window += self.skipped.note(self.step(batches, lr))
+            go_on_later, interrupted, save_due = self.wishes.granted()
+            step = self.progress.step + 1
+            self.progress = dataclasses.replace(self.progress, step=step, samples=samples)
+            watch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
+            bar.update()
+            if step % t.log_every == 0 or step == stop:
+                loss = self._log(window, lr, watch.lap(), bar)
+                window.zero_()
+                if t.on_spike == "rollback" and loss is not None:
+                    if self.spikes.is_spike(loss) and self._roll_back(loss):
+                        bar.n = bar.last_print_n = self.progress.step
+                        continue
+                    self.calm_step = step
+            watch.pause()
+            traced = trace.step()
+            if traced:
+                self._say(f"Steps {step - t.profile + 1:,} to {step:,} are traced in {traced}.")
+            last, asked = step == stop, go_on_later or interrupted
+            self.watchdog.pause()
+            if self.val_data and (last or (step % t.val_every == 0 and not asked)):
+                self.validate()
+            if self.held_out and (last or (step % t.sample_every == 0 and not asked)):
+                self.sample()
+            if last or asked or save_due or (t.save_every and step % t.save_every == 0):
+                self._save(last)
+            watch.go_on()
+            if asked and not last:
+                raise Stopped(
+                    ("interrupted " if interrupted else "asked to stop ") + self.where_it_stands(),
+                    INTERRUPTED if interrupted else GO_ON_LATER,
+                )
+
+    def _save(self, last: bool) -> None:
+        """A checkpoint, unless the last steps were skipped: then the weights may be lost and are not to be kept."""
+        skipped, in_a_row = self.skipped.read()
+        if in_a_row:
+            if last:
+                raise self._hopeless(in_a_row)
+            self._say(f"step {self.progress.step:,}: no checkpoint, as the gradient was not finite just now")
+            return
+        self.progress = dataclasses.replace(self.progress, skipped=skipped)
+        self.watchdog.saves(self.progress.step)
+        save_checkpoint(self.engine, self.config, self.progress, self.token)
+        self.saved_at = time.monotonic()
+
+    def _hopeless(self, skipped_in_a_row: int) -> SharedError:
+        return SharedError(
+            f"The last {count(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
+            f"step {self.progress.step:,}: start again {self._where()} with a lower --lr or a longer --warmup_steps."
+        )
+
+    def _roll_back(self, loss: float) -> bool:
+        """Go back to the last checkpoint from before the spike, but not back in the data; False if there is none."""
+        kept = [path for path in checkpoints(self.run) if path.name <= checkpoint_name(self.calm_step)]
+        chosen = [next((path for path in reversed(kept) if fault(path) is None), None)]
+        dist.broadcast_object_list(chosen, src=0)  # what rank 0 sees of the file system holds
+        [target] = chosen
+        said = f"step {self.progress.step:,}: the loss has risen to {loss:.3f}"
+        if target is None:
+            self._say(f"{said}; there is no checkpoint from before that to go back to")
+            return False
+        self.rollbacks[target.name] = self.rollbacks.get(target.name, 0) + 1
+        if self.rollbacks[target.name] > ROLLBACKS:
+            raise SharedError(
+                f"The loss rose again, to {loss:.3f} at step {self.progress.step:,}, after {ROLLBACKS} returns to "
+                f"{target.name}: go on from there with a lower --lr."
+            )
+        self._say(f"{said}; back to {target.name}, on with other rows")
+
+        def remove_newer() -> None:
+            for newer in checkpoints(self.run):
+                if newer.name > target.name:
+                    remove_checkpoint(newer)
+
+        together(f"going back to {target}", only_on_first(remove_newer))
+        load_checkpoint(self.engine, target)
+        step = check_resumable(target, self.config).step
+        self.progress = dataclasses.replace(self.progress, step=step)
+        self.curves.close()
+        self.curves = Curves(self.run, step + 1, enabled=self.first)
+        return True
 
     def where_it_stands(self) -> str:
         """After an interruption: how far it got and where the same command goes on from."""
         return f"after step {self.progress.step:,}; the same command goes on {self._where()}"
 
     def _where(self) -> str:
-        kept = find_checkpoint(self.run)
+        kept = next((path for path in reversed(checkpoints(self.run)) if fault(path) is None), None)
         return f"from {kept.name}" if kept else "from the beginning, as there is no checkpoint yet"
 
     def close(self) -> None:
@@ -245,37 +337,43 @@ class Trainer:
         self.curves.close()
         dist.destroy_process_group()
 
-    def _read_step(self, first_sample: int) -> list[Batch]:
+    def read_step(self, first_sample: int) -> list[Batch]:
         """This rank's micro-batches of the step that begins with `first_sample`."""
         t = self.config.train
         rows = t.micro_batch_size
         starts = (first_sample + (i * self.plan.world_size + rank()) * rows for i in range(self.plan.accumulation))
-        return [self.train_data.batch(start, start + rows) for start in starts]
+        batches = [self.train_data.batch(start, start + rows) for start in starts]
+        return [batch.pinned() for batch in batches] if self.device.type == "cuda" else batches
 
-    def _step(self, batches: list[Batch], lr: float) -> torch.Tensor:
+    def step(self, batches: list[Batch], lr: float) -> torch.Tensor:
         """One optimizer step; float64 [2]: the nats and the targets of this rank."""
         set_learning_rate(self.engine.optimizer, lr)
         counted = sum(batch.n_targets for batch in batches)
-        everywhere = sum_over_ranks(torch.tensor(counted, dtype=torch.float32, device=self.device))
+        minutes = (time.monotonic() - self.saved_at) / 60
+        save_due = self.first and 0 < self.config.train.save_minutes <= minutes
+        everywhere = self.wishes.exchange(counted, self.signals.go_on_later, self.signals.interrupted, save_due)
         # DeepSpeed averages over ranks and accumulated micro-batches; this undoes it and takes the mean over targets.
         scale = self.plan.world_size * self.plan.accumulation / everywhere.clamp_min(1)
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in batches:
-            batch = batch.to(self.device)
-            loss = self.engine(batch.input_ids, targets=batch.targets, cu_seqlens=batch.cu_seqlens, reduction="sum")
+            loss = self.engine(**batch.to(self.device).arguments(), reduction="sum")
             self.engine.backward(loss * scale)
             self.engine.step()
             nats += loss.detach()
-        return torch.stack([nats, nats.new_tensor(counted)])
+        return torch.stack([nats, torch.full_like(nats, counted)])
 
-    def _log(self, window: torch.Tensor, lr: float, tokens_per_second: float, bar: tqdm) -> None:
+    def _log(self, window: torch.Tensor, lr: float, tokens_per_second: float, bar: tqdm) -> float | None:
+        """A point of the training curves; the mean loss, None if every step of the window was skipped."""
         nats, targets = sum_over_ranks(window.clone()).tolist()
-        loss = nats / max(targets, 1)
-        if not math.isfinite(loss):
-            raise UserError(
+        loss = nats / targets if targets else None
+        if loss is not None and not math.isfinite(loss):
+            raise SharedError(
                 f"The loss is {loss} at step {self.progress.step:,}, so the weights are lost: "
                 f"start again {self._where()} with a lower --lr or a longer --warmup_steps."
             )
+        skipped, in_a_row = self.skipped.read()
+        if in_a_row > self.config.train.max_skipped_steps:
+            raise self._hopeless(in_a_row)
         norm = self.engine.get_global_grad_norm()
         memory = peak_memory_bytes(self.device)
         rate = tokens_per_second / self.plan.world_size
@@ -285,22 +383,24 @@ class Trainer:
                 "train/loss": loss,
                 "train/lr": lr,
                 "train/grad_norm": None if norm is None else float(norm),
+                "train/skipped_steps": skipped,
                 "speed/tokens_per_second": tokens_per_second,
                 "speed/mfu": model_flop_utilisation(self.matrix_parameters, rate, self.flops),
                 "memory/peak_gib": None if memory is None else memory / 2**30,
                 "memory/optimizer_bytes": optimizer_bytes(self.engine),
             },
         )
-        bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {tokens_per_second:,.0f} tokens/s")
+        shown = "skipped" if loss is None else f"loss {loss:.3f}"
+        bar.set_postfix_str(f"{shown}, lr {lr:.1e}, {tokens_per_second:,.0f} tokens/s")
+        return loss
 
     def validate(self) -> float:
         """Mean loss over the validation split in nats a token, written to its curve."""
         t = self.config.train
-        self.engine.eval()
-        total = summed_loss(
-            self.engine.module, self.val_data, t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size
-        )
-        self.engine.train()
+        with playing(self.engine) as model:
+            total = summed_loss(
+                model, self.val_data, t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size
+            )
         nats, targets = sum_over_ranks(total).tolist()
         loss = nats / max(targets, 1)
         self.curves.scalars(self.progress.step, {"val/loss": loss})
@@ -308,41 +408,14 @@ class Trainer:
         return loss
 
     def sample(self) -> None:
-        """Complete the opening of a held-out piece: a piano roll in TensorBoard, a .mid in RUN/samples.
+        """Complete a held-out piece: piano roll and sound in TensorBoard, a .mid in RUN/samples.
 
         Every rank takes part (under ZeRO-3 none has all the weights); rank 0 writes.
         """
-        t = self.config.train
-        pieces = BinIdx(Path(self.config.data.data) / ("val" if self.val_data else "train"))
-        long_enough = (
-            p
-            for p in map(pieces.__getitem__, range(len(pieces)))
-            if len(self.codec.bar_starts(p)) >= t.sample_context_bars
-        )
-        prompt = next(long_enough, None)
-        if prompt is None:
-            return
-        self.engine.eval()
-        [completion] = generation.complete(
-            self.engine.module,
-            self.codec,
-            prompt,
-            context_bars=t.sample_context_bars,
-            bars=t.sample_bars,
-            sampling=generation.Sampling(seed=self.config.data.seed),
-        )
-        self.engine.train()
-        if self.first:
-            midi = completion.midi()
-            title = f"step {self.progress.step:,}: {t.sample_context_bars} bars given, {completion.bars} completed"
-            self.curves.image(
-                self.progress.step,
-                "samples/completion",
-                pianoroll.figure_array(midi, completion.prompt_end_seconds(), title),
-            )
-            generation.save_completions(
-                [completion], self.run / "samples" / f"{checkpoint_name(self.progress.step)}.mid"
-            )
+        with playing(self.engine) as model:
+            completion = self.held_out.complete(model)
+        if completion is not None and self.first:
+            show(completion, self.curves, self.progress.step, self.run / "samples")
 
     def _say(self, text: str) -> None:
         if self.first:
@@ -354,8 +427,4 @@ def _open_val(config: RunConfig) -> MusicDataset | None:
     data = config.data
     if not config.train.val_every or not read_dataset_json(data.data)["splits"]["val"]["pieces"]:
         return None
-    return MusicDataset(data.data, "val", data.ctx_len, data.seed)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"
+    return MusicDataset.of(data, "val")

@@ -1,0 +1,84 @@
+"""Do the fused half-blocks train as the plain model does? Three runs of 200 steps on real data, on a GPU.
+
+    python benchmarks/fused_curve.py --data DATA
+
+The same start, the same batches: the fused path; the plain PyTorch path; and the plain path again with each batch in
+two halves, which changes nothing but the rounding of bf16. How far the first two lie apart is read beside how far the
+last two do. Writes results/fused_curve.json and fused_curve.png; exit status 1 if the fused path lies further from the
+plain one than three times what rounding alone does.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import report
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+PROJECT = Path(__file__).parent.parent
+RUNS = {"fused": ("fused", ()), "plain": ("plain", ()), "plain, in halves": ("plain", ("--micro_batch_size", "8"))}
+
+
+def train(path: str, arguments: list[str]) -> int:
+    """train.py, with the half-blocks as they are chosen, or never chosen."""
+    sys.path.insert(0, str(PROJECT))
+    import train as entry
+    from rwkv_music import half_blocks
+
+    if path == "plain":
+        half_blocks.fit = lambda x, head_size: False
+    return entry.main(arguments)
+
+
+def curve(name: str, data: str, steps: int) -> list[float]:
+    path, more = RUNS[name]
+    with tempfile.TemporaryDirectory() as run:
+        command = [sys.executable, __file__, "--run", path, "--data", data, "--out", run, "--preset", "0.1b"]
+        command += ["--deepspeed_config", str(PROJECT / "ds_configs" / "zero2.json"), "--steps", str(steps)]
+        command += ["--log_every", "1", "--val_every", "0", "--batch_size", "16", *more]
+        subprocess.run(command, check=True)
+        return [event.value for event in EventAccumulator(run).Reload().Scalars("train/loss")]
+
+
+def apart(a: list[float], b: list[float]) -> dict[str, float]:
+    """Mean and largest distance of two curves, in nats a token."""
+    distances = [abs(x - y) for x, y in zip(a, b, strict=True)]
+    return {"mean": statistics.mean(distances), "largest": max(distances)}
+
+
+def main() -> int:
+    if "--run" in sys.argv:
+        at = sys.argv.index("--run")
+        return train(sys.argv[at + 1], sys.argv[1:at] + sys.argv[at + 2 :])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="DATA", help="prepared dataset folder")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
+    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the results")
+    options = parser.parse_args()
+    curves = {name: curve(name, options.data, options.steps) for name in RUNS}
+    figures = {
+        "fused_from_plain": apart(curves["fused"], curves["plain"]),
+        "rounding_alone": apart(curves["plain, in halves"], curves["plain"]),
+        "curves": curves,
+    }
+    print(report.write("fused_curve", figures, options.out))
+    axes = plt.figure(figsize=(7, 3.5), layout="constrained").subplots()
+    for (name, values), style in zip(curves.items(), ("-", "--", ":"), strict=True):
+        axes.plot(values, style, label=name)
+    axes.set(xlabel="optimizer step", ylabel="nats a token", title="0.1b: fused and plain")
+    axes.legend()
+    axes.figure.savefig(Path(options.out) / "fused_curve.png", dpi=110)
+    for pair in ("fused_from_plain", "rounding_alone"):
+        print(f"{pair}: mean {figures[pair]['mean']:.4f}, largest {figures[pair]['largest']:.4f} nats a token")
+    return 0 if figures["fused_from_plain"]["mean"] < 3 * figures["rounding_alone"]["mean"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

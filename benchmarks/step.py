@@ -1,0 +1,253 @@
+"""Where does a training step's time go? The trainer's own step on tokens made here, taken apart.
+
+    python benchmarks/step.py                                        # the table of results/step.json
+    python benchmarks/step.py --preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070
+    deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 16 --ctx_len 2048
+
+Tokens a second are over `--steps` steps of wall time, reading included. The parts are times on the GPU's clock: forward
+and backward from their first launch to their last kernel, the rest of a step (optimizer, clipping, waiting) what lies
+between a backward's end and the next forward's begin. `gaps` is what no kernel runs in, from a profile of a few steps.
+
+MFU is the usual one: 6 x matrix parameters x tokens a second over the chip's dense bf16 peak.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+import torch
+
+from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
+from rwkv_music.data.binidx import BinIdxWriter
+
+PROJECT = Path(__file__).parent.parent
+# RWKV-LM's train_temp on an H200 under the same DeepSpeed file: tokens/s and peak GiB, for the rows of the table.
+ROWS = {
+    "L12 C768, 16 x 1024": "--preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070",
+    "L12 C768, 8 x 4096": "--preset 0.1b --batch_size 8 --ctx_len 4096 --channel_mix x070",
+    "L24 C2048, 8 x 2048": "--preset 1.5b --batch_size 8 --ctx_len 2048 --channel_mix x070",
+    "L12 C768, 16 x 1024, DeepEmbed": "--preset 0.1b --batch_size 16 --ctx_len 1024",
+    "L12 C768, 8 x 4096, DeepEmbed": "--preset 0.1b --batch_size 8 --ctx_len 4096",
+    "L24 C2048, 8 x 2048, DeepEmbed": "--preset 1.5b --batch_size 8 --ctx_len 2048",
+}
+# Kernels by what their names hold; the first that fits counts.
+KINDS = {
+    "matrix products": ("gemm", "nvjet", "cutlass", "sm90_xmma", "splitk", "cublas"),
+    "recurrence": ("wkv7s",),
+    "fused operators": ("fused",),
+    "optimizer": ("multi_tensor", "adam"),
+    "communication": ("nccl",),
+    "copies and fills": ("memcpy", "memset", "copy_kernel", "catarray", "fillfunctor"),
+}
+
+
+def make_data(folder: Path, vocab_size: int, rows: int, ctx_len: int) -> None:
+    """One endless piece of random tokens, so that every row is one document."""
+    with BinIdxWriter(folder / "train") as writer:
+        writer.add(np.random.default_rng(0).integers(3, vocab_size, rows * ctx_len + 1))
+    (folder / "tokenizer.json").write_text("{}")
+    tokenizer = {"name": "none", "vocab_size": vocab_size, "pad_id": 0, "fingerprint": "0" * 64}
+    splits = {"train": {"pieces": 1}, "val": {"pieces": 0}}
+    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, "splits": splits}))
+
+
+class Marks:
+    """Events on the GPU's clock around the parts of each step, set by wrapping the engine's three methods."""
+
+    def __init__(self, engine: Any) -> None:
+        self.steps: list[dict[str, torch.cuda.Event]] = []
+        for name in ("forward", "backward", "step"):
+            setattr(engine, name, self._marked(name, getattr(engine, name)))
+
+    def _marked(self, name: str, method: Any) -> Any:
+        def run(*arguments: Any, **options: Any) -> Any:
+            if name == "forward":
+                self.steps.append({})
+            self._mark(f"{name} begins")
+            result = method(*arguments, **options)
+            self._mark(f"{name} ends")
+            return result
+
+        return run
+
+    def _mark(self, name: str) -> None:
+        self.steps[-1][name] = event = torch.cuda.Event(enable_timing=True)
+        event.record()
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds of each part, median over the steps."""
+        torch.cuda.synchronize()
+        pairs = list(zip(self.steps[:-1], self.steps[1:], strict=True))
+
+        def median(begin: str, end: str) -> float:
+            return statistics.median(a[begin].elapsed_time(a[end]) for a, _ in pairs)
+
+        return {
+            "forward_ms": median("forward begins", "forward ends"),
+            "backward_ms": median("backward begins", "backward ends"),
+            "optimizer_ms": median("step begins", "step ends"),
+            "whole_ms": statistics.median(a["forward begins"].elapsed_time(b["forward begins"]) for a, b in pairs),
+        }
+
+
+def kernel_times(profiler: torch.profiler.profile, steps: int) -> tuple[dict[str, float], list[tuple[str, float, int]]]:
+    """Milliseconds of GPU time a step by kind of kernel, and the twenty-five costliest kernels with their counts."""
+    by_kind: dict[str, float] = defaultdict(float)
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for event in profiler.events():
+        if event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        name = event.name.lower()
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "others")
+        by_kind[kind] += event.device_time_total / 1e3 / steps
+        by_name[event.name].append(event.device_time_total / 1e3 / steps)
+    top = sorted(((name, sum(times), len(times) // steps) for name, times in by_name.items()), key=lambda x: -x[1])
+    return dict(by_kind), top[:25]
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One configuration, in this process."""
+    from rwkv_music.training.engine import optimizer_bytes, rank
+    from rwkv_music.training.metrics import model_flop_utilisation
+    from rwkv_music.training.trainer import Trainer
+
+    started = time.perf_counter()
+    preset = PRESETS[options.preset]
+    model = from_arguments(ModelConfig, options, **preset)
+    with tempfile.TemporaryDirectory() as folder:
+        train = from_arguments(TrainConfig, options, out=f"{folder}/run", val_every=0, steps=10**6, warmup_steps=10)
+        ctx_len = getattr(options, "ctx_len", 1024)
+        make_data(Path(folder), options.vocab, 4 * train.batch_size, ctx_len)
+        config = RunConfig(model, DataConfig(folder, ctx_len), train)
+        trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
+        estimated = trainer.memory.peak
+        wait = 0.0
+
+        def run(steps: int) -> float:
+            """Seconds for so many steps."""
+            nonlocal wait
+            begin, wait = time.perf_counter(), 0.0
+            with ThreadPoolExecutor(1) as reader:
+                coming = reader.submit(trainer.read_step, 0)
+                for step in range(steps):
+                    asked = time.perf_counter()
+                    batches = coming.result()
+                    wait += time.perf_counter() - asked
+                    coming = reader.submit(trainer.read_step, (step + 1) * train.batch_size)
+                    loss = trainer.step(batches, train.lr)
+            assert torch.isfinite(loss).all()
+            torch.cuda.synchronize()
+            return time.perf_counter() - begin
+
+        run(1)
+        first_step_s = time.perf_counter() - started
+        run(5)
+        torch.cuda.reset_peak_memory_stats()
+        seconds = run(options.measured)
+        data_ms = 1e3 * wait / options.measured
+        peak = torch.cuda.max_memory_allocated()
+        marks = Marks(trainer.engine)
+        run(options.measured)
+        parts = marks.medians()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            profiled = 1e3 * run(3) / 3
+        kinds, top = kernel_times(profiler, 3)
+        step_ms = 1e3 * seconds / options.measured
+        tokens = train.batch_size * ctx_len
+        rate = tokens / step_ms * 1e3
+        figures = {
+            "model": {"layers": model.n_layer, "width": model.n_embd, "channel_mix": model.channel_mix},
+            "vocabulary": options.vocab,
+            "batch": [train.batch_size, ctx_len],
+            "ranks": trainer.plan.world_size,
+            "deepspeed_config": Path(options.deepspeed_config).name,
+            "recompute": train.recompute,
+            "parameters": trainer.parameters,
+            "step_ms": step_ms,
+            "tokens_per_second": rate,
+            "mfu": model_flop_utilisation(trainer.matrix_parameters, rate / trainer.plan.world_size, trainer.flops),
+            "peak_gib": peak / 2**30,
+            "estimated_gib": estimated / 2**30,
+            "optimizer_bytes": optimizer_bytes(trainer.engine),
+            "outside_forward_and_backward": 1 - (parts["forward_ms"] + parts["backward_ms"]) / parts["whole_ms"],
+            "waiting_for_data_ms": data_ms,
+            **parts,
+            "gaps_ms": profiled - sum(kinds.values()),
+            "kernels_ms": dict(sorted(kinds.items(), key=lambda x: -x[1])),
+            "costliest_kernels": [{"ms": ms, "launches": count, "name": name[:120]} for name, ms, count in top[:16]],
+            "from_start_to_first_step_s": first_step_s,
+        }
+        if rank() == 0:
+            print(json.dumps(figures, indent=2))
+            if options.kernels:
+                for name, ms, count in top:
+                    print(f"{ms:8.3f} ms {count:5d} x  {name[:150]}")
+            if options.write:
+                Path(options.write).write_text(json.dumps(figures))
+        trainer.close()
+    return figures
+
+
+def table(more: list[str]) -> dict[str, Any]:
+    """Every row in a process of its own."""
+    rows = {}
+    for name, arguments in ROWS.items():
+        with tempfile.NamedTemporaryFile() as answer:
+            command = [sys.executable, __file__, *arguments.split(), "--write", answer.name, *more]
+            done = subprocess.run(command, stdout=subprocess.DEVNULL)
+            if done.returncode == 0:
+                rows[name] = json.loads(Path(answer.name).read_text())
+    print(
+        f"{'':<34}{'step ms':>9}{'tokens/s':>10}{'MFU':>7}{'GiB':>7}{'forward':>9}{'backward':>9}{'rest':>7}{'gaps':>7}"
+    )
+    for name, row in rows.items():
+        print(
+            f"{name:<34}{row['step_ms']:>9.1f}{row['tokens_per_second']:>10,.0f}{row['mfu']:>7.1%}{row['peak_gib']:>7.1f}"
+            f"{row['forward_ms']:>9.1f}{row['backward_ms']:>9.1f}{row['outside_forward_and_backward']:>7.1%}"
+            f"{row['gaps_ms']:>7.1f}"
+        )
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, help="measure this alone; without it, the rows of the table")
+    parser.add_argument("--vocab", type=int, default=20096, help="vocabulary size (default: 20096)")
+    parser.add_argument("--measured", type=int, default=20, help="steps to measure (default: 20)")
+    parser.add_argument("--deepspeed_config", default=str(PROJECT / "ds_configs" / "zero2.json"), metavar="FILE")
+    parser.add_argument("--limit_gib", type=float, help="let the process have no more of the GPU's memory, in GiB")
+    parser.add_argument("--kernels", action="store_true", help="print the costliest kernels")
+    parser.add_argument("--write", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--folder", default=report.RESULTS, metavar="DIR", help="where the table's JSON goes")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    add_arguments(parser, ModelConfig, skip=("vocab_size",))
+    add_arguments(parser, TrainConfig, skip=("out", "steps"))
+    add_arguments(parser, DataConfig, skip=("data",))
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("benchmarks/step.py needs a CUDA GPU.", file=sys.stderr)
+        return 1
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if options.limit_gib:
+        all_of_it = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(options.limit_gib * 2**30 / all_of_it)
+    if options.preset:
+        measure(options)
+    else:
+        print(report.write("step", {"rows": table([])}, options.folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

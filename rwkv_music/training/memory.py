@@ -1,0 +1,83 @@
+"""How much of a GPU's memory a training step will take, told before anything is allocated.
+
+The terms are what `half_blocks`, `head` and DeepSpeed's stages really hold, tensor by tensor; benchmarks/step.py prints
+the estimate beside the measured peak.
+"""
+
+from dataclasses import dataclass
+
+from rwkv_music.config import ModelConfig
+from rwkv_music.head import CHUNK_LOGITS
+from rwkv_music.wkv7s import CHECKPOINT_EVERY
+
+BF16, FP32 = 2, 4
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one GPU."""
+
+    states: int  # weights, gradients' buffers and AdamW, as long as the run lasts
+    activations: int  # kept from the forward pass for the backward
+    working: int  # the most that is alive beside them at once
+
+    @property
+    def peak(self) -> int:
+        return self.states + self.activations + self.working
+
+
+def activation_values(model: ModelConfig, recompute: str) -> float:
+    """bf16 values that a layer keeps for each token."""
+    C = model.n_embd
+    if recompute == "block":
+        return 2 * C  # a block's input, and layer 0's values
+    ranks = model.decay_rank + model.iclr_rank + model.value_rank + model.gate_rank
+    state = C * model.head_size / CHECKPOINT_EVERY
+    time_mixing = 5 * C + ranks + state + 4  # x, r, k, v, y; the gates' inside; checkpoints; the norm's moments
+    channel_mixing = C + 4  # x
+    if recompute == "none":
+        channel_mixing += model.dim_ffn + (C if model.channel_mix == "x080" else 0)
+    return time_mixing + channel_mixing
+
+
+def estimate(
+    model: ModelConfig,
+    parameters: int,
+    *,
+    zero_stage: int,
+    ranks: int,
+    tokens: int,
+    recompute: str,
+    bucket: int,
+    largest_tensor: int,
+    offload: bool,
+) -> MemoryEstimate:
+    """What a step takes in bf16 on one of `ranks` GPUs.
+
+    Args:
+        parameters: of the whole model.
+        tokens: in a rank's micro-batch.
+        bucket: elements of DeepSpeed's `reduce_bucket_size`.
+        largest_tensor: elements of the largest parameter that DeepSpeed sees, flat ones included.
+        offload: whether the optimizer and the gradients are on the CPU.
+    """
+    shared = parameters / ranks
+    weights = BF16 * (shared if zero_stage == 3 else parameters)
+    optimizer = 0 if offload else 3 * FP32 * shared
+    gradients = 0 if offload else BF16 * (shared if zero_stage >= 2 else parameters)
+    buckets = 2 * BF16 * min(bucket, parameters)  # one is filled while the other is on its way
+    kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
+
+    C, V = model.n_embd, model.vocab_size
+    logits = min(CHUNK_LOGITS, tokens * V) * BF16
+    head = logits + FP32 * V * C + BF16 * V * C + 3 * BF16 * C * tokens
+    # At the widest point of a half's backward: channel mixing's products and their gradients; time mixing's recomputed
+    # mixes, gates and recurrence inputs with the gradients of all of them.
+    layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
+    if recompute == "block":
+        layer += activation_values(model, "none") * tokens * BF16
+    # The optimizer's step has the activations' room: the gradient in fp32, and one tensor of it in fp64 for its norm.
+    step = 0 if offload else FP32 * shared + 8 * largest_tensor
+    backward = kept + max(head, layer) + buckets
+    working = max(backward, step) - kept
+    return MemoryEstimate(round(weights + optimizer + gradients), round(kept), round(max(working, 0)))

@@ -1,0 +1,134 @@
+"""Hundreds of small parameters as a few large ones, so that DeepSpeed's cost for each tensor stops mattering.
+
+DeepSpeed's stages 1 and 2 do a fixed amount of host work for every parameter tensor: a hook and a copy into a bucket in
+backward, and a dozen launches for the overflow check and the norm in the step. RWKV has 36 tensors a layer, and for a
+small model that work outlasts the mathematics. Here the parameters of an optimizer group lie one after the other in a
+few flat ones, and the model's own are views of them.
+
+Notable choices:
+- The model's names stay: a state dict has them, not the flat ones, and by `layout` a checkpoint cuts the optimizer's
+  master weights and moments into the model's parameters too.
+- A flat parameter takes neighbouring layers until it is large enough. One for all would do for a single GPU, but then
+  no gradient could be on its way to other ranks before the backward pass has ended.
+- ZeRO-3 shares out each module's own parameters and needs them where they are: it takes the model as it is.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from rwkv_music.model_v8 import RWKV
+
+LARGE_ENOUGH = 2**25  # elements; DeepSpeed's cost for a tensor is then below a tenth of what is done with it
+
+Layout = dict[str, list[tuple[str, list[int]]]]  # flat parameter -> the names and shapes that lie in it, in order
+
+
+class Packed(nn.Module):
+    """`model`, called as it is called, with its parameters in a few flat ones.
+
+    Args:
+        model: its parameters are taken over; it is usable through this module alone afterwards.
+        groups: of the optimizer, as `RWKV.parameter_groups` makes them. Parameters of different groups never share a
+            flat one.
+
+    Attributes:
+        groups: the same groups with the flat parameters.
+        layout: see `unpack`.
+    """
+
+    def __init__(self, model: RWKV, groups: list[dict[str, Any]]) -> None:
+        super().__init__()
+        places = {
+            parameter: (module, name) for module in model.modules() for name, parameter in module._parameters.items()
+        }
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self.model = model
+        self.flat = nn.ParameterList()
+        self.layout: Layout = {}
+        self.groups: list[dict[str, Any]] = []
+        self._places: list[list[tuple[nn.Module, str]]] = []
+        self._shapes: list[list[Tensor]] = []  # as tensors without content, which is how torch wants them
+        for group in groups:
+            first = len(self.flat)
+            for members in _cut(group["params"]):
+                flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in members]))
+                self.layout[f"flat.{len(self.flat)}"] = [(names[p], list(p.shape)) for p in members]
+                self.flat.append(flat)
+                self._places.append([places[p] for p in members])
+                self._shapes.append([torch.empty(p.shape, device="meta") for p in members])
+                for parameter in members:
+                    module, name = places[parameter]
+                    del module._parameters[name]
+            self.groups.append({**group, "params": list(self.flat)[first:]})
+        self.register_state_dict_post_hook(_show_the_models_names)
+        self.register_load_state_dict_pre_hook(_take_the_models_names)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.unpacked()(*args, **kwargs)
+
+    def unpacked(self) -> RWKV:
+        """The model, with views of the flat parameters, as they are now, for its weights.
+
+        They stay in place, because what is recomputed in the backward pass needs them then.
+        """
+        for flat, places, shapes in zip(self.flat, self._places, self._shapes, strict=True):
+            for (module, name), weight in zip(places, _Views.apply(flat, shapes), strict=True):
+                module.__dict__[name] = weight
+        return self.model
+
+
+def unpack(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Flat tensors, by the names that they have in a `Packed`, as views by the model's own names and shapes."""
+    out = {}
+    for flat_name, members in layout.items():
+        sizes = [torch.Size(shape).numel() for _, shape in members]
+        for (name, shape), piece in zip(members, tensors[flat_name].split(sizes), strict=True):
+            out[name] = piece.view(shape)
+    return out
+
+
+def _show_the_models_names(module: Packed, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
+    flat = {name: state.pop(prefix + name) for name in module.layout}
+    state.update({prefix + name: weight for name, weight in unpack(flat, module.layout).items()})
+
+
+def _take_the_models_names(module: Packed, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for flat_name, members in module.layout.items():
+        if all(prefix + name in state for name, _ in members):  # what is missing is told of by who called
+            pieces = [state.pop(prefix + name).reshape(-1) for name, _ in members]
+            state[prefix + flat_name] = torch.cat(pieces)
+
+
+def _cut(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """The parameters of a group, in order, cut where enough has come together; a remainder joins the last."""
+    runs: list[list[nn.Parameter]] = []
+    size = LARGE_ENOUGH
+    for parameter in parameters:
+        if size >= LARGE_ENOUGH:
+            runs.append([])
+            size = 0
+        runs[-1].append(parameter)
+        size += parameter.numel()
+    if len(runs) > 1 and size < LARGE_ENOUGH:
+        last = runs.pop()
+        runs[-1] += last
+    return iter(runs)
+
+
+class _Views(torch.autograd.Function):
+    """A flat tensor as views of the shapes that lie in it; backward puts their gradients together again.
+
+    One node of the graph instead of two for each parameter, which is host time in every step.
+    """
+
+    @staticmethod
+    def forward(ctx, flat: Tensor, shapes: list[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(_unflatten_dense_tensors(flat.detach(), shapes))
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+        return _flatten_dense_tensors(grads), None

@@ -1,0 +1,69 @@
+"""Completions made while training: of a held-out piece's opening, to be seen and heard in TensorBoard."""
+
+from pathlib import Path
+
+from rwkv_music import audio, generation, pianoroll
+from rwkv_music.config import RunConfig
+from rwkv_music.data.codecs import load_codec
+from rwkv_music.data.pieces import Pieces
+from rwkv_music.errors import UserError
+from rwkv_music.generation import Completion
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.run_folder import checkpoint_name
+from rwkv_music.training.metrics import Curves
+
+
+class HeldOut:
+    """The first piece of a split that is long enough to be completed.
+
+    Raises UserError where what samples need is not installed.
+    """
+
+    def __init__(self, config: RunConfig, split: str) -> None:
+        try:
+            import matplotlib  # noqa: F401
+            import miditok  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"Samples need {error.name}: pip install 'rwkv-music[music]', or train with --sample_every 0."
+            ) from error
+        self._train, self._seed = config.train, config.data.seed
+        self._codec = load_codec(Path(config.data.data) / "tokenizer.json")
+        long_enough = (
+            piece
+            for piece in Pieces(config.data.data, split, self._codec)
+            if len(piece.bar_starts) >= config.train.sample_context_bars
+        )
+        self._piece = next(long_enough, None)
+
+    def complete(self, model: RWKV) -> Completion | None:
+        """The piece's first bars and what `model` makes of them; None if no piece has so many bars."""
+        if self._piece is None:
+            return None
+        [completion] = generation.complete(
+            model,
+            self._codec,
+            self._piece,
+            context_bars=self._train.sample_context_bars,
+            bars=self._train.sample_bars,
+            sampling=generation.Sampling(seed=self._seed),
+        )
+        return completion
+
+
+def show(completion: Completion, curves: Curves, step: int, folder: Path) -> None:
+    """Its piano roll among the curves, its sound too where what that needs is installed; a .mid in `folder`."""
+    midi = completion.midi()
+    title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
+    curves.image(step, "samples/completion", pianoroll.figure_array(midi, completion.prompt_end_seconds(), title))
+    if _can_sound():
+        curves.sound(step, "samples/completion", audio.sound(midi), audio.SAMPLE_RATE)
+    generation.save_completions([completion], folder / f"{checkpoint_name(step)}.mid")
+
+
+def _can_sound() -> bool:
+    try:
+        audio.check_audio()
+    except UserError:
+        return False
+    return True

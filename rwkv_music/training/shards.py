@@ -1,0 +1,107 @@
+"""Tensors in files: the safetensors format, written from front to back in one pass and read in slices.
+
+A file is the header's length in eight bytes, the header as JSON (for each tensor its type, its shape and where its
+bytes lie), and the bytes. There is nothing in it that could run: a reader that checks the header has checked all.
+
+Notable choices:
+- Everything is fp32: a checkpoint's master weights and moments are.
+- The hash is taken of what is written, while it is written, so that it costs no second pass over the disk.
+- A GPU's tensor is copied a piece at a time: saving needs no room for a second one.
+
+Source: the format's description, https://huggingface.co/docs/safetensors.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 2**24  # elements that are copied, hashed and written at a time: 64 MiB
+LONGEST_HEADER = 2**27  # bytes
+
+
+class DamagedFile(ValueError):
+    """A file that is not what this module writes; the message says how."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file must be found to be."""
+
+    size_bytes: int
+    sha256: str
+
+
+def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor]) -> Written:
+    """Write `tensors` as fp32 to `path` and flush them to the disk."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in (len(text).to_bytes(8, "little"), text):
+            digest.update(part)
+            file.write(part)
+        for tensor in tensors.values():
+            for chunk in tensor.detach().reshape(-1).split(CHUNK):
+                values = chunk.to("cpu", torch.float32).contiguous().numpy()
+                if values.nbytes:
+                    digest.update(values)
+                    file.write(values)
+        file.flush()
+        os.fsync(file.fileno())
+    return Written(8 + len(text) + end, digest.hexdigest())
+
+
+class TensorFile:
+    """The tensors of a file that `write_tensors` wrote.
+
+    Raises DamagedFile if its header is none, or names what does not lie in the file; OSError if it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._path = Path(path)
+        size = self._path.stat().st_size
+        with open(self._path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(LONGEST_HEADER, size - 8):
+                raise DamagedFile(f"{self._path.name} does not begin with a header")
+            text = file.read(length)
+        try:
+            header = json.loads(text)
+            header.pop("__metadata__", None)
+            self.shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
+            self._starts = {name: int(entry["data_offsets"][0]) for name, entry in header.items()}
+            types = {entry["dtype"] for entry in header.values()}
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DamagedFile(f"{self._path.name} has a header that cannot be read ({error})") from error
+        if types - {"F32"}:
+            raise DamagedFile(f"{self._path.name} holds {', '.join(sorted(map(str, types - {'F32'})))}, not F32")
+        self._data = 8 + length
+        for name, shape in self.shapes.items():
+            end = self._data + self._starts[name] + 4 * torch.Size(shape).numel()
+            if min((0, self._starts[name], *shape)) < 0 or end > size:
+                raise DamagedFile(f"{self._path.name} ends before {name} does")
+
+    def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
+        """Fill `out` (1-D) with the elements of `name` from `start` on.
+
+        Raises DamagedFile if there are not as many.
+        """
+        if name not in self.shapes or start < 0 or start + out.numel() > torch.Size(self.shapes[name]).numel():
+            raise DamagedFile(f"{self._path.name} has not {out.numel():,} elements of {name} from {start:,} on")
+        with open(self._path, "rb") as file:
+            file.seek(self._data + self._starts[name] + 4 * start)
+            for chunk in out.split(CHUNK):
+                values = np.fromfile(file, np.float32, chunk.numel())
+                if values.size != chunk.numel():
+                    raise DamagedFile(f"{self._path.name} ends before {name} does")
+                chunk.copy_(torch.from_numpy(values))

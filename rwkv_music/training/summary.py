@@ -1,0 +1,50 @@
+"""What a run says of itself before it starts."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rwkv_music.training.metrics import gib, model_state_bytes
+
+if TYPE_CHECKING:
+    from rwkv_music.training.trainer import Trainer
+
+
+def summary(trainer: "Trainer") -> str:
+    """What is about to happen: model, data, schedule, memory; a line or two each."""
+    train_data, val_data = trainer.train_data, trainer.val_data
+    m, d, t = trainer.config.model, trainer.config.data, trainer.config.train
+    name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
+    passes = t.steps * t.batch_size / train_data.n_windows
+    bf16 = bool(trainer.plan.deepspeed.get("bf16", {}).get("enabled"))
+    states = model_state_bytes(trainer.parameters, trainer.zero_stage, trainer.plan.world_size, bf16)
+    device = (
+        torch.cuda.get_device_name(trainer.device)
+        if trainer.device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    memory = f"{gib(states)} a rank for weights, gradients and AdamW under ZeRO-{trainer.zero_stage}"
+    if trainer.device.type == "cuda":
+        memory += f"; {gib(trainer.memory.peak)} at the peak of a step, by estimate"
+    start = f"resumed from {trainer.resumed_from}" if trainer.resumed_from else "from scratch"
+    falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
+    val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
+    lines = {
+        "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {trainer.parameters:,} parameters, "
+        f"vocabulary {m.vocab_size:,}",
+        "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
+        "batch": f"{t.batch_size} rows x {d.ctx_len:,} tokens = {t.batch_size * d.ctx_len:,} tokens a step: "
+        f"{count(trainer.plan.world_size, 'rank')} x {count(t.micro_batch_size, 'row')} "
+        f"x {trainer.plan.accumulation} accumulated",
+        "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
+        f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, warm-up {t.warmup_steps}",
+        "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
+        "memory": memory,
+        "device": f"{device}; MFU counts against {trainer.flops / 1e12:,.1f} TFLOP/s ({trainer.flops_source})",
+        "start": f"{start}, step {trainer.progress.step:,}; run folder {trainer.run}",
+    }
+    return "\n".join(f"  {key:<10}{value}" for key, value in lines.items())
+
+
+def count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
