@@ -7,15 +7,21 @@ Without the launcher, `python train.py ...` is a world of one. See `--help` and 
 
 import os
 import sys
+import traceback
 
-from rwkv_music.errors import UserError
+from rwkv_music.errors import SharedError, UserError
 from rwkv_music.training.arguments import configure, parse
+from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, build the trainer, train. Returns the exit status: 0 trained, 1 could not, 130 interrupted."""
+    """Parse, build the trainer, train.
+
+    Returns the exit status: 0 trained, 1 could not, 70 crashed or lost another rank, 75 asked to stop and stopped with
+    a checkpoint, 130 the same by Ctrl-C.
+    """
     options = parse(arguments)
-    trainer = None
+    first, trainer = os.environ.get("RANK", "0") == "0", None
     try:
         config = configure(options)
         from rwkv_music.training.trainer import Trainer  # not before: a wrong argument need not wait for DeepSpeed
@@ -25,12 +31,24 @@ def main(arguments: list[str] | None = None) -> int:
         trainer.close()
     except UserError as error:
         # Before the ranks meet, each finds alike what does not fit, and one says it; later it may be one rank's alone.
-        if os.environ.get("RANK", "0") == "0" or ranks_have_met():
+        if first or (ranks_have_met() and not isinstance(error, SharedError)):
             print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except Stopped as stop:
+        if first:
+            print(f"train.py: {stop}.", file=sys.stderr)
+        trainer.close()
+        return stop.status
     except KeyboardInterrupt:
         print("train.py: interrupted" + (f" {trainer.where_it_stands()}" if trainer else "") + ".", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except Exception as error:
+        if ranks_have_met() and sys.modules["rwkv_music.training.rendezvous"].is_loss_of_a_rank(error):
+            where = f" {trainer.where_it_stands()}" if trainer else ""
+            print(f"train.py: rank {os.environ.get('RANK')} lost another rank{where}.", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return CRASHED
     return 0
 
 

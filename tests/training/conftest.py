@@ -1,6 +1,7 @@
 """Runs of train.py as a user starts them, made once a session and read by several tests."""
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,32 +30,38 @@ class Run:
         return max((self.folder / "checkpoints").glob("step_*"))
 
 
-def train(
-    folder: Path, *arguments: object, ranks: int = 1, config: str | Path = "zero2.json", check: bool = True
-) -> Run:
-    """`train.py`, alone or under DeepSpeed's launcher."""
-    start = [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--num_accelerators",
-        str(ranks),
-        "--master_port",
-        str(free_port()),
-    ]
-    command = [*(start if ranks > 1 else [sys.executable]), str(PROJECT / "train.py"), "--out", str(folder)]
-    command += ["--deepspeed_config", str(PROJECT / "ds_configs" / config), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)}
+def command(folder: Path, *arguments: object, ranks: int = 1, config: str | Path = "zero2.json") -> list[str]:
+    """The command line of `train.py`, alone or under DeepSpeed's launcher."""
+    start = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port", str(free_port())]
+    line = [sys.executable, *(start if ranks > 1 else []), str(PROJECT / "train.py"), "--out", str(folder)]
+    return [*line, "--deepspeed_config", str(PROJECT / "ds_configs" / config), *map(str, arguments)]
+
+
+def on_two_ranks(line: list[str]) -> list[str]:
+    """That command line (without a launcher) by launch/node.py."""
+    return [sys.executable, str(PROJECT / "launch" / "node.py"), "2", *line[1:]]
+
+
+def environment() -> dict[str, str]:
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)}
+    return {**os.environ, **own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+
+
+def train(folder: Path, *arguments: object, check: bool = True, **start: object) -> Run:
+    """`train.py`, run to its end."""
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+        command(folder, *arguments, **start),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
     )
     assert not check or done.returncode == 0, done.stdout[-4000:]
     return Run(folder, done.returncode, done.stdout)
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

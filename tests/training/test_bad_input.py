@@ -110,11 +110,6 @@ def test_a_checkpoint_of_another_shape(attempt, one_process):
     assert "holds a model of another shape (n_embd is 64, not 128)" in sentence
 
 
-def test_a_checkpoint_of_another_number_of_ranks(attempt, one_process, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "was written by 1 ranks under ZeRO stage 2, not by 2" in attempt(out=one_process.folder)
-
-
 def test_starting_afresh_among_checkpoints(attempt, one_process):
     assert "already holds checkpoints" in attempt("--resume", "none", out=one_process.folder)
 
@@ -130,21 +125,11 @@ def test_a_folder_of_something_else(attempt, tmp_path):
     assert "config.json cannot be read" in attempt(out=tmp_path / "other")
 
 
-def test_a_damaged_checkpoint(one_process, tmp_path):
-    shutil.copytree(one_process.folder / "checkpoints" / "step_00000020", tmp_path / "step_00000020")
-    damaged = tmp_path / "step_00000020" / "mp_rank_00_model_states.pt"
-    damaged.write_bytes(damaged.read_bytes()[:1000])
-    run = train(tmp_path / "run", "--resume", tmp_path / "step_00000020", "--steps", 30, check=False)
-    assert run.status == 1 and "Traceback" not in run.output, run.output
-    assert "cannot be loaded" in one_sentence(run.output.strip().splitlines()[-1])
-    assert not (tmp_path / "run").exists()
-
-
-def test_weights_that_diverge_are_not_saved(bach_data, tmp_path):
-    run = train(tmp_path / "run", "--data", bach_data, *SMALL, "--lr", 1e30, "--warmup_steps", 1, check=False)
-    assert run.status == 1 and "Traceback" not in run.output, run.output[-3000:]
-    assert "The loss is nan at step" in run.output and "lower --lr" in run.output
-    assert not list((tmp_path / "run").glob("checkpoints/*"))
+def test_a_damaged_checkpoint_that_is_named(attempt, one_process, tmp_path):
+    shutil.copytree(one_process.last_checkpoint, tmp_path / "step_00000020")
+    (tmp_path / "step_00000020" / "weights_00000.safetensors").write_bytes(b"short")
+    sentence = attempt("--resume", tmp_path / "step_00000020")
+    assert "is damaged (its weights_00000.safetensors has 5 bytes, not" in sentence and "name another" in sentence
 
 
 def test_resuming_from_what_is_no_checkpoint(attempt, tmp_path):

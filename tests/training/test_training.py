@@ -1,22 +1,19 @@
-"""Whole runs: every ZeRO stage, one process and two, stop and resume, interruption, curves, what is made of a run."""
+"""Whole runs: every ZeRO stage, one process and two, stop and resume, curves, what is made of a run."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import mido
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.__main__ import main as command
+from rwkv_music.run_folder import read_manifest, tensor_files
 from rwkv_music.training.checkpoint import load_model
-from tests.training.conftest import PROJECT, SMALL, train
+from tests.training.conftest import SMALL, train
 
 
 def largest_difference(a: list[float], b: list[float]) -> float:
@@ -57,26 +54,13 @@ def test_stop_and_resume_equals_going_on_bit_for_bit(one_process, bach_data, tmp
     resumed = train(tmp_path / "run", "--micro_batch_size", 2)  # all other settings are the run's own
     assert "resumed from" in resumed.output
     assert resumed.curve() == one_process.curve()
-    parts = ("mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
-    for part in parts:
-        a, b = (torch.load(run.last_checkpoint / part, weights_only=False) for run in (resumed, one_process))
-        assert_equal_trees(a, b)
-    tensors = [x for x in leaves(a) if torch.is_tensor(x) and x.numel() > 1000]
-    assert len(tensors) >= 3 * 2  # the comparison saw master weights and moments
+    assert tensor_hashes(resumed.last_checkpoint) == tensor_hashes(one_process.last_checkpoint)
 
 
-def leaves(tree) -> list:
-    if isinstance(tree, dict):
-        return [leaf for key in tree for leaf in leaves(tree[key])]
-    if isinstance(tree, list | tuple):
-        return [leaf for item in tree for leaf in leaves(item)]
-    return [tree]
-
-
-def assert_equal_trees(a, b) -> None:
-    for x, y in zip(leaves(a), leaves(b), strict=True):
-        if torch.is_tensor(x):
-            assert torch.equal(x, y)
+def tensor_hashes(checkpoint: Path) -> dict[str, str]:
+    """Of the files that hold the master weights and AdamW's moments."""
+    files = read_manifest(checkpoint)
+    return {name: files[name]["sha256"] for name in tensor_files(checkpoint)}
 
 
 def test_a_run_goes_on_elsewhere_from_a_checkpoint_that_is_named(one_process, tmp_path):
@@ -102,39 +86,6 @@ def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(one_
     ours, theirs = load_model(run.folder)[0], load_model(one_process.folder)[0]
     for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         assert (a - b).norm() < 0.02 * b.norm() + 1e-3, name
-
-
-def test_ctrl_c_says_where_it_stands_and_the_run_goes_on_from_there(bach_data, tmp_path):
-    arguments = [
-        "--data",
-        str(bach_data),
-        *SMALL,
-        "--steps",
-        "5000",
-        "--save_every",
-        "5",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    config = str(PROJECT / "ds_configs" / "zero1.json")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    running = subprocess.Popen(
-        [sys.executable, str(PROJECT / "train.py"), *arguments, "--deepspeed_config", config],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "run").glob("checkpoints/step_*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert re.search(r"interrupted after step \d+; the same command goes on from step_\d{8}\.", errors), errors
-    assert "Traceback" not in errors
-    resumed = train(tmp_path / "run", "--steps", 5000, "--save_every", 5, "--stop_after", 1, config="zero1.json")
-    assert "is reached already" in resumed.output
 
 
 def test_tensorboard_shows_the_curves_and_a_completion(one_process):
@@ -166,8 +117,9 @@ def test_the_summary_says_what_is_about_to_happen(one_process):
 def test_the_weights_of_a_run_are_its_master_weights(one_process):
     model, codec, config, step = load_model(one_process.folder)
     assert (config.model.n_embd, step, model.config.vocab_size) == (64, 20, codec.vocab_size)
-    saved = torch.load(one_process.last_checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-    assert all(torch.equal(weight.bfloat16(), saved[name]) for name, weight in model.state_dict().items())
+    saved = load_file(one_process.last_checkpoint / "weights_00000.safetensors")  # one rank's are all of them
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(weight, saved[name]) for name, weight in model.state_dict().items())
 
 
 def test_evaluate_prints_the_trainers_own_validation_loss(one_process, bach_data, capsys):
@@ -177,7 +129,7 @@ def test_evaluate_prints_the_trainers_own_validation_loss(one_process, bach_data
     assert header[:4] == ["split", "tokens", "nats/token", "bits/note"]
     # The trainer validated in bf16.
     assert float(val[2]) == pytest.approx(one_process.curve("val/loss")[-1], abs=0.01)
-    assert 0 < float(val[4]) < float(val[5])  # bigram, unigram
+    assert 0 < float(val[-2]) < float(val[-1])  # bigram, unigram
 
 
 def test_generate_completes_a_piece(one_process, bach_midi, tmp_path, capsys):

@@ -1,0 +1,91 @@
+"""Does a run survive being killed at any moment? kill -9, many times, half of them while a checkpoint is being written.
+
+    python benchmarks/kills.py --kills 100
+
+Trains a small model that saves every second step, kills it, starts it again, and looks each time whether what it goes
+on from is whole: every byte of every file as the manifest says. Writes results/kills.json; exit status 1 if it once is
+not.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import report
+
+from rwkv_music.data.corpus import write_corpus
+from rwkv_music.data.prepare import prepare
+from rwkv_music.run_folder import checkpoints, contents_fault, fault, find_checkpoint, read_manifest, read_progress
+
+PROJECT = Path(__file__).parent.parent
+SMALL = "--n_layer 2 --n_embd 64 --ctx_len 128 --batch_size 4 --steps 1000000 --val_every 0 --save_every 2 --keep 3"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="how often (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    options = parser.parse_args()
+    moments = random.Random(options.seed)
+    counts = {"kills": 0, "left_a_partial_one": 0, "damaged_under_a_steps_name": 0, "resumed_from_a_damaged_one": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        write_corpus("bach", here / "midi", workers=1, limit=12)
+        prepare([here / "midi"], here / "data", workers=1)
+        run = here / "run"
+        line = [
+            sys.executable,
+            str(PROJECT / "train.py"),
+            "--data",
+            str(here / "data"),
+            "--out",
+            str(run),
+            *SMALL.split(),
+        ]
+        line += ["--deepspeed_config", str(PROJECT / "ds_configs" / "zero2.json")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        for kill in range(options.kills):
+            before = newest_step(run)
+            running = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while running.poll() is None and newest_step(run) <= before:
+                time.sleep(0.05)
+            if kill % 2:
+                while running.poll() is None and not unfinished(run):
+                    pass
+                time.sleep(moments.uniform(0, 0.03))  # a save of this model takes about as long
+            else:
+                time.sleep(moments.uniform(0, 1))
+            running.kill()
+            running.wait()
+            counts["kills"] += 1
+            counts["left_a_partial_one"] += bool(unfinished(run))
+            counts["damaged_under_a_steps_name"] += sum(not whole(path) for path in checkpoints(run))
+            counts["resumed_from_a_damaged_one"] += not whole(find_checkpoint(run))
+            print(f"\r{counts}", end="", flush=True)
+    print()
+    report.write("kills", counts)
+    return int(counts["resumed_from_a_damaged_one"] > 0)
+
+
+def unfinished(run: Path) -> list[Path]:
+    return list((run / "checkpoints").glob(".step_*.partial"))
+
+
+def newest_step(run: Path) -> int:
+    return max((int(path.name.removeprefix("step_")) for path in checkpoints(run)), default=0)
+
+
+def whole(checkpoint: Path) -> bool:
+    """Whether every byte is as it was written."""
+    if fault(checkpoint) or contents_fault(checkpoint, read_manifest(checkpoint)):
+        return False
+    return read_progress(checkpoint).step == int(checkpoint.name.removeprefix("step_"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

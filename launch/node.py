@@ -1,0 +1,61 @@
+"""Start this machine's ranks of a run and stay with them to their end.
+
+    python launch/node.py RANKS train.py ARGUMENTS...
+
+The machine's place among several comes from NODE_RANK (0) and NODES (1), the meeting point from MASTER_ADDR and
+MASTER_PORT. A signal goes on to the ranks, which save and stop. When a rank ends badly, the others have a few seconds
+to notice by themselves and say where the run stands.
+
+Exit status: 0 all finished; 75 they stopped, to go on later; 130 Ctrl-C; else that of the rank that ended badly first.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+IN_ORDER = (0, 75, 130)  # statuses of ranks that ended as they should (rwkv_music/training/signals.py)
+PATIENCE_SECONDS = 8
+
+
+def main(arguments: list[str]) -> int:
+    ranks, nodes, node = int(arguments[0]), int(os.environ.get("NODES", "1")), int(os.environ.get("NODE_RANK", "0"))
+    processes: list[subprocess.Popen] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, pass_on)
+    for local_rank in range(ranks):
+        place = {"RANK": node * ranks + local_rank, "LOCAL_RANK": local_rank}
+        sizes = {"WORLD_SIZE": nodes * ranks, "LOCAL_WORLD_SIZE": ranks}
+        environment = {**os.environ, **{name: str(value) for name, value in {**place, **sizes}.items()}}
+        # A session of its own: a terminal's Ctrl-C then comes once, through here.
+        processes.append(
+            subprocess.Popen([sys.executable, "-u", *arguments[1:]], env=environment, start_new_session=True)
+        )
+    return attend(processes)
+
+
+def attend(processes: list[subprocess.Popen]) -> int:
+    """Wait until all have ended; end them when one has ended badly and the others do not."""
+    failed_at, status = None, 0
+    while True:
+        codes = [process.poll() for process in processes]
+        ended = [code if code is None or code >= 0 else 128 - code for code in codes]  # 128 + n: killed by signal n
+        bad = [code for code in ended if code not in (None, *IN_ORDER)]
+        if bad and failed_at is None:
+            failed_at, status = time.monotonic(), min(bad)  # a sentence (1) counts for more than what it led to
+        if None not in ended:
+            return status or max(ended)
+        if failed_at is not None and time.monotonic() > failed_at + PATIENCE_SECONDS:
+            for process in processes:
+                process.kill()
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

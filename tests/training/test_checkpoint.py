@@ -1,0 +1,228 @@
+"""Checkpoints: resumed on other ranks and stages, damaged, pruned, cut short, never run as code."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train as train_py
+from rwkv_music.__main__ import main as rwkv_music
+from rwkv_music.errors import UserError
+from rwkv_music.run_folder import checkpoints, fault, find_checkpoint, passed_over, read_progress
+from rwkv_music.training.checkpoint import load_model
+from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
+
+FILES = {path.stem: json.loads(path.read_text()) for path in (PROJECT / "ds_configs").glob("*.json")}
+FILES |= {f"{name} in fp32": {"zero_optimization": FILES[name]["zero_optimization"]} for name in list(FILES)}
+FILES["hierarchical"] = {  # zeropp without its quantisation, whose kernels are a GPU's, and with nodes of two ranks
+    **FILES["zeropp"],
+    "zero_optimization": {
+        **FILES["zeropp"]["zero_optimization"],
+        "zero_hpz_partition_size": 2,
+        "zero_quantized_weights": False,
+        "zero_quantized_gradients": False,
+    },
+}
+
+
+def write_file(folder: Path, name: str) -> Path:
+    (folder / f"{name}.json").write_text(json.dumps(FILES[name]))
+    return folder / f"{name}.json"
+
+
+@pytest.fixture(scope="module")
+def unbroken(bach_data, tmp_path_factory) -> dict[int, Run]:
+    """40 steps with a checkpoint in the middle: on one rank in bf16, and on two in fp32."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    more = ["--data", bach_data, *SMALL, "--steps", 40, "--save_every", 20, "--val_every", 0]
+    files = {1: "zero2", 2: "zero1 in fp32"}
+    return {
+        ranks: train(folder / str(ranks), *more, ranks=ranks, config=write_file(folder, files[ranks]))
+        for ranks in files
+    }
+
+
+def copy_of_half(run: Run, folder: Path) -> Path:
+    """A run folder that is no further than `run` was in its middle."""
+    shutil.copytree(run.folder / "checkpoints" / "step_00000020", folder / "checkpoints" / "step_00000020")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "before, ranks, file",
+    [
+        (2, 1, "zero2 in fp32"),
+        (2, 2, "zero3 in fp32"),
+        (1, 4, "zero3"),
+        (1, 1, "zero2_offload"),
+        (1, 2, "zero3_offload"),
+        (1, 2, "hierarchical"),
+    ],
+)
+def test_any_ranks_and_any_stage_go_on(unbroken, before, ranks, file, tmp_path):
+    folder = copy_of_half(unbroken[before], tmp_path / "run")
+    resumed = train(folder, ranks=ranks, config=write_file(tmp_path, file))
+    differences = np.abs(np.subtract(resumed.curve(), unbroken[before].curve()[20:]))
+    assert len(differences) == 20
+    # The first loss is one of the weights alone. In bf16 another order of sums then rounds the gradients otherwise.
+    assert differences[0] < 1e-4 and differences.max() < (1e-4 if "fp32" in file else 3e-3), differences
+    assert load_model(folder)[3] == 40  # with no DeepSpeed, whatever wrote it
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "cut short":
+        content = content[:-100]
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name, how, says",
+    [
+        ("moments_00000.safetensors", "cut short", "bytes, not"),
+        ("index.json", "one bit", "another SHA-256"),
+        ("manifest.json", "cut short", "manifest.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_by_name(unbroken, name, how, says, tmp_path):
+    shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "checkpoints")
+    damage(tmp_path / "checkpoints" / "step_00000040" / name, how)
+    chosen = find_checkpoint(tmp_path)
+    assert chosen.name == "step_00000020"
+    [clause] = passed_over(tmp_path, chosen)
+    assert clause.startswith(f"step_00000040: its {name}") and says in clause
+
+
+def test_a_bit_that_flipped_in_a_tensor_is_noticed(unbroken, tmp_path):
+    shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
+    damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")
+    with pytest.raises(UserError, match="weights_00000.safetensors is not as it was written"):
+        load_model(tmp_path / "run")
+    resumed = train(tmp_path / "run", "--steps", 41)
+    assert "Passed over step_00000040: its weights_00000.safetensors is not as it was written" in resumed.output
+    assert "step_00000020, step 20" in resumed.output
+    assert fault(tmp_path / "run" / "checkpoints" / "step_00000041") is None
+
+
+def test_no_whole_checkpoint_is_told(unbroken, tmp_path):
+    folder = copy_of_half(unbroken[1], tmp_path / "run")
+    (folder / "checkpoints" / "step_00000020" / "progress.json").unlink()
+    with pytest.raises(UserError, match=r"No checkpoint of .* is whole \(step_00000020: its progress.json cannot be"):
+        find_checkpoint(folder)
+
+
+def test_only_the_newest_are_kept_and_leftovers_cleared(unbroken, tmp_path):
+    folder = copy_of_half(unbroken[1], tmp_path / "run")
+    for left in (".step_00000021.partial", ".step_00000010.removed"):
+        (folder / "checkpoints" / left).mkdir()
+    train(folder, "--steps", 26, "--save_every", 2, "--keep", 2)
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000024", "step_00000026"]
+
+
+def test_minutes_make_a_checkpoint_due_as_well(unbroken, tmp_path):
+    folder = copy_of_half(unbroken[1], tmp_path / "run")
+    train(folder, "--steps", 24, "--save_every", 0, "--save_minutes", 1e-9)
+    assert [read_progress(path).step for path in checkpoints(folder)] == [20, 21, 22, 23, 24]
+
+
+def test_a_job_that_was_thought_dead_does_not_write_into_the_run(bach_data, tmp_path):
+    folder = tmp_path / "run"
+    line = command(folder, "--data", bach_data, *SMALL, "--steps", 10**6, "--save_every", 3, "--keep", 1)
+    running = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: checkpoints(folder))
+    (folder / ".owner").write_text("another\n")
+    assert "Another start of this run has taken" in running.communicate(timeout=60)[1]
+    assert running.returncode == 1
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+@pytest.mark.parametrize("name", ["weights_00000.safetensors", "index.json", "config.json", "manifest.json"])
+def test_a_pickle_in_a_checkpoint_is_refused(unbroken, name, tmp_path, monkeypatch, capsys):
+    folder = copy_of_half(unbroken[1], tmp_path / "run") / "checkpoints" / "step_00000020"
+    bomb = pickle.dumps(Bomb())
+    (folder / name).write_bytes(bomb)
+    if name != "manifest.json":  # an attacker would have made it fit
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"][name] = {"size_bytes": len(bomb), "sha256": hashlib.sha256(bomb).hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    assert rwkv_music(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0 and said.endswith("."), said
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "tokenizer.json", "train.idx", "train.bin"])
+def test_a_pickle_in_a_dataset_is_refused(bach_data, name, tmp_path, monkeypatch, capsys):
+    shutil.copytree(bach_data, tmp_path / "data")
+    (tmp_path / "data" / name).write_bytes(pickle.dumps(Bomb(), protocol=0))
+    monkeypatch.chdir(tmp_path)
+    line = command(tmp_path / "run", "--data", tmp_path / "data", *SMALL, "--sample_every", 10)
+    assert train_py.main(line[2:]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("train.py: ") and said.endswith(".") and "\n" not in said, said
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_killed_at_any_moment_it_goes_on_from_a_whole_checkpoint(bach_data, tmp_path):
+    """The second kill falls into a save. benchmarks/kills.py does it a hundred times."""
+    folder, random = tmp_path / "run", np.random.default_rng(0)
+    line = command(folder, "--data", bach_data, *SMALL, "--steps", 10**6, "--save_every", 2, "--keep", 2)
+    reached = 0
+    for kill in range(2):
+        running = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait_for(lambda done=reached: checkpoints(folder) and newest_step(folder) > done)
+        if kill % 2:
+            wait_for(lambda: list((folder / "checkpoints").glob(".step_*.partial")), every=0)
+        time.sleep(random.uniform(0, 0.01 if kill % 2 else 0.5))
+        running.send_signal(signal.SIGKILL)
+        assert running.communicate()[1] == b""
+        assert fault(find_checkpoint(folder)) is None and newest_step(folder) > reached
+        reached = newest_step(folder)
+    assert train(folder, "--steps", reached + 2).last_checkpoint.name == f"step_{reached + 2:08d}"
+
+
+def newest_step(folder: Path) -> int:
+    return read_progress(find_checkpoint(folder)).step
+
+
+def wait_for(condition, seconds: float = 120, every: float = 0.05):
+    """What `condition` returns when it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(every)
+    raise AssertionError("waited in vain")
+
+
+def test_files_are_made_with_the_users_umask(unbroken):
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {path.stat().st_mode & 0o777 for path in unbroken[1].folder.rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~umask}
+
+
+def test_a_checkpoint_needs_no_deepspeed(unbroken):
+    script = (
+        "import sys; sys.modules['deepspeed'] = None\n"
+        "from rwkv_music.training.checkpoint import load_model\n"
+        f"print(load_model({str(unbroken[1].folder)!r})[3])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), cwd=PROJECT, capture_output=True)
+    assert done.stdout.strip() == b"40", done.stderr.decode()

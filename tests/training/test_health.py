@@ -1,0 +1,94 @@
+"""A run that looks after itself: gradients that are not finite, losses that spike, ranks that hang or die."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+
+from rwkv_music.run_folder import checkpoints, fault, find_checkpoint
+from rwkv_music.training.health import SpikeDetector
+from tests.training.conftest import PROJECT, SMALL, Run, command, environment, on_two_ranks
+from tests.training.test_checkpoint import wait_for
+
+LONG = [*SMALL, "--steps", "1000000", "--val_every", "0", "--save_every", "5", "--keep", "1"]
+
+
+def troubled(trouble: str, folder, *arguments: object, ranks: int = 1) -> Run:
+    """`train.py` with a trouble put in, run to its end."""
+    line = command(folder, *arguments)
+    line = [line[0], str(PROJECT / "tests" / "training" / "troubled.py"), trouble, *line[2:]]
+    line = on_two_ranks(line) if ranks == 2 else line
+    done = subprocess.run(
+        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+    )
+    return Run(folder, done.returncode, done.stdout)
+
+
+def test_a_nan_in_one_ranks_gradient_skips_that_step_everywhere_and_no_other(bach_data, tmp_path):
+    run = troubled("nan-gradient", tmp_path / "run", "--data", bach_data, *SMALL, "--val_every", 0, ranks=2)
+    assert run.status == 0, run.output[-3000:]
+    assert run.curve("train/skipped_steps") == [0] * 6 + [1] * 14
+    losses = run.curve()
+    assert len(losses) == 19 and np.isfinite(losses).all() and losses[-1] < losses[0] - 0.5
+
+
+def test_too_many_in_a_row_end_the_run_at_the_last_good_checkpoint(bach_data, tmp_path):
+    more = ["--save_every", 2, "--max_skipped_steps", 4, "--val_every", 0]
+    run = troubled("nan-for-good", tmp_path / "run", "--data", bach_data, *SMALL, *more)
+    assert run.status == 1 and "Traceback" not in run.output, run.output[-3000:]
+    said = run.output.strip().splitlines()[-1]
+    assert "The last 5 steps changed nothing because the gradient was not finite, up to step 11" in said
+    assert "start again from step_00000006 with a lower --lr" in said
+    assert run.last_checkpoint.name == "step_00000006"
+
+
+def test_a_spike_is_rolled_back_and_other_rows_are_taken(bach_data, tmp_path):
+    more = ["--steps", 50, "--save_every", 10, "--on_spike", "rollback", "--val_every", 0, "--warmup_steps", 10]
+    run = troubled("spike", tmp_path / "run", "--data", bach_data, *SMALL, *more)
+    assert run.status == 0, run.output[-3000:]
+    [(at, target)] = re.findall(r"step (\d+): the loss has risen to [\d.]+; back to (step_\d+)", run.output)
+    assert 31 <= int(at) <= 35 and target == "step_00000030"
+    losses = run.curve()
+    assert len(losses) == 50 and losses[-1] < 5  # one curve, with no spike in it
+
+
+def test_what_a_spike_is():
+    detector, random = SpikeDetector(), np.random.default_rng(0)
+    falling = 3 + 4 * np.exp(-np.arange(200) / 20) + 0.1 * random.standard_normal(200)
+    assert not any(map(detector.is_spike, falling))
+    assert detector.is_spike(4.5) and detector.is_spike(float("nan"))
+    assert not detector.is_spike(3.2)
+
+
+def test_a_rank_that_hangs_is_named_with_its_step(bach_data, tmp_path):
+    more = ["--val_every", 0, "--hang_minutes", 0.1]
+    run = troubled("hang", tmp_path / "run", "--data", bach_data, *SMALL, *more, ranks=2)
+    assert run.status == 70, run.output[-3000:]
+    assert re.search(r"rank 1 has been reading its rows for step 6 for 0\.\d minutes", run.output), run.output[-3000:]
+    assert "read_that_hangs" in run.output  # the stack of the thread that reads
+
+
+def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
+    line = on_two_ranks(command(tmp_path / "run", "--data", bach_data, *LONG))
+    running = subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: checkpoints(tmp_path / "run"))
+    ranks = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    killed = time.monotonic()
+    said = running.communicate(timeout=60)[0]
+    assert time.monotonic() - killed < 15
+    assert running.returncode in (70, 137)
+    assert re.search(r"rank 0 lost another rank after step [\d,]+; the same command goes on from step_\d+", said), said
+
+
+def test_a_file_system_that_vanishes_is_told(bach_data, tmp_path):
+    line = command(tmp_path / "run", "--data", bach_data, *LONG)
+    running = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: checkpoints(tmp_path / "run"))
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 1 and said.strip().splitlines()[-1].startswith("train.py: No such file"), said
+    assert fault(find_checkpoint(tmp_path / "elsewhere")) is None

@@ -1,0 +1,44 @@
+"""Where the ranks meet: on the job's interface and nowhere else."""
+
+import socket
+import subprocess
+import sys
+
+from rwkv_music.training.rendezvous import interface_towards
+from tests.training.conftest import PROJECT, environment
+
+LISTENING = """
+import os
+from pathlib import Path
+from rwkv_music.training.rendezvous import meet
+from torch import distributed as dist
+meet(1)
+dist.barrier()
+own = {os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink() and f.exists() is not None}
+for table in ("tcp", "tcp6"):
+    for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+            print("listens", fields[1].split(":")[0], flush=True)
+dist.barrier()
+"""
+
+
+def test_every_port_is_opened_on_the_jobs_interface(tmp_path):
+    (tmp_path / "rank.py").write_text(LISTENING)
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "launch" / "node.py"), "2", str(tmp_path / "rank.py")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    addresses = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")}
+    assert addresses == {"0100007F"}, addresses  # 127.0.0.1, and no wildcard
+
+
+def test_the_interface_of_an_address():
+    assert interface_towards("127.0.0.1") == "lo"
+    outside = interface_towards("192.0.2.1")
+    assert outside is None or outside in dict(map(reversed, socket.if_nameindex()))

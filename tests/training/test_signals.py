@@ -1,0 +1,49 @@
+"""Being asked to stop: one more checkpoint on all ranks, and an exit status that says whether to go on."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from rwkv_music.run_folder import checkpoints
+from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, StopSignals
+from tests.training.conftest import SMALL, command, environment, on_two_ranks
+from tests.training.test_checkpoint import wait_for
+
+LONG = [*SMALL, "--steps", "1000000", "--save_every", "0", "--val_every", "0"]
+
+
+@pytest.mark.parametrize(
+    "number, status, says",
+    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGUSR1, GO_ON_LATER, "asked to stop")],
+)
+def test_two_ranks_stop_with_a_checkpoint(number, status, says, bach_data, tmp_path):
+    """The launcher passes the signal on; the ranks hear it at different moments and must agree on one step."""
+    line = command(tmp_path / "run", "--data", bach_data, *LONG)
+    running = subprocess.Popen(
+        on_two_ranks(line), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: list((tmp_path / "run").glob("events*")) and has_trained(tmp_path / "run"))
+    running.send_signal(number)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == status and "Traceback" not in said, said
+    [saved] = checkpoints(tmp_path / "run")
+    step = int(saved.name.removeprefix("step_"))
+    assert f"{says} after step {step:,}; the same command goes on from {saved.name}." in said
+
+
+def has_trained(run) -> bool:
+    """TensorBoard's file grows with every step that is logged."""
+    return sum(path.stat().st_size for path in run.glob("events*")) > 10_000
+
+
+def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not():
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # from the terminal, and from a launcher that passes it on
+        assert signals.interrupted and not signals.go_on_later
+        time.sleep(0.6)
+        signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)

@@ -1,0 +1,63 @@
+"""The update on the device against DeepSpeed's own, and from a gradient that is not finite."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.training.conftest import PROJECT
+
+# Runs in a process of its own: it has a process group.
+PROGRAM = """
+import json, sys, torch
+from rwkv_music.config import ModelConfig, TrainConfig
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.training import engine as engine_module
+from rwkv_music.training.engine import init_process_group, make_engine, make_plan
+
+ours, stage, bad_step = json.loads(sys.argv[1])
+if not ours:
+    engine_module.UpdateOnDevice = lambda zero: None
+device = init_process_group()
+torch.manual_seed(0)
+model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
+file = {"bf16": {"enabled": True}, "zero_optimization": {"stage": stage}}
+engine = make_engine(model, make_plan(TrainConfig(batch_size=4, grad_clip=0.3), set(), file, "ds.json", 1), device)
+tokens = torch.randint(20, (4, 33))
+rows = []
+for step in range(6):
+    before = [p.clone() for p in engine.module.parameters()]
+    loss = engine(tokens[:, :-1], targets=tokens[:, 1:])
+    engine.backward(loss * (float("nan") if step == bad_step else 1.0))
+    engine.step()
+    changed = any(not torch.equal(a, b) for a, b in zip(before, engine.module.parameters()))
+    rows.append([loss.item(), float(engine.get_global_grad_norm()), changed])
+print(json.dumps({"rows": rows, "skipped": int(engine.update_on_device.skipped) if ours else None}))
+"""
+
+
+def run(ours: bool, stage: int = 2, bad_step: int = -1) -> dict:
+    import json
+
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps([ours, stage, bad_step])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("stage", (1, 2))
+def test_equal_to_deepspeeds_own(stage):
+    ours, theirs = run(True, stage), run(False, stage)
+    assert ours["rows"][0][1] > 0.3  # so that it is clipped
+    for a, b in zip(ours["rows"], theirs["rows"], strict=True):
+        assert a == pytest.approx(b, rel=2e-3)
+    assert ours["rows"][0] == pytest.approx(theirs["rows"][0], rel=1e-6)
+    assert ours["skipped"] == 0
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    made = run(True, bad_step=2)
+    assert [changed for _, _, changed in made["rows"]] == [True, True, False, True, True, True]
+    assert made["skipped"] == 1
+    assert made["rows"][3][0] == made["rows"][2][0]  # the loss is that of the same weights

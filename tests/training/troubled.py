@@ -1,0 +1,68 @@
+"""train.py with one trouble put in:   python troubled.py nan-gradient|nan-for-good|spike|hang ARGUMENTS OF train.py
+
+The trouble comes on one rank alone, where there are several.
+"""
+
+import os
+import sys
+import time
+
+import torch
+
+import train as train_py
+from rwkv_music.training import trainer as trainer_module
+from rwkv_music.training.trainer import Trainer
+
+LAST_RANK = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+undisturbed_step = Trainer.step
+undisturbed_read = Trainer.read_step
+undisturbed_rate = trainer_module.learning_rate
+
+
+def step_with_a_nan(first: int, last: int):
+    """Steps whose gradient has one NaN in it."""
+
+    def step(trainer: Trainer, batches, lr):
+        hook = None
+        if LAST_RANK and first <= trainer.progress.step + 1 <= last:
+            parameter = next(p for p in trainer.engine.module.parameters() if p.requires_grad)
+            hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+        try:
+            return undisturbed_step(trainer, batches, lr)
+        finally:
+            if hook:
+                hook.remove()
+
+    return step
+
+
+def read_that_hangs(trainer: Trainer, first_sample: int):
+    if LAST_RANK and first_sample >= 5 * trainer.config.train.batch_size:
+        time.sleep(3600)
+    return undisturbed_read(trainer, first_sample)
+
+
+def rate_that_is_too_high_once():
+    """A learning rate that throws the weights off their course, the first time that step 31 is taken."""
+    struck = []
+
+    def rate(step: int, train) -> float:
+        if step == 30 and not struck:
+            struck.append(step)
+            return 0.3
+        return undisturbed_rate(step, train)
+
+    return rate
+
+
+if __name__ == "__main__":
+    trouble = sys.argv[1]
+    if trouble == "nan-gradient":
+        Trainer.step = step_with_a_nan(7, 7)
+    elif trouble == "nan-for-good":
+        Trainer.step = step_with_a_nan(7, 10**9)
+    elif trouble == "spike":
+        trainer_module.learning_rate = rate_that_is_too_high_once()
+    elif trouble == "hang":
+        Trainer.read_step = read_that_hangs
+    sys.exit(train_py.main(sys.argv[2:]))
