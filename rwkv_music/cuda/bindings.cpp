@@ -17,7 +17,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include "text.h"
+#include "text.cuh"
 #include "wkv7s.cuh"
 
 namespace {

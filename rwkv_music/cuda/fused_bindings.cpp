@@ -15,7 +15,7 @@
 #include <torch/library.h>
 
 #include "fused.cuh"
-#include "text.h"
+#include "text.cuh"
 
 namespace {
 
