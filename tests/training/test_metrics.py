@@ -1,11 +1,13 @@
 """Throughput, utilisation and the memory formula."""
 
+import gzip
+import json
 import time
 
 import pytest
 import torch
 
-from rwkv_music.training.metrics import Stopwatch, gib, model_flop_utilisation, model_state_bytes, peak_flops
+from rwkv_music.training.metrics import Stopwatch, Trace, gib, model_flop_utilisation, model_state_bytes, peak_flops
 
 
 def test_mfu_is_six_flop_a_matrix_parameter_and_token():
@@ -38,3 +40,15 @@ def test_model_states_follow_the_zero_paper():
 
 def test_sizes_read_well():
     assert gib(23.7 * 2**20) == "23.7 MiB" and gib(3 * 2**30) == "3.00 GiB"
+
+
+def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
+    trace = Trace(tmp_path, rank=3, steps=2, device=torch.device("cpu"))
+    told = []
+    for _ in range(15):
+        torch.ones(10).sum()
+        told.append(trace.step())
+    path = tmp_path / "profile" / "rank_03.json.gz"
+    assert [i for i, value in enumerate(told, 1) if value] == [12] and told[11] == path
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    assert sum(event.get("name") == "aten::ones" for event in events) == 2
