@@ -5,10 +5,9 @@
 
 #include <string>
 
-#include <c10/util/ArrayRef.h>
-
-inline std::string text(c10::IntArrayRef shape) {
+template <class Shape>
+std::string text(const Shape& shape) {
     std::string out = "[";
-    for (const int64_t size : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(size);
+    for (const auto size : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(size);
     return out + "]";
 }

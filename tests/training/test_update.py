@@ -16,13 +16,13 @@ from rwkv_music.model_v8 import RWKV
 from rwkv_music.training import engine as engine_module
 from rwkv_music.training.engine import init_process_group, make_engine, make_plan
 
-ours, stage, bad_step = json.loads(sys.argv[1])
+ours, stage, bad_step, bf16 = json.loads(sys.argv[1])
 if not ours:
     engine_module.UpdateOnDevice = lambda zero: None
 device = init_process_group()
 torch.manual_seed(0)
 model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
-file = {"bf16": {"enabled": True}, "zero_optimization": {"stage": stage}}
+file = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": stage}}
 engine = make_engine(model, make_plan(TrainConfig(batch_size=4, grad_clip=0.3), set(), file, "ds.json", 1), device)
 tokens = torch.randint(20, (4, 33))
 rows = []
@@ -37,10 +37,10 @@ print(json.dumps({"rows": rows, "skipped": int(engine.update_on_device.skipped) 
 """
 
 
-def run(ours: bool, stage: int = 2, bad_step: int = -1) -> dict:
+def run(ours: bool, stage: int = 2, bad_step: int = -1, bf16: bool = True) -> dict:
     import json
 
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps([ours, stage, bad_step])]
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps([ours, stage, bad_step, bf16])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -48,10 +48,11 @@ def run(ours: bool, stage: int = 2, bad_step: int = -1) -> dict:
 
 @pytest.mark.parametrize("stage", (1, 2))
 def test_equal_to_deepspeeds_own(stage):
-    ours, theirs = run(True, stage), run(False, stage)
+    # Without bf16, whose rounding makes of the last bit of a norm another course within a few steps.
+    ours, theirs = run(True, stage, bf16=False), run(False, stage, bf16=False)
     assert ours["rows"][0][1] > 0.3  # so that it is clipped
     for a, b in zip(ours["rows"], theirs["rows"], strict=True):
-        assert a == pytest.approx(b, rel=2e-3)
+        assert a == pytest.approx(b, rel=1e-4)
     assert ours["rows"][0] == pytest.approx(theirs["rows"][0], rel=1e-6)
     assert ours["skipped"] == 0
 
