@@ -30,8 +30,11 @@ def timed_demo(clone: Path) -> tuple[float, str]:
 
 def read_evaluation(output: str) -> dict[str, dict[str, float]]:
     """The table that `evaluate` printed, by split."""
-    columns = ("targets", "nats_per_token", "bits_per_note", "bigram_nats_per_token", "unigram_nats_per_token")
-    rows = (line.replace(",", "").split() for line in output.splitlines() if line.startswith(("train ", "val ")))
+    columns = ("targets", "nats_per_token", "bits_per_note", "ngram", "ngram_nats_per_token")
+    columns += ("bigram_nats_per_token", "unigram_nats_per_token")
+    # The n-gram's "5: 1.2023" tells these lines from those by place in the piece.
+    lines = (line for line in output.splitlines() if line.startswith(("train ", "val ")) and ":" in line)
+    rows = (line.replace(",", "").replace(":", "").split() for line in lines)
     return {row[0]: dict(zip(columns, map(float, row[1:]), strict=True)) for row in rows}
 
 

@@ -32,7 +32,8 @@ included, and {demo["again_seconds"]} s a second time. What it prints of the cho
 | | nats a token | bits a note |
 |---|---|---|
 | the trained model (3 x 128) | {val["nats_per_token"]:.3f} | {val["bits_per_note"]:.2f} |
-| a bigram model of the same tokens | {val["bigram_nats_per_token"]:.3f} | |
+| a {val["ngram"]:.0f}-gram model of the same tokens | {val["ngram_nats_per_token"]:.3f} | |
+| a bigram model | {val["bigram_nats_per_token"]:.3f} | |
 | a unigram model | {val["unigram_nats_per_token"]:.3f} | |
 
 ![Losses over the steps, far below the bigram model's]({images}/curve.png)
