@@ -292,7 +292,7 @@ class RWKV(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("att.w0"):
                 fast.append(parameter)
-            elif name.endswith(".weight") and parameter.dim() >= 2 and ".enn." not in name:
+            elif name.endswith(".weight") and not name.split(".")[-2].startswith(("ln", "enn")):  # norms, DeepEmbed
                 decayed.append(parameter)
             else:
                 plain.append(parameter)
@@ -353,49 +353,68 @@ class RWKV(nn.Module):
         total = self.head(x, targets)
         return total / max(positions.numel(), 1) if reduction == "mean" else total
 
-    @torch.no_grad()
+    def parts(self) -> list[nn.Module]:
+        """All of the model, in the order in which it is initialised: the vocabulary's two tables, then the layers."""
+        return [self.emb, self.head, self.ln_out, *self.blocks]
+
     def init_weights(self) -> None:
         """Initialise as RWKV-LM's train_temp does; RWKV is not RWKV without it.
 
         Orthogonal matrices scaled by their role, outputs at zero so that each block starts as the identity, and mixes,
         decays and gates laid out over the channels so that layers and channels start with different horizons.
         """
+        for part in self.parts():
+            self.init_part(part)
+
+    @torch.no_grad()
+    def init_part(self, part: nn.Module) -> None:
+        """Initialise one of `parts`, whatever its tensors hold."""
         c = self.config
+        if part is self.emb:
+            nn.init.uniform_(part.weight, -1e-4, 1e-4)
+        elif part is self.head:
+            nn.init.orthogonal_(part.weight, gain=0.5 * math.sqrt(max(c.vocab_size / c.n_embd, 1.0)))
+        elif part is self.ln_out:
+            part.reset_parameters()
+        else:
+            self._init_block(part)
+
+    def _init_block(self, block: Block) -> None:
+        c, att, ffn, layer = self.config, block.att, block.ffn, block.att.layer
         C, N = c.n_embd, c.head_size
         channel = torch.arange(C) / C
         centred = torch.arange(C) / max(C - 1, 1) - 0.5
         zigzag = (torch.arange(C) % N - (N - 1) / 2) / ((N - 1) / 2)
         zigzag = zigzag * zigzag.abs()
-        nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
-        nn.init.orthogonal_(self.head.weight, gain=0.5 * math.sqrt(max(c.vocab_size / C, 1.0)))
-        for layer, block in enumerate(self.blocks):
-            depth = layer / max(c.n_layer - 1, 1)  # 0 to 1
-            remaining = 1 - layer / c.n_layer  # 1 to almost 0
-            att, ffn = block.att, block.ffn
-            for mix, power in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
-                getattr(att, f"x_{mix}").copy_(1 - channel ** (power * remaining))
-            for gate in "wavg":
-                if hasattr(att, f"{gate}1"):
-                    getattr(att, f"{gate}1").zero_()
-                    nn.init.orthogonal_(getattr(att, f"{gate}2"), gain=0.1)
-            horizon = -6 + 6 * (centred + 0.5) ** (1 + depth**0.3)
-            att.w0.copy_(horizon + 0.5 + zigzag * 2.5)
-            att.a0.copy_(-0.19 + zigzag * 0.3 + centred * 0.4)
-            if layer > 0:
-                att.v0.copy_(0.73 - centred * 0.4)
-            att.k_k.copy_(0.71 - centred * 0.1)
-            att.k_a.fill_(1.02)
-            att.r_k.fill_(-0.04)
-            nn.init.orthogonal_(att.receptance.weight)
-            nn.init.orthogonal_(att.key.weight, gain=0.1)
-            nn.init.orthogonal_(att.value.weight)
-            att.output.weight.zero_()
-            att.ln_x.weight.fill_(((1 + layer) / c.n_layer) ** 0.7)
-            ffn.x_k.copy_(1 - channel ** (remaining**4))
-            nn.init.orthogonal_(ffn.key.weight)
-            ffn.value.weight.zero_()
-            if ffn.enn is not None:
-                ffn.enn.weight.fill_(1.0)
+        depth = layer / max(c.n_layer - 1, 1)  # 0 to 1
+        remaining = 1 - layer / c.n_layer  # 1 to almost 0
+        for norm in block.modules():
+            if isinstance(norm, nn.LayerNorm | nn.GroupNorm):
+                norm.reset_parameters()
+        for mix, power in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
+            getattr(att, f"x_{mix}").copy_(1 - channel ** (power * remaining))
+        for gate in "wavg":
+            if hasattr(att, f"{gate}1"):
+                getattr(att, f"{gate}1").zero_()
+                nn.init.orthogonal_(getattr(att, f"{gate}2"), gain=0.1)
+        horizon = -6 + 6 * (centred + 0.5) ** (1 + depth**0.3)
+        att.w0.copy_(horizon + 0.5 + zigzag * 2.5)
+        att.a0.copy_(-0.19 + zigzag * 0.3 + centred * 0.4)
+        if layer > 0:
+            att.v0.copy_(0.73 - centred * 0.4)
+        att.k_k.copy_(0.71 - centred * 0.1)
+        att.k_a.fill_(1.02)
+        att.r_k.fill_(-0.04)
+        nn.init.orthogonal_(att.receptance.weight)
+        nn.init.orthogonal_(att.key.weight, gain=0.1)
+        nn.init.orthogonal_(att.value.weight)
+        att.output.weight.zero_()
+        att.ln_x.weight.fill_(((1 + layer) / c.n_layer) ** 0.7)
+        ffn.x_k.copy_(1 - channel ** (remaining**4))
+        nn.init.orthogonal_(ffn.key.weight)
+        ffn.value.weight.zero_()
+        if ffn.enn is not None:
+            ffn.enn.weight.fill_(1.0)
 
 
 def _counted_targets(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
