@@ -149,6 +149,9 @@ def make_plan(
             f"over {world_size} ranks x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
             f"remove one of them."
         )
+    if world_size == 1 and file["zero_optimization"]["stage"] < 3:
+        # There is nothing to overlap with, but DeepSpeed would wait for the GPU at every bucket.
+        file = {**file, "zero_optimization": {**file["zero_optimization"], "overlap_comm": False}}
     config = {
         **file,
         "train_batch_size": train.batch_size,
@@ -192,7 +195,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
         what = " ".join(str(error).split())[:300]
         raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error
     if isinstance(module, Packed) and isinstance(optimizer, torch.optim.AdamW):
-        engine.update_on_device = UpdateOnDevice(engine.optimizer)
+        engine.update_on_device = UpdateOnDevice(engine)
     return engine
 
 

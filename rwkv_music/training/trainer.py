@@ -10,6 +10,7 @@ the last checkpoint whole.
 """
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -150,6 +151,10 @@ class Trainer:
         self.memory = self._estimate_memory(file["zero_optimization"])
         self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
         self.flops, self.flops_source = peak_flops(self.device)
+        # What set-up left stays to the end. Looked through again and again, it would hold a step up for a quarter of a
+        # second each time.
+        gc.collect()
+        gc.freeze()
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
