@@ -50,6 +50,19 @@ class State(NamedTuple):
         """The states of the batch rows in `index` (int64), in that order; a row may be taken several times."""
         return State(*(x.index_select(1, index.to(x.device)) for x in self))
 
+    def among(self, rows: int, index: Tensor) -> "State":
+        """These states as the rows in `index` (int64, all different) of `rows` states; the others are empty ones."""
+        return State(*(x.new_zeros(len(x), rows, *x.shape[2:]).index_copy(1, index, x) for x in self))
+
+    @staticmethod
+    def empty(config: ModelConfig, batch: int, dtype: torch.dtype, device: torch.device | str) -> "State":
+        """The state before the first token, for `batch` rows of a model in `dtype`: zeros."""
+        shift = torch.zeros(config.n_layer, batch, config.n_embd, dtype=dtype, device=device)
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        square = (config.n_head, config.head_size, config.head_size)
+        wkv = torch.zeros(config.n_layer, batch, *square, dtype=exact, device=device)
+        return State(shift, wkv, shift.clone())
+
 
 class Packing(NamedTuple):
     """Where D documents lie in one row of tokens."""
@@ -288,13 +301,10 @@ class RWKV(nn.Module):
 
     def init_state(self, batch: int) -> State:
         """The state before the first token, for `batch` rows: zeros, or what state tuning has learned."""
-        c, like = self.config, self.emb.weight
-        wkv_dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        shift = torch.zeros(c.n_layer, batch, c.n_embd, dtype=like.dtype, device=like.device)
-        wkv = torch.zeros(c.n_layer, batch, c.n_head, c.head_size, c.head_size, dtype=wkv_dtype, device=like.device)
-        if self.blocks[0].att.time_state is not None:
-            wkv = torch.stack([block.att.first_state(batch) for block in self.blocks])
-        return State(shift, wkv, shift.clone())
+        state = State.empty(self.config, batch, self.emb.weight.dtype, self.emb.weight.device)
+        if self.blocks[0].att.time_state is None:
+            return state
+        return state._replace(wkv=torch.stack([block.att.first_state(batch) for block in self.blocks]))
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Groups for AdamW as RWKV-LM makes them; `lr_scale` multiplies the learning rate.
