@@ -330,10 +330,14 @@ class RWKV(nn.Module):
         ]
         return [group for group in groups if group["params"]]
 
-    def matrix_parameters(self) -> int:
-        """How many parameters multiply every token: the matrices, but not `emb` and `enn`, which are looked up."""
+    def matrix_parameters(self) -> float:
+        """How many parameters multiply every token: the matrices, but not `emb` and `enn`, which are looked up.
+
+        A frozen one counts two thirds: of its three products in training, its own gradient is not made.
+        """
         elementwise = ("emb.weight", "enn.weight", "r_k")
-        return sum(p.numel() for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise))
+        matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise)]
+        return sum(p.numel() if p.requires_grad else p.numel() * 2 / 3 for p in matrices)
 
     @property
     def device(self) -> torch.device:

@@ -157,16 +157,16 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def model_state_bytes(parameters: int, zero_stage: int, world_size: int, bf16: bool) -> int:
+def model_state_bytes(parameters: int, trained: int, zero_stage: int, world_size: int, bf16: bool) -> int:
     """Bytes of weights, gradients and AdamW's states on one rank, without activations (ZeRO, arXiv 1910.02054).
 
-    AdamW keeps 12 bytes a parameter (fp32 master weight and two moments); stage 1 shares them out, stage 2 the
+    AdamW keeps 12 bytes for each parameter that is trained (fp32 master weight and two moments); stage 1 shares them out, stage 2 the
     gradients as well, stage 3 the weights too.
     """
     size = 2 if bf16 else 4
     weights = parameters * size / (world_size if zero_stage == 3 else 1)
-    gradients = parameters * size / (world_size if zero_stage >= 2 else 1)
-    return round(weights + gradients + parameters * 12 / world_size)
+    gradients = trained * size / (world_size if zero_stage >= 2 else 1)
+    return round(weights + gradients + trained * 12 / world_size)
 
 
 def gib(n_bytes: float) -> str:

@@ -60,7 +60,7 @@ from rwkv_music.training.engine import (
     sum_over_ranks,
 )
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
-from rwkv_music.training.initial import allocate, open_initial
+from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
 from rwkv_music.training.memory import MemoryEstimate, estimate
 from rwkv_music.training.metrics import (
     Curves,
@@ -76,6 +76,7 @@ from rwkv_music.training.samples import HeldOut, show
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import count, summary
 from rwkv_music.training.watchdog import Watchdog
+from rwkv_music.tuning import BaseNote, add_trained, freeze
 
 ROLLBACKS = 3  # to one checkpoint
 
@@ -125,8 +126,11 @@ class Trainer:
         if self.resumed_from is not None:
             self._check_tokenizer()
             check_resumable(self.resumed_from, self.config)
-        begins = train.init and self.resumed_from is None
-        self.initial = open_initial(train.init, model_config, self.train_data.fingerprint) if begins else None
+        tuned = train.tune != "all"
+        self.initial = self.base = self.base_note = None
+        if train.init and (self.resumed_from is None or tuned):
+            self.initial = open_initial(train.init, model_config, self.train_data.fingerprint)
+            self.base = open_base(self.initial, model_config, train.tune) if tuned else None
         self.held_out = HeldOut(self.config, "val" if self.val_data else "train") if train.sample_every else None
         if (self.run / "config.json").exists():
             RunConfig.load(self.run / "config.json")  # a folder of something else is not written into
@@ -148,16 +152,24 @@ class Trainer:
         with torch.device("meta"):
             model = RWKV(model_config)
         model.recompute = train.recompute
-        self.parameters = sum(p.numel() for p in model.parameters())
+        freeze(model, train)
         self.matrix_parameters = model.matrix_parameters()
         unread = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
         allocate(model, self.device, self.plan.deepspeed, unread)
+        add_trained(model, train, data.seed)
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+        self.parameters = sum(size for size, _ in sizes)
+        self.trained = sum(size for size, trains in sizes if trains)  # of them
         self.engine = make_engine(model, self.plan, self.device)
+        if self.base is not None:
+            fill_frozen(self.engine, self.base)
         self.lane_states = LaneStates(self.engine, model_config, self._own_rows(0)) if data.carry else None
         if self.resumed_from is not None:
             load_checkpoint(self.engine, self.resumed_from, self.lane_states)
         elif self.initial is not None:
             self.initial.fill(self.engine)
+        if self.base is not None:
+            together(f"reading {self.base.weights.source}", only_on_first(self._check_base))
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
@@ -184,6 +196,12 @@ class Trainer:
                 f"prepare the data with the run's tokenizer, or choose another --out."
             )
 
+    def _check_base(self) -> None:
+        """Note what the base is, or hold it against what the run noted when it started."""
+        self.base_note = BaseNote(self.config.train.init, self.base.sha256())
+        if self.resumed_from is not None:
+            self.base.check(BaseNote.read(self.resumed_from).sha256, self.resumed_from)
+
     def _whole(self, checkpoint: Path) -> Path:
         """`checkpoint` if its tensors are as they were written; with --resume auto else the newest one before it."""
         while wrong := damaged_files(checkpoint):
@@ -198,6 +216,8 @@ class Trainer:
             self.run.mkdir(parents=True, exist_ok=True)
             self.config.save(self.run / "config.json")
             write_text(self.run / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
+            if self.base_note is not None:
+                self.base_note.write(self.run)
             with atomic_path(self.run / "tokenizer.json") as partial:
                 partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
             remove_unfinished(self.run)
@@ -207,12 +227,13 @@ class Trainer:
         return estimate(
             self.config.model,
             self.parameters,
+            self.trained,
             zero_stage=self.zero_stage,
             ranks=self.plan.world_size,
             tokens=self.config.train.micro_batch_size * self.config.data.ctx_len,
             recompute=self.config.train.recompute,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
-            largest_tensor=max(p.numel() for p in self.engine.module.parameters()),
+            largest_tensor=max(p.numel() for p in self.engine.module.parameters() if p.requires_grad),
             offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         )
 
