@@ -15,7 +15,6 @@ from typing import Any, get_type_hints
 from rwkv_music.errors import UserError
 from rwkv_music.files import write_text
 
-
 # Parts of the model by the names that `--tune` has for them.
 PARTS = ("emb", "time", "ffn", "enn", "ln", "head")
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")

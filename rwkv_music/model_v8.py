@@ -150,7 +150,6 @@ class TimeMixing(nn.Module):
         y = y + (r * k * self.r_k).sum(dim=-1, keepdim=True) * v
         return self.output(y.view(B, T, C) * g), v_first, state
 
-
     def first_state(self, documents: int) -> Tensor | None:
         """The recurrence's state before each of `documents` first tokens, [D, H, N, N]; None where it is zero."""
         if self.time_state is None:

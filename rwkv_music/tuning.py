@@ -21,7 +21,6 @@ Sources: LoRA, arXiv 2106.09685; state tuning, BlinkDL's RWKV-LM and RWKV-PEFT.
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -186,45 +185,51 @@ class TunedTensors:
         if name in self._trained.shapes:
             self._trained.read_into(out, name, start)
         elif down in self._trained.shapes:
-            whole = _whole(self._base, name)
-            whole.addmm_(_whole(self._trained, up), _whole(self._trained, down), alpha=self._scale)
+            whole = read_whole(self._base, name)
+            whole.addmm_(read_whole(self._trained, up), read_whole(self._trained, down), alpha=self._scale)
             out.copy_(whole.view(-1)[start : start + out.numel()])
         else:
             self._base.read_into(out, name, start)
 
 
-def _whole(tensors: Tensors | Base, name: str) -> Tensor:
+def read_whole(tensors: Tensors | Base, name: str) -> Tensor:
     """A tensor, float32."""
     out = torch.empty(tensors.shapes[name])
     tensors.read_into(out.view(-1), name)
     return out
 
 
-def tuned_states(path: str | os.PathLike, model_sha256: Callable[[], str]) -> dict[str, Tensor]:
+def refuse_a_state(checkpoint: Path) -> None:
+    """Raises UserError for a checkpoint of a tuned state, where weights are asked for: it has none to give."""
+    if RunConfig.load(checkpoint / "config.json").train.tune == "state":
+        raise UserError(
+            f"{checkpoint} holds an initial state, to be used with the weights of {BaseNote.read(checkpoint).init}: "
+            f"give those here. `generate --state` takes the state, `export --format state` writes it."
+        )
+
+
+def tuned_states(path: str | os.PathLike, model: str | os.PathLike) -> dict[str, Tensor]:
     """The initial states at `path`, by their names, float32.
 
     Args:
-        path: a state-tuned run, one of its checkpoints, or a file of nothing but states.
-        model_sha256: what the model that they are for is known by as a base; asked for where `path` names its base.
+        path: a state-tuned run, one of its checkpoints, or a file of nothing but states, which names no base.
+        model: the weights that they are to be used with, anything that `open_weights` opens.
 
     Raises UserError for what holds no states, or those of another base.
     """
     from rwkv_music.training.checkpoint import checkpoint_of, load_weights
 
     path = Path(path)
-    if path.is_dir():
-        checkpoint = checkpoint_of(path)
-        if RunConfig.load(checkpoint / "config.json").train.tune != "state":
-            raise UserError(f"{path} has tuned no state: give a run that was trained with --tune state.")
-        expected = BaseNote.read(checkpoint).sha256
-        if (found := model_sha256()) != expected:
-            raise UserError(
-                f"{path} was tuned on another base than this model (SHA-256 {expected[:12]}, not {found[:12]}): "
-                f"give the model that it was tuned on."
-            )
-        return dict(load_weights(checkpoint))
-    file = open_tensors(path)
-    return {name: _whole(file, name) for name in file.shapes}
+    if not path.is_dir():
+        with explained(f"reading {path}"):
+            file = open_tensors(path)
+            return {name: read_whole(file, name) for name in file.shapes}
+    checkpoint = checkpoint_of(path)
+    config = RunConfig.load(checkpoint / "config.json")
+    if config.train.tune != "state":
+        raise UserError(f"{path} has tuned no state: give a run that was trained with --tune state.")
+    Base(open_weights(model, verify=False), config.model, "state").check(BaseNote.read(checkpoint).sha256, path)
+    return dict(load_weights(checkpoint))
 
 
 def take_states(model: RWKV, states: dict[str, Tensor], source: str | os.PathLike) -> None:

@@ -305,7 +305,8 @@ def _open_folder(path: Path, verify: bool) -> tuple[Path, Tensors, Path, int | N
     except DamagedFile as error:
         raise UserError(f"{checkpoint} is damaged ({error}): use an earlier checkpoint, or restore it.") from error
     if (checkpoint / "base.json").is_file():
-        from rwkv_music.tuning import TunedTensors
+        from rwkv_music.tuning import TunedTensors, refuse_a_state
 
+        refuse_a_state(checkpoint)
         tensors = TunedTensors(checkpoint, tensors)
     return checkpoint, tensors, checkpoint / "tokenizer.json", read_progress(checkpoint).step

@@ -61,6 +61,8 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         raise UserError(
             f"--tune {train.tune} trains beside weights that stay as they are, and none were named: add --init BASE."
         )
+    if train.tune == "state" and config.data.carry:
+        raise UserError("--carry gives a document its state, --tune state learns it: drop one of the two.")
     if not config.data.data:
         raise UserError("No dataset was named: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config

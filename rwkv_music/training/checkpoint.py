@@ -46,8 +46,7 @@ from rwkv_music.run_folder import (
 )
 from rwkv_music.training.agreement import only_on_first, together
 from rwkv_music.training.shards import DamagedFile, TensorFile, Written, write_tensors
-from rwkv_music.tuning import BASE, add_states
-from rwkv_music.weights import open_weights
+from rwkv_music.tuning import BASE, TunedTensors, add_states, read_whole
 
 if TYPE_CHECKING:  # reading a checkpoint needs no DeepSpeed
     import deepspeed
@@ -316,9 +315,10 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
     with explained(f"reading {checkpoint}"):
         weights = dict(load_weights(checkpoint))
     if config.train.tune != "all":
-        whole = open_weights(checkpoint, verify=False)
         states = {name: state for name, state in weights.items() if name.endswith(".time_state")}
-        weights = {name: whole.read(name, torch.float32) for name in whole.tensors.shapes} | states
+        with _told(checkpoint):
+            whole = TunedTensors(checkpoint, SavedTensors(checkpoint))
+            weights = {name: read_whole(whole, name) for name in whole.shapes} | states
     with torch.device("meta"):
         model = RWKV(config.model)
         if config.train.tune == "state":

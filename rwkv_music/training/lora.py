@@ -4,15 +4,12 @@ An adapted layer's `weight` is the base's plus scale x B A, made when it is read
 fused halves among them, so computes with the adapter, and autograd brings the weight's gradient to A and B.
 """
 
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rwkv_music.config import TrainConfig
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV
 
 try:

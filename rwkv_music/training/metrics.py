@@ -160,8 +160,8 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 def model_state_bytes(parameters: int, trained: int, zero_stage: int, world_size: int, bf16: bool) -> int:
     """Bytes of weights, gradients and AdamW's states on one rank, without activations (ZeRO, arXiv 1910.02054).
 
-    AdamW keeps 12 bytes for each parameter that is trained (fp32 master weight and two moments); stage 1 shares them out, stage 2 the
-    gradients as well, stage 3 the weights too.
+    AdamW keeps 12 bytes for each parameter that is trained (fp32 master weight and two moments); stage 1 shares them
+    out, stage 2 the gradients as well, stage 3 the weights too.
     """
     size = 2 if bf16 else 4
     weights = parameters * size / (world_size if zero_stage == 3 else 1)
