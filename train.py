@@ -11,7 +11,7 @@ import traceback
 
 from rwkv_music.errors import SharedError, UserError
 from rwkv_music.training.arguments import configure, parse
-from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped
+from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped, leave
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,4 +58,4 @@ def ranks_have_met() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -102,10 +102,21 @@ class DataConfig:
         "variations of the training data. transpose: into another key; all: in loudness and tempo too",
         ("none", "transpose", "all"),
     )
+    carry: int = setting(
+        0,
+        "read pieces whole and in order, states carried from window to window of ctx_len tokens; gradients are cut "
+        "every this many windows, which make one step; 0 for windows by themselves",
+    )
 
     def __post_init__(self) -> None:
         _check(self, at_least={"ctx_len": 1, "seed": 0, "context_bars": 1, "completion_bars": 1}, at_most=2**32)
         _check(self, at_least={"completion_weight": 0}, at_most=1)
+        _check(self, at_least={"carry": 0}, at_most=2**20)
+        if self.carry and self.task != "pretrain":
+            raise UserError(
+                f"--carry reads whole pieces, but the rows of --task {self.task} are parts of them: "
+                f"leave one of the two out."
+            )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ in `model_v8` do in plain PyTorch, which stay the reference. What differs is the
   about 8 C values a token instead of 40. Channel mixing keeps x and what the squared ReLU took, 5 C. The mixes, the
   gates, the recurrence's inputs and every normed or squared value are made again: cheap to compute, dear to keep.
 - The residual is added by the product that makes what is added to it.
+- A state may come in and go out: the recurrence's, and the token before the first one, normed. All of it has a
+  gradient. Where there is none, nothing is computed or kept for it.
 
 Everything here is flattened: M tokens of all documents, [M, C].
 """
@@ -29,12 +31,20 @@ class Documents(NamedTuple):
     max_length: int
     first: Tensor  # int32 [M]: the document that a token begins, -1 where it begins none
     order: fused.EmbedOrder | None  # for DeepEmbed's gradients
+    last: Tensor | None  # int64 [D]: each document's last token, where the state after it is asked for
 
 
 def documents(
-    input_ids: Tensor, cu_seqlens: Tensor | None, max_length: int | None, embed_vocabulary: int | None
+    input_ids: Tensor,
+    cu_seqlens: Tensor | None,
+    max_length: int | None,
+    embed_vocabulary: int | None,
+    gives_state: bool = False,
 ) -> Documents:
-    """Of input_ids [B, T]: the rows, or what `cu_seqlens` packs; `embed_vocabulary` is V where there is a DeepEmbed."""
+    """Of input_ids [B, T]: the rows, or what `cu_seqlens` packs; `embed_vocabulary` is V where there is a DeepEmbed.
+
+    With `gives_state` the halves return the state after each document.
+    """
     B, T = input_ids.shape
     if cu_seqlens is None:
         cu_seqlens = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=input_ids.device)
@@ -42,7 +52,8 @@ def documents(
     order = None
     if embed_vocabulary is not None and torch.is_grad_enabled():
         order = fused.embed_order(input_ids.flatten(), embed_vocabulary)
-    return Documents(cu_seqlens, max_length or B * T, fused.document_starts(cu_seqlens, B * T), order)
+    last = cu_seqlens[1:].long() - 1 if gives_state else None
+    return Documents(cu_seqlens, max_length or B * T, fused.document_starts(cu_seqlens, B * T), order, last)
 
 
 def fit(x: Tensor, head_size: int) -> bool:
@@ -50,8 +61,19 @@ def fit(x: Tensor, head_size: int) -> bool:
     return x.is_cuda and x.dtype == torch.bfloat16 and head_size == fused.HEAD_SIZE
 
 
-def time_mixing(block: nn.Module, x: Tensor, v_first: Tensor | None, documents: Documents) -> tuple[Tensor, Tensor]:
-    """x [M, C], the first layer's values [M, C] (None in it) -> x + att(ln1(x)), the first layer's values."""
+def time_mixing(
+    block: nn.Module,
+    x: Tensor,
+    v_first: Tensor | None,
+    documents: Documents,
+    shift: Tensor | None = None,
+    wkv: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """x [M, C], the first layer's values [M, C] (None in it) -> x + att(ln1(x)), the first layer's values, new state.
+
+    The state is that of each document: `shift` [D, C], the normed token before its first one, and `wkv` [D, H, N, N]
+    fp32; either may be None, for zeros. The new one, shift and wkv, is None unless `documents` asks for it.
+    """
     att, norm = block.att, block.ln1
     vectors = (norm.weight, norm.bias, att.ln_x.weight, att.ln_x.bias)
     vectors += (att.w0, att.a0, None if v_first is None else att.v0, att.k_k, att.k_a, att.r_k)
@@ -59,28 +81,41 @@ def time_mixing(block: nn.Module, x: Tensor, v_first: Tensor | None, documents: 
     gates += (None, None) if v_first is None else (att.v1, att.v2)
     matrices = (att.receptance.weight, att.key.weight, att.value.weight, att.output.weight)
     mixes = (att.x_r, att.x_w, att.x_k, att.x_v, att.x_a, att.x_g)
-    return _TimeMixing.apply(x, v_first, documents, torch.is_grad_enabled(), *vectors, *gates, *matrices, *mixes)
+    return _TimeMixing.apply(
+        x, v_first, documents, torch.is_grad_enabled(), shift, wkv, *vectors, *gates, *matrices, *mixes
+    )
 
 
-def channel_mixing(block: nn.Module, x: Tensor, input_ids: Tensor, documents: Documents, recompute: bool) -> Tensor:
-    """x [M, C], tokens int64 [M] -> x + ffn(ln2(x)). With `recompute` the backward makes the wide product again."""
+def channel_mixing(
+    block: nn.Module,
+    x: Tensor,
+    input_ids: Tensor,
+    documents: Documents,
+    recompute: bool,
+    shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """x [M, C], tokens int64 [M] -> x + ffn(ln2(x)), the new shift; `shift` [D, C] or None, as in `time_mixing`.
+
+    With `recompute` the backward makes the wide product again.
+    """
     ffn, norm = block.ffn, block.ln2
     enn = None if ffn.enn is None else ffn.enn.weight
     return _ChannelMixing.apply(
-        x, input_ids, documents, recompute, norm.weight, norm.bias, ffn.x_k,
+        x, input_ids, documents, recompute, shift, norm.weight, norm.bias, ffn.x_k,
         ffn.key.weight, ffn.value.weight, enn,
     )  # fmt: skip
 
 
 class _TimeMixing(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, v_first, documents, save, ln_w, ln_b, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
+    def forward(ctx, x, v_first, documents, save, shift, wkv, ln_w, ln_b, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                 w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output, *mixes):  # fmt: skip
         # Shaped here, where autograd keeps no account of it: for small models that account is what a step waits for.
         ctx.shapes = w0.shape, r_k.shape
         mixes = torch.cat(mixes).view(len(mixes), -1)
         w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))
-        mixed, moments = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, None)
+        shift, wkv = (None if z is None else z.contiguous() for z in (shift, wkv))
+        mixed, moments = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
         xr, xw, xk, xv, xa, xg = mixed.unbind(0)
         r, k, v = F.linear(xr, receptance), F.linear(xk, key), F.linear(xv, value)
         hidden_w, hidden_a, hidden_g = (xw @ w1).tanh_(), xa @ a1, (xg @ g1).sigmoid_()
@@ -90,23 +125,26 @@ class _TimeMixing(torch.autograd.Function):
                                        hidden_w, hidden_a, hidden_v, hidden_g, w2, a2, v2, g2)  # fmt: skip
         w, k2, v2_, removal, replacement = inputs
         heads = (len(x), -1, fused.HEAD_SIZE)
-        y, _, checkpoints = _recurrence(x).wkv7s_forward(
+        y, final_wkv, checkpoints = _recurrence(x).wkv7s_forward(
             *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
-            None, documents.cu_seqlens, documents.max_length, save,
+            wkv, documents.cu_seqlens, documents.max_length, save,
         )  # fmt: skip
         y = y.view_as(x)
         z = fused.norm_bonus_gate(y, r, k2, v2_, g, r_k, lnx_w, lnx_b)
         out = torch.addmm(x, z, output.T)
         if save:
-            ctx.documents = documents
-            ctx.save_for_backward(x, v_first, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y, checkpoints,
-                                  ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
+            ctx.documents, ctx.has_wkv = documents, wkv is not None
+            ctx.save_for_backward(x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y,
+                                  checkpoints, ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                                   w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output)  # fmt: skip
-        return out, v if v_first is None else v_first.view_as(v_first)
+        values = v if v_first is None else v_first.view_as(v_first)
+        if documents.last is None:
+            return out, values, None, None
+        return out, values, _normed(x, documents.last, ln_w, ln_b), final_wkv
 
     @staticmethod
-    def backward(ctx, dout, dv_first_after):
-        (x, v_first, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y, checkpoints,
+    def backward(ctx, dout, dv_first_after, dlast, dfinal_wkv):
+        (x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y, checkpoints,
          ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
          w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output) = ctx.saved_tensors  # fmt: skip
         documents = ctx.documents
@@ -121,17 +159,15 @@ class _TimeMixing(torch.autograd.Function):
         )
         doutput = dout.T @ z
         del z
-        # The state after each document goes nowhere, so its gradient is zero.
-        heads_of_state = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
-        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        dfinal_state = x.new_zeros(*heads_of_state, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=exact)
-        dr, *dinputs = (
-            grad.view_as(x)
-            for grad in _recurrence(x).wkv7s_backward(
-                *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
-                documents.cu_seqlens, documents.max_length, checkpoints, dy.view(heads), dfinal_state,
-            )[:6]
+        if dfinal_wkv is None:  # the state after each document goes nowhere
+            heads_of_state = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
+            exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+            dfinal_wkv = x.new_zeros(*heads_of_state, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=exact)
+        *dinputs, dwkv = _recurrence(x).wkv7s_backward(
+            *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
+            documents.cu_seqlens, documents.max_length, checkpoints, dy.view(heads), dfinal_wkv.contiguous(),
         )  # fmt: skip
+        dr, *dinputs = (grad.view_as(x) for grad in dinputs)
         dr += dr_bonus
         dinputs = fused.Gates(*dinputs)
         dw = dinputs.w  # and of its low-rank part
@@ -146,7 +182,7 @@ class _TimeMixing(torch.autograd.Function):
             dv_first += dv_first_after
 
         # The projections, the mixes before them, the norm.
-        mixed, _ = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, None)
+        mixed, _ = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
         xr, xw, xk, xv, xa, xg = mixed.unbind(0)
         dmixed = torch.empty_like(mixed)
         dxr, dxw, dxk, dxv, dxa, dxg = dmixed.unbind(0)
@@ -166,12 +202,14 @@ class _TimeMixing(torch.autograd.Function):
             dv_hidden = dv_low @ v2.T
             dv1, dv2_gate = xv.T @ dv_hidden, hidden_v.T @ dv_low
             dxv.addmm_(dv_hidden, v1.T)
-        dx, dln_w, dln_b, dmixes, _ = fused.norm_mix_backward(
-            dmixed, x, moments, ln_w, ln_b, mixes, documents.first, None, dout
+        dx, dln_w, dln_b, dmixes, dshift = fused.norm_mix_backward(
+            dmixed, x, moments, ln_w, ln_b, mixes, documents.first, shift, dout
         )
+        if dlast is not None:
+            dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
         row, heads_and_channels = ctx.shapes
         dw0, da0, dv0, dk_k, dk_a = (None if z is None else z.view(row) for z in (dw0, da0, dv0, dk_k, dk_a))
-        return (dx, dv_first, None, None, dln_w, dln_b, dlnx_w, dlnx_b,
+        return (dx, dv_first, None, None, dshift, dwkv if ctx.has_wkv else None, dln_w, dln_b, dlnx_w, dlnx_b,
                 dw0, da0, dv0, dk_k, dk_a, dr_k.view(heads_and_channels), dw1, dw2, da1, da2, dg1, dg2, dv1, dv2_gate,
                 dreceptance, dkey, dvalue, doutput, *(dmix.view(row) for dmix in dmixes.unbind(0)))  # fmt: skip
 
@@ -190,8 +228,9 @@ def _recurrence_inputs(k, v, v_first, w0, a0, v0, k_k, k_a, hidden_w, hidden_a, 
 
 class _ChannelMixing(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, input_ids, documents, recompute, ln_w, ln_b, x_k, key, value, enn):
-        mixed, moments = fused.norm_mix(x, ln_w, ln_b, x_k.view(1, -1), documents.first, None)
+    def forward(ctx, x, input_ids, documents, recompute, shift, ln_w, ln_b, x_k, key, value, enn):
+        shift = None if shift is None else shift.contiguous()
+        mixed, moments = fused.norm_mix(x, ln_w, ln_b, x_k.view(1, -1), documents.first, shift)
         k = F.linear(mixed[0], key)
         del mixed
         squared = fused.relu_squared(k)
@@ -203,15 +242,15 @@ class _ChannelMixing(torch.autograd.Function):
         ctx.documents = documents
         if recompute:
             k = ungated = None
-        ctx.save_for_backward(x, input_ids, moments, k, ungated, ln_w, ln_b, x_k, key, value, enn)
-        return out
+        ctx.save_for_backward(x, shift, moments, k, ungated, ln_w, ln_b, x_k, key, value, enn)
+        return out, None if documents.last is None else _normed(x, documents.last, ln_w, ln_b)
 
     @staticmethod
-    def backward(ctx, dout):
-        x, input_ids, moments, k, ungated, ln_w, ln_b, x_k, key, value, enn = ctx.saved_tensors
+    def backward(ctx, dout, dlast):
+        x, shift, moments, k, ungated, ln_w, ln_b, x_k, key, value, enn = ctx.saved_tensors
         documents = ctx.documents
         mix = x_k.view(1, -1)
-        mixed, _ = fused.norm_mix(x, ln_w, ln_b, mix, documents.first, None)
+        mixed, _ = fused.norm_mix(x, ln_w, ln_b, mix, documents.first, shift)
         if k is None:
             k = F.linear(mixed[0], key)
             if enn is not None:
@@ -223,7 +262,27 @@ class _ChannelMixing(torch.autograd.Function):
         dvalue = dungated.T @ squared
         dkey = dk.T @ mixed[0]
         dmixed = (dk @ key).unsqueeze(0)
-        dx, dln_w, dln_b, dx_k, _ = fused.norm_mix_backward(
-            dmixed, x, moments, ln_w, ln_b, mix, documents.first, None, dout
+        dx, dln_w, dln_b, dx_k, dshift = fused.norm_mix_backward(
+            dmixed, x, moments, ln_w, ln_b, mix, documents.first, shift, dout
         )
-        return dx, None, None, None, dln_w, dln_b, dx_k.view_as(x_k), dkey, dvalue, denn
+        if dlast is not None:
+            dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
+        return dx, None, None, None, dshift, dln_w, dln_b, dx_k.view_as(x_k), dkey, dvalue, denn
+
+
+def _normed(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The layer norm of some rows of x [M, C]: [D, C]."""
+    return F.layer_norm(x[rows], x.shape[1:], weight, bias)
+
+
+def _normed_backward(
+    dout: Tensor, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor, dbias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Adds the gradient of x in `_normed` to `dx`, in place; returns those of weight and bias, added to the given."""
+    chosen, shape = x[rows], x.shape[1:]
+    _, mean, rstd = torch.native_layer_norm(chosen, shape, weight, bias, 1e-5)
+    dchosen, dweight_too, dbias_too = torch.ops.aten.native_layer_norm_backward(
+        dout.contiguous(), chosen, shape, mean, rstd, weight, bias, [True, True, True]
+    )
+    dx.index_add_(0, rows, dchosen)
+    return dweight + dweight_too, dbias + dbias_too

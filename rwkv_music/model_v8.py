@@ -51,6 +51,19 @@ class State(NamedTuple):
         """The states of the batch rows in `index` (int64), in that order; a row may be taken several times."""
         return State(*(x.index_select(1, index.to(x.device)) for x in self))
 
+    def among(self, rows: int, index: Tensor) -> "State":
+        """These states as the rows in `index` (int64, all different) of `rows` states; the others are empty ones."""
+        return State(*(x.new_zeros(len(x), rows, *x.shape[2:]).index_copy(1, index, x) for x in self))
+
+    @staticmethod
+    def empty(config: ModelConfig, batch: int, dtype: torch.dtype, device: torch.device | str) -> "State":
+        """The state before the first token, for `batch` rows of a model in `dtype`: zeros."""
+        shift = torch.zeros(config.n_layer, batch, config.n_embd, dtype=dtype, device=device)
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        square = (config.n_head, config.head_size, config.head_size)
+        wkv = torch.zeros(config.n_layer, batch, *square, dtype=exact, device=device)
+        return State(shift, wkv, shift.clone())
+
 
 class Packing(NamedTuple):
     """Where D documents lie in one row of tokens."""
@@ -174,13 +187,14 @@ class Block(nn.Module):
         packing: Packing | Documents | None,
         recompute_ffn: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        """One layer on x [B, T, C]; in training on a GPU on [M, C], and then no state is carried."""
+        """One layer on x [B, T, C]; in training on a GPU on [M, C]. `state`: shift, wkv, shift, as in `State`."""
         if v_first is None:
             x = self.ln0(x)
-        if isinstance(packing, Documents):
-            x, v_first = half_blocks.time_mixing(self, x, v_first, packing)
-            return half_blocks.channel_mixing(self, x, input_ids, packing, recompute_ffn), v_first, None
         att_shift, wkv, ffn_shift = state or (None, None, None)
+        if isinstance(packing, Documents):
+            x, v_first, att_shift, wkv = half_blocks.time_mixing(self, x, v_first, packing, att_shift, wkv)
+            x, ffn_shift = half_blocks.channel_mixing(self, x, input_ids, packing, recompute_ffn, ffn_shift)
+            return x, v_first, None if state is None else (att_shift, wkv, ffn_shift)
         h = self.ln1(x)
         mixed, v_first, wkv = self.att(h, v_first, att_shift, wkv, packing)
         x = x + mixed
@@ -225,11 +239,12 @@ class RWKV(nn.Module):
         positions: Tensor | None = None,
         max_length: int | None = None,
     ) -> Tensor | tuple[Tensor, State]:
-        """Logits of the next token; with `state`, the new state too; with `targets`, the loss instead.
+        """Logits of the next token, or with `targets` the loss instead; with `state`, the new state too.
 
         Args:
             input_ids: int64 [B, T], T >= 1.
-            state: from `init_state` or an earlier call; None starts from nothing and gives no state back.
+            state: from `init_state` or an earlier call; None starts from nothing and gives no state back. Gradients
+                reach it, and flow into it from the new state.
             cu_seqlens: int32 [D+1], rising strictly from 0 to B * T: documents packed into the flattened tokens. Rows
                 go on into one another unless their edges are among them. The state's batch is then D.
             max_length: with `cu_seqlens`, a bound on the documents' lengths where the caller knows one (see `wkv7s`).
@@ -237,13 +252,14 @@ class RWKV(nn.Module):
                 context and completion alike.
 
         Returns:
-            logits [B, T, V] in the model's dtype, or (logits, state) when `state` was given, or the loss.
+            logits [B, T, V] in the model's dtype, or the loss; (logits, state) or (loss, state) when `state` was given.
         """
         x, state = self.features(input_ids, state, cu_seqlens, max_length)
-        if targets is not None:
-            return self._loss_of_features(x, _counted_targets(targets, ctx_lengths, cu_seqlens), positions, reduction)
-        logits = self.head(x)
-        return logits if state is None else (logits, state)
+        if targets is None:
+            out = self.head(x)
+        else:
+            out = self._loss_of_features(x, _counted_targets(targets, ctx_lengths, cu_seqlens), positions, reduction)
+        return out if state is None else (out, state)
 
     def loss(
         self,
@@ -323,11 +339,7 @@ class RWKV(nn.Module):
 
     def init_state(self, batch: int) -> State:
         """The state before the first token, for `batch` rows: zeros."""
-        c, like = self.config, self.emb.weight
-        wkv_dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        shift = torch.zeros(c.n_layer, batch, c.n_embd, dtype=like.dtype, device=like.device)
-        wkv = torch.zeros(c.n_layer, batch, c.n_head, c.head_size, c.head_size, dtype=wkv_dtype, device=like.device)
-        return State(shift, wkv, shift.clone())
+        return State.empty(self.config, batch, self.emb.weight.dtype, self.emb.weight.device)
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Groups for AdamW as RWKV-LM makes them; `lr_scale` multiplies the learning rate.
@@ -367,9 +379,9 @@ class RWKV(nn.Module):
         B, T = input_ids.shape
         c, x, v_first = self.config, self.emb(input_ids), None
         packing: Packing | Documents | None = None
-        if state is None and half_blocks.fit(x, c.head_size):
+        if (state is None or self.training) and half_blocks.fit(x, c.head_size):
             embed_vocabulary = c.vocab_size if c.channel_mix == "x080" else None
-            packing = half_blocks.documents(input_ids, cu_seqlens, max_length, embed_vocabulary)
+            packing = half_blocks.documents(input_ids, cu_seqlens, max_length, embed_vocabulary, state is not None)
             x, input_ids = x.flatten(0, 1), input_ids.flatten()
         elif cu_seqlens is not None:
             bounds = cu_seqlens.long()

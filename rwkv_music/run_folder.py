@@ -13,6 +13,7 @@ RUN/checkpoints/step_00001000/           a checkpoint; it got this name when it 
     index.json                           which rank's files hold which elements of which parameter
     weights_00000.safetensors            what rank 0 held of the fp32 master weights
     moments_00000.safetensors            and of AdamW's two moments
+    lanes_00000.safetensors              with --carry: the states of its lanes
 """
 
 import dataclasses
@@ -201,8 +202,11 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
                 f"drop the flag or the dataset that changes it, or choose another --out."
             )
     # The sampler's position counts rows of this length, of these tasks, in this order.
-    for name in ("ctx_len", "seed", "task", "completion_weight", "context_bars", "completion_bars", "augment"):
-        saved, asked = getattr(started.data, name), getattr(config.data, name)
+    names = ("ctx_len", "seed", "task", "completion_weight", "context_bars", "completion_bars", "augment", "carry")
+    settings = {name: (getattr(started.data, name), getattr(config.data, name)) for name in names}
+    if config.data.carry:  # each row has its own pieces
+        settings["batch_size"] = (started.train.batch_size, config.train.batch_size)
+    for name, (saved, asked) in settings.items():
         if saved != asked:
             raise UserError(
                 f"{checkpoint} was made with {name} {saved}, not {asked}, and its place in the data means nothing "

@@ -5,7 +5,7 @@ import torch
 
 from rwkv_music import half_blocks
 from rwkv_music.config import ModelConfig
-from rwkv_music.model_v8 import RWKV
+from rwkv_music.model_v8 import RWKV, State
 
 
 def model(channel_mix: str) -> RWKV:
@@ -44,6 +44,46 @@ def test_equal_to_the_plain_model(monkeypatch, channel_mix, packed, recompute):
         assert difference < 1e-8, f"{name}: {difference:.1e}"
     with torch.no_grad():
         assert abs(plain.loss(**arguments).item() - expected_loss) < 1e-10
+
+
+@pytest.mark.parametrize("channel_mix", ["x080", "x070"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("recompute", ["none", "selective", "block"])
+def test_state_in_and_out_with_its_gradients(monkeypatch, channel_mix, packed, recompute):
+    """The loss and a function of the new state, differentiated by the weights and by the state that came in."""
+    net = model(channel_mix)
+    tokens = torch.randint(40, (2, 71))
+    arguments = {"input_ids": tokens[:, :-1], "targets": tokens[:, 1:]}
+    if packed:
+        arguments["cu_seqlens"] = torch.tensor([0, 3, 4, 70, 103, 140], dtype=torch.int32)
+        arguments["max_length"] = 66
+    start = net.init_state(5 if packed else 2)
+    start = State(*(torch.randn_like(x).requires_grad_() for x in start))
+    weights = [torch.randn_like(x) for x in start]
+
+    def run() -> list[torch.Tensor]:
+        net.zero_grad()
+        loss, state = net(**arguments, state=start)
+        total = loss + 0.01 * sum((x * weight).sum() for x, weight in zip(state, weights, strict=True))
+        return [loss.detach(), *(x.detach() for x in state), *torch.autograd.grad(total, [*start, *net.parameters()])]
+
+    expected = run()
+    monkeypatch.setattr(half_blocks, "fit", lambda x, head_size: True)
+    net.recompute = recompute
+    names = ["loss", *(f"new {n}" for n in State._fields), *State._fields, *(n for n, _ in net.named_parameters())]
+    for name, found, wanted in zip(names, run(), expected, strict=True):
+        difference = (found - wanted).norm() / wanted.norm()
+        assert wanted.norm() > 0 and difference < 1e-8, f"{name}: {difference:.1e}"
+
+
+def test_without_a_state_none_is_made(monkeypatch):
+    made = []
+    forward = half_blocks.time_mixing
+    monkeypatch.setattr(half_blocks, "fit", lambda x, head_size: True)
+    monkeypatch.setattr(half_blocks, "time_mixing", lambda *inputs: made.append(forward(*inputs)) or made[-1])
+    net, tokens = model("x070"), torch.randint(40, (2, 20))
+    net.loss(tokens, tokens)
+    assert all(shift is None and wkv is None for _, _, shift, wkv in made)
 
 
 def test_little_is_saved(monkeypatch):

@@ -26,7 +26,9 @@ using at::Tensor;
 
 const __nv_bfloat16* bf16(const Tensor& x) { return static_cast<const __nv_bfloat16*>(x.const_data_ptr()); }
 __nv_bfloat16* bf16_out(const Tensor& x) { return static_cast<__nv_bfloat16*>(x.mutable_data_ptr()); }
-const float* f32(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
+const float* f32(const std::optional<Tensor>& x) {
+    return x ? static_cast<const float*>(x->const_data_ptr()) : nullptr;
+}
 float* f32_out(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
 
 void check(const Tensor& x, const char* name, at::ScalarType dtype, at::IntArrayRef shape, const at::Device& device) {
@@ -124,7 +126,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     if (in.heads == 0) return {y, final_state, checkpoints};
     const Cut cut(in, r, max_length, segment_tokens);
     C10_CUDA_CHECK(wkv7s::forward(
-        {in, cut.segments, state ? f32(*state) : nullptr, bf16_out(y), f32_out(final_state),
+        {in, cut.segments, f32(state), bf16_out(y), f32_out(final_state),
          save ? bf16_out(checkpoints) : nullptr},
         int(max_length), c10::cuda::getCurrentCUDAStream()
     ));
@@ -135,7 +137,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
     const Tensor& cu_seqlens, int64_t max_length, const Tensor& checkpoints, const Tensor& dy,
-    const Tensor& dfinal_state, int64_t segment_tokens
+    const std::optional<Tensor>& dfinal_state, int64_t segment_tokens
 ) {
     const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens);
     TORCH_CHECK(
@@ -146,10 +148,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const int64_t slots = wkv7s::checkpoint_slots(r.size(0), in.documents), N = in.head_size;
     check(checkpoints, "checkpoints", at::kBFloat16, {slots, in.heads, N, N}, r.device());
     check(dy, "grad_y", at::kBFloat16, r.sizes(), r.device());
-    check(dfinal_state, "grad_final_state", at::kFloat, {in.documents, in.heads, N, N}, r.device());
+    Tensor dstate = at::empty({in.documents, in.heads, N, N}, r.options().dtype(at::kFloat));
+    if (dfinal_state) check(*dfinal_state, "grad_final_state", at::kFloat, dstate.sizes(), r.device());
     Tensor dr = at::empty_like(r), dw = at::empty_like(r), dk = at::empty_like(r);
     Tensor dv = at::empty_like(r), da = at::empty_like(r), db = at::empty_like(r);
-    Tensor dstate = at::empty_like(dfinal_state);
     if (in.heads == 0) return {dr, dw, dk, dv, da, db, dstate};
     const Cut cut(in, r, max_length, segment_tokens);
     const cudaError_t error = wkv7s::backward(
@@ -174,7 +176,7 @@ TORCH_LIBRARY(rwkv_music_cuda, m) {
     );
     m.def(
         "wkv7s_backward(Tensor r, Tensor w, Tensor k, Tensor v, Tensor a, Tensor b, Tensor cu_seqlens,"
-        " int max_length, Tensor checkpoints, Tensor grad_y, Tensor grad_final_state, int segment_tokens=-1)"
+        " int max_length, Tensor checkpoints, Tensor grad_y, Tensor? grad_final_state, int segment_tokens=-1)"
         " -> (Tensor dr, Tensor dw, Tensor dk, Tensor dv, Tensor da, Tensor db, Tensor dstate)"
     );
 }

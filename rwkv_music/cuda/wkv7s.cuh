@@ -67,9 +67,9 @@ struct Backward {
     Segments segments;
     const __nv_bfloat16* checkpoints;
     const __nv_bfloat16* dy;     // [tokens, heads, N]
-    const float* dfinal_state;   // [documents, heads, N value, N key]
+    const float* dfinal_state;   // [documents, heads, N value, N key], or null for zero
     __nv_bfloat16 *dr, *dw, *dk, *dv, *da, *db;  // [tokens, heads, N]
-    float* dstate;               // as dfinal_state
+    float* dstate;               // [documents, heads, N value, N key]
 };
 
 // No document is longer than `max_length`. Both passes of one call must be told the same. cudaErrorNotSupported: the

@@ -347,7 +347,11 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(c
     load(work.chunks - 1);
 
     State<N> G;
-    load_state(G, work.last ? args.dfinal_state + work.state_at() : args.segments.edges + work.edge_at(work.slot + 1));
+    if (!work.last) {
+        load_state(G, args.segments.edges + work.edge_at(work.slot + 1));
+    } else if (args.dfinal_state) {
+        load_state(G, args.dfinal_state + work.state_at());
+    }
 
     for (int chunk = work.chunks - 1; chunk >= 0; chunk--) {
         const bool last = work.last && chunk == work.chunks - 1;
@@ -401,7 +405,7 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(c
             if (last) {
                 advance(S, U_bf16, V, stage, shared.decay);
                 State<N> dfinal_state;
-                load_state(dfinal_state, args.dfinal_state + work.state_at());
+                if (args.dfinal_state) load_state(dfinal_state, args.dfinal_state + work.state_at());
                 sum_columns(shared.H_of_warp[warp], S, dfinal_state);
             }
         }

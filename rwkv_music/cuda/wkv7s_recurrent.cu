@@ -155,8 +155,8 @@ __global__ __launch_bounds__(N * N / HELD) void backward_kernel(const Backward a
     float row[HELD], column[HELD];  // of G: elements PARTS j + part
 #pragma unroll
     for (int j = 0; j < HELD; j++) {
-        row[j] = args.dfinal_state[state_at + i * N + PARTS * j + part];
-        column[j] = args.dfinal_state[state_at + (PARTS * j + part) * N + i];
+        row[j] = args.dfinal_state ? args.dfinal_state[state_at + i * N + PARTS * j + part] : 0;
+        column[j] = args.dfinal_state ? args.dfinal_state[state_at + (PARTS * j + part) * N + i] : 0;
     }
     for (int t = part; t < length; t += PARTS) {
         shared.r[t][i] = __bfloat162float(args.in.r[first + t * step]);

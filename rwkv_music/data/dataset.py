@@ -34,6 +34,21 @@ SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
+class LaneEdges:
+    """Where the rows of a batch go on from the window before, and into the one after (see lanes.py).
+
+    Attributes:
+        rows: int64 [K], those of the B rows that begin inside a piece; K may be 0.
+        documents: int64 [K], the number of each one's first document among the D of the batch.
+        last: int64 [B], the number of each row's last document.
+    """
+
+    rows: torch.Tensor
+    documents: torch.Tensor
+    last: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """B rows of T tokens, and what the model needs to know of them that a GPU would have to be asked for.
 
@@ -45,6 +60,7 @@ class Batch:
         positions: int64 [P], the places of the targets that count in the B * T flattened ones, rising; P may be 0 (see
             `MusicDataset.validation_batches`).
         max_length: tokens of the longest document.
+        edges: where its rows are windows of lanes, whose states are carried.
     """
 
     input_ids: torch.Tensor
@@ -52,6 +68,7 @@ class Batch:
     cu_seqlens: torch.Tensor
     positions: torch.Tensor
     max_length: int
+    edges: LaneEdges | None = None
 
     @property
     def n_targets(self) -> int:
@@ -77,7 +94,8 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         tensors = (self.input_ids, self.targets, self.cu_seqlens, self.positions)
-        return Batch(*map(change, tensors), self.max_length)
+        edges = self.edges and LaneEdges(*map(change, (self.edges.rows, self.edges.documents, self.edges.last)))
+        return Batch(*map(change, tensors), self.max_length, edges)
 
 
 class MusicDataset:
@@ -96,6 +114,7 @@ class MusicDataset:
 
     Attributes:
         tokenizer_name, vocab_size, pad_id, fingerprint: the tokenizer's.
+        tokens, augmenter: the split's tokens as they lie there, and what varies them (None for nothing).
         n_documents, n_tokens: the split's.
         n_windows: W, the samples in which each task's windows have all come once; in a mix, those of the longer one.
         n_targets: the targets of a pass over the stream of all tokens.
@@ -133,16 +152,16 @@ class MusicDataset:
                 f"{data_dir} was prepared with another tokenizer ({self.tokenizer_name}, {self.fingerprint[:12]}) than "
                 f"the model's ({fingerprint[:12]}): give data prepared with the model's, or train a new model."
             )
-        tokens = BinIdx(self.data_dir / split)
+        self.tokens = tokens = BinIdx(self.data_dir / split)
         self.n_documents = len(tokens)
         self.n_tokens = tokens.n_tokens
         self.n_targets = self.n_tokens - self.n_documents
         if self.n_targets < 1:
             remedy = "prepare it with a larger --val-fraction" if split == "val" else "prepare it from more files"
             raise UserError(f"The {split} split of {data_dir} has nothing to predict: {remedy}.")
-        augmenter = None
+        self.augmenter = augmenter = None
         if augment != "none" and split == "train":
-            augmenter = Augmenter(load_codec(self.data_dir / "tokenizer.json"), augment, seed)
+            self.augmenter = augmenter = Augmenter(load_codec(self.data_dir / "tokenizer.json"), augment, seed)
         self._stream = Stream(tokens, ctx_len, augmenter)
         self._completions: Completions | None = None
         if task != "pretrain":
@@ -211,7 +230,7 @@ class MusicDataset:
         for i, row in enumerate(rows):
             input_ids[i, : len(row.input_ids)] = row.input_ids
             targets[i, : len(row.targets)] = row.targets
-        return _batch(input_ids, targets, [i * self.ctx_len + row.starts for i, row in enumerate(rows)])
+        return make_batch(input_ids, targets, [i * self.ctx_len + row.starts for i, row in enumerate(rows)])
 
     def _packed(self, rows: list[Row]) -> Batch:
         """[1, M], one row after the other."""
@@ -219,10 +238,13 @@ class MusicDataset:
         input_ids, targets = (
             np.concatenate(parts)[None] for parts in ([r.input_ids for r in rows], [r.targets for r in rows])
         )
-        return _batch(input_ids, targets, [begin + row.starts for begin, row in zip(begins, rows, strict=True)])
+        return make_batch(input_ids, targets, [begin + row.starts for begin, row in zip(begins, rows, strict=True)])
 
 
-def _batch(input_ids: np.ndarray, targets: np.ndarray, starts: list[np.ndarray]) -> Batch:
+def make_batch(
+    input_ids: np.ndarray, targets: np.ndarray, starts: list[np.ndarray], edges: LaneEdges | None = None
+) -> Batch:
+    """A batch of input_ids and targets int64 [B, T], its documents beginning at `starts` in the flattened tokens."""
     cu_seqlens = np.concatenate([*starts, [input_ids.size]]).astype(np.int32)
     return Batch(
         input_ids=torch.from_numpy(input_ids),
@@ -230,6 +252,7 @@ def _batch(input_ids: np.ndarray, targets: np.ndarray, starts: list[np.ndarray])
         cu_seqlens=torch.from_numpy(cu_seqlens),
         positions=torch.from_numpy(np.flatnonzero(targets != IGNORED)),
         max_length=int(np.diff(cu_seqlens).max()),
+        edges=edges,
     )
 
 

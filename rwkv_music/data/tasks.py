@@ -37,6 +37,21 @@ class Row:
     starts: np.ndarray
 
 
+def next_token_row(tokens: np.ndarray, begun: np.ndarray, ctx_len: int) -> Row:
+    """A row of the next tokens of a window.
+
+    Args:
+        tokens: int64 [n]: of the window and the one after it, or up to the last of all.
+        begun: where documents begin in them after the first token, rising.
+    """
+    targets = tokens[1:].copy()
+    targets[begun - 1] = IGNORED
+    input_ids = tokens[:ctx_len]
+    if len(targets) < len(input_ids):  # the last token of all predicts nothing
+        targets = np.append(targets, IGNORED)
+    return Row(input_ids, targets, np.concatenate([[0], begun[begun < len(input_ids)]]))
+
+
 class Stream:
     """Windows of T tokens over all documents, the last one perhaps shorter.
 
@@ -63,12 +78,7 @@ class Stream:
             before = self._tokens.tokens(int(offsets[document]), start)
             programs = [self._augmenter.program_after(before)] + [NONE] * len(begun)
             tokens = np.concatenate(self._augmenter.vary(np.split(tokens, begun), programs, sample))
-        targets = tokens[1:].copy()
-        targets[begun - 1] = IGNORED
-        input_ids = tokens[: self._ctx_len]
-        if len(targets) < len(input_ids):  # the last token of all predicts nothing
-            targets = np.append(targets, IGNORED)
-        return Row(input_ids, targets, np.concatenate([[0], begun[begun < len(input_ids)]]))
+        return next_token_row(tokens, begun, self._ctx_len)
 
 
 class Completions:

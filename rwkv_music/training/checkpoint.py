@@ -50,6 +50,8 @@ from rwkv_music.training.shards import DamagedFile, TensorFile, Written, write_t
 if TYPE_CHECKING:  # reading a checkpoint needs no DeepSpeed
     import deepspeed
 
+    from rwkv_music.training.carrying import LaneStates
+
 OWNER = ".owner"
 
 
@@ -62,12 +64,17 @@ def take_over(run: Path, token: str) -> None:
 
 
 def save_checkpoint(
-    engine: "deepspeed.DeepSpeedEngine", config: RunConfig, progress: Progress, token: str | None = None
+    engine: "deepspeed.DeepSpeedEngine",
+    config: RunConfig,
+    progress: Progress,
+    token: str | None = None,
+    lanes: "LaneStates | None" = None,
 ) -> Path:
     """Write the checkpoint of `progress`; every rank calls it.
 
     Args:
         token: what `take_over` was given; None if nobody else can be writing.
+        lanes: the states that are carried to the next step, if any are.
 
     Raises UserError, on all ranks the same, if the disk does not take it (nothing of it is left then) or if another
     start has taken the run over.
@@ -98,10 +105,10 @@ def save_checkpoint(
             for piece in mine
             for moment in partitions.MOMENTS
         }
-        written = {
-            file: write_tensors(partial / file, tensors)
-            for file, tensors in ((weights_file(rank), weights), (moments_file(rank), moments))
-        }
+        files = {weights_file(rank): weights, moments_file(rank): moments}
+        if lanes is not None:
+            files[lanes_file(rank)] = lanes.tensors()
+        written = {file: write_tensors(partial / file, tensors) for file, tensors in files.items()}
         shapes = {piece.name: piece.shape for piece in mine}
         slices = [(piece.name, piece.start, piece.length) for piece in mine]
         return {"written": written, "slices": slices, "shapes": shapes, "steps": int(states[0]["step"])}
@@ -142,6 +149,10 @@ def weights_file(rank: int) -> str:
 
 def moments_file(rank: int) -> str:
     return f"moments_{rank:05d}.safetensors"
+
+
+def lanes_file(rank: int) -> str:
+    return f"lanes_{rank:05d}.safetensors"
 
 
 def _index(notes: list[dict]) -> dict:
@@ -207,8 +218,10 @@ def damaged_files(checkpoint: Path) -> str | None:
     return next((found for found in faults if found), None)
 
 
-def load_checkpoint(engine: "deepspeed.DeepSpeedEngine", checkpoint: Path) -> None:
+def load_checkpoint(engine: "deepspeed.DeepSpeedEngine", checkpoint: Path, lanes: "LaneStates | None" = None) -> None:
     """Restore weights and optimizer from `checkpoint`; every rank calls it and reads what it will hold, no more.
+
+    The states of `lanes` too, whichever ranks had them.
 
     Raises UserError, on all ranks the same, if it is damaged or of another model.
     """
@@ -226,9 +239,22 @@ def load_checkpoint(engine: "deepspeed.DeepSpeedEngine", checkpoint: Path) -> No
                 for flat, moment in ((master, None), *((state[moment], moment) for moment in partitions.MOMENTS)):
                     saved.read_into(piece.of(flat).view(-1), piece.name, piece.start, moment)
             partitions.set_optimizer_steps(engine, saved.optimizer_steps)
+            if lanes is not None:
+                _load_lanes(checkpoint, lanes)
 
     together(f"reading {checkpoint}", read)
     partitions.weights_from_masters(engine)
+
+
+def _load_lanes(checkpoint: Path, lanes: "LaneStates") -> None:
+    files = [TensorFile(checkpoint / name) for name in tensor_files(checkpoint) if name.startswith("lanes_")]
+    for name, x in lanes.tensors().items():
+        file = next((file for file in files if file.shapes.get(name) == tuple(x.shape)), None)
+        if file is None:
+            raise DamagedFile(f"no file holds the carried state {name} as {tuple(x.shape)}")
+        values = torch.empty(x.numel())
+        file.read_into(values, name)
+        x.copy_(values.view(x.shape))
 
 
 def load_weights(checkpoint: Path) -> Iterator[tuple[str, Tensor]]:

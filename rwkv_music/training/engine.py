@@ -104,16 +104,22 @@ class Plan:
     train: TrainConfig
     deepspeed: dict[str, Any]
     world_size: int
-    accumulation: int  # micro-batches a rank takes in a step
+    accumulation: int  # micro-batches a rank takes in a step, or in each of its windows where states are carried
 
 
 def make_plan(
-    train: TrainConfig, given: set[str], file: dict[str, Any], path: str | os.PathLike, world_size: int
+    train: TrainConfig,
+    given: set[str],
+    file: dict[str, Any],
+    path: str | os.PathLike,
+    world_size: int,
+    windows: int = 1,
 ) -> Plan:
     """Bring the command line and the DeepSpeed file together.
 
     Args:
         given: the fields of `train` that the user set; the others yield to the file.
+        windows: that each row takes one after the other in a step. To DeepSpeed they are accumulation.
 
     Raises:
         UserError: both say something, and not the same; or the batch does not divide.
@@ -149,11 +155,14 @@ def make_plan(
             f"over {world_size} ranks x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
             f"remove one of them."
         )
+    if world_size == 1 and file["zero_optimization"]["stage"] < 3:
+        # There is nothing to overlap with, but DeepSpeed would wait for the GPU at every bucket.
+        file = {**file, "zero_optimization": {**file["zero_optimization"], "overlap_comm": False}}
     config = {
         **file,
-        "train_batch_size": train.batch_size,
+        "train_batch_size": train.batch_size * windows,
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": train.batch_size // rows,
+        "gradient_accumulation_steps": train.batch_size // rows * windows,
         "gradient_clipping": train.grad_clip,
     }
     return Plan(train, config, world_size, train.batch_size // rows)
@@ -192,7 +201,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
         what = " ".join(str(error).split())[:300]
         raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error
     if isinstance(module, Packed) and isinstance(optimizer, torch.optim.AdamW):
-        engine.update_on_device = UpdateOnDevice(engine.optimizer)
+        engine.update_on_device = UpdateOnDevice(engine)
     return engine
 
 

@@ -15,7 +15,12 @@ def summary(trainer: "Trainer") -> str:
     train_data, val_data = trainer.train_data, trainer.val_data
     m, d, t = trainer.config.model, trainer.config.data, trainer.config.train
     name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
-    passes = t.steps * t.batch_size / train_data.n_windows
+    rows = f"{t.batch_size} rows x {d.ctx_len:,} tokens"
+    if d.carry:
+        rows += f" x {count(d.carry, 'window')} with states carried"
+        passes = t.steps * d.carry / trainer.lanes.windows_per_pass
+    else:
+        passes = t.steps * t.batch_size / train_data.n_windows
     bf16 = bool(trainer.plan.deepspeed.get("bf16", {}).get("enabled"))
     states = model_state_bytes(trainer.parameters, trainer.zero_stage, trainer.plan.world_size, bf16)
     device = (
@@ -36,7 +41,7 @@ def summary(trainer: "Trainer") -> str:
         "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {trainer.parameters:,} parameters, "
         f"vocabulary {m.vocab_size:,}",
         "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
-        "batch": f"{t.batch_size} rows x {d.ctx_len:,} tokens = {t.batch_size * d.ctx_len:,} tokens a step: "
+        "batch": f"{rows} = {trainer.rows_a_step * d.ctx_len:,} tokens a step: "
         f"{count(trainer.plan.world_size, 'rank')} x {count(t.micro_batch_size, 'row')} "
         f"x {trainer.plan.accumulation} accumulated",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "

@@ -2,7 +2,7 @@
 
 A step is `batch_size` rows named by one counter. Each rank takes its share in micro-batches; the loss is summed over
 targets and divided by how many there are in the whole step, so that neither the number of ranks nor the accumulation
-changes what a step computes.
+changes what a step computes. With `carry` a row is a lane of whole pieces, and a step several windows of it.
 
 What may end a run before its last step: a signal (`signals`: one more checkpoint, then `Stopped`), too many steps with
 a gradient that is not finite (`health`), a rank that hangs (`watchdog`), a fault of the machine (a sentence). All leave
@@ -10,6 +10,7 @@ the last checkpoint whole.
 """
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from rwkv_music.config import RunConfig
 from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.lanes import Lanes
 from rwkv_music.errors import SharedError, UserError, explained
 from rwkv_music.evaluation import summed_loss
 from rwkv_music.files import atomic_path, write_text
@@ -44,6 +46,7 @@ from rwkv_music.run_folder import (
     remove_unfinished,
 )
 from rwkv_music.training.agreement import Wishes, only_on_first, together
+from rwkv_music.training.carrying import LaneStates, summed_loss_of_lanes
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint, save_checkpoint, take_over
 from rwkv_music.training.engine import (
     Plan,
@@ -95,7 +98,8 @@ class Trainer:
         train = config.train
         if "micro_batch_size" not in given and train.batch_size % max(1, train.micro_batch_size * world_size):
             train = dataclasses.replace(train, micro_batch_size=0)  # of a run that had another number of ranks
-        self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size)
+        windows = max(1, config.data.carry)
+        self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
         data = config.data
         self.train_data = MusicDataset.of(data, "train")
         self.val_data = _open_val(config)
@@ -108,6 +112,11 @@ class Trainer:
         model_config = dataclasses.replace(config.model, vocab_size=self.train_data.vocab_size)
         self.config = RunConfig(model_config, data, self.plan.train)
         train = self.config.train
+        self.rows_a_step = train.batch_size * windows
+        self.lanes = self.val_lanes = None
+        if data.carry:
+            self.lanes = Lanes(self.train_data, train.batch_size, data.carry)
+            self.val_lanes = Lanes(self.val_data, train.micro_batch_size * world_size) if self.val_data else None
         self.run = Path(train.out)
         self.zero_stage: int = file["zero_optimization"]["stage"]
         self.progress = Progress(0, 0, 0, world_size, self.zero_stage)
@@ -141,11 +150,12 @@ class Trainer:
         model.recompute = train.recompute
         self.parameters = sum(p.numel() for p in model.parameters())
         self.matrix_parameters = model.matrix_parameters()
-        unread = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
-        allocate(model, self.device, self.plan.deepspeed, unread)
+        fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
+        allocate(model, self.device, self.plan.deepspeed, fresh)
         self.engine = make_engine(model, self.plan, self.device)
+        self.lane_states = LaneStates(self.engine, model_config, self._own_rows(0)) if data.carry else None
         if self.resumed_from is not None:
-            load_checkpoint(self.engine, self.resumed_from)
+            load_checkpoint(self.engine, self.resumed_from, self.lane_states)
         elif self.initial is not None:
             self.initial.fill(self.engine)
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
@@ -159,6 +169,10 @@ class Trainer:
         self.memory = self._estimate_memory(file["zero_optimization"])
         self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
         self.flops, self.flops_source = peak_flops(self.device)
+        # What set-up left stays to the end. Looked through again and again, it would hold a step up for a quarter of a
+        # second each time.
+        gc.collect()
+        gc.freeze()
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
@@ -246,7 +260,7 @@ class Trainer:
         while self.progress.step < stop:
             self.watchdog.reads(self.progress.step + 1)
             batches = coming.result()
-            samples = self.progress.samples + t.batch_size
+            samples = self.progress.samples + self.rows_a_step
             coming = reader.submit(self.read_step, samples)
             lr = learning_rate(self.progress.step, t)
             self.watchdog.computes(self.progress.step + 1)
@@ -293,7 +307,7 @@ class Trainer:
             return
         self.progress = dataclasses.replace(self.progress, skipped=skipped)
         self.watchdog.saves(self.progress.step)
-        save_checkpoint(self.engine, self.config, self.progress, self.token)
+        save_checkpoint(self.engine, self.config, self.progress, self.token, self.lane_states)
         self.saved_at = time.monotonic()
 
     def _hopeless(self, skipped_in_a_row: int) -> SharedError:
@@ -327,6 +341,8 @@ class Trainer:
 
         together(f"going back to {target}", only_on_first(remove_newer))
         load_checkpoint(self.engine, target)
+        if self.lane_states:
+            self.lane_states.forget()  # they are of these rows, but of the weights that were left
         step = check_resumable(target, self.config).step
         self.progress = dataclasses.replace(self.progress, step=step)
         self.curves.close()
@@ -347,12 +363,20 @@ class Trainer:
         dist.destroy_process_group()
 
     def read_step(self, first_sample: int) -> list[Batch]:
-        """This rank's micro-batches of the step that begins with `first_sample`."""
-        t = self.config.train
-        rows = t.micro_batch_size
-        starts = (first_sample + (i * self.plan.world_size + rank()) * rows for i in range(self.plan.accumulation))
-        batches = [self.train_data.batch(start, start + rows) for start in starts]
+        """This rank's micro-batches of the step that begins with `first_sample`; of lanes, the windows of each."""
+        if self.lanes:
+            first_window = first_sample // self.lanes.n_lanes
+            windows = range(first_window, first_window + self.config.data.carry)
+            batches = [self.lanes.batch(w, rows.start, rows.stop) for rows in self._own_rows(0) for w in windows]
+        else:
+            batches = [self.train_data.batch(rows.start, rows.stop) for rows in self._own_rows(first_sample)]
         return [batch.pinned() for batch in batches] if self.device.type == "cuda" else batches
+
+    def _own_rows(self, first: int) -> list[range]:
+        """This rank's share of the `batch_size` rows that begin with number `first`, by micro-batches."""
+        rows = self.config.train.micro_batch_size
+        starts = (first + (i * self.plan.world_size + rank()) * rows for i in range(self.plan.accumulation))
+        return [range(start, start + rows) for start in starts]
 
     def step(self, batches: list[Batch], lr: float) -> torch.Tensor:
         """One optimizer step; float64 [2]: the nats and the targets of this rank."""
@@ -361,6 +385,9 @@ class Trainer:
         minutes = (time.monotonic() - self.saved_at) / 60
         save_due = self.first and 0 < self.config.train.save_minutes <= minutes
         everywhere = self.wishes.exchange(counted, self.signals.go_on_later, self.signals.interrupted, save_due)
+        if self.lane_states:
+            nats = self.lane_states.step(self.engine, batches, self.plan.world_size / everywhere.clamp_min(1))
+            return torch.stack([nats, torch.full_like(nats, counted)])
         # DeepSpeed averages over ranks and accumulated micro-batches; this undoes it and takes the mean over targets.
         scale = self.plan.world_size * self.plan.accumulation / everywhere.clamp_min(1)
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -407,9 +434,13 @@ class Trainer:
         """Mean loss over the validation split in nats a token, written to its curve."""
         t = self.config.train
         with playing(self.engine) as model:
-            total = summed_loss(
-                model, self.val_data, t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size
-            )
+            if self.val_lanes:
+                rows = self._own_rows(0)[0]
+                total = summed_loss_of_lanes(model, self.val_lanes, rows, self.device, t.val_rows)
+            else:
+                total = summed_loss(
+                    model, self.val_data, t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size
+                )
         nats, targets = sum_over_ranks(total).tolist()
         loss = nats / max(targets, 1)
         self.curves.scalars(self.progress.step, {"val/loss": loss})

@@ -1,39 +1,86 @@
-"""The update of ZeRO-1 and 2 on the device alone: the gradient's norm, the clipping, and no step from a bad gradient.
+"""The update of ZeRO-1 and 2 on the device alone: norm, clipping, AdamW, and no step from a bad gradient.
 
-Before it updates, DeepSpeed looks for overflow tensor by tensor, waits for the answer, casts every gradient to float64
-for its norm, and waits again for each group; after each wait the GPU stands still until the host has caught up. On
-one H200 all of that was a seventh of a 1.3B model's step, and more of a small one's. It follows from the norm alone,
-which is read once here and never leaves the device: AdamW's fused kernel takes the factor to clip by, and the word that
-the gradient is not finite, as tensors (torch's mixed precision gave it both) and does nothing when it is not.
+DeepSpeed's own looks for overflow tensor by tensor and waits for the answer, casts every gradient to float64 for its
+norm and waits again for each group; after each wait the GPU stands still until the host has caught up. Then it copies
+the gradients into one fp32 tensor for the optimizer, and the optimizer's weights into the model's. On one H200 that was
+a seventh of a 1.3B model's step, and more of a small one's.
+
+Here the norm is read once and stays on the device: clipping and the word that the gradient is not finite follow from
+it, and `adamw_` takes both as tensors, the gradients where they lie, and leaves the weights where the model reads them.
+What is shared out among the ranks, reduced and gathered stays DeepSpeed's.
 """
 
+import deepspeed
 import torch
 from deepspeed import comm as dist
-from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from deepspeed.runtime.utils import all_gather_dp_groups
+from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from torch import Tensor
+
+from rwkv_music.training.optimizer import adamw_
+from rwkv_music.training.partitions import optimizer_state
 
 
 class UpdateOnDevice:
-    """Takes the norm, the clipping and the overflow check of a DeepSpeed optimizer over.
+    """Takes the place of `step` of a DeepSpeed optimizer.
 
     Args:
-        zero: of stage 1 or 2, over a fused torch optimizer that is not offloaded.
+        engine: of ZeRO-1 or 2 over torch's AdamW, not offloaded.
 
     Attributes:
         skipped: int64 scalar on the device: the steps that were left out since the start, on every rank alike, because
             the gradient was not finite.
+
+    Source: `step` in deepspeed/runtime/zero/stage_1_and_2.py of DeepSpeed 0.19.
     """
 
-    def __init__(self, zero: DeepSpeedZeroOptimizer) -> None:
-        self._zero = zero
-        self._bad = torch.zeros((), device=zero.device)  # 1.0 when this step's gradient is not finite
-        self.skipped = torch.zeros((), dtype=torch.int64, device=zero.device)
-        self._most = zero.clip_grad
-        zero.check_grad_overflow = False
-        zero.scaled_global_norm = self._norm
-        zero.unscale_and_clip_grads = lambda grads, norm: None  # AdamW divides by grad_scale as it reads
-        zero.optimizer.grad_scale = torch.ones((), device=zero.device)
-        zero.optimizer.found_inf = self._bad
+    def __init__(self, engine: deepspeed.DeepSpeedEngine) -> None:
+        self._engine, self._zero = engine, engine.optimizer
+        device = self._zero.device
+        self._bad = torch.zeros((), device=device)  # 1.0 when this step's gradient is not finite
+        self._divisor = torch.ones((), device=device)  # what clips it
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._zero.step = self._step
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        zero = self._zero
+        zero.micro_step_id = INITIAL_MICRO_STEP_ID
+        zero._global_grad_norm = self._norm()
+        for i, group in enumerate(zero.optimizer.param_groups):
+            masters = zero.single_partition_of_fp32_groups[i]
+            state = optimizer_state(self._engine, masters)
+            state["step"] += 1 - self._bad
+            weights = zero.parallel_partitioned_bit16_groups[i][dist.get_rank(zero.real_dp_process_group[i])]
+            beta1, beta2 = group["betas"]
+            start = 0
+            for gradient in zero.averaged_gradients[i]:  # of one parameter after the other, as the partition lies
+                here = slice(start, start + gradient.numel())
+                start = here.stop
+                adamw_(
+                    masters.data[here],
+                    state["exp_avg"][here],
+                    state["exp_avg_sq"][here],
+                    gradient.reshape(-1),
+                    weights.data[here],
+                    lr=group["lr"],
+                    beta1=beta1,
+                    beta2=beta2,
+                    eps=group["eps"],
+                    weight_decay=group["weight_decay"],
+                    step=state["step"],
+                    divisor=self._divisor,
+                    bad=self._bad,
+                )
+            zero.averaged_gradients[i] = zero.all_grad_tensors[i] = None
+            zero.free_grad_in_param_list(zero.params_in_partition[i] + zero.params_not_in_partition[i])
+        all_gather_dp_groups(
+            groups_flat=zero.bit16_groups_flat,
+            partitioned_param_groups=zero.parallel_partitioned_bit16_groups,
+            dp_process_group=zero.real_dp_process_group,
+            start_alignment_factor=zero.nccl_start_alignment_factor,
+            allgather_bucket_size=zero.allgather_bucket_size,
+        )
 
     def _norm(self) -> Tensor:
         """The norm over all ranks, fp32 scalar; and what follows from it is set."""
@@ -47,6 +94,6 @@ class UpdateOnDevice:
         norm = squares.sqrt().float()
         self._bad.copy_(~norm.isfinite())
         self.skipped += self._bad.long()
-        if self._most > 0:
-            zero.optimizer.grad_scale.copy_(((norm + 1e-6) / self._most).clamp(min=1.0))
+        if zero.clip_grad > 0:
+            self._divisor.copy_(((norm + 1e-6) / zero.clip_grad).clamp(min=1.0))
         return norm

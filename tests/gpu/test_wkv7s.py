@@ -196,6 +196,35 @@ def test_same_input_same_bits(N):
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("T, N", [(10, 64), (100, 64), (5000, 64), (100, 128)])
+def test_a_final_state_that_goes_nowhere_and_the_custom_operator(T, N):
+    inputs, state, _, dy, _ = make(1, T, 3, N, seed=5, with_state=True)
+    nowhere = torch.zeros_like(state)
+
+    def without(*leaves):
+        y, final_state = wkv7s(*leaves)
+        return y, final_state.detach().requires_grad_() + 0 * y.sum()  # of which nothing comes back
+
+    def registered(*leaves):
+        cu_seqlens = torch.tensor([0, T], dtype=torch.int32, device="cuda")
+        packed = [x.flatten(0, 1) for x in leaves[:6]]
+        y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, leaves[6], cu_seqlens, T, True)
+        return y.unflatten(0, (1, T)), final_state
+
+    expected = run(wkv7s, inputs, state, None, dy, nowhere)
+    for operator in (without, registered):
+        for x, wanted in zip(run(operator, inputs, state, None, dy, nowhere), expected, strict=True):
+            assert torch.equal(x, wanted)
+
+
+def test_gradients_of_gradients_are_refused():
+    inputs, *_ = make(1, 20, 1, seed=4, with_state=False)
+    leaves = [x.requires_grad_() for x in inputs]
+    [gradient] = torch.autograd.grad(wkv7s(*leaves)[0].sum(), leaves[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(gradient.sum(), leaves[1])
+
+
 def test_packed_documents_equal_separate_ones():
     lengths = [40, 17, 100]
     bounds = [0, 40, 57, 157]

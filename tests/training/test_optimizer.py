@@ -1,10 +1,10 @@
-"""The learning rate's course."""
+"""The learning rate's course; AdamW by its formula."""
 
 import pytest
 import torch
 
 from rwkv_music.config import TrainConfig
-from rwkv_music.training.optimizer import learning_rate, set_learning_rate
+from rwkv_music.training.optimizer import adamw_, learning_rate, set_learning_rate
 
 
 def test_warm_up_then_cosine():
@@ -34,3 +34,25 @@ def test_each_group_gets_its_share():
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_adamw_follows_its_formula(dtype):
+    torch.manual_seed(0)
+    lr, beta1, beta2, eps, weight_decay = 0.01, 0.9, 0.99, 1e-18, 0.1
+    masters, m, v = torch.randn(50), torch.zeros(50), torch.zeros(50)
+    weights, expected = masters.to(dtype), masters.double()
+    mean, square = torch.zeros(50).double(), torch.zeros(50).double()
+    for t in range(1, 6):
+        gradient, divisor, bad = torch.randn(50).to(dtype), torch.tensor(1.0 + t), torch.tensor(float(t == 3))
+        taken = t - (t > 3)  # the third is left out
+        step = torch.tensor(float(taken))
+        options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        if t != 3:
+            g = gradient.double() / (1 + t)
+            mean, square = beta1 * mean + (1 - beta1) * g, beta2 * square + (1 - beta2) * g**2
+            change = (mean / (1 - beta1**taken)) / ((square / (1 - beta2**taken)).sqrt() + eps)
+            expected = expected * (1 - lr * weight_decay) - lr * change
+        adamw_(masters, m, v, gradient, weights, step=step, divisor=divisor, bad=bad, **options)
+        torch.testing.assert_close(masters.double(), expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(weights, masters.to(dtype))

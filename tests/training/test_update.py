@@ -18,7 +18,7 @@ from rwkv_music.training.engine import init_process_group, make_engine, make_pla
 
 ours, stage, bad_step, bf16 = json.loads(sys.argv[1])
 if not ours:
-    engine_module.UpdateOnDevice = lambda zero: None
+    engine_module.UpdateOnDevice = lambda engine: None
 device = init_process_group()
 torch.manual_seed(0)
 model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))

@@ -1,16 +1,18 @@
-"""train.py with one trouble put in:   python troubled.py nan-gradient|nan-for-good|spike|hang ARGUMENTS OF train.py
+"""train.py with one trouble put in:   python troubled.py TROUBLE ARGUMENTS OF train.py
 
-The trouble comes on one rank alone, where there are several.
+TROUBLE is nan-gradient, nan-for-good, spike, hang or thread; it comes on one rank alone, where there are several.
 """
 
 import os
 import sys
+import threading
 import time
 
 import torch
 
 import train as train_py
 from rwkv_music.training import trainer as trainer_module
+from rwkv_music.training.signals import leave
 from rwkv_music.training.trainer import Trainer
 
 LAST_RANK = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
@@ -55,6 +57,12 @@ def rate_that_is_too_high_once():
     return rate
 
 
+def let_go_of_tensors_for_ever() -> None:
+    """As gloo does in its threads: give the interpreter up and want it back, at the last moment too."""
+    while True:
+        torch.ones(10_000).add_(1)
+
+
 if __name__ == "__main__":
     trouble = sys.argv[1]
     if trouble == "nan-gradient":
@@ -65,4 +73,6 @@ if __name__ == "__main__":
         trainer_module.learning_rate = rate_that_is_too_high_once()
     elif trouble == "hang":
         Trainer.read_step = read_that_hangs
-    sys.exit(train_py.main(sys.argv[2:]))
+    elif trouble == "thread":
+        threading.Thread(target=let_go_of_tensors_for_ever, daemon=True).start()
+    leave(train_py.main(sys.argv[2:]))
