@@ -54,6 +54,11 @@ def export(
         raise UserError(
             f"{weights.source} is a v8, which transformers has no model for yet: export it as pth or safetensors."
         )
+    if format == "hf" and weights.config.head_size != 64:
+        raise UserError(
+            f"{weights.source} has heads of {weights.config.head_size}, and the norm over one is another in "
+            f"transformers' model unless it is 64: export it as pth or safetensors."
+        )
     with explained(f"writing {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         if format == "hf":

@@ -19,6 +19,7 @@ Letters in shapes: B batch, T time, C width, H heads, N head size, V vocabulary,
 """
 
 import math
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -258,7 +259,8 @@ class RWKV(nn.Module):
             cu_seqlens: int32 [D+1], rising strictly from 0 to B * T: documents packed into the flattened tokens. Rows
                 go on into one another unless their edges are among them. The state's batch is then D.
             max_length: with `cu_seqlens`, a bound on the documents' lengths where the caller knows one (see `wkv7s`).
-            targets, ctx_lengths, reduction, positions: see `loss`.
+            targets, ctx_lengths, reduction, positions: see `loss`. Without targets they change nothing: logits are of
+                context and completion alike.
 
         Returns:
             logits [B, T, V] in the model's dtype, or the loss; (logits, state) or (loss, state) when `state` was given.
@@ -297,6 +299,54 @@ class RWKV(nn.Module):
             positions=positions,
             max_length=max_length,
         )
+
+    @staticmethod
+    def from_pretrained(
+        path: str | os.PathLike, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "RWKV":
+        """The model whose weights lie at `path`, in evaluation mode, every parameter trainable.
+
+        Args:
+            path: a `.pth` (BlinkDL's v7 or v8) or `.safetensors` file, a run or checkpoint of train.py, or a folder
+                exported for Hugging Face. The model's shape is that of its tensors.
+            device: by default the GPU if there is one, else the CPU.
+            dtype: of all parameters; by default bfloat16 on a GPU, which its kernels need, and float32 on a CPU.
+
+        Raises UserError for what is not there, is damaged, was made for inference alone, or is no RWKV v7 or v8.
+        """
+        from rwkv_music.weights import load_pretrained
+
+        return load_pretrained(path, device, dtype)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int,
+        *,
+        state: State | None = None,
+        stop_tokens: tuple[int, ...] = (),
+        **sampling: float,
+    ) -> Tensor:
+        """Continue each row of `input_ids` by drawing token after token; gradients are off.
+
+        Args:
+            input_ids: int64 [B, T], T >= 1.
+            max_new_tokens: the most tokens to add, at least 1.
+            state: what came before `input_ids`, of batch B; None for nothing.
+            stop_tokens: a row that has drawn one of them is done, and repeats it until all rows are.
+            sampling: temperature, top_p, top_k, min_p, repetition_penalty, repetition_window, seed: the fields of
+                `Sampling`. Row b draws the numbers that `seed` and b name.
+
+        Returns:
+            int64 [B, n], the new tokens alone, n <= max_new_tokens.
+
+        Raises ValueError for shapes that do not fit together or a token outside the vocabulary, TypeError for another
+        option, UserError for an option's value that makes no sense and for a model whose logits are not finite.
+        """
+        from rwkv_music.generation import continue_tokens
+        from rwkv_music.sampling import Sampling
+
+        return continue_tokens(self, input_ids, max_new_tokens, Sampling(**sampling), state, stop_tokens)
 
     def init_state(self, batch: int) -> State:
         """The state before the first token, for `batch` rows: zeros, or what state tuning has learned."""

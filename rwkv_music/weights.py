@@ -78,12 +78,13 @@ class PthFile:
             tensors = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
         except pickle.UnpicklingError as error:
             raise UserError(
-                f"{path} holds more than tensors, which could run code, and is not opened: save its state dict alone, "
-                f"as torch.save(model.state_dict(), FILE) does."
+                f"{path} is no .pth, or holds more than tensors, which could run code, and is not opened: save a state "
+                f"dict alone, as torch.save(model.state_dict(), FILE) does."
             ) from error
         except (RuntimeError, ValueError, EOFError, KeyError, IndexError, AttributeError, TypeError) as error:
-            what = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} cannot be read as a .pth ({what}): download or copy it again.") from error
+            raise UserError(
+                f"{path} is cut short or no .pth ({type(error).__name__} from torch.load): download or copy it again."
+            ) from error
         if not isinstance(tensors, dict) or not tensors:
             raise UserError(f"{path} holds no tensors by name: give a .pth made of a model's state dict.")
         strange = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
