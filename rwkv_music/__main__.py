@@ -308,9 +308,10 @@ def _export(commands) -> None:
     )
     command.add_argument(
         "--format",
-        choices=("pth", "safetensors", "hf"),
+        choices=("pth", "safetensors", "hf", "state", "lora"),
         default="pth",
-        help="pth: BlinkDL's file; safetensors: the same names; hf: a folder for transformers, v7 alone (default: pth)",
+        help="pth: BlinkDL's file; safetensors: the same names; hf: a folder for transformers, v7 alone; of a tuned "
+        "run what it tuned alone: state, a .pth for RWKV-Runner, or lora, a folder for peft (default: pth)",
     )
     command.add_argument(
         "--out", required=True, type=Path, metavar="PATH", help="file or folder to write; the tokenizer goes with it"
@@ -324,6 +325,12 @@ def _export(commands) -> None:
 def _run_export(options: argparse.Namespace) -> int:
     from rwkv_music.export import DTYPES, export
 
+    if options.format in ("state", "lora"):
+        from rwkv_music.tuning import export_trained
+
+        tuned = export_trained(options.source, options.out, options.format)
+        print(f"{options.out}: the {options.format} of {options.source}, tuned on {tuned.init}")
+        return 0
     weights = export(options.source, options.out, options.format, DTYPES[options.dtype])
     model, step = weights.config, "" if weights.step is None else f" of step {weights.step:,}"
     print(

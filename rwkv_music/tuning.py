@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from rwkv_music.config import ModelConfig, RunConfig, TrainConfig
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import write_text
+from rwkv_music.files import atomic_path, write_text
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.weights import Tensors, Weights, open_tensors, open_weights, parameter_shapes
 
@@ -230,6 +230,34 @@ def tuned_states(path: str | os.PathLike, model: str | os.PathLike) -> dict[str,
         raise UserError(f"{path} has tuned no state: give a run that was trained with --tune state.")
     Base(open_weights(model, verify=False), config.model, "state").check(BaseNote.read(checkpoint).sha256, path)
     return dict(load_weights(checkpoint))
+
+
+def export_trained(run: str | os.PathLike, out: str | os.PathLike, format: str) -> BaseNote:
+    """Write what a tuned run trained, alone, for other programs; whole or not at all. Returns what its base was.
+
+    Args:
+        run: the run, or one of its checkpoints.
+        format: "state", a .pth of the initial states as RWKV-Runner reads it; "lora", a folder that peft loads.
+
+    Raises UserError for a run that tuned something else, and for what cannot be read or written.
+    """
+    from rwkv_music.training.checkpoint import checkpoint_of, load_weights
+
+    checkpoint, out = checkpoint_of(run), Path(out)
+    train = RunConfig.load(checkpoint / "config.json").train
+    if train.tune != format:
+        raise UserError(f"{run} was trained with --tune {train.tune}, so it has no {format}: drop --format {format}.")
+    trained = dict(load_weights(checkpoint))
+    with explained(f"writing {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if format == "state":
+            with atomic_path(out) as partial, open(partial, "wb") as file:
+                torch.save(trained, file)
+        else:
+            from rwkv_music.training.lora import save_adapter
+
+            save_adapter(trained, train, out)
+    return BaseNote.read(checkpoint)
 
 
 def take_states(model: RWKV, states: dict[str, Tensor], source: str | os.PathLike) -> None:

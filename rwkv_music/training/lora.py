@@ -4,13 +4,17 @@ An adapted layer's `weight` is the base's plus scale x B A, made when it is read
 fused halves among them, so computes with the adapter, and autograd brings the weight's gradient to A and B.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rwkv_music.config import TrainConfig
 from rwkv_music.errors import UserError
+from rwkv_music.files import atomic_folder
 from rwkv_music.model_v8 import RWKV
+from rwkv_music.training.shards import write_tensors
 
 try:
     from peft import LoraConfig, inject_adapter_in_model
@@ -42,6 +46,14 @@ def adapter_config(train: TrainConfig) -> LoraConfig:
         target_modules=train.lora_targets.split(","),
         base_model_name_or_path=train.init,
     )
+
+
+def save_adapter(trained: dict[str, Tensor], train: TrainConfig, out: Path) -> None:
+    """Write adapters, by the names that they train under, as the folder that peft loads."""
+    named = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight for name, weight in trained.items()}
+    with atomic_folder(out) as partial:
+        write_tensors(partial / "adapter_model.safetensors", named)
+        adapter_config(train).save_pretrained(str(partial))
 
 
 def add_adapters(model: RWKV, train: TrainConfig) -> None:

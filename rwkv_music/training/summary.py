@@ -1,5 +1,7 @@
 """What a run says of itself before it starts."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,6 +60,23 @@ def summary(trainer: "Trainer") -> str:
     if t.tune == "all":
         del lines["trains"]
     return "\n".join(f"  {key:<10}{value}" for key, value in lines.items())
+
+
+# Settings that change where and how often a run writes, not what it learns.
+BOOKKEEPING = (
+    "out", "stop_after", "log_every", "val_every", "val_rows", "save_every", "save_minutes", "keep", "hang_minutes",
+    "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log", "resume",
+)  # fmt: skip
+
+
+def hyperparameters(trainer: "Trainer") -> dict[str, bool | float | str]:
+    """What runs are compared by: all settings that a run's course depends on, folders by their last name."""
+    config = trainer.config
+    settings = {**asdict(config.model), **asdict(config.data), **asdict(config.train)}
+    values = {name: value for name, value in settings.items() if name not in BOOKKEEPING}
+    folders = {name: Path(values[name]).name for name in ("data", "init")}
+    ranks = {"ranks": trainer.plan.world_size, "zero_stage": trainer.zero_stage}
+    return {**values, **folders, **ranks, "parameters": trainer.parameters, "trained_parameters": trainer.trained}
 
 
 def count(n: int, what: str) -> str:

@@ -74,11 +74,13 @@ from rwkv_music.training.optimizer import learning_rate, set_learning_rate
 from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.samples import HeldOut, show
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
-from rwkv_music.training.summary import count, summary
+from rwkv_music.training.summary import count, hyperparameters, summary
+from rwkv_music.training.wandb_run import WandbRun, check_wandb
 from rwkv_music.training.watchdog import Watchdog
 from rwkv_music.tuning import BaseNote, add_trained, freeze
 
 ROLLBACKS = 3  # to one checkpoint
+METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # that runs are compared by
 
 
 class Trainer:
@@ -101,6 +103,8 @@ class Trainer:
             train = dataclasses.replace(train, micro_batch_size=0)  # of a run that had another number of ranks
         windows = max(1, config.data.carry)
         self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
+        if train.log == "wandb":
+            check_wandb()
         data = config.data
         self.train_data = MusicDataset.of(data, "train")
         self.val_data = _open_val(config)
@@ -179,7 +183,9 @@ class Trainer:
         self.rollbacks: dict[str, int] = {}
         self.calm_step = self.progress.step  # the last one whose loss was no spike
         self.memory = self._estimate_memory(file["zero_optimization"])
-        self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
+        self.hyperparameters = hyperparameters(self)
+        self.wandb = WandbRun(self.run, self.hyperparameters) if self.first and train.log == "wandb" else None
+        self.curves = Curves(self.run, self.progress.step + 1, self.first, self.wandb)
         self.flops, self.flops_source = peak_flops(self.device)
         # What set-up left stays to the end. Looked through again and again, it would hold a step up for a quarter of a
         # second each time.
@@ -367,7 +373,7 @@ class Trainer:
         step = check_resumable(target, self.config).step
         self.progress = dataclasses.replace(self.progress, step=step)
         self.curves.close()
-        self.curves = Curves(self.run, step + 1, enabled=self.first)
+        self.curves = Curves(self.run, step + 1, self.first, self.wandb)
         return True
 
     def where_it_stands(self) -> str:
@@ -380,7 +386,10 @@ class Trainer:
 
     def close(self) -> None:
         """Close the curves and leave the process group, together: not after an error, when others may be gone."""
+        self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
         self.curves.close()
+        if self.wandb is not None:
+            self.wandb.finish()
         dist.destroy_process_group()
 
     def read_step(self, first_sample: int) -> list[Batch]:
@@ -464,7 +473,11 @@ class Trainer:
                 )
         nats, targets = sum_over_ranks(total).tolist()
         loss = nats / max(targets, 1)
-        self.curves.scalars(self.progress.step, {"val/loss": loss})
+        figures = {"val/loss": loss}
+        if not t.val_rows and self.config.data.task != "completion":  # all of the split's notes, and no part of them
+            notes = read_dataset_json(self.config.data.data)["splits"]["val"]["notes"]
+            figures["val/bits_per_note"] = nats / math.log(2) / max(notes, 1)
+        self.curves.scalars(self.progress.step, figures)
         self._say(f"step {self.progress.step:,}: validation loss {loss:.4f} nats a token")
         return loss
 
