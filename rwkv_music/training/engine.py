@@ -195,6 +195,9 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
             kept = max(least, 10**5 if given == "auto" else given)
             config = {**config, "zero_optimization": {**zero, key: kept}}
         deepspeed.utils.set_z3_leaf_modules(model, [Block])
+        if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
+            # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
+            model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     else:
         module = Packed(model, groups)
         groups = module.groups
