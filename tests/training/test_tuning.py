@@ -23,8 +23,9 @@ STATES = {f"blocks.{layer}.att.time_state" for layer in range(2)}
 @pytest.fixture(scope="module")
 def base(one_process, tmp_path_factory) -> Path:
     """A file of weights."""
-    export(one_process.folder, tmp_path_factory.mktemp("base") / "base.safetensors", "safetensors")
-    return tmp_path_factory.getbasetemp() / "base0" / "base.safetensors"
+    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    export(one_process.folder, path, "safetensors", torch.float32)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,8 @@ def test_what_is_named_trains_and_nothing_else(tune, tuned, base):
     if tune == "state":
         assert changed == STATES
     elif tune == "lora":
-        assert changed == {
-            n for n in whole if n.endswith("weight") and any(k in n for k in ("key", "value", "recep", "output"))
-        }
+        adapted = ("receptance.weight", "key.weight", "value.weight", "output.weight")
+        assert changed == {name for name in whole if name.endswith(adapted)}
     else:
         expected = {name for name in whole if ".att." in name or ".ln" in f".{name}"}
         assert changed <= expected and len(changed) > 0.9 * len(expected)  # a bias at 0.0 may have had no gradient
@@ -114,14 +114,13 @@ def test_a_state_is_played_evaluated_and_exported(tuned, one_process, base, bach
         assert command(["evaluate", *map(str, arguments), "--data", str(bach_data)]) == 0
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("train", "val"))]
 
-    # The run that the base was exported from is the same base: it is known by its weights, rounded to bf16.
+    # The run that the base was exported from is the same base: it is known by its weights.
     assert command(["export", str(run), "--format", "state", "--out", str(tmp_path / "state.pth")]) == 0
     capsys.readouterr()
     plain, own = losses(one_process.folder), losses(run)
     assert own != plain
-    by_run = losses(one_process.folder, "--state", run)
-    assert by_run == losses(one_process.folder, "--state", tmp_path / "state.pth")
-    assert float(by_run[1].split()[2]) == pytest.approx(float(own[1].split()[2]), abs=1e-3)
+    assert own == losses(one_process.folder, "--state", run)
+    assert own == losses(one_process.folder, "--state", tmp_path / "state.pth")
     states = torch.load(tmp_path / "state.pth", weights_only=True)
     assert states.keys() == STATES and states["blocks.1.att.time_state"].shape == (1, 64, 64)
 
