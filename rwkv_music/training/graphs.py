@@ -90,8 +90,10 @@ class Graphs:
         everywhere = torch.arange(targets.numel(), device=targets.device)
         grad_loss = torch.ones((), device=targets.device)
 
-        def loss() -> Tensor:
-            return self._packed.unpacked()(
+        def loss_and_leaves() -> tuple[Tensor, list[Tensor]]:
+            # Leaves of its own: autograd would wait for the stream on which DeepSpeed hooked the parameters themselves.
+            leaves = [parameter.detach().requires_grad_() for parameter in self._parameters]
+            nats = self._packed.unpacked(leaves)(
                 static[0],
                 targets=static[1],
                 cu_seqlens=static[2],
@@ -99,19 +101,20 @@ class Graphs:
                 max_length=input_ids.shape[1],
                 reduction="sum",
             )
+            return nats, leaves
 
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(WARM_UP):
-                torch.autograd.grad(loss(), self._parameters, grad_loss)
+                torch.autograd.grad(*loss_and_leaves(), grad_loss)
         torch.cuda.current_stream().wait_stream(beside)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # Other threads may go on allocating, such as the one that reads the next rows.
         with torch.cuda.graph(forward, pool=self._pool, capture_error_mode="thread_local"):
-            nats = loss()
+            nats, leaves = loss_and_leaves()
         with torch.cuda.graph(backward, pool=self._pool, capture_error_mode="thread_local"):
-            grads = torch.autograd.grad(nats, self._parameters, grad_loss)
+            grads = torch.autograd.grad(nats, leaves, grad_loss)
         return Recording(*static, nats.detach(), grad_loss, grads, forward, backward)
 
 

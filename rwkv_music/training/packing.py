@@ -13,7 +13,7 @@ Notable choices:
 - ZeRO-3 shares out each module's own parameters and needs them where they are: it takes the model as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,13 +77,14 @@ class Packed(nn.Module):
             return self.graphs.loss(kwargs["input_ids"], kwargs["targets"], kwargs["cu_seqlens"])
         return self.unpacked()(*args, **kwargs)
 
-    def unpacked(self) -> RWKV:
+    def unpacked(self, flat: Sequence[Tensor] | None = None) -> RWKV:
         """The model, with views of the flat parameters, as they are now, for its weights.
 
-        They stay in place, because what is recomputed in the backward pass needs them then.
+        They stay in place, because what is recomputed in the backward pass needs them then. `flat` may name other
+        tensors to view, laid out as the flat parameters are.
         """
-        for flat, places, shapes in zip(self.flat, self._places, self._shapes, strict=True):
-            for (module, name), weight in zip(places, _Views.apply(flat, shapes), strict=True):
+        for parameter, places, shapes in zip(flat or self.flat, self._places, self._shapes, strict=True):
+            for (module, name), weight in zip(places, _Views.apply(parameter, shapes), strict=True):
                 module.__dict__[name] = weight
         return self.model
 

@@ -51,8 +51,8 @@ def gradients(packed: Packed, batches: list, scale: float) -> list[torch.Tensor]
 
 @pytest.mark.parametrize("accumulates", (False, True))
 def test_replayed_steps_equal_launched_ones(packed, accumulates):
-    # The second has more documents and is recorded anew; the third fits the first's recording, half empty.
-    batches = [batch(1, [40, 41, 200]), batch(2, [10, 20, 30, 100, 110, 150]), batch(3, []), batch(4, [7])]
+    # The second has more documents and is recorded anew; the others fit the first's recording, filled up.
+    batches = [batch(1, [40, 41, 200]), batch(2, [10, 20, 30, 100, 110, 150]), batch(3, [50, 120]), batch(4, [7, 8])]
     groups = [batches] if accumulates else [[one] for one in batches]
     graphs = Graphs(packed, accumulates)
     for scale in (1.0, 0.25):
