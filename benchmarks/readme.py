@@ -62,7 +62,7 @@ def corpus() -> str:
         f"{name} ([listen]({images}/{name}.mid)):\n\n![Piano roll of {name}]({images}/{name}.png)"
         for name in completions
     )
-    bits_per_note = {
+    bits = {
         kind: val[f"{kind}nats_per_token"] * val["bits_per_note"] / val["nats_per_token"]
         for kind in ("", "ngram_", "bigram_", "unigram_")
     }
@@ -73,10 +73,10 @@ The `0.1b` preset on music21's corpus ({counts["pieces"]:,} pieces to learn from
 
 | | nats a token | bits a note |
 |---|---|---|
-| the trained model (12 x 768) | {val["nats_per_token"]:.3f} | {bits_per_note[""]:.2f} |
-| a {val["ngram"]:.0f}-gram model of the same tokens | {val["ngram_nats_per_token"]:.3f} | {bits_per_note["ngram_"]:.2f} |
-| a bigram model | {val["bigram_nats_per_token"]:.3f} | {bits_per_note["bigram_"]:.2f} |
-| a unigram model | {val["unigram_nats_per_token"]:.3f} | {bits_per_note["unigram_"]:.2f} |
+| the trained model (12 x 768) | {val["nats_per_token"]:.3f} | {bits[""]:.2f} |
+| a {val["ngram"]:.0f}-gram model of the same tokens | {val["ngram_nats_per_token"]:.3f} | {bits["ngram_"]:.2f} |
+| a bigram model | {val["bigram_nats_per_token"]:.3f} | {bits["bigram_"]:.2f} |
+| a unigram model | {val["unigram_nats_per_token"]:.3f} | {bits["unigram_"]:.2f} |
 
 ![Losses over the steps]({images}/curve.png)
 
