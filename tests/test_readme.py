@@ -65,4 +65,4 @@ def test_an_example_runs_as_it_is_printed(language, text, users_folder):
         assert made == {"completed.mid"}
     elif language == "bash":
         assert {"tuned.pth", "tuned.safetensors", "tuned_hf"} <= made
-        assert (users_folder / "runs" / "tuned" / "checkpoints" / "step_00000010").is_dir()
+        assert (users_folder / "runs" / "tuned" / "checkpoints" / "step_00000003").is_dir()

@@ -113,7 +113,7 @@ def test_files_that_are_no_weights_are_refused_with_the_reason(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), "script.pth")
     torch.save({"emb.weight": Bomb()}, "bomb.pth")
-    Path("plain.pth").write_bytes(pickle.dumps({"emb.weight": Bomb()}))
+    Path("plain.pth").write_bytes(pickle.dumps({"emb.weight": Bomb()}, protocol=2))
     Path("model.gguf").write_bytes(b"GGUF" + bytes(100))
     Path("rwkv.bin").write_bytes(b"fmgg" + bytes(100))
     Path("model.onnx").write_bytes(b"\x08\x07\x12\x04" + bytes(100))

@@ -159,15 +159,21 @@ def allocate(
             here, what will be read is zero until then.
     """
     share = deepspeed_config["zero_optimization"]["stage"] == 3
+    bf16 = deepspeed_config.get("bf16", {}).get("enabled", False)
     tables = {model.emb: "emb.weight", model.head: "head.weight"}
     first = None  # of the parameters that are shared out; it knows how the others are to be
     for part in model.parts():
+        drawn = fresh is None or tables.get(part) in fresh
+        if share and bf16 and not drawn:
+            part.bfloat16()
         part.to_empty(device=device)
-        if fresh is None or tables.get(part) in fresh:
+        if drawn:
             model.init_part(part)
         else:
             for parameter in part.parameters():
                 parameter.data.zero_()
+        if share and bf16:
+            part.bfloat16()
         if share:
             first = _share_out(part, deepspeed_config, first)
 
@@ -175,11 +181,9 @@ def allocate(
 def _share_out(
     part: torch.nn.Module, deepspeed_config: dict[str, Any], first: torch.nn.Parameter | None
 ) -> torch.nn.Parameter:
-    """Leave this rank its share of the parameters of `part`, in the type that the engine computes with."""
+    """Leave this rank its share of the parameters of `part`, which are of the type that the engine computes with."""
     import deepspeed
 
-    if deepspeed_config.get("bf16", {}).get("enabled"):
-        part.bfloat16()
     if first is None:
         deepspeed.zero.Init(module=part, config_dict_or_path=deepspeed_config)
         return next(part.parameters())

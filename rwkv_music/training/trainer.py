@@ -59,6 +59,7 @@ from rwkv_music.training.engine import (
     read_deepspeed_file,
     sum_over_ranks,
 )
+from rwkv_music.training.graphs import record_where_it_pays
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
 from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
 from rwkv_music.training.memory import MemoryEstimate, estimate
@@ -167,6 +168,7 @@ class Trainer:
         self.engine = make_engine(model, self.plan, self.device)
         if self.base is not None:
             fill_frozen(self.engine, self.base)
+        record_where_it_pays(self.engine, self.config, world_size, self.matrix_parameters)
         self.lane_states = LaneStates(self.engine, model_config, self._own_rows(0)) if data.carry else None
         if self.resumed_from is not None:
             load_checkpoint(self.engine, self.resumed_from, self.lane_states)
