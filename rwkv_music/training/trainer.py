@@ -476,9 +476,9 @@ class Trainer:
         nats, targets = sum_over_ranks(total).tolist()
         loss = nats / max(targets, 1)
         figures = {"val/loss": loss}
-        if not t.val_rows and self.config.data.task != "completion":  # all of the split's notes, and no part of them
-            notes = read_dataset_json(self.config.data.data)["splits"]["val"]["notes"]
-            figures["val/bits_per_note"] = nats / math.log(2) / max(notes, 1)
+        notes = read_dataset_json(self.config.data.data)["splits"]["val"].get("notes")
+        if notes and not t.val_rows and self.config.data.task != "completion":  # the loss is of all of them
+            figures["val/bits_per_note"] = nats / math.log(2) / notes
         self.curves.scalars(self.progress.step, figures)
         self._say(f"step {self.progress.step:,}: validation loss {loss:.4f} nats a token")
         return loss

@@ -14,7 +14,7 @@ import numpy as np
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import write_text
 
-NAME = ".wandb"  # in the run folder: the run's name there
+NAME = ".wandb_run"  # in the run folder: the run's name there
 
 
 def check_wandb() -> None:

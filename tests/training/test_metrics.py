@@ -6,8 +6,18 @@ import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
-from rwkv_music.training.metrics import Stopwatch, Trace, gib, model_flop_utilisation, model_state_bytes, peak_flops
+from rwkv_music.training.metrics import (
+    Curves,
+    Stopwatch,
+    Trace,
+    gib,
+    model_flop_utilisation,
+    model_state_bytes,
+    peak_flops,
+)
 
 
 def test_mfu_is_six_flop_a_matrix_parameter_and_token():
@@ -52,3 +62,23 @@ def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
     assert [i for i, value in enumerate(told, 1) if value] == [12] and told[11] == path
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     assert sum(event.get("name") == "aten::ones" for event in events) == 2
+
+
+def test_hyperparameters_are_a_row_of_the_hparams_tab(tmp_path):
+    """As TensorBoard's own plugin reads it: beside the run's curves, in no run of its own."""
+    for run, lr in (("a", 0.5), ("b", 0.25)):
+        curves = Curves(tmp_path / run, 1, enabled=True)
+        curves.scalars(7, {"val/loss": 3.0 + lr})
+        curves.hyperparameters(7, {"lr": lr, "schedule": "cosine", "n_layer": 2}, ("val/loss",))
+        curves.close()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.parent != tmp_path]
+    for run, lr in (("a", 0.5), ("b", 0.25)):
+        events = EventAccumulator(str(tmp_path / run)).Reload()
+        contents = events.PluginTagToContent("hparams")
+        start = metadata.parse_session_start_info_plugin_data(contents[metadata.SESSION_START_INFO_TAG])
+        assert (start.hparams["lr"].number_value, start.hparams["schedule"].string_value) == (lr, "cosine")
+        metadata.parse_session_end_info_plugin_data(contents[metadata.SESSION_END_INFO_TAG])
+        experiment = metadata.parse_experiment_plugin_data(contents[metadata.EXPERIMENT_TAG])
+        [metric] = experiment.metric_infos
+        assert events.Scalars(metric.name.tag)[-1].value == 3.0 + lr
