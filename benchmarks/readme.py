@@ -117,6 +117,22 @@ on two CPU cores.
 """
 
 
+def tuning() -> str:
+    """What a tuned state learns of a composer, beside full fine-tuning."""
+    result = results("tuning")
+    best = {
+        tune: min((row for row in result["tuned"] if row["tune"] == tune), key=lambda row: row["val_loss"])
+        for tune in ("all", "state")
+    }
+    return f"""
+A base of {best["all"]["parameters"]:,} parameters that never saw Palestrina gives his held-out movements
+{result["untuned_val_loss"]:.3f} nats a token. {result["steps"]} steps of full fine-tuning bring that to
+{best["all"]["val_loss"]:.3f}; as many on a state alone, {best["state"]["share"]:.2%} of the parameters, to
+{best["state"]["val_loss"]:.3f}: {result["state_over_all"]:.0%} of the way, each at the best of three learning rates
+([benchmarks/tuning.py](benchmarks/tuning.py)).
+"""
+
+
 def files() -> str:
     """Memory and traffic under each DeepSpeed file."""
     return f"""
@@ -127,7 +143,7 @@ formula ([benchmarks/plan.py](benchmarks/plan.py) says which, and checks them at
 """
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "corpus": corpus, "speed": speed, "plan": files}
+BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "corpus": corpus, "speed": speed, "plan": files, "tuning": tuning}
 
 
 def with_figures(text: str) -> str:

@@ -48,7 +48,7 @@ def users_folder(bach_midi, bach_data, tmp_path_factory) -> Path:
 
 
 def test_there_are_examples_of_both_kinds():
-    assert sorted(language for language, _ in EXAMPLES) == ["bash", "python", "python"]
+    assert sorted(language for language, _ in EXAMPLES) == ["bash", "bash", "python", "python"]
 
 
 @pytest.mark.parametrize("language, text", EXAMPLES, ids=[f"{i}-{kind}" for i, (kind, _) in enumerate(EXAMPLES)])
@@ -63,6 +63,8 @@ def test_an_example_runs_as_it_is_printed(language, text, users_folder):
     made = {path.name for path in set(users_folder.iterdir()) - before}
     if "complete(" in text:
         assert made == {"completed.mid"}
+    elif "--tune" in text:
+        assert {"style.mid", "style.png", "style.pth"} <= made
     elif language == "bash":
         assert {"tuned.pth", "tuned.safetensors", "tuned_hf"} <= made
         assert (users_folder / "runs" / "tuned" / "checkpoints" / "step_00000003").is_dir()

@@ -10,8 +10,9 @@ from rwkv_music.run_folder import find_checkpoint
 # Settings that belong to one command, and are not taken over by a run that goes on.
 OF_ONE_COMMAND = ("out", "resume", "stop_after")
 
-# What a tuned run takes where the user says nothing. A state is reached by its gradient alone, and starts from zero.
-TUNING_DEFAULTS = {"state": {"lr": 1e-2, "lr_final": 1e-3, "warmup_steps": 10}}
+# What a tuned run takes where the user says nothing. A state's values are large, and start from zero: of the rates
+# that benchmarks/tuning.py tries, those about 1 learn most.
+TUNING_DEFAULTS = {"state": {"lr": 1.0, "lr_final": 0.1, "warmup_steps": 10}}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
