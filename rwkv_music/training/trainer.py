@@ -25,6 +25,7 @@ import torch
 from torch import distributed as dist
 from tqdm import tqdm
 
+from rwkv_music.carried import summed_loss_of_lanes
 from rwkv_music.config import RunConfig
 from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
@@ -46,7 +47,7 @@ from rwkv_music.run_folder import (
     remove_unfinished,
 )
 from rwkv_music.training.agreement import Wishes, only_on_first, together
-from rwkv_music.training.carrying import LaneStates, summed_loss_of_lanes
+from rwkv_music.training.carrying import LaneStates
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint, save_checkpoint, take_over
 from rwkv_music.training.engine import (
     Plan,
