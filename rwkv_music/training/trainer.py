@@ -105,6 +105,9 @@ class Trainer:
         data = config.data
         self.train_data = MusicDataset.of(data, "train")
         self.val_data = _open_val(config)
+        self.val_completions = None  # in a mix the validation is of both tasks
+        if self.val_data and config.data.task == "mix":
+            self.val_completions = MusicDataset.of(dataclasses.replace(config.data, task="completion"), "val")
         if config.model.vocab_size not in (0, self.train_data.vocab_size):
             raise UserError(
                 f"The model's vocabulary is {config.model.vocab_size} tokens, "
@@ -434,21 +437,27 @@ class Trainer:
         return loss
 
     def validate(self) -> float:
-        """Mean loss over the validation split in nats a token, written to its curve."""
+        """Mean loss over the validation split in nats a token, written to its curve; in a mix, of completions too."""
         t = self.config.train
+        rows = (t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size)
         with playing(self.engine) as model:
             if self.val_lanes:
-                rows = self._own_rows(0)[0]
-                total = summed_loss_of_lanes(model, self.val_lanes, rows, self.device, t.val_rows)
+                own = self._own_rows(0)[0]
+                totals = {"val/loss": summed_loss_of_lanes(model, self.val_lanes, own, self.device, t.val_rows)}
             else:
-                total = summed_loss(
-                    model, self.val_data, t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size
-                )
-        nats, targets = sum_over_ranks(total).tolist()
-        loss = nats / max(targets, 1)
-        self.curves.scalars(self.progress.step, {"val/loss": loss})
-        self._say(f"step {self.progress.step:,}: validation loss {loss:.4f} nats a token")
-        return loss
+                totals = {"val/loss": summed_loss(model, self.val_data, *rows)}
+            if self.val_completions:
+                totals["val/completion_loss"] = summed_loss(model, self.val_completions, *rows)
+        losses = {}
+        for curve, total in totals.items():
+            nats, targets = sum_over_ranks(total).tolist()
+            losses[curve] = nats / max(targets, 1)
+        self.curves.scalars(self.progress.step, losses)
+        said = f"step {self.progress.step:,}: validation loss {losses['val/loss']:.4f} nats a token"
+        if self.val_completions:
+            said += f", {losses['val/completion_loss']:.4f} of completions"
+        self._say(said)
+        return losses["val/loss"]
 
     def sample(self) -> None:
         """Complete a held-out piece: piano roll and sound in TensorBoard, a .mid in RUN/samples.
