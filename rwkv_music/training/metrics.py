@@ -1,5 +1,6 @@
 """What a run shows: curves for TensorBoard, throughput and model FLOP utilisation, memory."""
 
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,8 @@ class Curves:
     """TensorBoard's event files in the run folder. On ranks other than 0 it writes nothing.
 
     After a resume, what an earlier process had written past the checkpoint is purged, so that there is one curve.
+
+    A thread of TensorBoard's writes them. If the disk fails it, the next call here, or `close`, raises UserError.
     """
 
     def __init__(self, folder: str | Path, first_step: int, enabled: bool) -> None:
@@ -120,6 +123,7 @@ class Curves:
         if enabled:
             with explained(f"opening TensorBoard's event file in {folder}"):
                 self._writer = SummaryWriter(str(folder), purge_step=first_step)
+            _leave_disk_errors_to_the_caller()
 
     def scalars(self, step: int, values: dict[str, float | None]) -> None:
         if self._writer is None:
@@ -149,7 +153,23 @@ class Curves:
     def close(self) -> None:
         if self._writer is not None:
             with explained("closing TensorBoard's event file"):
+                self._writer.flush()  # raises what its thread has met; close does not
                 self._writer.close()
+
+
+def _leave_disk_errors_to_the_caller() -> None:
+    """Keep Python from printing the traceback of a disk error that TensorBoard's thread hands on to who writes next."""
+    before = threading.excepthook
+    if getattr(before, "leaves_disk_errors", False):
+        return
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        of_tensorboard = type(raised.thread).__module__.startswith("tensorboard.")
+        if not (of_tensorboard and isinstance(raised.exc_value, OSError)):
+            before(raised)
+
+    hook.leaves_disk_errors = True
+    threading.excepthook = hook
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
