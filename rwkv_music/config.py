@@ -151,6 +151,12 @@ class TrainConfig:
         500, "optimizer steps between two checkpoints; the last step is always saved, 0 for it alone"
     )
     save_minutes: float = setting(0.0, "minutes after which a checkpoint is due as well; 0 for by steps alone")
+    save_mode: str = setting(
+        "overlapped",
+        "overlapped: a copy in the host's memory, 12 bytes for each parameter that a rank's optimizer holds, is "
+        "written while the training goes on; blocking: no copy, the training waits",
+        ("overlapped", "blocking"),
+    )
     keep: int = setting(0, "checkpoints to keep, the newest; older ones are deleted; 0 for all")
     hang_minutes: float = setting(
         30.0, "minutes that a rank may be in one step before the run is ended and its stacks are shown; 0 for ever"

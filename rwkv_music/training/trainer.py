@@ -47,7 +47,7 @@ from rwkv_music.run_folder import (
 )
 from rwkv_music.training.agreement import Wishes, only_on_first, together
 from rwkv_music.training.carrying import LaneStates, summed_loss_of_lanes
-from rwkv_music.training.checkpoint import damaged_files, load_checkpoint, save_checkpoint, take_over
+from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
     init_process_group,
@@ -72,6 +72,7 @@ from rwkv_music.training.metrics import (
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
 from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.samples import HeldOut, show
+from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import count, summary
 from rwkv_music.training.watchdog import Watchdog
@@ -133,7 +134,7 @@ class Trainer:
         self.device = init_process_group()
         self.first = rank() == 0
         self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
-        self.wishes = Wishes(self.device, n_wishes=3)
+        self.wishes = Wishes(self.device, n_wishes=4)
         self.signals = StopSignals()
         if self.resumed_from is not None:
             self.resumed_from = self._whole(self.resumed_from)
@@ -152,6 +153,7 @@ class Trainer:
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
+        self.saver = Saver(self.engine, self.config, self.token, self.lane_states)
         self.saved_at = time.monotonic()
         self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
         self.spikes = SpikeDetector()
@@ -256,7 +258,7 @@ class Trainer:
             lr = learning_rate(self.progress.step, t)
             self.watchdog.computes(self.progress.step + 1)
             window += self.skipped.note(self.step(batches, lr))
-            go_on_later, interrupted, save_due = self.wishes.granted()
+            go_on_later, interrupted, save_due, writing = self.wishes.granted()
             step = self.progress.step + 1
             self.progress = dataclasses.replace(self.progress, step=step, samples=samples)
             watch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
@@ -274,6 +276,8 @@ class Trainer:
             if traced:
                 self._say(f"Steps {step - t.profile + 1:,} to {step:,} are traced in {traced}.")
             last, asked = step == stop, go_on_later or interrupted
+            if not writing:
+                self.saver.finish()
             self.watchdog.pause()
             if self.val_data and (last or (step % t.val_every == 0 and not asked)):
                 self.validate()
@@ -281,6 +285,8 @@ class Trainer:
                 self.sample()
             if last or asked or save_due or (t.save_every and step % t.save_every == 0):
                 self._save(last)
+            if last or asked:
+                self.saver.finish()
             watch.go_on()
             if asked and not last:
                 raise Stopped(
@@ -298,10 +304,11 @@ class Trainer:
             return
         self.progress = dataclasses.replace(self.progress, skipped=skipped)
         self.watchdog.saves(self.progress.step)
-        save_checkpoint(self.engine, self.config, self.progress, self.token, self.lane_states)
+        self.saver.save(self.progress)
         self.saved_at = time.monotonic()
 
     def _hopeless(self, skipped_in_a_row: int) -> SharedError:
+        self.saver.finish()
         return SharedError(
             f"The last {count(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
             f"step {self.progress.step:,}: start again {self._where()} with a lower --lr or a longer --warmup_steps."
@@ -309,6 +316,7 @@ class Trainer:
 
     def _roll_back(self, loss: float) -> bool:
         """Go back to the last checkpoint from before the spike, but not back in the data; False if there is none."""
+        self.saver.finish()
         kept = [path for path in checkpoints(self.run) if path.name <= checkpoint_name(self.calm_step)]
         chosen = [next((path for path in reversed(kept) if fault(path) is None), None)]
         dist.broadcast_object_list(chosen, src=0)  # what rank 0 sees of the file system holds
@@ -350,6 +358,7 @@ class Trainer:
 
     def close(self) -> None:
         """Close the curves and leave the process group, together: not after an error, when others may be gone."""
+        self.saver.close()
         self.curves.close()
         dist.destroy_process_group()
 
@@ -375,7 +384,9 @@ class Trainer:
         counted = sum(batch.n_targets for batch in batches)
         minutes = (time.monotonic() - self.saved_at) / 60
         save_due = self.first and 0 < self.config.train.save_minutes <= minutes
-        everywhere = self.wishes.exchange(counted, self.signals.go_on_later, self.signals.interrupted, save_due)
+        everywhere = self.wishes.exchange(
+            counted, self.signals.go_on_later, self.signals.interrupted, save_due, self.saver.writing
+        )
         if self.lane_states:
             nats = self.lane_states.step(self.engine, batches, self.plan.world_size / everywhere.clamp_min(1))
             return torch.stack([nats, torch.full_like(nats, counted)])
@@ -394,6 +405,7 @@ class Trainer:
         nats, targets = sum_over_ranks(window.clone()).tolist()
         loss = nats / targets if targets else None
         if loss is not None and not math.isfinite(loss):
+            self.saver.finish()
             raise SharedError(
                 f"The loss is {loss} at step {self.progress.step:,}, so the weights are lost: "
                 f"start again {self._where()} with a lower --lr or a longer --warmup_steps."
