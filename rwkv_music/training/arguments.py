@@ -8,7 +8,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.run_folder import find_checkpoint
 
 # Settings that belong to one command, and are not taken over by a run that goes on.
-OF_ONE_COMMAND = ("out", "resume", "stop_after")
+OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -34,12 +34,14 @@ def summary(trainer: "Trainer") -> str:
     start = f"resumed from {trainer.resumed_from}" if trainer.resumed_from else "from scratch"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
     val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
+    capacity = t.micro_batch_size * trainer.plan.world_size * trainer.plan.accumulation
+    at_most = "at most " if capacity > t.batch_size else ""
     lines = {
         "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {trainer.parameters:,} parameters, "
         f"vocabulary {m.vocab_size:,}",
         "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
         "batch": f"{rows} = {trainer.rows_a_step * d.ctx_len:,} tokens a step: "
-        f"{count(trainer.plan.world_size, 'rank')} x {count(t.micro_batch_size, 'row')} "
+        f"{count(trainer.plan.world_size, 'rank')} x {at_most}{count(t.micro_batch_size, 'row')} "
         f"x {trainer.plan.accumulation} accumulated",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
         f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, warm-up {t.warmup_steps}",

@@ -50,6 +50,7 @@ from rwkv_music.training.carrying import LaneStates, summed_loss_of_lanes
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
+    divided,
     init_process_group,
     make_engine,
     make_plan,
@@ -96,8 +97,9 @@ class Trainer:
         file = read_deepspeed_file(deepspeed_file)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         train = config.train
-        if "micro_batch_size" not in given and train.batch_size % max(1, train.micro_batch_size * world_size):
-            train = dataclasses.replace(train, micro_batch_size=0)  # of a run that had another number of ranks
+        if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
+            most = train.micro_batch_size  # of a run that may have had another number of ranks
+            train = dataclasses.replace(train, micro_batch_size=divided(train.batch_size, world_size, most))
         windows = max(1, config.data.carry)
         self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
         data = config.data
@@ -374,9 +376,9 @@ class Trainer:
 
     def _own_rows(self, first: int) -> list[range]:
         """This rank's share of the `batch_size` rows that begin with number `first`, by micro-batches."""
-        rows = self.config.train.micro_batch_size
-        starts = (first + (i * self.plan.world_size + rank()) * rows for i in range(self.plan.accumulation))
-        return [range(start, start + rows) for start in starts]
+        shares = self.plan.world_size * self.plan.accumulation
+        ends = [first + self.config.train.batch_size * i // shares for i in range(shares + 1)]
+        return [range(ends[i], ends[i + 1]) for i in range(rank(), shares, self.plan.world_size)]
 
     def step(self, batches: list[Batch], lr: float) -> torch.Tensor:
         """One optimizer step; float64 [2]: the nats and the targets of this rank."""
