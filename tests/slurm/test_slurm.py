@@ -59,13 +59,13 @@ def assert_equal_weights(run: Path, undisturbed: Run) -> None:
         assert read_manifest(ours)[name] == read_manifest(theirs)[name], name
 
 
-def a_rank_of(run: Path, rank: int) -> int | None:
-    """The process that is rank `rank` of a run."""
+def a_rank_of(run: Path, number: int, of: str = "RANK") -> int | None:
+    """The process that is rank `number` of a run; or one on that node."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             line = (process / "cmdline").read_bytes().split(b"\0")
             if str(run).encode() in line and b"-u" in line:
-                if f"RANK={rank}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                if f"{of}={number}".encode() in (process / "environ").read_bytes().split(b"\0"):
                     return int(process.name)
         except OSError:
             continue
@@ -130,3 +130,18 @@ def chain_up_to_slurmstepd(process: int) -> list[int]:
     status = Path(f"/proc/{process}/status").read_text()
     name, parent = re.search(r"Name:\s*(\S+)", status)[1], int(re.search(r"PPid:\s*(\d+)", status)[1])
     return [process] if name.startswith("slurmstepd") else [*chain_up_to_slurmstepd(parent), process]
+
+
+def test_an_elastic_job_goes_on_without_a_node_and_takes_it_back(slurm, submit, tmp_path):
+    """In the same allocation: it is not queued again."""
+    job, run = submit("--no-kill", more=("--elastic", "1", "--steps", "200"))
+    wait_until(lambda: checkpoints(run), 90)
+    rank = wait_until(lambda: a_rank_of(run, 1, of="NODE_RANK"), 10)
+    launcher = int(re.search(r"PPid:\s*(\d+)", Path(f"/proc/{rank}/status").read_text())[1])
+    for process in (launcher, rank):
+        os.kill(process, signal.SIGKILL)
+    text = finished(slurm, job, run)
+    sizes = re.findall(r"tokens a step: (\d) ranks?", text)
+    assert sizes[0] == sizes[-1] == "2" and len(sizes) >= 2, text[-3000:]
+    assert slurm.facts(job)["Restarts"] == "0"
+    assert find_checkpoint(run).name == "step_00000200"
