@@ -125,6 +125,22 @@ def test_a_node_that_is_lost(slurm, submit, undisturbed):
     assert_equal_weights(run, undisturbed)
 
 
+def test_a_slurmd_that_is_lost_alone(slurm, submit):
+    """Its node's ranks live on, until Slurm, which no longer hears of the node, ends the job and queues it again."""
+    job, run = submit("--export=ALL,CRASHES=9", more=("--steps", "100000", "--keep", "2"))
+    wait_until(lambda: checkpoints(run), 90)
+    before = a_rank_of(run, 1)
+    slurm.daemons["n2"].kill()
+    slurm.daemons["n2"].wait()
+    try:
+        wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 60)
+        reached = find_checkpoint(run).name
+    finally:
+        slurm.start("n2")
+    wait_until(lambda: a_rank_of(run, 1) not in (None, before), 60)
+    wait_until(lambda: find_checkpoint(run).name > reached, 90)
+
+
 def chain_up_to_slurmstepd(process: int) -> list[int]:
     """A process and those that it descends from, up to the slurmstepd that looks after them, which comes first."""
     status = Path(f"/proc/{process}/status").read_text()
