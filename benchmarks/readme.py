@@ -45,6 +45,53 @@ One of its completions, {completions[0]}: four bars of Bach, then the model
 """
 
 
+def corpus() -> str:
+    """A preset on music21's whole corpus, in Markdown."""
+    made = results("corpus")
+    val, gpu = made["evaluation"]["val"], made["machine"]["gpu"]
+    counts = made["data"]["splits"]["train"]
+    rows, ctx_len = made["batch"]
+    columns = list(next(iter(made["measures"].values())))
+    measures = "\n".join(
+        f"| {name} | " + " | ".join(cells[column] for column in columns) + " |"
+        for name, cells in made["measures"].items()
+    )
+    images = "benchmarks/results/corpus"
+    completions = sorted(path.stem for path in (report.RESULTS / "corpus").glob("*.mid"))
+    rolls = "\n\n".join(
+        f"{name} ([listen]({images}/{name}.mid)):\n\n![Piano roll of {name}]({images}/{name}.png)"
+        for name in completions
+    )
+    bits = {
+        kind: val[f"{kind}nats_per_token"] * val["bits_per_note"] / val["nats_per_token"]
+        for kind in ("", "ngram_", "bigram_", "unigram_")
+    }
+    return f"""
+The `0.1b` preset on music21's corpus ({counts["pieces"]:,} pieces to learn from, {counts["tokens"]:,} tokens), for
+{made["minutes"]:.1f} minutes on one {gpu}: {made["steps"]:,} steps of {rows} x {ctx_len} tokens,
+`{" ".join(made["options"])}`. On the pieces held out:
+
+| | nats a token | bits a note |
+|---|---|---|
+| the trained model (12 x 768) | {val["nats_per_token"]:.3f} | {bits[""]:.2f} |
+| a {val["ngram"]:.0f}-gram model of the same tokens | {val["ngram_nats_per_token"]:.3f} | {bits["ngram_"]:.2f} |
+| a bigram model | {val["bigram_nats_per_token"]:.3f} | {bits["bigram_"]:.2f} |
+| a unigram model | {val["unigram_nats_per_token"]:.3f} | {bits["unigram_"]:.2f} |
+
+![Losses over the steps]({images}/curve.png)
+
+Eight bars after four given ones, in the real pieces and in its completions (mean +- deviation over the pieces):
+
+| | {" | ".join(columns)} |
+|---|---|---|
+{measures}
+
+Three completions of held-out pieces, four bars given and eight completed:
+
+{rolls}
+"""
+
+
 def speed() -> str:
     """A training step, the operator and generation on one GPU, and generation on a CPU."""
     step, kernels = results("step"), results("wkv7s_gpu")
@@ -80,7 +127,7 @@ formula ([benchmarks/plan.py](benchmarks/plan.py) says which, and checks them at
 """
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "speed": speed, "plan": files}
+BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "corpus": corpus, "speed": speed, "plan": files}
 
 
 def with_figures(text: str) -> str:

@@ -7,6 +7,7 @@
 Tokens a second are over `--steps` steps of wall time, reading included. The parts are times on the GPU's clock: forward
 and backward from their first launch to their last kernel, the rest of a step (optimizer, clipping, waiting) what lies
 between a backward's end and the next forward's begin. `gaps` is what no kernel runs in, from a profile of a few steps.
+The peak of memory is that of the whole process, since a step that is replayed allocates nothing any more.
 
 MFU is the usual one: 6 x matrix parameters x tokens a second over the chip's dense bf16 peak.
 """
@@ -153,7 +154,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         run(1)
         first_step_s = time.perf_counter() - started
         run(5)
-        torch.cuda.reset_peak_memory_stats()
         seconds = run(options.measured)
         data_ms = 1e3 * wait / options.measured
         peak = torch.cuda.max_memory_allocated()

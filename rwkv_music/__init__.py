@@ -1,7 +1,15 @@
 """RWKV-Music: trains RWKV v8 "Heron" models on MIDI with DeepSpeed, and completes pieces with them.
 
-`RWKV`, `ModelConfig` and `wkv7s` are imported when they are first asked for: the workers that read MIDI, and the doctor
-on a machine whose torch is broken, need none of them.
+    RWKV, ModelConfig    the model: `from_pretrained`, logits, `loss`, `generate`; its shape
+    find_codec           what a model's tokens mean: the codec that lies with its weights
+    complete, Completion, Sampling
+                         pieces of music continued bar by bar; how tokens are drawn
+    export               weights for other programs
+    wkv7s                the recurrence alone
+    UserError            what all of these raise for a user's mistake, one sentence with the remedy
+
+They are imported when they are first asked for: the workers that read MIDI, and the doctor on a machine whose torch is
+broken, need none of them.
 """
 
 import sys
@@ -9,9 +17,19 @@ from importlib import import_module
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = ["RWKV", "ModelConfig", "wkv7s", "__version__"]
 
-_HOMES = {"RWKV": "model_v8", "ModelConfig": "config", "wkv7s": "wkv7s"}
+_HOMES = {
+    "RWKV": "model_v8",
+    "ModelConfig": "config",
+    "find_codec": "weights",
+    "complete": "generation",
+    "Completion": "generation",
+    "Sampling": "sampling",
+    "export": "export",
+    "wkv7s": "wkv7s",
+    "UserError": "errors",
+}
+__all__ = [*_HOMES, "__version__"]
 
 
 class _Package(ModuleType):
@@ -23,9 +41,9 @@ class _Package(ModuleType):
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
     def __setattr__(self, name: str, value) -> None:
-        # Importing the module wkv7s puts it here under its name, which is the operator's public one.
-        if name == "wkv7s" and isinstance(value, ModuleType):
-            value = value.wkv7s
+        # Importing the modules wkv7s and export puts them here under their names, which are those of public functions.
+        if name in ("wkv7s", "export") and isinstance(value, ModuleType):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 

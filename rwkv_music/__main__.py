@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rwkv_music {rwkv_music.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_corpus, _prepare, _generate, _evaluate, _doctor):
+    for add in (_corpus, _prepare, _generate, _evaluate, _export, _doctor):
         add(commands)
     return parser
 
@@ -294,6 +294,42 @@ def _run_evaluate(options: argparse.Namespace) -> int:
         real, completed = sample_measures(model, codec, options.data, options.samples, sampling=sampling, **bars)
         print(f"\n{options.bars} bars after {options.context_bars}, mean +- deviation over the pieces:")
         print(compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed]))
+    return 0
+
+
+def _export(commands) -> None:
+    command = commands.add_parser(
+        "export", help="write a run's weights for the `rwkv` package, RWKV-LM or transformers"
+    )
+    command.add_argument(
+        "source", type=Path, metavar="RUN", help="run folder of train.py, one of its checkpoints, or a file of weights"
+    )
+    command.add_argument(
+        "--format",
+        choices=("pth", "safetensors", "hf"),
+        default="pth",
+        help="pth: BlinkDL's file; safetensors: the same names; hf: a folder for transformers, v7 alone (default: pth)",
+    )
+    command.add_argument(
+        "--out", required=True, type=Path, metavar="PATH", help="file or folder to write; the tokenizer goes with it"
+    )
+    command.add_argument(
+        "--dtype", choices=("bf16", "fp32"), default="bf16", help="of every tensor (default: bf16, as RWKV's files are)"
+    )
+    command.set_defaults(run=_run_export)
+
+
+def _run_export(options: argparse.Namespace) -> int:
+    from rwkv_music.export import DTYPES, export
+
+    weights = export(options.source, options.out, options.format, DTYPES[options.dtype])
+    model, step = weights.config, "" if weights.step is None else f" of step {weights.step:,}"
+    print(
+        f"{options.out}: {model.channel_mix}, {model.n_layer} layers x {model.n_embd}, vocabulary "
+        f"{model.vocab_size:,}, in {options.dtype}, the weights{step} of {options.source}"
+    )
+    if weights.tokenizer is None:
+        print("no tokenizer lay with them, so none was written")
     return 0
 
 

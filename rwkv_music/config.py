@@ -178,6 +178,11 @@ class TrainConfig:
     sample_every: int = setting(0, "optimizer steps between two sampled completions; 0 for none")
     sample_context_bars: int = setting(4, "bars of the prompt of a sampled completion")
     sample_bars: int = setting(4, "bars of a sampled completion")
+    init: str = setting(
+        "",
+        "weights to begin with, read by a run's first start alone: a .pth of BlinkDL's, a .safetensors, a run or a "
+        "checkpoint",
+    )
     resume: str = setting(
         "auto", "auto: the run folder's last checkpoint if there is one; none: start afresh; or a checkpoint's path"
     )

@@ -27,6 +27,7 @@ from rwkv_music.data.grammar import Grammar
 from rwkv_music.data.vocabulary import read_vocabulary
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
+from rwkv_music.model_v8 import State
 from rwkv_music.sampling import PLAIN, Sampler, Sampling, uniforms
 from rwkv_music.splicing import cut_before, file_of_prompt, join, lengthen
 from rwkv_music.stepping import Stepper, make_stepper, read_prompt, recorded
@@ -74,19 +75,26 @@ class Player:
         self._classes = torch.zeros(len(tables), rows, dtype=torch.int64, pin_memory=self._on_gpu)
 
     @torch.no_grad()
-    def play(self, prompt_ids: np.ndarray, grammar: Grammar | None = None, first_row: int = 0) -> Iterator[np.ndarray]:
+    def play(
+        self,
+        prompt_ids: np.ndarray,
+        grammar: Grammar | None = None,
+        first_row: int = 0,
+        state: State | None = None,
+    ) -> Iterator[np.ndarray]:
         """Yield the next token of each row, int64 [B], without end: the caller stops when it has enough.
 
         Args:
-            prompt_ids: [T], T >= 1; it is read once for all rows.
+            prompt_ids: [T], T >= 1, read once for all rows; or [B, T], one a row.
             grammar: for that prompt and B rows; it is fed each token before that is yielded.
             first_row: the number of the first row, which names its random numbers.
+            state: what came before the prompt, of one row or of B; None for nothing.
 
         Raises:
             UserError: when the model's logits are not finite.
         """
         prompt = torch.as_tensor(np.asarray(prompt_ids, np.int64), device=self._device)
-        logits, state = read_prompt(self._model, prompt)
+        logits, state = read_prompt(self._model, prompt, state)
         self._stepper.start(logits, state)
         self._sampler.start(prompt)
         del logits, state
@@ -143,6 +151,35 @@ class Hurry(Grammar):
         if self.hurries:
             self.classes[-1] = (self._grammar.allowed() & self._moves_on).any(axis=-1)
         self.bars, self.ended = self._grammar.bars, self._grammar.ended
+
+
+def continue_tokens(
+    model: torch.nn.Module,
+    input_ids: torch.Tensor,
+    max_new_tokens: int,
+    sampling: Sampling = PLAIN,
+    state: State | None = None,
+    stop_tokens: tuple[int, ...] = (),
+) -> torch.Tensor:
+    """Tokens in, tokens out: `RWKV.generate`, which says what it takes, gives and raises."""
+    if input_ids.dim() != 2 or not input_ids.numel() or input_ids.is_floating_point():
+        raise ValueError(
+            f"input_ids is {input_ids.dtype} {list(input_ids.shape)}: give int64 [B, T], B and T 1 or more."
+        )
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: give 1 or more.")
+    if not 0 <= int(input_ids.min()) <= int(input_ids.max()) < model.config.vocab_size:
+        raise ValueError(f"input_ids holds a token outside the vocabulary of {model.config.vocab_size}.")
+    rows = len(input_ids)
+    if state is not None and state.wkv.shape[1] != rows:
+        raise ValueError(f"The state is of {state.wkv.shape[1]} rows, but input_ids of {rows}.")
+    stops, done, drawn = np.array(stop_tokens, np.int64), np.zeros(rows, bool), []
+    for token in Player(model, rows, sampling).play(input_ids.cpu().numpy(), state=state):
+        drawn.append(np.where(done, drawn[-1], token) if drawn else token)
+        done = np.isin(drawn[-1], stops)
+        if done.all() or len(drawn) == max_new_tokens:
+            break
+    return torch.from_numpy(np.stack(drawn, axis=1)).to(input_ids.device)
 
 
 @dataclass(frozen=True)

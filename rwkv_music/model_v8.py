@@ -19,6 +19,7 @@ Letters in shapes: B batch, T time, C width, H heads, N head size, V vocabulary,
 """
 
 import math
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -247,7 +248,8 @@ class RWKV(nn.Module):
             cu_seqlens: int32 [D+1], rising strictly from 0 to B * T: documents packed into the flattened tokens. Rows
                 go on into one another unless their edges are among them. The state's batch is then D.
             max_length: with `cu_seqlens`, a bound on the documents' lengths where the caller knows one (see `wkv7s`).
-            targets, ctx_lengths, reduction, positions: see `loss`.
+            targets, ctx_lengths, reduction, positions: see `loss`. Without targets they change nothing: logits are of
+                context and completion alike.
 
         Returns:
             logits [B, T, V] in the model's dtype, or the loss; (logits, state) or (loss, state) when `state` was given.
@@ -287,6 +289,54 @@ class RWKV(nn.Module):
             max_length=max_length,
         )
 
+    @staticmethod
+    def from_pretrained(
+        path: str | os.PathLike, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "RWKV":
+        """The model whose weights lie at `path`, in evaluation mode, every parameter trainable.
+
+        Args:
+            path: a `.pth` (BlinkDL's v7 or v8) or `.safetensors` file, a run or checkpoint of train.py, or a folder
+                exported for Hugging Face. The model's shape is that of its tensors.
+            device: by default the GPU if there is one, else the CPU.
+            dtype: of all parameters; by default bfloat16 on a GPU, which its kernels need, and float32 on a CPU.
+
+        Raises UserError for what is not there, is damaged, was made for inference alone, or is no RWKV v7 or v8.
+        """
+        from rwkv_music.weights import load_pretrained
+
+        return load_pretrained(path, device, dtype)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int,
+        *,
+        state: State | None = None,
+        stop_tokens: tuple[int, ...] = (),
+        **sampling: float,
+    ) -> Tensor:
+        """Continue each row of `input_ids` by drawing token after token; gradients are off.
+
+        Args:
+            input_ids: int64 [B, T], T >= 1.
+            max_new_tokens: the most tokens to add, at least 1.
+            state: what came before `input_ids`, of batch B; None for nothing.
+            stop_tokens: a row that has drawn one of them is done, and repeats it until all rows are.
+            sampling: temperature, top_p, top_k, min_p, repetition_penalty, repetition_window, seed: the fields of
+                `Sampling`. Row b draws the numbers that `seed` and b name.
+
+        Returns:
+            int64 [B, n], the new tokens alone, n <= max_new_tokens.
+
+        Raises ValueError for shapes that do not fit together or a token outside the vocabulary, TypeError for another
+        option, UserError for an option's value that makes no sense and for a model whose logits are not finite.
+        """
+        from rwkv_music.generation import continue_tokens
+        from rwkv_music.sampling import Sampling
+
+        return continue_tokens(self, input_ids, max_new_tokens, Sampling(**sampling), state, stop_tokens)
+
     def init_state(self, batch: int) -> State:
         """The state before the first token, for `batch` rows: zeros."""
         return State.empty(self.config, batch, self.emb.weight.dtype, self.emb.weight.device)
@@ -301,7 +351,7 @@ class RWKV(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("att.w0"):
                 fast.append(parameter)
-            elif name.endswith(".weight") and parameter.dim() >= 2 and ".enn." not in name:
+            elif name.endswith(".weight") and not name.split(".")[-2].startswith(("ln", "enn")):  # norms, DeepEmbed
                 decayed.append(parameter)
             else:
                 plain.append(parameter)
@@ -362,49 +412,68 @@ class RWKV(nn.Module):
         total = self.head(x, targets)
         return total / max(positions.numel(), 1) if reduction == "mean" else total
 
-    @torch.no_grad()
+    def parts(self) -> list[nn.Module]:
+        """All of the model, in the order in which it is initialised: the vocabulary's two tables, then the layers."""
+        return [self.emb, self.head, self.ln_out, *self.blocks]
+
     def init_weights(self) -> None:
         """Initialise as RWKV-LM's train_temp does; RWKV is not RWKV without it.
 
         Orthogonal matrices scaled by their role, outputs at zero so that each block starts as the identity, and mixes,
         decays and gates laid out over the channels so that layers and channels start with different horizons.
         """
+        for part in self.parts():
+            self.init_part(part)
+
+    @torch.no_grad()
+    def init_part(self, part: nn.Module) -> None:
+        """Initialise one of `parts`, whatever its tensors hold."""
         c = self.config
+        if part is self.emb:
+            nn.init.uniform_(part.weight, -1e-4, 1e-4)
+        elif part is self.head:
+            nn.init.orthogonal_(part.weight, gain=0.5 * math.sqrt(max(c.vocab_size / c.n_embd, 1.0)))
+        elif part is self.ln_out:
+            part.reset_parameters()
+        else:
+            self._init_block(part)
+
+    def _init_block(self, block: Block) -> None:
+        c, att, ffn, layer = self.config, block.att, block.ffn, block.att.layer
         C, N = c.n_embd, c.head_size
         channel = torch.arange(C) / C
         centred = torch.arange(C) / max(C - 1, 1) - 0.5
         zigzag = (torch.arange(C) % N - (N - 1) / 2) / ((N - 1) / 2)
         zigzag = zigzag * zigzag.abs()
-        nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
-        nn.init.orthogonal_(self.head.weight, gain=0.5 * math.sqrt(max(c.vocab_size / C, 1.0)))
-        for layer, block in enumerate(self.blocks):
-            depth = layer / max(c.n_layer - 1, 1)  # 0 to 1
-            remaining = 1 - layer / c.n_layer  # 1 to almost 0
-            att, ffn = block.att, block.ffn
-            for mix, power in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
-                getattr(att, f"x_{mix}").copy_(1 - channel ** (power * remaining))
-            for gate in "wavg":
-                if hasattr(att, f"{gate}1"):
-                    getattr(att, f"{gate}1").zero_()
-                    nn.init.orthogonal_(getattr(att, f"{gate}2"), gain=0.1)
-            horizon = -6 + 6 * (centred + 0.5) ** (1 + depth**0.3)
-            att.w0.copy_(horizon + 0.5 + zigzag * 2.5)
-            att.a0.copy_(-0.19 + zigzag * 0.3 + centred * 0.4)
-            if layer > 0:
-                att.v0.copy_(0.73 - centred * 0.4)
-            att.k_k.copy_(0.71 - centred * 0.1)
-            att.k_a.fill_(1.02)
-            att.r_k.fill_(-0.04)
-            nn.init.orthogonal_(att.receptance.weight)
-            nn.init.orthogonal_(att.key.weight, gain=0.1)
-            nn.init.orthogonal_(att.value.weight)
-            att.output.weight.zero_()
-            att.ln_x.weight.fill_(((1 + layer) / c.n_layer) ** 0.7)
-            ffn.x_k.copy_(1 - channel ** (remaining**4))
-            nn.init.orthogonal_(ffn.key.weight)
-            ffn.value.weight.zero_()
-            if ffn.enn is not None:
-                ffn.enn.weight.fill_(1.0)
+        depth = layer / max(c.n_layer - 1, 1)  # 0 to 1
+        remaining = 1 - layer / c.n_layer  # 1 to almost 0
+        for norm in block.modules():
+            if isinstance(norm, nn.LayerNorm | nn.GroupNorm):
+                norm.reset_parameters()
+        for mix, power in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
+            getattr(att, f"x_{mix}").copy_(1 - channel ** (power * remaining))
+        for gate in "wavg":
+            if hasattr(att, f"{gate}1"):
+                getattr(att, f"{gate}1").zero_()
+                nn.init.orthogonal_(getattr(att, f"{gate}2"), gain=0.1)
+        horizon = -6 + 6 * (centred + 0.5) ** (1 + depth**0.3)
+        att.w0.copy_(horizon + 0.5 + zigzag * 2.5)
+        att.a0.copy_(-0.19 + zigzag * 0.3 + centred * 0.4)
+        if layer > 0:
+            att.v0.copy_(0.73 - centred * 0.4)
+        att.k_k.copy_(0.71 - centred * 0.1)
+        att.k_a.fill_(1.02)
+        att.r_k.fill_(-0.04)
+        nn.init.orthogonal_(att.receptance.weight)
+        nn.init.orthogonal_(att.key.weight, gain=0.1)
+        nn.init.orthogonal_(att.value.weight)
+        att.output.weight.zero_()
+        att.ln_x.weight.fill_(((1 + layer) / c.n_layer) ** 0.7)
+        ffn.x_k.copy_(1 - channel ** (remaining**4))
+        nn.init.orthogonal_(ffn.key.weight)
+        ffn.value.weight.zero_()
+        if ffn.enn is not None:
+            ffn.enn.weight.fill_(1.0)
 
 
 def _counted_targets(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:

@@ -159,7 +159,7 @@ class Sampler:
             self._struck = _StruckKeys(torch.as_tensor(keys, device=device), rows, sampling.repetition_window)
 
     def start(self, prompt: Tensor) -> None:
-        """Forget what was drawn; int64 [T] are the tokens before the first draw."""
+        """Forget what was drawn; int64 [T] or [B, T] are the tokens before the first draw."""
         if self._struck is not None:
             self._struck.start(prompt)
 
@@ -192,8 +192,9 @@ class _StruckKeys:
         self._recent.fill_(self._none)
         self._counts.zero_()
         self._next.zero_()
-        for token in prompt[-len(self._recent) :].tolist():
-            self.add(torch.full_like(self._recent[0], token))
+        window, rows = self._recent.shape
+        for tokens in prompt.expand(rows, -1)[:, -window:].T:
+            self.add(tokens)
 
     def times(self) -> Tensor:
         """float32 [B, V]"""

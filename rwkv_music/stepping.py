@@ -52,7 +52,7 @@ class Stepper:
         self._layers = [_Layer(block) for block in model.blocks]
 
     def start(self, logits: Tensor, state: State) -> None:
-        """Begin all rows where a prompt ended: logits [1, V], the state of one row."""
+        """Begin where prompts ended: logits [B, V] and a state of B rows, or [1, V] and one row for all."""
         self.logits.copy_(logits)
         for own, given in zip(self.state, state, strict=True):
             own.copy_(given)
@@ -129,8 +129,8 @@ class WholeModel:
         self.token = torch.zeros(rows, dtype=torch.int64, device=model.device)
 
     def start(self, logits: Tensor, state: State) -> None:
-        everyone = torch.zeros(self.rows, dtype=torch.int64)
-        self.logits, self.state = logits.expand(self.rows, -1), state.rows(everyone)
+        origins = torch.arange(self.rows) % len(logits)
+        self.logits, self.state = logits.expand(self.rows, -1), state.rows(origins)
 
     @torch.no_grad()  # not inference mode: under ZeRO-3 weights that are gathered here are trained on
     def step(self) -> None:
@@ -152,10 +152,17 @@ def make_stepper(model: torch.nn.Module, rows: int) -> Stepper | WholeModel:
 
 
 @torch.no_grad()
-def read_prompt(model: torch.nn.Module, ids: Tensor) -> tuple[Tensor, State]:
-    """Read ids int64 [T], T >= 1, in parallel: the logits of what follows [1, V], and the state of the row."""
-    state = model.init_state(1)
-    windows = ids.unsqueeze(0).split(PREFILL_WINDOW, dim=1)
+def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """Read ids int64 [B, T], or [T] for one row, T >= 1, in parallel.
+
+    Args:
+        state: of B rows, what came before; None for nothing.
+
+    Returns the logits of what follows, [B, V], and the rows' state.
+    """
+    ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
+    state = model.init_state(len(ids)) if state is None else state
+    windows = ids.split(PREFILL_WINDOW, dim=1)
     if can_step(model):
         for window in windows:
             features, state = model.features(window, state, None, None)

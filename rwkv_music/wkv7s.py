@@ -8,7 +8,8 @@ The one public function is `wkv7s`. Behind it stand two custom operators, `rwkv_
 `rwkv_music::wkv7s_backward`, registered with torch.library (fake kernels and autograd included) with two backends:
 
 - CUDA: our kernels in `rwkv_music/cuda/`, compiled on first use; bf16 in and out, products of bf16 summed in fp32, and
-  the state in fp32.
+  the state in fp32. Outside of torch.compile `wkv7s` calls them with autograd of their own (`bindings.cpp`): a custom
+  operator in Python costs the host as much as a small model's kernels take.
 - CPU: the chunked form below, in matrix products; any float dtype, fp32 (or fp64) inside.
 
 Notable choices:
@@ -29,7 +30,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd.function import once_differentiable
 
 LOG_DECAY_SCALE = -math.exp(-0.5)  # log d = LOG_DECAY_SCALE * sigmoid(w)
 CHECKPOINT_EVERY = 32  # tokens between two saved states: a chunk, on either device
@@ -108,12 +108,13 @@ def wkv7s(
         )
     inputs = (r, w, k, v, a, b)
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *(() if state is None else (state,))))
-    packed = (x.reshape(B * T, H, N) for x in inputs)
-    rest = (state, cu_seqlens, min(max_length or T, T), save)
+    max_length = min(max_length or T, T)
     if r.is_cuda and save and type(r) is not FakeTensor and not torch.compiler.is_compiling():
-        y, final_state = _OnGPU.apply(*packed, *rest)
-    else:
-        y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, *rest)
+        from rwkv_music.cuda import build
+
+        return build.load().wkv7s(*inputs, state, cu_seqlens, max_length)
+    packed = (x.reshape(B * T, H, N) for x in inputs)
+    y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, state, cu_seqlens, max_length, save)
     return y.view(B, T, H, N), final_state
 
 
@@ -185,7 +186,7 @@ def wkv7s_backward(
 
 
 @wkv7s_forward.register_kernel("cuda")
-def _cuda_forward(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
+def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
     from rwkv_music.cuda import build
 
     r, w, k, v, a, b = (x.contiguous() for x in (r, w, k, v, a, b))
@@ -194,7 +195,7 @@ def _cuda_forward(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
 
 
 @wkv7s_backward.register_kernel("cuda")
-def _cuda_backward(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
+def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
     from rwkv_music.cuda import build
 
     inputs = (x.contiguous() for x in (r, w, k, v, a, b, cu_seqlens))
@@ -249,28 +250,6 @@ def _backward(ctx, grad_y, grad_final_state, _grad_checkpoints):
 
 
 wkv7s_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-class _OnGPU(torch.autograd.Function):
-    """The same on real tensors on a GPU, without what a custom operator costs the host.
-
-    That is a tenth of a millisecond a call, as much as the kernels of a small model take.
-    """
-
-    @staticmethod
-    def forward(ctx, r, w, k, v, a, b, state, cu_seqlens, max_length, save):
-        output = _cuda_forward(r, w, k, v, a, b, state, cu_seqlens, max_length, save)
-        _setup_context(ctx, (r, w, k, v, a, b, state, cu_seqlens, max_length, save), output)
-        return output[:2]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y, grad_final_state):
-        *inputs, checkpoints = ctx.saved_tensors
-        if grad_y is None:
-            grad_y = torch.zeros_like(inputs[0])
-        *grads, grad_state = _cuda_backward(*inputs, ctx.max_length, checkpoints, grad_y, grad_final_state)
-        return (*grads, grad_state if ctx.has_state else None, None, None, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from rwkv_music import audio
 from rwkv_music.__main__ import main
 
 
-@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "evaluate", "doctor"))
+@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "evaluate", "export", "doctor"))
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -43,6 +43,7 @@ def test_bad_usage_is_status_2(arguments, capsys):
         ),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--bars", "0"], "--bars is 0"),
         (["evaluate", "nowhere", "--data", "D", "--samples", "-1"], "--samples is -1"),
+        (["export", "nowhere", "--out", "OUT.pth"], "There is no nowhere"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_status_1(arguments, says, tmp_path, monkeypatch, capsys):

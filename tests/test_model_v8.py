@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rwkv_music.config import ModelConfig
+from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import IGNORE, RWKV
 
 CONFIG = {"n_layer": 3, "n_embd": 128, "vocab_size": 61}
@@ -249,3 +250,49 @@ def test_every_parameter_gets_a_gradient():
     model = random_model()
     model.loss(tokens(2, 30), tokens(2, 30, seed=1)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_generate_takes_the_likeliest_token_of_each_rows_own_prompt():
+    model, prompts = random_model(), tokens(3, 11)
+    drawn = model.generate(prompts, 6, temperature=0)
+    whole = prompts
+    with torch.no_grad():
+        for _ in range(6):
+            whole = torch.cat([whole, model(whole)[:, -1:].argmax(dim=-1)], dim=1)
+    assert torch.equal(drawn, whole[:, 11:]) and drawn.dtype == torch.int64
+
+
+def test_generate_goes_on_from_states_and_stops():
+    model, prompts = random_model(), tokens(3, 30)
+    expected = model.generate(prompts, 12, top_p=0.9, seed=4, repetition_penalty=0.5, repetition_window=2)
+    assert torch.equal(model.generate(prompts, 12, top_p=0.9, seed=4, repetition_penalty=0.5, repetition_window=2),
+                       expected)  # fmt: skip
+    assert len({tuple(row) for row in expected.tolist()}) == 3
+    _, state = model(prompts[:, :20], state=model.init_state(3))
+    again = model.generate(prompts[:, 20:], 12, state=state, top_p=0.9, seed=4, repetition_penalty=0.5,
+                           repetition_window=2)  # fmt: skip
+    assert torch.equal(again, expected)
+    assert not torch.equal(model.generate(prompts, 12, seed=5), model.generate(prompts, 12, seed=6))
+    stop = int(expected[0, 3])
+    stopped = model.generate(prompts[:1], 12, stop_tokens=(stop,), top_p=0.9, seed=4, repetition_penalty=0.5,
+                             repetition_window=2)  # fmt: skip
+    first = expected[0].tolist().index(stop)
+    assert torch.equal(stopped, expected[:1, : first + 1])
+
+
+def test_generate_refuses_what_makes_no_sense():
+    model, state = random_model(), random_model().init_state(2)
+    for ids, more, says in (
+        (tokens(5), {}, "give int64"),
+        (tokens(1, 0), {}, "give int64"),
+        (tokens(1, 3) + 61, {}, "outside the vocabulary of 61"),
+        (tokens(1, 3), {"state": state}, "The state is of 2 rows"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            model.generate(ids, 4, **more)
+    with pytest.raises(ValueError, match="max_new_tokens is 0"):
+        model.generate(tokens(1, 3), 0)
+    with pytest.raises(TypeError, match="heat"):
+        model.generate(tokens(1, 3), 4, heat=2)
+    with pytest.raises(UserError, match="top-p is 2"):
+        model.generate(tokens(1, 3), 4, top_p=2)

@@ -1,8 +1,9 @@
 // The bridge from torch to the WKV7s kernels, and the only file here that reads torch's headers.
 //
 // It defines torch.ops.rwkv_music_cuda.wkv7s_forward and .wkv7s_backward: checks on what they are given, memory for
-// what they return, and a launch on the current stream. Autograd, fakes and the choice of backend are in
-// rwkv_music/wkv7s.py.
+// what they return, and a launch on the current stream. And .wkv7s, both as one step of autograd: in Python that step
+// would take the host longer than a small model's kernels take the GPU. Fakes, the other backend and the choice between
+// them are in rwkv_music/wkv7s.py.
 //
 // Registered with torch's dispatcher rather than as a Python module: a call costs the same, no Python header is needed
 // to compile, and one build serves every Python version.
@@ -12,9 +13,11 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "text.cuh"
@@ -167,9 +170,64 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     return {dr, dw, dk, dv, da, db, dstate};
 }
 
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// r..b [B, T, H, N], state [D, H, N, N] or none -> y [B, T, H, N], final_state; gradients for all seven.
+struct Differentiable : torch::autograd::Function<Differentiable> {
+    static variable_list forward(
+        AutogradContext* ctx, const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a,
+        const Tensor& b, const std::optional<Tensor>& state, const Tensor& cu_seqlens, int64_t max_length
+    ) {
+        const at::AutoDispatchBelowADInplaceOrView guard;
+        TORCH_CHECK(r.dim() == 4, "wkv7s: r must be [rows, tokens, heads, head size], but it is ", text(r.sizes()), ".");
+        const auto packed = [](const Tensor& x) { return x.flatten(0, 1).contiguous(); };
+        variable_list kept = {packed(r), packed(w), packed(k), packed(v), packed(a), packed(b), cu_seqlens.contiguous()};
+        const auto initial = state ? std::optional<Tensor>(state->contiguous()) : std::nullopt;
+        auto [y, final_state, checkpoints] = ::forward(
+            kept[0], kept[1], kept[2], kept[3], kept[4], kept[5], initial, kept[6], max_length, true, -1
+        );
+        kept.push_back(checkpoints);
+        ctx->set_materialize_grads(false);  // most final states go nowhere
+        ctx->save_for_backward(std::move(kept));
+        ctx->saved_data["shape"] = r.sizes().vec();
+        ctx->saved_data["has_state"] = state.has_value();
+        ctx->saved_data["max_length"] = max_length;
+        return {y.view(r.sizes()), final_state};
+    }
+
+    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+        TORCH_CHECK(!c10::GradMode::is_enabled(), "wkv7s has no gradients of gradients: leave create_graph out.");
+        const variable_list kept = ctx->get_saved_variables();
+        const auto shape = ctx->saved_data["shape"].toIntVector();
+        const Tensor dy = grads[0].defined() ? grads[0].flatten(0, 1).contiguous() : at::zeros_like(kept[0]);
+        const auto dfinal_state = grads[1].defined() ? std::optional<Tensor>(grads[1].contiguous()) : std::nullopt;
+        const auto [dr, dw, dk, dv, da, db, dstate] = ::backward(
+            kept[0], kept[1], kept[2], kept[3], kept[4], kept[5], kept[6], ctx->saved_data["max_length"].toInt(), kept[7],
+            dy, dfinal_state, -1
+        );
+        return {
+            dr.view(shape), dw.view(shape), dk.view(shape), dv.view(shape), da.view(shape), db.view(shape),
+            ctx->saved_data["has_state"].toBool() ? dstate : Tensor(), Tensor(), Tensor()
+        };
+    }
+};
+
+std::tuple<Tensor, Tensor> differentiable(
+    const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
+    const std::optional<Tensor>& state, const Tensor& cu_seqlens, int64_t max_length
+) {
+    const variable_list out = Differentiable::apply(r, w, k, v, a, b, state, cu_seqlens, max_length);
+    return {out[0], out[1]};
+}
+
 }  // namespace
 
 TORCH_LIBRARY(rwkv_music_cuda, m) {
+    m.def(
+        "wkv7s(Tensor r, Tensor w, Tensor k, Tensor v, Tensor a, Tensor b, Tensor? state, Tensor cu_seqlens,"
+        " int max_length) -> (Tensor y, Tensor final_state)"
+    );
     m.def(
         "wkv7s_forward(Tensor r, Tensor w, Tensor k, Tensor v, Tensor a, Tensor b, Tensor? state, Tensor cu_seqlens,"
         " int max_length, bool save, int segment_tokens=-1) -> (Tensor y, Tensor final_state, Tensor checkpoints)"
@@ -185,3 +243,5 @@ TORCH_LIBRARY_IMPL(rwkv_music_cuda, CUDA, m) {
     m.impl("wkv7s_forward", forward);
     m.impl("wkv7s_backward", backward);
 }
+
+TORCH_LIBRARY_IMPL(rwkv_music_cuda, AutogradCUDA, m) { m.impl("wkv7s", differentiable); }

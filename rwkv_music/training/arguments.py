@@ -41,10 +41,23 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         model = model if arguments.preset else asdict(started.model)
         data = asdict(started.data)
         kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}
+        if train.init not in ("", started.train.init):
+            raise UserError(
+                f"{checkpoint} is of a run that began {_with(started.train.init)}, not with {train.init}: "
+                f"drop --init to go on with it, or choose another --out."
+            )
         train = from_arguments(TrainConfig, arguments, **kept)
+    elif train.init:
+        from rwkv_music.training.initial import shape_of_init
+
+        model = shape_of_init(train.init, arguments)
     config = RunConfig(
         from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data), train
     )
     if not config.data.data:
         raise UserError("No dataset was named: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config
+
+
+def _with(init: str) -> str:
+    return f"with {init}" if init else "from scratch"

@@ -13,14 +13,17 @@ Notable choices:
 - ZeRO-3 shares out each module's own parameters and needs them where they are: it takes the model as it is.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from rwkv_music.model_v8 import RWKV
+
+if TYPE_CHECKING:
+    from rwkv_music.training.graphs import Graphs
 
 LARGE_ENOUGH = 2**25  # elements; DeepSpeed's cost for a tensor is then below a tenth of what is done with it
 
@@ -38,6 +41,7 @@ class Packed(nn.Module):
     Attributes:
         groups: the same groups with the flat parameters.
         layout: see `unpack`.
+        graphs: where a training step is replayed (graphs.py): what computes the summed loss of a batch of rows.
     """
 
     def __init__(self, model: RWKV, groups: list[dict[str, Any]]) -> None:
@@ -49,6 +53,7 @@ class Packed(nn.Module):
         self.model = model
         self.flat = nn.ParameterList()
         self.layout: Layout = {}
+        self.graphs: Graphs | None = None
         self.groups: list[dict[str, Any]] = []
         self._places: list[list[tuple[nn.Module, str]]] = []
         self._shapes: list[list[Tensor]] = []  # as tensors without content, which is how torch wants them
@@ -68,15 +73,18 @@ class Packed(nn.Module):
         self.register_load_state_dict_pre_hook(_take_the_models_names)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.graphs is not None and torch.is_grad_enabled():
+            return self.graphs.loss(kwargs["input_ids"], kwargs["targets"], kwargs["cu_seqlens"])
         return self.unpacked()(*args, **kwargs)
 
-    def unpacked(self) -> RWKV:
+    def unpacked(self, flat: Sequence[Tensor] | None = None) -> RWKV:
         """The model, with views of the flat parameters, as they are now, for its weights.
 
-        They stay in place, because what is recomputed in the backward pass needs them then.
+        They stay in place, because what is recomputed in the backward pass needs them then. `flat` may name other
+        tensors to view, laid out as the flat parameters are.
         """
-        for flat, places, shapes in zip(self.flat, self._places, self._shapes, strict=True):
-            for (module, name), weight in zip(places, _Views.apply(flat, shapes), strict=True):
+        for parameter, places, shapes in zip(flat or self.flat, self._places, self._shapes, strict=True):
+            for (module, name), weight in zip(places, _Views.apply(parameter, shapes), strict=True):
                 module.__dict__[name] = weight
         return self.model
 

@@ -4,7 +4,7 @@ A file is the header's length in eight bytes, the header as JSON (for each tenso
 bytes lie), and the bytes. There is nothing in it that could run: a reader that checks the header has checked all.
 
 Notable choices:
-- Everything is fp32: a checkpoint's master weights and moments are.
+- A checkpoint's master weights and moments are fp32; exported weights may be of another type, and so may what is read.
 - The hash is taken of what is written, while it is written, so that it costs no second pass over the disk.
 - A GPU's tensor is copied a piece at a time: saving needs no room for a second one.
 
@@ -14,6 +14,7 @@ Source: the format's description, https://huggingface.co/docs/safetensors.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 CHUNK = 2**24  # elements that are copied, hashed and written at a time: 64 MiB
 LONGEST_HEADER = 2**27  # bytes
+TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class DamagedFile(ValueError):
@@ -39,10 +41,30 @@ class Written:
 
 def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor]) -> Written:
     """Write `tensors` as fp32 to `path` and flush them to the disk."""
-    header, end = {}, 0
-    for name, tensor in tensors.items():
-        start, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return write_one_by_one(path, shapes, lambda name: tensors[name])
+
+
+def write_one_by_one(
+    path: str | os.PathLike,
+    shapes: dict[str, tuple[int, ...]],
+    tensor: Callable[[str], Tensor],
+    dtype: torch.dtype = torch.float32,
+    metadata: dict[str, str] | None = None,
+) -> Written:
+    """The same for tensors that need not be there at once, in any type of `TYPES`.
+
+    Args:
+        shapes: what will be written, in this order.
+        tensor: gives a tensor by its name, when its turn has come.
+        metadata: a note for readers, in the header.
+    """
+    type_name = next(name for name, known in TYPES.items() if known == dtype)
+    header: dict = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
+        header[name] = {"dtype": type_name, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
@@ -50,9 +72,9 @@ def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor]) -> Writte
         for part in (len(text).to_bytes(8, "little"), text):
             digest.update(part)
             file.write(part)
-        for tensor in tensors.values():
-            for chunk in tensor.detach().reshape(-1).split(CHUNK):
-                values = chunk.to("cpu", torch.float32).contiguous().numpy()
+        for name in shapes:
+            for chunk in tensor(name).detach().reshape(-1).split(CHUNK):
+                values = chunk.to("cpu", dtype).contiguous().view(torch.uint8).numpy()
                 if values.nbytes:
                     digest.update(values)
                     file.write(values)
@@ -62,7 +84,7 @@ def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor]) -> Writte
 
 
 class TensorFile:
-    """The tensors of a file that `write_tensors` wrote.
+    """The tensors of a safetensors file of the types in `TYPES`.
 
     Raises DamagedFile if its header is none, or names what does not lie in the file; OSError if it cannot be read.
     """
@@ -80,14 +102,15 @@ class TensorFile:
             header.pop("__metadata__", None)
             self.shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
             self._starts = {name: int(entry["data_offsets"][0]) for name, entry in header.items()}
-            types = {entry["dtype"] for entry in header.values()}
+            types = {name: entry["dtype"] for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise DamagedFile(f"{self._path.name} has a header that cannot be read ({error})") from error
-        if types - {"F32"}:
-            raise DamagedFile(f"{self._path.name} holds {', '.join(sorted(map(str, types - {'F32'})))}, not F32")
+        if others := sorted({str(kind) for kind in types.values()} - TYPES.keys()):
+            raise DamagedFile(f"{self._path.name} holds {', '.join(others)}, not {', '.join(TYPES)}")
+        self._types = {name: TYPES[kind] for name, kind in types.items()}
         self._data = 8 + length
         for name, shape in self.shapes.items():
-            end = self._data + self._starts[name] + 4 * torch.Size(shape).numel()
+            end = self._data + self._starts[name] + self._types[name].itemsize * torch.Size(shape).numel()
             if min((0, self._starts[name], *shape)) < 0 or end > size:
                 raise DamagedFile(f"{self._path.name} ends before {name} does")
 
@@ -98,10 +121,13 @@ class TensorFile:
         """
         if name not in self.shapes or start < 0 or start + out.numel() > torch.Size(self.shapes[name]).numel():
             raise DamagedFile(f"{self._path.name} has not {out.numel():,} elements of {name} from {start:,} on")
+        if not out.numel():
+            return
+        dtype = self._types[name]
         with open(self._path, "rb") as file:
-            file.seek(self._data + self._starts[name] + 4 * start)
+            file.seek(self._data + self._starts[name] + dtype.itemsize * start)
             for chunk in out.split(CHUNK):
-                values = np.fromfile(file, np.float32, chunk.numel())
-                if values.size != chunk.numel():
+                values = np.fromfile(file, np.uint8, dtype.itemsize * chunk.numel())
+                if values.size != dtype.itemsize * chunk.numel():
                     raise DamagedFile(f"{self._path.name} ends before {name} does")
-                chunk.copy_(torch.from_numpy(values))
+                chunk.copy_(torch.from_numpy(values).view(dtype))

@@ -32,6 +32,9 @@ def summary(trainer: "Trainer") -> str:
     if trainer.device.type == "cuda":
         memory += f"; {gib(trainer.memory.peak)} at the peak of a step, by estimate"
     start = f"resumed from {trainer.resumed_from}" if trainer.resumed_from else "from scratch"
+    if trainer.initial is not None:
+        told = f" ({trainer.initial.told})" if trainer.initial.told else ""
+        start = f"with the weights of {trainer.initial.weights.source}{told}"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
     val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
     capacity = t.micro_batch_size * trainer.plan.world_size * trainer.plan.accumulation

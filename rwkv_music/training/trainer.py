@@ -60,7 +60,9 @@ from rwkv_music.training.engine import (
     read_deepspeed_file,
     sum_over_ranks,
 )
+from rwkv_music.training.graphs import record_where_it_pays
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
+from rwkv_music.training.initial import allocate, open_initial
 from rwkv_music.training.memory import MemoryEstimate, estimate
 from rwkv_music.training.metrics import (
     Curves,
@@ -127,6 +129,8 @@ class Trainer:
         if self.resumed_from is not None:
             self._check_tokenizer()
             check_resumable(self.resumed_from, self.config)
+        begins = train.init and self.resumed_from is None
+        self.initial = open_initial(train.init, model_config, self.train_data.fingerprint) if begins else None
         self.held_out = HeldOut(self.config, "val" if self.val_data else "train") if train.sample_every else None
         if (self.run / "config.json").exists():
             RunConfig.load(self.run / "config.json")  # a folder of something else is not written into
@@ -142,16 +146,23 @@ class Trainer:
             self.resumed_from = self._whole(self.resumed_from)
             saved = check_resumable(self.resumed_from, self.config)
             self.progress = dataclasses.replace(saved, world_size=world_size, zero_stage=self.zero_stage)
+        if self.initial is not None:
+            self.initial.verify()
         torch.manual_seed(data.seed)
-        with self.device:
+        with torch.device("meta"):
             model = RWKV(model_config)
         model.recompute = train.recompute
         self.parameters = sum(p.numel() for p in model.parameters())
         self.matrix_parameters = model.matrix_parameters()
+        fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
+        allocate(model, self.device, self.plan.deepspeed, fresh)
         self.engine = make_engine(model, self.plan, self.device)
+        record_where_it_pays(self.engine, self.config, world_size, self.matrix_parameters)
         self.lane_states = LaneStates(self.engine, model_config, self._own_rows(0)) if data.carry else None
         if self.resumed_from is not None:
             load_checkpoint(self.engine, self.resumed_from, self.lane_states)
+        elif self.initial is not None:
+            self.initial.fill(self.engine)
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()

@@ -41,6 +41,8 @@ class UpdateOnDevice:
         self._divisor = torch.ones((), device=device)  # what clips it
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._zero.step = self._step
+        for masters in self._zero.single_partition_of_fp32_groups:
+            optimizer_state(engine, masters)  # now, so that whether all fits in memory shows before the first step
 
     @torch.no_grad()
     def _step(self) -> None:

@@ -72,20 +72,28 @@ def test_a_run_goes_on_elsewhere_from_a_checkpoint_that_is_named(one_process, tm
     assert (config.train.batch_size, config.train.micro_batch_size, step) == (4, 2, 22)
 
 
-def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(one_process, bach_data, tmp_path):
-    """With no weight small enough to stay on every rank, as with large models; the small ones all are."""
-    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
-    (tmp_path / "zero3.json").write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": zero}))
-    more = ["--sample_every", 10, "--sample_bars", 1]
-    run = train(tmp_path / "run", "--data", bach_data, *SMALL, *more, ranks=2, config=tmp_path / "zero3.json")
-    assert largest_difference(run.curve(), one_process.curve()) < 1e-3
+def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(bach_data, tmp_path):
+    """With no weight small enough to stay on every rank, as with large models; the small ones all are.
+
+    In fp32: in bf16 AdamW makes whole steps of the rounding in gradients that are almost zero, and so of another order
+    of sums.
+    """
+    lets_go = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
+    runs = []
+    for ranks, zero in ((2, lets_go), (1, {"stage": 2})):
+        (tmp_path / f"{ranks}.json").write_text(json.dumps({"zero_optimization": zero}))
+        more = ["--sample_every", 10, "--sample_bars", 1] if ranks == 2 else []
+        line = [tmp_path / f"run{ranks}", "--data", bach_data, *SMALL, *more]
+        runs.append(train(*line, ranks=ranks, config=tmp_path / f"{ranks}.json"))
+    run, alone = runs
+    assert largest_difference(run.curve(), alone.curve()) < 1e-4
     assert sorted(path.name for path in (run.folder / "samples").glob("*.mid")) == [
         "step_00000010.mid",
         "step_00000020.mid",
     ]
-    ours, theirs = load_model(run.folder)[0], load_model(one_process.folder)[0]
+    ours, theirs = load_model(run.folder)[0], load_model(alone.folder)[0]
     for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-        assert (a - b).norm() < 0.02 * b.norm() + 1e-3, name
+        assert (a - b).norm() < 0.02 * b.norm() + 1e-3, (name, (a - b).norm(), b.norm())
 
 
 def test_tensorboard_shows_the_curves_and_a_completion(one_process):

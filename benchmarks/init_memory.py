@@ -1,0 +1,128 @@
+"""What beginning with a file of weights takes in memory: the peak of a node's ranks under ZeRO-3, beside the file.
+
+python benchmarks/init_memory.py --n_layer 24 --n_embd 2048 --vocab_size 65536 --ranks 2
+
+A `.pth` of that shape is written with random bf16 weights. Each rank then does what train.py does to begin with it, and
+a sampler adds up the ranks' proportional set sizes (/proc/PID/smaps_rollup): a page that both map, such as the file's,
+counts once. Three figures: before anything is allocated; the most until this rank's share of the model lies in memory;
+and the most until weights and fp32 masters are the file's. What the optimizer and the engine hold for good (masters,
+moments, bf16 shares, gradient buffers) is no cost of loading, so it is measured by itself: a start from zeros of the
+same shape, without a file. The difference of the two peaks, over the file's size, is what loading took.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import report
+
+SHAPE = {"n_layer": 24, "n_embd": 2048, "vocab_size": 65536}
+WORKER = """
+import json, os, sys, time
+import torch
+from rwkv_music.config import ModelConfig, TrainConfig
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.training.engine import init_process_group, make_engine, make_plan, read_deepspeed_file
+from rwkv_music.training.initial import allocate, open_initial
+path, deepspeed_file, shape, marks = sys.argv[1:5]
+torch.set_num_threads(1)
+config = ModelConfig(**json.loads(shape), channel_mix="x070")
+device = init_process_group()
+ranks = torch.distributed.get_world_size()
+plan = make_plan(TrainConfig(batch_size=ranks), set(), read_deepspeed_file(deepspeed_file), deepspeed_file, ranks)
+def reached(mark):
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        open(f"{marks}/{mark}", "w").close()
+    torch.distributed.barrier()
+    time.sleep(1)  # for the sampler
+reached("1_before")
+initial = open_initial(path, config, "") if path else None
+with torch.device("meta"):
+    model = RWKV(config)
+allocate(model, device, plan.deepspeed, frozenset())
+reached("2_allocated")
+engine = make_engine(model, plan, device)
+reached("3_engine")
+if initial is not None:
+    initial.fill(engine)
+reached("4_loaded")
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in SHAPE.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the file of weights")
+    options = parser.parse_args()
+    shape = {name: getattr(options, name) for name in SHAPE}
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        file = Path(folder) / "weights.pth"
+        write_weights(file, shape)
+        size = file.stat().st_size
+        with_file = peaks(Path(folder), file, shape, options.ranks)
+        without = peaks(Path(folder), None, shape, options.ranks)
+    gib = {name: {mark: round(b / 2**30, 3) for mark, b in found.items()}
+           for name, found in (("with_file", with_file), ("without", without))}  # fmt: skip
+    cost = (max(with_file.values()) - max(without.values())) / size
+    results = {"shape": shape, "ranks": options.ranks, "file_gib": round(size / 2**30, 3), "peak_pss_gib": gib,
+               "loading_beyond_the_engine_over_file": round(cost, 3),
+               "allocating_over_file": round((with_file["2_allocated"] - with_file["1_before"]) / size, 3)}  # fmt: skip
+    print(report.write("init_memory", results).read_text(encoding="utf-8"))
+
+
+def write_weights(path: Path, shape: dict[str, int]) -> None:
+    import torch
+
+    from rwkv_music.config import ModelConfig
+    from rwkv_music.weights import parameter_shapes
+
+    shapes = parameter_shapes(ModelConfig(**shape, channel_mix="x070"))
+    torch.save({name: torch.empty(s, dtype=torch.bfloat16).normal_(std=0.02) for name, s in shapes.items()}, path)
+
+
+def peaks(folder: Path, file: Path | None, shape: dict[str, int], ranks: int) -> dict[str, int]:
+    """The most that the ranks held together until each mark, in bytes."""
+    marks = folder / ("marks" if file else "marks_without")
+    marks.mkdir()
+    ds_file = Path(__file__).parent.parent / "ds_configs" / "zero3.json"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": Path(__file__).parent.parent}
+        command = [sys.executable, "-c", WORKER, str(file or ""), str(ds_file), json.dumps(shape), str(marks)]
+        processes.append(subprocess.Popen(command, env={**os.environ, **{k: str(v) for k, v in own.items()}}))
+    found: dict[str, int] = {}
+    most = 0
+    while any(process.poll() is None for process in processes):
+        held = sum(pss(process.pid) for process in processes)
+        most = max(most, held)
+        for mark in sorted(path.name for path in marks.iterdir()):
+            if mark not in found:
+                found[mark], most = most, 0
+        time.sleep(0.05)
+    assert all(process.returncode == 0 for process in processes)
+    return found
+
+
+def pss(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+    except (OSError, StopIteration):
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What a run begins with: the model on this rank before its first step, from nothing, a file or a checkpoint.
+
+A model is made without memory first, and its parts get theirs one after the other. Under ZeRO-3 each part is shared out
+among the ranks before the next one is made, so that no rank ever holds the whole model; what comes from a file is then
+read by each rank into its own fp32 master weights, slice by slice.
+
+Notable choices:
+- Random weights are drawn part by part in one order under every stage: the stage changes nothing about them.
+- What a file has no answer for is fresh: the tables of another vocabulary, and DeepEmbed's ones for a v7 file.
+"""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rwkv_music.config import PRESETS, ModelConfig
+from rwkv_music.data.codecs import load_codec
+from rwkv_music.errors import SharedError, UserError
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.training.agreement import together
+from rwkv_music.training.checkpoint import damaged_files
+from rwkv_music.weights import Weights, open_weights, parameter_shapes
+
+if TYPE_CHECKING:  # the command line asks for a file's shape before DeepSpeed is there
+    import deepspeed
+
+
+def shape_of_init(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the ModelConfig of the weights at `path`, but for the vocabulary, which is the dataset's.
+
+    Raises UserError for weights that cannot be opened, and for a flag that asks for another shape.
+    """
+    weights = open_weights(path, verify=False)
+    shape = dataclasses.asdict(weights.config) | {"vocab_size": 0}
+    asked = {name: value for name, value in vars(arguments).items() if name in shape}
+    flags = {name: f"--{name}" for name in asked}
+    if arguments.preset:
+        flags = dict.fromkeys(PRESETS[arguments.preset], f"--preset {arguments.preset}") | flags
+        asked = PRESETS[arguments.preset] | asked
+    for name, value in asked.items():
+        if name == "channel_mix" and value == "x080":  # with DeepEmbed at one a v7 computes what it did
+            continue
+        if value != shape[name]:
+            raise UserError(f"{weights.source} has {name} {shape[name]}, not {value}: drop {flags[name]}.")
+    return shape
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights that a run begins with.
+
+    Attributes:
+        weights: where they are read from.
+        fresh: the parameters of the run's model that they have no answer for.
+        told: what a user should know of `fresh`; "" if there is none.
+    """
+
+    weights: Weights
+    fresh: frozenset[str]
+    told: str
+
+    def verify(self) -> None:
+        """Raise UserError, on all ranks the same, if the weights are a checkpoint's and not as they were written."""
+        if self.weights.step is not None and (wrong := damaged_files(self.weights.source)):
+            raise SharedError(f"{self.weights.source} is damaged ({wrong}): name another with --init.")
+
+    def fill(self, engine: "deepspeed.DeepSpeedEngine") -> None:
+        """Set the master weights that this rank holds, and the engine's weights by them; every rank calls it.
+
+        Raises UserError, on all ranks the same, if the file is damaged.
+        """
+        from rwkv_music.training import partitions
+
+        def read() -> None:
+            masters = partitions.master_partitions(engine)
+            for piece in partitions.pieces(engine):
+                values = piece.of(masters[piece.partition]).view(-1)
+                if piece.name not in self.fresh:
+                    self.weights.read_into(values, piece.name, piece.start)
+                elif piece.name.endswith(".enn.weight"):
+                    values.fill_(1.0)
+
+        together(f"reading {self.weights.source}", read)
+        partitions.weights_from_masters(engine)
+
+
+def open_initial(path: str, config: ModelConfig, fingerprint: str) -> Initial:
+    """The weights at `path` for a model of `config`, on data of the codec with that `fingerprint`.
+
+    Raises UserError for weights that cannot be opened.
+    """
+    weights = open_weights(path, verify=False)  # the ranks share the work of verifying a checkpoint
+    names = parameter_shapes(config)
+    tables = [name for name in names if name in ("emb.weight", "head.weight") or name.endswith(".enn.weight")]
+    fresh, told = [], ""
+    if weights.config.vocab_size != config.vocab_size:
+        fresh = tables
+        told = f"its vocabulary is {weights.config.vocab_size:,} tokens and the data's {config.vocab_size:,}"
+    elif weights.tokenizer is not None and load_codec(weights.tokenizer).fingerprint != fingerprint:
+        fresh, told = tables, "its tokens have other meanings than the data's"
+    if fresh:
+        told = f"fresh {'emb, head and enn' if config.channel_mix == 'x080' else 'emb and head'}, as {told}"
+    elif weights.config.channel_mix != config.channel_mix:
+        fresh = [name for name in names if name.endswith(".enn.weight")]
+        told = "enn all ones, as it is a v7"
+    return Initial(weights, frozenset(fresh), told)
+
+
+def allocate(
+    model: RWKV, device: torch.device, deepspeed_config: dict[str, Any], fresh: frozenset[str] | None = None
+) -> None:
+    """Give a model that was made on the meta device its memory on `device`; under ZeRO-3 this rank's share of it.
+
+    Every rank calls it, with torch's random state alike.
+
+    Args:
+        fresh: the parameters that nothing will be read into; None for all. Those that are drawn at random are drawn
+            here, what will be read is zero until then.
+    """
+    share = deepspeed_config["zero_optimization"]["stage"] == 3
+    bf16 = deepspeed_config.get("bf16", {}).get("enabled", False)
+    tables = {model.emb: "emb.weight", model.head: "head.weight"}
+    first = None  # of the parameters that are shared out; it knows how the others are to be
+    for part in model.parts():
+        drawn = fresh is None or tables.get(part) in fresh
+        if share and bf16 and not drawn:
+            part.bfloat16()
+        part.to_empty(device=device)
+        if drawn:
+            model.init_part(part)
+        else:
+            for parameter in part.parameters():
+                parameter.data.zero_()
+        if share and bf16:
+            part.bfloat16()
+        if share:
+            first = _share_out(part, deepspeed_config, first)
+
+
+def _share_out(
+    part: torch.nn.Module, deepspeed_config: dict[str, Any], first: torch.nn.Parameter | None
+) -> torch.nn.Parameter:
+    """Leave this rank its share of the parameters of `part`, which are of the type that the engine computes with."""
+    import deepspeed
+
+    if first is None:
+        deepspeed.zero.Init(module=part, config_dict_or_path=deepspeed_config)
+        return next(part.parameters())
+    first.convert_to_zero_parameters(param_list=list(part.parameters()))
+    return first
