@@ -8,7 +8,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.run_folder import find_checkpoint
 
 # Settings that belong to one command, and are not taken over by a run that goes on.
-OF_ONE_COMMAND = ("out", "resume", "stop_after")
+OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
 # What a tuned run takes where the user says nothing. A state is reached by its gradient alone, and starts from zero.
 TUNING_DEFAULTS = {"state": {"lr": 1e-2, "lr_final": 1e-3, "warmup_steps": 10}}

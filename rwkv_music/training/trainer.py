@@ -48,9 +48,10 @@ from rwkv_music.run_folder import (
 )
 from rwkv_music.training.agreement import Wishes, only_on_first, together
 from rwkv_music.training.carrying import LaneStates
-from rwkv_music.training.checkpoint import damaged_files, load_checkpoint, save_checkpoint, take_over
+from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
+    divided,
     init_process_group,
     make_engine,
     make_plan,
@@ -75,6 +76,7 @@ from rwkv_music.training.metrics import (
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
 from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.samples import HeldOut, show
+from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import count, hyperparameters, summary
 from rwkv_music.training.wandb_run import WandbRun, check_wandb
@@ -101,8 +103,9 @@ class Trainer:
         file = read_deepspeed_file(deepspeed_file)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         train = config.train
-        if "micro_batch_size" not in given and train.batch_size % max(1, train.micro_batch_size * world_size):
-            train = dataclasses.replace(train, micro_batch_size=0)  # of a run that had another number of ranks
+        if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
+            most = train.micro_batch_size  # of a run that may have had another number of ranks
+            train = dataclasses.replace(train, micro_batch_size=divided(train.batch_size, world_size, most))
         windows = max(1, config.data.carry)
         self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
         if train.log == "wandb":
@@ -149,7 +152,7 @@ class Trainer:
         self.device = init_process_group()
         self.first = rank() == 0
         self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
-        self.wishes = Wishes(self.device, n_wishes=3)
+        self.wishes = Wishes(self.device, n_wishes=4)
         self.signals = StopSignals()
         if self.resumed_from is not None:
             self.resumed_from = self._whole(self.resumed_from)
@@ -183,6 +186,7 @@ class Trainer:
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
+        self.saver = Saver(self.engine, self.config, self.token, self.lane_states)
         self.saved_at = time.monotonic()
         self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
         self.spikes = SpikeDetector()
@@ -298,7 +302,7 @@ class Trainer:
             lr = learning_rate(self.progress.step, t)
             self.watchdog.computes(self.progress.step + 1)
             window += self.skipped.note(self.step(batches, lr))
-            go_on_later, interrupted, save_due = self.wishes.granted()
+            go_on_later, interrupted, save_due, writing = self.wishes.granted()
             step = self.progress.step + 1
             self.progress = dataclasses.replace(self.progress, step=step, samples=samples)
             watch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
@@ -316,6 +320,8 @@ class Trainer:
             if traced:
                 self._say(f"Steps {step - t.profile + 1:,} to {step:,} are traced in {traced}.")
             last, asked = step == stop, go_on_later or interrupted
+            if not writing:
+                self.saver.finish()
             self.watchdog.pause()
             if self.val_data and (last or (step % t.val_every == 0 and not asked)):
                 self.validate()
@@ -323,6 +329,8 @@ class Trainer:
                 self.sample()
             if last or asked or save_due or (t.save_every and step % t.save_every == 0):
                 self._save(last)
+            if last or asked:
+                self.saver.finish()
             watch.go_on()
             if asked and not last:
                 raise Stopped(
@@ -340,10 +348,11 @@ class Trainer:
             return
         self.progress = dataclasses.replace(self.progress, skipped=skipped)
         self.watchdog.saves(self.progress.step)
-        save_checkpoint(self.engine, self.config, self.progress, self.token, self.lane_states)
+        self.saver.save(self.progress)
         self.saved_at = time.monotonic()
 
     def _hopeless(self, skipped_in_a_row: int) -> SharedError:
+        self.saver.finish()
         return SharedError(
             f"The last {count(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
             f"step {self.progress.step:,}: start again {self._where()} with a lower --lr or a longer --warmup_steps."
@@ -351,6 +360,7 @@ class Trainer:
 
     def _roll_back(self, loss: float) -> bool:
         """Go back to the last checkpoint from before the spike, but not back in the data; False if there is none."""
+        self.saver.finish()
         kept = [path for path in checkpoints(self.run) if path.name <= checkpoint_name(self.calm_step)]
         chosen = [next((path for path in reversed(kept) if fault(path) is None), None)]
         dist.broadcast_object_list(chosen, src=0)  # what rank 0 sees of the file system holds
@@ -392,6 +402,7 @@ class Trainer:
 
     def close(self) -> None:
         """Close the curves and leave the process group, together: not after an error, when others may be gone."""
+        self.saver.close()
         self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
         self.curves.close()
         if self.wandb is not None:
@@ -410,9 +421,9 @@ class Trainer:
 
     def _own_rows(self, first: int) -> list[range]:
         """This rank's share of the `batch_size` rows that begin with number `first`, by micro-batches."""
-        rows = self.config.train.micro_batch_size
-        starts = (first + (i * self.plan.world_size + rank()) * rows for i in range(self.plan.accumulation))
-        return [range(start, start + rows) for start in starts]
+        shares = self.plan.world_size * self.plan.accumulation
+        ends = [first + self.config.train.batch_size * i // shares for i in range(shares + 1)]
+        return [range(ends[i], ends[i + 1]) for i in range(rank(), shares, self.plan.world_size)]
 
     def step(self, batches: list[Batch], lr: float) -> torch.Tensor:
         """One optimizer step; float64 [2]: the nats and the targets of this rank."""
@@ -420,7 +431,9 @@ class Trainer:
         counted = sum(batch.n_targets for batch in batches)
         minutes = (time.monotonic() - self.saved_at) / 60
         save_due = self.first and 0 < self.config.train.save_minutes <= minutes
-        everywhere = self.wishes.exchange(counted, self.signals.go_on_later, self.signals.interrupted, save_due)
+        everywhere = self.wishes.exchange(
+            counted, self.signals.go_on_later, self.signals.interrupted, save_due, self.saver.writing
+        )
         if self.lane_states:
             nats = self.lane_states.step(self.engine, batches, self.plan.world_size / everywhere.clamp_min(1))
             return torch.stack([nats, torch.full_like(nats, counted)])
@@ -439,6 +452,7 @@ class Trainer:
         nats, targets = sum_over_ranks(window.clone()).tolist()
         loss = nats / targets if targets else None
         if loss is not None and not math.isfinite(loss):
+            self.saver.finish()
             raise SharedError(
                 f"The loss is {loss} at step {self.progress.step:,}, so the weights are lost: "
                 f"start again {self._where()} with a lower --lr or a longer --warmup_steps."
