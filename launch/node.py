@@ -6,42 +6,66 @@ The machine's place among several comes from NODE_RANK (0) and NODES (1), the me
 MASTER_PORT. A signal goes on to the ranks, which save and stop. When a rank ends badly, the others have a few seconds
 to notice by themselves and say where the run stands.
 
+The ranks do not outlive it: when it is killed they save and stop too.
+
 Exit status: 0 all finished; 75 they stopped, to go on later; 130 Ctrl-C; else that of the rank that ended badly first.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 IN_ORDER = (0, 75, 130)  # statuses of ranks that ended as they should (rwkv_music/training/signals.py)
 PATIENCE_SECONDS = 8
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PR_SET_PDEATHSIG = 1  # Linux: prctl's number for the signal that a process gets when the one that started it ends
+libc = ctypes.CDLL(None)
 
 
 def main(arguments: list[str]) -> int:
     ranks, nodes, node = int(arguments[0]), int(os.environ.get("NODES", "1")), int(os.environ.get("NODE_RANK", "0"))
     processes: list[subprocess.Popen] = []
-
-    def pass_on(number: int, _frame: object) -> None:
-        for process in processes:
-            process.send_signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, pass_on)
-    for local_rank in range(ranks):
-        place = {"RANK": node * ranks + local_rank, "LOCAL_RANK": local_rank}
-        sizes = {"WORLD_SIZE": nodes * ranks, "LOCAL_WORLD_SIZE": ranks}
-        environment = {**os.environ, **{name: str(value) for name, value in {**place, **sizes}.items()}}
-        # A session of its own: a terminal's Ctrl-C then comes once, through here.
-        processes.append(
-            subprocess.Popen([sys.executable, "-u", *arguments[1:]], env=environment, start_new_session=True)
-        )
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _frame: pass_on(number, processes))
+    processes += start(arguments[1:], ranks, first_rank=node * ranks, world_size=nodes * ranks)
     return attend(processes)
 
 
-def attend(processes: list[subprocess.Popen]) -> int:
-    """Wait until all have ended; end them when one has ended badly and the others do not."""
+def pass_on(number: int, processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        process.send_signal(number)
+
+
+def start(
+    arguments: list[str], ranks: int, first_rank: int, world_size: int, **environment: str
+) -> list[subprocess.Popen]:
+    """This machine's ranks: Python with `arguments`, and `environment` beside what says which rank each is."""
+    processes = []
+    for local_rank in range(ranks):
+        place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
+        sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
+        own = {name: str(value) for name, value in {**place, **sizes, **environment}.items()}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-u", *arguments],
+                env={**os.environ, **own},
+                start_new_session=True,  # a terminal's Ctrl-C then comes once, through here
+                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+            )
+        )
+    return processes
+
+
+def attend(processes: list[subprocess.Popen], meanwhile: Callable[[], None] = lambda: None) -> int:
+    """Wait until all have ended; end them when one has ended badly and the others do not.
+
+    Args:
+        meanwhile: called again and again while all go on.
+    """
     failed_at, status = None, 0
     while True:
         codes = [process.poll() for process in processes]
@@ -54,6 +78,8 @@ def attend(processes: list[subprocess.Popen]) -> int:
         if failed_at is not None and time.monotonic() > failed_at + PATIENCE_SECONDS:
             for process in processes:
                 process.kill()
+        if set(ended) == {None}:
+            meanwhile()
         time.sleep(0.1)
 
 

@@ -8,6 +8,10 @@
 # The job comes back by itself: after a time limit, a preemption, a lost node or a crash it is queued again and goes on
 # from its last checkpoint. It does not after CRASHES crashes in which it got no further, nor when train.py has said in a
 # sentence what is wrong. `scancel` ends it for good, with a checkpoint.
+#
+# With   sbatch --no-kill --nodes=4 ... launch/slurm.sh --elastic 3 ...   it does not wait in the queue for a lost node:
+# while three are left it goes on with them, and takes a node back whose processes were killed (launch/elastic.py). Only
+# the loss of its first node, or of more than one, has it queued again, for all four.
 #SBATCH --job-name=rwkv-music
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -31,11 +35,14 @@ export PATH="$project/.venv/bin:$PATH"
 
 config=(--deepspeed_config "$project/ds_configs/zero2.json")
 run=
+least=  # of the nodes, to go on with
 previous=
 for argument in "$@"; do
   [[ $argument == --deepspeed_config* ]] && config=()
   [[ $previous == --out ]] && run=$argument
   [[ $argument == --out=* ]] && run=${argument#--out=}
+  [[ $previous == --elastic ]] && least=$argument
+  [[ $argument == --elastic=* ]] && least=${argument#--elastic=}
   previous=$argument
 done
 if [[ -z $run ]]; then
@@ -58,8 +65,22 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + process
 # that hangs is found by train.py's --hang_minutes.
 started_from=$(ls "$run/checkpoints" 2>/dev/null | grep '^step_' | tail -n 1 || true)
 status=0
-srun --kill-on-bad-exit=0 --wait=10 bash -c 'NODE_RANK=$SLURM_NODEID exec python "$@"' - \
-  "$project/launch/node.py" "$processes" "$project/train.py" "${config[@]}" "$@" || status=$?
+if [[ -z $least ]]; then
+  srun --kill-on-bad-exit=0 --wait=10 bash -c 'NODE_RANK=$SLURM_NODEID exec python "$@"' - \
+    "$project/launch/node.py" "$processes" "$project/train.py" "${config[@]}" "$@" || status=$?
+else
+  # A launcher that was killed is started again, and its node taken back; but for the first, where all meet.
+  srun --no-kill --kill-on-bad-exit=0 --wait=0 bash -c '
+    export NODE_RANK=$SLURM_NODEID
+    trap "kill -TERM \$launcher" TERM USR1
+    while :; do
+      python "$@" & launcher=$!
+      while kill -0 $launcher 2>/dev/null; do wait $launcher; done  # the trap ends a `wait` as well
+      wait $launcher
+      status=$?
+      [[ $status != 137 || $NODE_RANK == 0 ]] && exit $status
+    done' - "$project/launch/elastic.py" "$least" "$processes" "$project/train.py" "${config[@]}" "$@" || status=$?
+fi
 
 queue_again() {
   # Slurm may be ending this job already: to requeue it itself, or because it was cancelled.

@@ -4,12 +4,25 @@
 # All arguments go to train.py; the DeepSpeed file is ZeRO-2 unless --deepspeed_config names another.
 # CUDA_VISIBLE_DEVICES=0,1 launch/workstation.sh ... takes two GPUs, RANKS=2 starts two processes without any.
 # Ctrl-C stops with a checkpoint.
+#
+# Several machines that may come and go:   NODES=3 NODE_RANK=0 MASTER_ADDR=HOST launch/workstation.sh --elastic 1 ...
+# on each, with its own NODE_RANK; HOST is the one of NODE_RANK 0. The run goes on while --elastic machines are left, and
+# takes one back when the same line is started on it again (launch/elastic.py).
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PATH="$project/.venv/bin:$PATH"
 
 config=(--deepspeed_config "$project/ds_configs/zero2.json")
 [[ " $* " == *" --deepspeed_config"* ]] && config=()
+launcher=("$project/launch/node.py")
+previous=
+for argument in "$@"; do
+  [[ $argument == --elastic=* ]] && launcher=("$project/launch/elastic.py" "${argument#--elastic=}")
+  [[ $previous == --elastic ]] && launcher=("$project/launch/elastic.py" "$argument")
+  previous=$argument
+done
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
-export MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-$((20000 + $$ % 20000))}
-exec python "$project/launch/node.py" "${RANKS:-$((gpus ? gpus : 1))}" "$project/train.py" "${config[@]}" "$@"
+# Machines that are to meet must name the same port; on a machine of its own a run takes a free one.
+[[ -v NODES ]] && default_port=29500 || default_port=$((20000 + $$ % 20000))
+export MASTER_ADDR=${MASTER_ADDR:-127.0.0.1} MASTER_PORT=${MASTER_PORT:-$default_port}
+exec python "${launcher[@]}" "${RANKS:-$((gpus ? gpus : 1))}" "$project/train.py" "${config[@]}" "$@"

@@ -290,7 +290,9 @@ def _run_evaluate(options: argparse.Namespace) -> int:
         check_counts(options.context_bars, options.bars, options.samples, "--samples")
     model, codec, config, step = _load(options.run_folder, options.state)
     print(f"{options.run_folder} at step {step:,} on {options.data}")
-    print(as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size)))
+    print(
+        as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size, bool(config.data.carry)))
+    )
     if options.samples:
         bars = {"context_bars": options.context_bars, "bars": options.bars}
         real, completed = sample_measures(model, codec, options.data, options.samples, sampling=sampling, **bars)

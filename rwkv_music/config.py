@@ -161,7 +161,18 @@ class TrainConfig:
         500, "optimizer steps between two checkpoints; the last step is always saved, 0 for it alone"
     )
     save_minutes: float = setting(0.0, "minutes after which a checkpoint is due as well; 0 for by steps alone")
+    save_mode: str = setting(
+        "overlapped",
+        "overlapped: a copy in the host's memory, 12 bytes for each parameter that a rank's optimizer holds, is "
+        "written while the training goes on; blocking: no copy, the training waits",
+        ("overlapped", "blocking"),
+    )
     keep: int = setting(0, "checkpoints to keep, the newest; older ones are deleted; 0 for all")
+    elastic: int = setting(
+        0,
+        "fewest machines to go on with when others are lost, until they return (launch/*.sh); the rows of a step are "
+        "then shared out as evenly as they go; 0 for all or none",
+    )
     hang_minutes: float = setting(
         30.0, "minutes that a rank may be in one step before the run is ended and its stacks are shown; 0 for ever"
     )
@@ -208,7 +219,7 @@ class TrainConfig:
             at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0, "profile": 0},
         )
         _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1, "grad_clip": 0, "weight_decay": 0})
-        _check(self, at_least={"save_minutes": 0, "keep": 0, "hang_minutes": 0, "max_skipped_steps": 0})
+        _check(self, at_least={"save_minutes": 0, "keep": 0, "hang_minutes": 0, "max_skipped_steps": 0, "elastic": 0})
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
         _check(self, at_least={"beta1": 0, "beta2": 0, "decay_fraction": 0}, at_most=1)
         _check(self, at_least={"lora_rank": 1, "lora_alpha": 0})

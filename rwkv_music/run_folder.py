@@ -227,10 +227,15 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
 
 def remove_checkpoint(checkpoint: Path) -> None:
     """Delete a checkpoint. It loses its name first: what an interruption leaves does not look like one."""
+    shutil.rmtree(take_name_away(checkpoint), ignore_errors=True)
+
+
+def take_name_away(checkpoint: Path) -> Path:
+    """Make a checkpoint one no more, at once; what is left of it, to be deleted."""
     removed = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
     os.replace(checkpoint, removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    return removed
 
 
 def remove_unfinished(run: str | os.PathLike) -> None:

@@ -8,7 +8,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.run_folder import find_checkpoint
 
 # Settings that belong to one command, and are not taken over by a run that goes on.
-OF_ONE_COMMAND = ("out", "resume", "stop_after")
+OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
 # What a tuned run takes where the user says nothing. A state's values are large, and start from zero: of the rates
 # that benchmarks/tuning.py tries, those about 1 learn most.

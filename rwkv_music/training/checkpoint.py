@@ -1,21 +1,16 @@
-"""Saving a checkpoint and coming back from one, on any number of ranks and under any ZeRO stage.
+"""Coming back from a checkpoint, on any number of ranks and under any ZeRO stage. `saving` writes them.
 
-A rank writes what its optimizer holds, the fp32 master weights and AdamW's moments, as slices of the model's own
-parameters; an index says who holds what. Whoever comes back reads the slices that are his. The weights that the model
-computes with are the rounded masters, so they are not kept twice.
+Each rank's files hold what its optimizer held, the fp32 master weights and AdamW's moments, as slices of the model's
+own parameters; an index says who held what. Whoever comes back reads the slices that are his. The weights that the
+model computes with are the rounded masters, so they are not kept twice.
 
 Notable choices:
-- A checkpoint is written under a hidden name. It gets its step's name when every rank is done and a manifest of sizes
-  and hashes is in it: what has that name was whole once, and the manifest tells whether it still is.
 - Nothing in it can run code: tensors as safetensors, everything else as JSON.
 - No random state: nothing in a step draws numbers that its seed and counters do not name.
-- What fails on one rank is told by all as one sentence, and nothing of the checkpoint is left.
 """
 
-import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,123 +22,24 @@ from torch import distributed as dist
 
 from rwkv_music.config import RunConfig
 from rwkv_music.data.codecs import Codec, load_codec
-from rwkv_music.errors import SharedError, UserError, explained
-from rwkv_music.files import sync_folder, write_text
+from rwkv_music.errors import UserError, explained
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.run_folder import (
-    CHECKPOINTS,
     INDEX,
-    Progress,
-    checkpoint_name,
-    checkpoints,
     contents_fault,
     fault,
     find_checkpoint,
     read_progress,
-    remove_checkpoint,
     tensor_files,
-    write_manifest,
 )
-from rwkv_music.training.agreement import only_on_first, together
-from rwkv_music.training.shards import DamagedFile, TensorFile, Written, write_tensors
-from rwkv_music.tuning import BASE, TunedTensors, add_states, read_whole
+from rwkv_music.training.agreement import together
+from rwkv_music.training.shards import DamagedFile, TensorFile
+from rwkv_music.tuning import TunedTensors, add_states, read_whole
 
 if TYPE_CHECKING:  # reading a checkpoint needs no DeepSpeed
     import deepspeed
 
     from rwkv_music.training.carrying import LaneStates
-
-OWNER = ".owner"
-
-
-# ---- saving ----------------------------------------------------------------------------------------------------------
-
-
-def take_over(run: Path, token: str) -> None:
-    """Make this start the one that may write checkpoints into `run`. A job that was thought dead must not."""
-    write_text(run / OWNER, token + "\n")
-
-
-def save_checkpoint(
-    engine: "deepspeed.DeepSpeedEngine",
-    config: RunConfig,
-    progress: Progress,
-    token: str | None = None,
-    lanes: "LaneStates | None" = None,
-) -> Path:
-    """Write the checkpoint of `progress`; every rank calls it.
-
-    Args:
-        token: what `take_over` was given; None if nobody else can be writing.
-        lanes: the states that are carried to the next step, if any are.
-
-    Raises UserError, on all ranks the same, if the disk does not take it (nothing of it is left then) or if another
-    start has taken the run over.
-    """
-    from rwkv_music.training import partitions
-
-    run = Path(config.train.out)
-    name = checkpoint_name(progress.step)
-    partial, final = run / CHECKPOINTS / f".{name}.partial", run / CHECKPOINTS / name
-    doing = f"saving the checkpoint of step {progress.step} in {run / CHECKPOINTS}"
-
-    def begin() -> None:
-        if token is not None and (run / OWNER).read_text(encoding="utf-8").strip() != token:
-            raise UserError(
-                f"Another start of this run has taken {run} over, so this one saves no more: "
-                f"let that one go on, or start again when it has ended."
-            )
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-
-    def write() -> dict:
-        """This rank's files; what the index and the manifest must know of them."""
-        rank, masters, mine = dist.get_rank(), partitions.master_partitions(engine), partitions.pieces(engine)
-        states = [partitions.optimizer_state(engine, master) for master in masters]
-        weights = {piece.name: piece.of(masters[piece.partition]) for piece in mine}
-        moments = {
-            f"{piece.name}.{moment}": piece.of(states[piece.partition][moment])
-            for piece in mine
-            for moment in partitions.MOMENTS
-        }
-        files = {weights_file(rank): weights, moments_file(rank): moments}
-        if lanes is not None:
-            files[lanes_file(rank)] = lanes.tensors()
-        written = {file: write_tensors(partial / file, tensors) for file, tensors in files.items()}
-        shapes = {piece.name: piece.shape for piece in mine}
-        slices = [(piece.name, piece.start, piece.length) for piece in mine]
-        return {"written": written, "slices": slices, "shapes": shapes, "steps": int(states[0]["step"])}
-
-    def finish() -> None:
-        config.save(partial / "config.json")
-        for name in ("tokenizer.json", BASE):
-            if name != BASE or config.train.tune != "all":
-                shutil.copyfile(run / name, partial / name)
-        write_text(partial / "progress.json", json.dumps(dataclasses.asdict(progress)) + "\n")
-        write_text(partial / INDEX, json.dumps(_index(notes)) + "\n")
-        written: dict[str, Written] = {file: facts for note in notes for file, facts in note["written"].items()}
-        write_manifest(partial, {file: dataclasses.asdict(facts) for file, facts in written.items()})
-        sync_folder(partial)
-        if wrong := fault(partial):  # on a file system of several machines another rank's file may be missing here
-            raise UserError(f"The checkpoint of step {progress.step} did not arrive whole ({wrong}): check the disk.")
-        if final.exists():  # of an earlier course of this run, or damaged
-            remove_checkpoint(final)
-        os.replace(partial, final)
-        sync_folder(final.parent)
-        for old in checkpoints(run)[: -config.train.keep] if config.train.keep else ():
-            remove_checkpoint(old)
-
-    try:
-        together(doing, only_on_first(begin))
-        note = together(doing, write)
-        notes: list = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
-        dist.gather_object(note, notes if dist.get_rank() == 0 else None)
-        together(doing, only_on_first(finish))
-    except SharedError:
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return final
 
 
 def weights_file(rank: int) -> str:
@@ -156,19 +52,6 @@ def moments_file(rank: int) -> str:
 
 def lanes_file(rank: int) -> str:
     return f"lanes_{rank:05d}.safetensors"
-
-
-def _index(notes: list[dict]) -> dict:
-    """Which rank has which elements of which parameter, from what every rank told."""
-    parameters, held = {}, {}
-    for rank, note in enumerate(notes):
-        parameters.update({name: list(shape) for name, shape in note["shapes"].items()})
-        for name, start, length in note["slices"]:
-            held.setdefault(name, []).append([start, length, rank])
-    return {"version": 1, "optimizer_steps": notes[0]["steps"], "parameters": parameters, "slices": held}
-
-
-# ---- coming back -----------------------------------------------------------------------------------------------------
 
 
 class SavedTensors:

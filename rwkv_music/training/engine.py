@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -107,6 +108,11 @@ class Plan:
     accumulation: int  # micro-batches a rank takes in a step, or in each of its windows where states are carried
 
 
+def divided(batch_size: int, world_size: int, most: int) -> int:
+    """The most rows, up to `most`, that every rank can take at once so that all have as many; 0 if there is none."""
+    return next((rows for rows in range(most, 0, -1) if batch_size % (rows * world_size) == 0), 0)
+
+
 def make_plan(
     train: TrainConfig,
     given: set[str],
@@ -116,6 +122,9 @@ def make_plan(
     windows: int = 1,
 ) -> Plan:
     """Bring the command line and the DeepSpeed file together.
+
+    In an elastic run the ranks' shares may differ by a row, and micro_batch_size is the most that one may have. To the
+    mathematics that is nothing: the loss is the mean over all targets of the step.
 
     Args:
         given: the fields of `train` that the user set; the others yield to the file.
@@ -134,6 +143,14 @@ def make_plan(
             )
         train = dataclasses.replace(train, **{name: value})
     accumulation = file.get("gradient_accumulation_steps", "auto")
+    if train.elastic and windows == 1:
+        if train.batch_size < world_size:
+            raise UserError(f"batch_size {train.batch_size} gives {world_size} ranks not a row each: choose a larger.")
+        most = train.micro_batch_size or math.ceil(train.batch_size / world_size)
+        shares = math.ceil(train.batch_size / (world_size * most))
+        rows = math.ceil(train.batch_size / (world_size * shares))
+        train = dataclasses.replace(train, micro_batch_size=most)
+        return Plan(train, _engine_file(file, train, rows, world_size, shares), world_size, shares)
     if not train.micro_batch_size:
         rows = world_size * (1 if accumulation == "auto" else accumulation)
         if train.batch_size % rows:
@@ -155,17 +172,24 @@ def make_plan(
             f"over {world_size} ranks x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
             f"remove one of them."
         )
+    shares = train.batch_size // rows
+    return Plan(
+        train, _engine_file(file, train, train.micro_batch_size, world_size, shares * windows), world_size, shares
+    )
+
+
+def _engine_file(file: dict[str, Any], train: TrainConfig, rows: int, world_size: int, shares: int) -> dict[str, Any]:
+    """The DeepSpeed file with its sizes filled in: a rank takes `shares` of `rows` rows one after the other."""
     if world_size == 1 and file["zero_optimization"]["stage"] < 3:
         # There is nothing to overlap with, but DeepSpeed would wait for the GPU at every bucket.
         file = {**file, "zero_optimization": {**file["zero_optimization"], "overlap_comm": False}}
-    config = {
+    return {
         **file,
-        "train_batch_size": train.batch_size * windows,
-        "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": train.batch_size // rows * windows,
+        "train_batch_size": rows * world_size * shares,
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": shares,
         "gradient_clipping": train.grad_clip,
     }
-    return Plan(train, config, world_size, train.batch_size // rows)
 
 
 def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.DeepSpeedEngine:

@@ -1,5 +1,6 @@
 """What a run shows: curves for TensorBoard, throughput and model FLOP utilisation, memory."""
 
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,8 @@ class Curves:
 
     After a resume, what an earlier process had written past the checkpoint is purged, so that there is one curve.
 
+    A thread of TensorBoard's writes them. If the disk fails it, the next call here, or `close`, raises UserError.
+
     Args:
         wandb: where scalars and images go besides.
     """
@@ -128,6 +131,7 @@ class Curves:
         if enabled:
             with explained(f"opening TensorBoard's event file in {folder}"):
                 self._writer = SummaryWriter(str(folder), purge_step=first_step)
+            _leave_disk_errors_to_the_caller()
 
     def scalars(self, step: int, values: dict[str, float | None]) -> None:
         if self._writer is None:
@@ -171,7 +175,23 @@ class Curves:
     def close(self) -> None:
         if self._writer is not None:
             with explained("closing TensorBoard's event file"):
+                self._writer.flush()  # raises what its thread has met; close does not
                 self._writer.close()
+
+
+def _leave_disk_errors_to_the_caller() -> None:
+    """Keep Python from printing the traceback of a disk error that TensorBoard's thread hands on to who writes next."""
+    before = threading.excepthook
+    if getattr(before, "leaves_disk_errors", False):
+        return
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        of_tensorboard = type(raised.thread).__module__.startswith("tensorboard.")
+        if not (of_tensorboard and isinstance(raised.exc_value, OSError)):
+            before(raised)
+
+    hook.leaves_disk_errors = True
+    threading.excepthook = hook
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

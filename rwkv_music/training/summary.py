@@ -42,13 +42,15 @@ def summary(trainer: "Trainer") -> str:
     trained = f"{trainer.trained:,} parameters, {trainer.trained / trainer.parameters:.2%}: {t.tune}"
     if t.tune == "lora":
         trained += f" of rank {t.lora_rank} on {t.lora_targets}"
+    capacity = t.micro_batch_size * trainer.plan.world_size * trainer.plan.accumulation
+    at_most = "at most " if capacity > t.batch_size else ""
     lines = {
         "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {trainer.parameters:,} parameters, "
         f"vocabulary {m.vocab_size:,}",
         "trains": trained,
         "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
         "batch": f"{rows} = {trainer.rows_a_step * d.ctx_len:,} tokens a step: "
-        f"{count(trainer.plan.world_size, 'rank')} x {count(t.micro_batch_size, 'row')} "
+        f"{count(trainer.plan.world_size, 'rank')} x {at_most}{count(t.micro_batch_size, 'row')} "
         f"x {trainer.plan.accumulation} accumulated",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
         f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, warm-up {t.warmup_steps}",

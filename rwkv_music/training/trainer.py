@@ -25,6 +25,7 @@ import torch
 from torch import distributed as dist
 from tqdm import tqdm
 
+from rwkv_music.carried import summed_loss_of_lanes
 from rwkv_music.config import RunConfig
 from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
@@ -46,10 +47,11 @@ from rwkv_music.run_folder import (
     remove_unfinished,
 )
 from rwkv_music.training.agreement import Wishes, only_on_first, together
-from rwkv_music.training.carrying import LaneStates, summed_loss_of_lanes
-from rwkv_music.training.checkpoint import damaged_files, load_checkpoint, save_checkpoint, take_over
+from rwkv_music.training.carrying import LaneStates
+from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
+    divided,
     init_process_group,
     make_engine,
     make_plan,
@@ -74,6 +76,7 @@ from rwkv_music.training.metrics import (
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
 from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.samples import HeldOut, show
+from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import count, hyperparameters, summary
 from rwkv_music.training.wandb_run import WandbRun, check_wandb
@@ -100,8 +103,9 @@ class Trainer:
         file = read_deepspeed_file(deepspeed_file)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         train = config.train
-        if "micro_batch_size" not in given and train.batch_size % max(1, train.micro_batch_size * world_size):
-            train = dataclasses.replace(train, micro_batch_size=0)  # of a run that had another number of ranks
+        if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
+            most = train.micro_batch_size  # of a run that may have had another number of ranks
+            train = dataclasses.replace(train, micro_batch_size=divided(train.batch_size, world_size, most))
         windows = max(1, config.data.carry)
         self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
         if train.log == "wandb":
@@ -109,6 +113,9 @@ class Trainer:
         data = config.data
         self.train_data = MusicDataset.of(data, "train")
         self.val_data = _open_val(config)
+        self.val_completions = None  # in a mix the validation is of both tasks
+        if self.val_data and config.data.task == "mix":
+            self.val_completions = MusicDataset.of(dataclasses.replace(config.data, task="completion"), "val")
         if config.model.vocab_size not in (0, self.train_data.vocab_size):
             raise UserError(
                 f"The model's vocabulary is {config.model.vocab_size} tokens, "
@@ -145,7 +152,7 @@ class Trainer:
         self.device = init_process_group()
         self.first = rank() == 0
         self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
-        self.wishes = Wishes(self.device, n_wishes=3)
+        self.wishes = Wishes(self.device, n_wishes=4)
         self.signals = StopSignals()
         if self.resumed_from is not None:
             self.resumed_from = self._whole(self.resumed_from)
@@ -179,6 +186,7 @@ class Trainer:
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
+        self.saver = Saver(self.engine, self.config, self.token, self.lane_states)
         self.saved_at = time.monotonic()
         self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
         self.spikes = SpikeDetector()
@@ -294,7 +302,7 @@ class Trainer:
             lr = learning_rate(self.progress.step, t)
             self.watchdog.computes(self.progress.step + 1)
             window += self.skipped.note(self.step(batches, lr))
-            go_on_later, interrupted, save_due = self.wishes.granted()
+            go_on_later, interrupted, save_due, writing = self.wishes.granted()
             step = self.progress.step + 1
             self.progress = dataclasses.replace(self.progress, step=step, samples=samples)
             watch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
@@ -312,6 +320,8 @@ class Trainer:
             if traced:
                 self._say(f"Steps {step - t.profile + 1:,} to {step:,} are traced in {traced}.")
             last, asked = step == stop, go_on_later or interrupted
+            if not writing:
+                self.saver.finish()
             self.watchdog.pause()
             if self.val_data and (last or (step % t.val_every == 0 and not asked)):
                 self.validate()
@@ -319,6 +329,8 @@ class Trainer:
                 self.sample()
             if last or asked or save_due or (t.save_every and step % t.save_every == 0):
                 self._save(last)
+            if last or asked:
+                self.saver.finish()
             watch.go_on()
             if asked and not last:
                 raise Stopped(
@@ -336,10 +348,11 @@ class Trainer:
             return
         self.progress = dataclasses.replace(self.progress, skipped=skipped)
         self.watchdog.saves(self.progress.step)
-        save_checkpoint(self.engine, self.config, self.progress, self.token, self.lane_states)
+        self.saver.save(self.progress)
         self.saved_at = time.monotonic()
 
     def _hopeless(self, skipped_in_a_row: int) -> SharedError:
+        self.saver.finish()
         return SharedError(
             f"The last {count(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
             f"step {self.progress.step:,}: start again {self._where()} with a lower --lr or a longer --warmup_steps."
@@ -347,6 +360,7 @@ class Trainer:
 
     def _roll_back(self, loss: float) -> bool:
         """Go back to the last checkpoint from before the spike, but not back in the data; False if there is none."""
+        self.saver.finish()
         kept = [path for path in checkpoints(self.run) if path.name <= checkpoint_name(self.calm_step)]
         chosen = [next((path for path in reversed(kept) if fault(path) is None), None)]
         dist.broadcast_object_list(chosen, src=0)  # what rank 0 sees of the file system holds
@@ -388,6 +402,7 @@ class Trainer:
 
     def close(self) -> None:
         """Close the curves and leave the process group, together: not after an error, when others may be gone."""
+        self.saver.close()
         self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
         self.curves.close()
         if self.wandb is not None:
@@ -406,9 +421,9 @@ class Trainer:
 
     def _own_rows(self, first: int) -> list[range]:
         """This rank's share of the `batch_size` rows that begin with number `first`, by micro-batches."""
-        rows = self.config.train.micro_batch_size
-        starts = (first + (i * self.plan.world_size + rank()) * rows for i in range(self.plan.accumulation))
-        return [range(start, start + rows) for start in starts]
+        shares = self.plan.world_size * self.plan.accumulation
+        ends = [first + self.config.train.batch_size * i // shares for i in range(shares + 1)]
+        return [range(ends[i], ends[i + 1]) for i in range(rank(), shares, self.plan.world_size)]
 
     def step(self, batches: list[Batch], lr: float) -> torch.Tensor:
         """One optimizer step; float64 [2]: the nats and the targets of this rank."""
@@ -416,7 +431,9 @@ class Trainer:
         counted = sum(batch.n_targets for batch in batches)
         minutes = (time.monotonic() - self.saved_at) / 60
         save_due = self.first and 0 < self.config.train.save_minutes <= minutes
-        everywhere = self.wishes.exchange(counted, self.signals.go_on_later, self.signals.interrupted, save_due)
+        everywhere = self.wishes.exchange(
+            counted, self.signals.go_on_later, self.signals.interrupted, save_due, self.saver.writing
+        )
         if self.lane_states:
             nats = self.lane_states.step(self.engine, batches, self.plan.world_size / everywhere.clamp_min(1))
             return torch.stack([nats, torch.full_like(nats, counted)])
@@ -435,6 +452,7 @@ class Trainer:
         nats, targets = sum_over_ranks(window.clone()).tolist()
         loss = nats / targets if targets else None
         if loss is not None and not math.isfinite(loss):
+            self.saver.finish()
             raise SharedError(
                 f"The loss is {loss} at step {self.progress.step:,}, so the weights are lost: "
                 f"start again {self._where()} with a lower --lr or a longer --warmup_steps."
@@ -463,25 +481,30 @@ class Trainer:
         return loss
 
     def validate(self) -> float:
-        """Mean loss over the validation split in nats a token, written to its curve."""
+        """Mean loss over the validation split in nats a token, written to its curve; in a mix, of completions too."""
         t = self.config.train
+        rows = (t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size)
         with playing(self.engine) as model:
             if self.val_lanes:
-                rows = self._own_rows(0)[0]
-                total = summed_loss_of_lanes(model, self.val_lanes, rows, self.device, t.val_rows)
+                own = self._own_rows(0)[0]
+                totals = {"val/loss": summed_loss_of_lanes(model, self.val_lanes, own, self.device, t.val_rows)}
             else:
-                total = summed_loss(
-                    model, self.val_data, t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size
-                )
-        nats, targets = sum_over_ranks(total).tolist()
-        loss = nats / max(targets, 1)
-        figures = {"val/loss": loss}
-        notes = read_dataset_json(self.config.data.data)["splits"]["val"].get("notes")
-        if notes and not t.val_rows and self.config.data.task != "completion":  # the loss is of all of them
-            figures["val/bits_per_note"] = nats / math.log(2) / notes
+                totals = {"val/loss": summed_loss(model, self.val_data, *rows)}
+            if self.val_completions:
+                totals["val/completion_loss"] = summed_loss(model, self.val_completions, *rows)
+        figures = {}
+        for curve, total in totals.items():
+            nats, targets = sum_over_ranks(total).tolist()
+            figures[curve] = nats / max(targets, 1)
+            notes = read_dataset_json(self.config.data.data)["splits"]["val"].get("notes")
+            if curve == "val/loss" and notes and not t.val_rows and self.config.data.task != "completion":
+                figures["val/bits_per_note"] = nats / math.log(2) / notes  # the loss is of all of them
         self.curves.scalars(self.progress.step, figures)
-        self._say(f"step {self.progress.step:,}: validation loss {loss:.4f} nats a token")
-        return loss
+        said = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats a token"
+        if self.val_completions:
+            said += f", {figures['val/completion_loss']:.4f} of completions"
+        self._say(said)
+        return figures["val/loss"]
 
     def sample(self) -> None:
         """Complete a held-out piece: piano roll and sound in TensorBoard, a .mid in RUN/samples.

@@ -59,13 +59,13 @@ def assert_equal_weights(run: Path, undisturbed: Run) -> None:
         assert read_manifest(ours)[name] == read_manifest(theirs)[name], name
 
 
-def a_rank_of(run: Path, rank: int) -> int | None:
-    """The process that is rank `rank` of a run."""
+def a_rank_of(run: Path, number: int, of: str = "RANK") -> int | None:
+    """The process that is rank `number` of a run; or one on that node."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             line = (process / "cmdline").read_bytes().split(b"\0")
             if str(run).encode() in line and b"-u" in line:
-                if f"RANK={rank}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                if f"{of}={number}".encode() in (process / "environ").read_bytes().split(b"\0"):
                     return int(process.name)
         except OSError:
             continue
@@ -125,8 +125,39 @@ def test_a_node_that_is_lost(slurm, submit, undisturbed):
     assert_equal_weights(run, undisturbed)
 
 
+def test_a_slurmd_that_is_lost_alone(slurm, submit):
+    """Its node's ranks live on, until Slurm, which no longer hears of the node, ends the job and queues it again."""
+    job, run = submit("--export=ALL,CRASHES=9", more=("--steps", "100000", "--keep", "2"))
+    wait_until(lambda: checkpoints(run), 90)
+    before = a_rank_of(run, 1)
+    slurm.daemons["n2"].kill()
+    slurm.daemons["n2"].wait()
+    try:
+        wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 60)
+        reached = find_checkpoint(run).name
+    finally:
+        slurm.start("n2")
+    wait_until(lambda: a_rank_of(run, 1) not in (None, before), 60)
+    wait_until(lambda: find_checkpoint(run).name > reached, 90)
+
+
 def chain_up_to_slurmstepd(process: int) -> list[int]:
     """A process and those that it descends from, up to the slurmstepd that looks after them, which comes first."""
     status = Path(f"/proc/{process}/status").read_text()
     name, parent = re.search(r"Name:\s*(\S+)", status)[1], int(re.search(r"PPid:\s*(\d+)", status)[1])
     return [process] if name.startswith("slurmstepd") else [*chain_up_to_slurmstepd(parent), process]
+
+
+def test_an_elastic_job_goes_on_without_a_node_and_takes_it_back(slurm, submit, tmp_path):
+    """In the same allocation: it is not queued again."""
+    job, run = submit("--no-kill", more=("--elastic", "1", "--steps", "200"))
+    wait_until(lambda: checkpoints(run), 90)
+    rank = wait_until(lambda: a_rank_of(run, 1, of="NODE_RANK"), 10)
+    launcher = int(re.search(r"PPid:\s*(\d+)", Path(f"/proc/{rank}/status").read_text())[1])
+    for process in (launcher, rank):
+        os.kill(process, signal.SIGKILL)
+    text = finished(slurm, job, run)
+    sizes = re.findall(r"tokens a step: (\d) ranks?", text)
+    assert sizes[0] == sizes[-1] == "2" and len(sizes) >= 2, text[-3000:]
+    assert slurm.facts(job)["Restarts"] == "0"
+    assert find_checkpoint(run).name == "step_00000200"

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
+from rwkv_music.errors import UserError
 from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
@@ -62,6 +65,47 @@ def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
     assert [i for i, value in enumerate(told, 1) if value] == [12] and told[11] == path
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     assert sum(event.get("name") == "aten::ones" for event in events) == 2
+
+
+# In a process of its own: what its threads print is looked at.
+VANISHED = """
+import os, shutil, sys, threading, time
+from rwkv_music.errors import UserError
+from rwkv_music.training.metrics import Curves
+
+curves = Curves(sys.argv[1], 1, enabled=True)
+curves.scalars(1, {"train/loss": 1.0})
+time.sleep(0.5)
+shutil.rmtree(sys.argv[1])
+try:
+    for step in range(2, 2000):
+        curves.scalars(step, {"train/loss": 1.0})
+    curves.close()
+except UserError as error:
+    print(error)
+other = threading.Thread(target=lambda: os.close(10**6))
+other.start()
+other.join()
+"""
+
+
+def test_a_disk_that_vanishes_is_told_in_one_sentence(tmp_path):
+    command = [sys.executable, "-c", VANISHED, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "while writing TensorBoard's event file" in done.stdout or "while closing TensorBoard's" in done.stdout
+    assert "_AsyncWriterThread" not in done.stderr and "tensorboard" not in done.stderr
+    assert "OSError" in done.stderr  # any other thread's error is still shown
+
+
+def test_closed_curves_have_all_that_was_written(tmp_path):
+    curves = Curves(tmp_path, 1, enabled=True)
+    curves.scalars(1, {"train/loss": 1.0, "train/none": None})
+    curves.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.value for event in events.Scalars("train/loss")] == [1.0]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="opening TensorBoard's event file"):
+        Curves(tmp_path / "file", 1, enabled=True)
 
 
 def test_hyperparameters_are_a_row_of_the_hparams_tab(tmp_path):

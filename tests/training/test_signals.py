@@ -1,5 +1,6 @@
 """Being asked to stop: one more checkpoint on all ranks, and an exit status that says whether to go on."""
 
+import os
 import signal
 import subprocess
 import time
@@ -31,6 +32,26 @@ def test_two_ranks_stop_with_a_checkpoint(number, status, says, bach_data, tmp_p
     [saved] = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("step_"))
     assert f"{says} after step {step:,}; the same command goes on from {saved.name}." in said
+
+
+def test_ctrl_c_under_deepspeeds_launcher_stops_with_a_checkpoint(bach_data, tmp_path):
+    """A terminal sends it to all processes at once, and the launcher then a SIGTERM to each rank."""
+    line = command(tmp_path / "run", "--data", bach_data, *LONG, ranks=2)
+    running = subprocess.Popen(
+        line,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: has_trained(tmp_path / "run"))
+    os.killpg(running.pid, signal.SIGINT)
+    said = running.communicate(timeout=60)[1]
+    [saved] = checkpoints(tmp_path / "run")
+    step = int(saved.name.removeprefix("step_"))
+    assert f"train.py: interrupted after step {step:,}; the same command goes on from {saved.name}." in said
+    assert 'train.py", line' not in said  # no traceback of ours
 
 
 def has_trained(run) -> bool:

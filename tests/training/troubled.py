@@ -1,8 +1,10 @@
 """train.py with one trouble put in:   python troubled.py TROUBLE ARGUMENTS OF train.py
 
-TROUBLE is nan-gradient, nan-for-good, spike, hang or thread; it comes on one rank alone, where there are several.
+TROUBLE is nan-gradient, nan-for-good, spike, hang, thread, slow-disk or full-disk; it comes on one rank alone, where
+there are several.
 """
 
+import errno
 import os
 import sys
 import threading
@@ -11,6 +13,7 @@ import time
 import torch
 
 import train as train_py
+from rwkv_music.training import saving
 from rwkv_music.training import trainer as trainer_module
 from rwkv_music.training.signals import leave
 from rwkv_music.training.trainer import Trainer
@@ -18,6 +21,7 @@ from rwkv_music.training.trainer import Trainer
 LAST_RANK = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
 undisturbed_step = Trainer.step
 undisturbed_read = Trainer.read_step
+undisturbed_write = saving.write_tensors
 undisturbed_rate = trainer_module.learning_rate
 
 
@@ -57,6 +61,17 @@ def rate_that_is_too_high_once():
     return rate
 
 
+def write_to_a_slow_disk(path, tensors):
+    time.sleep(2)
+    return undisturbed_write(path, tensors)
+
+
+def write_to_a_disk_that_fills(path, tensors):
+    if LAST_RANK and "step_00000010" in str(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return undisturbed_write(path, tensors)
+
+
 def let_go_of_tensors_for_ever() -> None:
     """As gloo does in its threads: give the interpreter up and want it back, at the last moment too."""
     while True:
@@ -73,6 +88,10 @@ if __name__ == "__main__":
         trainer_module.learning_rate = rate_that_is_too_high_once()
     elif trouble == "hang":
         Trainer.read_step = read_that_hangs
+    elif trouble == "slow-disk":
+        saving.write_tensors = write_to_a_slow_disk
+    elif trouble == "full-disk":
+        saving.write_tensors = write_to_a_disk_that_fills
     elif trouble == "thread":
         threading.Thread(target=let_go_of_tensors_for_ever, daemon=True).start()
     leave(train_py.main(sys.argv[2:]))

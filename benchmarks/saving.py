@@ -1,0 +1,102 @@
+"""How long does training stand still for a checkpoint? Saved while it goes on, and with it waiting.
+
+    python benchmarks/saving.py
+
+Trains a model whose checkpoint is about 500 MB on the CPU, in each --save_mode, and times what the main thread spends
+on a checkpoint, and the steps beside which one is written. Writes results/saving.json.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import report
+
+from rwkv_music.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from rwkv_music.data.corpus import write_corpus
+from rwkv_music.data.prepare import prepare
+from rwkv_music.run_folder import checkpoints
+from rwkv_music.training.signals import leave
+
+PROJECT = Path(__file__).parent.parent
+SAVE_EVERY, SAVES = 8, 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs=2, metavar=("MODE", "DATA"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(*options.only)))
+        leave(0)  # DeepSpeed's engine and this process have one life
+    with tempfile.TemporaryDirectory() as folder:
+        write_corpus("bach", Path(folder) / "midi", workers=1, limit=12)
+        prepare([Path(folder) / "midi"], Path(folder) / "data", workers=1)
+        results = {}
+        for mode in ("blocking", "overlapped"):
+            line = [sys.executable, __file__, "--only", mode, f"{folder}/data"]
+            said = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
+            results[mode] = json.loads(said.splitlines()[-1])
+            print(mode, results[mode], flush=True)
+    report.write("saving", results)
+    return 0
+
+
+def measure(mode: str, data: str) -> dict[str, float]:
+    """Seconds: the median of the main thread's time on a checkpoint, and of steps without and with one beside them."""
+    from rwkv_music.training.trainer import Trainer
+
+    with tempfile.TemporaryDirectory() as run:
+        train = TrainConfig(
+            out=run,
+            steps=SAVE_EVERY * (SAVES + 1) + 1,
+            batch_size=2,
+            save_every=SAVE_EVERY,
+            keep=2,
+            val_every=0,
+            save_mode=mode,
+        )
+        config = RunConfig(ModelConfig(n_layer=9, n_embd=512), DataConfig(data=data, ctx_len=128), train)
+        trainer = Trainer(config, PROJECT / "ds_configs" / "zero2.json", given=set())
+        standing: dict[int, float] = {}  # by the number of the checkpoint, the first of which also makes the copies
+        quiet, beside = [], []
+        under_way = []
+        step, save, finish = trainer.step, trainer.saver.save, trainer.saver.finish
+
+        def timed(action, *arguments) -> None:
+            start = time.perf_counter()
+            under_way.append(action)
+            action(*arguments)
+            under_way.pop()
+            if not under_way:  # `save` calls `finish`
+                number = trainer.progress.step // SAVE_EVERY
+                standing[number] = standing.get(number, 0) + time.perf_counter() - start
+
+        def timed_step(*arguments):
+            start, busy = time.perf_counter(), trainer.saver.writing
+            result = step(*arguments)
+            (beside if busy else quiet).append(time.perf_counter() - start)
+            return result
+
+        trainer.step = timed_step
+        trainer.saver.save = lambda progress: timed(save, progress)
+        trainer.saver.finish = lambda: timed(finish)
+        trainer.train()
+        size = sum(file.stat().st_size for file in checkpoints(run)[-1].iterdir())
+    between = [standing[number] for number in range(2, SAVES + 1)]
+    return {
+        "checkpoint_mb": round(size / 1e6),
+        "standing_still_s": round(statistics.median(between), 3),
+        "step_s": round(statistics.median(quiet[2:]), 3),
+        "step_while_writing_s": round(statistics.median(beside), 3) if beside else None,
+        "steps_while_writing": round(len(beside) / SAVES, 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
