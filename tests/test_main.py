@@ -102,7 +102,7 @@ def untrained(bach_data, monkeypatch):
     torch.manual_seed(0)
     config = RunConfig(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size), DataConfig(), TrainConfig())
     model = RWKV(config.model).requires_grad_(False)
-    monkeypatch.setattr(command_line, "_load", lambda run: (model, codec, config, 7))
+    monkeypatch.setattr(command_line, "_load", lambda run, state: (model, codec, config, 7))
 
 
 def test_generate_writes_what_it_says(untrained, bach_midi, tmp_path, capsys):
