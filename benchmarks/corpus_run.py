@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, metavar="DATA", help="prepared dataset folder")
     parser.add_argument("--prompts", required=True, nargs="+", metavar="IN.mid", help="held-out pieces to complete")
     parser.add_argument("--steps", type=int, default=5000, help="optimizer steps (default: 5000)")
+    parser.add_argument("--samples", type=int, default=100, help="completions to measure (default: 100)")
     parser.add_argument("--out", default=report.RESULTS, type=Path, metavar="DIR", help="folder of the results")
     options, more = parser.parse_known_args()
     folder = options.out / "corpus"
@@ -62,7 +63,7 @@ def main() -> None:
         run(sys.executable, "train.py", *arguments)
         seconds = time.perf_counter() - start
         evaluate = (*command, "evaluate", run_folder, "--data", options.data)
-        printed = run(*evaluate, "--batch-size", "32", "--samples", "100")
+        printed = run(*evaluate, "--batch-size", "32", "--samples", str(options.samples))
         for prompt in options.prompts:
             completion = str(folder / Path(prompt).name)
             run(*command, "generate", run_folder, "--prompt", prompt, *BARS, "--min-p", "0.02", "--out", completion)

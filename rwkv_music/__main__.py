@@ -158,6 +158,7 @@ def _generate(commands) -> None:
     command.add_argument(
         "run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints"
     )
+    _add_state(command)
     command.add_argument("--prompt", required=True, type=Path, metavar="IN.mid", help="piece to complete")
     command.add_argument("--context-bars", type=int, default=4, metavar="N", help="bars of it to go by (default: 4)")
     command.add_argument("--bars", type=int, default=8, metavar="N", help="bars to add (default: 8)")
@@ -231,7 +232,7 @@ def _run_generate(options: argparse.Namespace) -> int:
     generation.check_counts(options.context_bars, options.bars, options.count)
     paths = generation.completion_paths(options.out, options.count)
     soundfont = audio.check_audio(options.soundfont) if options.wav else None
-    model, codec, _, step = _load(options.run_folder)
+    model, codec, _, step = _load(options.run_folder, options.state)
     completions = generation.complete_to_files(
         model,
         codec,
@@ -261,6 +262,7 @@ def _evaluate(commands) -> None:
     command.add_argument(
         "--data", required=True, type=Path, metavar="DATA", help="dataset folder of the run's tokenizer"
     )
+    _add_state(command)
     command.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at once (default: 8)")
     command.add_argument(
         "--samples",
@@ -286,9 +288,11 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     sampling = Sampling(seed=options.seed)
     if options.samples:
         check_counts(options.context_bars, options.bars, options.samples, "--samples")
-    model, codec, config, step = _load(options.run_folder)
+    model, codec, config, step = _load(options.run_folder, options.state)
     print(f"{options.run_folder} at step {step:,} on {options.data}")
-    print(as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size)))
+    print(
+        as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size, bool(config.data.carry)))
+    )
     if options.samples:
         bars = {"context_bars": options.context_bars, "bars": options.bars}
         real, completed = sample_measures(model, codec, options.data, options.samples, sampling=sampling, **bars)
@@ -306,9 +310,10 @@ def _export(commands) -> None:
     )
     command.add_argument(
         "--format",
-        choices=("pth", "safetensors", "hf"),
+        choices=("pth", "safetensors", "hf", "state", "lora"),
         default="pth",
-        help="pth: BlinkDL's file; safetensors: the same names; hf: a folder for transformers, v7 alone (default: pth)",
+        help="pth: BlinkDL's file; safetensors: the same names; hf: a folder for transformers, v7 alone; of a tuned "
+        "run what it tuned alone: state, a .pth for RWKV-Runner, or lora, a folder for peft (default: pth)",
     )
     command.add_argument(
         "--out", required=True, type=Path, metavar="PATH", help="file or folder to write; the tokenizer goes with it"
@@ -322,6 +327,12 @@ def _export(commands) -> None:
 def _run_export(options: argparse.Namespace) -> int:
     from rwkv_music.export import DTYPES, export
 
+    if options.format in ("state", "lora"):
+        from rwkv_music.tuning import export_trained
+
+        tuned = export_trained(options.source, options.out, options.format)
+        print(f"{options.out}: the {options.format} of {options.source}, tuned on {tuned.init}")
+        return 0
     weights = export(options.source, options.out, options.format, DTYPES[options.dtype])
     model, step = weights.config, "" if weights.step is None else f" of step {weights.step:,}"
     print(
@@ -344,13 +355,27 @@ def _run_doctor(_options: argparse.Namespace) -> int:
     return doctor.main()
 
 
-def _load(run_folder: Path):
-    """The run's model on the GPU if there is one, else on the CPU."""
+def _add_state(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--state",
+        type=Path,
+        metavar="STATE",
+        help="initial state to begin with: a run of --tune state on this model, or a .pth or .safetensors of states",
+    )
+
+
+def _load(run_folder: Path, state: Path | None):
+    """The run's model on the GPU if there is one, else on the CPU; with the tuned state if one is named."""
     import torch
 
     from rwkv_music.training.checkpoint import load_model
 
-    return load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
+    if state is not None:
+        from rwkv_music.tuning import take_states, tuned_states
+
+        take_states(loaded[0], tuned_states(state, run_folder), state)
+    return loaded
 
 
 if __name__ == "__main__":

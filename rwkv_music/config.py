@@ -15,6 +15,10 @@ from typing import Any, get_type_hints
 from rwkv_music.errors import UserError
 from rwkv_music.files import write_text
 
+# Parts of the model by the names that `--tune` has for them.
+PARTS = ("emb", "time", "ffn", "enn", "ln", "head")
+LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
+
 
 def setting(default: Any, text: str, choices: tuple | None = None) -> Any:
     """A dataclass field with a default, a line of help (units included), and its choices if there are only some."""
@@ -66,6 +70,12 @@ def _check(config: Any, at_least: dict[str, int], at_most: float = math.inf) -> 
         if not (least <= value <= at_most and math.isfinite(value)):
             bound = f"{least} or more" if at_most == math.inf else f"one from {least} to {at_most}"
             raise UserError(f"{name} is {value}: choose {bound}.")
+
+
+def _check_words(name: str, value: str, known: tuple[str, ...], what: str) -> None:
+    words = value.split(",")
+    if wrong := [word for word in words if word not in known] or [w for w in words if words.count(w) > 1]:
+        raise UserError(f"{name} has '{wrong[0]}' in '{value}': give {what}, each once, of {', '.join(known)}.")
 
 
 def _rank(factor: float, n_embd: int) -> int:
@@ -183,6 +193,21 @@ class TrainConfig:
         "weights to begin with, read by a run's first start alone: a .pth of BlinkDL's, a .safetensors, a run or a "
         "checkpoint",
     )
+    tune: str = setting(
+        "all",
+        "what trains; all but `all` need --init. all: every weight; state: an initial state a layer; lora: low-rank "
+        f"adapters; or parts of the model, some of {','.join(PARTS)}",
+    )
+    lora_rank: int = setting(16, "lora: rank of the adapters")
+    lora_alpha: float = setting(32.0, "lora: what an adapter is multiplied by, times its rank")
+    lora_targets: str = setting(
+        ",".join(LORA_TARGETS), f"lora: the matrices that get an adapter, some of {','.join(LORA_TARGETS)}"
+    )
+    log: str = setting(
+        "tensorboard",
+        "where the curves go: to TensorBoard's files in the run folder, or with wandb to Weights & Biases as well",
+        ("tensorboard", "wandb"),
+    )
     resume: str = setting(
         "auto", "auto: the run folder's last checkpoint if there is one; none: start afresh; or a checkpoint's path"
     )
@@ -197,6 +222,10 @@ class TrainConfig:
         _check(self, at_least={"save_minutes": 0, "keep": 0, "hang_minutes": 0, "max_skipped_steps": 0, "elastic": 0})
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
         _check(self, at_least={"beta1": 0, "beta2": 0, "decay_fraction": 0}, at_most=1)
+        _check(self, at_least={"lora_rank": 1, "lora_alpha": 0})
+        if self.tune not in ("all", "state", "lora"):
+            _check_words("tune", self.tune, PARTS, "all, state, lora, or parts")
+        _check_words("lora_targets", self.lora_targets, LORA_TARGETS, "matrices")
 
 
 @dataclass(frozen=True)

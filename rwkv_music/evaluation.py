@@ -11,15 +11,17 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from rwkv_music.carried import entering
 from rwkv_music.data.baseline import bigram_nats_per_token, ngram_nats_per_token, unigram_nats_per_token
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.codecs import Codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.lanes import Lanes
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
 from rwkv_music.generation import check_counts, complete
 from rwkv_music.measures import Measures, measure
-from rwkv_music.model_v8 import RWKV
+from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.pianoroll import bar_ticks
 from rwkv_music.sampling import PLAIN, Sampling
 from rwkv_music.splicing import cut_before
@@ -59,17 +61,20 @@ def summed_loss(
 
 
 @torch.no_grad()
-def nats_of_targets(model: RWKV, batch: Batch) -> np.ndarray:
-    """The nats of each target that counts, in the order of `batch.positions`: float64 [P]."""
+def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tuple[np.ndarray, State | None]:
+    """The nats of each target that counts, in the order of `batch.positions`: float64 [P]; and the new state.
+
+    `state` is that of each document before the batch; without it they begin from nothing, and there is no new one.
+    """
     batch = batch.to(model.device)
-    features, _ = model.features(batch.input_ids, None, batch.cu_seqlens, batch.max_length)
+    features, state = model.features(batch.input_ids, state, batch.cu_seqlens, batch.max_length)
     features, targets = features.flatten(0, 1)[batch.positions], batch.targets.flatten()[batch.positions]
     rows = max(1, CHUNK_LOGITS // model.config.vocab_size)
     nats = [
         F.cross_entropy(model.head(x).float(), wanted, reduction="none").double()
         for x, wanted in zip(features.split(rows), targets.split(rows), strict=True)
     ]
-    return torch.cat(nats).cpu().numpy()
+    return torch.cat(nats).cpu().numpy() if nats else np.empty(0), state
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,13 @@ class Evaluation:
     unigram_nats_per_token: float
 
 
-def evaluate(model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int) -> list[Evaluation]:
+def evaluate(
+    model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int, carry: bool = False
+) -> list[Evaluation]:
     """The model on each split of a dataset, beside n-gram, bigram and unigram models fitted on its training split.
 
-    Pieces are read in windows of `ctx_len` tokens, each from an empty state. Bits a note are all the nats of the split
+    Pieces are read in windows of `ctx_len` tokens, each from an empty state, or with `carry` from that of the window
+    before. Bits a note are all the nats of the split
     over its notes. Raises UserError if the dataset has another tokenizer than the model.
     """
     if batch_size < 1:
@@ -106,7 +114,10 @@ def evaluate(model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, b
             continue
         dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)
         pieces = BinIdx(Path(data) / split)
-        nats, targets = _nats_by_part(model, dataset, pieces.offsets, batch_size, split)
+        if carry:
+            nats, targets = _nats_by_part_of_lanes(model, Lanes(dataset, min(batch_size, len(pieces))), split)
+        else:
+            nats, targets = _nats_by_part(model, dataset, pieces.offsets, batch_size, split)
         baselines = (train, pieces, codec.vocab_size)
         ngrams = ngram_nats_per_token(*baselines, order=LONGEST_NGRAM)
         rows.append(
@@ -141,9 +152,40 @@ def _nats_by_part(
         document = np.searchsorted(offsets, place, side="right") - 1
         length = offsets[document + 1] - offsets[document]
         part = (place - offsets[document]) * PARTS // length
-        nats += np.bincount(part, nats_of_targets(model, batch), PARTS)
+        nats += np.bincount(part, nats_of_targets(model, batch)[0], PARTS)
         targets += np.bincount(part, minlength=PARTS)
     return nats, targets
+
+
+def _nats_by_part_of_lanes(model: RWKV, lanes: Lanes, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same with every piece read from its beginning to its end."""
+    figures = np.zeros((2, PARTS))
+    state = model.init_state(lanes.n_lanes)
+    unfinished: dict[int, np.ndarray] = {}  # by lane: the nats of its last piece up to now
+
+    def finish(piece: np.ndarray) -> None:
+        part = np.arange(1, len(piece) + 1) * PARTS // (len(piece) + 1)  # its first token is no target
+        figures[0] += np.bincount(part, piece, PARTS)
+        figures[1] += np.bincount(part, minlength=PARTS)
+
+    for window in tqdm(range(lanes.windows_per_pass), split, disable=None):
+        batch = lanes.batch(window)
+        found, after = nats_of_targets(model, batch, entering(state, batch.to(model.device)))
+        state = after.rows(batch.edges.last)
+        starts = batch.cu_seqlens.numpy()
+        pieces = np.split(found, np.searchsorted(batch.positions.numpy(), starts[1:-1]))
+        going_on = set(batch.edges.documents.tolist())
+        for document, piece in enumerate(pieces):
+            lane = int(starts[document]) // batch.input_ids.shape[1]
+            before = unfinished.pop(lane, np.empty(0))
+            if document in going_on:
+                piece = np.concatenate([before, piece])
+            else:
+                finish(before)
+            unfinished[lane] = piece
+    for piece in unfinished.values():
+        finish(piece)
+    return figures[0], figures[1].astype(np.int64)
 
 
 def as_table(rows: Sequence[Evaluation]) -> str:

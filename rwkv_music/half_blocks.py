@@ -10,6 +10,7 @@ in `model_v8` do in plain PyTorch, which stay the reference. What differs is the
 - The residual is added by the product that makes what is added to it.
 - A state may come in and go out: the recurrence's, and the token before the first one, normed. All of it has a
   gradient. Where there is none, nothing is computed or kept for it.
+- The product that makes a matrix's gradient is left out where the matrix is frozen.
 
 Everything here is flattened: M tokens of all documents, [M, C].
 """
@@ -106,6 +107,11 @@ def channel_mixing(
     )  # fmt: skip
 
 
+# What _TimeMixing takes from its argument FIRST_MATRIX on.
+MATRICES = ("w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2", "receptance", "key", "value", "output")
+FIRST_MATRIX = 16
+
+
 class _TimeMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, v_first, documents, save, shift, wkv, ln_w, ln_b, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
@@ -157,7 +163,13 @@ class _TimeMixing(torch.autograd.Function):
         dy, dr_bonus, dk2_bonus, dv2_bonus, dg, dr_k, dlnx_w, dlnx_b, z = fused.norm_bonus_gate_backward(
             dout @ output, y, r, k2, v2_, g, r_k, lnx_w, lnx_b
         )
-        doutput = dout.T @ z
+        wanted = dict(zip(MATRICES, ctx.needs_input_grad[FIRST_MATRIX:], strict=False))
+
+        def product(name: str, left: Tensor, right: Tensor) -> Tensor | None:
+            """left^T right, the gradient of that matrix; None where it is frozen."""
+            return left.T @ right if wanted[name] else None
+
+        doutput = product("output", dout, z)
         del z
         if dfinal_wkv is None:  # the state after each document goes nowhere
             heads_of_state = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
@@ -189,18 +201,18 @@ class _TimeMixing(torch.autograd.Function):
         torch.mm(dr, receptance, out=dxr)
         torch.mm(dk, key, out=dxk)
         torch.mm(dv, value, out=dxv)
-        dreceptance, dkey, dvalue = dr.T @ xr, dk.T @ xk, dv.T @ xv
-        dw2, dw_hidden = hidden_w.T @ dw, torch.ops.aten.tanh_backward(dw @ w2.T, hidden_w)
-        da2, da_hidden = hidden_a.T @ da_low, da_low @ a2.T
-        dg2, dg_hidden = hidden_g.T @ dg, torch.ops.aten.sigmoid_backward(dg @ g2.T, hidden_g)
-        dw1, da1, dg1 = xw.T @ dw_hidden, xa.T @ da_hidden, xg.T @ dg_hidden
+        dreceptance, dkey, dvalue = product("receptance", dr, xr), product("key", dk, xk), product("value", dv, xv)
+        dw2, dw_hidden = product("w2", hidden_w, dw), torch.ops.aten.tanh_backward(dw @ w2.T, hidden_w)
+        da2, da_hidden = product("a2", hidden_a, da_low), da_low @ a2.T
+        dg2, dg_hidden = product("g2", hidden_g, dg), torch.ops.aten.sigmoid_backward(dg @ g2.T, hidden_g)
+        dw1, da1, dg1 = product("w1", xw, dw_hidden), product("a1", xa, da_hidden), product("g1", xg, dg_hidden)
         torch.mm(dw_hidden, w1.T, out=dxw)
         torch.mm(da_hidden, a1.T, out=dxa)
         torch.mm(dg_hidden, g1.T, out=dxg)
         dv1 = dv2_gate = None
         if v_first is not None:
             dv_hidden = dv_low @ v2.T
-            dv1, dv2_gate = xv.T @ dv_hidden, hidden_v.T @ dv_low
+            dv1, dv2_gate = product("v1", xv, dv_hidden), product("v2", hidden_v, dv_low)
             dxv.addmm_(dv_hidden, v1.T)
         dx, dln_w, dln_b, dmixes, dshift = fused.norm_mix_backward(
             dmixed, x, moments, ln_w, ln_b, mixes, documents.first, shift, dout
@@ -255,12 +267,13 @@ class _ChannelMixing(torch.autograd.Function):
             k = F.linear(mixed[0], key)
             if enn is not None:
                 ungated = F.linear(fused.relu_squared(k), value)
+        key_trains, value_trains = ctx.needs_input_grad[8:10]
         dungated, denn = dout, None
         if enn is not None:
             dungated, denn = fused.embed_gate_backward(dout, ungated, enn, documents.order)
         squared, dk = fused.relu_squared_backward(dungated @ value, k)
-        dvalue = dungated.T @ squared
-        dkey = dk.T @ mixed[0]
+        dvalue = dungated.T @ squared if value_trains else None
+        dkey = dk.T @ mixed[0] if key_trains else None
         dmixed = (dk @ key).unsqueeze(0)
         dx, dln_w, dln_b, dx_k, dshift = fused.norm_mix_backward(
             dmixed, x, moments, ln_w, ln_b, mix, documents.first, shift, dout

@@ -37,26 +37,28 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        needs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needs, trains = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[1]
         nats = x.new_zeros((), dtype=exact)
         dx = torch.empty_like(x) if needs else None
-        dweight = torch.zeros_like(weight, dtype=exact) if needs else None
+        dweight = torch.zeros_like(weight, dtype=exact) if trains else None
         rows = max(1, CHUNK_LOGITS // len(weight))
         for chunk in (slice(start, start + rows) for start in range(0, len(x), rows)):
             logits = x[chunk] @ weight.T
             nats += fused.cross_entropy_(logits, targets[chunk]).sum()  # and the logits are their own gradient now
             if needs:
                 torch.mm(logits, weight, out=dx[chunk])
+            if trains:
                 dweight += _product(logits.T, x[chunk], exact)
         if needs:
             ctx.save_for_backward(dx, dweight)
         return nats
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         dx, dweight = ctx.saved_tensors
         # In the loss's own precision: a rounded scale would be the same error in every gradient of the model.
-        return (dx.to(grad.dtype) * grad).to(dx.dtype), (dweight * grad).to(dx.dtype), None
+        dweight = None if dweight is None else (dweight * grad).to(dx.dtype)
+        return (dx.to(grad.dtype) * grad).to(dx.dtype), dweight, None
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

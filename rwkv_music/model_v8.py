@@ -120,6 +120,8 @@ class TimeMixing(nn.Module):
         self.value = nn.Linear(C, C, bias=False)
         self.output = nn.Linear(C, C, bias=False)
         self.ln_x = nn.GroupNorm(H, C, eps=64e-5)
+        # Where state tuning learns the state before a first token: [H, N, N] (value axis, key axis), else zero.
+        self.register_parameter("time_state", None)
 
     def forward(
         self, x: Tensor, v_first: Tensor | None, shift: Tensor | None, state: Tensor | None, packing: Packing | None
@@ -148,6 +150,13 @@ class TimeMixing(nn.Module):
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
         y = y + (r * k * self.r_k).sum(dim=-1, keepdim=True) * v
         return self.output(y.view(B, T, C) * g), v_first, state
+
+    def first_state(self, documents: int) -> Tensor | None:
+        """The recurrence's state before each of `documents` first tokens, [D, H, N, N]; None where it is zero."""
+        if self.time_state is None:
+            return None
+        exact = torch.promote_types(self.time_state.dtype, torch.float32)
+        return self.time_state.to(exact).expand(documents, -1, -1, -1)
 
 
 class ChannelMixing(nn.Module):
@@ -191,6 +200,8 @@ class Block(nn.Module):
         if v_first is None:
             x = self.ln0(x)
         att_shift, wkv, ffn_shift = state or (None, None, None)
+        if wkv is None:
+            wkv = self.att.first_state(x.shape[0] if packing is None else packing.cu_seqlens.numel() - 1)
         if isinstance(packing, Documents):
             x, v_first, att_shift, wkv = half_blocks.time_mixing(self, x, v_first, packing, att_shift, wkv)
             x, ffn_shift = half_blocks.channel_mixing(self, x, input_ids, packing, recompute_ffn, ffn_shift)
@@ -338,33 +349,44 @@ class RWKV(nn.Module):
         return continue_tokens(self, input_ids, max_new_tokens, Sampling(**sampling), state, stop_tokens)
 
     def init_state(self, batch: int) -> State:
-        """The state before the first token, for `batch` rows: zeros."""
-        return State.empty(self.config, batch, self.emb.weight.dtype, self.emb.weight.device)
+        """The state before the first token, for `batch` rows: zeros, or what state tuning has learned."""
+        state = State.empty(self.config, batch, self.emb.weight.dtype, self.emb.weight.device)
+        if self.blocks[0].att.time_state is None:
+            return state
+        return state._replace(wkv=torch.stack([block.att.first_state(batch) for block in self.blocks]))
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Groups for AdamW as RWKV-LM makes them; `lr_scale` multiplies the learning rate.
 
         The decay's bias w0 learns twice as fast; weight decay reaches the large matrices alone. DeepEmbed's tables are
-        left out of it: they multiply, start at 1, and decay would pull them to 0.
+        left out of it: they multiply, start at 1, and decay would pull them to 0. Frozen parameters are in no group,
+        and no group is empty.
         """
         plain, fast, decayed = [], [], []
         for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
             if name.endswith("att.w0"):
                 fast.append(parameter)
             elif name.endswith(".weight") and not name.split(".")[-2].startswith(("ln", "enn")):  # norms, DeepEmbed
                 decayed.append(parameter)
             else:
                 plain.append(parameter)
-        return [
+        groups = [
             {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
             {"params": fast, "weight_decay": 0.0, "lr_scale": 2.0},
             {"params": decayed, "weight_decay": weight_decay, "lr_scale": 1.0},
         ]
+        return [group for group in groups if group["params"]]
 
-    def matrix_parameters(self) -> int:
-        """How many parameters multiply every token: the matrices, but not `emb` and `enn`, which are looked up."""
+    def matrix_parameters(self) -> float:
+        """How many parameters multiply every token: the matrices, but not `emb` and `enn`, which are looked up.
+
+        A frozen one counts two thirds: of its three products in training, its own gradient is not made.
+        """
         elementwise = ("emb.weight", "enn.weight", "r_k")
-        return sum(p.numel() for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise))
+        matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise)]
+        return sum(p.numel() if p.requires_grad else p.numel() * 2 / 3 for p in matrices)
 
     @property
     def device(self) -> torch.device:

@@ -45,6 +45,7 @@ INSTRUMENTS = (  # General MIDI's families, eight programs each
 DRUM_CHANNEL = 9
 DEFAULT_TEMPO = 500_000  # microseconds a quarter note, until a file says otherwise (Standard MIDI Files 1.0)
 WIDTH_PX, HEIGHT_PX = 1200, 400  # a TensorBoard image card shown at full width
+LABEL_ROOM = 0.035  # of the width: what "bar 1" takes, and some air
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,12 @@ def _rule_bars(axes, midi: mido.MidiFile, length: float) -> None:
     if len(lines) <= 200:
         axes.vlines(lines, *axes.get_ylim(), color="#E3E5E9", linewidth=0.7, zorder=1)
     axes.vlines(lines[::step], *axes.get_ylim(), color="#C9CDD3", linewidth=0.9, zorder=1)
-    seconds = lines[::step].astype(int)
-    labels = [f"{1 + step * i}\n{s // 60}:{s % 60:02d}" for i, s in enumerate(seconds)]
+    labelled = [(line, 1 + step * i) for i, line in enumerate(lines[::step].tolist())]
+    if len(labelled) > 1 and labelled[1][0] - labelled[0][0] < LABEL_ROOM * length:  # after an upbeat
+        del labelled[0]
+    labels = [f"{bar}\n{int(line) // 60}:{int(line) % 60:02d}" for line, bar in labelled]
     labels[0] = f"bar {labels[0]}"
-    axes.set_xticks(lines[::step], labels, linespacing=1.25)
+    axes.set_xticks([line for line, _ in labelled], labels, linespacing=1.25)
     axes.tick_params(axis="x", length=0, labelsize=8.5, labelcolor="#4A4F57", pad=4)
 
 

@@ -10,6 +10,7 @@ RUN/checkpoints/step_00001000/           a checkpoint; it got this name when it 
     config.json                          the RunConfig it was made under
     progress.json                        its Progress
     tokenizer.json                       the codec
+    base.json                            of a tuned run: where its base was, and the SHA-256 of the frozen weights
     index.json                           which rank's files hold which elements of which parameter
     weights_00000.safetensors            what rank 0 held of the fp32 master weights
     moments_00000.safetensors            and of AdamW's two moments
@@ -212,6 +213,12 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
                 f"{checkpoint} was made with {name} {saved}, not {asked}, and its place in the data means nothing "
                 f"under another: drop --{name}, or start a new run."
             )
+    # It holds what trained alone, by these names and shapes.
+    names = ("tune", "lora_rank", "lora_alpha", "lora_targets") if started.train.tune == "lora" else ("tune",)
+    for name in names:
+        saved, asked = getattr(started.train, name), getattr(config.train, name)
+        if saved != asked:
+            raise UserError(f"{checkpoint} was made with --{name} {saved}, not {asked}: drop it, or start a new run.")
     return read_progress(checkpoint)
 
 

@@ -161,7 +161,7 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
         elif not path.is_file():
             raise UserError(f"There is no {path}: give a .pth or .safetensors file, a run, or a checkpoint of one.")
         else:
-            tensors = _open_file(path)
+            tensors = open_tensors(path)
     config = shape_of(tensors.shapes, path)
     return Weights(path, config, tensors, tokenizer if tokenizer.is_file() else None, step)
 
@@ -268,7 +268,8 @@ def _inference_only(source: Path, what: str) -> UserError:
 # ---- where it lies ---------------------------------------------------------------------------------------------------
 
 
-def _open_file(path: Path) -> Tensors:
+def open_tensors(path: Path) -> Tensors:
+    """The tensors of a `.pth` or `.safetensors`, whatever they are. Raises UserError for a file of something else."""
     with open(path, "rb") as file:
         start = file.read(4)
     for magic, what in INFERENCE_FILES.items():
@@ -289,7 +290,7 @@ def _open_folder(path: Path, verify: bool) -> tuple[Path, Tensors, Path, int | N
     if (path / "model.safetensors").is_file():
         from rwkv_music.export import HuggingFaceTensors
 
-        return path, HuggingFaceTensors(_open_file(path / "model.safetensors")), path / TOKENIZER_SUFFIX[1:], None
+        return path, HuggingFaceTensors(open_tensors(path / "model.safetensors")), path / TOKENIZER_SUFFIX[1:], None
     checkpoint = path if (path / "progress.json").is_file() else find_checkpoint(path)
     if checkpoint is None:
         has = "has no checkpoint yet" if (path / "config.json").is_file() else "is neither a run nor a checkpoint"
@@ -301,7 +302,12 @@ def _open_folder(path: Path, verify: bool) -> tuple[Path, Tensors, Path, int | N
     try:
         if wrong:
             raise DamagedFile(wrong)
-        tensors = SavedTensors(checkpoint)
+        tensors: Tensors = SavedTensors(checkpoint)
     except DamagedFile as error:
         raise UserError(f"{checkpoint} is damaged ({error}): use an earlier checkpoint, or restore it.") from error
+    if (checkpoint / "base.json").is_file():
+        from rwkv_music.tuning import TunedTensors, refuse_a_state
+
+        refuse_a_state(checkpoint)
+        tensors = TunedTensors(checkpoint, tensors)
     return checkpoint, tensors, checkpoint / "tokenizer.json", read_progress(checkpoint).step

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +72,24 @@ def test_positions_share_out_the_whole_loss(model, bach_data):
             targets[place * 10 // (stop - start)] += 1
     assert val.by_position == pytest.approx([n / t for n, t in zip(nats, targets, strict=True)], rel=1e-4)
     assert val.targets == sum(targets)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_with_states_carried_windows_do_not_matter(model, bach_data, batch_size):
+    """As if every piece were one window."""
+    codec = load_codec(bach_data / "tokenizer.json")
+    carried = evaluate(model, codec, bach_data, ctx_len=60, batch_size=batch_size, carry=True)
+    for split, found in zip(("train", "val"), carried, strict=True):
+        nats, targets, pieces = [0.0] * 10, [0] * 10, BinIdx(bach_data / split)
+        for i in range(len(pieces)):
+            ids = torch.from_numpy(pieces[i].astype(np.int64))
+            of_piece = torch.nn.functional.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="none")
+            for place, value in enumerate(of_piece.tolist(), 1):
+                nats[place * 10 // len(ids)] += value
+                targets[place * 10 // len(ids)] += 1
+        assert found.targets == sum(targets)
+        assert found.nats_per_token == pytest.approx(sum(nats) / sum(targets), rel=1e-5)
+        assert found.by_position == pytest.approx([n / t for n, t in zip(nats, targets, strict=True)], rel=1e-4)
 
 
 @pytest.mark.parametrize("tokenizer", ["remi", "midi-llm"])

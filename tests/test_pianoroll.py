@@ -15,6 +15,7 @@ from rwkv_music.pianoroll import (
     PROMPT_HUES,
     WIDTH_PX,
     Notes,
+    _figure,
     bar_ticks,
     draw,
     figure_array,
@@ -100,6 +101,18 @@ def test_bars_follow_the_time_signatures():
     assert bar_ticks(upbeat, 2).tolist() == [0, 480, 1920]
     inside = make_midi([meter(0, 4, 4), meter(2400, 3, 4)])
     assert bar_ticks(inside, 3).tolist() == [0, 1920, 2400, 3840]
+
+
+@pytest.mark.parametrize("upbeat", [1, 2, 3])
+@pytest.mark.parametrize("bars", [6, 14, 22, 23, 90])
+def test_the_labels_of_bars_stand_apart(upbeat, bars):
+    meters = [(0, mido.MetaMessage("time_signature", numerator=upbeat, denominator=4))]
+    meters += [(480 * upbeat, mido.MetaMessage("time_signature", numerator=4, denominator=4))]
+    end = 480 * upbeat + 1920 * bars
+    figure = _figure(make_midi(meters, note(0, 480, 60), note(480, end, 64)), None, "a piece", dpi=100)
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert len(boxes) > 3 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert figure.axes[0].get_xticklabels()[0].get_text().startswith("bar ")
 
 
 def test_array_has_the_asked_size_and_both_colours(two_voices):

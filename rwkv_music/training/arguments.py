@@ -10,6 +10,9 @@ from rwkv_music.run_folder import find_checkpoint
 # Settings that belong to one command, and are not taken over by a run that goes on.
 OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
+# What a tuned run takes where the user says nothing. A state is reached by its gradient alone, and starts from zero.
+TUNING_DEFAULTS = {"state": {"lr": 1e-2, "lr_final": 1e-3, "warmup_steps": 10}}
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -33,7 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def configure(arguments: argparse.Namespace) -> RunConfig:
     """What the command line says; then, for a run that is gone on with, what it was started with; then the preset."""
-    train = from_arguments(TrainConfig, arguments)
+    train = from_arguments(TrainConfig, arguments, **TUNING_DEFAULTS.get(getattr(arguments, "tune", "all"), {}))
     model, data = PRESETS[arguments.preset or "tiny"], {}
     checkpoint = find_checkpoint(train.out, train.resume)
     if checkpoint:
@@ -41,7 +44,7 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         model = model if arguments.preset else asdict(started.model)
         data = asdict(started.data)
         kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}
-        if train.init not in ("", started.train.init):
+        if train.init not in ("", started.train.init) and started.train.tune == "all":  # a base may have moved
             raise UserError(
                 f"{checkpoint} is of a run that began {_with(started.train.init)}, not with {train.init}: "
                 f"drop --init to go on with it, or choose another --out."
@@ -54,6 +57,12 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
     config = RunConfig(
         from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data), train
     )
+    if train.tune != "all" and not train.init:
+        raise UserError(
+            f"--tune {train.tune} trains beside weights that stay as they are, and none were named: add --init BASE."
+        )
+    if train.tune == "state" and config.data.carry:
+        raise UserError("--carry gives a document its state, --tune state learns it: drop one of the two.")
     if not config.data.data:
         raise UserError("No dataset was named: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config

@@ -34,6 +34,7 @@ from rwkv_music.run_folder import (
 )
 from rwkv_music.training.agreement import together
 from rwkv_music.training.shards import DamagedFile, TensorFile
+from rwkv_music.tuning import TunedTensors, add_states, read_whole
 
 if TYPE_CHECKING:  # reading a checkpoint needs no DeepSpeed
     import deepspeed
@@ -131,6 +132,22 @@ def load_checkpoint(engine: "deepspeed.DeepSpeedEngine", checkpoint: Path, lanes
     partitions.weights_from_masters(engine)
 
 
+def checkpoint_of(run: str | os.PathLike) -> Path:
+    """A run's last checkpoint, or the checkpoint whose own folder it is.
+
+    Raises UserError for a folder that is no run, a run without a checkpoint, or a damaged checkpoint.
+    """
+    run = Path(run)
+    checkpoint = run if (run / "progress.json").is_file() else find_checkpoint(run)
+    if checkpoint is None:
+        if (run / "config.json").is_file():
+            raise UserError(f"{run} has no checkpoint yet: train it first.")
+        raise UserError(f"{run} is not a run folder: give the --out of train.py.")
+    if wrong := fault(checkpoint):
+        raise UserError(f"{checkpoint} is damaged ({wrong}): use an earlier checkpoint, or restore it from a copy.")
+    return checkpoint
+
+
 def _load_lanes(checkpoint: Path, lanes: "LaneStates") -> None:
     files = [TensorFile(checkpoint / name) for name in tensor_files(checkpoint) if name.startswith("lanes_")]
     for name, x in lanes.tensors().items():
@@ -171,23 +188,24 @@ def _told(checkpoint: Path) -> Iterator[None]:
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
     """The model of a run's last checkpoint (or of a checkpoint's own folder), its codec, its configuration, its step.
 
-    On the CPU in float32, from the optimizer's master weights; on a GPU in bf16, as the kernels need. Raises UserError
-    for a folder that is no run, a run that has no checkpoint yet, or a checkpoint that is damaged.
+    That of a tuned run is whole, with its base, its states or its adapters in it. On the CPU in float32, from the
+    optimizer's master weights; on a GPU in bf16, as the kernels need. Raises UserError for a folder that is no run, a
+    run that has no checkpoint yet, a checkpoint that is damaged, or a base that is not there or another.
     """
-    run = Path(run)
-    checkpoint = run if (run / "progress.json").is_file() else find_checkpoint(run)
-    if checkpoint is None:
-        if (run / "config.json").is_file():
-            raise UserError(f"{run} has no checkpoint yet: train it first.")
-        raise UserError(f"{run} is not a run folder: give the --out of train.py.")
-    if wrong := fault(checkpoint):
-        raise UserError(f"{checkpoint} is damaged ({wrong}): use an earlier checkpoint, or restore it from a copy.")
+    checkpoint = checkpoint_of(run)
     config = RunConfig.load(checkpoint / "config.json")
     step = read_progress(checkpoint).step
     with explained(f"reading {checkpoint}"):
         weights = dict(load_weights(checkpoint))
+    if config.train.tune != "all":
+        states = {name: state for name, state in weights.items() if name.endswith(".time_state")}
+        with _told(checkpoint):
+            whole = TunedTensors(checkpoint, SavedTensors(checkpoint))
+            weights = {name: read_whole(whole, name) for name in whole.shapes} | states
     with torch.device("meta"):
         model = RWKV(config.model)
+        if config.train.tune == "state":
+            add_states(model)
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:

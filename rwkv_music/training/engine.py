@@ -193,7 +193,7 @@ def _engine_file(file: dict[str, Any], train: TrainConfig, rows: int, world_size
 
 
 def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.DeepSpeedEngine:
-    """A DeepSpeed engine over `model`, with AdamW over its parameter groups.
+    """A DeepSpeed engine over `model`, with AdamW over its parameter groups: those of its parameters that train.
 
     Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
     model, whose layers are gathered one whole block at a time.
@@ -209,18 +209,29 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
     train = plan.train
     groups = model.parameter_groups(train.weight_decay)
     module: torch.nn.Module = model
-    if plan.deepspeed["zero_optimization"]["stage"] == 3:
+    config, zero = plan.deepspeed, plan.deepspeed["zero_optimization"]
+    if zero["stage"] == 3:
+        if model.blocks[0].att.time_state is not None:
+            # Read outside of their layers too, where nothing gathers them: small enough to stay on every rank.
+            least = model.blocks[0].att.time_state.numel() + 1
+            key = "stage3_param_persistence_threshold"
+            given = zero.get(key, "auto")
+            kept = max(least, 10**5 if given == "auto" else given)
+            config = {**config, "zero_optimization": {**zero, key: kept}}
         deepspeed.utils.set_z3_leaf_modules(model, [Block])
+        if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
+            # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
+            model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     else:
         module = Packed(model, groups)
         groups = module.groups
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
-    if plan.deepspeed["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none":
+    if zero.get("offload_optimizer", {}).get("device", "none") != "none":
         optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
     else:
         optimizer = torch.optim.AdamW(groups, fused=True, **options)
     try:
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=plan.deepspeed)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic's are ValueErrors
         what = " ".join(str(error).split())[:300]
         raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import distributed as dist
 
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.data.codecs import load_codec
@@ -22,6 +23,8 @@ from rwkv_music.errors import SharedError, UserError
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.agreement import together
 from rwkv_music.training.checkpoint import damaged_files
+from rwkv_music.training.packing import Packed
+from rwkv_music.tuning import Base
 from rwkv_music.weights import Weights, open_weights, parameter_shapes
 
 if TYPE_CHECKING:  # the command line asks for a file's shape before DeepSpeed is there
@@ -78,13 +81,48 @@ class Initial:
             masters = partitions.master_partitions(engine)
             for piece in partitions.pieces(engine):
                 values = piece.of(masters[piece.partition]).view(-1)
-                if piece.name not in self.fresh:
-                    self.weights.read_into(values, piece.name, piece.start)
-                elif piece.name.endswith(".enn.weight"):
+                if piece.name.endswith(".enn.weight") and piece.name in self.fresh:
                     values.fill_(1.0)
+                elif piece.name in self.weights.tensors.shapes and piece.name not in self.fresh:
+                    self.weights.read_into(values, piece.name, piece.start)
 
         together(f"reading {self.weights.source}", read)
         partitions.weights_from_masters(engine)
+
+
+def open_base(initial: Initial, config: ModelConfig, tune: str) -> Base:
+    """What a tuned run leaves of `initial` as it is. Raises UserError where that would be weights drawn at random."""
+    base = Base(initial.weights, config, tune)
+    fresh = [name for name in base.shapes if name in initial.fresh]
+    if any(name in initial.weights.tensors.shapes for name in fresh):
+        raise UserError(
+            f"{initial.weights.source} has no {', '.join(fresh[:3])} for this data ({initial.told}), and --tune {tune} "
+            f"would leave them random: tune emb,head,enn and what else is to learn, or prepare the data with the "
+            f"base's tokenizer."
+        )
+    return base
+
+
+def fill_frozen(engine: "deepspeed.DeepSpeedEngine", base: Base) -> None:
+    """Set what this rank holds of the frozen weights. Before the master weights are set: that makes all known to all.
+
+    Raises UserError, on all ranks the same, if the file is damaged.
+    """
+    module = engine.module.model if isinstance(engine.module, Packed) else engine.module
+
+    def read() -> None:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                continue
+            values, start = parameter.data.view(-1), 0
+            if hasattr(parameter, "ds_id"):  # ZeRO-3 has shared it out
+                share = parameter.partition_numel()
+                start = share * dist.get_rank(parameter.ds_process_group)
+                values = parameter.ds_tensor.data.view(-1)[: max(0, min(share, parameter.ds_numel - start))]
+            if len(values):
+                base.read_into(values, name.replace(".base_layer.", "."), start)
+
+    together(f"reading {base.weights.source}", read)
 
 
 def open_initial(path: str, config: ModelConfig, fingerprint: str) -> Initial:

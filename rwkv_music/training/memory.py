@@ -43,6 +43,7 @@ def activation_values(model: ModelConfig, recompute: str) -> float:
 def estimate(
     model: ModelConfig,
     parameters: int,
+    trained: int,
     *,
     zero_stage: int,
     ranks: int,
@@ -56,16 +57,17 @@ def estimate(
 
     Args:
         parameters: of the whole model.
+        trained: of them, what is not frozen.
         tokens: in a rank's micro-batch.
         bucket: elements of DeepSpeed's `reduce_bucket_size`.
         largest_tensor: elements of the largest parameter that DeepSpeed sees, flat ones included.
         offload: whether the optimizer and the gradients are on the CPU.
     """
-    shared = parameters / ranks
-    weights = BF16 * (shared if zero_stage == 3 else parameters)
+    shared = trained / ranks
+    weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else 3 * FP32 * shared
-    gradients = 0 if offload else BF16 * (shared if zero_stage >= 2 else parameters)
-    buckets = 2 * BF16 * min(bucket, parameters)  # one is filled while the other is on its way
+    gradients = 0 if offload else BF16 * (shared if zero_stage >= 2 else trained)
+    buckets = 2 * BF16 * min(bucket, trained)  # one is filled while the other is on its way
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
 
     C, V = model.n_embd, model.vocab_size

@@ -1,15 +1,21 @@
 """What a run shows: curves for TensorBoard, throughput and model FLOP utilisation, memory."""
 
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from rwkv_music.errors import explained
+
+if TYPE_CHECKING:
+    from rwkv_music.training.wandb_run import WandbRun
 
 # Dense bf16 matrix rates by the vendors' datasheets, FLOP/s; the first name found in the device's name counts.
 PEAK_FLOPS = {
@@ -113,27 +119,37 @@ class Curves:
     """TensorBoard's event files in the run folder. On ranks other than 0 it writes nothing.
 
     After a resume, what an earlier process had written past the checkpoint is purged, so that there is one curve.
+
+    A thread of TensorBoard's writes them. If the disk fails it, the next call here, or `close`, raises UserError.
+
+    Args:
+        wandb: where scalars and images go besides.
     """
 
-    def __init__(self, folder: str | Path, first_step: int, enabled: bool) -> None:
-        self._writer = None
+    def __init__(self, folder: str | Path, first_step: int, enabled: bool, wandb: "WandbRun | None" = None) -> None:
+        self._writer, self._wandb = None, wandb
         if enabled:
             with explained(f"opening TensorBoard's event file in {folder}"):
                 self._writer = SummaryWriter(str(folder), purge_step=first_step)
+            _leave_disk_errors_to_the_caller()
 
     def scalars(self, step: int, values: dict[str, float | None]) -> None:
         if self._writer is None:
             return
+        known = {tag: value for tag, value in values.items() if value is not None}
         with explained("writing TensorBoard's event file"):
-            for tag, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(tag, value, step)
+            for tag, value in known.items():
+                self._writer.add_scalar(tag, value, step)
+        if self._wandb is not None:
+            self._wandb.scalars(step, known)
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """uint8 [height, width, 3]."""
         if self._writer is not None:
             with explained("writing TensorBoard's event file"):
                 self._writer.add_image(tag, pixels, step, dataformats="HWC")
+            if self._wandb is not None:
+                self._wandb.image(step, tag, pixels)
 
     def sound(self, step: int, tag: str, samples: np.ndarray, sample_rate: int) -> None:
         """float32 [1, n] in -1 .. 1."""
@@ -146,10 +162,36 @@ class Curves:
             with explained("writing TensorBoard's event file"):
                 self._writer.add_text(tag, markdown)
 
+    def hyperparameters(self, step: int, values: dict[str, bool | float | str], metrics: tuple[str, ...]) -> None:
+        """This run's row in the HParams tab: `values`, and of the curves `metrics` the last points.
+
+        torch's own `add_hparams` would write them, and copies of the points, into a folder that looks like another run.
+        """
+        if self._writer is not None:
+            with explained("writing TensorBoard's event file"):
+                for summary in hparams(values, dict.fromkeys(metrics)):
+                    self._writer.file_writer.add_summary(summary, step)
+
     def close(self) -> None:
         if self._writer is not None:
             with explained("closing TensorBoard's event file"):
+                self._writer.flush()  # raises what its thread has met; close does not
                 self._writer.close()
+
+
+def _leave_disk_errors_to_the_caller() -> None:
+    """Keep Python from printing the traceback of a disk error that TensorBoard's thread hands on to who writes next."""
+    before = threading.excepthook
+    if getattr(before, "leaves_disk_errors", False):
+        return
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        of_tensorboard = type(raised.thread).__module__.startswith("tensorboard.")
+        if not (of_tensorboard and isinstance(raised.exc_value, OSError)):
+            before(raised)
+
+    hook.leaves_disk_errors = True
+    threading.excepthook = hook
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
@@ -157,16 +199,16 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def model_state_bytes(parameters: int, zero_stage: int, world_size: int, bf16: bool) -> int:
+def model_state_bytes(parameters: int, trained: int, zero_stage: int, world_size: int, bf16: bool) -> int:
     """Bytes of weights, gradients and AdamW's states on one rank, without activations (ZeRO, arXiv 1910.02054).
 
-    AdamW keeps 12 bytes a parameter (fp32 master weight and two moments); stage 1 shares them out, stage 2 the
-    gradients as well, stage 3 the weights too.
+    AdamW keeps 12 bytes for each parameter that is trained (fp32 master weight and two moments); stage 1 shares them
+    out, stage 2 the gradients as well, stage 3 the weights too.
     """
     size = 2 if bf16 else 4
     weights = parameters * size / (world_size if zero_stage == 3 else 1)
-    gradients = parameters * size / (world_size if zero_stage >= 2 else 1)
-    return round(weights + gradients + parameters * 12 / world_size)
+    gradients = trained * size / (world_size if zero_stage >= 2 else 1)
+    return round(weights + gradients + trained * 12 / world_size)
 
 
 def gib(n_bytes: float) -> str:

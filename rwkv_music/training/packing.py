@@ -10,6 +10,7 @@ Notable choices:
   master weights and moments into the model's parameters too.
 - A flat parameter takes neighbouring layers until it is large enough. One for all would do for a single GPU, but then
   no gradient could be on its way to other ranks before the backward pass has ended.
+- Frozen parameters stay as they are: nothing is done with each of them but to compute with it.
 - ZeRO-3 shares out each module's own parameters and needs them where they are: it takes the model as it is.
 """
 
@@ -34,7 +35,7 @@ class Packed(nn.Module):
     """`model`, called as it is called, with its parameters in a few flat ones.
 
     Args:
-        model: its parameters are taken over; it is usable through this module alone afterwards.
+        model: the parameters of its groups are taken over; it is usable through this module alone afterwards.
         groups: of the optimizer, as `RWKV.parameter_groups` makes them. Parameters of different groups never share a
             flat one.
 
@@ -101,6 +102,8 @@ def unpack(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
 
 def _show_the_models_names(module: Packed, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
     flat = {name: state.pop(prefix + name) for name in module.layout}
+    for name in [name for name in state if name.startswith(prefix + "model.")]:  # the frozen ones
+        state[prefix + name.removeprefix(prefix + "model.")] = state.pop(name)
     state.update({prefix + name: weight for name, weight in unpack(flat, module.layout).items()})
 
 
@@ -109,6 +112,9 @@ def _take_the_models_names(module: Packed, state: dict[str, Tensor], prefix: str
         if all(prefix + name in state for name, _ in members):  # what is missing is told of by who called
             pieces = [state.pop(prefix + name).reshape(-1) for name, _ in members]
             state[prefix + flat_name] = torch.cat(pieces)
+    for name, _ in module.model.named_parameters():
+        if prefix + name in state:
+            state[f"{prefix}model.{name}"] = state.pop(prefix + name)
 
 
 def _cut(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

@@ -49,6 +49,7 @@ from rwkv_music.training.agreement import only_on_first, together
 from rwkv_music.training.checkpoint import lanes_file, moments_file, weights_file
 from rwkv_music.training.metrics import gib
 from rwkv_music.training.shards import Written, write_tensors
+from rwkv_music.tuning import BASE
 
 if TYPE_CHECKING:
     from rwkv_music.training.carrying import LaneStates
@@ -218,7 +219,8 @@ class Saver:
         """Complete the checkpoint that all ranks have written, and name it; on the first one."""
         partial, final = self._partial, self._partial.with_name(checkpoint_name(self._progress.step))
         self._config.save(partial / "config.json")
-        shutil.copyfile(self._run / "tokenizer.json", partial / "tokenizer.json")
+        for file in ("tokenizer.json", *([BASE] if self._config.train.tune != "all" else ())):
+            shutil.copyfile(self._run / file, partial / file)
         write_text(partial / "progress.json", json.dumps(dataclasses.asdict(self._progress)) + "\n")
         write_text(partial / INDEX, json.dumps(_index(notes)) + "\n")
         written: dict[str, Written] = {file: facts for note in notes for file, facts in note["written"].items()}

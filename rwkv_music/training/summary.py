@@ -1,5 +1,7 @@
 """What a run says of itself before it starts."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +24,7 @@ def summary(trainer: "Trainer") -> str:
     else:
         passes = t.steps * t.batch_size / train_data.n_windows
     bf16 = bool(trainer.plan.deepspeed.get("bf16", {}).get("enabled"))
-    states = model_state_bytes(trainer.parameters, trainer.zero_stage, trainer.plan.world_size, bf16)
+    states = model_state_bytes(trainer.parameters, trainer.trained, trainer.zero_stage, trainer.plan.world_size, bf16)
     device = (
         torch.cuda.get_device_name(trainer.device)
         if trainer.device.type == "cuda"
@@ -32,16 +34,20 @@ def summary(trainer: "Trainer") -> str:
     if trainer.device.type == "cuda":
         memory += f"; {gib(trainer.memory.peak)} at the peak of a step, by estimate"
     start = f"resumed from {trainer.resumed_from}" if trainer.resumed_from else "from scratch"
-    if trainer.initial is not None:
+    if trainer.initial is not None and not trainer.resumed_from:
         told = f" ({trainer.initial.told})" if trainer.initial.told else ""
         start = f"with the weights of {trainer.initial.weights.source}{told}"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
     val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
+    trained = f"{trainer.trained:,} parameters, {trainer.trained / trainer.parameters:.2%}: {t.tune}"
+    if t.tune == "lora":
+        trained += f" of rank {t.lora_rank} on {t.lora_targets}"
     capacity = t.micro_batch_size * trainer.plan.world_size * trainer.plan.accumulation
     at_most = "at most " if capacity > t.batch_size else ""
     lines = {
         "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {trainer.parameters:,} parameters, "
         f"vocabulary {m.vocab_size:,}",
+        "trains": trained,
         "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
         "batch": f"{rows} = {trainer.rows_a_step * d.ctx_len:,} tokens a step: "
         f"{count(trainer.plan.world_size, 'rank')} x {at_most}{count(t.micro_batch_size, 'row')} "
@@ -53,7 +59,26 @@ def summary(trainer: "Trainer") -> str:
         "device": f"{device}; MFU counts against {trainer.flops / 1e12:,.1f} TFLOP/s ({trainer.flops_source})",
         "start": f"{start}, step {trainer.progress.step:,}; run folder {trainer.run}",
     }
+    if t.tune == "all":
+        del lines["trains"]
     return "\n".join(f"  {key:<10}{value}" for key, value in lines.items())
+
+
+# Settings that change where and how often a run writes, not what it learns.
+BOOKKEEPING = (
+    "out", "stop_after", "log_every", "val_every", "val_rows", "save_every", "save_minutes", "keep", "hang_minutes",
+    "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log", "resume",
+)  # fmt: skip
+
+
+def hyperparameters(trainer: "Trainer") -> dict[str, bool | float | str]:
+    """What runs are compared by: all settings that a run's course depends on, folders by their last name."""
+    config = trainer.config
+    settings = {**asdict(config.model), **asdict(config.data), **asdict(config.train)}
+    values = {name: value for name, value in settings.items() if name not in BOOKKEEPING}
+    folders = {name: Path(values[name]).name for name in ("data", "init")}
+    ranks = {"ranks": trainer.plan.world_size, "zero_stage": trainer.zero_stage}
+    return {**values, **folders, **ranks, "parameters": trainer.parameters, "trained_parameters": trainer.trained}
 
 
 def count(n: int, what: str) -> str:

@@ -25,6 +25,7 @@ import torch
 from torch import distributed as dist
 from tqdm import tqdm
 
+from rwkv_music.carried import summed_loss_of_lanes
 from rwkv_music.config import RunConfig
 from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
@@ -46,7 +47,7 @@ from rwkv_music.run_folder import (
     remove_unfinished,
 )
 from rwkv_music.training.agreement import Wishes, only_on_first, together
-from rwkv_music.training.carrying import LaneStates, summed_loss_of_lanes
+from rwkv_music.training.carrying import LaneStates
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
@@ -62,7 +63,7 @@ from rwkv_music.training.engine import (
 )
 from rwkv_music.training.graphs import record_where_it_pays
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
-from rwkv_music.training.initial import allocate, open_initial
+from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
 from rwkv_music.training.memory import MemoryEstimate, estimate
 from rwkv_music.training.metrics import (
     Curves,
@@ -77,10 +78,13 @@ from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.samples import HeldOut, show
 from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
-from rwkv_music.training.summary import count, summary
+from rwkv_music.training.summary import count, hyperparameters, summary
+from rwkv_music.training.wandb_run import WandbRun, check_wandb
 from rwkv_music.training.watchdog import Watchdog
+from rwkv_music.tuning import BaseNote, add_trained, freeze
 
 ROLLBACKS = 3  # to one checkpoint
+METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # that runs are compared by
 
 
 class Trainer:
@@ -104,9 +108,14 @@ class Trainer:
             train = dataclasses.replace(train, micro_batch_size=divided(train.batch_size, world_size, most))
         windows = max(1, config.data.carry)
         self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
+        if train.log == "wandb":
+            check_wandb()
         data = config.data
         self.train_data = MusicDataset.of(data, "train")
         self.val_data = _open_val(config)
+        self.val_completions = None  # in a mix the validation is of both tasks
+        if self.val_data and config.data.task == "mix":
+            self.val_completions = MusicDataset.of(dataclasses.replace(config.data, task="completion"), "val")
         if config.model.vocab_size not in (0, self.train_data.vocab_size):
             raise UserError(
                 f"The model's vocabulary is {config.model.vocab_size} tokens, "
@@ -129,8 +138,11 @@ class Trainer:
         if self.resumed_from is not None:
             self._check_tokenizer()
             check_resumable(self.resumed_from, self.config)
-        begins = train.init and self.resumed_from is None
-        self.initial = open_initial(train.init, model_config, self.train_data.fingerprint) if begins else None
+        tuned = train.tune != "all"
+        self.initial = self.base = self.base_note = None
+        if train.init and (self.resumed_from is None or tuned):
+            self.initial = open_initial(train.init, model_config, self.train_data.fingerprint)
+            self.base = open_base(self.initial, model_config, train.tune) if tuned else None
         self.held_out = HeldOut(self.config, "val" if self.val_data else "train") if train.sample_every else None
         if (self.run / "config.json").exists():
             RunConfig.load(self.run / "config.json")  # a folder of something else is not written into
@@ -152,17 +164,25 @@ class Trainer:
         with torch.device("meta"):
             model = RWKV(model_config)
         model.recompute = train.recompute
-        self.parameters = sum(p.numel() for p in model.parameters())
+        freeze(model, train)
         self.matrix_parameters = model.matrix_parameters()
         fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
         allocate(model, self.device, self.plan.deepspeed, fresh)
+        add_trained(model, train, data.seed)
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+        self.parameters = sum(size for size, _ in sizes)
+        self.trained = sum(size for size, trains in sizes if trains)  # of them
         self.engine = make_engine(model, self.plan, self.device)
+        if self.base is not None:
+            fill_frozen(self.engine, self.base)
         record_where_it_pays(self.engine, self.config, world_size, self.matrix_parameters)
         self.lane_states = LaneStates(self.engine, model_config, self._own_rows(0)) if data.carry else None
         if self.resumed_from is not None:
             load_checkpoint(self.engine, self.resumed_from, self.lane_states)
         elif self.initial is not None:
             self.initial.fill(self.engine)
+        if self.base is not None:
+            together(f"reading {self.base.weights.source}", only_on_first(self._check_base))
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
@@ -173,7 +193,9 @@ class Trainer:
         self.rollbacks: dict[str, int] = {}
         self.calm_step = self.progress.step  # the last one whose loss was no spike
         self.memory = self._estimate_memory(file["zero_optimization"])
-        self.curves = Curves(self.run, self.progress.step + 1, enabled=self.first)
+        self.hyperparameters = hyperparameters(self)
+        self.wandb = WandbRun(self.run, self.hyperparameters) if self.first and train.log == "wandb" else None
+        self.curves = Curves(self.run, self.progress.step + 1, self.first, self.wandb)
         self.flops, self.flops_source = peak_flops(self.device)
         # What set-up left stays to the end. Looked through again and again, it would hold a step up for a quarter of a
         # second each time.
@@ -190,6 +212,12 @@ class Trainer:
                 f"prepare the data with the run's tokenizer, or choose another --out."
             )
 
+    def _check_base(self) -> None:
+        """Note what the base is, or hold it against what the run noted when it started."""
+        self.base_note = BaseNote(self.config.train.init, self.base.sha256())
+        if self.resumed_from is not None:
+            self.base.check(BaseNote.read(self.resumed_from).sha256, self.resumed_from)
+
     def _whole(self, checkpoint: Path) -> Path:
         """`checkpoint` if its tensors are as they were written; with --resume auto else the newest one before it."""
         while wrong := damaged_files(checkpoint):
@@ -204,6 +232,8 @@ class Trainer:
             self.run.mkdir(parents=True, exist_ok=True)
             self.config.save(self.run / "config.json")
             write_text(self.run / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
+            if self.base_note is not None:
+                self.base_note.write(self.run)
             with atomic_path(self.run / "tokenizer.json") as partial:
                 partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
             remove_unfinished(self.run)
@@ -213,12 +243,13 @@ class Trainer:
         return estimate(
             self.config.model,
             self.parameters,
+            self.trained,
             zero_stage=self.zero_stage,
             ranks=self.plan.world_size,
             tokens=self.config.train.micro_batch_size * self.config.data.ctx_len,
             recompute=self.config.train.recompute,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
-            largest_tensor=max(p.numel() for p in self.engine.module.parameters()),
+            largest_tensor=max(p.numel() for p in self.engine.module.parameters() if p.requires_grad),
             offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         )
 
@@ -358,7 +389,7 @@ class Trainer:
         step = check_resumable(target, self.config).step
         self.progress = dataclasses.replace(self.progress, step=step)
         self.curves.close()
-        self.curves = Curves(self.run, step + 1, enabled=self.first)
+        self.curves = Curves(self.run, step + 1, self.first, self.wandb)
         return True
 
     def where_it_stands(self) -> str:
@@ -372,7 +403,10 @@ class Trainer:
     def close(self) -> None:
         """Close the curves and leave the process group, together: not after an error, when others may be gone."""
         self.saver.close()
+        self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
         self.curves.close()
+        if self.wandb is not None:
+            self.wandb.finish()
         dist.destroy_process_group()
 
     def read_step(self, first_sample: int) -> list[Batch]:
@@ -447,21 +481,30 @@ class Trainer:
         return loss
 
     def validate(self) -> float:
-        """Mean loss over the validation split in nats a token, written to its curve."""
+        """Mean loss over the validation split in nats a token, written to its curve; in a mix, of completions too."""
         t = self.config.train
+        rows = (t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size)
         with playing(self.engine) as model:
             if self.val_lanes:
-                rows = self._own_rows(0)[0]
-                total = summed_loss_of_lanes(model, self.val_lanes, rows, self.device, t.val_rows)
+                own = self._own_rows(0)[0]
+                totals = {"val/loss": summed_loss_of_lanes(model, self.val_lanes, own, self.device, t.val_rows)}
             else:
-                total = summed_loss(
-                    model, self.val_data, t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size
-                )
-        nats, targets = sum_over_ranks(total).tolist()
-        loss = nats / max(targets, 1)
-        self.curves.scalars(self.progress.step, {"val/loss": loss})
-        self._say(f"step {self.progress.step:,}: validation loss {loss:.4f} nats a token")
-        return loss
+                totals = {"val/loss": summed_loss(model, self.val_data, *rows)}
+            if self.val_completions:
+                totals["val/completion_loss"] = summed_loss(model, self.val_completions, *rows)
+        figures = {}
+        for curve, total in totals.items():
+            nats, targets = sum_over_ranks(total).tolist()
+            figures[curve] = nats / max(targets, 1)
+            notes = read_dataset_json(self.config.data.data)["splits"]["val"].get("notes")
+            if curve == "val/loss" and notes and not t.val_rows and self.config.data.task != "completion":
+                figures["val/bits_per_note"] = nats / math.log(2) / notes  # the loss is of all of them
+        self.curves.scalars(self.progress.step, figures)
+        said = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats a token"
+        if self.val_completions:
+            said += f", {figures['val/completion_loss']:.4f} of completions"
+        self._say(said)
+        return figures["val/loss"]
 
     def sample(self) -> None:
         """Complete a held-out piece: piano roll and sound in TensorBoard, a .mid in RUN/samples.

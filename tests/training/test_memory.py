@@ -28,6 +28,7 @@ def test_within_a_tenth_of_the_measured_peak(name):
     told = estimate(
         model,
         row["parameters"],
+        row["parameters"],
         zero_stage=file["stage"],
         ranks=row["ranks"],
         tokens=rows * ctx_len,

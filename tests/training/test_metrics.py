@@ -2,12 +2,25 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
-from rwkv_music.training.metrics import Stopwatch, Trace, gib, model_flop_utilisation, model_state_bytes, peak_flops
+from rwkv_music.errors import UserError
+from rwkv_music.training.metrics import (
+    Curves,
+    Stopwatch,
+    Trace,
+    gib,
+    model_flop_utilisation,
+    model_state_bytes,
+    peak_flops,
+)
 
 
 def test_mfu_is_six_flop_a_matrix_parameter_and_token():
@@ -33,9 +46,9 @@ def test_the_cpu_has_a_measured_peak():
 def test_model_states_follow_the_zero_paper():
     # 7.5 billion parameters on 64 ranks: 120 GB without ZeRO, 31.4, 16.6 and 1.9 GB under stages 1 to 3 (its table 1).
     parameters = 7_500_000_000
-    assert model_state_bytes(parameters, 1, 64, bf16=True) / 1e9 == pytest.approx(31.4, abs=0.05)
-    assert model_state_bytes(parameters, 2, 64, bf16=True) / 1e9 == pytest.approx(16.6, abs=0.05)
-    assert model_state_bytes(parameters, 3, 64, bf16=True) / 1e9 == pytest.approx(1.9, abs=0.05)
+    assert model_state_bytes(parameters, parameters, 1, 64, bf16=True) / 1e9 == pytest.approx(31.4, abs=0.05)
+    assert model_state_bytes(parameters, parameters, 2, 64, bf16=True) / 1e9 == pytest.approx(16.6, abs=0.05)
+    assert model_state_bytes(parameters, parameters, 3, 64, bf16=True) / 1e9 == pytest.approx(1.9, abs=0.05)
 
 
 def test_sizes_read_well():
@@ -52,3 +65,64 @@ def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
     assert [i for i, value in enumerate(told, 1) if value] == [12] and told[11] == path
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     assert sum(event.get("name") == "aten::ones" for event in events) == 2
+
+
+# In a process of its own: what its threads print is looked at.
+VANISHED = """
+import os, shutil, sys, threading, time
+from rwkv_music.errors import UserError
+from rwkv_music.training.metrics import Curves
+
+curves = Curves(sys.argv[1], 1, enabled=True)
+curves.scalars(1, {"train/loss": 1.0})
+time.sleep(0.5)
+shutil.rmtree(sys.argv[1])
+try:
+    for step in range(2, 2000):
+        curves.scalars(step, {"train/loss": 1.0})
+    curves.close()
+except UserError as error:
+    print(error)
+other = threading.Thread(target=lambda: os.close(10**6))
+other.start()
+other.join()
+"""
+
+
+def test_a_disk_that_vanishes_is_told_in_one_sentence(tmp_path):
+    command = [sys.executable, "-c", VANISHED, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "while writing TensorBoard's event file" in done.stdout or "while closing TensorBoard's" in done.stdout
+    assert "_AsyncWriterThread" not in done.stderr and "tensorboard" not in done.stderr
+    assert "OSError" in done.stderr  # any other thread's error is still shown
+
+
+def test_closed_curves_have_all_that_was_written(tmp_path):
+    curves = Curves(tmp_path, 1, enabled=True)
+    curves.scalars(1, {"train/loss": 1.0, "train/none": None})
+    curves.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.value for event in events.Scalars("train/loss")] == [1.0]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="opening TensorBoard's event file"):
+        Curves(tmp_path / "file", 1, enabled=True)
+
+
+def test_hyperparameters_are_a_row_of_the_hparams_tab(tmp_path):
+    """As TensorBoard's own plugin reads it: beside the run's curves, in no run of its own."""
+    for run, lr in (("a", 0.5), ("b", 0.25)):
+        curves = Curves(tmp_path / run, 1, enabled=True)
+        curves.scalars(7, {"val/loss": 3.0 + lr})
+        curves.hyperparameters(7, {"lr": lr, "schedule": "cosine", "n_layer": 2}, ("val/loss",))
+        curves.close()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.parent != tmp_path]
+    for run, lr in (("a", 0.5), ("b", 0.25)):
+        events = EventAccumulator(str(tmp_path / run)).Reload()
+        contents = events.PluginTagToContent("hparams")
+        start = metadata.parse_session_start_info_plugin_data(contents[metadata.SESSION_START_INFO_TAG])
+        assert (start.hparams["lr"].number_value, start.hparams["schedule"].string_value) == (lr, "cosine")
+        metadata.parse_session_end_info_plugin_data(contents[metadata.SESSION_END_INFO_TAG])
+        experiment = metadata.parse_experiment_plugin_data(contents[metadata.EXPERIMENT_TAG])
+        [metric] = experiment.metric_infos
+        assert events.Scalars(metric.name.tag)[-1].value == 3.0 + lr

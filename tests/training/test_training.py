@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.__main__ import main as command
+from rwkv_music.data.dataset import MusicDataset
+from rwkv_music.evaluation import summed_loss
 from rwkv_music.run_folder import read_manifest, tensor_files
 from rwkv_music.training.checkpoint import load_model
 from tests.training.conftest import SMALL, train
@@ -138,6 +140,17 @@ def test_evaluate_prints_the_trainers_own_validation_loss(one_process, bach_data
     # The trainer validated in bf16.
     assert float(val[2]) == pytest.approx(one_process.curve("val/loss")[-1], abs=0.01)
     assert 0 < float(val[-2]) < float(val[-1])  # bigram, unigram
+
+
+def test_a_mix_is_validated_on_both_of_its_tasks(bach_data, tmp_path):
+    mixed = ["--task", "mix", "--ctx_len", 256, "--steps", 2, "--val_every", 2]
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, *mixed)
+    both = run.curve("val/loss") + run.curve("val/completion_loss")
+    assert f"validation loss {both[0]:.4f} nats a token, {both[1]:.4f} of completions" in run.output
+    model = load_model(run.folder)[0]
+    completions = MusicDataset(bach_data, "val", 256, task="completion")
+    nats, targets = summed_loss(model, completions, 4, "cpu").tolist()
+    assert both[1] == pytest.approx(nats / targets, abs=0.01)  # the trainer validated in bf16
 
 
 def test_generate_completes_a_piece(one_process, bach_midi, tmp_path, capsys):
