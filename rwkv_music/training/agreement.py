@@ -52,11 +52,8 @@ class Wishes:
 
     def exchange(self, targets: int, *wishes: bool) -> Tensor:
         """The targets of all ranks, float32 [], on the device."""
-        self._sum.zero_()
-        self._sum[0] = targets
-        for i, wish in enumerate(wishes, 1):
-            if wish:
-                self._sum[i] = 1
+        for i, value in enumerate((targets, *wishes)):
+            self._sum[i : i + 1].fill_(value)  # `self._sum[i] = value` would copy it from the host, and wait
         dist.all_reduce(self._sum)
         self._on_host.copy_(self._sum, non_blocking=True)
         if self._copied is not None:
