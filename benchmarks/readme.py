@@ -115,7 +115,8 @@ One {step["machine"]["gpu"]}, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no
 MFU is 6 x matrix parameters x tokens a second over the chip's 989 TFLOP/s; the steps of `0.1b` are replayed as CUDA
 graphs, and the memory is that of the same steps launched kernel by kernel
 ([step.json](benchmarks/results/step.json), [step_launched.json](benchmarks/results/step_launched.json)). Forward and
-backward, our WKV7s kernels take 1/{min(ratios):.1f} to 1/{max(ratios):.1f} of the time of flash-linear-attention's, in one run with them
+backward, our WKV7s kernels take 1/{min(ratios):.1f} to 1/{max(ratios):.1f} of the time of flash-linear-attention's, in
+one run with them
 ([benchmarks/results/wkv7s_gpu.json](benchmarks/results/wkv7s_gpu.json)). Completing pieces, `0.1b` draws
 {one:,.0f} tokens a second for one and {many:,.0f} for 512 at once there, {cpu["1"]["tokens_per_second"]:.0f} for one
 on two CPU cores.
