@@ -6,7 +6,7 @@ import pytest
 
 from rwkv_music.config import TrainConfig
 from rwkv_music.errors import UserError
-from rwkv_music.training.engine import make_plan, read_deepspeed_file
+from rwkv_music.training.engine import divided, make_plan, read_deepspeed_file
 from tests.training.conftest import PROJECT
 
 STAGE = {"zero_optimization": {"stage": 2}}
@@ -57,3 +57,18 @@ def test_the_files_that_we_ship_are_plain_deepspeed_files(path):
     file = read_deepspeed_file(path)
     assert file == json.loads(path.read_text())
     assert make_plan(TrainConfig(batch_size=8), {"batch_size"}, file, path, 4).train.micro_batch_size == 2
+
+
+@pytest.mark.parametrize("world_size, given, shares, rows", [(7, {}, 1, 37), (7, {"micro_batch_size": 8}, 5, 8)])
+def test_an_elastic_runs_rows_need_not_divide(world_size, given, shares, rows):
+    made = plan({}, world_size=world_size, batch_size=256, elastic=1, **given)
+    assert made.accumulation == made.deepspeed["gradient_accumulation_steps"] == shares
+    assert made.deepspeed["train_micro_batch_size_per_gpu"] == rows <= made.train.micro_batch_size
+    assert made.train.batch_size == 256
+    with pytest.raises(UserError, match="gives 7 ranks not a row each"):
+        plan({}, world_size=7, batch_size=6, elastic=1)
+
+
+@pytest.mark.parametrize("world_size, rows", [(8, 4), (40, 4), (96, 2), (7, 0)])
+def test_on_other_ranks_no_more_rows_are_taken_at_once(world_size, rows):
+    assert divided(960, world_size, most=4) == rows
