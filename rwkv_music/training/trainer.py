@@ -197,8 +197,7 @@ class Trainer:
         self.wandb = WandbRun(self.run, self.hyperparameters) if self.first and train.log == "wandb" else None
         self.curves = Curves(self.run, self.progress.step + 1, self.first, self.wandb)
         self.flops, self.flops_source = peak_flops(self.device)
-        # What set-up left stays to the end. Looked through again and again, it would hold a step up for a quarter of a
-        # second each time.
+        # What set-up left stays to the end, and the garbage collector need not hold steps up to look through it again.
         gc.collect()
         gc.freeze()
 

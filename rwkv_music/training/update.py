@@ -1,9 +1,9 @@
 """The update of ZeRO-1 and 2 on the device alone: norm, clipping, AdamW, and no step from a bad gradient.
 
 DeepSpeed's own looks for overflow tensor by tensor and waits for the answer, casts every gradient to float64 for its
-norm and waits again for each group; after each wait the GPU stands still until the host has caught up. Then it copies
-the gradients into one fp32 tensor for the optimizer, and the optimizer's weights into the model's. On one H200 that was
-a seventh of a 1.3B model's step, and more of a small one's.
+norm and waits again for each group; after each wait the GPU stands still until the host has caught up. On one H200 that
+was a seventh of a 1.3B model's step, and more of a small one's. Then it copies the gradients into one fp32 tensor for
+the optimizer, and the optimizer's weights into the model's: half of what was left of the update.
 
 Here the norm is read once and stays on the device: clipping and the word that the gradient is not finite follow from
 it, and `adamw_` takes both as tensors, the gradients where they lie, and leaves the weights where the model reads them.
