@@ -97,10 +97,10 @@ Three completions of held-out pieces, four bars given and eight completed:
 
 def speed() -> str:
     """A training step, the operator and generation on one GPU, and generation on a CPU."""
-    step, launched, kernels = results("step"), results("step_launched"), results("wkv7s_gpu")
+    step, kernels = results("step"), results("wkv7s_gpu")
     play, cpu = results("generation_cuda_speed")["speed"], results("generation_cpu_speed")["speed"]
     rows = [
-        f"| {name} | {row['tokens_per_second']:,.0f} | {row['mfu']:.0%} | {launched['rows'][name]['peak_gib']:.1f} |"
+        f"| {name} | {row['tokens_per_second']:,.0f} | {row['mfu']:.0%} | {row['peak_gib']:.1f} |"
         for name, row in step["rows"].items()
     ]
     one, many = (play[pieces]["tokens_per_second"] for pieces in ("1", "512"))
@@ -112,12 +112,10 @@ One {step["machine"]["gpu"]}, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no
 |---|---|---|---|
 {chr(10).join(rows)}
 
-MFU is 6 x matrix parameters x tokens a second over the chip's 989 TFLOP/s; the steps of `0.1b` are replayed as CUDA
-graphs, and the memory is that of the same steps launched kernel by kernel
-([step.json](benchmarks/results/step.json), [step_launched.json](benchmarks/results/step_launched.json)). Forward and
-backward, our WKV7s kernels take 1/{min(ratios):.1f} to 1/{max(ratios):.1f} of the time of flash-linear-attention's, in
-one run with them
-([benchmarks/results/wkv7s_gpu.json](benchmarks/results/wkv7s_gpu.json)). Completing pieces, `0.1b` draws
+MFU is 6 x matrix parameters x tokens a second over the chip's 989 TFLOP/s
+([step.json](benchmarks/results/step.json)). Forward and backward, our WKV7s kernels take 1/{min(ratios):.1f} to
+1/{max(ratios):.1f} of the time of flash-linear-attention's, in one run with them
+([wkv7s_gpu.json](benchmarks/results/wkv7s_gpu.json)). Completing pieces, `0.1b` draws
 {one:,.0f} tokens a second for one and {many:,.0f} for 512 at once there, {cpu["1"]["tokens_per_second"]:.0f} for one
 on two CPU cores.
 """

@@ -1,6 +1,7 @@
 """Where does a training step's time go? The trainer's own step on tokens made here, taken apart.
 
     python benchmarks/step.py                                        # the table of results/step.json
+    python benchmarks/step.py --card                                 # what a card of 24 GB trains: step_24gib.json
     python benchmarks/step.py --preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070
     deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 16 --ctx_len 2048
 
@@ -41,6 +42,12 @@ ROWS = {
     "L12 C768, 16 x 1024, DeepEmbed": "--preset 0.1b --batch_size 16 --ctx_len 1024",
     "L12 C768, 8 x 4096, DeepEmbed": "--preset 0.1b --batch_size 8 --ctx_len 4096",
     "L24 C2048, 8 x 2048, DeepEmbed": "--preset 1.5b --batch_size 8 --ctx_len 2048",
+}
+# A workstation's card: full fine-tuning, in a process that is given 24 GiB of the GPU's memory.
+CARD = {
+    "L24 C1024, 8 x 2048": "--preset 0.4b --batch_size 8 --ctx_len 2048 --recompute selective",
+    "L24 C2048, 4 x 2048, offload": "--preset 1.5b --batch_size 4 --ctx_len 2048 --recompute selective "
+    f"--deepspeed_config {PROJECT / 'ds_configs' / 'zero2_offload.json'}",
 }
 # Kernels by what their names hold; the first that fits counts.
 KINDS = {
@@ -199,10 +206,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def table(more: list[str]) -> dict[str, Any]:
+def table(wanted: dict[str, str], more: list[str]) -> dict[str, Any]:
     """Every row in a process of its own."""
     rows = {}
-    for name, arguments in ROWS.items():
+    for name, arguments in wanted.items():
         with tempfile.NamedTemporaryFile() as answer:
             command = [sys.executable, __file__, *arguments.split(), "--write", answer.name, *more]
             done = subprocess.run(command, stdout=subprocess.DEVNULL)
@@ -226,6 +233,7 @@ def main() -> int:
     parser.add_argument("--vocab", type=int, default=20096, help="vocabulary size (default: 20096)")
     parser.add_argument("--measured", type=int, default=20, help="steps to measure (default: 20)")
     parser.add_argument("--deepspeed_config", default=str(PROJECT / "ds_configs" / "zero2.json"), metavar="FILE")
+    parser.add_argument("--card", action="store_true", help="measure what trains in 24 GiB")
     parser.add_argument("--limit_gib", type=float, help="let the process have no more of the GPU's memory, in GiB")
     parser.add_argument("--kernels", action="store_true", help="print the costliest kernels")
     parser.add_argument("--write", metavar="FILE", help="write the figures as JSON")
@@ -244,8 +252,11 @@ def main() -> int:
         torch.cuda.set_per_process_memory_fraction(options.limit_gib * 2**30 / all_of_it)
     if options.preset:
         measure(options)
+    elif options.card:
+        limit = ["--limit_gib", "24", "--measured", "5"]
+        print(report.write("step_24gib", {"limit_gib": 24, "rows": table(CARD, limit)}, options.folder))
     else:
-        print(report.write("step", {"rows": table([])}, options.folder))
+        print(report.write("step", {"rows": table(ROWS, [])}, options.folder))
     return 0
 
 

@@ -11,8 +11,7 @@ from rwkv_music.training.memory import activation_values, estimate
 from rwkv_music.training.packing import Packed
 from tests.training.conftest import PROJECT
 
-# With each kernel launched by itself: the allocator does not count what a replayed step uses.
-ROWS = json.loads((PROJECT / "benchmarks" / "results" / "step_launched.json").read_text())["rows"]
+ROWS = json.loads((PROJECT / "benchmarks" / "results" / "step.json").read_text())["rows"]
 
 
 @pytest.mark.parametrize("name", ROWS)
