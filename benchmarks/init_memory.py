@@ -101,7 +101,8 @@ def peaks(folder: Path, file: Path | None, shape: dict[str, int], ranks: int) ->
     for rank in range(ranks):
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         own |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": ""}
-        own["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.getenv("PYTHONPATH")])])
+        paths = [str(Path(__file__).parent.parent), os.getenv("PYTHONPATH")]
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command = [sys.executable, "-c", WORKER, str(file or ""), str(ds_file), json.dumps(shape), str(marks)]
         processes.append(subprocess.Popen(command, env={**os.environ, **{k: str(v) for k, v in own.items()}}))
     found: dict[str, int] = {}
