@@ -5,16 +5,22 @@
     python benchmarks/step.py --preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070
     deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 16 --ctx_len 2048
 
-Tokens a second are over `--steps` steps of wall time, reading included. The parts are times on the GPU's clock: forward
-and backward from their first launch to their last kernel, the rest of a step (optimizer, clipping, waiting) what lies
-between a backward's end and the next forward's begin. `gaps` is what no kernel runs in, from a profile of a few steps.
-The peak of memory is that of the whole process, since a step that is replayed allocates nothing any more.
+Tokens a second are over `--measured` steps of wall time, reading included. The parts are times on the GPU's clock:
+forward and backward from their first launch to their last kernel, the rest of a step (optimizer, clipping, waiting)
+what lies between a backward's end and the next forward's begin. `gaps` is what no kernel runs in, from a profile of a
+few steps. The peak of memory is that of the whole process, since a step that is replayed allocates nothing any more.
+On a CPU there is wall time alone.
 
-MFU is the usual one: 6 x matrix parameters x tokens a second over the chip's dense bf16 peak.
+Of several ranks, time, peak and optimizer bytes are those of the rank with the most; parts and kernels are rank 0's.
+`communication` is the time in which NCCL's kernels run, the wait for the slowest rank included: `hidden` while others
+compute beside them, `exposed` while none does.
+
+MFU is the usual one: 6 x matrix parameters x tokens a second over the chips' dense bf16 peak.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -22,16 +28,20 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import report
 import torch
+from torch import distributed as dist
 
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.data.binidx import BinIdxWriter
+from rwkv_music.training.signals import leave
 
 PROJECT = Path(__file__).parent.parent
 # RWKV-LM's train_temp on an H200 under the same DeepSpeed file: tokens/s and peak GiB, for the rows of the table.
@@ -109,25 +119,64 @@ class Marks:
         }
 
 
-def kernel_times(profiler: torch.profiler.profile, steps: int) -> tuple[dict[str, float], list[tuple[str, float, int]]]:
-    """Milliseconds of GPU time a step by kind of kernel, and the twenty-five costliest kernels with their counts."""
-    by_kind: dict[str, float] = defaultdict(float)
-    by_name: dict[str, list[float]] = defaultdict(list)
+@dataclass(frozen=True)
+class Kernel:
+    """Something that ran on the GPU, and when: milliseconds on the profile's clock."""
+
+    name: str
+    kind: str
+    start: float
+    end: float
+
+
+def profiled_kernels(profiler: torch.profiler.profile) -> list[Kernel]:
+    """Kernels and copies of a profile, with their kinds."""
+    kernels = []
     for event in profiler.events():
-        if event.device_type != torch.autograd.DeviceType.CUDA:
+        # An annotation spans the kernels that were launched within it.
+        if event.device_type != torch.autograd.DeviceType.CUDA or event.is_user_annotation:
             continue
         name = event.name.lower()
         kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "others")
-        by_kind[kind] += event.device_time_total / 1e3 / steps
-        by_name[event.name].append(event.device_time_total / 1e3 / steps)
+        kernels.append(Kernel(event.name, kind, event.time_range.start / 1e3, event.time_range.end / 1e3))
+    return kernels
+
+
+def kernel_times(kernels: list[Kernel], steps: int) -> tuple[dict[str, float], list[tuple[str, float, int]]]:
+    """Milliseconds of GPU time a step by kind of kernel, and the twenty-five costliest kernels with their counts."""
+    by_kind: dict[str, float] = defaultdict(float)
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for kernel in kernels:
+        by_kind[kernel.kind] += (kernel.end - kernel.start) / steps
+        by_name[kernel.name].append((kernel.end - kernel.start) / steps)
     top = sorted(((name, sum(times), len(times) // steps) for name, times in by_name.items()), key=lambda x: -x[1])
     return dict(by_kind), top[:25]
+
+
+def covered(kernels: Iterable[Kernel]) -> float:
+    """Milliseconds in which at least one of them runs."""
+    total, reached = 0.0, -math.inf
+    for kernel in sorted(kernels, key=lambda kernel: kernel.start):
+        total += max(0.0, kernel.end - max(kernel.start, reached))
+        reached = max(reached, kernel.end)
+    return total
+
+
+def communication(kernels: list[Kernel], steps: int) -> dict[str, float]:
+    """Milliseconds a step in which collectives run, hidden behind the model's mathematics and exposed.
+
+    Copies and fills hide nothing: many are there for the sake of the collectives, into and out of buckets.
+    """
+    collectives = [kernel for kernel in kernels if kernel.kind == "communication"]
+    computing = [kernel for kernel in kernels if kernel.kind not in ("communication", "copies and fills")]
+    whole, exposed = covered(collectives), covered(collectives + computing) - covered(computing)
+    return {"whole_ms": whole / steps, "hidden_ms": (whole - exposed) / steps, "exposed_ms": exposed / steps}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One configuration, in this process."""
     from rwkv_music.training.engine import optimizer_bytes, rank
-    from rwkv_music.training.metrics import model_flop_utilisation
+    from rwkv_music.training.metrics import model_flop_utilisation, peak_memory_bytes
     from rwkv_music.training.trainer import Trainer
 
     started = time.perf_counter()
@@ -139,7 +188,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         make_data(Path(folder), options.vocab, 4 * train.batch_size, ctx_len)
         config = RunConfig(model, DataConfig(folder, ctx_len), train)
         trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
-        estimated = trainer.memory.peak
+        on_gpu = trainer.device.type == "cuda"
         wait = 0.0
 
         def run(steps: int) -> float:
@@ -155,7 +204,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     coming = reader.submit(trainer.read_step, (step + 1) * train.batch_size)
                     loss = trainer.step(batches, train.lr)
             assert torch.isfinite(loss).all()
-            torch.cuda.synchronize()
+            if on_gpu:
+                torch.cuda.synchronize()
             return time.perf_counter() - begin
 
         run(1)
@@ -163,13 +213,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         run(5)
         seconds = run(options.measured)
         data_ms = 1e3 * wait / options.measured
-        peak = torch.cuda.max_memory_allocated()
-        marks = Marks(trainer.engine)
-        run(options.measured)
-        parts = marks.medians()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            profiled = 1e3 * run(3) / 3
-        kinds, top = kernel_times(profiler, 3)
+        own = [seconds, optimizer_bytes(trainer.engine), peak_memory_bytes(trainer.device) or 0]
+        most = torch.tensor(own, dtype=torch.float64, device=trainer.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        seconds, states, peak = most.tolist()
         step_ms = 1e3 * seconds / options.measured
         tokens = train.batch_size * ctx_len
         rate = tokens / step_ms * 1e3
@@ -184,17 +231,29 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "step_ms": step_ms,
             "tokens_per_second": rate,
             "mfu": model_flop_utilisation(trainer.matrix_parameters, rate / trainer.plan.world_size, trainer.flops),
-            "peak_gib": peak / 2**30,
-            "estimated_gib": estimated / 2**30,
-            "optimizer_bytes": optimizer_bytes(trainer.engine),
-            "outside_forward_and_backward": 1 - (parts["forward_ms"] + parts["backward_ms"]) / parts["whole_ms"],
+            "peak_gib": peak / 2**30 if on_gpu else None,
+            "estimated_gib": trainer.memory.peak / 2**30,
+            "optimizer_bytes": round(states),
             "waiting_for_data_ms": data_ms,
-            **parts,
-            "gaps_ms": profiled - sum(kinds.values()),
-            "kernels_ms": dict(sorted(kinds.items(), key=lambda x: -x[1])),
-            "costliest_kernels": [{"ms": ms, "launches": count, "name": name[:120]} for name, ms, count in top[:16]],
             "from_start_to_first_step_s": first_step_s,
         }
+        top: list[tuple[str, float, int]] = []
+        if on_gpu:
+            marks = Marks(trainer.engine)
+            run(options.measured)
+            parts = marks.medians()
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                profiled = 1e3 * run(3) / 3
+            kernels = profiled_kernels(profiler)
+            kinds, top = kernel_times(kernels, 3)
+            figures |= {
+                "outside_forward_and_backward": 1 - (parts["forward_ms"] + parts["backward_ms"]) / parts["whole_ms"],
+                **parts,
+                "gaps_ms": profiled - covered(kernels) / 3,
+                "communication": communication(kernels, 3),
+                "kernels_ms": dict(sorted(kinds.items(), key=lambda x: -x[1])),
+                "costliest_kernels": [{"ms": ms, "launches": n, "name": name[:120]} for name, ms, n in top[:16]],
+            }
         if rank() == 0:
             print(json.dumps(figures, indent=2))
             if options.kernels:
@@ -243,8 +302,8 @@ def main() -> int:
     add_arguments(parser, TrainConfig, skip=("out", "steps"))
     add_arguments(parser, DataConfig, skip=("data",))
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("benchmarks/step.py needs a CUDA GPU.", file=sys.stderr)
+    if not torch.cuda.is_available() and (not options.preset or options.limit_gib):
+        print("benchmarks/step.py needs a CUDA GPU for this; --preset alone runs on a CPU too.", file=sys.stderr)
         return 1
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if options.limit_gib:
@@ -261,4 +320,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())  # DeepSpeed's engine and this process have one life
