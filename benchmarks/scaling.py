@@ -200,7 +200,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """For each preset: speed over one GPU, communication beside the step, memory; over the number of GPUs."""
+    """For each preset measured on several counts, over them: speed, communication, memory (a file keeps its colour)."""
     rows = sorted((row for row in rows if "failed" not in row), key=lambda row: row["gpus"])
     presets = [p for p in ONE_GPU if len({row["gpus"] for row in rows if row["preset"] == p}) > 1]
     if not presets:
@@ -223,13 +223,15 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             memory.plot([gpus for gpus, _ in held], [gib for _, gib in held], "o-", color=color, label=file)
             timed = [row for row in weak if row["gpus"] > 1 and "communication" in row]
             at = [counts.index(row["gpus"]) + 0.8 * (number + 0.5) / len(files) - 0.4 for row in timed]
-            hidden = [row["communication"]["hidden_ms"] / row["step_ms"] for row in timed]
-            exposed = [row["communication"]["exposed_ms"] / row["step_ms"] for row in timed]
+            hidden = [100 * row["communication"]["hidden_ms"] / row["step_ms"] for row in timed]
+            exposed = [100 * row["communication"]["exposed_ms"] / row["step_ms"] for row in timed]
             width = 0.7 / len(files)
-            sent.bar(at, exposed, width, color=color, label=f"{file}, exposed")
-            sent.bar(at, hidden, width, bottom=exposed, color=color, alpha=0.3, label=f"{file}, hidden")
+            sent.bar(at, exposed, width, color=color)
+            sent.bar(at, hidden, width, bottom=exposed, color=color, alpha=0.3)
         speed.set(title=f"{preset}: tokens/s, times one GPU", xticks=counts, ylim=0)
-        sent.set(title="NCCL's share of a step (weak)", xticks=range(len(counts)), xticklabels=counts, ylim=0)
+        sent.set(title="NCCL, % of a step (weak): exposed, paler hidden", ylim=0)
+        several = [gpus for gpus in counts if gpus > 1]
+        sent.set(xticks=[counts.index(gpus) for gpus in several], xticklabels=several)
         memory.set(title="peak GiB a GPU (weak)", xticks=counts, ylim=0)
         for axes in (speed, sent, memory):
             axes.set_xlabel("GPUs")
