@@ -60,6 +60,7 @@ from rwkv_music.training.engine import (
     rank,
     read_deepspeed_file,
     sum_over_ranks,
+    wait_for_compilations,
 )
 from rwkv_music.training.graphs import record_where_it_pays
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
@@ -150,6 +151,7 @@ class Trainer:
         # Longer than the watchdog's patience, so that it is the one who speaks.
         store = meet(collective_minutes=train.hang_minutes + 5 if train.hang_minutes else 7 * 24 * 60)
         self.device = init_process_group()
+        wait_for_compilations(file["zero_optimization"])
         self.first = rank() == 0
         self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
         self.wishes = Wishes(self.device, n_wishes=4)
