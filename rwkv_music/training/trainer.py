@@ -65,7 +65,7 @@ from rwkv_music.training.engine import (
 from rwkv_music.training.graphs import record_where_it_pays
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
 from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
-from rwkv_music.training.memory import MemoryEstimate, estimate
+from rwkv_music.training.memory import Carried, MemoryEstimate, estimate, largest_tensor
 from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
@@ -241,17 +241,22 @@ class Trainer:
             take_over(self.run, self.token)
 
     def _estimate_memory(self, zero: dict) -> MemoryEstimate:
+        carried, rows = None, self.config.train.micro_batch_size
+        if self.lanes:
+            documents = rows * self.lanes.documents_a_window
+            carried = Carried(rows * self.plan.accumulation, rows, documents, self.config.data.carry)
         return estimate(
             self.config.model,
             self.parameters,
             self.trained,
             zero_stage=self.zero_stage,
             ranks=self.plan.world_size,
-            tokens=self.config.train.micro_batch_size * self.config.data.ctx_len,
+            tokens=rows * self.config.data.ctx_len,
             recompute=self.config.train.recompute,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
-            largest_tensor=max(p.numel() for p in self.engine.module.parameters() if p.requires_grad),
+            largest_tensor=largest_tensor(self.engine.module.parameters()),
             offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+            carried=carried,
         )
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
