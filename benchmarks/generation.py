@@ -29,7 +29,8 @@ import torch
 from tqdm import tqdm
 
 from rwkv_music.config import PRESETS, ModelConfig
-from rwkv_music.data.codecs import Codec, Piece, make_codec
+from rwkv_music.data.codec import Codec, Piece
+from rwkv_music.data.codecs import make_codec
 from rwkv_music.data.vocabulary import read_vocabulary
 from rwkv_music.generation import Completion, Player, complete
 from rwkv_music.model_v8 import RWKV

@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 import report
 
-from rwkv_music.data.codecs import RejectedMidi, make_codec
+from rwkv_music.data.codec import RejectedMidi
+from rwkv_music.data.codecs import make_codec
 from rwkv_music.data.prepare import prepare
 
 ROUNDS = 5

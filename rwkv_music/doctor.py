@@ -88,6 +88,7 @@ def checks() -> Iterator[Check]:
     yield check_program("compiler", ("c++", "g++", "clang++"), "apt install g++", gpus)
     yield check_program("ninja", ("ninja",), "pip install ninja", gpus)
     yield _guarded("deepspeed", lambda: check_deepspeed(gpus))
+    yield _guarded("extensions", check_extensions)
     distributed = torch.distributed.is_available()
     gloo = distributed and torch.distributed.is_gloo_available()
     yield check_collectives(gloo, distributed and torch.distributed.is_nccl_available(), gpus)
@@ -237,6 +238,27 @@ def judge_accelerator(version: str, accelerator: str, gpus: list[Gpu]) -> Check:
         return Check("deepspeed", "warn", f"{text}, though there is a GPU", "unset DS_ACCELERATOR to train on the GPU")
     remedy = f"export DS_ACCELERATOR={expected}"
     return Check("deepspeed", "fail", f"{text}, but this machine trains on {expected}", remedy)
+
+
+def check_extensions() -> Check:
+    """Whether an extension, such as DeepSpeed's optimizer for offload, is locked, so that who loads it would hang."""
+    from rwkv_music.extension_locks import extensions_folder, find_locks
+
+    try:
+        folder = extensions_folder()
+    except UserError as error:
+        return Check("extensions", "warn", *_split(error))
+    locks = find_locks(folder)
+    if not locks:
+        return Check("extensions", "ok", f"none is locked in {folder}")
+    abandoned = [lock for lock in locks if lock.abandoned]
+    files = " and ".join(str(lock.path) for lock in abandoned or locks)
+    text = "; ".join(map(str, locks))
+    if abandoned:
+        text = f"a compilation that was cut short left its lock, which hangs every start that needs it ({text})"
+        return Check("extensions", "warn", text, f"remove {files}")
+    text = f"a compilation is running, or was cut short ({text})"
+    return Check("extensions", "warn", text, f"if none is running, remove {files}")
 
 
 def check_collectives(gloo: bool, nccl: bool, gpus: list[Gpu]) -> Check:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rwkv_music.carried import entering
 from rwkv_music.data.baseline import bigram_nats_per_token, ngram_nats_per_token, unigram_nats_per_token
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.codecs import Codec
+from rwkv_music.data.codec import Codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
 from rwkv_music.data.lanes import Lanes
 from rwkv_music.data.pieces import Pieces

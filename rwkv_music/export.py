@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from rwkv_music.config import ModelConfig
-from rwkv_music.data.codecs import Codec, load_codec
+from rwkv_music.data.codec import Codec
+from rwkv_music.data.codecs import load_codec
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_folder, atomic_path, write_text
 from rwkv_music.training.shards import write_one_by_one

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from rwkv_music import pianoroll
-from rwkv_music.data.codecs import Codec, Piece, RejectedMidi
+from rwkv_music.data.codec import Codec, Piece, RejectedMidi
 from rwkv_music.data.grammar import Grammar
 from rwkv_music.data.vocabulary import read_vocabulary
 from rwkv_music.errors import UserError, explained

@@ -12,7 +12,7 @@ from math import gcd
 import mido
 import numpy as np
 
-from rwkv_music.data.codecs import Codec, Piece, RejectedMidi
+from rwkv_music.data.codec import Codec, Piece, RejectedMidi
 from rwkv_music.pianoroll import bar_ticks, read_notes
 
 FINEST_DIVISION = 32767  # ticks a quarter note, at most, in a MIDI file

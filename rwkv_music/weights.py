@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from rwkv_music.config import ModelConfig
-from rwkv_music.data.codecs import Codec, load_codec
+from rwkv_music.data.codec import Codec
+from rwkv_music.data.codecs import load_codec
 from rwkv_music.errors import UserError, explained
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.run_folder import contents_fault, find_checkpoint, read_progress

@@ -74,6 +74,27 @@ def test_accelerator(accelerator, gpus, status):
     assert doctor.judge_accelerator("0.19.8", accelerator, gpus).status == status
 
 
+def test_locks_of_compilations(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert doctor.check_extensions().status == "ok"
+    file = tmp_path / "cpu_adam" / "lock"
+    file.parent.mkdir()
+    file.touch()
+    young = doctor.check_extensions()
+    assert young.status == "warn" and "is running" in young.detail and young.remedy.startswith("if none is running")
+    os.utime(file, (time.time() - 3600,) * 2)
+    old = doctor.check_extensions()
+    assert old.status == "warn" and "cut short" in old.detail and "cpu_adam, locked for 60 min" in old.detail
+    assert old.remedy == f"remove {file}"
+
+
+def test_a_folder_of_extensions_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file" / "folder"))
+    told = doctor.check_extensions()
+    assert told.status == "warn" and str(tmp_path / "file") in told.detail and told.remedy
+
+
 def test_collectives():
     assert doctor.check_collectives(True, False, []).status == "ok"
     assert doctor.check_collectives(True, True, [H200]).status == "ok"

@@ -10,7 +10,8 @@ import torch
 
 from rwkv_music import stepping
 from rwkv_music.config import ModelConfig
-from rwkv_music.data.codecs import TOKENIZERS, Codec, make_codec
+from rwkv_music.data.codec import Codec
+from rwkv_music.data.codecs import TOKENIZERS, make_codec
 from rwkv_music.errors import UserError
 from rwkv_music.generation import (
     Hurry,

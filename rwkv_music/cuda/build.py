@@ -134,7 +134,7 @@ def build(names: list[str]) -> Path:
         UserError: see `find_toolchain`; or nvcc does not know an architecture; or the compilation failed.
     """
     flags = [*FLAGS, *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
-    cache = _cache_folder()
+    cache = cache_folder()
     folder = cache / ("sm_" + "_".join(names) + "-" + _fingerprint(flags))
     if not (folder / LIBRARY).exists():
         with explained("building the CUDA kernels"):
@@ -147,7 +147,8 @@ def build(names: list[str]) -> Path:
     return folder / LIBRARY
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where the libraries lie, each in a folder of its own, beside the lock of who builds one."""
     from torch.utils.cpp_extension import get_default_build_root  # here, because its import takes a good while
 
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / "rwkv_music"

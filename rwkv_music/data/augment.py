@@ -13,7 +13,7 @@ Notable choices:
 
 import numpy as np
 
-from rwkv_music.data.codecs import Codec
+from rwkv_music.data.codec import Codec
 from rwkv_music.data.vocabulary import DRUMS, NONE, read_vocabulary
 from rwkv_music.errors import UserError
 

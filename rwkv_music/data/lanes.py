@@ -36,6 +36,7 @@ class Lanes:
     Attributes:
         n_lanes: rows of a window.
         windows_per_pass: after which every token has been read once.
+        documents_a_window: of how many pieces a row holds parts, on average.
 
     Raises:
         UserError: a training split has fewer pieces than lanes.
@@ -58,6 +59,7 @@ class Lanes:
         self._members = [np.array(pieces, np.int64) for pieces in members]
         windows = -(-max(lanes)[0] // dataset.ctx_len)
         self.windows_per_pass = -(-windows // together) * together
+        self.documents_a_window = 1 + dataset.ctx_len / float(lengths.mean())
         self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # lane -> pass, pieces, where each begins
         self._varied: dict[int, tuple[int, np.ndarray]] = {}  # lane -> the sample number of the piece, its tokens
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 import mido
 import numpy as np
 
-from rwkv_music.data.codecs import RejectedMidi
+from rwkv_music.data.codec import RejectedMidi
 
 NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE = 0x80, 0x90, 0xB0, 0xC0
 # Meta types: no channel status is so low, so both are kinds.

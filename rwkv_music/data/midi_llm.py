@@ -36,7 +36,7 @@ from typing import ClassVar
 import mido
 import numpy as np
 
-from rwkv_music.data.codecs import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece, RejectedMidi, read_midi
+from rwkv_music.data.codec import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece, RejectedMidi, read_midi
 from rwkv_music.data.midi_events import (
     CONTROL_CHANGE,
     DEFAULT_TEMPO,

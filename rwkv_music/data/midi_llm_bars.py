@@ -5,7 +5,7 @@ from math import ceil
 import mido
 import numpy as np
 
-from rwkv_music.data.codecs import BarLines
+from rwkv_music.data.codec import BarLines
 from rwkv_music.data.midi_events import DEFAULT_SIGNATURE, TickClock
 
 WAIT_MS = 8  # the unit of the tokens' clock

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_music.data.binidx import BinIdx, idx_path
-from rwkv_music.data.codecs import BarLines, Codec, Piece
+from rwkv_music.data.codec import BarLines, Codec, Piece
 from rwkv_music.data.midi_events import DEFAULT_SIGNATURE
 from rwkv_music.data.midi_llm_bars import WAIT_MS
 from rwkv_music.data.vocabulary import read_vocabulary

@@ -3,7 +3,7 @@
     train.bin train.idx val.bin val.idx                 the tokens, one document a piece (see binidx.py)
     train.bars.bin train.bars.idx val.bars.bin ...      each document's bars, as steps from one's first token to the
                                                         next one's: `np.cumsum` of a document is its `Piece.bar_starts`
-    tokenizer.json                                      the codec (see codecs.py)
+    tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, sha256 of the parts
     pieces.jsonl                                        one line for each document, in order
     rejected.jsonl                                      one line for each file left out, and why
@@ -37,7 +37,8 @@ from tqdm import tqdm
 
 import rwkv_music
 from rwkv_music.data.binidx import BinIdxWriter
-from rwkv_music.data.codecs import Codec, RejectedMidi, make_codec
+from rwkv_music.data.codec import Codec, RejectedMidi
+from rwkv_music.data.codecs import make_codec
 from rwkv_music.data.journal import Journal
 from rwkv_music.data.remi import Remi
 from rwkv_music.data.report import CorpusReport

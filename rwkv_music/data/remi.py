@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import mido
 import numpy as np
 
-from rwkv_music.data.codecs import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece, RejectedMidi, read_midi
+from rwkv_music.data.codec import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece, RejectedMidi, read_midi
 from rwkv_music.data.midi_events import separated, to_track
 from rwkv_music.data.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.data.remi_grammar import RemiGrammar, RemiRules

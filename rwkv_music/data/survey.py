@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from rwkv_music.data.codecs import RejectedMidi, read_midi
+from rwkv_music.data.codec import RejectedMidi, read_midi
 from rwkv_music.errors import UserError
 
 STEPS_PER_QUARTER = 48

@@ -21,7 +21,7 @@ import numpy as np
 
 from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx, idx_path
-from rwkv_music.data.codecs import Codec
+from rwkv_music.data.codec import Codec
 from rwkv_music.data.vocabulary import NONE, read_vocabulary
 from rwkv_music.errors import UserError
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rwkv_music.data.codecs import Codec
+from rwkv_music.data.codec import Codec
 
 NONE = -1
 DRUMS = 128  # as a program

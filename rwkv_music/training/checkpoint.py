@@ -21,7 +21,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from rwkv_music.config import RunConfig
-from rwkv_music.data.codecs import Codec, load_codec
+from rwkv_music.data.codec import Codec
+from rwkv_music.data.codecs import load_codec
 from rwkv_music.errors import UserError, explained
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.run_folder import (

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from deepspeed import comm as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 
+from rwkv_music import extension_locks
 from rwkv_music.config import TrainConfig
 from rwkv_music.cuda import build
 from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV, Block
+from rwkv_music.training.agreement import together
 from rwkv_music.training.packing import Packed
 from rwkv_music.training.update import UpdateOnDevice
 
@@ -190,6 +193,33 @@ def _engine_file(file: dict[str, Any], train: TrainConfig, rows: int, world_size
         "gradient_accumulation_steps": shares,
         "gradient_clipping": train.grad_clip,
     }
+
+
+def wait_for_compilations(zero: dict[str, Any]) -> None:
+    """Return when no other process holds the lock of an extension that DeepSpeed will load, and compile if need be.
+
+    Args:
+        zero: the DeepSpeed file's section "zero_optimization".
+
+    Raises SharedError on every rank if a lock was left by a compilation that was cut short: DeepSpeed would hang.
+    """
+    optimizer, weights = (
+        (zero.get(section) or {}).get("device", "none") for section in ("offload_optimizer", "offload_param")
+    )
+    needed = {
+        "cpu_adam": optimizer != "none",
+        "async_io": "nvme" in (optimizer, weights),
+        "quantizer": zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients"),
+    }
+    first_of_node = os.environ["LOCAL_RANK"] == "0"
+
+    def say(sentence: str) -> None:
+        if first_of_node:
+            print(sentence, file=sys.stderr, flush=True)
+
+    names = [name for name, wanted in needed.items() if wanted]
+    if names:
+        together("looking for locks", lambda: extension_locks.wait_for(names, say))
 
 
 def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.DeepSpeedEngine:

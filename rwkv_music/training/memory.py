@@ -4,7 +4,10 @@ The terms are what `half_blocks`, `head` and DeepSpeed's stages really hold, ten
 the estimate beside the measured peak.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.head import CHUNK_LOGITS
@@ -17,13 +20,40 @@ BF16, FP32 = 2, 4
 class MemoryEstimate:
     """Bytes on one GPU."""
 
-    states: int  # weights, gradients' buffers and AdamW, as long as the run lasts
+    states: int  # weights, gradients' buffers, AdamW and the states of lanes, as long as the run lasts
     activations: int  # kept from the forward pass for the backward
     working: int  # the most that is alive beside them at once
 
     @property
     def peak(self) -> int:
         return self.states + self.activations + self.working
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Whose states a GPU holds where they are carried from window to window (see carrying.py).
+
+    Attributes:
+        lanes: of all the micro-batches of a step.
+        rows: of them, in one micro-batch.
+        documents: that a window of a micro-batch holds parts of, on average: at least one in each row.
+        windows: of a step.
+    """
+
+    lanes: int
+    rows: int
+    documents: float
+    windows: int
+
+
+def state_bytes(model: ModelConfig) -> int:
+    """Bytes of the state of one row in bf16 (see `model_v8.State`): the recurrence's in fp32, and two shifts."""
+    return model.n_layer * model.n_embd * (FP32 * model.head_size + 2 * BF16)
+
+
+def largest_tensor(parameters: Iterable[Tensor]) -> int:
+    """Elements of the largest of `parameters` that trains, whole even where ZeRO-3 has left an empty one behind."""
+    return max(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad)
 
 
 def activation_values(model: ModelConfig, recompute: str) -> float:
@@ -52,6 +82,7 @@ def estimate(
     bucket: int,
     largest_tensor: int,
     offload: bool,
+    carried: Carried | None = None,
 ) -> MemoryEstimate:
     """What a step takes in bf16 on one of `ranks` GPUs.
 
@@ -62,6 +93,7 @@ def estimate(
         bucket: elements of DeepSpeed's `reduce_bucket_size`.
         largest_tensor: elements of the largest parameter that DeepSpeed sees, flat ones included.
         offload: whether the optimizer and the gradients are on the CPU.
+        carried: with --carry, the states.
     """
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
@@ -78,8 +110,15 @@ def estimate(
     layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
     if recompute == "block":
         layer += activation_values(model, "none") * tokens * BF16
-    # The optimizer's step has the activations' room: the gradient in fp32, and one tensor of it in fp64 for its norm.
-    step = 0 if offload else FP32 * shared + 8 * largest_tensor
-    backward = kept + max(head, layer) + buckets
+    # The optimizer's step has the activations' room: the gradient in fp32, and one tensor of it in fp64 for its norm,
+    # under ZeRO-3 this rank's share of it.
+    step = 0 if offload else FP32 * shared + 8 * (largest_tensor / ranks if zero_stage == 3 else largest_tensor)
+    lanes = passing = 0.0
+    if carried is not None:
+        lanes = carried.lanes * state_bytes(model)
+        # Of each lane, the states between windows, the last one's and its gradient; of each document, what it comes in
+        # with and goes out with, layer by layer and then together, or in the backward pass the gradients of these.
+        passing = ((carried.windows + 1) * carried.rows + 3 * carried.documents) * state_bytes(model)
+    backward = kept + max(head, layer) + buckets + passing
     working = max(backward, step) - kept
-    return MemoryEstimate(round(weights + optimizer + gradients), round(kept), round(max(working, 0)))
+    return MemoryEstimate(round(weights + optimizer + gradients + lanes), round(kept), round(max(working, 0)))

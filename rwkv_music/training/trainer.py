@@ -60,11 +60,12 @@ from rwkv_music.training.engine import (
     rank,
     read_deepspeed_file,
     sum_over_ranks,
+    wait_for_compilations,
 )
 from rwkv_music.training.graphs import record_where_it_pays
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
 from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
-from rwkv_music.training.memory import MemoryEstimate, estimate
+from rwkv_music.training.memory import Carried, MemoryEstimate, estimate, largest_tensor
 from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
@@ -150,6 +151,7 @@ class Trainer:
         # Longer than the watchdog's patience, so that it is the one who speaks.
         store = meet(collective_minutes=train.hang_minutes + 5 if train.hang_minutes else 7 * 24 * 60)
         self.device = init_process_group()
+        wait_for_compilations(file["zero_optimization"])
         self.first = rank() == 0
         self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
         self.wishes = Wishes(self.device, n_wishes=4)
@@ -239,17 +241,22 @@ class Trainer:
             take_over(self.run, self.token)
 
     def _estimate_memory(self, zero: dict) -> MemoryEstimate:
+        carried, rows = None, self.config.train.micro_batch_size
+        if self.lanes:
+            documents = rows * self.lanes.documents_a_window
+            carried = Carried(rows * self.plan.accumulation, rows, documents, self.config.data.carry)
         return estimate(
             self.config.model,
             self.parameters,
             self.trained,
             zero_stage=self.zero_stage,
             ranks=self.plan.world_size,
-            tokens=self.config.train.micro_batch_size * self.config.data.ctx_len,
+            tokens=rows * self.config.data.ctx_len,
             recompute=self.config.train.recompute,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
-            largest_tensor=max(p.numel() for p in self.engine.module.parameters() if p.requires_grad),
+            largest_tensor=largest_tensor(self.engine.module.parameters()),
             offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+            carried=carried,
         )
 
     # ---- the loop ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rwkv_music.data.augment import RANGES, Augmenter
-from rwkv_music.data.codecs import TOKENIZERS, Codec, make_codec
+from rwkv_music.data.codec import Codec
+from rwkv_music.data.codecs import TOKENIZERS, make_codec
 from rwkv_music.data.vocabulary import DRUMS, NONE, read_vocabulary
 from rwkv_music.errors import UserError
 from rwkv_music.pianoroll import read_notes

@@ -4,7 +4,7 @@ import mido
 import numpy as np
 import pytest
 
-from rwkv_music.data.codecs import RejectedMidi
+from rwkv_music.data.codec import RejectedMidi
 from rwkv_music.data.midi_events import (
     CONTROL_CHANGE,
     NOTE_OFF,

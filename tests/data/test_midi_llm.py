@@ -5,7 +5,8 @@ import mido
 import numpy as np
 import pytest
 
-from rwkv_music.data.codecs import BarLines, RejectedMidi, load_codec, make_codec
+from rwkv_music.data.codec import BarLines, RejectedMidi
+from rwkv_music.data.codecs import load_codec, make_codec
 from tests.data.midi_files import file_of, odd_piece
 
 # The beginnings of the sha256 of the ids (uint16, little-endian) that MIDI-LLM-tokenizer gives odd_piece(0), (1) ...

@@ -4,7 +4,8 @@ import mido
 import numpy as np
 import pytest
 
-from rwkv_music.data.codecs import RejectedMidi, make_codec
+from rwkv_music.data.codec import RejectedMidi
+from rwkv_music.data.codecs import make_codec
 from rwkv_music.data.remi import Remi
 
 Note = tuple[int, int, int, int, int]  # program (-1 drums), start, end, pitch, velocity, in ticks

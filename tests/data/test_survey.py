@@ -4,7 +4,7 @@ import mido
 import numpy as np
 import pytest
 
-from rwkv_music.data.codecs import RejectedMidi
+from rwkv_music.data.codec import RejectedMidi
 from rwkv_music.data.survey import DRUMS, RECORD, Filters, survey
 from rwkv_music.errors import UserError
 from tests.data.midi_files import file_of

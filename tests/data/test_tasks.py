@@ -9,7 +9,8 @@ import torch
 
 from rwkv_music.config import DataConfig
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.codecs import Codec, load_codec
+from rwkv_music.data.codec import Codec
+from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset
 from rwkv_music.data.prepare import prepare
 from rwkv_music.data.tasks import IGNORED

@@ -10,7 +10,8 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
 from rwkv_music.config import ModelConfig
-from rwkv_music.data.codecs import Piece, make_codec
+from rwkv_music.data.codec import Piece
+from rwkv_music.data.codecs import make_codec
 from rwkv_music.data.vocabulary import read_vocabulary
 from rwkv_music.generation import Hurry, Player
 from rwkv_music.model_v8 import RWKV

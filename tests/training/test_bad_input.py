@@ -1,8 +1,10 @@
 """What a user can get wrong with train.py: each is one sentence, a non-zero exit, and nothing left behind."""
 
 import json
+import os
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -156,6 +158,19 @@ def test_a_place_that_cannot_be_written(bach_data, tmp_path):
     (tmp_path / "file").write_text("")
     run = train(tmp_path / "file" / "run", "--data", bach_data, *SMALL, check=False)
     assert run.status == 1 and "while making the run folder" in one_sentence(run.output)
+
+
+def test_a_compilation_that_was_cut_short(bach_data, tmp_path, monkeypatch):
+    """Its lock would hang every rank in DeepSpeed; one of them says which file to remove."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "cpu_adam" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, (time.time() - 3600,) * 2)
+    done = train(tmp_path / "run", "--data", bach_data, *SMALL, ranks=2, config="zero2_offload.json", check=False)
+    assert done.status == 1 and not done.folder.exists()
+    [sentence] = [line for line in done.output.splitlines() if line.startswith("train.py: ")]
+    assert f"remove {lock} and start again" in one_sentence(sentence)
 
 
 def test_a_wrong_flag_is_bad_usage(capsys):

@@ -1,15 +1,17 @@
 """The memory that a step will take, by estimate, against what was measured on a GPU."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from rwkv_music.config import PRESETS, ModelConfig
-from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.memory import activation_values, estimate
+from rwkv_music.model_v8 import RWKV, State
+from rwkv_music.training.memory import Carried, activation_values, estimate, largest_tensor
 from rwkv_music.training.packing import Packed
-from tests.training.conftest import PROJECT
+from tests.training.conftest import PROJECT, environment
 
 ROWS = json.loads((PROJECT / "benchmarks" / "results" / "step.json").read_text())["rows"]
 
@@ -34,7 +36,7 @@ def test_within_a_tenth_of_the_measured_peak(name):
         tokens=rows * ctx_len,
         recompute=row["recompute"],
         bucket=int(file["reduce_bucket_size"]),
-        largest_tensor=max(p.numel() for p in packed.parameters()),
+        largest_tensor=largest_tensor(packed.parameters()),
         offload=False,
     )
     assert told.peak / 2**30 == pytest.approx(row["peak_gib"], rel=0.1)
@@ -44,3 +46,65 @@ def test_recomputing_keeps_less():
     model = ModelConfig(n_layer=12, n_embd=768, vocab_size=1000)
     kept = [activation_values(model, recompute) for recompute in ("none", "selective", "block")]
     assert kept == sorted(kept, reverse=True) and kept[2] < kept[0] / 5
+
+
+def test_the_states_between_windows_are_counted():
+    model = ModelConfig(n_layer=12, n_embd=768, vocab_size=1000)
+    state = sum(x.nbytes for x in State.empty(model, 1, torch.bfloat16, "meta"))
+    options = {"zero_stage": 2, "ranks": 1, "tokens": 4096, "recompute": "none", "bucket": 10**8}
+    options |= {"largest_tensor": 0, "offload": True}
+
+    def told(carried: Carried | None):
+        return estimate(model, 10**8, 10**8, **options, carried=carried)
+
+    without, one = told(None), told(Carried(lanes=8, rows=4, documents=6.5, windows=1))
+    assert one.states - without.states == 8 * state
+    assert one.activations == without.activations and one.working > without.working + 6.5 * state
+    five = told(Carried(lanes=8, rows=4, documents=6.5, windows=5))
+    assert five.states == one.states and five.peak - one.peak == 4 * 4 * state
+
+
+def test_zero3s_share_of_the_largest_tensor():
+    model = ModelConfig(n_layer=1, n_embd=64, vocab_size=10**6)
+    options = {"ranks": 4, "tokens": 1, "recompute": "block", "bucket": 0, "offload": False}
+    steps = [
+        estimate(model, 10**10, 10**10, zero_stage=3, largest_tensor=size, **options).peak for size in (0, 4 * 10**9)
+    ]
+    assert steps[1] - steps[0] == 8 * 10**9
+
+
+# Runs in a process of its own: it has a process group.
+SET_UP = """
+import dataclasses, json, sys
+from rwkv_music.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from rwkv_music.training.memory import largest_tensor
+from rwkv_music.training.trainer import Trainer
+
+data, out, file = sys.argv[1:]
+config = RunConfig(
+    ModelConfig(n_layer=2, n_embd=64), DataConfig(data=data, ctx_len=32, carry=2),
+    TrainConfig(out=out, batch_size=4, micro_batch_size=2, steps=1, sample_every=0),
+)
+trainer = Trainer(config, file, {"batch_size", "micro_batch_size"})
+held = sum(x.nbytes for x in trainer.lane_states.tensors().values())
+left = sum(p.numel() for p in trainer.engine.module.parameters())
+print(json.dumps([dataclasses.asdict(trainer.memory), trainer.parameters, left,
+                  largest_tensor(trainer.engine.module.parameters()), trainer.config.model.vocab_size, held]))
+"""
+
+
+def test_a_run_under_zero3_that_carries_states(bach_data, tmp_path):
+    """What the trainer asks with is what there is: the whole embedding, and the states of its four lanes."""
+    file = json.loads((PROJECT / "ds_configs" / "zero3.json").read_text())
+    file["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    (tmp_path / "zero3.json").write_text(json.dumps(file))
+    command = [sys.executable, "-c", SET_UP, str(bach_data), str(tmp_path / "run"), str(tmp_path / "zero3.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    told, parameters, left, largest, vocab_size, held = json.loads(done.stdout.splitlines()[-1])
+    assert left < parameters / 10 and largest == vocab_size * 64
+    model = ModelConfig(n_layer=2, n_embd=64, vocab_size=vocab_size)
+    options = {"zero_stage": 3, "ranks": 1, "tokens": 64, "recompute": "none", "bucket": 5 * 10**8}
+    without = estimate(model, parameters, parameters, **options, largest_tensor=largest, offload=False)
+    assert told["states"] - without.states == held
+    assert told["working"] > without.working and told["activations"] == without.activations
