@@ -2,13 +2,16 @@
 
     python benchmarks/wkv7s.py
     python benchmarks/wkv7s.py --before 0daa86e     # on a CPU: how much faster than the operator of that commit?
+    python benchmarks/wkv7s.py --portable           # on a GPU: beside the same kernels as PTX for 8.0
 
 Writes results/wkv7s_cpu.json or wkv7s_cpu_before.json; where there is a GPU results/wkv7s_gpu.json, and fla-core, if it
-is installed, is timed in the same run. Times are medians in milliseconds; on a shared machine the ratios count.
+is installed, is timed in the same run; with --portable results/wkv7s_portable.json. Times are medians in milliseconds;
+on a shared machine the ratios count.
 """
 
 import argparse
 import importlib.util
+import json
 import statistics
 import subprocess
 import sys
@@ -21,6 +24,7 @@ import report
 import torch
 from torch import Tensor
 
+from rwkv_music.cuda import build
 from rwkv_music.wkv7s import LOG_DECAY_SCALE, wkv7s
 
 # B, T, H with N = 64: a full chip, a half-full one, small models, and one long row.
@@ -203,6 +207,34 @@ def benchmark_gpu() -> dict:
     }
 
 
+def times_of_ours(portable: bool) -> list[tuple[float, float]]:
+    """Milliseconds forward and backward at each of SHAPES, of the kernels for this GPU or as PTX for 8.0."""
+    if portable:
+        build.FLAGS = [*build.FLAGS, "-gencode=arch=compute_80,code=compute_80"]
+        build.architectures = list  # none by name
+    return [time_gpu(ours, inputs(B, T, H, torch.bfloat16, "cuda")) for B, T, H in SHAPES]
+
+
+def benchmark_portable() -> dict:
+    """The two builds take turns, three times, each in a process of its own: their operators have the same names."""
+    turns: dict[str, list] = {"native": [], "portable": []}
+    for kind in [*turns] * 3:
+        command = [sys.executable, __file__, "--times-of", kind]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        turns[kind].append(json.loads(done.stdout.splitlines()[-1]))
+    rows = []
+    for i, (B, T, H) in enumerate(SHAPES):
+        row: dict = {"B": B, "T": T, "H": H}
+        for kind, lists in turns.items():
+            forward, backward = (statistics.median(times[i][part] for times in lists) for part in range(2))
+            row[kind] = {"forward_ms": forward, "backward_ms": backward, "both_ms": forward + backward}
+        row["slower"] = row["portable"]["both_ms"] / row["native"]["both_ms"]
+        rows.append(row)
+        both = f"{row['native']['both_ms']:6.2f} native {row['portable']['both_ms']:6.2f} portable"
+        print(f"{B:>3} {T:>6} {H:>3}  {both}  {row['slower']:.2f}x", flush=True)
+    return {"dtype": "bfloat16", "N": 64, "rows": rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -211,8 +243,14 @@ def main() -> None:
     parser.add_argument(
         "--before", metavar="COMMIT", help="on a CPU, compare with the operator of this commit, not with a loop"
     )
+    parser.add_argument("--portable", action="store_true", help="on a GPU, time the kernels as PTX for 8.0 too")
+    parser.add_argument("--times-of", choices=("native", "portable"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if torch.cuda.is_available():
+    if options.times_of:
+        print(json.dumps(times_of_ours(options.times_of == "portable")))
+    elif options.portable:
+        print(report.write("wkv7s_portable", benchmark_portable(), options.out))
+    elif torch.cuda.is_available():
         print(report.write("wkv7s_gpu", benchmark_gpu(), options.out))
     else:
         name = "wkv7s_cpu_before" if options.before else "wkv7s_cpu"
