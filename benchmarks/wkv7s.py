@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from rwkv_music.cuda import build
-from rwkv_music.wkv7s import LOG_DECAY_SCALE, wkv7s
+from rwkv_music.wkv7s import wkv7s
+from rwkv_music.wkv7s_cpu import LOG_DECAY_SCALE
 
 # B, T, H with N = 64: a full chip, a half-full one, small models, and one long row.
 SHAPES = [(8, 4096, 64), (8, 4096, 32), (16, 1024, 12), (4, 4096, 12), (1, 16384, 12), (1, 32768, 64)]
