@@ -89,14 +89,25 @@ def test_a_job_that_is_requeued_loses_nothing(slurm, submit, undisturbed):
 
 
 def test_a_time_limit_that_strikes(slurm, submit, undisturbed):
-    """Slurm looks every half minute for jobs to warn. Sampling changes no weight and lasts until it has looked; a start
-    that is warned before it trains is a crash, of which there may be some.
+    """Slurm looks every half minute for jobs to warn: a rank stands still until it has, however fast the others are. A
+    start that is warned before it trains is a crash, of which there may be some.
     """
-    slow = ("--sample_every", "2", "--sample_bars", "1")
-    job, run = submit("--time=1", "--signal=USR1@45", "--export=ALL,CRASHES=9", more=slow)
-    text = finished(slurm, job, run, 240)
+    job, run = submit("--time=1", "--signal=USR1@45", "--export=ALL,CRASHES=9")
+    wait_until(lambda: checkpoints(run), 150)
+    rank = wait_until(lambda: a_rank_of(run, 1), 10)
+    os.kill(rank, signal.SIGSTOP)
+    wait_until(lambda: goes_on(rank), 60)  # Slurm's warning comes with a SIGCONT
+    text = finished(slurm, job, run)
     assert "; queued again" in text, text[-3000:]
     assert_equal_weights(run, undisturbed)
+
+
+def goes_on(process: int) -> bool:
+    """Whether a process that was made to stand still does so no longer, or is no more."""
+    try:
+        return re.search(r"State:\s*(\S)", Path(f"/proc/{process}/status").read_text())[1] != "T"
+    except OSError:
+        return True
 
 
 def test_a_rank_that_is_killed(slurm, submit, undisturbed):
