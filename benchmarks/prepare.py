@@ -213,7 +213,7 @@ def kills(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
     while killed < KILLS:
         process = subprocess.Popen(command, env=_environment(), stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=draws.uniform(0.3, 0.3 + whole_s / 4))
+            process.wait(timeout=draws.uniform(0.3, whole_s))
             resumed_to_the_end += 1
         except subprocess.TimeoutExpired:
             process.kill()
