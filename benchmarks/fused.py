@@ -5,8 +5,8 @@
 Needs a GPU. Writes results/fused.json: for every operator and shape the median microseconds of forward and backward,
 and how many bytes a second that is if each input is read once and each output written once.
 
-Compiled, relu_squared's backward is the faster one, as it writes one tensor: what it would write besides, the square, is
-then kept from the forward pass, 4 C values a token. Ours keeps nothing and makes the square again.
+Compiled, relu_squared's backward is the faster one, as it writes one tensor: what it would write besides, the square,
+is then kept from the forward pass, 4 C values a token. Ours keeps nothing and makes the square again.
 """
 
 import argparse
