@@ -48,7 +48,7 @@ with torch.device("meta"):
     model = RWKV(config)
 allocate(model, device, plan.deepspeed, frozenset())
 reached("2_allocated")
-engine = make_engine(model, plan, device)
+engine = make_engine(model, plan, device, overlaps=torch.distributed.get_world_size() > 1)
 reached("3_engine")
 if initial is not None:
     initial.fill(engine)

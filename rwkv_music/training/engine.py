@@ -183,9 +183,6 @@ def make_plan(
 
 def _engine_file(file: dict[str, Any], train: TrainConfig, rows: int, world_size: int, shares: int) -> dict[str, Any]:
     """The DeepSpeed file with its sizes filled in: a rank takes `shares` of `rows` rows one after the other."""
-    if world_size == 1 and file["zero_optimization"]["stage"] < 3:
-        # There is nothing to overlap with, but DeepSpeed would wait for the GPU at every bucket.
-        file = {**file, "zero_optimization": {**file["zero_optimization"], "overlap_comm": False}}
     return {
         **file,
         "train_batch_size": rows * world_size * shares,
@@ -207,7 +204,7 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
         (zero.get(section) or {}).get("device", "none") for section in ("offload_optimizer", "offload_param")
     )
     needed = {
-        "cpu_adam": optimizer != "none",
+        "cpu_adam": offloads(zero),
         "async_io": "nvme" in (optimizer, weights),
         "quantizer": zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients"),
     }
@@ -222,8 +219,17 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
         together("looking for locks", lambda: extension_locks.wait_for(names, say))
 
 
-def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.DeepSpeedEngine:
+def offloads(zero: dict[str, Any]) -> bool:
+    """Whether the optimizer is kept in the host's memory, by the DeepSpeed file's section "zero_optimization"."""
+    return (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
+
+
+def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -> deepspeed.DeepSpeedEngine:
     """A DeepSpeed engine over `model`, with AdamW over its parameter groups: those of its parameters that train.
+
+    Args:
+        overlaps: whether gradients come while others can be on their way to other ranks. If not, `overlap_comm` is
+            turned off under ZeRO-1 and 2: DeepSpeed would wait for the GPU at every bucket.
 
     Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
     model, whose layers are gathered one whole block at a time.
@@ -240,6 +246,8 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
     groups = model.parameter_groups(train.weight_decay)
     module: torch.nn.Module = model
     config, zero = plan.deepspeed, plan.deepspeed["zero_optimization"]
+    if not overlaps and zero["stage"] < 3:
+        config = {**config, "zero_optimization": {**zero, "overlap_comm": False}}
     if zero["stage"] == 3:
         if model.blocks[0].att.time_state is not None:
             # Read outside of their layers too, where nothing gathers them: small enough to stay on every rank.
@@ -256,7 +264,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device) -> deepspeed.Deep
         module = Packed(model, groups)
         groups = module.groups
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
-    if zero.get("offload_optimizer", {}).get("device", "none") != "none":
+    if offloads(zero):
         optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
     else:
         optimizer = torch.optim.AdamW(groups, fused=True, **options)

@@ -6,20 +6,21 @@ there first; and its documents are filled up with empty ones to a power of two, 
 
 Notable choices:
 - Forward and backward are two graphs, and one step of autograd: to DeepSpeed it is a loss like any other.
-- Only where one rank has the model alone: its gradients come all at once, which leaves nothing to overlap their way to
-  other ranks with. And only where launching takes about as long as computing: a recording's memory is its own.
+- Only where all ranks are of one machine: the gradients come all at once, so that their way to other ranks is waited
+  for. Between the GPUs of a host that takes a thirtieth of such a step; over a network it is better overlapped.
+- Only where launching takes about as long as computing: a recording's memory is its own.
 
 Source: torch.cuda.make_graphed_callables, which knows no arguments that are not tensors.
 """
 
 from dataclasses import dataclass
 
-import deepspeed
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rwkv_music.config import RunConfig
+from rwkv_music.training.engine import offloads
 from rwkv_music.training.packing import Packed
 
 # Below so many floating-point operations a layer and micro-batch the host's part is worth removing: launching a layer
@@ -28,18 +29,19 @@ LAYER_FLOP = 3e12
 WARM_UP = 2  # libraries choose their kernels and allocate their workspaces then
 
 
-def record_where_it_pays(
-    engine: deepspeed.DeepSpeedEngine, config: RunConfig, world_size: int, matrix_parameters: int
-) -> None:
-    """Let the engine's module replay its training steps, if they are of the kind that this is for."""
-    packed = engine.module
-    if not isinstance(packed, Packed) or engine.device.type != "cuda" or world_size > 1:
-        return
-    if engine.optimizer.cpu_offload or config.data.task != "pretrain" or config.data.carry:
-        return  # rows of completions are of ever new lengths
+def pay(config: RunConfig, zero: dict, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
+    """Whether a run's steps are of the kind that this is for.
+
+    Args:
+        zero: the DeepSpeed file's section "zero_optimization".
+        one_host: whether all ranks are of one machine.
+    """
+    if device.type != "cuda" or not one_host or zero["stage"] == 3 or offloads(zero):
+        return False
+    if config.data.task != "pretrain" or config.data.carry:
+        return False  # rows of completions are of ever new lengths
     tokens = config.train.micro_batch_size * config.data.ctx_len
-    if 6 * matrix_parameters * tokens < LAYER_FLOP * config.model.n_layer:
-        packed.graphs = Graphs(packed, accumulates=config.train.batch_size > config.train.micro_batch_size)
+    return 6 * matrix_parameters * tokens < LAYER_FLOP * config.model.n_layer
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,13 @@ def interface_towards(address: str) -> str | None:
     return None
 
 
+def ranks_share_a_host() -> bool:
+    """Whether all ranks of the process group run on one machine."""
+    hosts = [socket.gethostname()] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    return len(set(hosts)) == 1
+
+
 def is_loss_of_a_rank(error: BaseException) -> bool:
     """Whether a collective failed because another rank is gone or does not come."""
     words = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "Socket closed")

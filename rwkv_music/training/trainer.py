@@ -46,6 +46,7 @@ from rwkv_music.run_folder import (
     remove_checkpoint,
     remove_unfinished,
 )
+from rwkv_music.training import graphs
 from rwkv_music.training.agreement import Wishes, only_on_first, together
 from rwkv_music.training.carrying import LaneStates
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
@@ -55,6 +56,7 @@ from rwkv_music.training.engine import (
     init_process_group,
     make_engine,
     make_plan,
+    offloads,
     optimizer_bytes,
     playing,
     rank,
@@ -62,7 +64,6 @@ from rwkv_music.training.engine import (
     sum_over_ranks,
     wait_for_compilations,
 )
-from rwkv_music.training.graphs import record_where_it_pays
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
 from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
 from rwkv_music.training.memory import Carried, MemoryEstimate, estimate, largest_tensor
@@ -75,7 +76,7 @@ from rwkv_music.training.metrics import (
     peak_memory_bytes,
 )
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
-from rwkv_music.training.rendezvous import meet
+from rwkv_music.training.rendezvous import meet, ranks_share_a_host
 from rwkv_music.training.samples import HeldOut, show
 from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
@@ -174,10 +175,15 @@ class Trainer:
         sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
         self.parameters = sum(size for size, _ in sizes)
         self.trained = sum(size for size, trains in sizes if trains)  # of them
-        self.engine = make_engine(model, self.plan, self.device)
+        zero = file["zero_optimization"]
+        one_host = ranks_share_a_host()
+        replayed = graphs.pay(self.config, zero, self.device, one_host, self.matrix_parameters)
+        self.engine = make_engine(model, self.plan, self.device, overlaps=world_size > 1 and not replayed)
+        if replayed:
+            packed = self.engine.module
+            packed.graphs = graphs.Graphs(packed, accumulates=self.plan.accumulation > 1)
         if self.base is not None:
             fill_frozen(self.engine, self.base)
-        record_where_it_pays(self.engine, self.config, world_size, self.matrix_parameters)
         self.lane_states = LaneStates(self.engine, model_config, self._own_rows(0)) if data.carry else None
         if self.resumed_from is not None:
             load_checkpoint(self.engine, self.resumed_from, self.lane_states)
@@ -194,7 +200,7 @@ class Trainer:
         self.spikes = SpikeDetector()
         self.rollbacks: dict[str, int] = {}
         self.calm_step = self.progress.step  # the last one whose loss was no spike
-        self.memory = self._estimate_memory(file["zero_optimization"])
+        self.memory = self._estimate_memory(zero)
         self.hyperparameters = hyperparameters(self)
         self.wandb = WandbRun(self.run, self.hyperparameters) if self.first and train.log == "wandb" else None
         self.curves = Curves(self.run, self.progress.step + 1, self.first, self.wandb)
@@ -255,7 +261,7 @@ class Trainer:
             recompute=self.config.train.recompute,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
             largest_tensor=largest_tensor(self.engine.module.parameters()),
-            offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+            offload=offloads(zero),
             carried=carried,
         )
 

@@ -181,7 +181,7 @@ file = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshol
 plan = make_plan(TrainConfig(batch_size=2, micro_batch_size=1, grad_clip=0), set(), file, "ds.json", 1, windows)
 net = model()
 config = net.config
-engine = make_engine(net, plan, device)
+engine = make_engine(net, plan, device, overlaps=False)
 rows = [range(0, 1), range(1, 2)]
 states = LaneStates(engine, config, rows)
 lanes = Lanes(MusicDataset(folder, "train", 32), 2)

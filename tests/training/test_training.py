@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rwkv_music.__main__ import main as command
 from rwkv_music.data.dataset import MusicDataset
+from rwkv_music.data.remi import Remi
 from rwkv_music.evaluation import summed_loss
 from rwkv_music.run_folder import read_manifest, tensor_files
 from rwkv_music.training.checkpoint import load_model
@@ -77,8 +78,9 @@ def test_a_run_goes_on_elsewhere_from_a_checkpoint_that_is_named(one_process, tm
 def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(bach_data, tmp_path):
     """With no weight small enough to stay on every rank, as with large models; the small ones all are.
 
-    In fp32: in bf16 AdamW makes whole steps of the rounding in gradients that are almost zero, and so of another order
-    of sums.
+    In fp32, and without the embedding of the token that ends a piece: AdamW makes whole steps of the rounding in
+    gradients that are almost zero, and so of another order of sums. In bf16 many are; of that token, which nothing
+    follows, all are.
     """
     lets_go = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
     runs = []
@@ -93,8 +95,10 @@ def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(bach
         "step_00000010.mid",
         "step_00000020.mid",
     ]
-    ours, theirs = load_model(run.folder)[0], load_model(alone.folder)[0]
-    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+    ours, theirs = (load_model(one.folder)[0].state_dict() for one in (run, alone))
+    for weights in (ours, theirs):
+        weights["emb.weight"][Remi.eos_id] = 0
+    for (name, a), b in zip(ours.items(), theirs.values(), strict=True):
         assert (a - b).norm() < 0.02 * b.norm() + 1e-3, (name, (a - b).norm(), b.norm())
 
 

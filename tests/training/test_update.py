@@ -23,7 +23,8 @@ device = init_process_group()
 torch.manual_seed(0)
 model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
 file = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": stage}}
-engine = make_engine(model, make_plan(TrainConfig(batch_size=4, grad_clip=0.3), set(), file, "ds.json", 1), device)
+plan = make_plan(TrainConfig(batch_size=4, grad_clip=0.3), set(), file, "ds.json", 1)
+engine = make_engine(model, plan, device, overlaps=False)
 tokens = torch.randint(20, (4, 33))
 rows = []
 for step in range(6):

@@ -1,0 +1,128 @@
+"""Runs on two GPUs over NCCL: that they learn what one learns, replayed or not, and what ends them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+if torch.cuda.device_count() < 2:
+    pytest.skip("needs two CUDA GPUs", allow_module_level=True)
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rwkv_music.run_folder import checkpoints
+from tests.gpu.test_training import PROJECT, data  # noqa: F401
+from tests.training.conftest import free_port
+
+SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10 --log_every 1 --val_every 0".split()
+# train.py with no step replayed: none is small enough.
+LAUNCHED = "import sys, train\nfrom rwkv_music.training import graphs, signals\ngraphs.LAYER_FLOP = 0\n"
+LAUNCHED += "signals.leave(train.main(sys.argv[1:]))"
+
+
+def start(
+    data: Path,  # noqa: F811
+    run: Path,
+    *more: object,
+    ranks: int = 2,
+    stage: int = 2,
+    program: tuple = ("train.py",),
+    **environment: object,
+) -> subprocess.Popen:
+    """`train.py`, or another program with its arguments, on so many GPUs."""
+    line = [sys.executable, PROJECT / "launch" / "node.py", ranks, *program, "--data", data, "--out", run, *SMALL]
+    line += ["--deepspeed_config", PROJECT / "ds_configs" / f"zero{stage}.json", *more]
+    paths = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "PYTHONPATH": paths, **environment}
+    return subprocess.Popen(
+        list(map(str, line)),
+        env={**os.environ, **{name: str(value) for name, value in own.items()}},
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def curve(run: Path, tag: str = "train/loss") -> list[float]:
+    return [event.value for event in EventAccumulator(str(run)).Reload().Scalars(tag)]
+
+
+def losses(*arguments: object, **options: object) -> list[float]:
+    running = start(*arguments, **options)
+    said = running.communicate(timeout=300)[0]
+    assert running.returncode == 0, said[-3000:]
+    return curve(arguments[1])
+
+
+def furthest(a: list[float], b: list[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def one_gpu(data, tmp_path_factory) -> list[float]:  # noqa: F811
+    return losses(data, tmp_path_factory.mktemp("one") / "run", "--steps", 40, "--micro_batch_size", 8, ranks=1)
+
+
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_two_gpus_learn_what_one_does(stage, one_gpu, data, tmp_path):  # noqa: F811
+    two = losses(data, tmp_path / "run", "--steps", 40, "--micro_batch_size", 8, stage=stage)
+    assert two[-1] < 0.6 * two[0]
+    assert furthest(two[:20], one_gpu[:20]) < 5e-3
+
+
+def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
+    """Also with rows accumulated, and where the ranks' batches make recordings at different steps."""
+    for name, rows in (("whole", 8), ("accumulated", 2)):
+        more = ["--steps", 30, "--micro_batch_size", rows]
+        replayed = losses(data, tmp_path / name / "replayed", *more)
+        launched = losses(data, tmp_path / name / "launched", *more, program=("-c", LAUNCHED))
+        assert furthest(replayed[:20], launched[:20]) < 5e-3, name
+
+
+def test_half_of_it_resumes_on_one_gpu_under_another_stage(data, tmp_path):  # noqa: F811
+    more = ["--steps", 40, "--micro_batch_size", 8]
+    whole = losses(data, tmp_path / "whole", *more)
+    losses(data, tmp_path / "parts", *more, "--stop_after", 20)
+    parts = losses(data, tmp_path / "parts", *more, ranks=1, stage=3)
+    assert furthest(whole, parts) < 5e-3
+
+
+def test_a_nan_in_one_ranks_gradient_skips_that_step_on_both_and_no_other(data, tmp_path):  # noqa: F811
+    program = (PROJECT / "tests" / "training" / "troubled.py", "nan-gradient")
+    finite = losses(data, tmp_path / "run", "--steps", 20, program=program)
+    assert curve(tmp_path / "run", "train/skipped_steps") == [0] * 6 + [1] * 14
+    assert len(finite) == 19 and all(loss == loss for loss in finite) and finite[-1] < finite[0] - 0.5
+
+
+@pytest.mark.parametrize("machines", (1, 2))
+def test_a_rank_that_dies_ends_the_other_within_a_minute(machines, data, tmp_path):  # noqa: F811
+    """Of two machines each has its own launcher and nothing but the network between them."""
+    more = ["--steps", 10**6, "--save_every", 5, "--keep", 1]
+    if machines == 1:
+        launchers = [start(data, tmp_path / "run", *more)]
+    else:
+        network = {"NCCL_P2P_DISABLE": 1, "NCCL_SHM_DISABLE": 1, "NODES": 2, "MASTER_PORT": free_port()}
+        launchers = [
+            start(data, tmp_path / "run", *more, ranks=1, NODE_RANK=node, CUDA_VISIBLE_DEVICES=node, **network)
+            for node in (0, 1)
+        ]
+    deadline = time.monotonic() + 120
+    while not checkpoints(tmp_path / "run"):
+        assert launchers[0].poll() is None and time.monotonic() < deadline, launchers[0].communicate()[0][-3000:]
+        time.sleep(0.1)
+    psutil.Process(launchers[-1].pid).children()[-1].kill()
+    killed = time.monotonic()
+    said = [launcher.communicate(timeout=120)[0] for launcher in launchers]
+    seconds = time.monotonic() - killed
+    print(f"all have ended {seconds:.1f} s after the kill: {[x.returncode for x in launchers]}", said[0][-1500:])
+    assert seconds < 60 and all(launcher.returncode not in (0, 1) for launcher in launchers)
+    last = checkpoints(tmp_path / "run")[-1].name
+    again = start(data, tmp_path / "run", *more, "--stop_after", int(last.removeprefix("step_")) + 5)
+    said = again.communicate(timeout=120)[0]
+    assert again.returncode == 0 and last in said, said[-3000:]
