@@ -245,7 +245,9 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
     train = plan.train
     groups = model.parameter_groups(train.weight_decay)
     module: torch.nn.Module = model
-    config, zero = plan.deepspeed, plan.deepspeed["zero_optimization"]
+    zero = plan.deepspeed["zero_optimization"]
+    # To measure its throughput DeepSpeed would wait for the GPU twice a step, and the GPU for the host after that.
+    config = {"timers": {"throughput": {"enabled": False}}, **plan.deepspeed}
     if not overlaps and zero["stage"] < 3:
         config = {**config, "zero_optimization": {**zero, "overlap_comm": False}}
     if zero["stage"] == 3:

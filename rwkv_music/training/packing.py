@@ -10,11 +10,16 @@ Notable choices:
   master weights and moments into the model's parameters too.
 - A flat parameter takes neighbouring layers until it is large enough. One for all would do for a single GPU, but then
   no gradient could be on its way to other ranks before the backward pass has ended.
+- In training a flat parameter is viewed when the forward pass reaches the first block that has a part in it. Of what
+  it can do autograd takes first what was made last: views made at the beginning would wait for the end of the backward
+  pass, and all the gradients with them.
 - Frozen parameters stay as they are: nothing is done with each of them but to compute with it.
 - ZeRO-3 shares out each module's own parameters and needs them where they are: it takes the model as it is.
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +63,10 @@ class Packed(nn.Module):
         self.groups: list[dict[str, Any]] = []
         self._places: list[list[tuple[nn.Module, str]]] = []
         self._shapes: list[list[Tensor]] = []  # as tensors without content, which is how torch wants them
+        self._needed_by: list[int] = []  # the block that each flat parameter is viewed at
+        self._to_view: list[Tensor | None] = []  # what is still to be viewed in the forward pass under way
+        for number, block in enumerate(model.blocks):
+            block.register_forward_pre_hook(partial(self._view_at, number))
         for group in groups:
             first = len(self.flat)
             for members in _cut(group["params"]):
@@ -66,6 +75,7 @@ class Packed(nn.Module):
                 self.flat.append(flat)
                 self._places.append([places[p] for p in members])
                 self._shapes.append([torch.empty(p.shape, device="meta") for p in members])
+                self._needed_by.append(min(_block(names[p], len(model.blocks)) for p in members))
                 for parameter in members:
                     module, name = places[parameter]
                     del module._parameters[name]
@@ -74,20 +84,48 @@ class Packed(nn.Module):
         self.register_load_state_dict_pre_hook(_take_the_models_names)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.graphs is not None and torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return self.unpacked()(*args, **kwargs)
+        if self.graphs is not None:
             return self.graphs.loss(kwargs["input_ids"], kwargs["targets"], kwargs["cu_seqlens"])
-        return self.unpacked()(*args, **kwargs)
+        return self.on_the_way(self.flat)(*args, **kwargs)
 
-    def unpacked(self, flat: Sequence[Tensor] | None = None) -> RWKV:
-        """The model, with views of the flat parameters, as they are now, for its weights.
-
-        They stay in place, because what is recomputed in the backward pass needs them then. `flat` may name other
-        tensors to view, laid out as the flat parameters are.
-        """
-        for parameter, places, shapes in zip(flat or self.flat, self._places, self._shapes, strict=True):
-            for (module, name), weight in zip(places, _Views.apply(parameter, shapes), strict=True):
-                module.__dict__[name] = weight
+    def unpacked(self) -> RWKV:
+        """The model, with views of the flat parameters, as they are now, for its weights."""
+        self._to_view = list(self.flat)
+        for number in range(len(self.flat)):
+            self._view(number)
         return self.model
+
+    def on_the_way(self, flat: Sequence[Tensor]) -> RWKV:
+        """The model for one forward pass, in which `flat`, the flat parameters or tensors like them, are viewed.
+
+        The views stay in place, because what is recomputed in the backward pass needs them then.
+        """
+        self._to_view = list(flat)
+        self._view_at(0)
+        return self.model
+
+    def _view_at(self, block: int, *_: object) -> None:
+        for number, needed_by in enumerate(self._needed_by):
+            if needed_by == block:
+                self._view(number)
+
+    def _view(self, number: int) -> None:
+        """Unless it has been done: the blocks come by again when they are recomputed."""
+        parameter, self._to_view[number] = self._to_view[number], None
+        if parameter is not None:
+            views = _Views.apply(parameter, self._shapes[number])
+            for (module, name), weight in zip(self._places[number], views, strict=True):
+                module.__dict__[name] = weight
+
+
+def _block(name: str, n_blocks: int) -> int:
+    """The number of the block at which the parameter `name` must be there."""
+    place = re.match(r"blocks\.(\d+)\.", name)
+    if place is None:
+        return 0 if name == "emb.weight" else n_blocks - 1
+    return 0 if name.endswith("time_state") else int(place[1])  # a first state is asked for before the first block
 
 
 def unpack(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
 """Flat parameters compute what the model's own do, and unpack to them."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training import packing
-from rwkv_music.training.packing import Packed, unpack
+from rwkv_music.training.packing import Packed, _block, unpack
 
 
 def model() -> RWKV:
@@ -35,6 +37,28 @@ def test_loss_and_gradients_are_the_models(monkeypatch, recompute):
     gradients = unpack({f"flat.{i}": p.grad for i, p in enumerate(flat.flat)}, flat.layout)
     for name, parameter in plain.named_parameters():
         assert torch.equal(gradients[name], parameter.grad), name
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "block"])
+def test_gradients_come_as_the_backward_pass_gets_to_them(monkeypatch, recompute):
+    _, flat = packed(monkeypatch, 40_000)
+    flat.model.recompute = recompute
+    came = []
+
+    def note(number: int, _block, inputs) -> None:
+        inputs[0].register_hook(lambda _: came.append(f"block {number}"))
+
+    for number, block in enumerate(flat.model.blocks):
+        block.register_forward_pre_hook(partial(note, number))
+    for name, parameter in flat.named_parameters():
+        parameter.register_hook(lambda _, name=name: came.append(name))
+    tokens = torch.randint(20, (2, 33))
+    flat(tokens[:, :-1], targets=tokens[:, 1:]).backward()
+    assert set(came) == {*flat.layout, "block 0", "block 1", "block 2"}
+    first = {name: min(_block(member, 3) for member, _ in members) for name, members in flat.layout.items()}
+    assert set(first.values()) == {0, 1, 2}
+    for name, block in first.items():
+        assert block == 0 or came.index(name) < came.index(f"block {block - 1}")
 
 
 def test_unpacked_weights_are_views_of_the_flat_ones(monkeypatch):
