@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+READY_TO_TEST := .venv/.ready-to-test
 
 help:
 	@echo "make demo   set up, train a small model on Bach's chorales, complete three of them (demo/)"
@@ -20,6 +21,10 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 # torch before what depends on it, so that its pinned build is the one that is used.
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music]'
+	@touch $@
+
+$(READY_TO_TEST): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music,test]'
 	@touch $@
 
@@ -39,7 +44,7 @@ demo: $(READY)
 	@echo; echo "Listen to demo/completions/*.mid and look at the .png beside each."
 	@echo "Curves: $(BIN)/tensorboard --logdir demo/run"
 
-test: $(READY)
+test: $(READY_TO_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest

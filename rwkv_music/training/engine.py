@@ -31,6 +31,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV, Block
 from rwkv_music.training.agreement import together
 from rwkv_music.training.packing import Packed
+from rwkv_music.training.reduction import reduce_beside
 from rwkv_music.training.update import UpdateOnDevice
 
 # Keys of a DeepSpeed file that say the same as a field of TrainConfig.
@@ -277,6 +278,8 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
         raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error
     if isinstance(module, Packed) and isinstance(optimizer, torch.optim.AdamW):
         engine.update_on_device = UpdateOnDevice(engine)
+        if device.type == "cuda" and engine.optimizer.overlap_comm:
+            reduce_beside(engine.optimizer)
     return engine
 
 

@@ -1,5 +1,6 @@
 """Runs on two GPUs over NCCL: that they learn what one learns, replayed or not, and what ends them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,8 +22,12 @@ from tests.training.conftest import free_port
 
 SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10 --log_every 1 --val_every 0".split()
 # train.py with no step replayed: none is small enough.
-LAUNCHED = "import sys, train\nfrom rwkv_music.training import graphs, signals\ngraphs.LAYER_FLOP = 0\n"
-LAUNCHED += "signals.leave(train.main(sys.argv[1:]))"
+LAUNCHED = """
+import sys, train
+from rwkv_music.training import graphs, packing, signals
+graphs.LAYER_FLOP = 0
+signals.leave(train.main(sys.argv[1:]))
+"""
 
 
 def start(
@@ -83,6 +88,21 @@ def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
         replayed = losses(data, tmp_path / name / "replayed", *more)
         launched = losses(data, tmp_path / name / "launched", *more, program=("-c", LAUNCHED))
         assert furthest(replayed[:20], launched[:20]) < 5e-3, name
+
+
+@pytest.mark.parametrize("stage", (1, 2))
+def test_gradients_reduced_beside_the_backward_pass_are_the_same_bits(stage, data, tmp_path):  # noqa: F811
+    """Of a model with many flat parameters larger than DeepSpeed's bucket, whose memory is used again at once."""
+    many_flat = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, packing.LARGE_ENOUGH = 0, 2**22")
+    seen = []
+    for overlap in (False, True):
+        file = json.loads((PROJECT / "ds_configs" / f"zero{stage}.json").read_text())
+        file["zero_optimization"] |= {"overlap_comm": overlap, "reduce_bucket_size": 2**22}
+        (tmp_path / f"{overlap}.json").write_text(json.dumps(file))
+        more = ["--preset", "0.1b", "--steps", 20, "--deepspeed_config", tmp_path / f"{overlap}.json"]
+        run = tmp_path / str(overlap)
+        seen.append((losses(data, run, *more, program=("-c", many_flat)), curve(run, "train/grad_norm")))
+    assert seen[0] == seen[1] and len(seen[0][1]) == 20
 
 
 def test_half_of_it_resumes_on_one_gpu_under_another_stage(data, tmp_path):  # noqa: F811
