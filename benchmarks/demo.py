@@ -1,6 +1,7 @@
 """How long does `make demo` take on this machine, and what comes out? Runs it twice in a clean clone.
 
     python benchmarks/demo.py
+    python benchmarks/demo.py --before COMMIT     # beside an earlier state of the project, one after the other
 
 Writes results/demo.json, and results/demo/: the curve, and the three completions with their piano rolls.
 """
@@ -26,6 +27,15 @@ def timed_demo(clone: Path) -> tuple[float, str]:
     if done.returncode != 0:
         raise SystemExit(f"make demo failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     return time.perf_counter() - start, done.stdout
+
+
+def both_times(clone: Path, commit: str = "HEAD") -> tuple[dict[str, int], str]:
+    """Seconds of the first `make demo` in a clone of the project and of the one after it; what the first printed."""
+    subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
+    subprocess.run(["git", "checkout", "--quiet", commit], cwd=clone, check=True)
+    first, output = timed_demo(clone)
+    again, _ = timed_demo(clone)
+    return {"first_seconds": round(first), "again_seconds": round(again)}, output
 
 
 def read_evaluation(output: str) -> dict[str, dict[str, float]]:
@@ -56,21 +66,23 @@ def draw_curve(run: Path, bigram: float, path: Path) -> dict[str, list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("--before", metavar="COMMIT", help="time the demo of this commit as well")
+    before = parser.parse_args().before
     out = report.RESULTS / "demo"
     out.mkdir(parents=True, exist_ok=True)
+    figures = {}
     with tempfile.TemporaryDirectory() as folder:
+        if before:
+            figures["before"] = {"commit": before, **both_times(Path(folder) / "before", before)[0]}
         clone = Path(folder) / "clone"
-        subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
-        first, output = timed_demo(clone)
-        again, _ = timed_demo(clone)
+        times, output = both_times(clone)
         evaluation = read_evaluation(output)
         curves = draw_curve(clone / "demo" / "run", evaluation["val"]["bigram_nats_per_token"], out / "curve.png")
         for file in sorted((clone / "demo" / "completions").iterdir()):
             shutil.copy(file, out / file.name)
-    figures = {"first_seconds": round(first), "again_seconds": round(again), "evaluation": evaluation, "curves": curves}
+    figures = {**times, **figures, "evaluation": evaluation, "curves": curves}
     print(report.write("demo", figures))
-    print(f"first {first:.0f} s, again {again:.0f} s; {evaluation['val']}")
+    print(times, figures.get("before", ""), evaluation["val"])
 
 
 if __name__ == "__main__":
