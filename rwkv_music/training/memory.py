@@ -82,6 +82,7 @@ def estimate(
     bucket: int,
     largest_tensor: int,
     offload: bool,
+    live: int = 10**9,
     carried: Carried | None = None,
 ) -> MemoryEstimate:
     """What a step takes in bf16 on one of `ranks` GPUs.
@@ -93,13 +94,16 @@ def estimate(
         bucket: elements of DeepSpeed's `reduce_bucket_size`.
         largest_tensor: elements of the largest parameter that DeepSpeed sees, flat ones included.
         offload: whether the optimizer and the gradients are on the CPU.
+        live: DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights that ZeRO-3 keeps at hand.
         carried: with --carry, the states.
     """
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else 3 * FP32 * shared
-    gradients = 0 if offload else BF16 * (shared if zero_stage >= 2 else trained)
-    buckets = 2 * BF16 * min(bucket, trained)  # one is filled while the other is on its way
+    gradients = 0 if offload else BF16 * shared
+    others = BF16 * (trained - shared) if zero_stage == 1 else 0  # come while what the forward pass kept goes
+    buckets = BF16 * (bucket if zero_stage == 3 else 2 * bucket)  # of two one is filled, the other is on its way
+    gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
 
     C, V = model.n_embd, model.vocab_size
@@ -110,15 +114,15 @@ def estimate(
     layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
     if recompute == "block":
         layer += activation_values(model, "none") * tokens * BF16
-    # The optimizer's step has the activations' room: the gradient in fp32, and one tensor of it in fp64 for its norm,
-    # under ZeRO-3 this rank's share of it.
-    step = 0 if offload else FP32 * shared + 8 * (largest_tensor / ranks if zero_stage == 3 else largest_tensor)
+    # The optimizer's step has the activations' room. Under ZeRO-3 it is DeepSpeed's own: this rank's share of the
+    # gradient in fp32, and of one tensor of it in fp64 for its norm.
+    step = FP32 * shared + 8 * largest_tensor / ranks if zero_stage == 3 and not offload else 0
     lanes = passing = 0.0
     if carried is not None:
         lanes = carried.lanes * state_bytes(model)
         # Of each lane, the states between windows, the last one's and its gradient; of each document, what it comes in
         # with and goes out with, layer by layer and then together, or in the backward pass the gradients of these.
         passing = ((carried.windows + 1) * carried.rows + 3 * carried.documents) * state_bytes(model)
-    backward = kept + max(head, layer) + buckets + passing
+    backward = max(kept + max(head, layer), layer + others) + buckets + gathered + passing
     working = max(backward, step) - kept
     return MemoryEstimate(round(weights + optimizer + gradients + lanes), round(kept), round(max(working, 0)))

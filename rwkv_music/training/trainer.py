@@ -262,6 +262,7 @@ class Trainer:
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
             largest_tensor=largest_tensor(self.engine.module.parameters()),
             offload=offloads(zero),
+            live=int(zero.get("stage3_max_live_parameters", 1e9)),
             carried=carried,
         )
 
