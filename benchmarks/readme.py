@@ -96,29 +96,63 @@ Three completions of held-out pieces, four bars given and eight completed:
 
 
 def speed() -> str:
-    """A training step, the operator and generation on one GPU, and generation on a CPU."""
-    step, kernels = results("step"), results("wkv7s_gpu")
+    """A training step on one GPU and on several, the operator and generation on one GPU, and generation on a CPU."""
+    h100, h200, kernels = results("step_h100"), results("step_h200"), results("wkv7s_gpu")
     play, cpu = results("generation_cuda_speed")["speed"], results("generation_cpu_speed")["speed"]
-    rows = [
-        f"| {name} | {row['tokens_per_second']:,.0f} | {row['mfu']:.0%} | {row['peak_gib']:.1f} |"
-        for name, row in step["rows"].items()
-    ]
+    lines = []
+    for name, row in h100["rows"].items():
+        cells = [f"{x['tokens_per_second']:,.0f} | {x['mfu']:.0%}" for x in (h200["rows"][name], row)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_gib']:.1f} |")
+    commits = [f"{one['machine']['commit']}" for one in (h200, h100)]
     one, many = (play[pieces]["tokens_per_second"] for pieces in ("1", "512"))
     ratios = [row["faster_than"][name] for row in kernels["rows"] for name in row["faster_than"]]
     return f"""
-One {step["machine"]["gpu"]}, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no recomputation:
+Tokens a second on one GPU, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no recomputation (the H200's at commit
+{commits[0]}, the H100's at {commits[1]}, since when a step no longer waits for the GPU):
 
-| layers and width, rows x tokens | tokens a second | MFU | peak GiB |
-|---|---|---|---|
-{chr(10).join(rows)}
+| layers and width, rows x tokens | H200 | MFU | H100 | MFU | peak GiB |
+|---|---|---|---|---|---|
+{chr(10).join(lines)}
 
-MFU is 6 x matrix parameters x tokens a second over the chip's 989 TFLOP/s
-([step.json](benchmarks/results/step.json)). Forward and backward, our WKV7s kernels take 1/{min(ratios):.1f} to
-1/{max(ratios):.1f} of the time of flash-linear-attention's, in one run with them
-([wkv7s_gpu.json](benchmarks/results/wkv7s_gpu.json)). Completing pieces, `0.1b` draws
-{one:,.0f} tokens a second for one and {many:,.0f} for 512 at once there, {cpu["1"]["tokens_per_second"]:.0f} for one
-on two CPU cores.
+MFU is 6 x matrix parameters x tokens a second over the chips' 989 TFLOP/s
+([step_h200.json](benchmarks/results/step_h200.json), [step_h100.json](benchmarks/results/step_h100.json)).
+
+{scaling()}
+
+Forward and backward, our WKV7s kernels take 1/{min(ratios):.1f} to 1/{max(ratios):.1f} of the time of
+flash-linear-attention's on an H200, in one run with them ([wkv7s_gpu.json](benchmarks/results/wkv7s_gpu.json)).
+Completing pieces, `0.1b` draws {one:,.0f} tokens a second for one and {many:,.0f} for 512 at once there,
+{cpu["1"]["tokens_per_second"]:.0f} for one on two CPU cores.
 """
+
+
+def scaling() -> str:
+    """What several GPUs make of it."""
+    made, [large] = results("scaling"), results("scaling_7b")["rows"]
+    rows = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in made["rows"]}
+    most = max(row["gpus"] for row in made["rows"])
+    lines = [
+        f"| {preset} | "
+        + " | ".join(
+            f"{rows[preset, file, kind, most]['times_one_gpu']:.2f}"
+            for kind in ("weak", "strong")
+            for file in ("zero1", "zero2", "zero3")
+        )
+        + f" | {rows[preset, 'zero2', 'weak', 1]['optimizer_bytes'] / 1e9:.1f}, "
+        f"{rows[preset, 'zero2', 'weak', most]['optimizer_bytes'] / 1e9:.1f} |"
+        for preset in ("0.1b", "1.5b")
+    ]
+    heads = [f"{file}, {batch}" for batch in ("a GPU", "in all") for file in ("zero1", "zero2", "zero3")]
+    batch = f"{large['batch'][0]} x {large['batch'][1]} tokens, ZeRO-2, `--recompute {large['recompute']}`"
+    return f"""{most} {made["machine"]["gpu"]} of one host make so many times the tokens of one of them under the same
+file, with the same batch a GPU or the same in all ([scaling.json](benchmarks/results/scaling.json)):
+
+| | {" | ".join(heads)} | optimizer GB a GPU: one, {most} |
+|---|---|---|---|---|---|---|---|
+{chr(10).join(lines)}
+
+A 7B ({batch}) makes {large["tokens_per_second"]:,.0f} tokens a second on {large["gpus"]} of them,
+{large["mfu"]:.0%} MFU, in {large["peak_gib"]:.0f} GiB a GPU ([scaling_7b.json](benchmarks/results/scaling_7b.json))."""
 
 
 def tuning() -> str:

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def machine() -> dict[str, Any]:
         facts |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count(), "cuda": torch.version.cuda}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True)
     return facts | ({"commit": commit.stdout.strip()} if commit.returncode == 0 else {})
+
+
+def card() -> str:
+    """The GPU's model in short, such as "h200" or "rtx_4090"."""
+    found = re.search(r"(RTX )?[A-Z]*\d{3,4}\w*", torch.cuda.get_device_name())
+    return found[0].lower().replace(" ", "_") if found else "gpu"
 
 
 def write(name: str, figures: dict[str, Any], folder: str | os.PathLike = RESULTS) -> Path:

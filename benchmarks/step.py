@@ -1,6 +1,6 @@
 """Where does a training step's time go? The trainer's own step on tokens made here, taken apart.
 
-    python benchmarks/step.py                                        # the table of results/step.json
+    python benchmarks/step.py                                        # the table: step_h200.json on an H200
     python benchmarks/step.py --card                                 # what a card of 24 GB trains: step_24gib.json
     python benchmarks/step.py --preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070
     deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 16 --ctx_len 2048
@@ -315,7 +315,7 @@ def main() -> int:
         limit = ["--limit_gib", "24", "--measured", "5"]
         print(report.write("step_24gib", {"limit_gib": 24, "rows": table(CARD, limit)}, options.folder))
     else:
-        print(report.write("step", {"rows": table(ROWS, [])}, options.folder))
+        print(report.write(f"step_{report.card()}", {"rows": table(ROWS, [])}, options.folder))
     return 0
 
 

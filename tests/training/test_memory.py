@@ -14,9 +14,13 @@ from rwkv_music.training.packing import Packed
 from tests.training.conftest import PROJECT, environment
 
 RESULTS = PROJECT / "benchmarks" / "results"
-ROWS = json.loads((RESULTS / "step.json").read_text())["rows"]
-for row in json.loads((RESULTS / "scaling.json").read_text())["rows"]:
-    ROWS[f"{row['preset']} {row['file']} {row['scaling']} on {row['gpus']}"] = row
+ROWS = {}
+for card in ("h100", "h200"):
+    for name, row in json.loads((RESULTS / f"step_{card}.json").read_text())["rows"].items():
+        ROWS[f"{name}, {card}"] = row
+for file in ("scaling.json", "scaling_7b.json"):
+    for row in json.loads((RESULTS / file).read_text())["rows"]:
+        ROWS[f"{row['preset']} {row['file']} {row['scaling']} on {row['gpus']}"] = row
 
 
 @pytest.mark.parametrize("name", ROWS)
