@@ -6,7 +6,8 @@ Notable choices:
 - bf16 unless asked otherwise: what RWKV's files are, and what a model trained in bf16 computes with. A run's fp32
   master weights are rounded once, so that weights which came as bf16 and were not trained leave as they came.
 - The same weights give the same bytes, whichever ranks and ZeRO stage held them.
-- A `.pth` has v0, v1 and v2 in layer 0 too, all zero: nothing reads them there, but BlinkDL's trainer expects them.
+- A `.pth` has v0, v1 and v2 in layer 0 too, as they were in the file that the model began with, else all zero: nothing
+  reads them there, but BlinkDL's trainer expects them.
 - The codec goes beside, so that who has the file knows what its tokens mean.
 
 Sources: BlinkDL's RWKV-LM (names, shapes, types); flash-linear-attention's fla/models/rwkv7 and utils/
@@ -79,13 +80,15 @@ def export(
 
 def _write_pth(weights: Weights, path: Path, dtype: torch.dtype) -> None:
     config = weights.config
-    unread = {"v0": (1, 1, config.n_embd), "v1": (config.n_embd, config.value_rank)}
-    unread["v2"] = unread["v1"][::-1]
+    v1 = (config.n_embd, config.value_rank)
+    unread = dict(zip(PASSED_OVER, ((1, 1, config.n_embd), v1, v1[::-1]), strict=True))
     tensors: dict[str, Tensor] = {}
     for name in parameter_shapes(config):
         tensors[name] = weights.read(name, dtype)
         if name == "blocks.0.att.a0":
-            tensors |= {full: torch.zeros(unread[full[-2:]], dtype=dtype) for full in PASSED_OVER}
+            for full, shape in unread.items():
+                given = full in weights.tensors.shapes
+                tensors[full] = weights.read(full, dtype) if given else torch.zeros(shape, dtype=dtype)
     with open(path, "wb") as file:  # torch would write the name of a path into the file, and this one is made up
         torch.save(tensors, file)
 

@@ -7,7 +7,7 @@ Notable choices:
 - Nothing that is opened can run code: a `.pth` goes through torch's unpickler for tensors alone and is mapped into
   memory, where processes of one machine share it; the rest is safetensors and JSON.
 - Layer 0's v0, v1 and v2 in BlinkDL's files are passed over: the value residual starts in that layer, nothing reads
-  them there, and his own programs ignore them too.
+  them there, and his own programs ignore them too. They go along with a run, so that its .pth is whole again.
 - What was made for inference alone is refused with the reason: quantised, transposed or compiled weights cannot be
   trained on, and half of them would load without a complaint.
 
@@ -194,6 +194,14 @@ def load_pretrained(
     read = {name: weights.read(name, dtype, device) for name, _ in model.named_parameters()}
     model.load_state_dict(read, assign=True)
     return model.requires_grad_(True).eval()
+
+
+def read_passed_over(tensors: Tensors) -> dict[str, Tensor]:
+    """Those of `PASSED_OVER` that are there, in fp32."""
+    found = {name: torch.empty(tensors.shapes[name]) for name in PASSED_OVER if name in tensors.shapes}
+    for name, tensor in found.items():
+        tensors.read_into(tensor.view(-1), name)
+    return found
 
 
 # ---- what is in it ---------------------------------------------------------------------------------------------------

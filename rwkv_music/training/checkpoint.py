@@ -36,6 +36,7 @@ from rwkv_music.run_folder import (
 from rwkv_music.training.agreement import together
 from rwkv_music.training.shards import DamagedFile, TensorFile
 from rwkv_music.tuning import TunedTensors, add_states, read_whole
+from rwkv_music.weights import PASSED_OVER, parameter_shapes
 
 if TYPE_CHECKING:  # reading a checkpoint needs no DeepSpeed
     import deepspeed
@@ -170,6 +171,8 @@ def load_weights(checkpoint: Path) -> Iterator[tuple[str, Tensor]]:
             raise DamagedFile(wrong)
         saved = SavedTensors(checkpoint)
         for name, shape in saved.shapes.items():
+            if name in PASSED_OVER:  # they are no parameters of ours
+                continue
             weight = torch.empty(shape)
             saved.read_into(weight.view(-1), name)
             yield name, weight
@@ -202,7 +205,7 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
         states = {name: state for name, state in weights.items() if name.endswith(".time_state")}
         with _told(checkpoint):
             whole = TunedTensors(checkpoint, SavedTensors(checkpoint))
-            weights = {name: read_whole(whole, name) for name in whole.shapes} | states
+            weights = {name: read_whole(whole, name) for name in parameter_shapes(config.model)} | states
     with torch.device("meta"):
         model = RWKV(config.model)
         if config.train.tune == "state":

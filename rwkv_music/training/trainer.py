@@ -49,7 +49,7 @@ from rwkv_music.run_folder import (
 from rwkv_music.training import graphs
 from rwkv_music.training.agreement import Wishes, only_on_first, together
 from rwkv_music.training.carrying import LaneStates
-from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
+from rwkv_music.training.checkpoint import SavedTensors, damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
     divided,
@@ -84,6 +84,7 @@ from rwkv_music.training.summary import count, hyperparameters, summary
 from rwkv_music.training.wandb_run import WandbRun, check_wandb
 from rwkv_music.training.watchdog import Watchdog
 from rwkv_music.tuning import BaseNote, add_trained, freeze
+from rwkv_music.weights import read_passed_over
 
 ROLLBACKS = 3  # to one checkpoint
 METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # that runs are compared by
@@ -194,7 +195,7 @@ class Trainer:
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
-        self.saver = Saver(self.engine, self.config, self.token, self.lane_states)
+        self.saver = Saver(self.engine, self.config, self.token, self.lane_states, self._passed_over())
         self.saved_at = time.monotonic()
         self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
         self.spikes = SpikeDetector()
@@ -233,6 +234,14 @@ class Trainer:
             self.passed_over.append(f"{checkpoint.name}: {wrong}")
             checkpoint = find_checkpoint(self.run, before=checkpoint)
         return checkpoint
+
+    def _passed_over(self) -> dict[str, torch.Tensor]:
+        """What the file that the run began with holds beyond the model, to be given back by `export`; on rank 0."""
+        if not self.first or self.config.train.tune != "all":  # what is tuned leaves its base as it is
+            return {}
+        if self.resumed_from is not None:
+            return read_passed_over(SavedTensors(self.resumed_from))
+        return read_passed_over(self.initial.weights.tensors) if self.initial else {}
 
     def _make_run_folder(self) -> None:
         with explained(f"making the run folder {self.run}"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from rwkv_music import RWKV, ModelConfig, export
 from rwkv_music.data.codecs import load_codec
-from rwkv_music.weights import open_weights
+from rwkv_music.weights import PASSED_OVER, open_weights
 from tests.training.conftest import SMALL, Run, train
 
 STILL = "--steps 1 --lr 0 --lr_final 0 --warmup_steps 0 --ctx_len 64 --batch_size 4 --val_every 0".split()
@@ -21,11 +22,13 @@ def vocabulary(bach_data) -> int:
 
 
 def given(folder: Path, vocab_size: int, **changes) -> Path:
-    """A .pth such as BlinkDL's: every tensor random, of unusual shape, in bf16."""
+    """A .pth such as BlinkDL's: every tensor random, of unusual shape, in bf16; with those that nothing reads."""
     config = ModelConfig(**{"n_layer": 2, "n_embd": 64, "dim_ffn": 160, "gate_rank": 40, "value_rank": 16, **changes},
                          vocab_size=vocab_size)  # fmt: skip
     torch.manual_seed(1)
-    weights = {name: (0.2 * torch.randn_like(w)).bfloat16() for name, w in RWKV(config).state_dict().items()}
+    weights = RWKV(config).state_dict()
+    weights |= {name: weights[name.replace("blocks.0", "blocks.1")] for name in PASSED_OVER}
+    weights = {name: (0.2 * torch.randn_like(w)).bfloat16() for name, w in weights.items()}
     path = folder / "given.pth"
     torch.save(weights, path)
     return path
@@ -47,13 +50,19 @@ def v8_run(bach_data, vocabulary, tmp_path_factory) -> tuple[Path, Run]:
     return path, still(folder / "run", bach_data, path, config="zero1.json")
 
 
-def test_weights_pass_through_a_run_bit_for_bit(v8_run, tmp_path):
+def test_weights_pass_through_a_run_bit_for_bit(v8_run, bach_data, tmp_path):
     path, run = v8_run
     assert f"with the weights of {path}" in run.output and "fresh" not in run.output
     assert json.loads((run.folder / "config.json").read_text())["train"]["init"] == str(path)
-    export(run.folder, tmp_path / "out.pth")
-    before, after = bits(path), bits(tmp_path / "out.pth")
-    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    shutil.copytree(run.folder, tmp_path / "resumed")
+    again = train(tmp_path / "resumed", "--data", bach_data, *STILL, "--steps", 2, ranks=2, config="zero3.json")
+    assert again.last_checkpoint.name == "step_00000002"
+    before = bits(path)
+    for folder in (run.folder, again.folder):
+        export(folder, tmp_path / "out.pth")
+        after = bits(tmp_path / "out.pth")
+        assert before.keys() == after.keys()
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert (tmp_path / "out.pth.tokenizer.json").read_bytes() == (run.folder / "tokenizer.json").read_bytes()
 
 
