@@ -103,14 +103,15 @@ def speed() -> str:
     for name, row in h100["rows"].items():
         cells = [f"{x['tokens_per_second']:,.0f} | {x['mfu']:.0%}" for x in (h200["rows"][name], row)]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_gib']:.1f} |")
-    commits = [f"{one['machine']['commit']}" for one in (h200, h100)]
+    kernels_on = kernels["machine"]["gpu"].removeprefix("NVIDIA ")
+    before, after = (one["machine"]["commit"] for one in (h200, h100))
     one, many = (play[pieces]["tokens_per_second"] for pieces in ("1", "512"))
     ratios = [row["faster_than"][name] for row in kernels["rows"] for name in row["faster_than"]]
     return f"""
-Tokens a second on one GPU, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no recomputation (the H200's at commit
-{commits[0]}, the H100's at {commits[1]}, since when a step no longer waits for the GPU):
+Tokens a second on one GPU, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no recomputation (the H100's at commit
+{after}; the H200's at {before}, when the host still waited for the GPU in every step):
 
-| layers and width, rows x tokens | H200 | MFU | H100 | MFU | peak GiB |
+| layers and width, rows x tokens | H200 | MFU | H100 | MFU | peak GiB there |
 |---|---|---|---|---|---|
 {chr(10).join(lines)}
 
@@ -120,7 +121,7 @@ MFU is 6 x matrix parameters x tokens a second over the chips' 989 TFLOP/s
 {scaling()}
 
 Forward and backward, our WKV7s kernels take 1/{min(ratios):.1f} to 1/{max(ratios):.1f} of the time of
-flash-linear-attention's on an H200, in one run with them ([wkv7s_gpu.json](benchmarks/results/wkv7s_gpu.json)).
+flash-linear-attention's on an {kernels_on}, in one run with them ([wkv7s_gpu.json](benchmarks/results/wkv7s_gpu.json)).
 Completing pieces, `0.1b` draws {one:,.0f} tokens a second for one and {many:,.0f} for 512 at once there,
 {cpu["1"]["tokens_per_second"]:.0f} for one on two CPU cores.
 """

@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
 
 def card() -> str:
     """The GPU's model in short, such as "h200" or "rtx_4090"."""
-    found = re.search(r"(RTX )?[A-Z]*\d{3,4}\w*", torch.cuda.get_device_name())
+    found = re.search(r"RTX \w+|[A-Z]+\d+\w*", torch.cuda.get_device_name())
     return found[0].lower().replace(" ", "_") if found else "gpu"
 
 

@@ -29,7 +29,7 @@ from rwkv_music.data.codecs import load_codec
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_folder, atomic_path, write_text
 from rwkv_music.training.shards import write_one_by_one
-from rwkv_music.weights import PASSED_OVER, TOKENIZER_SUFFIX, Tensors, Weights, open_weights, parameter_shapes
+from rwkv_music.weights import TOKENIZER_SUFFIX, UNREAD, Tensors, Weights, open_weights, parameter_shapes
 
 FORMATS = ("pth", "safetensors", "hf")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -81,7 +81,7 @@ def export(
 def _write_pth(weights: Weights, path: Path, dtype: torch.dtype) -> None:
     config = weights.config
     v1 = (config.n_embd, config.value_rank)
-    unread = dict(zip(PASSED_OVER, ((1, 1, config.n_embd), v1, v1[::-1]), strict=True))
+    unread = dict(zip(UNREAD, ((1, 1, config.n_embd), v1, v1[::-1]), strict=True))
     tensors: dict[str, Tensor] = {}
     for name in parameter_shapes(config):
         tensors[name] = weights.read(name, dtype)

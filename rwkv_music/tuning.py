@@ -31,7 +31,7 @@ from rwkv_music.config import ModelConfig, RunConfig, TrainConfig
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path, write_text
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.weights import PASSED_OVER, Tensors, Weights, open_tensors, open_weights, parameter_shapes
+from rwkv_music.weights import UNREAD, Tensors, Weights, open_tensors, open_weights, parameter_shapes
 
 BASE = "base.json"  # of a tuned run and of each of its checkpoints
 
@@ -178,7 +178,7 @@ class TunedTensors:
         self._base.check(note.sha256, checkpoint)
         self._trained, self._scale = trained, config.train.lora_alpha / config.train.lora_rank
         theirs = self._base.weights.tensors.shapes
-        self.shapes = parameter_shapes(config.model) | {name: theirs[name] for name in PASSED_OVER if name in theirs}
+        self.shapes = parameter_shapes(config.model) | {name: theirs[name] for name in UNREAD if name in theirs}
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
         matrix = name.removesuffix(".weight")

@@ -35,7 +35,7 @@ from rwkv_music.run_folder import contents_fault, find_checkpoint, read_progress
 from rwkv_music.run_folder import fault as checkpoint_fault
 from rwkv_music.training.shards import DamagedFile, TensorFile
 
-PASSED_OVER = tuple(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2"))
+UNREAD = tuple(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2"))
 TOKENIZER_SUFFIX = ".tokenizer.json"  # of the file beside an exported one; in an exported folder its whole name
 TRAINABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -196,12 +196,9 @@ def load_pretrained(
     return model.requires_grad_(True).eval()
 
 
-def read_passed_over(tensors: Tensors) -> dict[str, Tensor]:
-    """Those of `PASSED_OVER` that are there, in fp32."""
-    found = {name: torch.empty(tensors.shapes[name]) for name in PASSED_OVER if name in tensors.shapes}
-    for name, tensor in found.items():
-        tensors.read_into(tensor.view(-1), name)
-    return found
+def unread_tensors(weights: Weights) -> dict[str, Tensor]:
+    """Those of `UNREAD` that are there, in fp32. Raises UserError as `Weights.read` does."""
+    return {name: weights.read(name, torch.float32) for name in UNREAD if name in weights.tensors.shapes}
 
 
 # ---- what is in it ---------------------------------------------------------------------------------------------------
@@ -238,7 +235,7 @@ def shape_of(shapes: dict[str, tuple[int, ...]], source: Path) -> ModelConfig:
         raise UserError(f"{source} is not whole (no tensor of layer {gaps}): take the whole file.")
     expected = parameter_shapes(config)
     missing = [name for name in expected if name not in shapes]
-    foreign = [name for name in shapes if name not in expected and name not in PASSED_OVER]
+    foreign = [name for name in shapes if name not in expected and name not in UNREAD]
     others = [
         f"{name} {list(shapes[name])} instead of {list(shape)}"
         for name, shape in expected.items()

@@ -36,7 +36,7 @@ from rwkv_music.run_folder import (
 from rwkv_music.training.agreement import together
 from rwkv_music.training.shards import DamagedFile, TensorFile
 from rwkv_music.tuning import TunedTensors, add_states, read_whole
-from rwkv_music.weights import PASSED_OVER, parameter_shapes
+from rwkv_music.weights import UNREAD, parameter_shapes
 
 if TYPE_CHECKING:  # reading a checkpoint needs no DeepSpeed
     import deepspeed
@@ -171,7 +171,7 @@ def load_weights(checkpoint: Path) -> Iterator[tuple[str, Tensor]]:
             raise DamagedFile(wrong)
         saved = SavedTensors(checkpoint)
         for name, shape in saved.shapes.items():
-            if name in PASSED_OVER:  # they are no parameters of ours
+            if name in UNREAD:  # they are no parameters of ours
                 continue
             weight = torch.empty(shape)
             saved.read_into(weight.view(-1), name)

@@ -201,12 +201,10 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
 
     Raises SharedError on every rank if a lock was left by a compilation that was cut short: DeepSpeed would hang.
     """
-    optimizer, weights = (
-        (zero.get(section) or {}).get("device", "none") for section in ("offload_optimizer", "offload_param")
-    )
+    devices = ((zero.get(section) or {}).get("device") for section in ("offload_optimizer", "offload_param"))
     needed = {
         "cpu_adam": offloads(zero),
-        "async_io": "nvme" in (optimizer, weights),
+        "async_io": "nvme" in devices,
         "quantizer": zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients"),
     }
     first_of_node = os.environ["LOCAL_RANK"] == "0"
@@ -230,7 +228,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
 
     Args:
         overlaps: whether gradients come while others can be on their way to other ranks. If not, `overlap_comm` is
-            turned off under ZeRO-1 and 2: DeepSpeed would wait for the GPU at every bucket.
+            turned off under ZeRO-1 and 2: it would take a second bucket, and a wait after every backward pass.
 
     Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
     model, whose layers are gathered one whole block at a time.
@@ -264,7 +262,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
             # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
             model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     else:
-        module = Packed(model, groups)
+        module = Packed(model, groups, overlaps=bool(config["zero_optimization"].get("overlap_comm")))
         groups = module.groups
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
     if offloads(zero):

@@ -95,7 +95,7 @@ class Graphs:
         def loss_and_leaves() -> tuple[Tensor, list[Tensor]]:
             # Leaves of its own: autograd would wait for the stream on which DeepSpeed hooked the parameters themselves.
             leaves = [parameter.detach().requires_grad_() for parameter in self._parameters]
-            nats = self._packed.on_the_way(leaves)(
+            nats = self._packed.unpacked(leaves)(
                 static[0],
                 targets=static[1],
                 cu_seqlens=static[2],

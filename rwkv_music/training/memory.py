@@ -83,6 +83,8 @@ def estimate(
     largest_tensor: int,
     offload: bool,
     live: int = 10**9,
+    overlaps: bool = False,
+    accumulates: bool = False,
     carried: Carried | None = None,
 ) -> MemoryEstimate:
     """What a step takes in bf16 on one of `ranks` GPUs.
@@ -92,9 +94,11 @@ def estimate(
         trained: of them, what is not frozen.
         tokens: in a rank's micro-batch.
         bucket: elements of DeepSpeed's `reduce_bucket_size`.
-        largest_tensor: elements of the largest parameter that DeepSpeed sees, flat ones included.
+        largest_tensor: elements of the largest parameter, for ZeRO-3.
         offload: whether the optimizer and the gradients are on the CPU.
         live: DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights that ZeRO-3 keeps at hand.
+        overlaps: whether ZeRO-1 or 2 sends gradients while it makes others.
+        accumulates: whether the gradients of several micro-batches or windows are added up.
         carried: with --carry, the states.
     """
     shared = trained / ranks
@@ -102,7 +106,10 @@ def estimate(
     optimizer = 0 if offload else 3 * FP32 * shared
     gradients = 0 if offload else BF16 * shared
     others = BF16 * (trained - shared) if zero_stage == 1 else 0  # come while what the forward pass kept goes
-    buckets = BF16 * (bucket if zero_stage == 3 else 2 * bucket)  # of two one is filled, the other is on its way
+    if accumulates and zero_stage < 3 and not offload:
+        gradients += others + (BF16 * shared if zero_stage == 2 else 0)  # of before; ZeRO-2's are added to those of now
+        others = 0
+    buckets = BF16 * bucket * (2 if overlaps and zero_stage < 3 else 1)  # one is filled while one is on its way
     gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
 

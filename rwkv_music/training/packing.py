@@ -10,9 +10,10 @@ Notable choices:
   master weights and moments into the model's parameters too.
 - A flat parameter takes neighbouring layers until it is large enough. One for all would do for a single GPU, but then
   no gradient could be on its way to other ranks before the backward pass has ended.
-- In training a flat parameter is viewed when the forward pass reaches the first block that has a part in it. Of what
-  it can do autograd takes first what was made last: views made at the beginning would wait for the end of the backward
-  pass, and all the gradients with them.
+- Where gradients are to go to other ranks beside the backward pass, a flat parameter is viewed when the forward pass
+  reaches the first block that has a part in it. Of what it can do autograd takes first what was made last: views made
+  at the beginning wait for the end of the backward pass, and all the gradients with them. Elsewhere they may, as there
+  is more room for them then.
 - Frozen parameters stay as they are: nothing is done with each of them but to compute with it.
 - ZeRO-3 shares out each module's own parameters and needs them where they are: it takes the model as it is.
 """
@@ -43,6 +44,7 @@ class Packed(nn.Module):
         model: the parameters of its groups are taken over; it is usable through this module alone afterwards.
         groups: of the optimizer, as `RWKV.parameter_groups` makes them. Parameters of different groups never share a
             flat one.
+        overlaps: whether each flat parameter's gradient is to come as soon as the backward pass has it.
 
     Attributes:
         groups: the same groups with the flat parameters.
@@ -50,7 +52,7 @@ class Packed(nn.Module):
         graphs: where a training step is replayed (graphs.py): what computes the summed loss of a batch of rows.
     """
 
-    def __init__(self, model: RWKV, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, model: RWKV, groups: list[dict[str, Any]], overlaps: bool = False) -> None:
         super().__init__()
         places = {
             parameter: (module, name) for module in model.modules() for name, parameter in module._parameters.items()
@@ -65,8 +67,10 @@ class Packed(nn.Module):
         self._shapes: list[list[Tensor]] = []  # as tensors without content, which is how torch wants them
         self._needed_by: list[int] = []  # the block that each flat parameter is viewed at
         self._to_view: list[Tensor | None] = []  # what is still to be viewed in the forward pass under way
-        for number, block in enumerate(model.blocks):
-            block.register_forward_pre_hook(partial(self._view_at, number))
+        self._overlaps = overlaps
+        if overlaps:
+            for number, block in enumerate(model.blocks):
+                block.register_forward_pre_hook(partial(self._view_at, number))
         for group in groups:
             first = len(self.flat)
             for members in _cut(group["params"]):
@@ -88,22 +92,21 @@ class Packed(nn.Module):
             return self.unpacked()(*args, **kwargs)
         if self.graphs is not None:
             return self.graphs.loss(kwargs["input_ids"], kwargs["targets"], kwargs["cu_seqlens"])
-        return self.on_the_way(self.flat)(*args, **kwargs)
-
-    def unpacked(self) -> RWKV:
-        """The model, with views of the flat parameters, as they are now, for its weights."""
+        if not self._overlaps:
+            return self.unpacked()(*args, **kwargs)
         self._to_view = list(self.flat)
+        self._view_at(0)  # the embedding comes before the first block
+        return self.model(*args, **kwargs)
+
+    def unpacked(self, flat: Sequence[Tensor] | None = None) -> RWKV:
+        """The model, with views of the flat parameters, as they are now, for its weights.
+
+        They stay in place, because what is recomputed in the backward pass needs them then. `flat` may name other
+        tensors to view, laid out as the flat parameters are.
+        """
+        self._to_view = list(flat or self.flat)
         for number in range(len(self.flat)):
             self._view(number)
-        return self.model
-
-    def on_the_way(self, flat: Sequence[Tensor]) -> RWKV:
-        """The model for one forward pass, in which `flat`, the flat parameters or tensors like them, are viewed.
-
-        The views stay in place, because what is recomputed in the backward pass needs them then.
-        """
-        self._to_view = list(flat)
-        self._view_at(0)
         return self.model
 
     def _view_at(self, block: int, *_: object) -> None:
@@ -125,7 +128,7 @@ def _block(name: str, n_blocks: int) -> int:
     place = re.match(r"blocks\.(\d+)\.", name)
     if place is None:
         return 0 if name == "emb.weight" else n_blocks - 1
-    return 0 if name.endswith("time_state") else int(place[1])  # a first state is asked for before the first block
+    return int(place[1])
 
 
 def unpack(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:

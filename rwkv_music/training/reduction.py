@@ -1,6 +1,7 @@
 """Gradients on their way to other ranks while the backward pass goes on: without a race, and without a wait.
 
-With `overlap_comm` DeepSpeed's stages 1 and 2 reduce on a stream of their own. Two things about that are mended here:
+With `overlap_comm` DeepSpeed's stages 1 and 2 reduce on a stream of their own. Two things about that are mended here,
+for files with `contiguous_gradients` and without `reduce_scatter`, as ours are:
 
 - A gradient larger than the bucket is reduced where it lies, and let go of at once. torch's allocator does not know of
   the other stream and gives the memory to the next kernel of the backward pass, which writes into what other ranks
@@ -9,7 +10,7 @@ With `overlap_comm` DeepSpeed's stages 1 and 2 reduce on a stream of their own. 
   enough that the stream that computes waits for the one that reduces.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py of DeepSpeed 0.19, `average_tensor`, `reduce_ipg_grads` and
-`independent_gradient_partition_epilogue`. With the optimizer offloaded it does both by itself.
+`independent_gradient_partition_epilogue`. With the optimizer offloaded it does the first by itself, and has to wait.
 """
 
 import torch

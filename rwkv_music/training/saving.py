@@ -86,7 +86,7 @@ class Saver:
     Args:
         token: what `take_over` was given.
         lanes: the states that are carried from step to step, if any are.
-        passed_over: tensors that the model has no use for, which rank 0 writes beside its weights.
+        unread: whole tensors that the model has no use for, for this rank to write beside its weights.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Saver:
         config: RunConfig,
         token: str,
         lanes: "LaneStates | None" = None,
-        passed_over: dict[str, Tensor] | None = None,
+        unread: dict[str, Tensor] | None = None,
     ) -> None:
         self._engine, self._config, self._token, self._lanes = engine, config, token, lanes
-        self._passed_over = passed_over if passed_over and dist.get_rank() == 0 else {}
+        self._unread = unread or {}
         self._run = Path(config.train.out)
         self._copies: list[Tensor] = []  # on the host, of what was saved last
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
@@ -180,7 +180,7 @@ class Saver:
             copies, arrive = self._copy([*chain.from_iterable(tensors.values()), *carried.values()])
             tensors = {kind: [next(copies) for _ in of_kind] for kind, of_kind in tensors.items()}
             carried = dict(zip(carried, copies, strict=True))
-        weights = {piece.name: piece.of(tensors[""][piece.partition]) for piece in mine} | self._passed_over
+        weights = {piece.name: piece.of(tensors[""][piece.partition]) for piece in mine} | self._unread
         moments = {
             f"{piece.name}.{moment}": piece.of(tensors[moment][piece.partition])
             for piece in mine
@@ -191,9 +191,9 @@ class Saver:
             files[lanes_file(rank)] = carried
         note = {
             "slices": [(piece.name, piece.start, piece.length) for piece in mine]
-            + [(name, 0, tensor.numel()) for name, tensor in self._passed_over.items()],
+            + [(name, 0, tensor.numel()) for name, tensor in self._unread.items()],
             "shapes": {piece.name: piece.shape for piece in mine}
-            | {name: tuple(tensor.shape) for name, tensor in self._passed_over.items()},
+            | {name: tuple(tensor.shape) for name, tensor in self._unread.items()},
             "steps": int(states[0]["step"]),
         }
         return Snapshot(files, note, arrive)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def summary(trainer: "Trainer") -> str:
     """What is about to happen: model, data, schedule, memory; a line or two each."""
-    train_data, val_data = trainer.train_data, trainer.val_data
+    train_data, val_data = trainer.train_data, trainer.validation and trainer.validation.data
     m, d, t = trainer.config.model, trainer.config.data, trainer.config.train
     name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
     rows = f"{t.batch_size} rows x {d.ctx_len:,} tokens"

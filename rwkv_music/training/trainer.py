@@ -25,13 +25,11 @@ import torch
 from torch import distributed as dist
 from tqdm import tqdm
 
-from rwkv_music.carried import summed_loss_of_lanes
 from rwkv_music.config import RunConfig
 from rwkv_music.data.codecs import load_codec
-from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.dataset import Batch, MusicDataset
 from rwkv_music.data.lanes import Lanes
 from rwkv_music.errors import SharedError, UserError, explained
-from rwkv_music.evaluation import summed_loss
 from rwkv_music.files import atomic_path, write_text
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.run_folder import (
@@ -49,7 +47,7 @@ from rwkv_music.run_folder import (
 from rwkv_music.training import graphs
 from rwkv_music.training.agreement import Wishes, only_on_first, together
 from rwkv_music.training.carrying import LaneStates
-from rwkv_music.training.checkpoint import SavedTensors, damaged_files, load_checkpoint
+from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
     divided,
@@ -81,10 +79,11 @@ from rwkv_music.training.samples import HeldOut, show
 from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import count, hyperparameters, summary
+from rwkv_music.training.validation import Validation
 from rwkv_music.training.wandb_run import WandbRun, check_wandb
 from rwkv_music.training.watchdog import Watchdog
 from rwkv_music.tuning import BaseNote, add_trained, freeze
-from rwkv_music.weights import read_passed_over
+from rwkv_music.weights import open_weights, unread_tensors
 
 ROLLBACKS = 3  # to one checkpoint
 METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # that runs are compared by
@@ -115,10 +114,6 @@ class Trainer:
             check_wandb()
         data = config.data
         self.train_data = MusicDataset.of(data, "train")
-        self.val_data = _open_val(config)
-        self.val_completions = None  # in a mix the validation is of both tasks
-        if self.val_data and config.data.task == "mix":
-            self.val_completions = MusicDataset.of(dataclasses.replace(config.data, task="completion"), "val")
         if config.model.vocab_size not in (0, self.train_data.vocab_size):
             raise UserError(
                 f"The model's vocabulary is {config.model.vocab_size} tokens, "
@@ -129,10 +124,8 @@ class Trainer:
         self.config = RunConfig(model_config, data, self.plan.train)
         train = self.config.train
         self.rows_a_step = train.batch_size * windows
-        self.lanes = self.val_lanes = None
-        if data.carry:
-            self.lanes = Lanes(self.train_data, train.batch_size, data.carry)
-            self.val_lanes = Lanes(self.val_data, train.micro_batch_size * world_size) if self.val_data else None
+        self.lanes = Lanes(self.train_data, train.batch_size, data.carry) if data.carry else None
+        self.validation = Validation.of(self.config, world_size)
         self.run = Path(train.out)
         self.zero_stage: int = file["zero_optimization"]["stage"]
         self.progress = Progress(0, 0, 0, world_size, self.zero_stage)
@@ -146,7 +139,7 @@ class Trainer:
         if train.init and (self.resumed_from is None or tuned):
             self.initial = open_initial(train.init, model_config, self.train_data.fingerprint)
             self.base = open_base(self.initial, model_config, train.tune) if tuned else None
-        self.held_out = HeldOut(self.config, "val" if self.val_data else "train") if train.sample_every else None
+        self.held_out = HeldOut(self.config, "val" if self.validation else "train") if train.sample_every else None
         if (self.run / "config.json").exists():
             RunConfig.load(self.run / "config.json")  # a folder of something else is not written into
 
@@ -195,7 +188,7 @@ class Trainer:
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_run_folder()
-        self.saver = Saver(self.engine, self.config, self.token, self.lane_states, self._passed_over())
+        self.saver = Saver(self.engine, self.config, self.token, self.lane_states, self._unread_tensors())
         self.saved_at = time.monotonic()
         self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
         self.spikes = SpikeDetector()
@@ -235,13 +228,13 @@ class Trainer:
             checkpoint = find_checkpoint(self.run, before=checkpoint)
         return checkpoint
 
-    def _passed_over(self) -> dict[str, torch.Tensor]:
-        """What the file that the run began with holds beyond the model, to be given back by `export`; on rank 0."""
-        if not self.first or self.config.train.tune != "all":  # what is tuned leaves its base as it is
+    def _unread_tensors(self) -> dict[str, torch.Tensor]:
+        """What the file that the run began with holds and nothing reads, to be given back by `export`; on rank 0."""
+        source = self.resumed_from or (self.initial and self.initial.weights.source)
+        if source is None or self.config.train.tune != "all":  # what is tuned leaves its base as it is
             return {}
-        if self.resumed_from is not None:
-            return read_passed_over(SavedTensors(self.resumed_from))
-        return read_passed_over(self.initial.weights.tensors) if self.initial else {}
+        weights = only_on_first(lambda: unread_tensors(open_weights(source, verify=False)))
+        return together(f"reading {source}", weights) or {}
 
     def _make_run_folder(self) -> None:
         with explained(f"making the run folder {self.run}"):
@@ -272,6 +265,8 @@ class Trainer:
             largest_tensor=largest_tensor(self.engine.module.parameters()),
             offload=offloads(zero),
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
+            overlaps=bool(getattr(self.engine.optimizer, "overlap_comm", False)),
+            accumulates=self.engine.gradient_accumulation_steps() > 1,
             carried=carried,
         )
 
@@ -345,7 +340,7 @@ class Trainer:
             if not writing:
                 self.saver.finish()
             self.watchdog.pause()
-            if self.val_data and (last or (step % t.val_every == 0 and not asked)):
+            if self.validation and (last or (step % t.val_every == 0 and not asked)):
                 self.validate()
             if self.held_out and (last or (step % t.sample_every == 0 and not asked)):
                 self.sample()
@@ -504,26 +499,10 @@ class Trainer:
 
     def validate(self) -> float:
         """Mean loss over the validation split in nats a token, written to its curve; in a mix, of completions too."""
-        t = self.config.train
-        rows = (t.micro_batch_size, self.device, t.val_rows, rank(), self.plan.world_size)
-        with playing(self.engine) as model:
-            if self.val_lanes:
-                own = self._own_rows(0)[0]
-                totals = {"val/loss": summed_loss_of_lanes(model, self.val_lanes, own, self.device, t.val_rows)}
-            else:
-                totals = {"val/loss": summed_loss(model, self.val_data, *rows)}
-            if self.val_completions:
-                totals["val/completion_loss"] = summed_loss(model, self.val_completions, *rows)
-        figures = {}
-        for curve, total in totals.items():
-            nats, targets = sum_over_ranks(total).tolist()
-            figures[curve] = nats / max(targets, 1)
-            notes = read_dataset_json(self.config.data.data)["splits"]["val"].get("notes")
-            if curve == "val/loss" and notes and not t.val_rows and self.config.data.task != "completion":
-                figures["val/bits_per_note"] = nats / math.log(2) / notes  # the loss is of all of them
+        figures = self.validation.measure(self.engine, self._own_rows(0)[0], self.device)
         self.curves.scalars(self.progress.step, figures)
         said = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats a token"
-        if self.val_completions:
+        if "val/completion_loss" in figures:
             said += f", {figures['val/completion_loss']:.4f} of completions"
         self._say(said)
         return figures["val/loss"]
@@ -541,11 +520,3 @@ class Trainer:
     def _say(self, text: str) -> None:
         if self.first:
             tqdm.write(text, file=sys.stdout)
-
-
-def _open_val(config: RunConfig) -> MusicDataset | None:
-    """The validation split, or None where the dataset was prepared without one or no validation is asked for."""
-    data = config.data
-    if not config.train.val_every or not read_dataset_json(data.data)["splits"]["val"]["pieces"]:
-        return None
-    return MusicDataset.of(data, "val")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,13 +22,20 @@ from tests.gpu.test_training import PROJECT, data  # noqa: F401
 from tests.training.conftest import free_port
 
 SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10 --log_every 1 --val_every 0".split()
-# train.py with no step replayed: none is small enough.
-LAUNCHED = """
+# train.py, which says at its end how many steps it has replayed.
+COUNTED = """
 import sys, train
-from rwkv_music.training import graphs, packing, signals
-graphs.LAYER_FLOP = 0
-signals.leave(train.main(sys.argv[1:]))
+from rwkv_music.training import graphs, packing, signals, trainer
+counted, loss = [], graphs.Graphs.loss
+graphs.Graphs.loss = lambda *batch: counted.append(1) or loss(*batch)
+status = train.main(sys.argv[1:])
+print(f"replayed {len(counted)} times")
+signals.leave(status)
 """
+# None is small enough for it.
+LAUNCHED = COUNTED.replace("counted, loss", "graphs.LAYER_FLOP = 0\ncounted, loss", 1)
+# To every rank the other one is on another machine.
+APART = COUNTED.replace("counted, loss", "trainer.ranks_share_a_host = lambda: False\ncounted, loss", 1)
 
 
 def start(
@@ -58,10 +66,14 @@ def curve(run: Path, tag: str = "train/loss") -> list[float]:
     return [event.value for event in EventAccumulator(str(run)).Reload().Scalars(tag)]
 
 
-def losses(*arguments: object, **options: object) -> list[float]:
+def losses(*arguments: object, replays: bool | None = None, **options: object) -> list[float]:
+    """Of a run to its end. `replays`: whether its program, which says it, must have replayed every step or none."""
     running = start(*arguments, **options)
     said = running.communicate(timeout=300)[0]
     assert running.returncode == 0, said[-3000:]
+    if replays is not None:
+        times = [int(n) for n in re.findall(r"replayed (\d+) times", said)]
+        assert len(times) == 2 and all((n > 0) == replays for n in times), times
     return curve(arguments[1])
 
 
@@ -85,8 +97,8 @@ def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
     """Also with rows accumulated, and where the ranks' batches make recordings at different steps."""
     for name, rows in (("whole", 8), ("accumulated", 2)):
         more = ["--steps", 30, "--micro_batch_size", rows]
-        replayed = losses(data, tmp_path / name / "replayed", *more)
-        launched = losses(data, tmp_path / name / "launched", *more, program=("-c", LAUNCHED))
+        replayed = losses(data, tmp_path / name / "replayed", *more, program=("-c", COUNTED), replays=True)
+        launched = losses(data, tmp_path / name / "launched", *more, program=("-c", LAUNCHED), replays=False)
         assert furthest(replayed[:20], launched[:20]) < 5e-3, name
 
 
@@ -129,7 +141,16 @@ def test_a_rank_that_dies_ends_the_other_within_a_minute(machines, data, tmp_pat
     else:
         network = {"NCCL_P2P_DISABLE": 1, "NCCL_SHM_DISABLE": 1, "NODES": 2, "MASTER_PORT": free_port()}
         launchers = [
-            start(data, tmp_path / "run", *more, ranks=1, NODE_RANK=node, CUDA_VISIBLE_DEVICES=node, **network)
+            start(
+                data,
+                tmp_path / "run",
+                *more,
+                ranks=1,
+                program=("-c", APART),
+                NODE_RANK=node,
+                CUDA_VISIBLE_DEVICES=node,
+                **network,
+            )
             for node in (0, 1)
         ]
     deadline = time.monotonic() + 120

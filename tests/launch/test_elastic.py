@@ -17,7 +17,9 @@ from tests.training.test_checkpoint import wait_for
 
 STEPS = 200
 JOB = [*SMALL, "--steps", str(STEPS), "--val_every", "0", "--save_every", "10", "--keep", "3", "--batch_size", "5"]
-JOB += ["--lr", "2e-4"]  # over so many steps a higher one would carry the rounding of sums past any bound
+# Over so many steps a higher rate would carry the rounding of sums past any bound; and without an epsilon AdamW makes
+# whole steps of the rounding in gradients that are zero.
+JOB += ["--lr", "2e-4", "--adam_eps", "1e-8"]
 
 
 class Machine:

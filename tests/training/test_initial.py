@@ -10,7 +10,8 @@ import torch
 
 from rwkv_music import RWKV, ModelConfig, export
 from rwkv_music.data.codecs import load_codec
-from rwkv_music.weights import PASSED_OVER, open_weights
+from rwkv_music.training.checkpoint import load_model
+from rwkv_music.weights import UNREAD, open_weights
 from tests.training.conftest import SMALL, Run, train
 
 STILL = "--steps 1 --lr 0 --lr_final 0 --warmup_steps 0 --ctx_len 64 --batch_size 4 --val_every 0".split()
@@ -27,7 +28,7 @@ def given(folder: Path, vocab_size: int, **changes) -> Path:
                          vocab_size=vocab_size)  # fmt: skip
     torch.manual_seed(1)
     weights = RWKV(config).state_dict()
-    weights |= {name: weights[name.replace("blocks.0", "blocks.1")] for name in PASSED_OVER}
+    weights |= {name: weights[name.replace("blocks.0", "blocks.1")] for name in UNREAD}
     weights = {name: (0.2 * torch.randn_like(w)).bfloat16() for name, w in weights.items()}
     path = folder / "given.pth"
     torch.save(weights, path)
@@ -79,6 +80,16 @@ def test_every_stage_and_number_of_ranks_exports_the_same_bytes(v8_run, ranks, s
         export(folder, tmp_path / "out.safetensors", "safetensors")
         hashes.add(hashlib.sha256((tmp_path / "out.safetensors").read_bytes()).hexdigest())
     assert len(hashes) == 1
+
+
+def test_a_tuned_run_gives_back_its_base_as_it_was(v8_run, bach_data, tmp_path):
+    path, _ = v8_run
+    run = still(tmp_path / "run", bach_data, path, "--tune", "ln", config="zero1.json")
+    export(run.folder, tmp_path / "out.pth")
+    before, after = bits(path), bits(tmp_path / "out.pth")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert not load_model(run.folder)[0].state_dict().keys() & set(UNREAD)
 
 
 def test_a_v7_becomes_a_v8_with_the_same_logits(bach_data, vocabulary, tmp_path):

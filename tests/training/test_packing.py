@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from rwkv_music.config import ModelConfig
+from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training import packing
 from rwkv_music.training.packing import Packed, _block, unpack
+from rwkv_music.tuning import freeze
 
 
 def model() -> RWKV:
@@ -20,28 +21,47 @@ def model() -> RWKV:
     return made
 
 
-def packed(monkeypatch, large_enough: int) -> tuple[RWKV, Packed]:
+def packed(monkeypatch, large_enough: int, overlaps: bool = False, tune: str = "all") -> tuple[RWKV, Packed]:
     monkeypatch.setattr(packing, "LARGE_ENOUGH", large_enough)
-    taken = model()
-    return model(), Packed(taken, taken.parameter_groups(0.1))
+    plain, taken = model(), model()
+    for one in (plain, taken):
+        freeze(one, TrainConfig(tune=tune))
+    return plain, Packed(taken, taken.parameter_groups(0.1), overlaps)
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("tune", ["all", "time,enn"])
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])
-def test_loss_and_gradients_are_the_models(monkeypatch, recompute):
-    plain, flat = packed(monkeypatch, 40_000)
+def test_loss_and_gradients_are_the_models(monkeypatch, recompute, tune, overlaps):
+    plain, flat = packed(monkeypatch, 20_000, overlaps, tune)
     flat.model.recompute = recompute
-    assert 3 < len(flat.flat) < 12
+    assert 3 < len(flat.flat) < 20
     tokens = torch.randint(20, (2, 33))
     for net in (plain, flat):
         net(tokens[:, :-1], targets=tokens[:, 1:]).backward()
     gradients = unpack({f"flat.{i}": p.grad for i, p in enumerate(flat.flat)}, flat.layout)
+    trained = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
+    assert trained.keys() == gradients.keys()
+    assert all(torch.equal(gradients[name], grad) for name, grad in trained.items())
+
+
+def test_windows_of_one_backward_pass(monkeypatch):
+    """Several forward passes before it, as where states are carried; and one without gradients in between."""
+    plain, flat = packed(monkeypatch, 40_000, overlaps=True)
+    tokens = torch.randint(20, (2, 49))
+    for net in (plain, flat):
+        losses = [net(part[:, :-1], targets=part[:, 1:]) for part in tokens.split(25, dim=1)]
+        with torch.no_grad():
+            net(tokens)
+        sum(losses).backward()
+    gradients = unpack({f"flat.{i}": p.grad for i, p in enumerate(flat.flat)}, flat.layout)
     for name, parameter in plain.named_parameters():
-        assert torch.equal(gradients[name], parameter.grad), name
+        assert torch.allclose(gradients[name], parameter.grad, atol=1e-6), name
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])
 def test_gradients_come_as_the_backward_pass_gets_to_them(monkeypatch, recompute):
-    _, flat = packed(monkeypatch, 40_000)
+    _, flat = packed(monkeypatch, 40_000, overlaps=True)
     flat.model.recompute = recompute
     came = []
 

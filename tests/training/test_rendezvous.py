@@ -4,6 +4,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from rwkv_music.training.rendezvous import interface_towards
 from tests.training.conftest import PROJECT, environment
 
@@ -36,6 +38,24 @@ def test_every_port_is_opened_on_the_jobs_interface(tmp_path):
     assert done.returncode == 0, done.stderr
     addresses = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")}
     assert addresses == {"0100007F"}, addresses  # 127.0.0.1, and no wildcard
+
+
+HOSTS = """
+import os, socket, sys
+from rwkv_music.training.rendezvous import meet, ranks_share_a_host
+name = sys.argv[1] + os.environ["RANK"] * (sys.argv[2] == "apart")
+socket.gethostname = lambda: name
+meet(1)
+print("one host" if ranks_share_a_host() else "several", flush=True)
+"""
+
+
+@pytest.mark.parametrize("place, found", [("together", "one host"), ("apart", "several")])
+def test_whether_the_ranks_are_of_one_machine(place, found, tmp_path):
+    (tmp_path / "rank.py").write_text(HOSTS)
+    line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", str(tmp_path / "rank.py"), "node", place]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.replace("\n", "") == 2 * found, done.stderr
 
 
 def test_the_interface_of_an_address():

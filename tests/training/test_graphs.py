@@ -1,0 +1,34 @@
+"""Which runs' steps are recorded as CUDA graphs; tests/gpu replays them."""
+
+import pytest
+import torch
+
+from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.training.graphs import pay
+
+ZERO2, OFFLOAD = {"stage": 2}, {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+SMALL = {"preset": "0.1b", "data": {}, "zero": ZERO2, "device": "cuda", "one_host": True}
+
+
+@pytest.mark.parametrize(
+    "change, pays",
+    [
+        ({}, True),
+        ({"zero": {"stage": 1}}, True),
+        ({"preset": "1.5b"}, False),
+        ({"zero": {"stage": 3}}, False),
+        ({"zero": OFFLOAD}, False),
+        ({"device": "cpu"}, False),
+        ({"one_host": False}, False),
+        ({"data": {"task": "completion"}}, False),
+        ({"data": {"carry": 2}}, False),
+    ],
+)
+def test_small_models_on_the_gpus_of_one_host(change, pays):
+    asked = {**SMALL, **change}
+    model = ModelConfig(**PRESETS[asked["preset"]], vocab_size=20096)
+    config = RunConfig(model, DataConfig("data", 1024, **asked["data"]), TrainConfig(micro_batch_size=16))
+    with torch.device("meta"):
+        matrix_parameters = RWKV(model).matrix_parameters()
+    assert pay(config, asked["zero"], torch.device(asked["device"]), asked["one_host"], matrix_parameters) is pays
