@@ -42,8 +42,7 @@ ONE_GPU = {
     "0.1b": (16, "--ctx_len 1024"),
     "0.4b": (8, "--ctx_len 2048"),
     "1.5b": (8, "--ctx_len 2048"),
-    # Four rows fit in 80 GB beside half of the optimizer; a step takes seconds.
-    "7b": (4, "--ctx_len 4096 --recompute block --measured 3"),
+    "7b": (4, "--ctx_len 4096 --measured 3"),  # fits in 80 GB beside half of the optimizer; a step takes seconds
 }
 FIRST_GUESS_S = 60  # for a preset's row, until one is measured
 # The cause comes first; what the other ranks say about the loss of that one comes after it.

@@ -226,7 +226,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "batch": [train.batch_size, ctx_len],
             "ranks": trainer.plan.world_size,
             "deepspeed_config": Path(options.deepspeed_config).name,
-            "recompute": train.recompute,
+            "recompute": trainer.recompute,
             "parameters": trainer.parameters,
             "step_ms": step_ms,
             "tokens_per_second": rate,

@@ -16,6 +16,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.files import write_text
 
 # Parts of the model by the names that `--tune` has for them.
+RECOMPUTE = ("none", "selective", "block")  # from the least to the most
 PARTS = ("emb", "time", "ffn", "enn", "ln", "head")
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
 
@@ -147,10 +148,11 @@ class TrainConfig:
     beta2: float = setting(0.99, "AdamW's beta2")
     adam_eps: float = setting(1e-18, "AdamW's epsilon")
     recompute: str = setting(
-        "none",
+        "auto",
         "what the backward pass computes again to save memory. none: only what is cheap; selective: the wide inside "
-        "of channel mixing too; block: all of a block but its input",
-        ("none", "selective", "block"),
+        "of channel mixing too; block: all of a block but its input; auto: the least of these that fits into the GPU, "
+        "by estimate",
+        ("auto", *RECOMPUTE),
     )
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0 for none")
     stop_after: int = setting(0, "stop here with a checkpoint, the schedule unchanged; 0 for at the end")

@@ -14,7 +14,7 @@ from rwkv_music import RWKV, export, find_codec
 from rwkv_music.__main__ import main
 from rwkv_music.config import ModelConfig
 from rwkv_music.errors import UserError
-from rwkv_music.weights import PASSED_OVER, open_weights
+from rwkv_music.weights import UNREAD, open_weights
 from tests.test_model_v8 import numpy_heron, random_model, tokens
 
 
@@ -48,9 +48,9 @@ def test_bf16_weights_leave_as_they_came_and_twice_alike(mix, tmp_path):
         ):
             assert torch.equal(a.view(torch.int16), b.view(torch.int16)), name
     exported = torch.load(tmp_path / "0.pth", weights_only=True)
-    assert [n for n in exported if n not in PASSED_OVER] == list(torch.load(given, weights_only=True))
+    assert [n for n in exported if n not in UNREAD] == list(torch.load(given, weights_only=True))
     config = open_weights(given).config
-    assert [tuple(exported[n].shape) for n in PASSED_OVER] == [
+    assert [tuple(exported[n].shape) for n in UNREAD] == [
         (1, 1, 128), (128, config.value_rank), (config.value_rank, 128),
     ]  # fmt: skip
     assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}

@@ -4,16 +4,20 @@ The terms are what `half_blocks`, `head` and DeepSpeed's stages really hold, ten
 the estimate beside the measured peak.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch import distributed as dist
 
-from rwkv_music.config import ModelConfig
+from rwkv_music.config import RECOMPUTE, ModelConfig
 from rwkv_music.head import CHUNK_LOGITS
 from rwkv_music.wkv7s import CHECKPOINT_EVERY
 
 BF16, FP32 = 2, 4
+ROOM = 0.9  # of the memory that there is: the estimate is within a tenth
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def state_bytes(model: ModelConfig) -> int:
 
 def largest_tensor(parameters: Iterable[Tensor]) -> int:
     """Elements of the largest of `parameters` that trains, whole even where ZeRO-3 has left an empty one behind."""
-    return max(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad)
+    return max((getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad), default=0)
 
 
 def activation_values(model: ModelConfig, recompute: str) -> float:
@@ -133,3 +137,29 @@ def estimate(
     backward = max(kept + max(head, layer), layer + others) + buckets + gathered + passing
     working = max(backward, step) - kept
     return MemoryEstimate(round(weights + optimizer + gradients + lanes), round(kept), round(max(working, 0)))
+
+
+def least_recompute(asked: str, told: Callable[[str], MemoryEstimate], there: float) -> tuple[str, MemoryEstimate]:
+    """What is to be recomputed: what is asked for, or for "auto" the least with which a step fits; else the most.
+
+    Args:
+        told: the estimate with each of `RECOMPUTE`.
+        there: bytes that a GPU has.
+    """
+    levels = RECOMPUTE if asked == "auto" else (asked,)
+    estimates = {level: told(level) for level in levels}
+    chosen = next((level for level in levels if estimates[level].peak <= ROOM * there), levels[-1])
+    return chosen, estimates[chosen]
+
+
+def available_bytes(device: torch.device) -> float:
+    """What torch has or can get of the memory of the rank's GPU that has the least; on a CPU no limit is known (inf).
+
+    Every rank calls it.
+    """
+    if device.type != "cuda":
+        return math.inf
+    own = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    least = torch.tensor(own, dtype=torch.float64, device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return least.item()

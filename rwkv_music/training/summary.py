@@ -32,7 +32,8 @@ def summary(trainer: "Trainer") -> str:
     )
     memory = f"{gib(states)} a rank for weights, gradients and AdamW under ZeRO-{trainer.zero_stage}"
     if trainer.device.type == "cuda":
-        memory += f"; {gib(trainer.memory.peak)} at the peak of a step, by estimate"
+        memory += f"; {gib(trainer.memory.peak)} at the peak of a step, by estimate, of {gib(trainer.memory_there)}"
+        memory += f" (recompute {trainer.recompute})"
     start = f"resumed from {trainer.resumed_from}" if trainer.resumed_from else "from scratch"
     if trainer.initial is not None and not trainer.resumed_from:
         told = f" ({trainer.initial.told})" if trainer.initial.told else ""

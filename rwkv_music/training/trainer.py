@@ -64,7 +64,14 @@ from rwkv_music.training.engine import (
 )
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
 from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
-from rwkv_music.training.memory import Carried, MemoryEstimate, estimate, largest_tensor
+from rwkv_music.training.memory import (
+    Carried,
+    MemoryEstimate,
+    available_bytes,
+    estimate,
+    largest_tensor,
+    least_recompute,
+)
 from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
@@ -160,7 +167,6 @@ class Trainer:
         torch.manual_seed(data.seed)
         with torch.device("meta"):
             model = RWKV(model_config)
-        model.recompute = train.recompute
         freeze(model, train)
         self.matrix_parameters = model.matrix_parameters()
         fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
@@ -169,10 +175,15 @@ class Trainer:
         sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
         self.parameters = sum(size for size, _ in sizes)
         self.trained = sum(size for size, trains in sizes if trains)  # of them
-        zero = file["zero_optimization"]
-        one_host = ranks_share_a_host()
+        zero, one_host = file["zero_optimization"], ranks_share_a_host()
         replayed = graphs.pay(self.config, zero, self.device, one_host, self.matrix_parameters)
-        self.engine = make_engine(model, self.plan, self.device, overlaps=world_size > 1 and not replayed)
+        overlaps = world_size > 1 and not replayed
+        self.memory_there = available_bytes(self.device)
+        model.recompute, self.memory = least_recompute(
+            train.recompute, lambda level: self._estimate_memory(zero, model, level, overlaps), self.memory_there
+        )
+        self.recompute: str = model.recompute
+        self.engine = make_engine(model, self.plan, self.device, overlaps)
         if replayed:
             packed = self.engine.module
             packed.graphs = graphs.Graphs(packed, accumulates=self.plan.accumulation > 1)
@@ -194,7 +205,6 @@ class Trainer:
         self.spikes = SpikeDetector()
         self.rollbacks: dict[str, int] = {}
         self.calm_step = self.progress.step  # the last one whose loss was no spike
-        self.memory = self._estimate_memory(zero)
         self.hyperparameters = hyperparameters(self)
         self.wandb = WandbRun(self.run, self.hyperparameters) if self.first and train.log == "wandb" else None
         self.curves = Curves(self.run, self.progress.step + 1, self.first, self.wandb)
@@ -248,7 +258,7 @@ class Trainer:
             remove_unfinished(self.run)
             take_over(self.run, self.token)
 
-    def _estimate_memory(self, zero: dict) -> MemoryEstimate:
+    def _estimate_memory(self, zero: dict, model: RWKV, recompute: str, overlaps: bool) -> MemoryEstimate:
         carried, rows = None, self.config.train.micro_batch_size
         if self.lanes:
             documents = rows * self.lanes.documents_a_window
@@ -260,13 +270,13 @@ class Trainer:
             zero_stage=self.zero_stage,
             ranks=self.plan.world_size,
             tokens=rows * self.config.data.ctx_len,
-            recompute=self.config.train.recompute,
+            recompute=recompute,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
-            largest_tensor=largest_tensor(self.engine.module.parameters()),
+            largest_tensor=largest_tensor(model.parameters()),
             offload=offloads(zero),
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
-            overlaps=bool(getattr(self.engine.optimizer, "overlap_comm", False)),
-            accumulates=self.engine.gradient_accumulation_steps() > 1,
+            overlaps=overlaps and bool(zero.get("overlap_comm")),
+            accumulates=self.plan.accumulation * max(1, self.config.data.carry) > 1,
             carried=carried,
         )
 

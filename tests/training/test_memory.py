@@ -1,6 +1,7 @@
 """The memory that a step will take, by estimate, against what was measured on a GPU."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -9,7 +10,14 @@ import torch
 
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.model_v8 import RWKV, State
-from rwkv_music.training.memory import Carried, activation_values, estimate, largest_tensor
+from rwkv_music.training.memory import (
+    Carried,
+    MemoryEstimate,
+    activation_values,
+    estimate,
+    largest_tensor,
+    least_recompute,
+)
 from rwkv_music.training.packing import Packed
 from tests.training.conftest import PROJECT, environment
 
@@ -81,6 +89,25 @@ def test_zero3s_share_of_the_largest_tensor():
     assert steps[1] - steps[0] == 8 * 10**9
 
 
+SIZES = {"none": MemoryEstimate(50, 40, 10), "selective": MemoryEstimate(50, 10, 10), "block": MemoryEstimate(50, 1, 9)}
+
+
+@pytest.mark.parametrize(
+    "asked, there, chosen",
+    [
+        ("auto", math.inf, "none"),
+        ("auto", 112, "none"),
+        ("auto", 110, "selective"),
+        ("auto", 70, "block"),
+        ("auto", 10, "block"),
+        ("none", 10, "none"),
+        ("block", math.inf, "block"),
+    ],
+)
+def test_no_more_is_recomputed_than_must_be(asked, there, chosen):
+    assert least_recompute(asked, SIZES.__getitem__, there) == (chosen, SIZES[chosen])
+
+
 # Runs in a process of its own: it has a process group.
 SET_UP = """
 import dataclasses, json, sys
@@ -96,6 +123,7 @@ config = RunConfig(
 trainer = Trainer(config, file, {"batch_size", "micro_batch_size"})
 held = sum(x.nbytes for x in trainer.lane_states.tensors().values())
 left = sum(p.numel() for p in trainer.engine.module.parameters())
+assert trainer.recompute == trainer.engine.module.recompute == "none"  # nobody knows how much a CPU has
 print(json.dumps([dataclasses.asdict(trainer.memory), trainer.parameters, left,
                   largest_tensor(trainer.engine.module.parameters()), trainer.config.model.vocab_size, held]))
 """
