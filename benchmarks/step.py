@@ -4,6 +4,7 @@
     python benchmarks/step.py --card                                 # what a card of 24 GB trains: step_24gib.json
     python benchmarks/step.py --preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070
     deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 16 --ctx_len 2048
+    python benchmarks/step.py --preset 0.1b --profile 3 --folder DIR  # and a trace of three steps in DIR/profile/
 
 Tokens a second are over `--measured` steps of wall time, reading included. The parts are times on the GPU's clock:
 forward and backward from their first launch to their last kernel, the rest of a step (optimizer, clipping, waiting)
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def communication(kernels: list[Kernel], steps: int) -> dict[str, float]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One configuration, in this process."""
     from rwkv_music.training.engine import optimizer_bytes, rank
-    from rwkv_music.training.metrics import model_flop_utilisation, peak_memory_bytes
+    from rwkv_music.training.metrics import Trace, model_flop_utilisation, peak_memory_bytes
     from rwkv_music.training.trainer import Trainer
 
     started = time.perf_counter()
@@ -191,7 +192,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         on_gpu = trainer.device.type == "cuda"
         wait = 0.0
 
-        def run(steps: int) -> float:
+        def run(steps: int, after_each: Callable[[], Any] = lambda: None) -> float:
             """Seconds for so many steps."""
             nonlocal wait
             begin, wait = time.perf_counter(), 0.0
@@ -203,6 +204,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     wait += time.perf_counter() - asked
                     coming = reader.submit(trainer.read_step, (step + 1) * train.batch_size)
                     loss = trainer.step(batches, train.lr)
+                    after_each()
             assert torch.isfinite(loss).all()
             if on_gpu:
                 torch.cuda.synchronize()
@@ -254,6 +256,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "kernels_ms": dict(sorted(kinds.items(), key=lambda x: -x[1])),
                 "costliest_kernels": [{"ms": ms, "launches": n, "name": name[:120]} for name, ms, n in top[:16]],
             }
+        if train.profile:
+            trace = Trace(options.folder, rank(), train.profile, trainer.device)
+            run(Trace.SETTLED + train.profile, trace.step)
         if rank() == 0:
             print(json.dumps(figures, indent=2))
             if options.kernels:
@@ -296,7 +301,7 @@ def main() -> int:
     parser.add_argument("--limit_gib", type=float, help="let the process have no more of the GPU's memory, in GiB")
     parser.add_argument("--kernels", action="store_true", help="print the costliest kernels")
     parser.add_argument("--write", metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--folder", default=report.RESULTS, metavar="DIR", help="where the table's JSON goes")
+    parser.add_argument("--folder", default=report.RESULTS, metavar="DIR", help="where the table's JSON and traces go")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     add_arguments(parser, ModelConfig, skip=("vocab_size",))
     add_arguments(parser, TrainConfig, skip=("out", "steps"))
