@@ -111,7 +111,7 @@ def speed() -> str:
 Tokens a second on one GPU, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no recomputation (the H100's at commit
 {after}; the H200's at {before}, when the host still waited for the GPU in every step):
 
-| layers and width, rows x tokens | H200 | MFU | H100 | MFU | peak GiB there |
+| layers and width, rows x tokens | H200 | MFU | H100 | MFU | its peak GiB |
 |---|---|---|---|---|---|
 {chr(10).join(lines)}
 
