@@ -20,7 +20,11 @@ import torch
 from rwkv_music.cuda import build
 from rwkv_music.errors import UserError
 
-ARCHITECTURES = ["80", "86", "89", "90a", "100", "120"]
+ARCHITECTURES = [
+    "80",
+    "90a",
+    "120",
+]  # the oldest, Hopper, the newest: the sources tell those before 9.0 from the others
 KERNELS = sorted(build.SOURCES.glob("*.cu"))
 
 FAKE_NVCC = """#!/bin/bash
@@ -38,8 +42,8 @@ BUILD = "import torch; torch.version.cuda = '13.0'; from rwkv_music.cuda import 
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
-def test_every_kernel_compiles_for_every_architecture(tmp_path, pytestconfig):
-    """Sources that have compiled before, and have not changed since, are left out: together they take a minute."""
+def test_every_kernel_compiles_for_old_and_new_architectures(tmp_path, pytestconfig):
+    """Sources that have compiled before, and have not changed since, are left out: together they take half a minute."""
     command = ["nvcc", *build.FLAGS, "-Werror=all-warnings"]
     command += [f"-gencode=arch=compute_{name},code=sm_{name}" for name in ARCHITECTURES]
     compiler = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
