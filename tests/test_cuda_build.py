@@ -24,7 +24,7 @@ ARCHITECTURES = [
     "80",
     "90a",
     "120",
-]  # the oldest, Hopper, the newest: the sources tell those before 9.0 from the others
+]  # the oldest, Hopper, the newest: sources differ below 9.0
 KERNELS = sorted(build.SOURCES.glob("*.cu"))
 
 FAKE_NVCC = """#!/bin/bash
