@@ -248,7 +248,8 @@ def _run_generate(options: argparse.Namespace) -> int:
         if soundfont:
             midi = completion.midi_alone() if options.completion_only else completion.midi()
             audio.render(midi, path.with_suffix(".wav"), soundfont)
-        print(f"{path}: {completion.context_bars} bars given, {completion.bars} completed, by step {step}")
+        state = f", from the state of {options.state}" if options.state else ""
+        print(f"{path}: {completion.context_bars} bars given, {completion.bars} completed, by step {step}{state}")
     return 0
 
 

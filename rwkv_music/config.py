@@ -201,7 +201,7 @@ class TrainConfig:
         f"adapters; or parts of the model, some of {','.join(PARTS)}",
     )
     lora_rank: int = setting(16, "lora: rank of the adapters")
-    lora_alpha: float = setting(32.0, "lora: what an adapter is multiplied by, times its rank")
+    lora_alpha: float = setting(32.0, "lora: an adapter is multiplied by this over its rank")
     lora_targets: str = setting(
         ",".join(LORA_TARGETS), f"lora: the matrices that get an adapter, some of {','.join(LORA_TARGETS)}"
     )
@@ -255,15 +255,24 @@ class RunConfig:
 
 
 def add_arguments(
-    parser: argparse.ArgumentParser, config: type, skip: tuple[str, ...] = (), required: tuple[str, ...] = ()
+    parser: argparse.ArgumentParser,
+    config: type,
+    skip: tuple[str, ...] = (),
+    required: tuple[str, ...] = (),
+    defaults: dict[str, str] | None = None,
 ) -> None:
-    """Add one `--name` option for each field of a dataclass. Options that are not given stay out of the namespace."""
+    """Add one `--name` option for each field of a dataclass. Options that are not given stay out of the namespace.
+
+    Args:
+        defaults: what the help says of a field's default, where there is more to say than the dataclass knows.
+    """
     group = parser.add_argument_group(config.__doc__.splitlines()[0].rstrip("."))
     types = get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name in skip:
             continue
-        default = f" (default: {field.default})" if field.default != "" else ""
+        told = (defaults or {}).get(field.name, field.default)
+        default = f" (default: {told})" if told != "" else ""
         choices = field.metadata["choices"]
         group.add_argument(
             f"--{field.name}",

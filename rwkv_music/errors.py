@@ -18,7 +18,7 @@ class SharedError(UserError):
 
 def describe_os_error(error: OSError, doing: str) -> str:
     """One sentence for an operating-system error met while `doing` ("writing the dataset to DATA")."""
-    where = f" ({error.filename})" if error.filename else ""
+    where = f" ({error.filename})" if error.filename and str(error.filename) not in doing else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full while {doing}{where}: free some space or choose another folder, then try again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

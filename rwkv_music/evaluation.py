@@ -107,9 +107,9 @@ def evaluate(
     """
     if batch_size < 1:
         raise UserError(f"The batch size is {batch_size} rows: choose 1 or more.")
+    splits, rows = read_dataset_json(data)["splits"], []
     train = BinIdx(Path(data) / "train")
-    rows = []
-    for split, counts in read_dataset_json(data)["splits"].items():
+    for split, counts in splits.items():
         if not counts["pieces"]:
             continue
         dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)

@@ -277,11 +277,14 @@ def _inference_only(source: Path, what: str) -> UserError:
 def open_tensors(path: Path) -> Tensors:
     """The tensors of a `.pth` or `.safetensors`, whatever they are. Raises UserError for a file of something else."""
     with open(path, "rb") as file:
-        start = file.read(4)
+        start = file.read(9)
+    # Whatever its name, a safetensors file begins with its header's length in eight bytes and the header, an object.
+    long_enough = int.from_bytes(start[:8], "little") < path.stat().st_size
+    is_safetensors = path.suffix == ".safetensors" or (start[8:] == b"{" and long_enough)
     for magic, what in INFERENCE_FILES.items():
-        if start.startswith(magic) and path.suffix != ".safetensors":
+        if start.startswith(magic) and not is_safetensors:
             raise _inference_only(path, f"{what}, made for inference")
-    if path.suffix != ".safetensors":
+    if not is_safetensors:
         return PthFile(path)
     try:
         return TensorFile(path)

@@ -116,3 +116,8 @@ def test_another_tokenizer_is_refused(model, bach_data):
 
     with pytest.raises(UserError, match="another tokenizer"):
         evaluate(model, Other(), bach_data, 128, 4)
+
+
+def test_a_folder_of_something_else_is_told(model, bach_midi):
+    with pytest.raises(UserError, match="is not a dataset folder"):
+        evaluate(model, None, bach_midi, 64, 2)

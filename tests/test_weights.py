@@ -153,3 +153,10 @@ def test_a_codec_is_found_beside_a_file_or_missed(bach_data, tmp_path):
 def test_layers_beyond_nine_are_counted(tmp_path):
     path = pth(tmp_path, n_layer=11, n_embd=64)
     assert open_weights(path).config == ModelConfig(n_layer=11, n_embd=64, vocab_size=61)
+
+
+def test_a_safetensors_file_by_another_name_is_opened_too(tmp_path):
+    model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=9))
+    for name in ("weights.pth", "weights"):
+        write_tensors(tmp_path / name, model.state_dict())
+        assert open_weights(tmp_path / name).config == model.config

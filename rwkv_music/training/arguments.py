@@ -30,8 +30,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--local_rank", type=int, help=argparse.SUPPRESS
     )  # from the launcher; the environment says the same
     add_arguments(parser, DataConfig)
-    add_arguments(parser, TrainConfig, required=("out",))
-    add_arguments(parser, ModelConfig, skip=("vocab_size",))
+    of_a_state = {
+        name: f"{getattr(TrainConfig, name)}; {value} with --tune state"
+        for name, value in TUNING_DEFAULTS["state"].items()
+    }
+    add_arguments(parser, TrainConfig, required=("out",), defaults=of_a_state)
+    of_the_preset = dict.fromkeys(PRESETS["tiny"], "the preset's")
+    add_arguments(parser, ModelConfig, skip=("vocab_size",), defaults=of_the_preset)
     return parser.parse_args(arguments)
 
 

@@ -38,6 +38,10 @@ def summary(trainer: "Trainer") -> str:
     if trainer.initial is not None and not trainer.resumed_from:
         told = f" ({trainer.initial.told})" if trainer.initial.told else ""
         start = f"with the weights of {trainer.initial.weights.source}{told}"
+    if t.warmup_steps >= t.steps:
+        warm_up = f"warm-up {t.warmup_steps}, longer than the run: the learning rate will only rise"
+    else:
+        warm_up = f"warm-up {t.warmup_steps}"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
     val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
     trained = f"{trainer.trained:,} parameters, {trainer.trained / trainer.parameters:.2%}: {t.tune}"
@@ -54,7 +58,7 @@ def summary(trainer: "Trainer") -> str:
         f"{count(trainer.plan.world_size, 'rank')} x {at_most}{count(t.micro_batch_size, 'row')} "
         f"x {trainer.plan.accumulation} accumulated",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
-        f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, warm-up {t.warmup_steps}",
+        f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, {warm_up}",
         "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
         "memory": memory,
         "device": f"{device}; MFU counts against {trainer.flops / 1e12:,.1f} TFLOP/s ({trainer.flops_source})",
