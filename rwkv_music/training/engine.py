@@ -77,7 +77,7 @@ def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"The DeepSpeed file {path} is not JSON ({error}): correct it.") from error
     if not isinstance(config, dict):
         raise UserError(f"The DeepSpeed file {path} does not hold a JSON object: see ds_configs/zero2.json for one.")
-    for section in ("zero_optimization", "bf16", "fp16"):
+    for section in ("zero_optimization", "bf16", "fp16", "data_types"):
         if not isinstance(config.get(section, {}), dict):
             raise UserError(f'{path} sets "{section}" to {config[section]!r}: it takes an object, as in ds_configs.')
     for key in (*SHARED_KEYS, "gradient_accumulation_steps"):
@@ -99,6 +99,12 @@ def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
         )
     if config.get("zero_optimization", {}).get("stage", 0) not in (1, 2, 3):
         raise UserError(f'{path} names no ZeRO stage: set "zero_optimization": {{"stage": 1}}, 2 or 3.')
+    sums = config.get("data_types", {}).get("grad_accum_dtype")
+    if sums == "fp32" and config["zero_optimization"]["stage"] == 1 and config.get("bf16", {}).get("enabled"):
+        raise UserError(
+            f"{path} sums gradients in fp32 under ZeRO-1, for which DeepSpeed takes an optimizer that does not save as "
+            f'ZeRO\'s do: set "stage": 2, or leave "grad_accum_dtype" out.'
+        )
     return config
 
 

@@ -93,6 +93,8 @@ def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
         config=write(tmp_path / "h.json", {**stage, "gradient_accumulation_steps": 0})
     )
     assert "asks for fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
+    sums = {"data_types": {"grad_accum_dtype": "fp32"}, "bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
+    assert "sums gradients in fp32 under ZeRO-1" in attempt(config=write(tmp_path / "i.json", sums))
 
 
 def test_a_model_that_cannot_be(attempt):

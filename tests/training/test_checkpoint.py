@@ -72,6 +72,7 @@ def copy_of_half(run: Run, folder: Path) -> Path:
     [
         (2, 1, "zero2 in fp32"),
         (2, 2, "zero3 in fp32"),
+        (1, 4, "zero2, fp32 sums"),
         (1, 4, "zero3, fp32 sums"),
         (1, 1, "zero2_offload, fp32 sums"),
         (1, 2, "zero3_offload, fp32 sums"),
@@ -83,8 +84,9 @@ def test_any_ranks_and_any_stage_go_on(unbroken, before, ranks, file, tmp_path):
     resumed = train(folder, ranks=ranks, config=write_file(tmp_path, file))
     differences = np.abs(np.subtract(resumed.curve(), unbroken[before].curve()[20:]))
     assert len(differences) == 20
-    # The first loss is one of the weights alone. Rows that lie in micro-batches of one size have the same gradients.
-    most = 1e-4 if "in fp32" in file else 1e-3
+    # The first loss is one of the weights alone. Rows that lie in micro-batches of one size have the same gradients,
+    # and fp32 sums of them under ZeRO-2 the same bits, whatever the ranks.
+    most = 1e-4 if "in fp32" in file else 1e-8 if file == "zero2, fp32 sums" else 1e-3
     assert differences[0] < 1e-4 and differences.max() < most, differences
     assert load_model(folder)[3] == 40  # with no DeepSpeed, whatever wrote it
 

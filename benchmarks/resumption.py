@@ -1,0 +1,92 @@
+"""Does the loss go on as it would have, when a run resumes on other ranks or under another ZeRO stage?
+
+    python benchmarks/resumption.py --data DATA                                       # on the CPU, 1, 2 and 4 ranks
+    python benchmarks/resumption.py --data DATA --preset 0.1b --ranks 1 2 --batch_size 32 --ctx_len 1024    # on GPUs
+
+A run is saved in its middle and goes on for 20 steps, under ZeRO-2 with the file that we ship; copies of what was saved
+go on with each number of ranks under ZeRO-1, 2 and 3, with the files that we ship. Nothing else is said to them: rows
+that do not divide as before are divided anew. Writes results/resumption_DEVICE.json: how far each loss lies from that
+of the unbroken run. Exit status 1 if one is further than 1e-3.
+"""
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import report
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+PROJECT = Path(__file__).parent.parent
+STEPS = 20  # after the middle
+
+
+def train(run: Path, ranks: int, file: str, *arguments: object) -> list[float]:
+    """The losses that the run folder shows when train.py has ended."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.getenv("PYTHONPATH")]))
+    own["OMP_NUM_THREADS"] = "1"
+    line = [sys.executable, PROJECT / "launch" / "node.py", ranks, PROJECT / "train.py", "--out", run]
+    line += ["--deepspeed_config", PROJECT / "ds_configs" / f"{file}.json", *arguments]
+    done = subprocess.run(list(map(str, line)), env={**os.environ, **own}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{run.name} failed: {done.stderr[-2000:]}")
+    return [event.value for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--data", required=True, metavar="DATA", help="prepared dataset folder")
+    parser.add_argument("--preset", default="tiny", help="model preset (default: tiny)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="how many (default: 1 2 4)")
+    parser.add_argument("--at", type=int, default=300, help="the step at which it is saved (default: 300)")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows in a step (default: 16)")
+    parser.add_argument("--ctx_len", type=int, default=256, help="tokens in a row (default: 256)")
+    parser.add_argument("--beside", type=int, default=1, help="runs beside each other (default: 1)")
+    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the results")
+    options = parser.parse_args()
+    new = ["--data", options.data, "--preset", options.preset, "--steps", options.at + STEPS, "--log_every", 1]
+    new += ["--batch_size", options.batch_size, "--ctx_len", options.ctx_len, "--val_every", 0]
+    new += ["--save_every", options.at, "--keep", 2]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.beside) as beside:
+        here = Path(folder)
+        unbroken = {ranks: beside.submit(train, here / str(ranks), ranks, "zero2", *new) for ranks in options.ranks}
+
+        def resume(before: int, after: int, stage: int) -> dict[str, object]:
+            expected = unbroken[before].result()[options.at :]
+            run = here / f"{before}_{after}_{stage}"
+            middle = Path("checkpoints") / f"step_{options.at:08d}"
+            shutil.copytree(here / str(before) / middle, run / middle)
+            losses = train(run, after, f"zero{stage}")
+            shutil.rmtree(run)
+            apart = [abs(a - b) for a, b in zip(losses, expected, strict=True)]
+            row = {"ranks": before, "then_ranks": after, "then_stage": stage, "largest": max(apart), "apart": apart}
+            print(f"{before} ranks to {after}, ZeRO-2 to {stage}: at most {max(apart):.2e} apart", flush=True)
+            return row
+
+        asked = [(b, a, stage) for b in options.ranks for a in options.ranks for stage in (1, 2, 3)]
+        rows = [row.result() for row in [beside.submit(resume, *each) for each in asked]]
+        figures = {
+            "arguments": {key: value for key, value in vars(options).items() if key not in ("data", "out", "beside")},
+            "largest": max(row["largest"] for row in rows),
+            "last_losses": {ranks: losses.result()[options.at :] for ranks, losses in unbroken.items()},
+            "rows": rows,
+        }
+    device = report.card() if torch.cuda.is_available() else "cpu"
+    print(report.write(f"resumption_{device}", figures, options.out))
+    print(f"at most {figures['largest']:.2e} nats a token apart")
+    return int(figures["largest"] > 1e-3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
