@@ -52,8 +52,8 @@ def init_process_group() -> torch.device:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record of
-    # the collectives can be written. By torch's default that is a minute.
+    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record
+    # of the collectives can be written. By torch's default that is a minute.
     os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "2000")
     # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted
     # start leaves for good, so that every later one hangs. gloo needs no compiler, and sums alike on one node and many.
@@ -227,9 +227,9 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
         together("looking for locks", lambda: extension_locks.wait_for(names, say))
 
 
-def offloads(zero: dict[str, Any]) -> bool:
-    """Whether the optimizer is kept in the host's memory, by the DeepSpeed file's section "zero_optimization"."""
-    return (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
+def offloads(zero: dict[str, Any], what: str = "optimizer") -> bool:
+    """Whether "optimizer" or "param" is kept off the GPU, by the DeepSpeed file's section "zero_optimization"."""
+    return (zero.get(f"offload_{what}") or {}).get("device", "none") != "none"
 
 
 def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -> deepspeed.DeepSpeedEngine:
@@ -283,7 +283,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic's are ValueErrors
         what = " ".join(str(error).split())[:300]
         raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error
-    if isinstance(module, Packed) and isinstance(optimizer, torch.optim.AdamW):
+    if not offloads(zero) and not offloads(zero, "param"):
         engine.update_on_device = UpdateOnDevice(engine)
         if device.type == "cuda" and engine.optimizer.overlap_comm:
             reduce_beside(engine.optimizer)

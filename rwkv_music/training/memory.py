@@ -5,11 +5,10 @@ the estimate beside the measured peak.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from rwkv_music.config import RECOMPUTE, ModelConfig
@@ -55,11 +54,6 @@ def state_bytes(model: ModelConfig) -> int:
     return model.n_layer * model.n_embd * (FP32 * model.head_size + 2 * BF16)
 
 
-def largest_tensor(parameters: Iterable[Tensor]) -> int:
-    """Elements of the largest of `parameters` that trains, whole even where ZeRO-3 has left an empty one behind."""
-    return max((getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad), default=0)
-
-
 def activation_values(model: ModelConfig, recompute: str) -> float:
     """bf16 values that a layer keeps for each token."""
     C = model.n_embd
@@ -84,7 +78,6 @@ def estimate(
     tokens: int,
     recompute: str,
     bucket: int,
-    largest_tensor: int,
     offload: bool,
     live: int = 10**9,
     overlaps: bool = False,
@@ -98,7 +91,6 @@ def estimate(
         trained: of them, what is not frozen.
         tokens: in a rank's micro-batch.
         bucket: elements of DeepSpeed's `reduce_bucket_size`.
-        largest_tensor: elements of the largest parameter, for ZeRO-3.
         offload: whether the optimizer and the gradients are on the CPU.
         live: DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights that ZeRO-3 keeps at hand.
         overlaps: whether ZeRO-1 or 2 sends gradients while it makes others.
@@ -125,9 +117,6 @@ def estimate(
     layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
     if recompute == "block":
         layer += activation_values(model, "none") * tokens * BF16
-    # The optimizer's step has the activations' room. Under ZeRO-3 it is DeepSpeed's own: this rank's share of the
-    # gradient in fp32, and of one tensor of it in fp64 for its norm.
-    step = FP32 * shared + 8 * largest_tensor / ranks if zero_stage == 3 and not offload else 0
     lanes = passing = 0.0
     if carried is not None:
         lanes = carried.lanes * state_bytes(model)
@@ -135,8 +124,7 @@ def estimate(
         # with and goes out with, layer by layer and then together, or in the backward pass the gradients of these.
         passing = ((carried.windows + 1) * carried.rows + 3 * carried.documents) * state_bytes(model)
     backward = max(kept + max(head, layer), layer + others) + buckets + gathered + passing
-    working = max(backward, step) - kept
-    return MemoryEstimate(round(weights + optimizer + gradients + lanes), round(kept), round(max(working, 0)))
+    return MemoryEstimate(round(weights + optimizer + gradients + lanes), round(kept), round(backward - kept))
 
 
 def least_recompute(asked: str, told: Callable[[str], MemoryEstimate], there: float) -> tuple[str, MemoryEstimate]:

@@ -1,6 +1,6 @@
 """Gradients on their way to other ranks while the backward pass goes on: without a race, and without a wait.
 
-With `overlap_comm` DeepSpeed's stages 1 and 2 reduce on a stream of their own. Two things about that are mended here,
+With `overlap_comm` DeepSpeed reduces on a stream of its own. Some things about that are mended here; of ZeRO-1 and 2,
 for files with `contiguous_gradients` and without `reduce_scatter`, as ours are:
 
 - A gradient larger than the bucket is reduced where it lies, and let go of at once. torch's allocator does not know of
@@ -10,19 +10,35 @@ for files with `contiguous_gradients` and without `reduce_scatter`, as ours are:
   filled next. The gradients of a large model's block come together, each larger than the bucket and with memory of its
   own: after the second, the backward pass stood still until all but the last had gone. Here it waits for buffers alone.
 - At the end of the backward pass the host waits for the whole device, and the device for the host after that. It is
-  enough that the stream that computes waits for the one that reduces.
+  enough that the stream that computes waits for the one that reduces. ZeRO-3's host waits there too.
 
-Source: deepspeed/runtime/zero/stage_1_and_2.py of DeepSpeed 0.19, `average_tensor`, `reduce_ipg_grads` and
-`independent_gradient_partition_epilogue`. With the optimizer offloaded it does the first by itself, and has to wait.
+Sources: `average_tensor`, `reduce_ipg_grads` and `independent_gradient_partition_epilogue` in
+deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19. With the optimizer offloaded it does the first
+by itself, and has to wait.
 """
 
 import torch
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 
-def reduce_beside(zero: DeepSpeedZeroOptimizer) -> None:
-    """Mend an optimizer of stage 1 or 2 on a GPU that overlaps and is not offloaded."""
+def reduce_beside(zero: DeepSpeedZeroOptimizer | DeepSpeedZeroOptimizer_Stage3) -> None:
+    """Mend an optimizer on a GPU that overlaps and is not offloaded."""
+    if isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
+        zero.reduce_and_partition_stream = _Awaited()
+    else:
+        _reduce_in_turn(zero)
+
+
+class _Awaited(torch.cuda.Stream):
+    """Who computes waits for it where the host would."""
+
+    def synchronize(self) -> None:
+        torch.cuda.current_stream().wait_stream(self)
+
+
+def _reduce_in_turn(zero: DeepSpeedZeroOptimizer) -> None:
     average, finish = zero.average_tensor, zero.independent_gradient_partition_epilogue
     reducing, last_buffer_sent = zero.reduction_stream, torch.cuda.Event()
 

@@ -69,7 +69,6 @@ from rwkv_music.training.memory import (
     MemoryEstimate,
     available_bytes,
     estimate,
-    largest_tensor,
     least_recompute,
 )
 from rwkv_music.training.metrics import (
@@ -272,7 +271,6 @@ class Trainer:
             tokens=rows * self.config.data.ctx_len,
             recompute=recompute,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
-            largest_tensor=largest_tensor(model.parameters()),
             offload=offloads(zero),
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
             overlaps=overlaps and bool(zero.get("overlap_comm")),
