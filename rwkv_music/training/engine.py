@@ -285,7 +285,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
         raise UserError(f"DeepSpeed does not take its file ({type(error).__name__}: {what}): correct it.") from error
     if not offloads(zero) and not offloads(zero, "param"):
         engine.update_on_device = UpdateOnDevice(engine)
-        if device.type == "cuda" and engine.optimizer.overlap_comm:
+        if device.type == "cuda" and config["zero_optimization"].get("overlap_comm", zero["stage"] == 3):
             reduce_beside(engine.optimizer)
     return engine
 
