@@ -4,6 +4,7 @@ python benchmarks/readme.py
 """
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,29 @@ A base of {best["all"]["parameters"]:,} parameters that never saw Palestrina giv
 """
 
 
+def resumption() -> str:
+    """How far a run that resumes elsewhere gets from its course."""
+    lines = []
+    for name in ("resumption_cpu", "resumption_h100"):
+        made = results(name)
+        arguments, machine = made["arguments"], made["machine"]
+        largest = [row["largest"] for row in made["rows"]]
+        lines.append(
+            f"| {arguments['preset']} | {', '.join(map(str, arguments['ranks']))} x {machine.get('gpu', 'CPU')} "
+            f"| {statistics.median(largest):.1e} | {max(largest):.1e} | [{name}.json](benchmarks/results/{name}.json) |"
+        )
+    at = results("resumption_cpu")["arguments"]["at"]
+    return f"""
+A run was saved at step {at} under ZeRO-2 and resumed on each number of ranks under ZeRO-1, 2 and 3, with the files of
+ds_configs. How far its next 20 losses lie from those of the unbroken run, in nats a token; the furthest of each
+resumption's:
+
+| preset | ranks | median | largest | |
+|---|---|---|---|---|
+{chr(10).join(lines)}
+"""
+
+
 def files() -> str:
     """Memory and traffic under each DeepSpeed file."""
     return f"""
@@ -182,7 +206,14 @@ formula ([benchmarks/plan.py](benchmarks/plan.py) says which, and checks them at
 """
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"demo": demo, "corpus": corpus, "speed": speed, "plan": files, "tuning": tuning}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "corpus": corpus,
+    "speed": speed,
+    "plan": files,
+    "tuning": tuning,
+    "resumption": resumption,
+}
 
 
 def with_figures(text: str) -> str:

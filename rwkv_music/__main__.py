@@ -156,7 +156,10 @@ def _run_prepare(options: argparse.Namespace) -> int:
 def _generate(commands) -> None:
     command = commands.add_parser("generate", help="complete a .mid file from its opening bars")
     command.add_argument(
-        "run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints"
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="run folder of train.py, one of its checkpoints, or what `export` wrote, with the tokenizer beside it",
     )
     _add_state(command)
     command.add_argument("--prompt", required=True, type=Path, metavar="IN.mid", help="piece to complete")
@@ -232,7 +235,12 @@ def _run_generate(options: argparse.Namespace) -> int:
     generation.check_counts(options.context_bars, options.bars, options.count)
     paths = generation.completion_paths(options.out, options.count)
     soundfont = audio.check_audio(options.soundfont) if options.wav else None
-    model, codec, _, step = _load(options.run_folder, options.state)
+    if options.model.is_file() or (options.model / "model.safetensors").is_file():
+        model, codec = _load_exported(options.model, options.state)
+        made_by = options.model.name
+    else:
+        model, codec, _, step = _load(options.model, options.state)
+        made_by = f"step {step}"
     completions = generation.complete_to_files(
         model,
         codec,
@@ -249,7 +257,7 @@ def _run_generate(options: argparse.Namespace) -> int:
             midi = completion.midi_alone() if options.completion_only else completion.midi()
             audio.render(midi, path.with_suffix(".wav"), soundfont)
         state = f", from the state of {options.state}" if options.state else ""
-        print(f"{path}: {completion.context_bars} bars given, {completion.bars} completed, by step {step}{state}")
+        print(f"{path}: {completion.context_bars} bars given, {completion.bars} completed, by {made_by}{state}")
     return 0
 
 
@@ -366,17 +374,32 @@ def _add_state(command: argparse.ArgumentParser) -> None:
 
 
 def _load(run_folder: Path, state: Path | None):
-    """The run's model on the GPU if there is one, else on the CPU; with the tuned state if one is named."""
+    """The run's model on the GPU if there is one, else on the CPU, with the tuned state if one is named; its codec,
+    configuration and step."""
     import torch
 
     from rwkv_music.training.checkpoint import load_model
 
     loaded = load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
+    _take_state(loaded[0], run_folder, state)
+    return loaded
+
+
+def _load_exported(path: Path, state: Path | None):
+    """The model of a file or an exported folder, as `_load` does a run's, and the codec that lies with it."""
+    from rwkv_music.weights import find_codec, load_pretrained
+
+    codec = find_codec(path)
+    model = load_pretrained(path).requires_grad_(False)
+    _take_state(model, path, state)
+    return model, codec
+
+
+def _take_state(model, source: Path, state: Path | None) -> None:
     if state is not None:
         from rwkv_music.tuning import take_states, tuned_states
 
-        take_states(loaded[0], tuned_states(state, run_folder), state)
-    return loaded
+        take_states(model, tuned_states(state, source), state)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,25 @@ def test_generate_writes_what_it_says(untrained, bach_midi, tmp_path, capsys):
     assert mido.MidiFile(tmp_path / "joined-1.mid").length > mido.MidiFile(tmp_path / "alone-1.mid").length
 
 
+def test_generate_plays_an_exported_file(bach_data, bach_midi, tmp_path, capsys):
+    import torch
+
+    from rwkv_music.config import ModelConfig
+    from rwkv_music.data.codecs import load_codec
+    from rwkv_music.model_v8 import RWKV
+
+    vocab_size = load_codec(bach_data / "tokenizer.json").vocab_size
+    file, prompt = tmp_path / "tiny.pth", min(bach_midi.glob("*.mid"), key=lambda path: path.stat().st_size)
+    torch.save(RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=vocab_size)).state_dict(), file)
+    command = ["generate", str(file), "--prompt", str(prompt), "--bars", "1", "--out", str(tmp_path / "out.mid")]
+    assert main(command) == 1
+    assert "No tokenizer lies beside" in capsys.readouterr().err
+    shutil.copyfile(bach_data / "tokenizer.json", tmp_path / "tiny.pth.tokenizer.json")
+    assert main(command) == 0
+    assert "4 bars given, 1 completed, by tiny.pth" in capsys.readouterr().out
+    assert (tmp_path / "out.mid").is_file() and (tmp_path / "out.png").is_file()
+
+
 def test_evaluate_prints_its_tables(untrained, bach_data, capsys):
     assert main(["evaluate", "RUN", "--data", str(bach_data), "--samples", "2", "--bars", "2"]) == 0
     said = capsys.readouterr().out

@@ -93,15 +93,6 @@ def test_two_gpus_learn_what_one_does(stage, one_gpu, data, tmp_path):  # noqa: 
     assert furthest(two[:20], one_gpu[:20]) < 5e-3
 
 
-def test_quantised_and_hierarchical(data, tmp_path):  # noqa: F811
-    """zeropp.json, which is made for nodes of eight GPUs, on a node of two."""
-    file = json.loads((PROJECT / "ds_configs" / "zeropp.json").read_text())
-    file["zero_optimization"]["zero_hpz_partition_size"] = 2
-    (tmp_path / "zeropp.json").write_text(json.dumps(file))
-    two = losses(data, tmp_path / "run", "--steps", 40, "--deepspeed_config", tmp_path / "zeropp.json")
-    assert two[-1] < 0.6 * two[0]
-
-
 def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
     """Also with rows accumulated, and where the ranks' batches make recordings at different steps."""
     for name, rows in (("whole", 8), ("accumulated", 2)):
