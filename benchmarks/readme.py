@@ -133,24 +133,22 @@ def scaling() -> str:
     made, [large] = results("scaling"), results("scaling_7b")["rows"]
     rows = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in made["rows"]}
     most = max(row["gpus"] for row in made["rows"])
+    columns = sorted({(row["scaling"] == "strong", row["file"], row["scaling"]) for row in made["rows"]})
     lines = [
         f"| {preset} | "
-        + " | ".join(
-            f"{rows[preset, file, kind, most]['times_one_gpu']:.2f}"
-            for kind in ("weak", "strong")
-            for file in ("zero1", "zero2", "zero3")
-        )
+        + " | ".join(f"{rows[preset, file, kind, most]['times_one_gpu']:.2f}" for _, file, kind in columns)
         + f" | {rows[preset, 'zero2', 'weak', 1]['optimizer_bytes'] / 1e9:.1f}, "
         f"{rows[preset, 'zero2', 'weak', most]['optimizer_bytes'] / 1e9:.1f} |"
         for preset in ("0.1b", "1.5b")
     ]
-    heads = [f"{file}, {batch}" for batch in ("a GPU", "in all") for file in ("zero1", "zero2", "zero3")]
+    heads = [f"{file}, {'same batch in all' if strong else 'same batch a GPU'}" for strong, file, _ in columns]
     batch = f"{large['batch'][0]} x {large['batch'][1]} tokens, ZeRO-2, `--recompute {large['recompute']}`"
     return f"""{most} {made["machine"]["gpu"]} of one host make so many times the tokens of one of them under the same
-file, with the same batch a GPU or the same in all ([scaling.json](benchmarks/results/scaling.json)):
+file ([scaling.json](benchmarks/results/scaling.json)); what holds ZeRO-3 back is the host, which handles every tensor by
+itself:
 
 | | {" | ".join(heads)} | optimizer GB a GPU: one, {most} |
-|---|---|---|---|---|---|---|---|
+|{"---|" * (len(columns) + 2)}
 {chr(10).join(lines)}
 
 A 7B ({batch}) makes {large["tokens_per_second"]:,.0f} tokens a second on {large["gpus"]} of them,
