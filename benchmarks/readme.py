@@ -144,8 +144,8 @@ def scaling() -> str:
     heads = [f"{file}, {'same batch in all' if strong else 'same batch a GPU'}" for strong, file, _ in columns]
     batch = f"{large['batch'][0]} x {large['batch'][1]} tokens, ZeRO-2, `--recompute {large['recompute']}`"
     return f"""{most} {made["machine"]["gpu"]} of one host make so many times the tokens of one of them under the same
-file ([scaling.json](benchmarks/results/scaling.json)); what holds ZeRO-3 back is the host, which handles every tensor by
-itself:
+file ([scaling.json](benchmarks/results/scaling.json)); what holds ZeRO-3 back is the host, which handles every tensor
+by itself:
 
 | | {" | ".join(heads)} | optimizer GB a GPU: one, {most} |
 |{"---|" * (len(columns) + 2)}

@@ -210,6 +210,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         mine = [row for row in rows if row["preset"] == preset]
         counts, files = sorted({row["gpus"] for row in mine}), sorted({row["file"] for row in mine})
         speed.plot(counts, counts, color="0.8", linewidth=4, label="ideal")
+        memory.plot(counts, [0] * len(counts), alpha=0)  # so that the room above is a share of all of it
         for number, file in enumerate(files):
             color = f"C{number}"
             weak = [row for row in mine if row["file"] == file and row["scaling"] == "weak"]

@@ -235,6 +235,8 @@ def _run_generate(options: argparse.Namespace) -> int:
     generation.check_counts(options.context_bars, options.bars, options.count)
     paths = generation.completion_paths(options.out, options.count)
     soundfont = audio.check_audio(options.soundfont) if options.wav else None
+    if not options.model.exists():
+        raise UserError(f"There is no {options.model}: give a run folder of train.py, or what `export` wrote.")
     if options.model.is_file() or (options.model / "model.safetensors").is_file():
         model, codec = _load_exported(options.model, options.state)
         made_by = options.model.name

@@ -34,7 +34,8 @@ def test_bad_usage_is_status_2(arguments, capsys):
         (["prepare", "nowhere", "--out", "OUT"], "There is no folder nowhere"),
         (["prepare", ".", "--out", "OUT"], "no .mid or .midi file"),
         (["evaluate", "nowhere", "--data", "D"], "is not a run folder"),
-        (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid"], "is not a run folder"),
+        (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid"], "There is no nowhere"),
+        (["generate", ".", "--prompt", "p.mid", "--out", "o.mid"], "is not a run folder"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mp3"], "ends in .mid"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--top-p", "0"], "top-p is 0"),
         (
@@ -109,7 +110,7 @@ def test_generate_writes_what_it_says(untrained, bach_midi, tmp_path, capsys):
     import mido
 
     prompt = min(bach_midi.glob("*.mid"), key=lambda path: path.stat().st_size)
-    command = ["generate", "RUN", "--prompt", str(prompt), "--context-bars", "2", "--bars", "1", "--count", "2"]
+    command = ["generate", ".", "--prompt", str(prompt), "--context-bars", "2", "--bars", "1", "--count", "2"]
     command += ["--top-k", "50", "--repetition-penalty", "0.2", "--repetition-window", "64"]
     sounds = shutil.which("fluidsynth") and any(Path(f).glob("*.sf[23]") for f in audio.SOUNDFONT_FOLDERS)
     wav = ["--wav"] if sounds else []

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -205,6 +206,8 @@ def _engine_file(file: dict[str, Any], train: TrainConfig, rows: int, world_size
 def wait_for_compilations(zero: dict[str, Any]) -> None:
     """Return when no other process holds the lock of an extension that DeepSpeed will load, and compile if need be.
 
+    TORCH_CUDA_ARCH_LIST is put into words that DeepSpeed knows.
+
     Args:
         zero: the DeepSpeed file's section "zero_optimization".
 
@@ -223,6 +226,9 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
             print(sentence, file=sys.stderr, flush=True)
 
     names = [name for name, wanted in needed.items() if wanted]
+    archs = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if needed["quantizer"] and archs:  # DeepSpeed compiles for it, but cannot read what some images say, such as 9.0a
+        os.environ["TORCH_CUDA_ARCH_LIST"] = re.sub(r"(\d)[af]\b", r"\1", archs)
     if names:
         together("looking for locks", lambda: extension_locks.wait_for(names, say))
 

@@ -1,12 +1,15 @@
 """The command line and the DeepSpeed file brought together."""
 
 import json
+import os
 
 import pytest
+from deepspeed.ops.op_builder.quantizer import QuantizerBuilder
 
 from rwkv_music.config import TrainConfig
 from rwkv_music.errors import UserError
-from rwkv_music.training.engine import divided, make_plan, read_deepspeed_file
+from rwkv_music.training import engine
+from rwkv_music.training.engine import divided, make_plan, read_deepspeed_file, wait_for_compilations
 from tests.training.conftest import PROJECT
 
 STAGE = {"zero_optimization": {"stage": 2}}
@@ -72,3 +75,18 @@ def test_an_elastic_runs_rows_need_not_divide(world_size, given, shares, rows):
 @pytest.mark.parametrize("world_size, rows", [(8, 4), (40, 4), (96, 2), (7, 0)])
 def test_on_other_ranks_no_more_rows_are_taken_at_once(world_size, rows):
     assert divided(960, world_size, most=4) == rows
+
+
+def test_deepspeed_can_read_for_what_it_is_to_compile(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0a;12.0f+PTX")
+    monkeypatch.setattr(engine, "together", lambda what, act: None)
+    wait_for_compilations({"stage": 3})
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0 9.0a;12.0f+PTX"
+    builder = QuantizerBuilder()
+    builder.jit_mode = True
+    with pytest.raises(ValueError, match="0a"):
+        builder.compute_capability_args()
+    wait_for_compilations({"stage": 3, "zero_quantized_weights": True})
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0 9.0;12.0+PTX"
+    builder.compute_capability_args()
