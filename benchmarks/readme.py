@@ -144,8 +144,7 @@ def scaling() -> str:
     heads = [f"{file}, {'same batch in all' if strong else 'same batch a GPU'}" for strong, file, _ in columns]
     batch = f"{large['batch'][0]} x {large['batch'][1]} tokens, ZeRO-2, `--recompute {large['recompute']}`"
     return f"""{most} {made["machine"]["gpu"]} of one host make so many times the tokens of one of them under the same
-file ([scaling.json](benchmarks/results/scaling.json)); what holds ZeRO-3 back is the host, which handles every tensor
-by itself:
+file ([scaling.json](benchmarks/results/scaling.json)):
 
 | | {" | ".join(heads)} | optimizer GB a GPU: one, {most} |
 |{"---|" * (len(columns) + 2)}
@@ -184,9 +183,9 @@ def resumption() -> str:
         )
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-A run was saved at step {at} under ZeRO-2 and resumed on each number of ranks under ZeRO-1, 2 and 3, with the files of
-ds_configs. How far its next 20 losses lie from those of the unbroken run, in nats a token; the furthest of each
-resumption's:
+On each number of ranks a run was saved at step {at} under ZeRO-2, and resumed on each number of ranks under ZeRO-1, 2
+and 3, with the files of ds_configs. How far the next 20 losses lie from those of the unbroken run, in nats a token; the
+furthest of each resumption's:
 
 | preset | ranks | median | largest | |
 |---|---|---|---|---|

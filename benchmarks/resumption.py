@@ -1,7 +1,7 @@
 """Does the loss go on as it would have, when a run resumes on other ranks or under another ZeRO stage?
 
     python benchmarks/resumption.py --data DATA                                       # on the CPU, 1, 2 and 4 ranks
-    python benchmarks/resumption.py --data DATA --preset 0.1b --ranks 1 2 --batch_size 32 --ctx_len 1024    # on GPUs
+    python benchmarks/resumption.py --data DATA --preset 0.1b --ranks 1 2 --ctx_len 1024    # on two GPUs
 
 A run is saved in its middle and goes on for 20 steps, under ZeRO-2 with the file that we ship; copies of what was saved
 go on with each number of ranks under ZeRO-1, 2 and 3, with the files that we ship. Nothing else is said to them: rows

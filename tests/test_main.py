@@ -133,7 +133,8 @@ def test_generate_plays_an_exported_file(bach_data, bach_midi, tmp_path, capsys)
 
     vocab_size = load_codec(bach_data / "tokenizer.json").vocab_size
     file, prompt = tmp_path / "tiny.pth", min(bach_midi.glob("*.mid"), key=lambda path: path.stat().st_size)
-    torch.save(RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=vocab_size)).state_dict(), file)
+    shape = ModelConfig(n_layer=1, n_embd=64, vocab_size=vocab_size, channel_mix="x070")
+    torch.save(RWKV(shape).state_dict(), file)
     command = ["generate", str(file), "--prompt", str(prompt), "--bars", "1", "--out", str(tmp_path / "out.mid")]
     assert main(command) == 1
     assert "No tokenizer lies beside" in capsys.readouterr().err
@@ -141,6 +142,10 @@ def test_generate_plays_an_exported_file(bach_data, bach_midi, tmp_path, capsys)
     assert main(command) == 0
     assert "4 bars given, 1 completed, by tiny.pth" in capsys.readouterr().out
     assert (tmp_path / "out.mid").is_file() and (tmp_path / "out.png").is_file()
+    assert main(["export", str(file), "--format", "hf", "--out", str(tmp_path / "folder")]) == 0
+    command[1] = str(tmp_path / "folder")
+    assert main(command) == 0
+    assert "by folder" in capsys.readouterr().out
 
 
 def test_evaluate_prints_its_tables(untrained, bach_data, capsys):

@@ -103,8 +103,9 @@ def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
         )
     if config.get("zero_optimization", {}).get("stage", 0) not in (1, 2, 3):
         raise UserError(f'{path} names no ZeRO stage: set "zero_optimization": {{"stage": 1}}, 2 or 3.')
-    sums = config.get("data_types", {}).get("grad_accum_dtype")
-    if sums == "fp32" and config["zero_optimization"]["stage"] == 1 and config.get("bf16", {}).get("enabled"):
+    zero, sums = config["zero_optimization"], config.get("data_types", {}).get("grad_accum_dtype")
+    in_fp32 = sums in ("fp32", "float32", "torch.float32", "float")
+    if in_fp32 and zero["stage"] == 1 and not offloads(zero) and config.get("bf16", {}).get("enabled"):
         raise UserError(
             f"{path} sums gradients in fp32 under ZeRO-1, for which DeepSpeed takes an optimizer that does not save as "
             f'ZeRO\'s do: set "stage": 2, or leave "grad_accum_dtype" out.'
@@ -217,7 +218,9 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
     needed = {
         "cpu_adam": offloads(zero),
         "async_io": "nvme" in devices,
-        "quantizer": zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients"),
+        "quantizer": any(
+            zero.get(f"zero_quantized_{what}") for what in ("weights", "nontrainable_weights", "gradients")
+        ),
     }
     first_of_node = os.environ["LOCAL_RANK"] == "0"
 
@@ -227,7 +230,7 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
 
     names = [name for name, wanted in needed.items() if wanted]
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    if needed["quantizer"] and archs:  # DeepSpeed compiles for it, but cannot read what some images say, such as 9.0a
+    if names and archs:  # what DeepSpeed compiles for; it cannot read what some images say, such as 9.0a
         os.environ["TORCH_CUDA_ARCH_LIST"] = re.sub(r"(\d)[af]\b", r"\1", archs)
     if names:
         together("looking for locks", lambda: extension_locks.wait_for(names, say))

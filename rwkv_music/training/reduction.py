@@ -8,7 +8,8 @@ for files with `contiguous_gradients` and without `reduce_scatter`, as ours are:
   still read. Here the allocator is told.
 - Before each reduction the stream that computes waits for the one before, which may have been out of the buffer that is
   filled next. The gradients of a large model's block come together, each larger than the bucket and with memory of its
-  own: after the second, the backward pass stood still until all but the last had gone. Here it waits for buffers alone.
+  own: after the second, the backward pass stood still until all but the last had gone. Here such a gradient waits for
+  the last buffer alone; a buffer still waits for all that went before.
 - At the end of the backward pass the host waits for the whole device, and the device for the host after that. It is
   enough that the stream that computes waits for the one that reduces. ZeRO-3's host waits there too.
 

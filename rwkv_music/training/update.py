@@ -1,4 +1,4 @@
-"""The update on the device alone: norm, clipping, AdamW, and no step from a bad gradient.
+"""The update on the device: norm, clipping, AdamW, and no step from a bad gradient.
 
 DeepSpeed's own looks for overflow tensor by tensor and waits for the answer, casts every gradient to float64 for its
 norm and waits again for each group; after each wait the GPU stands still until the host has caught up. On one H200 that
@@ -7,7 +7,8 @@ the optimizer, and the optimizer's weights into the model's: half of what was le
 
 Here the norm is read once and stays on the device: clipping and the word that the gradient is not finite follow from
 it, and `adamw_` takes both as tensors, the gradients where they lie, and leaves the weights where the model reads them.
-What is shared out among the ranks, reduced and gathered stays DeepSpeed's.
+What is shared out among the ranks, reduced and gathered stays DeepSpeed's; so under ZeRO-3 the host does wait once,
+when the small tensors are gathered, each by itself.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
@@ -50,7 +51,6 @@ class UpdateOnDevice:
         self._stage3 = engine.zero_optimization_stage() == 3
         self._zero.step = self._step
         for masters in master_partitions(engine):
-            masters.grad = None  # ZeRO-3 leaves an fp32 buffer there
             optimizer_state(engine, masters)  # now, so that whether all fits in memory shows before the first step
 
     @torch.no_grad()
@@ -113,6 +113,10 @@ class UpdateOnDevice:
         if zero.persistent_parameters:
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
         zero.invalidate_secondary_tensor()  # a node's own copy, with zero_hpz_partition_size
+        gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
+        if gathering is not None:  # on a GPU
+            # Without small tensors nothing would have waited: layers must not be gathered before they are updated.
+            gathering.wait_stream(torch.cuda.current_stream())
 
     def _gather_of_stage_1_and_2(self) -> None:
         """Let go of the gradients, and take the other ranks' weights."""

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 
 from rwkv_music.run_folder import checkpoints, fault, find_checkpoint
 from rwkv_music.training.health import SpikeDetector
@@ -27,8 +28,18 @@ def troubled(trouble: str, folder, *arguments: object, ranks: int = 1) -> Run:
     return Run(folder, done.returncode, done.stdout)
 
 
-def test_a_nan_in_one_ranks_gradient_skips_that_step_everywhere_and_no_other(bach_data, tmp_path):
-    run = troubled("nan-gradient", tmp_path / "run", "--data", bach_data, *SMALL, "--val_every", 0, ranks=2)
+@pytest.mark.parametrize("stage", (2, 3))
+def test_a_nan_in_one_ranks_gradient_skips_that_step_everywhere_and_no_other(stage, bach_data, tmp_path):
+    more = [
+        "--data",
+        bach_data,
+        *SMALL,
+        "--val_every",
+        0,
+        "--deepspeed_config",
+        PROJECT / f"ds_configs/zero{stage}.json",
+    ]
+    run = troubled("nan-gradient", tmp_path / "run", *more, ranks=2)
     assert run.status == 0, run.output[-3000:]
     assert run.curve("train/skipped_steps") == [0] * 6 + [1] * 14
     losses = run.curve()
