@@ -30,6 +30,7 @@ from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.engine import init_process_group, make_engine, make_plan, read_deepspeed_file
 from rwkv_music.training.initial import allocate, open_initial
+from rwkv_music.training.signals import leave
 path, deepspeed_file, shape, marks = sys.argv[1:5]
 torch.set_num_threads(1)
 config = ModelConfig(**json.loads(shape), channel_mix="x070")
@@ -53,6 +54,7 @@ reached("3_engine")
 if initial is not None:
     initial.fill(engine)
 reached("4_loaded")
+leave(0)
 """
 
 

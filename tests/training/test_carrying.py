@@ -173,6 +173,7 @@ from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.data.lanes import Lanes
 from rwkv_music.training.carrying import LaneStates
 from rwkv_music.training.engine import init_process_group, make_engine, make_plan
+from rwkv_music.training.signals import leave
 from tests.training.test_carrying import SCALE, model
 
 folder, stage, windows = json.loads(sys.argv[1])
@@ -187,6 +188,7 @@ states = LaneStates(engine, config, rows)
 lanes = Lanes(MusicDataset(folder, "train", 32), 2)
 nats = states.step(engine, [lanes.batch(w, own.start, own.stop) for own in rows for w in range(windows)], SCALE)
 print(json.dumps([nats.item(), float(engine.get_global_grad_norm()), engine.global_steps]))
+leave(0)
 """
 
 

@@ -89,6 +89,7 @@ def test_no_more_is_recomputed_than_must_be(asked, there, chosen):
 SET_UP = """
 import dataclasses, json, sys
 from rwkv_music.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from rwkv_music.training.signals import leave
 from rwkv_music.training.trainer import Trainer
 
 data, out, file = sys.argv[1:]
@@ -102,6 +103,7 @@ left = sum(p.numel() for p in trainer.engine.module.parameters())
 assert trainer.recompute == trainer.engine.module.recompute == "none"  # nobody knows how much a CPU has
 print(json.dumps([dataclasses.asdict(trainer.memory), trainer.parameters, left,
                   trainer.config.model.vocab_size, held]))
+leave(0)
 """
 
 

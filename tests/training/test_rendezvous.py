@@ -13,6 +13,7 @@ LISTENING = """
 import os
 from pathlib import Path
 from rwkv_music.training.rendezvous import meet
+from rwkv_music.training.signals import leave
 from torch import distributed as dist
 meet(1)
 dist.barrier()
@@ -21,8 +22,9 @@ for table in ("tcp", "tcp6"):
     for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
         fields = line.split()
         if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
-            print("listens", fields[1].split(":")[0], flush=True)
+            print("listens", fields[1].split(":")[0])
 dist.barrier()
+leave(0)
 """
 
 
@@ -43,10 +45,12 @@ def test_every_port_is_opened_on_the_jobs_interface(tmp_path):
 HOSTS = """
 import os, socket, sys
 from rwkv_music.training.rendezvous import meet, ranks_share_a_host
+from rwkv_music.training.signals import leave
 name = sys.argv[1] + os.environ["RANK"] * (sys.argv[2] == "apart")
 socket.gethostname = lambda: name
 meet(1)
-print("one host" if ranks_share_a_host() else "several", flush=True)
+print("one host" if ranks_share_a_host() else "several")
+leave(0)
 """
 
 

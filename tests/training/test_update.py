@@ -17,6 +17,7 @@ from rwkv_music.model_v8 import RWKV
 from rwkv_music.training import engine as engine_module
 from rwkv_music.training.engine import init_process_group, make_engine, make_plan
 from rwkv_music.training.partitions import weights_from_masters
+from rwkv_music.training.signals import leave
 
 ours, stage, bad_step, bf16, more = json.loads(sys.argv[1])
 if not ours:
@@ -38,6 +39,7 @@ for step in range(6):
     changed = any(not torch.equal(a, b) for a, b in zip(before, engine.module.parameters()))
     rows.append([loss.item(), float(engine.get_global_grad_norm()), changed])
 print(json.dumps({"rows": rows, "skipped": int(engine.update_on_device.skipped) if ours else None}))
+leave(0)
 """
 
 
