@@ -17,7 +17,6 @@ of one micro-batch: under ZeRO-2 each further one adds the sum of the gradient, 
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+from ranks import PROJECT, on_ranks
+
 MAX_LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 MODELS = {"0.1B": 0.1e9, "1.3B": 1.3e9, "7B": 7e9, "14B": 14e9}
 GPUS = (8, 64, 256, 1024)
@@ -131,21 +131,13 @@ def check() -> dict[str, dict]:
         here = Path(folder)
         write_corpus("bach", here / "midi", workers=1, limit=12)
         prepare([here / "midi"], here / "data", workers=1)
-        for number, (name, file) in enumerate(variants().items()):  # one after the other, each at a port of its own
+        for name, file in variants().items():
             (here / f"{name}.json").write_text(json.dumps(file))
-            line = [
-                sys.executable,
-                str(PROJECT / "launch" / "node.py"),
-                "2",
-                __file__,
-                "--rank",
-                "--data",
-                here / "data",
-            ]
-            line += ["--out", here / name, "--deepspeed_config", here / f"{name}.json", *SMALL]
-            own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000 + number)}
-            own |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)}
-            subprocess.run(list(map(str, line)), check=True, env={**os.environ, **own}, stdout=subprocess.DEVNULL)
+            files = ["--data", here / "data", "--out", here / name, "--deepspeed_config", here / f"{name}.json"]
+            line, environment = on_ranks(
+                2, __file__, "--rank", *files, *SMALL, OMP_NUM_THREADS=1, CUDA_VISIBLE_DEVICES=""
+            )
+            subprocess.run(line, check=True, env=environment, stdout=subprocess.DEVNULL)
             counted = json.loads((here / name / "counted.json").read_text())
             sent = counted["sent_bytes"]
             P = counted["parameters"]

@@ -10,9 +10,7 @@ of the unbroken run. Exit status 1 if one is further than 1e-3.
 """
 
 import argparse
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,22 +19,17 @@ from pathlib import Path
 
 import report
 import torch
+from ranks import PROJECT, on_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-PROJECT = Path(__file__).parent.parent
 STEPS = 20  # after the middle
 
 
 def train(run: Path, ranks: int, file: str, *arguments: object) -> list[float]:
     """The losses that the run folder shows when train.py has ended."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.getenv("PYTHONPATH")]))
-    own["OMP_NUM_THREADS"] = "1"
-    line = [sys.executable, PROJECT / "launch" / "node.py", ranks, PROJECT / "train.py", "--out", run]
-    line += ["--deepspeed_config", PROJECT / "ds_configs" / f"{file}.json", *arguments]
-    done = subprocess.run(list(map(str, line)), env={**os.environ, **own}, capture_output=True, text=True)
+    files = ["--out", run, "--deepspeed_config", PROJECT / "ds_configs" / f"{file}.json"]
+    line, environment = on_ranks(ranks, PROJECT / "train.py", *files, *arguments, OMP_NUM_THREADS=1)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{run.name} failed: {done.stderr[-2000:]}")
     return [event.value for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
@@ -57,7 +50,7 @@ def main() -> int:
     options = parser.parse_args()
     new = ["--data", options.data, "--preset", options.preset, "--steps", options.at + STEPS, "--log_every", 1]
     new += ["--batch_size", options.batch_size, "--ctx_len", options.ctx_len, "--val_every", 0]
-    new += ["--save_every", options.at, "--keep", 2]
+    new += ["--save_every", options.at]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.beside) as beside:
         here = Path(folder)
         unbroken = {ranks: beside.submit(train, here / str(ranks), ranks, "zero2", *new) for ranks in options.ranks}

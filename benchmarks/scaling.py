@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,8 +33,8 @@ import torch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from ranks import PROJECT, on_ranks
 
-PROJECT = Path(__file__).parent.parent
 # Rows of one GPU, and how it trains. Of v7's shape unless asked otherwise, as RWKV-LM's public figures are.
 ONE_GPU = {
     "tiny": (8, "--ctx_len 256"),
@@ -97,18 +96,16 @@ class Running:
         self._answer, self._said = Path(folder) / f"{name}.json", Path(folder) / f"{name}.txt"
         rows, arguments = ONE_GPU[job.preset]
         batch_size = rows * job.gpus if job.scaling == "weak" else rows
-        command = [sys.executable, PROJECT / "launch" / "node.py", job.gpus, PROJECT / "benchmarks" / "step.py"]
-        command += ["--preset", job.preset, "--deepspeed_config", job.ds_file, "--batch_size", batch_size]
-        command += ["--channel_mix", "x070", "--measured", "10", *arguments.split(), *more, "--write", self._answer]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        paths = os.pathsep.join(filter(None, [str(PROJECT), os.getenv("PYTHONPATH")]))
-        own |= {"CUDA_VISIBLE_DEVICES": ",".join(places), "PYTHONPATH": paths, "TMPDIR": folder}
+        line, environment = on_ranks(
+            job.gpus,
+            PROJECT / "benchmarks" / "step.py",
+            *["--preset", job.preset, "--deepspeed_config", job.ds_file, "--batch_size", batch_size],
+            *["--channel_mix", "x070", "--measured", "10", *arguments.split(), *more, "--write", self._answer],
+            CUDA_VISIBLE_DEVICES=",".join(places),
+            TMPDIR=folder,
+        )
         with self._said.open("w") as said:
-            self._process = subprocess.Popen(
-                list(map(str, command)), env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=said
-            )
+            self._process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=said)
 
     def ended(self) -> bool:
         return self._process.poll() is not None

@@ -221,6 +221,7 @@ def _generate(commands) -> None:
 def _run_generate(options: argparse.Namespace) -> int:
     from rwkv_music import audio, generation
     from rwkv_music.sampling import Sampling
+    from rwkv_music.weights import is_exported
 
     # What is wrong with the arguments is told before the model is loaded.
     sampling = Sampling(
@@ -237,7 +238,7 @@ def _run_generate(options: argparse.Namespace) -> int:
     soundfont = audio.check_audio(options.soundfont) if options.wav else None
     if not options.model.exists():
         raise UserError(f"There is no {options.model}: give a run folder of train.py, or what `export` wrote.")
-    if options.model.is_file() or (options.model / "model.safetensors").is_file():
+    if is_exported(options.model):
         model, codec = _load_exported(options.model, options.state)
         made_by = options.model.name
     else:

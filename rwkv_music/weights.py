@@ -167,6 +167,11 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
     return Weights(path, config, tensors, tokenizer if tokenizer.is_file() else None, step)
 
 
+def is_exported(path: Path) -> bool:
+    """Whether it is a file or an exported folder, and not a run or a checkpoint."""
+    return path.is_file() or (path / "model.safetensors").is_file()
+
+
 def find_codec(path: str | os.PathLike) -> Codec:
     """The codec of a run, a checkpoint, or an exported file or folder: what its model's tokens mean.
 
@@ -296,7 +301,7 @@ def _open_folder(path: Path, verify: bool) -> tuple[Path, Tensors, Path, int | N
     """Of a run, a checkpoint or an exported folder: where, its tensors, its tokenizer, its step."""
     from rwkv_music.training.checkpoint import SavedTensors
 
-    if (path / "model.safetensors").is_file():
+    if is_exported(path):
         from rwkv_music.export import HuggingFaceTensors
 
         return path, HuggingFaceTensors(open_tensors(path / "model.safetensors")), path / TOKENIZER_SUFFIX[1:], None

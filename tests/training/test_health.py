@@ -30,15 +30,8 @@ def troubled(trouble: str, folder, *arguments: object, ranks: int = 1) -> Run:
 
 @pytest.mark.parametrize("stage", (2, 3))
 def test_a_nan_in_one_ranks_gradient_skips_that_step_everywhere_and_no_other(stage, bach_data, tmp_path):
-    more = [
-        "--data",
-        bach_data,
-        *SMALL,
-        "--val_every",
-        0,
-        "--deepspeed_config",
-        PROJECT / f"ds_configs/zero{stage}.json",
-    ]
+    config = PROJECT / "ds_configs" / f"zero{stage}.json"
+    more = ["--data", bach_data, *SMALL, "--val_every", 0, "--deepspeed_config", config]
     run = troubled("nan-gradient", tmp_path / "run", *more, ranks=2)
     assert run.status == 0, run.output[-3000:]
     assert run.curve("train/skipped_steps") == [0] * 6 + [1] * 14
