@@ -47,7 +47,7 @@ reached("1_before")
 initial = open_initial(path, config, "") if path else None
 with torch.device("meta"):
     model = RWKV(config)
-allocate(model, device, plan.deepspeed, frozenset())
+allocate(model, device, plan, frozenset())
 reached("2_allocated")
 engine = make_engine(model, plan, device, overlaps=torch.distributed.get_world_size() > 1)
 reached("3_engine")

@@ -34,6 +34,8 @@ from rwkv_music.head import Head
 from rwkv_music.wkv7s import wkv7s
 
 IGNORE = -100  # a target that the loss does not count, as in torch's cross_entropy
+# Where fewer of the targets than this do not count, taking the others out costs more than computing them.
+WORTH_LEAVING_OUT = 1 / 32
 
 
 class State(NamedTuple):
@@ -286,9 +288,9 @@ class RWKV(nn.Module):
 
         Targets that are -100 do not count, nor do those inside a row's context: `ctx_lengths` [B] int64 (with
         `cu_seqlens`: [D], one a document) names how many of its first tokens are context, and the first target that
-        counts is the token after them. The head runs on the positions that count alone. The loss of no target at all
-        is 0. `positions` [P] int64, rising, names the places in the flattened `targets` that are not -100, if the
-        caller knows them: a GPU has to be waited for to find them. It goes with no `ctx_lengths`.
+        counts is the token after them. The head runs on the positions that count alone, unless nearly all do. The loss
+        of no target at all is 0. `positions` [P] int64, rising, names the places in the flattened `targets` that are
+        not -100, if the caller knows them: a GPU has to be waited for to find them. It goes with no `ctx_lengths`.
         """
         return self(
             input_ids,
@@ -429,7 +431,7 @@ class RWKV(nn.Module):
         x, targets = x.flatten(0, 1), targets.reshape(-1)
         if positions is None:
             positions = (targets != IGNORE).nonzero().squeeze(-1)
-        if positions.numel() < targets.numel():
+        if targets.numel() - positions.numel() > WORTH_LEAVING_OUT * targets.numel():
             x, targets = x.index_select(0, positions), targets.index_select(0, positions)
         total = self.head(x, targets)
         return total / max(positions.numel(), 1) if reduction == "mean" else total

@@ -205,6 +205,19 @@ def test_the_head_sees_only_the_positions_that_count(monkeypatch):
     assert seen == [10]
 
 
+def test_where_nearly_all_targets_count_none_is_taken_out():
+    model = random_model()
+    seen = []
+    model.head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[0]))
+    ids, targets = tokens(2, 32), tokens(2, 32)
+    targets[0, 7] = targets[1, 31] = IGNORE
+    each = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), reduction="none")
+    torch.testing.assert_close(model.loss(ids, targets), each.sum() / 62)
+    targets[0, 8] = IGNORE
+    model.loss(ids, targets)
+    assert seen[1:] == [64, 61]  # after the one that gave all logits
+
+
 def test_no_target_at_all_is_a_loss_of_zero_with_zero_gradients():
     model = random_model()
     loss = model.loss(tokens(1, 5), torch.full((1, 5), IGNORE))

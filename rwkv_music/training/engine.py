@@ -249,7 +249,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
             turned off under ZeRO-1 and 2: it would take a second bucket, and a wait after every backward pass.
 
     Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
-    model, whose layers are gathered one whole block at a time.
+    model, whose layers are gathered one whole block at a time, with the `FlatBlocks` that `allocate` gave it.
 
     Raises UserError for what DeepSpeed does not take, and on a GPU for what our kernels do not.
     """
@@ -260,7 +260,6 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
             raise UserError(f"The kernels are made for head_size 64, not {model.config.head_size}: leave it at 64.")
         build.load()  # so that a compiler that is missing is told before anything is written
     train = plan.train
-    groups = model.parameter_groups(train.weight_decay)
     module: torch.nn.Module = model
     zero = plan.deepspeed["zero_optimization"]
     # To measure its throughput DeepSpeed would wait for the GPU twice a step, and the GPU for the host after that.
@@ -268,6 +267,8 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
     if not overlaps and zero["stage"] < 3:
         config = {**config, "zero_optimization": {**zero, "overlap_comm": False}}
     if zero["stage"] == 3:
+        flat = getattr(model, "flat_blocks", None)
+        groups = model.parameter_groups(train.weight_decay) if flat is None else flat.groups
         if model.blocks[0].att.time_state is not None:
             # Read outside of their layers too, where nothing gathers them: small enough to stay on every rank.
             least = model.blocks[0].att.time_state.numel() + 1
@@ -280,6 +281,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
             # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
             model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     else:
+        groups = model.parameter_groups(train.weight_decay)
         module = Packed(model, groups, overlaps=bool(config["zero_optimization"].get("overlap_comm")))
         groups = module.groups
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}

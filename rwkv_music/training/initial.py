@@ -11,6 +11,7 @@ Notable choices:
 
 import argparse
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,18 @@ from torch import distributed as dist
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.data.codecs import load_codec
 from rwkv_music.errors import SharedError, UserError
-from rwkv_music.model_v8 import RWKV
+from rwkv_music.model_v8 import RWKV, Block
 from rwkv_music.training.agreement import together
 from rwkv_music.training.checkpoint import damaged_files
+from rwkv_music.training.flat_blocks import FlatBlocks
 from rwkv_music.training.packing import Packed
 from rwkv_music.tuning import Base
 from rwkv_music.weights import Weights, open_weights, parameter_shapes
 
 if TYPE_CHECKING:  # the command line asks for a file's shape before DeepSpeed is there
     import deepspeed
+
+    from rwkv_music.training.engine import Plan
 
 
 def shape_of_init(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -147,18 +151,21 @@ def open_initial(path: str, config: ModelConfig, fingerprint: str) -> Initial:
     return Initial(weights, frozenset(fresh), told)
 
 
-def allocate(
-    model: RWKV, device: torch.device, deepspeed_config: dict[str, Any], fresh: frozenset[str] | None = None
-) -> None:
+def allocate(model: RWKV, device: torch.device, plan: "Plan", fresh: frozenset[str] | None = None) -> None:
     """Give a model that was made on the meta device its memory on `device`; under ZeRO-3 this rank's share of it.
 
-    Every rank calls it, with torch's random state alike.
+    Every rank calls it, with torch's random state alike. Under ZeRO-3 blocks of which all trains get `FlatBlocks`.
 
     Args:
         fresh: the parameters that nothing will be read into; None for all. Those that are drawn at random are drawn
             here, what will be read is zero until then.
     """
-    share = deepspeed_config["zero_optimization"]["stage"] == 3
+    deepspeed_config = plan.deepspeed
+    zero = deepspeed_config["zero_optimization"]
+    share = zero["stage"] == 3
+    flat = None
+    if share and not zero.get("zero_quantized_weights") and all(p.requires_grad for p in model.parameters()):
+        flat = model.flat_blocks = FlatBlocks(model, model.parameter_groups(plan.train.weight_decay))
     bf16 = deepspeed_config.get("bf16", {}).get("enabled", False)
     tables = {model.emb: "emb.weight", model.head: "head.weight"}
     first = None  # of the parameters that are shared out; it knows how the others are to be
@@ -168,7 +175,8 @@ def allocate(
             part.bfloat16()
         part.to_empty(device=device)
         if drawn:
-            model.init_part(part)
+            with flat.viewed(part) if flat is not None and isinstance(part, Block) else nullcontext():
+                model.init_part(part)
         else:
             for parameter in part.parameters():
                 parameter.data.zero_()

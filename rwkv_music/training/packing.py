@@ -15,7 +15,7 @@ Notable choices:
   at the beginning wait for the end of the backward pass, and all the gradients with them. Elsewhere they may, as there
   is more room for them then.
 - Frozen parameters stay as they are: nothing is done with each of them but to compute with it.
-- ZeRO-3 shares out each module's own parameters and needs them where they are: it takes the model as it is.
+- ZeRO-3 shares out each module's own parameters, and gathers them when it is called: see `flat_blocks`.
 """
 
 import re
@@ -118,7 +118,7 @@ class Packed(nn.Module):
         """Unless it has been done: the blocks come by again when they are recomputed."""
         parameter, self._to_view[number] = self._to_view[number], None
         if parameter is not None:
-            views = _Views.apply(parameter, self._shapes[number])
+            views = Views.apply(parameter, self._shapes[number])
             for (module, name), weight in zip(self._places[number], views, strict=True):
                 module.__dict__[name] = weight
 
@@ -174,7 +174,7 @@ def _cut(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     return iter(runs)
 
 
-class _Views(torch.autograd.Function):
+class Views(torch.autograd.Function):
     """A flat tensor as views of the shapes that lie in it; backward puts their gradients together again.
 
     One node of the graph instead of two for each parameter, which is host time in every step.

@@ -64,7 +64,8 @@ def pieces(engine: deepspeed.DeepSpeedEngine) -> list[Piece]:
     master_partitions(engine)
     spans = _spans_of_stage3 if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3) else _spans_of_stage_1_and_2
     names = {parameter: name for name, parameter in engine.module.named_parameters()}
-    layout = engine.module.layout if isinstance(engine.module, Packed) else {}
+    packed = engine.module if isinstance(engine.module, Packed) else getattr(engine.module, "flat_blocks", None)
+    layout = {} if packed is None else packed.layout
     found = []
     for parameter, shape, start, length, partition, offset in spans(engine.optimizer):
         first = 0  # where the next of the model's parameters begins in this one

@@ -169,7 +169,7 @@ class Trainer:
         freeze(model, train)
         self.matrix_parameters = model.matrix_parameters()
         fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
-        allocate(model, self.device, self.plan.deepspeed, fresh)
+        allocate(model, self.device, self.plan, fresh)
         add_trained(model, train, data.seed)
         sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
         self.parameters = sum(size for size, _ in sizes)

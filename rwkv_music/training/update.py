@@ -7,8 +7,8 @@ the optimizer, and the optimizer's weights into the model's: half of what was le
 
 Here the norm is read once and stays on the device: clipping and the word that the gradient is not finite follow from
 it, and `adamw_` takes both as tensors, the gradients where they lie, and leaves the weights where the model reads them.
-What is shared out among the ranks, reduced and gathered stays DeepSpeed's; so under ZeRO-3 the host does wait once,
-when the small tensors are gathered, each by itself.
+What is shared out among the ranks, reduced and gathered stays DeepSpeed's; but under ZeRO-3 the small tensors, which
+are on every rank, are gathered as one, where DeepSpeed gathers each by itself and lets the host wait for all.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
@@ -110,9 +110,9 @@ class UpdateOnDevice:
         """The small tensors, which are on every rank; the others are gathered when a layer needs them."""
         zero = self._zero
         zero.averaged_gradients = {}
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
         zero.invalidate_secondary_tensor()  # a node's own copy, with zero_hpz_partition_size
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather_coalesced(zero.persistent_parameters).wait()
         gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
         if gathering is not None:  # on a GPU
             # Without small tensors nothing would have waited: layers must not be gathered before they are updated.
