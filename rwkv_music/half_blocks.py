@@ -11,6 +11,7 @@ in `model_v8` do in plain PyTorch, which stay the reference. What differs is the
 - A state may come in and go out: the recurrence's, and the token before the first one, normed. All of it has a
   gradient. Where there is none, nothing is computed or kept for it.
 - The product that makes a matrix's gradient is left out where the matrix is frozen.
+- Products are written as such: for `F.linear` ZeRO-3 puts a function of its own in, with autograd to pay for.
 
 Everything here is flattened: M tokens of all documents, [M, C].
 """
@@ -123,7 +124,7 @@ class _TimeMixing(torch.autograd.Function):
         shift, wkv = (None if z is None else z.contiguous() for z in (shift, wkv))
         mixed, moments = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
         xr, xw, xk, xv, xa, xg = mixed.unbind(0)
-        r, k, v = F.linear(xr, receptance), F.linear(xk, key), F.linear(xv, value)
+        r, k, v = xr @ receptance.T, xk @ key.T, xv @ value.T
         hidden_w, hidden_a, hidden_g = (xw @ w1).tanh_(), xa @ a1, (xg @ g1).sigmoid_()
         hidden_v = None if v_first is None else xv @ v1
         del mixed, xr, xw, xk, xv, xa, xg
@@ -243,13 +244,13 @@ class _ChannelMixing(torch.autograd.Function):
     def forward(ctx, x, input_ids, documents, recompute, shift, ln_w, ln_b, x_k, key, value, enn):
         shift = None if shift is None else shift.contiguous()
         mixed, moments = fused.norm_mix(x, ln_w, ln_b, x_k.view(1, -1), documents.first, shift)
-        k = F.linear(mixed[0], key)
+        k = mixed[0] @ key.T
         del mixed
         squared = fused.relu_squared(k)
         if enn is None:
             out, ungated = torch.addmm(x, squared, value.T), None
         else:
-            ungated = F.linear(squared, value)
+            ungated = squared @ value.T
             out = fused.embed_gate(x, ungated, enn, input_ids)
         ctx.documents = documents
         if recompute:
@@ -264,9 +265,9 @@ class _ChannelMixing(torch.autograd.Function):
         mix = x_k.view(1, -1)
         mixed, _ = fused.norm_mix(x, ln_w, ln_b, mix, documents.first, shift)
         if k is None:
-            k = F.linear(mixed[0], key)
+            k = mixed[0] @ key.T
             if enn is not None:
-                ungated = F.linear(fused.relu_squared(k), value)
+                ungated = fused.relu_squared(k) @ value.T
         key_trains, value_trains = ctx.needs_input_grad[8:10]
         dungated, denn = dout, None
         if enn is not None:

@@ -31,6 +31,7 @@ from rwkv_music.cuda import build
 from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV, Block
 from rwkv_music.training.agreement import together
+from rwkv_music.training.flat_blocks import FlatBlocks
 from rwkv_music.training.packing import Packed
 from rwkv_music.training.reduction import reduce_beside
 from rwkv_music.training.update import UpdateOnDevice
@@ -41,6 +42,9 @@ SHARED_KEYS = {
     "train_micro_batch_size_per_gpu": "micro_batch_size",
     "gradient_clipping": "grad_clip",
 }
+
+# Elements of the whole model that ZeRO-3 may leave on every rank unless its file says how large they may be: 128 MiB.
+SMALL_IN_ALL = 2**26
 
 
 def init_process_group() -> torch.device:
@@ -269,17 +273,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
     if zero["stage"] == 3:
         flat = getattr(model, "flat_blocks", None)
         groups = model.parameter_groups(train.weight_decay) if flat is None else flat.groups
-        if model.blocks[0].att.time_state is not None:
-            # Read outside of their layers too, where nothing gathers them: small enough to stay on every rank.
-            least = model.blocks[0].att.time_state.numel() + 1
-            key = "stage3_param_persistence_threshold"
-            given = zero.get(key, "auto")
-            kept = max(least, 10**5 if given == "auto" else given)
-            config = {**config, "zero_optimization": {**zero, key: kept}}
-        deepspeed.utils.set_z3_leaf_modules(model, [Block])
-        if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
-            # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
-            model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
+        config = {**config, "zero_optimization": _gathered_by_block(model, flat, zero)}
     else:
         groups = model.parameter_groups(train.weight_decay)
         module = Packed(model, groups, overlaps=bool(config["zero_optimization"].get("overlap_comm")))
@@ -299,6 +293,24 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
         if device.type == "cuda" and config["zero_optimization"].get("overlap_comm", zero["stage"] == 3):
             reduce_beside(engine.optimizer)
     return engine
+
+
+def _gathered_by_block(model: RWKV, flat: FlatBlocks | None, zero: dict[str, Any]) -> dict[str, Any]:
+    """The section "zero_optimization" of a ZeRO-3 file for this model, whose blocks are gathered whole from now on."""
+    deepspeed.utils.set_z3_leaf_modules(model, [Block])
+    if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
+        # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
+        model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
+    key = "stage3_param_persistence_threshold"  # elements, up to which a tensor stays on every rank
+    given = zero.get(key, "auto")
+    kept = 10**5 if given == "auto" else given
+    if flat is not None and given == "auto" and sum(flat.small) <= SMALL_IN_ALL:
+        # A block's vectors and gates are a thirtieth of it: with them there, one tensor is gathered for a block.
+        kept = max(kept, *flat.small)
+    if model.blocks[0].att.time_state is not None:
+        # Read outside of their layers too, where nothing gathers them: small enough to stay on every rank.
+        kept = max(kept, model.blocks[0].att.time_state.numel() + 1)
+    return {**zero, key: kept}
 
 
 @contextlib.contextmanager

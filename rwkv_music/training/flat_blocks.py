@@ -37,6 +37,7 @@ class FlatBlocks:
 
     Attributes:
         layout: see `packing.unpack`.
+        small: elements of each flat parameter but the largest of its block, which has the matrices.
     """
 
     def __init__(self, model: RWKV, groups: list[dict[str, Any]]) -> None:
@@ -66,6 +67,7 @@ class FlatBlocks:
             self._set(block, self._shapes[block])
             block.forward = partial(self._forward, block, block.forward)
             block.ffn.forward = partial(self._ffn_forward, block, block.ffn.forward)
+        self.small = [size for block in model.blocks for size in sorted(p.numel() for p in _flat(block))[:-1]]
         inside = {name for names in self.layout.values() for name, _ in names}
         self._groups = [
             {**group, "params": [names[p] for p in group["params"] if names[p] not in inside] + of_group}

@@ -166,9 +166,6 @@ def allocate(model: RWKV, device: torch.device, plan: "Plan", fresh: frozenset[s
     flat = None
     if share and not zero.get("zero_quantized_weights") and all(p.requires_grad for p in model.parameters()):
         flat = model.flat_blocks = FlatBlocks(model, model.parameter_groups(plan.train.weight_decay))
-        # Each by itself: put together for one call, a few large tensors would be copied before it and after it.
-        zero = {"stage3_allgather_sequential": True, **zero}
-        deepspeed_config = {**deepspeed_config, "zero_optimization": zero}
     bf16 = deepspeed_config.get("bf16", {}).get("enabled", False)
     tables = {model.emb: "emb.weight", model.head: "head.weight"}
     first = None  # of the parameters that are shared out; it knows how the others are to be

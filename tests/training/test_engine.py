@@ -4,12 +4,15 @@ import json
 import os
 
 import pytest
+import torch
 from deepspeed.ops.op_builder.quantizer import QuantizerBuilder
 
-from rwkv_music.config import TrainConfig
+from rwkv_music.config import PRESETS, ModelConfig, TrainConfig
 from rwkv_music.errors import UserError
+from rwkv_music.model_v8 import RWKV
 from rwkv_music.training import engine
 from rwkv_music.training.engine import divided, make_plan, read_deepspeed_file, wait_for_compilations
+from rwkv_music.training.flat_blocks import FlatBlocks
 from tests.training.conftest import PROJECT
 
 STAGE = {"zero_optimization": {"stage": 2}}
@@ -90,3 +93,21 @@ def test_deepspeed_can_read_for_what_it_is_to_compile(monkeypatch):
     wait_for_compilations({"stage": 3, "zero_quantized_weights": True})
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0 9.0;12.0+PTX"
     builder.compute_capability_args()
+
+
+@pytest.mark.parametrize(
+    "preset, channel_mix, given, gathered",
+    [
+        ("0.1b", "x070", {}, 1),
+        ("1.5b", "x070", {}, 1),
+        ("7b", "x070", {}, 2),  # too much to have on every rank; the vector of the fast group is below DeepSpeed's own
+        ("1.5b", "x080", {}, 2),  # as DeepEmbed's tables are with them
+        ("0.1b", "x070", {"stage3_param_persistence_threshold": 0}, 3),
+    ],
+)
+def test_zero3_gathers_one_tensor_a_block_where_the_others_are_small_in_all(preset, channel_mix, given, gathered):
+    with torch.device("meta"):
+        model = RWKV(ModelConfig(**PRESETS[preset], vocab_size=20_096, channel_mix=channel_mix))
+    flat = FlatBlocks(model, model.parameter_groups(0.1))
+    threshold = engine._gathered_by_block(model, flat, given)["stage3_param_persistence_threshold"]
+    assert sum(p.numel() > threshold for p in model.blocks[1].parameters()) == gathered
