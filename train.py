@@ -5,6 +5,7 @@
 Without the launcher, `python train.py ...` is a world of one. See `--help` and README.md.
 """
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     a checkpoint, 130 the same by Ctrl-C.
     """
     options = parse(arguments)
+    faulthandler.enable()  # a crash in a kernel or a library shows the lines that led there
     first, trainer = os.environ.get("RANK", "0") == "0", None
     try:
         config = configure(options)

@@ -31,7 +31,7 @@ def train(run: Path, ranks: int, file: str, *arguments: object) -> list[float]:
     line, environment = on_ranks(ranks, PROJECT / "train.py", *files, *arguments, OMP_NUM_THREADS=1)
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{run.name} failed: {done.stderr[-2000:]}")
+        sys.exit(f"{run.name} failed with status {done.returncode}: {done.stderr[:10_000]}")  # the cause comes first
     return [event.value for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
 
 

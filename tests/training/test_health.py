@@ -86,6 +86,18 @@ def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
     assert time.monotonic() - killed < 15
     assert running.returncode in (70, 137)
     assert re.search(r"rank 0 lost another rank after step [\d,]+; the same command goes on from step_\d+", said), said
+    assert "launch/node.py: local rank 1 was ended by SIGKILL." in said
+
+
+def test_a_crash_below_python_shows_where_it_was(bach_data, tmp_path):
+    line = on_two_ranks(command(tmp_path / "run", "--data", bach_data, *LONG))
+    running = subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: checkpoints(tmp_path / "run"))
+    ranks = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[0]), signal.SIGSEGV)
+    said = running.communicate(timeout=60)[0]
+    assert "Fatal Python error: Segmentation fault" in said and 'trainer.py", line' in said, said[-3000:]
+    assert "local rank 0 was ended by SIGSEGV" in said
 
 
 def test_threads_that_outlive_the_run_do_not_turn_its_end_into_a_crash(bach_data, tmp_path):
