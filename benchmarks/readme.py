@@ -105,12 +105,12 @@ def speed() -> str:
         cells = [f"{x['tokens_per_second']:,.0f} | {x['mfu']:.0%}" for x in (h200["rows"][name], row)]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_gib']:.1f} |")
     kernels_on = kernels["machine"]["gpu"].removeprefix("NVIDIA ")
-    before, after = (one["machine"]["commit"] for one in (h200, h100))
+    commits = [one["machine"]["commit"] for one in (h200, h100)]
     one, many = (play[pieces]["tokens_per_second"] for pieces in ("1", "512"))
     ratios = [row["faster_than"][name] for row in kernels["rows"] for name in row["faster_than"]]
     return f"""
-Tokens a second on one GPU, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no recomputation (the H100's at commit
-{after}; the H200's at {before}, when the host still waited for the GPU in every step):
+Tokens a second on one GPU, DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096, no recomputation (the H200's at commit
+{commits[0]}, the H100's at {commits[1]}):
 
 | layers and width, rows x tokens | H200 | MFU | H100 | MFU | its peak GiB |
 |---|---|---|---|---|---|
@@ -132,26 +132,41 @@ def scaling() -> str:
     """What several GPUs make of it."""
     made, [large] = results("scaling"), results("scaling_7b")["rows"]
     rows = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in made["rows"]}
-    most = max(row["gpus"] for row in made["rows"])
-    columns = sorted({(row["scaling"] == "strong", row["file"], row["scaling"]) for row in made["rows"]})
-    lines = [
-        f"| {preset} | "
-        + " | ".join(f"{rows[preset, file, kind, most]['times_one_gpu']:.2f}" for _, file, kind in columns)
-        + f" | {rows[preset, 'zero2', 'weak', 1]['optimizer_bytes'] / 1e9:.1f}, "
-        f"{rows[preset, 'zero2', 'weak', most]['optimizer_bytes'] / 1e9:.1f} |"
-        for preset in ("0.1b", "1.5b")
+    counts = sorted({row["gpus"] for row in made["rows"]} - {1})
+    files = sorted({row["file"] for row in made["rows"]})
+    columns = [(scaling, gpus) for scaling in ("weak", "strong") for gpus in counts]
+    heads = [f"{'same batch a GPU' if scaling == 'weak' else 'same batch in all'}, {gpus}" for scaling, gpus in columns]
+    lines = []
+    for preset in ("0.1b", "1.5b"):
+        for file in files:
+            times = [f"{rows[preset, file, scaling, gpus]['times_one_gpu']:.2f}" for scaling, gpus in columns]
+            held = [rows[preset, file, "weak", gpus]["optimizer_bytes"] / 1e9 for gpus in (1, *counts)]
+            lines.append(f"| {preset} | {file} | {' | '.join(times)} | {', '.join(f'{x:.1f}' for x in held)} |")
+    again = results("scaling_zero3")
+    small = [row for row in again["rows"] if row["preset"] == "0.1b"]
+    small = ", ".join(f"{row['tokens_per_second']:,.0f}" for row in sorted(small, key=lambda row: row["gpus"]))
+    whole = rows["7b", "zero2", "weak", counts[-1]]
+    said = [
+        f"{row['tokens_per_second']:,.0f} tokens a second on {row['gpus']} of them, {row['mfu']:.0%} MFU, in "
+        f"{row['peak_gib']:.0f} GiB a GPU"
+        for row in (whole, large)
     ]
-    heads = [f"{file}, {'same batch in all' if strong else 'same batch a GPU'}" for strong, file, _ in columns]
-    batch = f"{large['batch'][0]} x {large['batch'][1]} tokens, ZeRO-2, `--recompute {large['recompute']}`"
-    return f"""{most} {made["machine"]["gpu"]} of one host make so many times the tokens of one of them under the same
-file ([scaling.json](benchmarks/results/scaling.json)):
+    return f"""{counts[-1]} {made["machine"]["gpu"]} of one host, and fewer, make so many times the tokens of one
+under the same file ([scaling.json](benchmarks/results/scaling.json)):
 
-| | {" | ".join(heads)} | optimizer GB a GPU: one, {most} |
-|{"---|" * (len(columns) + 2)}
+| | | {" | ".join(heads)} | optimizer GB a GPU: {", ".join(map(str, (1, *counts)))} |
+|{"---|" * (len(columns) + 3)}
 {chr(10).join(lines)}
 
-A 7B ({batch}) makes {large["tokens_per_second"]:,.0f} tokens a second on {large["gpus"]} of them,
-{large["mfu"]:.0%} MFU, in {large["peak_gib"]:.0f} GiB a GPU ([scaling_7b.json](benchmarks/results/scaling_7b.json))."""
+![Speed, communication and memory over the number of GPUs](benchmarks/results/scaling.png)
+
+A 0.1b under ZeRO-3 waits for the host, which is not equally fast at all times: measured again at commit
+{again["machine"]["commit"]}, one, two and four GPUs made {small} tokens a second
+([scaling_zero3.json](benchmarks/results/scaling_zero3.json)).
+
+A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) makes {said[0]};
+with `--recompute {large["recompute"]}` {said[1]}
+([scaling_7b.json](benchmarks/results/scaling_7b.json))."""
 
 
 def tuning() -> str:
@@ -173,7 +188,7 @@ A base of {best["all"]["parameters"]:,} parameters that never saw Palestrina giv
 def resumption() -> str:
     """How far a run that resumes elsewhere gets from its course."""
     lines = []
-    for name in ("resumption_cpu", "resumption_h100"):
+    for name in ("resumption_cpu", "resumption_h200"):
         made = results(name)
         arguments, machine = made["arguments"], made["machine"]
         largest = [row["largest"] for row in made["rows"]]
