@@ -75,8 +75,10 @@ def attend(processes: list[subprocess.Popen], meanwhile: Callable[[], None] = la
             failed_at, status = time.monotonic(), min(bad)  # a sentence (1) counts for more than what it led to
             for local_rank, code in enumerate(codes):
                 if code is not None and code < 0:  # it could not say so itself
-                    name = signal.Signals(-code).name
-                    print(f"launch/node.py: local rank {local_rank} was ended by {name}.", file=sys.stderr, flush=True)
+                    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+                    why = ", as Linux does when memory runs out (see dmesg)" if name == "SIGKILL" else ""
+                    said = f"launch/node.py: local rank {local_rank} was ended by {name}{why}."
+                    print(said, file=sys.stderr, flush=True)
         if None not in ended:
             return status or max(ended)
         if failed_at is not None and time.monotonic() > failed_at + PATIENCE_SECONDS:
