@@ -10,8 +10,8 @@ Notable choices:
 - What autograd keeps of a weight for the backward pass is where it lies in the flat one. A view would hold on to the
   memory of what was gathered, and ZeRO-3 would free nothing.
 - A block has views for as long as it is called, for the same reason, and at other times shapes without content.
-- Not with quantised weights: neighbours share a scale there, and different tensors should not. Nor where parameters are
-  frozen: those stay single, and a tuned run has little else.
+- Not with quantised weights: neighbours share a scale there, and different tensors should not. Nor with quantised
+  gradients: DeepSpeed quantises matrices alone. Nor where parameters are frozen: a tuned run has little else.
 """
 
 from collections.abc import Callable, Iterator, Sequence

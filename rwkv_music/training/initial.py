@@ -164,7 +164,8 @@ def allocate(model: RWKV, device: torch.device, plan: "Plan", fresh: frozenset[s
     zero = deepspeed_config["zero_optimization"]
     share = zero["stage"] == 3
     flat = None
-    if share and not zero.get("zero_quantized_weights") and all(p.requires_grad for p in model.parameters()):
+    quantised = zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients")
+    if share and not quantised and all(p.requires_grad for p in model.parameters()):
         flat = model.flat_blocks = FlatBlocks(model, model.parameter_groups(plan.train.weight_decay))
     bf16 = deepspeed_config.get("bf16", {}).get("enabled", False)
     tables = {model.emb: "emb.weight", model.head: "head.weight"}

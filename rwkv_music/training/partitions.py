@@ -130,6 +130,19 @@ def weights_from_masters(engine: deepspeed.DeepSpeedEngine) -> None:
         zero.checkpoint_event_prologue()
         for i in range(len(zero.fp16_groups)):
             zero._reassign_or_swap_out_partitioned_parameters(i)
+        for parameter in engine.module.parameters():
+            parameter.ds_secondary_tensor = None  # a node's own copy, with zero_hpz_partition_size: of before
         zero.checkpoint_event_epilogue()
+        let_gathering_wait(zero)
     else:
         zero.update_lp_params()
+
+
+def let_gathering_wait(zero: DeepSpeedZeroOptimizer_Stage3) -> None:
+    """On a GPU layers are gathered on a stream of its own, and must not be before their weights have been written.
+
+    Where there are small tensors DeepSpeed waits, as it gathers those.
+    """
+    gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
+    if gathering is not None:
+        gathering.wait_stream(torch.cuda.current_stream())

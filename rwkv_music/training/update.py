@@ -24,7 +24,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from torch import Tensor
 
 from rwkv_music.training.optimizer import adamw_
-from rwkv_music.training.partitions import master_partitions, optimizer_state
+from rwkv_music.training.partitions import let_gathering_wait, master_partitions, optimizer_state
 
 # A flat partition: its group of the optimizer's, fp32 masters, weights as the model reads them, and gradients, one
 # tensor after the other as the partition lies.
@@ -110,13 +110,11 @@ class UpdateOnDevice:
         """The small tensors, which are on every rank; the others are gathered when a layer needs them."""
         zero = self._zero
         zero.averaged_gradients = {}
-        zero.invalidate_secondary_tensor()  # a node's own copy, with zero_hpz_partition_size
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].all_gather_coalesced(zero.persistent_parameters).wait()
-        gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
-        if gathering is not None:  # on a GPU
-            # Without small tensors nothing would have waited: layers must not be gathered before they are updated.
-            gathering.wait_stream(torch.cuda.current_stream())
+        zero.invalidate_secondary_tensor()  # a node's own copy, with zero_hpz_partition_size; frozen ones keep it
+        small = [parameter for parameter in zero.persistent_parameters if parameter.requires_grad]
+        if small:
+            small[0].all_gather_coalesced(small).wait()
+        let_gathering_wait(zero)
 
     def _gather_of_stage_1_and_2(self) -> None:
         """Let go of the gradients, and take the other ranks' weights."""

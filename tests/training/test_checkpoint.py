@@ -28,6 +28,7 @@ FILES["hierarchical"] = {  # zeropp without its quantisation, whose kernels are 
     "zero_optimization": {
         **FILES["zeropp"]["zero_optimization"],
         "zero_hpz_partition_size": 2,
+        "stage3_param_persistence_threshold": 0,  # so that nodes have copies of what is gathered
         "zero_quantized_weights": False,
         "zero_quantized_gradients": False,
     },

@@ -64,10 +64,23 @@ def test_what_is_named_trains_and_nothing_else(tune, tuned, base):
     assert 12 * trained <= saved < 12 * trained + 20_000  # fp32 weights and two moments, and headers
 
 
-@pytest.mark.parametrize("tune, stage", [("state", 1), ("state", 2), ("state", 3), ("lora", 3), ("time,ln", 3)])
-def test_two_processes_tune_as_one_under_each_zero_stage(tune, stage, tuned, base, bach_data, tmp_path):
+# ZeRO-3 with a copy of all weights on each node of two ranks, also of the smallest.
+COPIES = {"stage": 3, "zero_hpz_partition_size": 2}
+ALL_COPIED = {**COPIES, "stage3_param_persistence_threshold": 0}
+
+
+@pytest.mark.parametrize(
+    "tune, zero",
+    [
+        ("state", {"stage": 1}),
+        ("state", {"stage": 2}),
+        *((tune, zero) for tune in TUNES for zero in ({"stage": 3}, COPIES, ALL_COPIED)),
+    ],
+)
+def test_two_processes_tune_as_one_under_each_zero_stage(tune, zero, tuned, base, bach_data, tmp_path):
+    (tmp_path / "ds.json").write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": zero}))
     more = ["--init", base, "--tune", tune, *TUNES[tune]]
-    two = train(tmp_path / "run", "--data", bach_data, *SHORT, *more, ranks=2, config=f"zero{stage}.json")
+    two = train(tmp_path / "run", "--data", bach_data, *SHORT, *more, ranks=2, config=tmp_path / "ds.json")
     for tag in ("train/loss", "val/loss"):
         assert two.curve(tag) == pytest.approx(tuned[tune].curve(tag), abs=2e-3)
     one, other = (load_model(run.folder)[0].state_dict() for run in (tuned[tune], two))
