@@ -22,7 +22,6 @@ def main(arguments: list[str] | None = None) -> int:
     a checkpoint, 130 the same by Ctrl-C.
     """
     options = parse(arguments)
-    faulthandler.enable()  # a crash in a kernel or a library shows the lines that led there
     first, trainer = os.environ.get("RANK", "0") == "0", None
     try:
         config = configure(options)
@@ -60,4 +59,5 @@ def ranks_have_met() -> bool:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a crash in a kernel or a library shows the lines that led there
     leave(main())
