@@ -10,7 +10,7 @@ Notable choices:
   optimizer.
 - One forward serves training and playing: it takes a state and gives one back, for a whole piece or a single token.
 - Documents may be packed with `cu_seqlens`; neither the recurrence nor the token shift looks over a document's edge.
-- The head runs only where the loss counts.
+- The head runs only where the loss counts, unless that is nearly everywhere.
 
 Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialisation, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
 formulas); "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.

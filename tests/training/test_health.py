@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,27 +76,31 @@ def test_a_rank_that_hangs_is_named_with_its_step(bach_data, tmp_path):
     assert "read_that_hangs" in run.output  # the stack of the thread that reads
 
 
-def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
-    line = on_two_ranks(command(tmp_path / "run", "--data", bach_data, *LONG))
+def end_a_rank(number: int, how: signal.Signals, data: Path, run: Path) -> tuple[int, str, float]:
+    """Of two that train, once there is a checkpoint: the launcher's status, all that was said, and seconds to the end.
+
+    Args:
+        how: the signal that the rank gets.
+    """
+    line = on_two_ranks(command(run, "--data", data, *LONG))
     running = subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: checkpoints(tmp_path / "run"))
+    wait_for(lambda: checkpoints(run))
     ranks = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(ranks[1]), signal.SIGKILL)
+    os.kill(int(ranks[number]), how)
     killed = time.monotonic()
     said = running.communicate(timeout=60)[0]
-    assert time.monotonic() - killed < 15
-    assert running.returncode in (70, 137)
+    return running.returncode, said, time.monotonic() - killed
+
+
+def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
+    status, said, seconds = end_a_rank(1, signal.SIGKILL, bach_data, tmp_path / "run")
+    assert seconds < 15 and status in (70, 137)
     assert re.search(r"rank 0 lost another rank after step [\d,]+; the same command goes on from step_\d+", said), said
     assert "launch/node.py: local rank 1 was ended by SIGKILL, as Linux does when memory runs out" in said
 
 
 def test_a_crash_below_python_shows_where_it_was(bach_data, tmp_path):
-    line = on_two_ranks(command(tmp_path / "run", "--data", bach_data, *LONG))
-    running = subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: checkpoints(tmp_path / "run"))
-    ranks = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(ranks[0]), signal.SIGSEGV)
-    said = running.communicate(timeout=60)[0]
+    _, said, _ = end_a_rank(0, signal.SIGSEGV, bach_data, tmp_path / "run")
     assert "Fatal Python error: Segmentation fault" in said and 'trainer.py", line' in said, said[-3000:]
     assert "local rank 0 was ended by SIGSEGV" in said
 
