@@ -139,16 +139,16 @@ def scaling() -> str:
     lines = []
     for preset in ("0.1b", "1.5b"):
         for file in files:
-            times = [f"{rows[preset, file, scaling, gpus]['times_one_gpu']:.2f}" for scaling, gpus in columns]
+            times = [
+                f"{rows[row]['times_one_gpu']:.2f}" if (row := (preset, file, *column)) in rows else "not measured"
+                for column in columns
+            ]
             held = [rows[preset, file, "weak", gpus]["optimizer_bytes"] / 1e9 for gpus in (1, *counts)]
             lines.append(f"| {preset} | {file} | {' | '.join(times)} | {', '.join(f'{x:.1f}' for x in held)} |")
-    again = results("scaling_zero3")
-    small = [row for row in again["rows"] if row["preset"] == "0.1b"]
-    small = ", ".join(f"{row['tokens_per_second']:,.0f}" for row in sorted(small, key=lambda row: row["gpus"]))
     whole = rows["7b", "zero2", "weak", counts[-1]]
     said = [
-        f"{row['tokens_per_second']:,.0f} tokens a second on {row['gpus']} of them, {row['mfu']:.0%} MFU, in "
-        f"{row['peak_gib']:.0f} GiB a GPU"
+        f"{row['tokens_per_second']:,.0f} tokens a second with `--recompute {row['recompute']}` ({row['mfu']:.0%} MFU, "
+        f"{row['peak_gib']:.0f} GiB a GPU)"
         for row in (whole, large)
     ]
     return f"""{counts[-1]} {made["machine"]["gpu"]} of one host, and fewer, make so many times the tokens of one
@@ -160,12 +160,8 @@ under the same file ([scaling.json](benchmarks/results/scaling.json)):
 
 ![Speed, communication and memory over the number of GPUs](benchmarks/results/scaling.png)
 
-A 0.1b under ZeRO-3 waits for the host, which is not equally fast at all times: measured again at commit
-{again["machine"]["commit"]}, one, two and four GPUs made {small} tokens a second
-([scaling_zero3.json](benchmarks/results/scaling_zero3.json)).
-
-A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) makes {said[0]};
-with `--recompute {large["recompute"]}` {said[1]}
+A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) on {counts[-1]} of them makes {said[0]},
+{said[1]}
 ([scaling_7b.json](benchmarks/results/scaling_7b.json))."""
 
 
@@ -188,7 +184,7 @@ A base of {best["all"]["parameters"]:,} parameters that never saw Palestrina giv
 def resumption() -> str:
     """How far a run that resumes elsewhere gets from its course."""
     lines = []
-    for name in ("resumption_cpu", "resumption_h200"):
+    for name in ("resumption_cpu", "resumption_h100", "resumption_h200"):
         made = results(name)
         arguments, machine = made["arguments"], made["machine"]
         largest = [row["largest"] for row in made["rows"]]
