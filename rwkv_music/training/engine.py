@@ -57,9 +57,6 @@ def init_process_group() -> torch.device:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record
-    # of the collectives can be written. By torch's default that is a minute.
-    os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "2000")
     # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted
     # start leaves for good, so that every later one hangs. gloo needs no compiler, and sums alike on one node and many.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

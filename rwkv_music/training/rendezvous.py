@@ -29,6 +29,9 @@ def meet(collective_minutes: float) -> dist.Store:
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     store = dist.HashStore() if world_size == 1 else _store(rank, world_size)
+    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record
+    # of the collectives can be written: a minute by torch's default. A process group reads it when it is made.
+    os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "2000")
     dist.init_process_group(
         get_accelerator().communication_backend_name(),
         store=store,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,23 @@ signals.leave(status)
 LAUNCHED = COUNTED.replace("counted, loss", "graphs.LAYER_FLOP = 0\ncounted, loss", 1)
 # To every rank the other one is on another machine.
 APART = COUNTED.replace("counted, loss", "trainer.ranks_share_a_host = lambda: False\ncounted, loss", 1)
+
+# Rank 1 dies. Rank 0's program waits for the GPU, which waits for rank 1, so that only NCCL's watchdog can end it.
+WAITING = """
+import os, signal, torch
+from rwkv_music.training.rendezvous import meet
+from torch import distributed as dist
+rank = int(os.environ["RANK"])
+torch.cuda.set_device(rank)
+meet(30)
+x = torch.ones(2**20, device="cuda")
+dist.all_reduce(x)
+torch.cuda.synchronize()
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+dist.all_reduce(x)
+torch.cuda.synchronize()
+"""
 
 # Under ZeRO-3 no tensor is on every rank all the time, so every layer has to be gathered after the update.
 NOTHING_STAYS = {"stage3_param_persistence_threshold": 0}
@@ -143,6 +161,28 @@ def test_a_nan_in_one_ranks_gradient_skips_that_step_on_both_and_no_other(data, 
     finite = losses(data, tmp_path / "run", "--steps", 20, program=program)
     assert curve(tmp_path / "run", "train/skipped_steps") == [0] * 6 + [1] * 14
     assert len(finite) == 19 and all(loss == loss for loss in finite) and finite[-1] < finite[0] - 0.5
+
+
+def test_nccls_watchdog_ends_a_rank_within_seconds_when_its_program_cannot():
+    """8 s by our setting; 60 s by torch's default."""
+    own = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    own |= {"NCCL_P2P_DISABLE": 1, "NCCL_SHM_DISABLE": 1}
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITING],
+            env={**os.environ, **{name: str(value) for name, value in own.items()}, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    ranks[1].communicate(timeout=100)
+    died = time.monotonic()
+    said = ranks[0].communicate(timeout=100)[1]
+    seconds = time.monotonic() - died
+    print(f"the watchdog ended it after {seconds:.1f} s", said[-1500:])
+    assert seconds < 20 and ranks[0].returncode == -signal.SIGABRT, said[-3000:]
 
 
 @pytest.mark.parametrize("machines", (1, 2))

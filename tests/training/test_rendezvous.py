@@ -1,12 +1,14 @@
 """Where the ranks meet: on the job's interface and nowhere else."""
 
+import os
 import socket
 import subprocess
 import sys
 
 import pytest
 
-from rwkv_music.training.rendezvous import interface_towards
+from rwkv_music.training import rendezvous
+from rwkv_music.training.rendezvous import interface_towards, meet
 from tests.training.conftest import PROJECT, environment
 
 LISTENING = """
@@ -60,6 +62,19 @@ def test_whether_the_ranks_are_of_one_machine(place, found, tmp_path):
     line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", str(tmp_path / "rank.py"), "node", place]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.replace("\n", "") == 2 * found, done.stderr
+
+
+def test_nccls_watchdog_is_told_to_be_quick_before_it_is_made(monkeypatch):
+    """A process group reads the variable when it is made, and never again."""
+    name, found = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", []
+    for variable in ("RANK", "WORLD_SIZE", name):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(rendezvous.dist, "init_process_group", lambda *_, **__: found.append(os.environ.get(name)))
+    meet(1)
+    assert found == ["2000"]
+    monkeypatch.setenv(name, "15000")  # who wants the record of the collectives keeps it
+    meet(1)
+    assert found[1:] == ["15000"]
 
 
 def test_the_interface_of_an_address():
