@@ -10,7 +10,7 @@ import torch
 
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.model_v8 import State
-from rwkv_music.training.memory import Carried, MemoryEstimate, activation_values, estimate, least_recompute
+from rwkv_music.training.memory import ROOM, Carried, MemoryEstimate, activation_values, estimate, least_recompute
 from tests.training.conftest import PROJECT, environment
 
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -20,7 +20,7 @@ for card in ("h100", "h200"):
         ROWS[f"{name}, {card}"] = row
 for file in ("scaling.json", "scaling_7b.json"):
     for row in json.loads((RESULTS / file).read_text())["rows"]:
-        ROWS[f"{row['preset']} {row['file']} {row['scaling']} on {row['gpus']}"] = row
+        ROWS[f"{row['preset']} {row['file']} {row['scaling']} on {row['gpus']}, {row['recompute']}"] = row
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -43,6 +43,7 @@ def test_within_a_tenth_of_the_measured_peak(name):
         offload=False,
     )
     assert told.peak / 2**30 == pytest.approx(row["peak_gib"], rel=0.1)
+    assert told.peak / 2**30 > ROOM * row["peak_gib"]  # what is said to fit does
 
 
 def test_recomputing_keeps_less():
@@ -73,8 +74,8 @@ SIZES = {"none": MemoryEstimate(50, 40, 10), "selective": MemoryEstimate(50, 10,
     "asked, there, chosen",
     [
         ("auto", math.inf, "none"),
-        ("auto", 112, "none"),
-        ("auto", 110, "selective"),
+        ("auto", 107, "none"),
+        ("auto", 106, "selective"),
         ("auto", 70, "block"),
         ("auto", 10, "block"),
         ("none", 10, "none"),
