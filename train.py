@@ -31,14 +31,21 @@ def main(arguments: list[str] | None = None) -> int:
         trainer.train()
         trainer.close()
     except UserError as error:
-        # Before the ranks meet, each finds alike what does not fit, and one says it; later it may be one rank's alone.
-        if first or (ranks_have_met() and not isinstance(error, SharedError)):
+        # Before the ranks meet, each finds what does not fit by itself, and one of each machine says it: the machines
+        # may not see the same files. Later it may be one rank's alone.
+        alone = ranks_have_met() and not isinstance(error, SharedError)
+        first_here = os.environ.get("LOCAL_RANK", "0") == "0" and not ranks_have_met()
+        if first or first_here or alone:
             print(f"train.py: {error}", file=sys.stderr)
         return 1
     except Stopped as stop:
         if first:
             print(f"train.py: {stop}.", file=sys.stderr)
-        trainer.close()
+        try:
+            if trainer is not None:
+                trainer.close()
+        except UserError as error:  # of the curves; the checkpoint is whole
+            print(f"train.py: {error}", file=sys.stderr)
         return stop.status
     except KeyboardInterrupt:
         print("train.py: interrupted" + (f" {trainer.where_it_stands()}" if trainer else "") + ".", file=sys.stderr)

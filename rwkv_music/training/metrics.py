@@ -98,21 +98,24 @@ class Trace:
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
         self._profiler = torch.profiler.profile(activities=activities) if steps else None
 
-    def step(self) -> Path | None:
-        """Told after every step; the file's path when it has just been written."""
+    def step(self, last: bool = False) -> str | None:
+        """Told after every step, and of the last one that it is; what there is to say of the trace."""
         self._done += 1
         if self._profiler is None:
             return None
-        if self._done == self.SETTLED:
+        traced = self._done - self.SETTLED
+        if traced == 0 and not last:
             self._profiler.start()
-        elif self._done == self.SETTLED + self._steps:
-            self._profiler.stop()
-            with explained(f"writing {self._path}"):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._profiler.export_chrome_trace(str(self._path))
-            self._profiler = None
-            return self._path
-        return None
+        if traced < self._steps and not last:
+            return None
+        profiler, self._profiler = self._profiler, None
+        if traced <= 0:
+            return f"--profile begins after {self.SETTLED} steps of a start, and there were only {self._done}: no trace"
+        profiler.stop()
+        with explained(f"writing {self._path}"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(self._path))
+        return f"The last {traced} {'steps are' if traced > 1 else 'step is'} traced in {self._path}"
 
 
 class Curves:

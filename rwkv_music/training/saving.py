@@ -10,8 +10,8 @@ Notable choices:
   would get in between those of the step.
 - The copy costs 12 bytes of the host's memory for each parameter that the rank's optimizer holds, made at the first
   save and kept. `--save_mode blocking` does without, and the training waits.
-- On a GPU the copies wait in the device's queue behind the step, and the next update behind them: nobody waits for them
-  but the thread.
+- On a GPU the copies wait in the device's queue behind the step, and the next step behind them. The main thread waits
+  for them too, when it agrees with the other ranks on what there is to write: gigabytes to the host, not to the disk.
 - What fails on one rank is told by all as one sentence, and nothing of the checkpoint is left.
 """
 
@@ -243,7 +243,9 @@ class Saver:
         os.replace(partial, final)
         sync_folder(final.parent)
         keep = self._config.train.keep
-        nameless += [take_name_away(old) for old in checkpoints(self._run)[:-keep]] if keep else []
+        # A damaged one that was passed over may be newer, and does not count: it would cost the last whole one.
+        kept = [path for path in checkpoints(self._run) if path.name <= final.name]
+        nameless += [take_name_away(old) for old in kept[:-keep]] if keep else []
         for folder in nameless:
             self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # which may take a while
 

@@ -294,7 +294,8 @@ class Trainer:
             self._say(f"Passed over {damaged}.")
         stop = min(t.steps, t.stop_after or t.steps)
         if self.progress.step >= stop:
-            self._say(f"Step {self.progress.step:,} is reached already: raise --steps to go on.")
+            bound = "--steps" if stop == t.steps else "--stop_after"
+            self._say(f"Step {self.progress.step:,} is reached already: raise {bound} to go on.")
             return
         bar = tqdm(
             total=t.steps,
@@ -341,13 +342,12 @@ class Trainer:
                         continue
                     self.calm_step = step
             watch.pause()
-            traced = trace.step()
-            if traced:
-                self._say(f"Steps {step - t.profile + 1:,} to {step:,} are traced in {traced}.")
             last, asked = step == stop, go_on_later or interrupted
+            if said := trace.step(last or asked):
+                self._say(f"{said}.")
+            self.watchdog.pause()
             if not writing:
                 self.saver.finish()
-            self.watchdog.pause()
             if self.validation and (last or (step % t.val_every == 0 and not asked)):
                 self.validate()
             if self.held_out and (last or (step % t.sample_every == 0 and not asked)):
@@ -385,11 +385,13 @@ class Trainer:
 
     def _roll_back(self, loss: float) -> bool:
         """Go back to the last checkpoint from before the spike, but not back in the data; False if there is none."""
+        self.watchdog.pause()
         self.saver.finish()
         kept = [path for path in checkpoints(self.run) if path.name <= checkpoint_name(self.calm_step)]
-        chosen = [next((path for path in reversed(kept) if fault(path) is None), None)]
+        chosen = [[path for path in kept if fault(path) is None]]
         dist.broadcast_object_list(chosen, src=0)  # what rank 0 sees of the file system holds
-        [target] = chosen
+        [whole] = chosen
+        target = next((path for path in reversed(whole) if not damaged_files(path)), None)
         said = f"step {self.progress.step:,}: the loss has risen to {loss:.3f}"
         if target is None:
             self._say(f"{said}; there is no checkpoint from before that to go back to")

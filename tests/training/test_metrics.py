@@ -62,9 +62,25 @@ def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
         torch.ones(10).sum()
         told.append(trace.step())
     path = tmp_path / "profile" / "rank_03.json.gz"
-    assert [i for i, value in enumerate(told, 1) if value] == [12] and told[11] == path
+    assert [i for i, value in enumerate(told, 1) if value] == [12] and told[11].endswith(f"2 steps are traced in {path}")
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     assert sum(event.get("name") == "aten::ones" for event in events) == 2
+
+
+@pytest.mark.parametrize("steps, traced", [(8, 0), (10, 0), (11, 1), (13, 3)])
+def test_a_trace_that_the_end_cuts_short_is_written_as_far_as_it_got(steps, traced, tmp_path):
+    trace = Trace(tmp_path, rank=0, steps=5, device=torch.device("cpu"))
+    for i in range(1, steps + 1):
+        torch.ones(10).sum()
+        said = trace.step(last=i == steps)
+        assert said is None or i == steps
+    path = tmp_path / "profile" / "rank_00.json.gz"
+    assert path.exists() == bool(traced)
+    if traced:
+        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+        assert sum(event.get("name") == "aten::ones" for event in events) == traced and "traced in" in said
+    else:
+        assert f"only {steps}: no trace" in said
 
 
 # In a process of its own: what its threads print is looked at.
