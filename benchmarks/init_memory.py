@@ -28,13 +28,15 @@ import json, os, sys, time
 import torch
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.engine import init_process_group, make_engine, make_plan, read_deepspeed_file
+from rwkv_music.training.engine import device_of_rank, make_engine, make_plan, read_deepspeed_file
 from rwkv_music.training.initial import allocate, open_initial
+from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.signals import leave
 path, deepspeed_file, shape, marks = sys.argv[1:5]
 torch.set_num_threads(1)
 config = ModelConfig(**json.loads(shape), channel_mix="x070")
-device = init_process_group()
+meet(collective_minutes=10)
+device = device_of_rank()
 ranks = torch.distributed.get_world_size()
 plan = make_plan(TrainConfig(batch_size=ranks), set(), read_deepspeed_file(deepspeed_file), deepspeed_file, ranks)
 def reached(mark):

@@ -60,6 +60,8 @@ def main() -> int:
                 time.sleep(moments.uniform(0, 0.03))  # a save of this model takes about as long
             else:
                 time.sleep(moments.uniform(0, 1))
+            if running.poll() is not None:
+                sys.exit(f"train.py ended by itself, with status {running.returncode}.")
             running.kill()
             running.wait()
             counts["kills"] += 1

@@ -7,7 +7,7 @@ MASTER_PORT where they meet; NODE_RANK 0 keeps that place, and when it is lost t
 
 Who takes part is agreed on by torch's rendezvous. When a machine is lost, its ranks take the others' with them; the
 machines that are left meet again and start theirs from the last checkpoint. When one returns, the ranks save and stop,
-and all meet. A crash is forgiven CRASHES times (3) in which the run got no further than its last checkpoint.
+and all meet. CRASHES crashes (3) in which the run got no further than its last checkpoint end it.
 
 Notable choices:
 - Of torch's elastic launcher this is the rendezvous alone. Its agent kills ranks half a minute after it has asked them
@@ -53,7 +53,11 @@ FAREWELL_SECONDS = 3  # that the meeting place stays open for those who wait, so
 
 
 def main(arguments: list[str]) -> int:
-    least, ranks, command = int(arguments[0]), int(arguments[1]), arguments[2:]
+    machines = int(os.environ.get("NODES", "1"))
+    fewest, ranks, command = arguments[0], int(arguments[1]), arguments[2:]
+    if not (fewest.isdecimal() and 1 <= int(fewest) <= machines):
+        sys.exit(f"launch/elastic.py: --elastic {fewest}: give a number of machines from 1 to {machines} (NODES).")
+    least = int(fewest)
     processes: list[subprocess.Popen] = []
     asked: list[int] = []  # the signals that this machine was sent
 
@@ -67,7 +71,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, stop)
     crashes = Crashes(run_folder(command))
     try:
-        rendezvous = open_rendezvous(least, most=int(os.environ.get("NODES", least)))
+        rendezvous = open_rendezvous(least, most=machines)
         while True:
             place = rendezvous.next_rendezvous()
             master = place.bootstrap_store_info
@@ -178,7 +182,12 @@ class Crashes:
         return self.count < int(os.environ.get("CRASHES", "3"))
 
     def _last_checkpoint(self) -> str:
-        return max((path.name for path in self._run.glob("checkpoints/step_*")), default="")
+        """The one written last: a damaged one of a later step may be there."""
+        found = [(0.0, "")]
+        for path in self._run.glob("checkpoints/step_*"):
+            with contextlib.suppress(FileNotFoundError):  # one that is being deleted
+                found.append((path.stat().st_mtime, path.name))
+        return max(found)[1]
 
 
 def run_folder(command: list[str]) -> Path:

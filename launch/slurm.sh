@@ -45,6 +45,7 @@ for argument in "$@"; do
   [[ $argument == --elastic=* ]] && least=${argument#--elastic=}
   previous=$argument
 done
+[[ $least == 0 ]] && least=  # all or none
 if [[ -z $run ]]; then
   say "no --out: name the run folder."
   exit 2
@@ -63,7 +64,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + process
 # NCCL finds the fastest network by itself. Where it errs, NCCL_SOCKET_IFNAME and NCCL_IB_HCA set before sbatch reach it.
 # A dead rank is not waited for: its node's launcher ends (node.py), and 10 seconds later srun ends the other nodes'. One
 # that hangs is found by train.py's --hang_minutes.
-started_from=$(ls "$run/checkpoints" 2>/dev/null | grep '^step_' | tail -n 1 || true)
+# By when it was written: a damaged one of a later step may be there.
+started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 status=0
 if [[ -z $least ]]; then
   srun --kill-on-bad-exit=0 --wait=10 bash -c 'NODE_RANK=$SLURM_NODEID exec python "$@"' - \

@@ -223,7 +223,10 @@ class TrainConfig:
         _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1, "grad_clip": 0, "weight_decay": 0})
         _check(self, at_least={"save_minutes": 0, "keep": 0, "hang_minutes": 0, "max_skipped_steps": 0, "elastic": 0})
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
-        _check(self, at_least={"beta1": 0, "beta2": 0, "decay_fraction": 0}, at_most=1)
+        _check(self, at_least={"decay_fraction": 0}, at_most=1)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: choose one from 0 to below 1.")
         _check(self, at_least={"lora_rank": 1, "lora_alpha": 0})
         if self.tune not in ("all", "state", "lora"):
             _check_words("tune", self.tune, PARTS, "all, state, lora, or parts")

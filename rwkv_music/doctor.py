@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rwkv_music.data.workers import available_cores
 from rwkv_music.errors import UserError
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def check_torch(version: str, cuda: str | None, n_gpus: int, driver_present: boo
 def check_gpus(gpus: list[Gpu]) -> Check:
     """Whether our kernels run on every GPU in view."""
     if not gpus:
-        return Check("gpu", "ok", f"none: trains on the CPU, {_cores()} cores")
+        return Check("gpu", "ok", f"none: trains on the CPU, {available_cores()} cores")
     kinds = {gpu: gpus.count(gpu) for gpu in gpus}
     text = "; ".join(f"{count} x {gpu}" for gpu, count in kinds.items())
     if any(gpu.capability < (8, 0) for gpu in gpus):
@@ -375,10 +376,6 @@ def _split(error: UserError) -> tuple[str, str]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _available_memory() -> int:

@@ -20,6 +20,7 @@ from rwkv_music.data.lanes import Lanes
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
 from rwkv_music.generation import check_counts, complete
+from rwkv_music.head import CHUNK_LOGITS
 from rwkv_music.measures import Measures, measure
 from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.pianoroll import bar_ticks
@@ -28,7 +29,6 @@ from rwkv_music.splicing import cut_before
 
 LONGEST_NGRAM = 5
 PARTS = 10  # of a piece, in the figures by position
-CHUNK_LOGITS = 2**26  # held at once
 
 
 @torch.no_grad()

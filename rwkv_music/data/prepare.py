@@ -46,7 +46,7 @@ from rwkv_music.data.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.data.survey import Filters, survey
 from rwkv_music.data.workers import Failure, map_in_order
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import replace_folder
+from rwkv_music.files import file_sha256, replace_folder
 
 FORMAT = "rwkv-music dataset"
 FORMAT_VERSION = 1
@@ -297,7 +297,7 @@ def _write_dataset(
         "rejected": dict(sorted(reasons.items())),
         "distinct_music": len(np.unique(index.music[kept], axis=0)),
         "splits": {split: dict(counts[split]) for split in SPLITS},
-        "sha256": {name: _sha256_of(folder / name) for name in PARTS},
+        "sha256": {name: file_sha256(folder / name) for name in PARTS},
     }
     (folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     (folder / REPORT).write_text(report.html(facts), encoding="utf-8")
@@ -369,11 +369,3 @@ def _draw(seed: int, key: bytes) -> float:
 def _listed(reasons: Counter) -> str:
     shown = [f"{count:,} {reason}" for reason, count in reasons.most_common(3)]
     return ", ".join(shown + ["..."] * (len(reasons) > 3))
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import re
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,16 +46,11 @@ SHARED_KEYS = {
 SMALL_IN_ALL = 2**26
 
 
-def init_process_group() -> torch.device:
-    """Join the processes that a launcher started, or be a world of one; returns this process's device."""
+def device_of_rank() -> torch.device:
+    """This rank's device, made the one in use; DeepSpeed is told of the process group, which is there (`meet`)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its start-up lines drown the summary
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():  # DeepSpeed reads them again
+        os.environ.setdefault(name, alone)
     # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted
     # start leaves for good, so that every later one hangs. gloo needs no compiler, and sums alike on one node and many.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -87,8 +81,10 @@ def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
             raise UserError(f'{path} sets "{section}" to {config[section]!r}: it takes an object, as in ds_configs.')
     for key in (*SHARED_KEYS, "gradient_accumulation_steps"):
         value = config.get(key, "auto")
-        if value != "auto" and not (isinstance(value, int | float) and (value > 0 or key == "gradient_clipping")):
-            raise UserError(f'{path} sets "{key}" to {value!r}: it takes a positive number, or leave it out.')
+        number = isinstance(value, int | float) if key == "gradient_clipping" else isinstance(value, int) and value > 0
+        if value != "auto" and (isinstance(value, bool) or not number):
+            kind = "a number" if key == "gradient_clipping" else "a whole number above 0"
+            raise UserError(f'{path} sets "{key}" to {value!r}: it takes {kind}, or leave it out.')
     for section, options in {
         "optimizer": "--lr, --beta1, --weight_decay ...",
         "scheduler": "--schedule, --warmup_steps ...",
@@ -160,6 +156,11 @@ def make_plan(
         train = dataclasses.replace(train, **{name: value})
     accumulation = file.get("gradient_accumulation_steps", "auto")
     if train.elastic and windows == 1:
+        if accumulation != "auto":
+            raise UserError(
+                f"{path} sets gradient_accumulation_steps to {accumulation}, but in an elastic run it follows from how "
+                f'many ranks there are: set it to "auto", and use --micro_batch_size.'
+            )
         if train.batch_size < world_size:
             raise UserError(f"batch_size {train.batch_size} gives {world_size} ranks not a row each: choose a larger.")
         most = train.micro_batch_size or math.ceil(train.batch_size / world_size)

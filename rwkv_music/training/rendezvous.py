@@ -28,6 +28,11 @@ def meet(collective_minutes: float) -> dist.Store:
     Returns the store, through which ranks may tell each other more. Raises UserError if there is no meeting.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"WORLD_SIZE is {world_size}, but MASTER_ADDR and MASTER_PORT do not say where the ranks meet: set them, "
+            f"or start with launch/workstation.sh, launch/slurm.sh or deepspeed, which do."
+        )
     store = dist.HashStore() if world_size == 1 else _store(rank, world_size)
     # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record
     # of the collectives can be written: a minute by torch's default. A process group reads it when it is made.

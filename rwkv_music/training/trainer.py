@@ -50,8 +50,8 @@ from rwkv_music.training.carrying import LaneStates
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
+    device_of_rank,
     divided,
-    init_process_group,
     make_engine,
     make_plan,
     offloads,
@@ -83,7 +83,7 @@ from rwkv_music.training.optimizer import learning_rate, set_learning_rate
 from rwkv_music.training.rendezvous import meet, ranks_share_a_host
 from rwkv_music.training.samples import HeldOut, show
 from rwkv_music.training.saving import Saver, take_over
-from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
+from rwkv_music.training.signals import CRASHED, GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import count, hyperparameters, summary
 from rwkv_music.training.validation import Validation
 from rwkv_music.training.wandb_run import WandbRun, check_wandb
@@ -151,12 +151,13 @@ class Trainer:
 
         # Longer than the watchdog's patience, so that it is the one who speaks.
         store = meet(collective_minutes=train.hang_minutes + 5 if train.hang_minutes else 7 * 24 * 60)
-        self.device = init_process_group()
+        self.device = device_of_rank()
         wait_for_compilations(file["zero_optimization"])
         self.first = rank() == 0
         self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
         self.wishes = Wishes(self.device, n_wishes=4)
         self.signals = StopSignals()
+        self._check_all_see_alike()
         if self.resumed_from is not None:
             self.resumed_from = self._whole(self.resumed_from)
             saved = check_resumable(self.resumed_from, self.config)
@@ -220,6 +221,18 @@ class Trainer:
             raise UserError(
                 f"{self.config.data.data} was prepared with another tokenizer than {self.run} was trained with: "
                 f"prepare the data with the run's tokenizer, or choose another --out."
+            )
+
+    def _check_all_see_alike(self) -> None:
+        """On a file system of several machines one may not see yet what another has just written or removed."""
+        found: list[str | None] = [None] * self.plan.world_size
+        dist.all_gather_object(found, self.resumed_from and self.resumed_from.name)
+        other = next((i for i, name in enumerate(found) if name != found[0]), None)
+        if other is not None:
+            raise Stopped(
+                f"not begun, as the ranks do not see the same newest checkpoint in {self.run} (rank 0 {found[0]}, "
+                f"rank {other} {found[other]}); the same command goes on when the file system shows all of them one",
+                CRASHED,
             )
 
     def _check_base(self) -> None:
@@ -509,7 +522,7 @@ class Trainer:
 
     def validate(self) -> float:
         """Mean loss over the validation split in nats a token, written to its curve; in a mix, of completions too."""
-        figures = self.validation.measure(self.engine, self._own_rows(0)[0], self.device)
+        figures = self.validation.measure(self.engine, self.device)
         self.curves.scalars(self.progress.step, figures)
         said = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats a token"
         if "val/completion_loss" in figures:

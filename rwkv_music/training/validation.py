@@ -36,17 +36,14 @@ class Validation:
             return None
         return Validation(config, world_size)
 
-    def measure(self, engine: deepspeed.DeepSpeedEngine, own_lanes: range, device: torch.device) -> dict[str, float]:
-        """The curves' next points: nats a token, in a mix of completions too; bits a note. Every rank calls it.
-
-        Args:
-            own_lanes: those that this rank reads, where states are carried.
-        """
+    def measure(self, engine: deepspeed.DeepSpeedEngine, device: torch.device) -> dict[str, float]:
+        """The curves' next points: nats a token, in a mix of completions too; bits a note. Every rank calls it."""
         t = self._config.train
         rows = (t.micro_batch_size, device, t.val_rows, rank(), self._world_size)
         with playing(engine) as model:
             if self._lanes:
-                totals = {"val/loss": summed_loss_of_lanes(model, self._lanes, own_lanes, device, t.val_rows)}
+                own = range(t.micro_batch_size * rank(), t.micro_batch_size * (rank() + 1))
+                totals = {"val/loss": summed_loss_of_lanes(model, self._lanes, own, device, t.val_rows)}
             else:
                 totals = {"val/loss": summed_loss(model, self.data, *rows)}
             if self._completions:

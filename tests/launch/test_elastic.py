@@ -57,6 +57,18 @@ def fp32(tmp_path) -> Path:
     return tmp_path / "fp32.json"
 
 
+@pytest.mark.parametrize("fewest, nodes", [("3", "2"), ("0", "2"), ("some", "2"), ("2", None)])
+def test_a_number_of_machines_that_cannot_be(fewest, nodes):
+    shared = {name: value for name, value in environment().items() if name != "NODES"}
+    line = [sys.executable, str(PROJECT / "launch" / "elastic.py"), fewest, "1", "train.py", "--out", "run"]
+    done = subprocess.run(line, env=shared | ({"NODES": nodes} if nodes else {}), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"launch/elastic.py: --elastic {fewest}: give a number of machines from 1 to {nodes or 1} (NODES).\n"
+    )
+
+
 def test_a_machine_is_lost_and_taken_back(bach_data, fp32, tmp_path):
     line = command(tmp_path / "run", "--data", bach_data, *JOB, "--elastic", 1, config=fp32)
     shared, logs = environment(), [tmp_path / "0.log", tmp_path / "1.log"]

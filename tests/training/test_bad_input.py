@@ -11,6 +11,9 @@ import pytest
 
 import train as train_py
 from rwkv_music.data.binidx import BinIdxWriter
+from rwkv_music.errors import UserError
+from rwkv_music.training import trainer
+from rwkv_music.training.signals import GO_ON_LATER, Stopped
 from tests.training.conftest import PROJECT, SMALL, train
 
 ZERO2 = str(PROJECT / "ds_configs" / "zero2.json")
@@ -88,13 +91,56 @@ def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
         config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}})
     )
     assert "takes an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": True}))
-    assert "takes a positive number" in attempt(config=write(tmp_path / "g.json", {**stage, "train_batch_size": "x"}))
-    assert "takes a positive number" in attempt(
-        config=write(tmp_path / "h.json", {**stage, "gradient_accumulation_steps": 0})
-    )
+    for key, value in {
+        "train_batch_size": "x",
+        "gradient_accumulation_steps": 0,
+        "train_micro_batch_size_per_gpu": 4.0,
+    }.items():
+        assert "takes a whole number above 0" in attempt(config=write(tmp_path / "g.json", {**stage, key: value}))
+    assert "takes a number" in attempt(config=write(tmp_path / "h.json", {**stage, "gradient_clipping": True}))
+    steps = write(tmp_path / "j.json", {**stage, "gradient_accumulation_steps": 4})
+    assert 'set it to "auto"' in attempt("--elastic", 1, config=steps)
     assert "asks for fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
     sums = {"data_types": {"grad_accum_dtype": "fp32"}, "bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
     assert "sums gradients in fp32 under ZeRO-1" in attempt(config=write(tmp_path / "i.json", sums))
+
+
+def test_ranks_that_are_not_told_where_to_meet(attempt, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert "MASTER_ADDR and MASTER_PORT do not say where the ranks meet" in attempt()
+
+
+def test_each_machine_says_what_does_not_fit_there(attempt, monkeypatch, tmp_path):
+    """Its file system may not be that of the first one."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert "is not a dataset folder" in attempt(data=tmp_path / "nowhere")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="not enough values"):  # it says nothing
+        attempt(data=tmp_path / "nowhere")
+
+
+class StopsOnAFullDisk:
+    """A trainer that was asked to stop, has saved, and cannot write the last of its curves."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def train(self) -> None:
+        raise Stopped("asked to stop after step 7", GO_ON_LATER)
+
+    def close(self) -> None:
+        raise UserError("The disk is full.")
+
+
+def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "Trainer", StopsOnAFullDisk)
+    arguments = ["--data", str(bach_data), "--out", str(tmp_path / "run"), "--deepspeed_config", ZERO2, *SMALL]
+    assert train_py.main(arguments) == GO_ON_LATER
+    assert capsys.readouterr().err == "train.py: asked to stop after step 7.\ntrain.py: The disk is full.\n"
 
 
 def test_a_model_that_cannot_be(attempt):
@@ -106,7 +152,8 @@ def test_numbers_out_of_range(attempt):
     assert "log_every is 0" in attempt("--log_every", 0)
     assert "ctx_len is -1" in attempt("--ctx_len", -1)
     assert "lr is nan" in attempt("--lr", "nan")
-    assert "beta2 is 2.0: choose one from 0 to 1" in attempt("--beta2", 2)
+    assert "beta2 is 1.0: choose one from 0 to below 1" in attempt("--beta2", 1)
+    assert "decay_fraction is 1.5: choose one from 0 to 1" in attempt("--decay_fraction", 1.5)
 
 
 def test_a_checkpoint_of_another_shape(attempt, one_process):

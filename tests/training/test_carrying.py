@@ -172,12 +172,14 @@ from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.data.lanes import Lanes
 from rwkv_music.training.carrying import LaneStates
-from rwkv_music.training.engine import init_process_group, make_engine, make_plan
+from rwkv_music.training.engine import device_of_rank, make_engine, make_plan
+from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.signals import leave
 from tests.training.test_carrying import SCALE, model
 
 folder, stage, windows = json.loads(sys.argv[1])
-device = init_process_group()
+meet(collective_minutes=10)
+device = device_of_rank()
 file = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
 plan = make_plan(TrainConfig(batch_size=2, micro_batch_size=1, grad_clip=0), set(), file, "ds.json", 1, windows)
 net = model()
@@ -262,6 +264,15 @@ def test_evaluate_prints_the_trainers_own_validation_loss(carried, bach_data, ca
     assert command(["evaluate", str(carried.folder), "--data", str(bach_data), "--batch-size", "2"]) == 0
     val = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("val")).split()
     assert float(val[2]) == pytest.approx(carried.curve("val/loss")[-1], abs=1e-4)
+
+
+def test_an_elastic_run_validates_on_every_lane(bach_data, tmp_path, fp32):
+    """Of 4 rows three ranks have 1, 1 and 2, but of the validation's 6 lanes 2 each."""
+    still = ["--data", bach_data, *CARRY, "--carry", 1, "--steps", 1, "--val_every", 1, "--lr", 0, "--lr_final", 0]
+    alone = train(tmp_path / "alone", *still, config=fp32[2])
+    elastic = train(tmp_path / "elastic", *still, "--elastic", 1, ranks=3, config=fp32[2])
+    for curve in ("val/loss", "val/bits_per_note"):
+        assert elastic.curve(curve) == pytest.approx(alone.curve(curve), rel=1e-5), curve
 
 
 def test_in_bf16_the_loss_falls(bach_data, tmp_path):

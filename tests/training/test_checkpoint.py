@@ -144,6 +144,37 @@ def test_only_the_newest_are_kept_and_leftovers_cleared(unbroken, tmp_path):
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000024", "step_00000026"]
 
 
+def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, tmp_path):
+    shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
+    damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")
+    train(tmp_path / "run", "--save_every", 2, "--stop_after", 24, "--keep", 1)
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step_00000024", "step_00000040"]
+    again = train(tmp_path / "run", "--save_every", 2, "--stop_after", 24)
+    assert "step_00000024, step 24" in again.output
+    assert "Step 24 is reached already: raise --stop_after to go on." in again.output
+
+
+# To rank 1 the last checkpoint is not there yet.
+BEHIND = """
+import os, sys, train
+from rwkv_music import run_folder
+from rwkv_music.training.signals import leave
+seen = run_folder.checkpoints
+run_folder.checkpoints = lambda run: seen(run)[: -1 if os.environ["RANK"] == "1" else None]
+leave(train.main(sys.argv[1:]))
+"""
+
+
+def test_ranks_that_see_another_newest_checkpoint_do_not_begin(unbroken, tmp_path):
+    shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
+    line = command(tmp_path / "run", "--stop_after", 41, "--steps", 50)
+    launcher = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", "-c", BEHIND, *line[2:]]
+    done = subprocess.run(launcher, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 70, done.stderr
+    [said] = done.stderr.splitlines()
+    assert "(rank 0 step_00000040, rank 1 step_00000020)" in said and "Traceback" not in said
+
+
 def test_minutes_make_a_checkpoint_due_as_well(unbroken, tmp_path):
     folder = copy_of_half(unbroken[1], tmp_path / "run")
     train(folder, "--steps", 24, "--save_every", 0, "--save_minutes", 1e-9)

@@ -19,7 +19,7 @@ from rwkv_music.training.signals import leave
 from torch import distributed as dist
 meet(1)
 dist.barrier()
-own = {os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink() and f.exists() is not None}
+own = {os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()}
 for table in ("tcp", "tcp6"):
     for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
         fields = line.split()
@@ -68,7 +68,8 @@ def test_nccls_watchdog_is_told_to_be_quick_before_it_is_made(monkeypatch):
     """A process group reads the variable when it is made, and never again."""
     name, found = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", []
     for variable in ("RANK", "WORLD_SIZE", name):
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "")  # so that what is set here is put back
+        monkeypatch.delenv(variable)
     monkeypatch.setattr(rendezvous.dist, "init_process_group", lambda *_, **__: found.append(os.environ.get(name)))
     meet(1)
     assert found == ["2000"]

@@ -15,14 +15,16 @@ import json, sys, torch
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training import engine as engine_module
-from rwkv_music.training.engine import init_process_group, make_engine, make_plan
+from rwkv_music.training.engine import device_of_rank, make_engine, make_plan
 from rwkv_music.training.partitions import weights_from_masters
+from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.signals import leave
 
 ours, stage, bad_step, bf16, more = json.loads(sys.argv[1])
 if not ours:
     engine_module.UpdateOnDevice = lambda engine: None
-device = init_process_group()
+meet(collective_minutes=10)
+device = device_of_rank()
 torch.manual_seed(0)
 model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
 file = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": stage, **more}}
