@@ -53,6 +53,9 @@ FAREWELL_SECONDS = 3  # that the meeting place stays open for those who wait, so
 
 
 def main(arguments: list[str]) -> int:
+    if len(arguments) < 3 or not arguments[1].isdecimal():
+        print(__doc__.strip())
+        return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
     machines = int(os.environ.get("NODES", "1"))
     fewest, ranks, command = arguments[0], int(arguments[1]), arguments[2:]
     if not (fewest.isdecimal() and 1 <= int(fewest) <= machines):

@@ -27,6 +27,9 @@ libc = ctypes.CDLL(None)
 
 
 def main(arguments: list[str]) -> int:
+    if len(arguments) < 2 or not arguments[0].isdecimal():
+        print(__doc__.strip())
+        return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
     ranks, nodes, node = int(arguments[0]), int(os.environ.get("NODES", "1")), int(os.environ.get("NODE_RANK", "0"))
     processes: list[subprocess.Popen] = []
     for number in SIGNALS:
@@ -44,11 +47,12 @@ def start(
     arguments: list[str], ranks: int, first_rank: int, world_size: int, **environment: str
 ) -> list[subprocess.Popen]:
     """This machine's ranks: Python with `arguments`, and `environment` beside what says which rank each is."""
-    processes = []
+    processes, cores = [], len(os.sched_getaffinity(0))  # which the ranks share: threads that wait for each other spin
     for local_rank in range(ranks):
         place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
         sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
-        own = {name: str(value) for name, value in {**place, **sizes, **environment}.items()}
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, cores // ranks))}
+        own = {name: str(value) for name, value in {**place, **sizes, **threads, **environment}.items()}
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-u", *arguments],

@@ -26,6 +26,11 @@ set -euo pipefail
 CRASHES=${CRASHES:-3}
 say() { echo "launch/slurm.sh: $*" >&2; }
 
+if [[ ! -v SLURM_JOB_ID ]]; then
+  sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//;p}' "$0"
+  say "no Slurm job: submit this file with sbatch."
+  exit 2
+fi
 project=${RWKV_MUSIC:-$SLURM_SUBMIT_DIR}  # sbatch runs a copy of this file, so its own place says nothing
 if [[ ! -f $project/train.py ]]; then
   say "no train.py in $project; submit from the project's folder, or set RWKV_MUSIC to it."

@@ -12,6 +12,11 @@ set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PATH="$project/.venv/bin:$PATH"
 
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+  echo "What train.py takes:"
+  exec python "$project/train.py" --help
+fi
 config=(--deepspeed_config "$project/ds_configs/zero2.json")
 [[ " $* " == *" --deepspeed_config"* ]] && config=()
 launcher=("$project/launch/node.py")

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 could not be done (one sentence on stderr says why), 2 ba
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import rwkv_music
@@ -34,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         description="RWKV v8 models of music: data, completions, checks. Training is train.py.",
     )
     parser.add_argument("--version", action="version", version=f"rwkv_music {rwkv_music.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    exact = partial(argparse.ArgumentParser, allow_abbrev=False)  # what is misspelt is told, and not guessed at
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=exact)
     for add in (_corpus, _prepare, _generate, _evaluate, _export, _doctor):
         add(commands)
     return parser
@@ -234,10 +236,12 @@ def _run_generate(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     generation.check_counts(options.context_bars, options.bars, options.count)
-    paths = generation.completion_paths(options.out, options.count)
+    paths = generation.completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav else None
     if not options.model.exists():
         raise UserError(f"There is no {options.model}: give a run folder of train.py, or what `export` wrote.")
+    if not options.prompt.is_file():
+        raise UserError(f"There is no file {options.prompt}: give a .mid file as --prompt.")
     if is_exported(options.model):
         model, codec = _load_exported(options.model, options.state)
         made_by = options.model.name

@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rwkv_music.data.workers import available_cores
+from rwkv_music.data.workers import available_cores, available_memory
 from rwkv_music.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def checks() -> Iterator[Check]:
     yield check_packages("libraries", CORE, "fail")
     yield check_packages("extras", EXTRAS, "warn")
     yield check_room("disk", shutil.disk_usage(".").free, f"free in {Path.cwd()}", fail_gib=1, warn_gib=10)
-    yield check_room("memory", _available_memory(), "available", fail_gib=1, warn_gib=4)
+    yield check_room("memory", available_memory(), "available", fail_gib=1, warn_gib=4)
     yield _guarded("cpu operator", lambda: check_operator("cpu operator", "cpu", torch.float32, CPU_TOLERANCE))
     if gpus:
         yield _guarded("cuda kernels", lambda: check_operator("cuda kernels", "cuda", torch.bfloat16, CUDA_TOLERANCE))
@@ -376,13 +376,3 @@ def _split(error: UserError) -> tuple[str, str]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _available_memory() -> int:
-    """Bytes of memory that a new program could take; all there are where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

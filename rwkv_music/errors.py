@@ -23,6 +23,8 @@ def describe_os_error(error: OSError, doing: str) -> str:
         return f"The disk is full while {doing}{where}: free some space or choose another folder, then try again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"Permission denied while {doing}{where}: choose a folder you may write to, or change its permissions."
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"A file is in the way while {doing}{where}: choose another folder."
     return f"{error.strerror or error} while {doing}{where}: check the path and the disk, then try again."
 
 

@@ -376,7 +376,7 @@ def complete_to_files(
     """
     from tqdm import tqdm
 
-    completion_paths(out, count)  # a bad name is told before the work, not after it
+    completion_paths(out, count, prompt)  # a bad name is told before the work, not after it
     with tqdm(total=count * bars, unit=" bars", desc="completing") as bar:
         completions = complete(
             model,
@@ -392,15 +392,18 @@ def complete_to_files(
     return completions
 
 
-def completion_paths(out: str | os.PathLike, count: int) -> list[Path]:
+def completion_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLike | None = None) -> list[Path]:
     """The .mid files of `count` completions: OUT.mid for one, OUT-1.mid, OUT-2.mid ... for several.
 
-    Raises UserError for a name that does not end in .mid or .midi.
+    Raises UserError for a name that does not end in .mid or .midi, or if one of them is the file `prompt`.
     """
     out = Path(out)
     if out.suffix.lower() not in (".mid", ".midi"):
         raise UserError(f"{out} is not the name of a MIDI file: give one that ends in .mid.")
-    return [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
+    paths = [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
+    if prompt is not None and Path(prompt).resolve() in [path.resolve() for path in paths]:
+        raise UserError(f"The completion would overwrite its prompt, {prompt}: choose another --out.")
+    return paths
 
 
 def save_completions(

@@ -174,6 +174,8 @@ class TunedTensors:
     def __init__(self, checkpoint: Path, trained: Tensors) -> None:
         config = RunConfig.load(checkpoint / "config.json")
         note = BaseNote.read(checkpoint)
+        if not Path(note.init).exists():
+            raise UserError(f"{checkpoint} was tuned on {note.init}, which is not there any more: bring it back.")
         self._base = Base(open_weights(note.init), config.model, config.train.tune)
         self._base.check(note.sha256, checkpoint)
         self._trained, self._scale = trained, config.train.lora_alpha / config.train.lora_rank

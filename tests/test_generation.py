@@ -364,6 +364,10 @@ def test_names_that_are_not_midi_are_told_before_the_work(codec, changing_meters
     with pytest.raises(UserError, match=r"ends in \.mid"):
         complete_to_files(None, codec, changing_meters, tmp_path / "OUT.png", context_bars=2, bars=2)
     assert completion_paths("a/b.MIDI", 2) == [Path("a/b-1.MIDI"), Path("a/b-2.MIDI")]
+    assert completion_paths("a.mid", 2, prompt="a.mid") == [Path("a-1.mid"), Path("a-2.mid")]
+    for count, prompt in ((1, "a.mid"), (3, "b/../a-3.mid")):
+        with pytest.raises(UserError, match="would overwrite its prompt"):
+            completion_paths("a.mid", count, prompt)
 
 
 def test_what_cannot_be_written_leaves_nothing(codec, changing_meters, tmp_path):

@@ -201,7 +201,16 @@ class MusicDataset:
         for sample in range(counter_start, counter_stop):
             task, window = self.window_of(sample)
             rows.append(task.row(window, sample))
-        return self._packed(rows) if self._completions else self._rectangular(rows)
+        return self.checked(self._packed(rows) if self._completions else self._rectangular(rows))
+
+    def checked(self, batch: Batch) -> Batch:
+        """`batch`, whose tokens are all of the tokenizer. Raises UserError if they are not: the model has no others."""
+        if (largest := int(batch.input_ids.max())) >= self.vocab_size:
+            raise UserError(
+                f"{self.data_dir}/{self.split}.bin holds token {largest}, but its tokenizer has {self.vocab_size}, so "
+                f"it is damaged: prepare the data again."
+            )
+        return batch
 
     def sample(self, index: int) -> Batch:
         """Sample number `index` alone, as a batch of one row."""
@@ -221,7 +230,7 @@ class MusicDataset:
         nothing = Row(np.full(1, self.pad_id), np.full(1, IGNORED), np.zeros(1, np.int64))
         for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
             rows = [task.row(i, i) if i < task.n_windows else nothing for i in range(start, start + batch_size)]
-            yield self._packed(rows) if task is self._completions else self._rectangular(rows)
+            yield self.checked(self._packed(rows) if task is self._completions else self._rectangular(rows))
 
     def _rectangular(self, rows: list[Row]) -> Batch:
         """[B, T], each row padded at its end."""

@@ -76,7 +76,8 @@ class Lanes:
         last = counts.cumsum() - 1
         continuing = np.flatnonzero([goes_on for _, goes_on in rows])
         edges = LaneEdges(*(torch.from_numpy(x) for x in (continuing, (last - counts + 1)[continuing], last)))
-        return make_batch(input_ids, targets, [i * T + row.starts for i, (row, _) in enumerate(rows)], edges)
+        starts = [i * T + row.starts for i, (row, _) in enumerate(rows)]
+        return self._dataset.checked(make_batch(input_ids, targets, starts, edges))
 
     def _row(self, window: int, lane: int) -> tuple[Row, bool]:
         """A lane's window, and whether its first token goes on with a piece that an earlier window has begun."""

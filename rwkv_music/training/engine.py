@@ -27,7 +27,7 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from rwkv_music import extension_locks
 from rwkv_music.config import TrainConfig
 from rwkv_music.cuda import build
-from rwkv_music.errors import UserError
+from rwkv_music.errors import SharedError, UserError
 from rwkv_music.model_v8 import RWKV, Block
 from rwkv_music.training.agreement import together
 from rwkv_music.training.flat_blocks import FlatBlocks
@@ -206,6 +206,19 @@ def _engine_file(file: dict[str, Any], train: TrainConfig, rows: int, world_size
     }
 
 
+QUANTISED = ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients")
+
+
+def check_quantisation(zero: dict[str, Any], device: torch.device) -> None:
+    """Raises SharedError if the file's section "zero_optimization" asks of a CPU what only a GPU has kernels for."""
+    asked = [name for name in QUANTISED if zero.get(name)]
+    if asked and device.type == "cpu":
+        raise SharedError(
+            f"The DeepSpeed file sets {asked[0]}, for which DeepSpeed has kernels for GPUs alone: on a CPU take "
+            f"another, such as ds_configs/zero3.json."
+        )
+
+
 def wait_for_compilations(zero: dict[str, Any]) -> None:
     """Return when no other process holds the lock of an extension that DeepSpeed will load, and compile if need be.
 
@@ -220,9 +233,7 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
     needed = {
         "cpu_adam": offloads(zero),
         "async_io": "nvme" in devices,
-        "quantizer": any(
-            zero.get(f"zero_quantized_{what}") for what in ("weights", "nontrainable_weights", "gradients")
-        ),
+        "quantizer": any(zero.get(name) for name in QUANTISED),
     }
     first_of_node = os.environ["LOCAL_RANK"] == "0"
 

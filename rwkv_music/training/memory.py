@@ -5,15 +5,26 @@ the estimate beside the measured peak.
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed as dist
 
 from rwkv_music.config import RECOMPUTE, ModelConfig
+from rwkv_music.data.workers import available_memory
+from rwkv_music.errors import UserError
 from rwkv_music.head import CHUNK_LOGITS
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.training.agreement import together
+from rwkv_music.training.metrics import gib, model_state_bytes
+from rwkv_music.training.summary import count
 from rwkv_music.wkv7s import CHECKPOINT_EVERY
+
+if TYPE_CHECKING:
+    from rwkv_music.training.engine import Plan
 
 BF16, FP32 = 2, 4
 ROOM = 0.94  # of the memory that there is: no peak in benchmarks/results/ is more than 4% above its estimate
@@ -151,3 +162,27 @@ def available_bytes(device: torch.device) -> float:
     least = torch.tensor(own, dtype=torch.float64, device=device)
     dist.all_reduce(least, op=dist.ReduceOp.MIN)
     return least.item()
+
+
+def check_host_memory(model: RWKV, zero_stage: int, plan: "Plan") -> None:
+    """On a CPU: whether what this machine's ranks will hold fits into its memory, before minutes go into filling it.
+
+    Args:
+        model: may be without memory yet; what is frozen is known.
+
+    Every rank calls it. Raises SharedError.
+    """
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    all_of_it, trained = (sum(size for size, trains in sizes if trains or not only) for only in (False, True))
+    bf16 = bool(plan.deepspeed.get("bf16", {}).get("enabled"))
+    own = model_state_bytes(all_of_it, trained, zero_stage, plan.world_size, bf16)
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1"))  # launch/, DeepSpeed
+
+    def check() -> None:
+        if (there := available_memory()) < own * ranks_here:
+            raise UserError(
+                f"Weights, gradients and AdamW's states take {gib(own)} a rank, with {count(ranks_here, 'rank')} on "
+                f"this machine, which has {gib(there)} of memory free: choose a smaller --preset."
+            )
+
+    together("looking at the memory", check)

@@ -57,9 +57,23 @@ if TYPE_CHECKING:
 OWNER = ".owner"
 
 
-def take_over(run: Path, token: str) -> None:
-    """Make this start the one that may write checkpoints into `run`. A job that was thought dead must not."""
+def take_over(run: Path, token: str) -> int | None:
+    """Make this start the one that may write checkpoints into `run`. A job that was thought dead must not.
+
+    Args:
+        token: the machine's name, the process's number, and what no other start has.
+
+    Returns the process that had it before, if it is of this machine and still runs.
+    """
+    before = (run / OWNER).read_text(encoding="utf-8").split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
+    if len(before) != 3 or before[0] != token.split()[0] or not before[1].isdecimal():
+        return None
+    try:
+        os.kill(int(before[1]), 0)  # sends nothing
+    except OSError:
+        return None
+    return int(before[1])
 
 
 @dataclasses.dataclass

@@ -41,7 +41,8 @@ class StopSignals:
 
     LATER = (signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self) -> None:
+    def __init__(self, says: bool = False) -> None:
+        self._says = says
         self.go_on_later = False
         self.interrupted = False
 
@@ -60,6 +61,9 @@ class StopSignals:
         if number == signal.SIGINT:
             if self.interrupted and time.monotonic() > self._interrupted_at + SAME_SECONDS:
                 raise KeyboardInterrupt
+            if self._says and not self.interrupted:
+                text = "\ntrain.py: stops after the step under way, with a checkpoint; Ctrl-C again ends it at once.\n"
+                os.write(sys.stderr.fileno(), text.encode())  # a handler may come in the middle of a print
             self.interrupted, self._interrupted_at = True, time.monotonic()
         else:
             self.go_on_later = True

@@ -50,6 +50,7 @@ from rwkv_music.training.carrying import LaneStates
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
 from rwkv_music.training.engine import (
     Plan,
+    check_quantisation,
     device_of_rank,
     divided,
     make_engine,
@@ -68,6 +69,7 @@ from rwkv_music.training.memory import (
     Carried,
     MemoryEstimate,
     available_bytes,
+    check_host_memory,
     estimate,
     least_recompute,
 )
@@ -120,6 +122,8 @@ class Trainer:
             check_wandb()
         data = config.data
         self.train_data = MusicDataset.of(data, "train")
+        if not (Path(data.data) / "tokenizer.json").is_file():
+            raise UserError(f"{data.data} is damaged (no tokenizer.json): prepare the data again.")
         if config.model.vocab_size not in (0, self.train_data.vocab_size):
             raise UserError(
                 f"The model's vocabulary is {config.model.vocab_size} tokens, "
@@ -134,7 +138,7 @@ class Trainer:
         self.validation = Validation.of(self.config, world_size)
         self.run = Path(train.out)
         self.zero_stage: int = file["zero_optimization"]["stage"]
-        self.progress = Progress(0, 0, 0, world_size, self.zero_stage)
+        self.progress, self.data_before = Progress(0, 0, 0, world_size, self.zero_stage), ""
         self.resumed_from = find_checkpoint(self.run, train.resume)
         self.passed_over = passed_over(self.run, self.resumed_from) if train.resume == "auto" else []
         if self.resumed_from is not None:
@@ -152,15 +156,17 @@ class Trainer:
         # Longer than the watchdog's patience, so that it is the one who speaks.
         store = meet(collective_minutes=train.hang_minutes + 5 if train.hang_minutes else 7 * 24 * 60)
         self.device = device_of_rank()
+        check_quantisation(file["zero_optimization"], self.device)
         wait_for_compilations(file["zero_optimization"])
         self.first = rank() == 0
         self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
         self.wishes = Wishes(self.device, n_wishes=4)
-        self.signals = StopSignals()
+        self.signals = StopSignals(says=self.first)
         self._check_all_see_alike()
         if self.resumed_from is not None:
             self.resumed_from = self._whole(self.resumed_from)
             saved = check_resumable(self.resumed_from, self.config)
+            self.data_before = RunConfig.load(self.resumed_from / "config.json").data.data
             self.progress = dataclasses.replace(saved, world_size=world_size, zero_stage=self.zero_stage)
         if self.initial is not None:
             self.initial.verify()
@@ -168,6 +174,8 @@ class Trainer:
         with torch.device("meta"):
             model = RWKV(model_config)
         freeze(model, train)
+        if self.device.type == "cpu":
+            check_host_memory(model, self.zero_stage, self.plan)
         self.matrix_parameters = model.matrix_parameters()
         fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
         allocate(model, self.device, self.plan, fresh)
@@ -261,14 +269,16 @@ class Trainer:
     def _make_run_folder(self) -> None:
         with explained(f"making the run folder {self.run}"):
             self.run.mkdir(parents=True, exist_ok=True)
-            self.config.save(self.run / "config.json")
-            write_text(self.run / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
+            if self.progress.step < self._stop:  # else nothing will be done under it
+                self.config.save(self.run / "config.json")
+                write_text(self.run / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
             if self.base_note is not None:
                 self.base_note.write(self.run)
             with atomic_path(self.run / "tokenizer.json") as partial:
                 partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
             remove_unfinished(self.run)
-            take_over(self.run, self.token)
+            if other := take_over(self.run, self.token):
+                self._say(f"Process {other} is still at work on this run: from now on it saves no more.")
 
     def _estimate_memory(self, zero: dict, model: RWKV, recompute: str, overlaps: bool) -> MemoryEstimate:
         carried, rows = None, self.config.train.micro_batch_size
@@ -291,6 +301,12 @@ class Trainer:
             carried=carried,
         )
 
+    @property
+    def _stop(self) -> int:
+        """The last step of this start."""
+        t = self.config.train
+        return min(t.steps, t.stop_after or t.steps)
+
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -299,13 +315,13 @@ class Trainer:
         Raises Stopped when a signal asked for it, and UserError for what makes going on pointless.
         """
         t = self.config.train
-        if self.first:
-            text = summary(self)
-            print(f"RWKV-Music\n{text}", flush=True)
-            self.curves.text("run", f"```\n{text}\n```")
+        text = summary(self)
+        self._say(f"RWKV-Music\n{text}")
         for damaged in self.passed_over:
             self._say(f"Passed over {damaged}.")
-        stop = min(t.steps, t.stop_after or t.steps)
+        if self.data_before not in ("", self.config.data.data):
+            self._say(f"The data were {self.data_before} up to here.")
+        stop = self._stop
         if self.progress.step >= stop:
             bound = "--steps" if stop == t.steps else "--stop_after"
             self._say(f"Step {self.progress.step:,} is reached already: raise {bound} to go on.")
@@ -318,6 +334,7 @@ class Trainer:
             dynamic_ncols=True,
             file=sys.stdout,
         )
+        self.curves.text("run", f"```\n{text}\n```")
         self.watchdog.start()
         try:
             with self.signals, ThreadPoolExecutor(1) as reader:

@@ -57,6 +57,31 @@ def fp32(tmp_path) -> Path:
     return tmp_path / "fp32.json"
 
 
+@pytest.mark.parametrize("file", ["node.py", "elastic.py", "workstation.sh", "slurm.sh"])
+def test_each_says_what_it_takes(file):
+    path = PROJECT / "launch" / file
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    program = [sys.executable] if path.suffix == ".py" else ["bash"]
+    done = subprocess.run([*program, str(path), "--help"], env=outside, capture_output=True, text=True)
+    assert done.returncode == (2 if file == "slurm.sh" else 0), done.stderr
+    assert f"launch/{file} " in done.stdout and "#" not in done.stdout.split("usage:")[0]
+    assert ("submit this file with sbatch" in done.stderr) == (file == "slurm.sh")
+
+
+def test_the_ranks_of_a_machine_share_its_cores():
+    line = [
+        sys.executable,
+        str(PROJECT / "launch" / "node.py"),
+        "2",
+        "-c",
+        "import os; print(os.environ['OMP_NUM_THREADS'])",
+    ]
+    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for given, threads in (({}, max(1, len(os.sched_getaffinity(0)) // 2)), ({"OMP_NUM_THREADS": "7"}, 7)):
+        done = subprocess.run(line, env=own | given, capture_output=True, text=True)
+        assert done.stdout.split() == [str(threads)] * 2
+
+
 @pytest.mark.parametrize("fewest, nodes", [("3", "2"), ("0", "2"), ("some", "2"), ("2", None)])
 def test_a_number_of_machines_that_cannot_be(fewest, nodes):
     shared = {name: value for name, value in environment().items() if name != "NODES"}

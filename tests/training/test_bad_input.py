@@ -54,6 +54,22 @@ def test_data_that_is_not_there(attempt, tmp_path):
     assert "python -m rwkv_music prepare" in attempt(data=tmp_path / "empty")
 
 
+def test_data_without_its_tokenizer(attempt, bach_data, tmp_path):
+    shutil.copytree(bach_data, tmp_path / "data")
+    (tmp_path / "data" / "tokenizer.json").unlink()
+    assert "is damaged (no tokenizer.json): prepare the data again" in attempt(data=tmp_path / "data")
+
+
+@pytest.mark.parametrize("more", [(), ("--carry", 1)])
+def test_tokens_that_no_tokenizer_made(more, bach_data, tmp_path):
+    shutil.copytree(bach_data, tmp_path / "data")
+    path = tmp_path / "data" / "train.bin"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    run = train(tmp_path / "run", "--data", tmp_path / "data", *SMALL, *more, check=False)
+    assert run.status == 1 and "Traceback" not in run.output
+    assert "train.bin holds token 65535" in run.output and "prepare the data again" in run.output
+
+
 def test_data_cut_short(attempt, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
     path = tmp_path / "data" / "train.bin"
@@ -121,6 +137,14 @@ def test_each_machine_says_what_does_not_fit_there(attempt, monkeypatch, tmp_pat
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="not enough values"):  # it says nothing
         attempt(data=tmp_path / "nowhere")
+
+
+def test_what_a_cpu_cannot(bach_data, tmp_path):
+    large = train(tmp_path / "run", "--data", bach_data, "--preset", "7b", check=False)
+    assert "GiB a rank, with 1 rank on this machine" in one_sentence(large.output)
+    quantised = train(tmp_path / "run", "--data", bach_data, *SMALL, config="zeropp.json", check=False)
+    assert "sets zero_quantized_weights, for which DeepSpeed has kernels for GPUs" in one_sentence(quantised.output)
+    assert large.status == quantised.status == 1 and not (tmp_path / "run").exists()
 
 
 class StopsOnAFullDisk:

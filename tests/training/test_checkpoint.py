@@ -149,7 +149,9 @@ def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, tmp_pat
     damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")
     train(tmp_path / "run", "--save_every", 2, "--stop_after", 24, "--keep", 1)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step_00000024", "step_00000040"]
-    again = train(tmp_path / "run", "--save_every", 2, "--stop_after", 24)
+    began_with = (tmp_path / "run" / "config.json").read_text()
+    again = train(tmp_path / "run", "--save_every", 4, "--stop_after", 24)
+    assert (tmp_path / "run" / "config.json").read_text() == began_with  # under the other one nothing was done
     assert "step_00000024, step 24" in again.output
     assert "Step 24 is reached already: raise --stop_after to go on." in again.output
 

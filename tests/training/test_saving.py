@@ -1,8 +1,12 @@
 """Checkpoints that are written while the training goes on."""
 
+import os
+import subprocess
+
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.run_folder import checkpoints, fault
+from rwkv_music.training.saving import take_over
 from tests.training.conftest import SMALL, train
 from tests.training.test_health import troubled
 from tests.training.test_training import tensor_hashes
@@ -40,3 +44,13 @@ def test_a_disk_that_fills_meanwhile_is_told_once_and_the_last_checkpoint_is_int
     assert "The disk is full while saving the checkpoint of step 10" in said
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == ["step_00000005"]
     assert fault(run.last_checkpoint) is None
+
+
+def test_a_start_that_takes_a_run_over_is_told_of_the_process_that_has_it(tmp_path):
+    assert take_over(tmp_path, f"here {os.getpid()} first") is None
+    assert take_over(tmp_path, "here 1 second") == os.getpid()
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    take_over(tmp_path, f"here {ended.pid} third")
+    assert take_over(tmp_path, f"elsewhere {os.getpid()} fourth") is None  # it has ended
+    assert take_over(tmp_path, f"here {os.getpid()} fifth") is None  # of another machine nothing is known
