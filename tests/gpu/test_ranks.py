@@ -124,7 +124,9 @@ def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
         assert furthest(replayed[:20], launched[:20]) < 5e-3, name
 
 
-@pytest.mark.parametrize("stage, more_of_file", [(1, {}), (2, {}), (3, {}), (3, NOTHING_STAYS)])
+@pytest.mark.parametrize(
+    "stage, more_of_file", [(1, {}), (2, {}), (2, {"reduce_scatter": True}), (3, {}), (3, NOTHING_STAYS)]
+)
 def test_what_is_sent_beside_the_computation_is_the_same_bits(stage, more_of_file, data, tmp_path):  # noqa: F811
     """Of a model with many flat parameters larger than DeepSpeed's bucket, whose memory is used again at once."""
     many_flat = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, packing.LARGE_ENOUGH = 0, 2**22")
