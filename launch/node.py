@@ -47,11 +47,13 @@ def start(
     arguments: list[str], ranks: int, first_rank: int, world_size: int, **environment: str
 ) -> list[subprocess.Popen]:
     """This machine's ranks: Python with `arguments`, and `environment` beside what says which rank each is."""
-    processes, cores = [], len(os.sched_getaffinity(0))  # which the ranks share: threads that wait for each other spin
+    processes = []
+    threads = {}  # one rank has all of the machine, which torch knows best
+    if ranks > 1 and "OMP_NUM_THREADS" not in os.environ:  # threads that wait for a core of another rank's spin
+        threads = {"OMP_NUM_THREADS": max(1, len(os.sched_getaffinity(0)) // ranks)}
     for local_rank in range(ranks):
         place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
         sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
-        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, cores // ranks))}
         own = {name: str(value) for name, value in {**place, **sizes, **threads, **environment}.items()}
         processes.append(
             subprocess.Popen(

@@ -29,8 +29,10 @@ done
 [[ ${least:-0} != 0 ]] && launcher=("$project/launch/elastic.py" "$least")
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 # Machines that are to meet must name the same port; on a machine of its own a run takes a free one.
-port=$((20000 + $$ % 20000))
-while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
-[[ -v NODES ]] && default_port=29500 || default_port=$port
-export MASTER_ADDR=${MASTER_ADDR:-127.0.0.1} MASTER_PORT=${MASTER_PORT:-$default_port}
+port=29500
+if [[ ! -v NODES ]]; then
+  port=$((20000 + $$ % 20000))
+  while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+fi
+export MASTER_ADDR=${MASTER_ADDR:-127.0.0.1} MASTER_PORT=${MASTER_PORT:-$port}
 exec python "${launcher[@]}" "${RANKS:-$((gpus ? gpus : 1))}" "$project/train.py" "${config[@]}" "$@"

@@ -65,11 +65,12 @@ class ModelConfig:
         return self.n_embd // self.head_size
 
 
-def _check(config: Any, at_least: dict[str, int], at_most: float = math.inf) -> None:
+def _check(config: Any, at_least: dict[str, int], at_most: float = math.inf, below: float = math.inf) -> None:
     for name, least in at_least.items():
         value = getattr(config, name)
-        if not (least <= value <= at_most and math.isfinite(value)):
+        if not (least <= value <= at_most and value < below and math.isfinite(value)):
             bound = f"{least} or more" if at_most == math.inf else f"one from {least} to {at_most}"
+            bound = bound if below == math.inf else f"one from {least} to below {below}"
             raise UserError(f"{name} is {value}: choose {bound}.")
 
 
@@ -224,9 +225,7 @@ class TrainConfig:
         _check(self, at_least={"save_minutes": 0, "keep": 0, "hang_minutes": 0, "max_skipped_steps": 0, "elastic": 0})
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
         _check(self, at_least={"decay_fraction": 0}, at_most=1)
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: choose one from 0 to below 1.")
+        _check(self, at_least={"beta1": 0, "beta2": 0}, below=1)
         _check(self, at_least={"lora_rank": 1, "lora_alpha": 0})
         if self.tune not in ("all", "state", "lora"):
             _check_words("tune", self.tune, PARTS, "all, state, lora, or parts")

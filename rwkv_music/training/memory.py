@@ -1,4 +1,5 @@
-"""How much of a GPU's memory a training step will take, told before anything is allocated.
+"""How much of a GPU's memory a training step will take, and whether a CPU's holds the states: told before anything is
+allocated.
 
 The terms are what `half_blocks`, `head` and DeepSpeed's stages really hold, tensor by tensor; benchmarks/step.py prints
 the estimate beside the measured peak.
@@ -17,13 +18,13 @@ from rwkv_music.config import RECOMPUTE, ModelConfig
 from rwkv_music.data.workers import available_memory
 from rwkv_music.errors import UserError
 from rwkv_music.head import CHUNK_LOGITS
-from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.agreement import together
 from rwkv_music.training.metrics import gib, model_state_bytes
 from rwkv_music.training.summary import count
 from rwkv_music.wkv7s import CHECKPOINT_EVERY
 
 if TYPE_CHECKING:
+    from rwkv_music.model_v8 import RWKV
     from rwkv_music.training.engine import Plan
 
 BF16, FP32 = 2, 4
@@ -164,7 +165,7 @@ def available_bytes(device: torch.device) -> float:
     return least.item()
 
 
-def check_host_memory(model: RWKV, zero_stage: int, plan: "Plan") -> None:
+def check_host_memory(model: "RWKV", zero_stage: int, plan: "Plan") -> None:
     """On a CPU: whether what this machine's ranks will hold fits into its memory, before minutes go into filling it.
 
     Args:
@@ -173,9 +174,9 @@ def check_host_memory(model: RWKV, zero_stage: int, plan: "Plan") -> None:
     Every rank calls it. Raises SharedError.
     """
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    all_of_it, trained = (sum(size for size, trains in sizes if trains or not only) for only in (False, True))
+    trained = sum(size for size, trains in sizes if trains)
     bf16 = bool(plan.deepspeed.get("bf16", {}).get("enabled"))
-    own = model_state_bytes(all_of_it, trained, zero_stage, plan.world_size, bf16)
+    own = model_state_bytes(sum(size for size, _ in sizes), trained, zero_stage, plan.world_size, bf16)
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1"))  # launch/, DeepSpeed
 
     def check() -> None:

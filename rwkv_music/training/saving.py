@@ -63,12 +63,13 @@ def take_over(run: Path, token: str) -> int | None:
     Args:
         token: the machine's name, the process's number, and what no other start has.
 
-    Returns the process that had it before, if it is of this machine and still runs.
+    Returns the process that had it before, if one of this machine has that number still, and it is another one.
     """
     before = (run / OWNER).read_text(encoding="utf-8").split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
-    if len(before) != 3 or before[0] != token.split()[0] or not before[1].isdecimal():
-        return None
+    host, own, _ = token.split()
+    if len(before) != 3 or before[0] != host or before[1] == own or not before[1].isdecimal():
+        return None  # in a container a start has the number that the one before had
     try:
         os.kill(int(before[1]), 0)  # sends nothing
     except OSError:

@@ -278,7 +278,7 @@ class Trainer:
                 partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
             remove_unfinished(self.run)
             if other := take_over(self.run, self.token):
-                self._say(f"Process {other} is still at work on this run: from now on it saves no more.")
+                self._say(f"Process {other}, which had this run before, still runs: from now on it saves no more.")
 
     def _estimate_memory(self, zero: dict, model: RWKV, recompute: str, overlaps: bool) -> MemoryEstimate:
         carried, rows = None, self.config.train.micro_batch_size
@@ -319,7 +319,7 @@ class Trainer:
         self._say(f"RWKV-Music\n{text}")
         for damaged in self.passed_over:
             self._say(f"Passed over {damaged}.")
-        if self.data_before not in ("", self.config.data.data):
+        if self.data_before and Path(self.data_before) != Path(self.config.data.data):
             self._say(f"The data were {self.data_before} up to here.")
         stop = self._stop
         if self.progress.step >= stop:

@@ -88,10 +88,8 @@ def test_a_number_of_machines_that_cannot_be(fewest, nodes):
     line = [sys.executable, str(PROJECT / "launch" / "elastic.py"), fewest, "1", "train.py", "--out", "run"]
     done = subprocess.run(line, env=shared | ({"NODES": nodes} if nodes else {}), capture_output=True, text=True)
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == f"launch/elastic.py: --elastic {fewest}: give a number of machines from 1 to {nodes or 1} (NODES).\n"
-    )
+    remedy = f"give a number of machines from 1 to {nodes or 1} (NODES)."
+    assert done.stderr == f"launch/elastic.py: --elastic {fewest}: {remedy}\n"
 
 
 def test_a_machine_is_lost_and_taken_back(bach_data, fp32, tmp_path):

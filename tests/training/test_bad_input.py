@@ -139,6 +139,13 @@ def test_each_machine_says_what_does_not_fit_there(attempt, monkeypatch, tmp_pat
         attempt(data=tmp_path / "nowhere")
 
 
+def test_a_run_folder_that_is_a_file(bach_data, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, check=False)
+    assert run.status == 1 and (tmp_path / "run").read_text() == "mine"
+    assert "A file is in the way while making the run folder" in one_sentence(run.output)
+
+
 def test_what_a_cpu_cannot(bach_data, tmp_path):
     large = train(tmp_path / "run", "--data", bach_data, "--preset", "7b", check=False)
     assert "GiB a rank, with 1 rank on this machine" in one_sentence(large.output)

@@ -144,13 +144,15 @@ def test_only_the_newest_are_kept_and_leftovers_cleared(unbroken, tmp_path):
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000024", "step_00000026"]
 
 
-def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, tmp_path):
+def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, bach_data, tmp_path):
     shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
     damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")
     train(tmp_path / "run", "--save_every", 2, "--stop_after", 24, "--keep", 1)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step_00000024", "step_00000040"]
     began_with = (tmp_path / "run" / "config.json").read_text()
-    again = train(tmp_path / "run", "--save_every", 4, "--stop_after", 24)
+    shutil.copytree(bach_data, tmp_path / "data")
+    again = train(tmp_path / "run", "--save_every", 4, "--stop_after", 24, "--data", tmp_path / "data")
+    assert f"The data were {bach_data} up to here." in again.output
     assert (tmp_path / "run" / "config.json").read_text() == began_with  # under the other one nothing was done
     assert "step_00000024, step 24" in again.output
     assert "Step 24 is reached already: raise --stop_after to go on." in again.output

@@ -50,12 +50,13 @@ def test_too_many_in_a_row_end_the_run_at_the_last_good_checkpoint(bach_data, tm
     assert run.last_checkpoint.name == "step_00000006"
 
 
-def test_a_spike_is_rolled_back_and_other_rows_are_taken(bach_data, tmp_path):
+@pytest.mark.parametrize("trouble, whole", [("spike", "step_00000030"), ("damaged-spike", "step_00000020")])
+def test_a_spike_is_rolled_back_and_other_rows_are_taken(trouble, whole, bach_data, tmp_path):
     more = ["--steps", 50, "--save_every", 10, "--on_spike", "rollback", "--val_every", 0, "--warmup_steps", 10]
-    run = troubled("spike", tmp_path / "run", "--data", bach_data, *SMALL, *more)
+    run = troubled(trouble, tmp_path / "run", "--data", bach_data, *SMALL, *more)
     assert run.status == 0, run.output[-3000:]
     [(at, target)] = re.findall(r"step (\d+): the loss has risen to [\d.]+; back to (step_\d+)", run.output)
-    assert 31 <= int(at) <= 35 and target == "step_00000030"
+    assert 31 <= int(at) <= 35 and target == whole
     losses = run.curve()
     assert len(losses) == 50 and losses[-1] < 5  # one curve, with no spike in it
 

@@ -48,6 +48,7 @@ def test_a_disk_that_fills_meanwhile_is_told_once_and_the_last_checkpoint_is_int
 
 def test_a_start_that_takes_a_run_over_is_told_of_the_process_that_has_it(tmp_path):
     assert take_over(tmp_path, f"here {os.getpid()} first") is None
+    assert take_over(tmp_path, f"here {os.getpid()} again") is None  # a container's, which has the same number
     assert take_over(tmp_path, "here 1 second") == os.getpid()
     with subprocess.Popen(["true"]) as ended:
         pass

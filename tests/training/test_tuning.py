@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rwkv_music.__main__ import main as command
+from rwkv_music.errors import UserError
 from rwkv_music.export import export
 from rwkv_music.run_folder import read_manifest, tensor_files
 from rwkv_music.training.checkpoint import load_model
@@ -94,6 +95,8 @@ def test_a_stopped_tuning_goes_on_bit_for_bit_and_knows_its_base(tuned, base, ba
     more = ["--init", here, "--tune", "state", *TUNES["state"], "--stop_after", 3]
     train(tmp_path / "run", "--data", bach_data, *SHORT, *more)
     here.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(UserError, match="base.safetensors, which is not there any more: bring it back"):
+        load_model(tmp_path / "run")
     resumed = train(tmp_path / "run", "--init", tmp_path / "moved.safetensors")
     assert resumed.curve() == tuned["state"].curve()
     hashes = [

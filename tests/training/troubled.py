@@ -1,7 +1,7 @@
 """train.py with one trouble put in:   python troubled.py TROUBLE ARGUMENTS OF train.py
 
-TROUBLE is nan-gradient, nan-for-good, spike, hang, thread, slow-disk or full-disk; it comes on one rank alone, where
-there are several.
+TROUBLE is nan-gradient, nan-for-good, spike, damaged-spike, hang, thread, slow-disk or full-disk; it comes on one rank
+alone, where there are several.
 """
 
 import errno
@@ -13,6 +13,7 @@ import time
 import torch
 
 import train as train_py
+from rwkv_music.run_folder import checkpoints
 from rwkv_music.training import saving
 from rwkv_music.training import trainer as trainer_module
 from rwkv_music.training.signals import leave
@@ -22,6 +23,7 @@ LAST_RANK = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE",
 undisturbed_step = Trainer.step
 undisturbed_read = Trainer.read_step
 undisturbed_write = saving.write_tensors
+undisturbed_roll_back = Trainer._roll_back
 undisturbed_rate = trainer_module.learning_rate
 
 
@@ -61,6 +63,15 @@ def rate_that_is_too_high_once():
     return rate
 
 
+def roll_back_after_a_bit_has_flipped(trainer: Trainer, loss: float) -> bool:
+    trainer.saver.finish()
+    path = checkpoints(trainer.run)[-1] / "weights_00000.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return undisturbed_roll_back(trainer, loss)
+
+
 def write_to_a_slow_disk(path, tensors):
     time.sleep(2)
     return undisturbed_write(path, tensors)
@@ -84,8 +95,10 @@ if __name__ == "__main__":
         Trainer.step = step_with_a_nan(7, 7)
     elif trouble == "nan-for-good":
         Trainer.step = step_with_a_nan(7, 10**9)
-    elif trouble == "spike":
+    elif trouble in ("spike", "damaged-spike"):
         trainer_module.learning_rate = rate_that_is_too_high_once()
+        if trouble == "damaged-spike":
+            Trainer._roll_back = roll_back_after_a_bit_has_flipped
     elif trouble == "hang":
         Trainer.read_step = read_that_hangs
     elif trouble == "slow-disk":
