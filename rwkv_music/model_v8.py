@@ -222,6 +222,32 @@ class Block(nn.Module):
         return x, v_first, (att_shift, wkv, last_token(h, packing))
 
 
+class Blocks(nn.ModuleList):
+    """The layers. They are called as one, so that ZeRO-3 can gather those of a small model at once."""
+
+    def forward(
+        self,
+        x: Tensor,
+        input_ids: Tensor,
+        state: State | None,
+        packing: Packing | Documents | None,
+        recompute: str,
+    ) -> tuple[Tensor, State | None]:
+        """What a `Block` does, of all; `recompute` as in `RWKV`."""
+        v_first, carried = None, []
+        for layer, block in enumerate(self):
+            before = None if state is None else (state.att_shift[layer], state.wkv[layer], state.ffn_shift[layer])
+            inputs = x, v_first, input_ids, before, packing
+            if recompute == "none" or not torch.is_grad_enabled():
+                x, v_first, after = block(*inputs)
+            elif recompute == "selective":
+                x, v_first, after = block(*inputs, recompute_ffn=True)
+            else:
+                x, v_first, after = recomputed(block, *inputs)
+            carried.append(after)
+        return x, None if state is None else State(*(torch.stack(parts) for parts in zip(*carried, strict=True)))
+
+
 class RWKV(nn.Module):
     """The language model. Built with the initialisation of RWKV-LM's train_temp, from torch's global random state.
 
@@ -236,7 +262,7 @@ class RWKV(nn.Module):
         self.config = config
         self.recompute = "none"
         self.emb = nn.Embedding(config.vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.blocks = Blocks(Block(config, layer) for layer in range(config.n_layer))
         self.ln_out = nn.LayerNorm(config.n_embd)
         self.head = Head(config.n_embd, config.vocab_size)
         self.init_weights()
@@ -401,7 +427,7 @@ class RWKV(nn.Module):
     ) -> tuple[Tensor, State | None]:
         """The last norm's output [B, T, C], and the new state if there was one."""
         B, T = input_ids.shape
-        c, x, v_first = self.config, self.emb(input_ids), None
+        c, x = self.config, self.emb(input_ids)
         packing: Packing | Documents | None = None
         if (state is None or self.training) and half_blocks.fit(x, c.head_size):
             embed_vocabulary = c.vocab_size if c.channel_mix == "x080" else None
@@ -411,21 +437,8 @@ class RWKV(nn.Module):
             bounds = cu_seqlens.long()
             packing = Packing(cu_seqlens, bounds[:-1], bounds[1:] - 1, max_length or B * T)
             x, input_ids = x.reshape(1, B * T, -1), input_ids.reshape(1, B * T)
-        carried = []
-        for layer, block in enumerate(self.blocks):
-            before = None if state is None else (state.att_shift[layer], state.wkv[layer], state.ffn_shift[layer])
-            x, v_first, after = self._run(block, x, v_first, input_ids, before, packing)
-            if state is not None:
-                carried.append(after)
-        x = self.ln_out(x).view(B, T, -1)
-        return x, State(*(torch.stack(parts) for parts in zip(*carried, strict=True))) if carried else None
-
-    def _run(self, block: Block, *inputs: Any) -> tuple:
-        if self.recompute == "none" or not torch.is_grad_enabled():
-            return block(*inputs)
-        if self.recompute == "selective":
-            return block(*inputs, recompute_ffn=True)
-        return recomputed(block, *inputs)
+        x, state = self.blocks(x, input_ids, state, packing, self.recompute)
+        return self.ln_out(x).view(B, T, -1), state
 
     def _loss_of_features(self, x: Tensor, targets: Tensor, positions: Tensor | None, reduction: str) -> Tensor:
         x, targets = x.flatten(0, 1), targets.reshape(-1)

@@ -28,7 +28,7 @@ from rwkv_music import extension_locks
 from rwkv_music.config import TrainConfig
 from rwkv_music.cuda import build
 from rwkv_music.errors import SharedError, UserError
-from rwkv_music.model_v8 import RWKV, Block
+from rwkv_music.model_v8 import RWKV, Block, Blocks
 from rwkv_music.training.agreement import together
 from rwkv_music.training.flat_blocks import FlatBlocks
 from rwkv_music.training.packing import Packed
@@ -49,8 +49,6 @@ SMALL_IN_ALL = 2**26
 def device_of_rank() -> torch.device:
     """This rank's device, made the one in use; DeepSpeed is told of the process group, which is there (`meet`)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its start-up lines drown the summary
-    for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():  # DeepSpeed reads them again
-        os.environ.setdefault(name, alone)
     # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted
     # start leaves for good, so that every later one hangs. gloo needs no compiler, and sums alike on one node and many.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -254,15 +252,19 @@ def offloads(zero: dict[str, Any], what: str = "optimizer") -> bool:
     return (zero.get(f"offload_{what}") or {}).get("device", "none") != "none"
 
 
-def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -> deepspeed.DeepSpeedEngine:
+def make_engine(
+    model: RWKV, plan: Plan, device: torch.device, overlaps: bool, host_bound: bool
+) -> deepspeed.DeepSpeedEngine:
     """A DeepSpeed engine over `model`, with AdamW over its parameter groups: those of its parameters that train.
 
     Args:
         overlaps: whether gradients come while others can be on their way to other ranks. If not, `overlap_comm` is
             turned off under ZeRO-1 and 2: it would take a second bucket, and a wait after every backward pass.
+        host_bound: whether GPUs may wait for the host, as `graphs.host_bound` has it.
 
     Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
-    model, whose layers are gathered one whole block at a time, with the `FlatBlocks` that `allocate` gave it.
+    model, with the `FlatBlocks` that `allocate` gave it. Its layers are gathered one whole block at a time, or all at
+    once where the host is what a step waits for: DeepSpeed's work for each block is the host's.
 
     Raises UserError for what DeepSpeed does not take, and on a GPU for what our kernels do not.
     """
@@ -282,7 +284,7 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
     if zero["stage"] == 3:
         flat = getattr(model, "flat_blocks", None)
         groups = model.parameter_groups(train.weight_decay) if flat is None else flat.groups
-        config = {**config, "zero_optimization": _gathered_by_block(model, flat, zero)}
+        config = {**config, "zero_optimization": _gathered(model, flat, zero, host_bound)}
     else:
         groups = model.parameter_groups(train.weight_decay)
         module = Packed(model, groups, overlaps=bool(config["zero_optimization"].get("overlap_comm")))
@@ -304,9 +306,10 @@ def make_engine(model: RWKV, plan: Plan, device: torch.device, overlaps: bool) -
     return engine
 
 
-def _gathered_by_block(model: RWKV, flat: FlatBlocks | None, zero: dict[str, Any]) -> dict[str, Any]:
+def _gathered(model: RWKV, flat: FlatBlocks | None, zero: dict[str, Any], host_bound: bool) -> dict[str, Any]:
     """The section "zero_optimization" of a ZeRO-3 file for this model, whose blocks are gathered whole from now on."""
-    deepspeed.utils.set_z3_leaf_modules(model, [Block])
+    at_once = host_bound and not offloads(zero, "param")
+    deepspeed.utils.set_z3_leaf_modules(model, [Blocks if at_once else Block])
     if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
         # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
         model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))

@@ -29,19 +29,26 @@ LAYER_FLOP = 3e12
 WARM_UP = 2  # libraries choose their kernels and allocate their workspaces then
 
 
-def pay(config: RunConfig, zero: dict, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
-    """Whether a run's steps are of the kind that this is for.
+def host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
+    """Whether the GPUs of a step may wait for the host, and are of one machine: what they send one another is cheap.
+
+    Args:
+        one_host: whether all ranks are of one machine.
+    """
+    tokens = config.train.micro_batch_size * config.data.ctx_len
+    small = 6 * matrix_parameters * tokens < LAYER_FLOP * config.model.n_layer
+    return device.type == "cuda" and one_host and small
+
+
+def recordable(config: RunConfig, zero: dict) -> bool:
+    """Whether the steps of a run that is `host_bound` can be recorded.
 
     Args:
         zero: the DeepSpeed file's section "zero_optimization".
-        one_host: whether all ranks are of one machine.
     """
-    if device.type != "cuda" or not one_host or zero["stage"] == 3 or offloads(zero):
+    if zero["stage"] == 3 or offloads(zero):
         return False
-    if config.data.task != "pretrain" or config.data.carry:
-        return False  # rows of completions are of ever new lengths
-    tokens = config.train.micro_batch_size * config.data.ctx_len
-    return 6 * matrix_parameters * tokens < LAYER_FLOP * config.model.n_layer
+    return config.data.task == "pretrain" and not config.data.carry  # rows of completions are of ever new lengths
 
 
 @dataclass(frozen=True)

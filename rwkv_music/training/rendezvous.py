@@ -9,6 +9,8 @@ import fcntl
 import os
 import socket
 import struct
+import tempfile
+from pathlib import Path
 
 from deepspeed.accelerator import get_accelerator
 from torch import distributed as dist
@@ -17,6 +19,17 @@ from rwkv_music.errors import UserError
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 PATIENCE_MINUTES = 10  # for the slowest rank to arrive
+ENVIRONMENT = {
+    # DeepSpeed reads them where nothing started this process as a rank.
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    # torch's compiler puts it there when DeepSpeed first names a function for it, which every engine does.
+    "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"),
+    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record
+    # of the collectives can be written: a minute by torch's default. A process group reads it when it is made.
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "2000",
+}
 
 
 def meet(collective_minutes: float) -> dist.Store:
@@ -33,10 +46,11 @@ def meet(collective_minutes: float) -> dist.Store:
             f"WORLD_SIZE is {world_size}, but MASTER_ADDR and MASTER_PORT do not say where the ranks meet: set them, "
             f"or start with launch/workstation.sh, launch/slurm.sh or deepspeed, which do."
         )
+    # All that a run puts into the environment, which NCCL's threads read from when the process group is made on: glibc
+    # moves it when it grows, and who reads it just then ends the process with a segmentation fault.
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     store = dist.HashStore() if world_size == 1 else _store(rank, world_size)
-    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record
-    # of the collectives can be written: a minute by torch's default. A process group reads it when it is made.
-    os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "2000")
     dist.init_process_group(
         get_accelerator().communication_backend_name(),
         store=store,

@@ -184,14 +184,15 @@ class Trainer:
         self.parameters = sum(size for size, _ in sizes)
         self.trained = sum(size for size, trains in sizes if trains)  # of them
         zero, one_host = file["zero_optimization"], ranks_share_a_host()
-        replayed = graphs.pay(self.config, zero, self.device, one_host, self.matrix_parameters)
+        host_bound = graphs.host_bound(self.config, self.device, one_host, self.matrix_parameters)
+        replayed = host_bound and graphs.recordable(self.config, zero)
         overlaps = world_size > 1 and not replayed
         self.memory_there = available_bytes(self.device)
         model.recompute, self.memory = least_recompute(
             train.recompute, lambda level: self._estimate_memory(zero, model, level, overlaps), self.memory_there
         )
         self.recompute: str = model.recompute
-        self.engine = make_engine(model, self.plan, self.device, overlaps)
+        self.engine = make_engine(model, self.plan, self.device, overlaps, host_bound)
         if replayed:
             packed = self.engine.module
             packed.graphs = graphs.Graphs(packed, accumulates=self.plan.accumulation > 1)

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.data.remi import Remi
+from tests.training.test_rendezvous import ADDED
 
 PROJECT = Path(__file__).parents[2]
 VOCABULARY = 100
@@ -39,8 +40,8 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def train(data: Path, run: Path, stage: int, *more: str) -> list[float]:
-    command = [sys.executable, str(PROJECT / "train.py"), "--data", str(data), "--out", str(run), "--log_every", "1"]
+def command(data: Path, run: Path, stage: int, *more: str, program: Path = PROJECT / "train.py") -> list[str]:
+    command = [sys.executable, str(program), "--data", str(data), "--out", str(run), "--log_every", "1"]
     command += [
         "--deepspeed_config",
         str(PROJECT / "ds_configs" / f"zero{stage}.json"),
@@ -50,7 +51,12 @@ def train(data: Path, run: Path, stage: int, *more: str) -> list[float]:
         "2e-3",
     ]
     command += ["--steps", "60", "--warmup_steps", "10", "--ctx_len", "256", "--batch_size", "16", "--val_every", "30"]
-    done = subprocess.run([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
+    return [*command, *more]
+
+
+def train(data: Path, run: Path, stage: int, *more: str) -> list[float]:
+    line = command(data, run, stage, *more)
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
     assert done.returncode == 0, done.stdout[-3000:]
     return [event.value for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
 
@@ -67,3 +73,11 @@ def test_resuming_goes_on_where_it_stopped(data, tmp_path):
     train(data, tmp_path / "parts", 2, "--stop_after", "30")
     parts = train(data, tmp_path / "parts", 2)
     assert max(abs(a - b) for a, b in zip(whole, parts, strict=True)) < 1e-3
+
+
+@pytest.mark.parametrize("stage", (2, 3))
+def test_nothing_is_added_to_the_environment_beside_nccls_threads(stage, data, tmp_path):
+    (tmp_path / "alone.py").write_text(f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\n{ADDED}")
+    line = command(data, tmp_path / "run", stage, "--steps", "3", program=tmp_path / "alone.py")
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
+    assert done.stdout.splitlines()[-1] == "added []", done.stdout[-3000:]

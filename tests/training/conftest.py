@@ -30,10 +30,16 @@ class Run:
         return max((self.folder / "checkpoints").glob("step_*"))
 
 
-def command(folder: Path, *arguments: object, ranks: int = 1, config: str | Path = "zero2.json") -> list[str]:
-    """The command line of `train.py`, alone or under DeepSpeed's launcher."""
+def command(
+    folder: Path,
+    *arguments: object,
+    ranks: int = 1,
+    config: str | Path = "zero2.json",
+    program: Path = PROJECT / "train.py",
+) -> list[str]:
+    """The command line of `train.py` or one like it, alone or under DeepSpeed's launcher."""
     start = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port", str(free_port())]
-    line = [sys.executable, *(start if ranks > 1 else []), str(PROJECT / "train.py"), "--out", str(folder)]
+    line = [sys.executable, *(start if ranks > 1 else []), str(program), "--out", str(folder)]
     return [*line, "--deepspeed_config", str(PROJECT / "ds_configs" / config), *map(str, arguments)]
 
 

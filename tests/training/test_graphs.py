@@ -5,14 +5,14 @@ import torch
 
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.graphs import pay
+from rwkv_music.training.graphs import host_bound, recordable
 
 ZERO2, OFFLOAD = {"stage": 2}, {"stage": 2, "offload_optimizer": {"device": "cpu"}}
 SMALL = {"preset": "0.1b", "data": {}, "zero": ZERO2, "device": "cuda", "one_host": True}
 
 
 @pytest.mark.parametrize(
-    "change, pays",
+    "change, recorded",
     [
         ({}, True),
         ({"zero": {"stage": 1}}, True),
@@ -25,10 +25,11 @@ SMALL = {"preset": "0.1b", "data": {}, "zero": ZERO2, "device": "cuda", "one_hos
         ({"data": {"carry": 2}}, False),
     ],
 )
-def test_small_models_on_the_gpus_of_one_host(change, pays):
+def test_small_models_on_the_gpus_of_one_host(change, recorded):
     asked = {**SMALL, **change}
     model = ModelConfig(**PRESETS[asked["preset"]], vocab_size=20096)
     config = RunConfig(model, DataConfig("data", 1024, **asked["data"]), TrainConfig(micro_batch_size=16))
     with torch.device("meta"):
         matrix_parameters = RWKV(model).matrix_parameters()
-    assert pay(config, asked["zero"], torch.device(asked["device"]), asked["one_host"], matrix_parameters) is pays
+    bound = host_bound(config, torch.device(asked["device"]), asked["one_host"], matrix_parameters)
+    assert (bound and recordable(config, asked["zero"])) is recorded

@@ -9,7 +9,7 @@ import pytest
 
 from rwkv_music.training import rendezvous
 from rwkv_music.training.rendezvous import interface_towards, meet
-from tests.training.conftest import PROJECT, environment
+from tests.training.conftest import PROJECT, SMALL, environment, train
 
 LISTENING = """
 import os
@@ -67,7 +67,7 @@ def test_whether_the_ranks_are_of_one_machine(place, found, tmp_path):
 def test_nccls_watchdog_is_told_to_be_quick_before_it_is_made(monkeypatch):
     """A process group reads the variable when it is made, and never again."""
     name, found = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", []
-    for variable in ("RANK", "WORLD_SIZE", name):
+    for variable in rendezvous.ENVIRONMENT:
         monkeypatch.setenv(variable, "")  # so that what is set here is put back
         monkeypatch.delenv(variable)
     monkeypatch.setattr(rendezvous.dist, "init_process_group", lambda *_, **__: found.append(os.environ.get(name)))
@@ -76,6 +76,26 @@ def test_nccls_watchdog_is_told_to_be_quick_before_it_is_made(monkeypatch):
     monkeypatch.setenv(name, "15000")  # who wants the record of the collectives keeps it
     meet(1)
     assert found[1:] == ["15000"]
+
+
+# train.py, which says at its end what it has put into the environment since its ranks met.
+ADDED = """
+import os, sys
+from torch import distributed as dist
+from rwkv_music.training import signals
+import train
+join, there = dist.init_process_group, set()
+dist.init_process_group = lambda *own, **named: [there.update(os.environ), join(*own, **named)]
+status = train.main(sys.argv[1:])
+print("added", sorted(set(os.environ) - there) if there else "unknown")
+signals.leave(status)
+"""
+
+
+def test_nothing_is_added_to_the_environment_when_nccls_threads_may_read_it(bach_data, tmp_path):
+    (tmp_path / "alone.py").write_text(ADDED)
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, "--steps", 2, program=tmp_path / "alone.py")
+    assert run.output.splitlines()[-1] == "added []"
 
 
 def test_the_interface_of_an_address():
