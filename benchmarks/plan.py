@@ -187,7 +187,7 @@ def count_as_a_rank(arguments: list[str]) -> int:
                 "parameters": trainer.parameters,
                 "optimizer_bytes": optimizer_bytes(trainer.engine),
             }
-            (trainer.run / "counted.json").write_text(json.dumps(figures))
+            (trainer.folder / "counted.json").write_text(json.dumps(figures))
         return losses
 
     Trainer.step = step

@@ -62,7 +62,7 @@ def summary(trainer: "Trainer") -> str:
         "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
         "memory": memory,
         "device": f"{device}; MFU counts against {trainer.flops / 1e12:,.1f} TFLOP/s ({trainer.flops_source})",
-        "start": f"{start}, step {trainer.progress.step:,}; run folder {trainer.run}",
+        "start": f"{start}, step {trainer.progress.step:,}; run folder {trainer.folder}",
     }
     if t.tune == "all":
         del lines["trains"]

@@ -1,4 +1,4 @@
-"""The trainer: sets a run up, says what it is about to do, and does it.
+"""The loop: steps, and what lies between them.
 
 A step is `batch_size` rows named by one counter. Each rank takes its share in micro-batches; the loss is summed over
 targets and divided by how many there are in the whole step, so that neither the number of ranks nor the accumulation
@@ -11,11 +11,8 @@ the last checkpoint whole.
 
 import dataclasses
 import gc
-import json
 import math
 import os
-import secrets
-import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,53 +23,13 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from rwkv_music.config import RunConfig
-from rwkv_music.data.codecs import load_codec
-from rwkv_music.data.dataset import Batch, MusicDataset
-from rwkv_music.data.lanes import Lanes
-from rwkv_music.errors import SharedError, UserError, explained
-from rwkv_music.files import atomic_path, write_text
-from rwkv_music.model_v8 import RWKV
-from rwkv_music.run_folder import (
-    CHECKPOINTS,
-    Progress,
-    check_resumable,
-    checkpoint_name,
-    checkpoints,
-    fault,
-    find_checkpoint,
-    passed_over,
-    remove_checkpoint,
-    remove_unfinished,
-)
-from rwkv_music.training import graphs
+from rwkv_music.data.dataset import Batch
+from rwkv_music.errors import SharedError
+from rwkv_music.run_folder import CHECKPOINTS, check_resumable, checkpoint_name, checkpoints, fault, remove_checkpoint
 from rwkv_music.training.agreement import Wishes, only_on_first, together
-from rwkv_music.training.carrying import LaneStates
 from rwkv_music.training.checkpoint import damaged_files, load_checkpoint
-from rwkv_music.training.engine import (
-    Plan,
-    check_quantisation,
-    device_of_rank,
-    divided,
-    make_engine,
-    make_plan,
-    offloads,
-    optimizer_bytes,
-    playing,
-    rank,
-    read_deepspeed_file,
-    sum_over_ranks,
-    wait_for_compilations,
-)
+from rwkv_music.training.engine import optimizer_bytes, playing, rank, sum_over_ranks
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
-from rwkv_music.training.initial import allocate, fill_frozen, open_base, open_initial
-from rwkv_music.training.memory import (
-    Carried,
-    MemoryEstimate,
-    available_bytes,
-    check_host_memory,
-    estimate,
-    least_recompute,
-)
 from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
@@ -82,233 +39,38 @@ from rwkv_music.training.metrics import (
     peak_memory_bytes,
 )
 from rwkv_music.training.optimizer import learning_rate, set_learning_rate
-from rwkv_music.training.rendezvous import meet, ranks_share_a_host
-from rwkv_music.training.samples import HeldOut, show
-from rwkv_music.training.saving import Saver, take_over
-from rwkv_music.training.signals import CRASHED, GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
+from rwkv_music.training.run import Run
+from rwkv_music.training.samples import show
+from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import count, hyperparameters, summary
-from rwkv_music.training.validation import Validation
-from rwkv_music.training.wandb_run import WandbRun, check_wandb
+from rwkv_music.training.wandb_run import WandbRun
 from rwkv_music.training.watchdog import Watchdog
-from rwkv_music.tuning import BaseNote, add_trained, freeze
-from rwkv_music.weights import open_weights, unread_tensors
 
 ROLLBACKS = 3  # to one checkpoint
 METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # that runs are compared by
 
 
-class Trainer:
-    """A run from its configuration to its last checkpoint.
-
-    Args:
-        config: the run; `config.model.vocab_size` may be 0 and is then the dataset's.
-        deepspeed_file: the DeepSpeed JSON file.
-        given: the names of the settings that the user set himself; the DeepSpeed file may set the others.
-
-    Raises:
-        UserError: whatever of it does not fit together, before anything is written or allocated.
-    """
+class Trainer(Run):
+    """A run that is set up, to its last checkpoint."""
 
     def __init__(self, config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> None:
-        file = read_deepspeed_file(deepspeed_file)
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        train = config.train
-        if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
-            most = train.micro_batch_size  # of a run that may have had another number of ranks
-            train = dataclasses.replace(train, micro_batch_size=divided(train.batch_size, world_size, most))
-        windows = max(1, config.data.carry)
-        self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
-        if train.log == "wandb":
-            check_wandb()
-        data = config.data
-        self.train_data = MusicDataset.of(data, "train")
-        if not (Path(data.data) / "tokenizer.json").is_file():
-            raise UserError(f"{data.data} is damaged (no tokenizer.json): prepare the data again.")
-        if config.model.vocab_size not in (0, self.train_data.vocab_size):
-            raise UserError(
-                f"The model's vocabulary is {config.model.vocab_size} tokens, "
-                f"but that of {data.data} is {self.train_data.vocab_size}: "
-                f"prepare the data with the model's tokenizer, or start a new run."
-            )
-        model_config = dataclasses.replace(config.model, vocab_size=self.train_data.vocab_size)
-        self.config = RunConfig(model_config, data, self.plan.train)
-        train = self.config.train
-        self.rows_a_step = train.batch_size * windows
-        self.lanes = Lanes(self.train_data, train.batch_size, data.carry) if data.carry else None
-        self.validation = Validation.of(self.config, world_size)
-        self.run = Path(train.out)
-        self.zero_stage: int = file["zero_optimization"]["stage"]
-        self.progress, self.data_before = Progress(0, 0, 0, world_size, self.zero_stage), ""
-        self.resumed_from = find_checkpoint(self.run, train.resume)
-        self.passed_over = passed_over(self.run, self.resumed_from) if train.resume == "auto" else []
-        if self.resumed_from is not None:
-            self._check_tokenizer()
-            check_resumable(self.resumed_from, self.config)
-        tuned = train.tune != "all"
-        self.initial = self.base = self.base_note = None
-        if train.init and (self.resumed_from is None or tuned):
-            self.initial = open_initial(train.init, model_config, self.train_data.fingerprint)
-            self.base = open_base(self.initial, model_config, train.tune) if tuned else None
-        self.held_out = HeldOut(self.config, "val" if self.validation else "train") if train.sample_every else None
-        if (self.run / "config.json").exists():
-            RunConfig.load(self.run / "config.json")  # a folder of something else is not written into
-
-        # Longer than the watchdog's patience, so that it is the one who speaks.
-        store = meet(collective_minutes=train.hang_minutes + 5 if train.hang_minutes else 7 * 24 * 60)
-        self.device = device_of_rank()
-        check_quantisation(file["zero_optimization"], self.device)
-        wait_for_compilations(file["zero_optimization"])
-        self.first = rank() == 0
-        self.watchdog = Watchdog(store, rank(), world_size, train.hang_minutes)
+        super().__init__(config, deepspeed_file, given)
+        self.watchdog = Watchdog(self.store, rank(), self.plan.world_size, self.config.train.hang_minutes)
         self.wishes = Wishes(self.device, n_wishes=4)
         self.signals = StopSignals(says=self.first)
-        self._check_all_see_alike()
-        if self.resumed_from is not None:
-            self.resumed_from = self._whole(self.resumed_from)
-            saved = check_resumable(self.resumed_from, self.config)
-            self.data_before = RunConfig.load(self.resumed_from / "config.json").data.data
-            self.progress = dataclasses.replace(saved, world_size=world_size, zero_stage=self.zero_stage)
-        if self.initial is not None:
-            self.initial.verify()
-        torch.manual_seed(data.seed)
-        with torch.device("meta"):
-            model = RWKV(model_config)
-        freeze(model, train)
-        if self.device.type == "cpu":
-            check_host_memory(model, self.zero_stage, self.plan)
-        self.matrix_parameters = model.matrix_parameters()
-        fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
-        allocate(model, self.device, self.plan, fresh)
-        add_trained(model, train, data.seed)
-        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
-        self.parameters = sum(size for size, _ in sizes)
-        self.trained = sum(size for size, trains in sizes if trains)  # of them
-        zero, one_host = file["zero_optimization"], ranks_share_a_host()
-        host_bound = graphs.host_bound(self.config, self.device, one_host, self.matrix_parameters)
-        replayed = host_bound and graphs.recordable(self.config, zero)
-        overlaps = world_size > 1 and not replayed
-        self.memory_there = available_bytes(self.device)
-        model.recompute, self.memory = least_recompute(
-            train.recompute, lambda level: self._estimate_memory(zero, model, level, overlaps), self.memory_there
-        )
-        self.recompute: str = model.recompute
-        self.engine = make_engine(model, self.plan, self.device, overlaps, host_bound)
-        if replayed:
-            packed = self.engine.module
-            packed.graphs = graphs.Graphs(packed, accumulates=self.plan.accumulation > 1)
-        if self.base is not None:
-            fill_frozen(self.engine, self.base)
-        self.lane_states = LaneStates(self.engine, model_config, self._own_rows(0)) if data.carry else None
-        if self.resumed_from is not None:
-            load_checkpoint(self.engine, self.resumed_from, self.lane_states)
-        elif self.initial is not None:
-            self.initial.fill(self.engine)
-        if self.base is not None:
-            together(f"reading {self.base.weights.source}", only_on_first(self._check_base))
-        self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
-        if self.first:
-            self._make_run_folder()
-        self.saver = Saver(self.engine, self.config, self.token, self.lane_states, self._unread_tensors())
         self.saved_at = time.monotonic()
         self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
         self.spikes = SpikeDetector()
         self.rollbacks: dict[str, int] = {}
         self.calm_step = self.progress.step  # the last one whose loss was no spike
-        self.hyperparameters = hyperparameters(self)
-        self.wandb = WandbRun(self.run, self.hyperparameters) if self.first and train.log == "wandb" else None
-        self.curves = Curves(self.run, self.progress.step + 1, self.first, self.wandb)
         self.flops, self.flops_source = peak_flops(self.device)
+        self.hyperparameters = hyperparameters(self)
+        with_wandb = self.first and self.config.train.log == "wandb"
+        self.wandb = WandbRun(self.folder, self.hyperparameters) if with_wandb else None
+        self.curves = Curves(self.folder, self.progress.step + 1, self.first, self.wandb)
         # What set-up left stays to the end, and the garbage collector need not hold steps up to look through it again.
         gc.collect()
         gc.freeze()
-
-    # ---- set-up -----------------------------------------------------------------------------------------------------
-
-    def _check_tokenizer(self) -> None:
-        run_codec = load_codec(self.resumed_from / "tokenizer.json")
-        if run_codec.fingerprint != self.train_data.fingerprint:
-            raise UserError(
-                f"{self.config.data.data} was prepared with another tokenizer than {self.run} was trained with: "
-                f"prepare the data with the run's tokenizer, or choose another --out."
-            )
-
-    def _check_all_see_alike(self) -> None:
-        """On a file system of several machines one may not see yet what another has just written or removed."""
-        found: list[str | None] = [None] * self.plan.world_size
-        dist.all_gather_object(found, self.resumed_from and self.resumed_from.name)
-        other = next((i for i, name in enumerate(found) if name != found[0]), None)
-        if other is not None:
-            raise Stopped(
-                f"not begun, as the ranks do not see the same newest checkpoint in {self.run} (rank 0 {found[0]}, "
-                f"rank {other} {found[other]}); the same command goes on when the file system shows all of them one",
-                CRASHED,
-            )
-
-    def _check_base(self) -> None:
-        """Note what the base is, or hold it against what the run noted when it started."""
-        self.base_note = BaseNote(self.config.train.init, self.base.sha256())
-        if self.resumed_from is not None:
-            self.base.check(BaseNote.read(self.resumed_from).sha256, self.resumed_from)
-
-    def _whole(self, checkpoint: Path) -> Path:
-        """`checkpoint` if its tensors are as they were written; with --resume auto else the newest one before it."""
-        while wrong := damaged_files(checkpoint):
-            if self.config.train.resume != "auto":
-                raise SharedError(f"{checkpoint} is damaged ({wrong}): name another one with --resume.")
-            self.passed_over.append(f"{checkpoint.name}: {wrong}")
-            checkpoint = find_checkpoint(self.run, before=checkpoint)
-        return checkpoint
-
-    def _unread_tensors(self) -> dict[str, torch.Tensor]:
-        """What the file that the run began with holds and nothing reads, to be given back by `export`; on rank 0."""
-        source = self.resumed_from or (self.initial and self.initial.weights.source)
-        if source is None or self.config.train.tune != "all":  # what is tuned leaves its base as it is
-            return {}
-        weights = only_on_first(lambda: unread_tensors(open_weights(source, verify=False)))
-        return together(f"reading {source}", weights) or {}
-
-    def _make_run_folder(self) -> None:
-        with explained(f"making the run folder {self.run}"):
-            self.run.mkdir(parents=True, exist_ok=True)
-            if self.progress.step < self._stop:  # else nothing will be done under it
-                self.config.save(self.run / "config.json")
-                write_text(self.run / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
-            if self.base_note is not None:
-                self.base_note.write(self.run)
-            with atomic_path(self.run / "tokenizer.json") as partial:
-                partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
-            remove_unfinished(self.run)
-            if other := take_over(self.run, self.token):
-                self._say(f"Process {other}, which had this run before, still runs: from now on it saves no more.")
-
-    def _estimate_memory(self, zero: dict, model: RWKV, recompute: str, overlaps: bool) -> MemoryEstimate:
-        carried, rows = None, self.config.train.micro_batch_size
-        if self.lanes:
-            documents = rows * self.lanes.documents_a_window
-            carried = Carried(rows * self.plan.accumulation, rows, documents, self.config.data.carry)
-        return estimate(
-            self.config.model,
-            self.parameters,
-            self.trained,
-            zero_stage=self.zero_stage,
-            ranks=self.plan.world_size,
-            tokens=rows * self.config.data.ctx_len,
-            recompute=recompute,
-            bucket=int(zero.get("reduce_bucket_size", 5e8)),
-            offload=offloads(zero),
-            live=int(zero.get("stage3_max_live_parameters", 1e9)),
-            overlaps=overlaps and bool(zero.get("overlap_comm")),
-            accumulates=self.plan.accumulation * max(1, self.config.data.carry) > 1,
-            carried=carried,
-        )
-
-    @property
-    def _stop(self) -> int:
-        """The last step of this start."""
-        t = self.config.train
-        return min(t.steps, t.stop_after or t.steps)
-
-    # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
         """Train to the last step, or to `stop_after`.
@@ -317,15 +79,15 @@ class Trainer:
         """
         t = self.config.train
         text = summary(self)
-        self._say(f"RWKV-Music\n{text}")
+        self.say(f"RWKV-Music\n{text}")
         for damaged in self.passed_over:
-            self._say(f"Passed over {damaged}.")
+            self.say(f"Passed over {damaged}.")
         if self.data_before and Path(self.data_before) != Path(self.config.data.data):
-            self._say(f"The data were {self.data_before} up to here.")
-        stop = self._stop
+            self.say(f"The data were {self.data_before} up to here.")
+        stop = self.stop
         if self.progress.step >= stop:
             bound = "--steps" if stop == t.steps else "--stop_after"
-            self._say(f"Step {self.progress.step:,} is reached already: raise {bound} to go on.")
+            self.say(f"Step {self.progress.step:,} is reached already: raise {bound} to go on.")
             return
         bar = tqdm(
             total=t.steps,
@@ -343,12 +105,12 @@ class Trainer:
         finally:
             self.watchdog.stop()
             bar.close()
-        self._say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.run / CHECKPOINTS}.")
+        self.say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.folder / CHECKPOINTS}.")
 
     def _loop(self, stop: int, bar: tqdm, reader: ThreadPoolExecutor) -> None:
         t = self.config.train
         watch = Stopwatch()
-        trace = Trace(self.run, rank(), t.profile, self.device)
+        trace = Trace(self.folder, rank(), t.profile, self.device)
         window = torch.zeros(2, dtype=torch.float64, device=self.device)  # nats, targets since the curve's last point
         coming = reader.submit(self.read_step, self.progress.samples)
         while self.progress.step < stop:
@@ -375,7 +137,7 @@ class Trainer:
             watch.pause()
             last, asked = step == stop, go_on_later or interrupted
             if said := trace.step(last or asked):
-                self._say(f"{said}.")
+                self.say(f"{said}.")
             self.watchdog.pause()
             if not writing:
                 self.saver.finish()
@@ -400,7 +162,7 @@ class Trainer:
         if in_a_row:
             if last:
                 raise self._hopeless(in_a_row)
-            self._say(f"step {self.progress.step:,}: no checkpoint, as the gradient was not finite just now")
+            self.say(f"step {self.progress.step:,}: no checkpoint, as the gradient was not finite just now")
             return
         self.progress = dataclasses.replace(self.progress, skipped=skipped)
         self.watchdog.saves(self.progress.step)
@@ -418,14 +180,14 @@ class Trainer:
         """Go back to the last checkpoint from before the spike, but not back in the data; False if there is none."""
         self.watchdog.pause()
         self.saver.finish()
-        kept = [path for path in checkpoints(self.run) if path.name <= checkpoint_name(self.calm_step)]
+        kept = [path for path in checkpoints(self.folder) if path.name <= checkpoint_name(self.calm_step)]
         chosen = [[path for path in kept if fault(path) is None]]
         dist.broadcast_object_list(chosen, src=0)  # what rank 0 sees of the file system holds
         [whole] = chosen
         target = next((path for path in reversed(whole) if not damaged_files(path)), None)
         said = f"step {self.progress.step:,}: the loss has risen to {loss:.3f}"
         if target is None:
-            self._say(f"{said}; there is no checkpoint from before that to go back to")
+            self.say(f"{said}; there is no checkpoint from before that to go back to")
             return False
         self.rollbacks[target.name] = self.rollbacks.get(target.name, 0) + 1
         if self.rollbacks[target.name] > ROLLBACKS:
@@ -433,10 +195,10 @@ class Trainer:
                 f"The loss rose again, to {loss:.3f} at step {self.progress.step:,}, after {ROLLBACKS} returns to "
                 f"{target.name}: go on from there with a lower --lr."
             )
-        self._say(f"{said}; back to {target.name}, on with other rows")
+        self.say(f"{said}; back to {target.name}, on with other rows")
 
         def remove_newer() -> None:
-            for newer in checkpoints(self.run):
+            for newer in checkpoints(self.folder):
                 if newer.name > target.name:
                     remove_checkpoint(newer)
 
@@ -447,7 +209,7 @@ class Trainer:
         step = check_resumable(target, self.config).step
         self.progress = dataclasses.replace(self.progress, step=step)
         self.curves.close()
-        self.curves = Curves(self.run, step + 1, self.first, self.wandb)
+        self.curves = Curves(self.folder, step + 1, self.first, self.wandb)
         return True
 
     def where_it_stands(self) -> str:
@@ -455,7 +217,7 @@ class Trainer:
         return f"after step {self.progress.step:,}; the same command goes on {self._where()}"
 
     def _where(self) -> str:
-        kept = next((path for path in reversed(checkpoints(self.run)) if fault(path) is None), None)
+        kept = next((path for path in reversed(checkpoints(self.folder)) if fault(path) is None), None)
         return f"from {kept.name}" if kept else "from the beginning, as there is no checkpoint yet"
 
     def close(self) -> None:
@@ -472,16 +234,10 @@ class Trainer:
         if self.lanes:
             first_window = first_sample // self.lanes.n_lanes
             windows = range(first_window, first_window + self.config.data.carry)
-            batches = [self.lanes.batch(w, rows.start, rows.stop) for rows in self._own_rows(0) for w in windows]
+            batches = [self.lanes.batch(w, rows.start, rows.stop) for rows in self.own_rows(0) for w in windows]
         else:
-            batches = [self.train_data.batch(rows.start, rows.stop) for rows in self._own_rows(first_sample)]
+            batches = [self.train_data.batch(rows.start, rows.stop) for rows in self.own_rows(first_sample)]
         return [batch.pinned() for batch in batches] if self.device.type == "cuda" else batches
-
-    def _own_rows(self, first: int) -> list[range]:
-        """This rank's share of the `batch_size` rows that begin with number `first`, by micro-batches."""
-        shares = self.plan.world_size * self.plan.accumulation
-        ends = [first + self.config.train.batch_size * i // shares for i in range(shares + 1)]
-        return [range(ends[i], ends[i + 1]) for i in range(rank(), shares, self.plan.world_size)]
 
     def step(self, batches: list[Batch], lr: float) -> torch.Tensor:
         """One optimizer step; float64 [2]: the nats and the targets of this rank."""
@@ -545,7 +301,7 @@ class Trainer:
         said = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats a token"
         if "val/completion_loss" in figures:
             said += f", {figures['val/completion_loss']:.4f} of completions"
-        self._say(said)
+        self.say(said)
         return figures["val/loss"]
 
     def sample(self) -> None:
@@ -556,8 +312,4 @@ class Trainer:
         with playing(self.engine) as model:
             completion = self.held_out.complete(model)
         if completion is not None and self.first:
-            show(completion, self.curves, self.progress.step, self.run / "samples")
-
-    def _say(self, text: str) -> None:
-        if self.first:
-            tqdm.write(text, file=sys.stdout)
+            show(completion, self.curves, self.progress.step, self.folder / "samples")

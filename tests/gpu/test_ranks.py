@@ -26,7 +26,7 @@ SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10
 # train.py, which says at its end how many steps it has replayed.
 COUNTED = """
 import sys, train
-from rwkv_music.training import graphs, packing, signals, trainer
+from rwkv_music.training import graphs, run, signals
 counted, loss = [], graphs.Graphs.loss
 graphs.Graphs.loss = lambda *batch: counted.append(1) or loss(*batch)
 status = train.main(sys.argv[1:])
@@ -36,7 +36,7 @@ signals.leave(status)
 # None is small enough for it.
 LAUNCHED = COUNTED.replace("counted, loss", "graphs.LAYER_FLOP = 0\ncounted, loss", 1)
 # To every rank the other one is on another machine.
-APART = COUNTED.replace("counted, loss", "trainer.ranks_share_a_host = lambda: False\ncounted, loss", 1)
+APART = COUNTED.replace("counted, loss", "run.ranks_share_a_host = lambda: False\ncounted, loss", 1)
 
 # Rank 1 dies. Rank 0's program waits for the GPU, which waits for rank 1, so that only NCCL's watchdog can end it.
 WAITING = """

@@ -65,7 +65,7 @@ def rate_that_is_too_high_once():
 
 def roll_back_after_a_bit_has_flipped(trainer: Trainer, loss: float) -> bool:
     trainer.saver.finish()
-    path = checkpoints(trainer.run)[-1] / "weights_00000.safetensors"
+    path = checkpoints(trainer.folder)[-1] / "weights_00000.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
