@@ -26,7 +26,7 @@ SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10
 # train.py, which says at its end how many steps it has replayed.
 COUNTED = """
 import sys, train
-from rwkv_music.training import graphs, run, signals
+from rwkv_music.training import graphs, packing, run, signals
 counted, loss = [], graphs.Graphs.loss
 graphs.Graphs.loss = lambda *batch: counted.append(1) or loss(*batch)
 status = train.main(sys.argv[1:])
