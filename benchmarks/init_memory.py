@@ -51,7 +51,7 @@ with torch.device("meta"):
     model = RWKV(config)
 allocate(model, device, plan, frozenset())
 reached("2_allocated")
-engine = make_engine(model, plan, device, overlaps=ranks > 1, host_bound=False)
+engine = make_engine(model, plan, device, overlaps=ranks > 1, at_once=False)
 reached("3_engine")
 if initial is not None:
     initial.fill(engine)

@@ -253,18 +253,18 @@ def offloads(zero: dict[str, Any], what: str = "optimizer") -> bool:
 
 
 def make_engine(
-    model: RWKV, plan: Plan, device: torch.device, overlaps: bool, host_bound: bool
+    model: RWKV, plan: Plan, device: torch.device, overlaps: bool, at_once: bool
 ) -> deepspeed.DeepSpeedEngine:
     """A DeepSpeed engine over `model`, with AdamW over its parameter groups: those of its parameters that train.
 
     Args:
         overlaps: whether gradients come while others can be on their way to other ranks. If not, `overlap_comm` is
             turned off under ZeRO-1 and 2: it would take a second bucket, and a wait after every backward pass.
-        host_bound: whether GPUs may wait for the host, as `graphs.host_bound` has it.
+        at_once: whether ZeRO-3 is to gather all blocks at once, which is less work for the host than one by one.
 
     Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
-    model, with the `FlatBlocks` that `allocate` gave it. Its layers are gathered one whole block at a time, or all at
-    once where the host is what a step waits for: DeepSpeed's work for each block is the host's.
+    model, with the `FlatBlocks` that `allocate` gave it. Its layers are gathered one whole block at a time or all at
+    once.
 
     Raises UserError for what DeepSpeed does not take, and on a GPU for what our kernels do not.
     """
@@ -284,7 +284,7 @@ def make_engine(
     if zero["stage"] == 3:
         flat = getattr(model, "flat_blocks", None)
         groups = model.parameter_groups(train.weight_decay) if flat is None else flat.groups
-        config = {**config, "zero_optimization": _gathered(model, flat, zero, host_bound)}
+        config = {**config, "zero_optimization": _gathered(model, flat, zero, at_once)}
     else:
         groups = model.parameter_groups(train.weight_decay)
         module = Packed(model, groups, overlaps=bool(config["zero_optimization"].get("overlap_comm")))
@@ -306,9 +306,8 @@ def make_engine(
     return engine
 
 
-def _gathered(model: RWKV, flat: FlatBlocks | None, zero: dict[str, Any], host_bound: bool) -> dict[str, Any]:
+def _gathered(model: RWKV, flat: FlatBlocks | None, zero: dict[str, Any], at_once: bool) -> dict[str, Any]:
     """The section "zero_optimization" of a ZeRO-3 file for this model, whose blocks are gathered whole from now on."""
-    at_once = host_bound and not offloads(zero, "param")
     deepspeed.utils.set_z3_leaf_modules(model, [Blocks if at_once else Block])
     if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
         # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.

@@ -93,6 +93,7 @@ def estimate(
     offload: bool,
     live: int = 10**9,
     overlaps: bool = False,
+    at_once: bool = False,
     accumulates: bool = False,
     carried: Carried | None = None,
 ) -> MemoryEstimate:
@@ -106,6 +107,7 @@ def estimate(
         offload: whether the optimizer and the gradients are on the CPU.
         live: DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights that ZeRO-3 keeps at hand.
         overlaps: whether ZeRO-1 or 2 sends gradients while it makes others.
+        at_once: whether ZeRO-3 gathers all blocks at once, and takes their gradients when all are there.
         accumulates: whether the gradients of several micro-batches or windows are added up.
         carried: with --carry, the states.
     """
@@ -113,7 +115,8 @@ def estimate(
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else 3 * FP32 * shared
     gradients = 0 if offload else BF16 * shared
-    others = BF16 * (trained - shared) if zero_stage == 1 else 0  # come while what the forward pass kept goes
+    # These come while what the forward pass kept goes.
+    others = BF16 * (trained - shared if zero_stage == 1 else trained if at_once else 0)
     if accumulates and zero_stage < 3 and not offload:
         gradients += others + (BF16 * shared if zero_stage == 2 else 0)  # of before; ZeRO-2's are added to those of now
         others = 0

@@ -181,12 +181,15 @@ class Run:
         host_bound = graphs.host_bound(self.config, self.device, ranks_share_a_host(), self.matrix_parameters)
         recorded = host_bound and graphs.recordable(self.config, self.zero)
         overlaps = self.plan.world_size > 1 and not recorded
+        at_once = host_bound and self.zero_stage == 3 and not offloads(self.zero, "param")
         self.memory_there = available_bytes(self.device)
         model.recompute, self.memory = least_recompute(
-            self.config.train.recompute, lambda level: self._estimate_memory(level, overlaps), self.memory_there
+            self.config.train.recompute,
+            lambda level: self._estimate_memory(level, overlaps, at_once),
+            self.memory_there,
         )
         self.recompute: str = model.recompute
-        self.engine = make_engine(model, self.plan, self.device, overlaps, host_bound)
+        self.engine = make_engine(model, self.plan, self.device, overlaps, at_once)
         if recorded:
             packed = self.engine.module
             packed.graphs = graphs.Graphs(packed, accumulates=self.plan.accumulation > 1)
@@ -281,7 +284,7 @@ class Run:
             if other := take_over(self.folder, self.token):
                 self.say(f"Process {other}, which had this run before, still runs: from now on it saves no more.")
 
-    def _estimate_memory(self, recompute: str, overlaps: bool) -> MemoryEstimate:
+    def _estimate_memory(self, recompute: str, overlaps: bool, at_once: bool) -> MemoryEstimate:
         carried, rows = None, self.config.train.micro_batch_size
         if self.lanes:
             documents = rows * self.lanes.documents_a_window
@@ -298,6 +301,7 @@ class Run:
             offload=offloads(self.zero),
             live=int(self.zero.get("stage3_max_live_parameters", 1e9)),
             overlaps=overlaps and bool(self.zero.get("overlap_comm")),
+            at_once=at_once,
             accumulates=self.plan.accumulation * max(1, self.config.data.carry) > 1,
             carried=carried,
         )

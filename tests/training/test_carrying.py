@@ -177,14 +177,14 @@ from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.signals import leave
 from tests.training.test_carrying import SCALE, model
 
-folder, stage, windows, host_bound = json.loads(sys.argv[1])
+folder, stage, windows, at_once = json.loads(sys.argv[1])
 meet(collective_minutes=10)
 device = device_of_rank()
 file = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
 plan = make_plan(TrainConfig(batch_size=2, micro_batch_size=1, grad_clip=0), set(), file, "ds.json", 1, windows)
 net = model()
 config = net.config
-engine = make_engine(net, plan, device, overlaps=False, host_bound=host_bound)
+engine = make_engine(net, plan, device, overlaps=False, at_once=at_once)
 rows = [range(0, 1), range(1, 2)]
 states = LaneStates(engine, config, rows)
 lanes = Lanes(MusicDataset(folder, "train", 32), 2)
@@ -194,15 +194,15 @@ leave(0)
 """
 
 
-@pytest.mark.parametrize("stage, host_bound", [(1, False), (2, False), (3, False), (3, True)])
-def test_deepspeeds_gradient_is_the_plain_one(stage, host_bound, tmp_path):
+@pytest.mark.parametrize("stage, at_once", [(1, False), (2, False), (3, False), (3, True)])
+def test_deepspeeds_gradient_is_the_plain_one(stage, at_once, tmp_path):
     make(tmp_path, SIZES)
     net, windows = model(), 3
     lanes = Lanes(MusicDataset(tmp_path, "train", 32), 2)
     batches = [lanes.batch(window) for window in range(windows)]
     nats = LaneStates(Plain(net), net.config, [range(0, 2)]).step(Plain(net), batches, SCALE).item()
     norm = torch.stack([p.grad.norm() for p in net.parameters()]).norm().item()
-    command = [sys.executable, "-c", NORM, json.dumps([str(tmp_path), stage, windows, host_bound])]
+    command = [sys.executable, "-c", NORM, json.dumps([str(tmp_path), stage, windows, at_once])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [pytest.approx(nats, rel=1e-6), pytest.approx(norm, rel=1e-5), 1]

@@ -110,16 +110,13 @@ def test_zero3_gathers_one_tensor_a_block_where_the_others_are_small_in_all(pres
     with torch.device("meta"):
         model = RWKV(ModelConfig(**PRESETS[preset], vocab_size=20_096, channel_mix=channel_mix))
     flat = FlatBlocks(model, model.parameter_groups(0.1))
-    threshold = engine._gathered(model, flat, given, host_bound=False)["stage3_param_persistence_threshold"]
+    threshold = engine._gathered(model, flat, given, at_once=False)["stage3_param_persistence_threshold"]
     assert sum(p.numel() > threshold for p in model.blocks[1].parameters()) == gathered
 
 
-@pytest.mark.parametrize(
-    "host_bound, zero, one",
-    [(True, {}, "Blocks"), (False, {}, "Block"), (True, {"offload_param": {"device": "cpu"}}, "Block")],
-)
-def test_zero3_gathers_all_blocks_at_once_where_the_host_would_be_waited_for(host_bound, zero, one):
+@pytest.mark.parametrize("at_once, one", [(True, "Blocks"), (False, "Block")])
+def test_zero3_gathers_one_block_or_all_at_once(at_once, one):
     with torch.device("meta"):
         model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
-    engine._gathered(model, FlatBlocks(model, model.parameter_groups(0.1)), zero, host_bound)
+    engine._gathered(model, FlatBlocks(model, model.parameter_groups(0.1)), {}, at_once)
     assert {type(module).__name__ for module in deepspeed.utils.get_z3_leaf_modules(model)} == {one}

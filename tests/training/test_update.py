@@ -20,7 +20,7 @@ from rwkv_music.training.partitions import weights_from_masters
 from rwkv_music.training.rendezvous import meet
 from rwkv_music.training.signals import leave
 
-ours, stage, bad_step, bf16, host_bound, more = json.loads(sys.argv[1])
+ours, stage, bad_step, bf16, at_once, more = json.loads(sys.argv[1])
 if not ours:
     engine_module.UpdateOnDevice = lambda engine: None
 meet(collective_minutes=10)
@@ -29,7 +29,7 @@ torch.manual_seed(0)
 model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
 file = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": stage, **more}}
 plan = make_plan(TrainConfig(batch_size=4, grad_clip=0.3), set(), file, "ds.json", 1)
-engine = make_engine(model, plan, device, overlaps=False, host_bound=host_bound)
+engine = make_engine(model, plan, device, overlaps=False, at_once=at_once)
 weights_from_masters(engine)  # as every run begins
 tokens = torch.randint(20, (4, 33))
 rows = []
@@ -45,15 +45,13 @@ leave(0)
 """
 
 
-def run(
-    ours: bool, stage: int = 2, bad_step: int = -1, bf16: bool = True, host_bound: bool = False, **more: int
-) -> dict:
+def run(ours: bool, stage: int = 2, bad_step: int = -1, bf16: bool = True, at_once: bool = False, **more: int) -> dict:
     """`more`: keys of the DeepSpeed file's section "zero_optimization"."""
     command = [
         sys.executable,
         "-c",
         textwrap.dedent(PROGRAM),
-        json.dumps([ours, stage, bad_step, bf16, host_bound, more]),
+        json.dumps([ours, stage, bad_step, bf16, at_once, more]),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -61,7 +59,7 @@ def run(
 
 
 @pytest.mark.parametrize(
-    "stage, more", [(1, {}), (2, {}), (3, {}), (3, {"host_bound": True}), (3, {"sub_group_size": 20_000})]
+    "stage, more", [(1, {}), (2, {}), (3, {}), (3, {"at_once": True}), (3, {"sub_group_size": 20_000})]
 )
 def test_equal_to_deepspeeds_own(stage, more):
     # Without bf16, whose rounding makes of the last bit of a norm another course within a few steps.
