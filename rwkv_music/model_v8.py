@@ -233,7 +233,7 @@ class Blocks(nn.ModuleList):
         packing: Packing | Documents | None,
         recompute: str,
     ) -> tuple[Tensor, State | None]:
-        """What a `Block` does, of all; `recompute` as in `RWKV`."""
+        """All layers on x, as in `Block`; the new state if there was one. `recompute` as in `RWKV`."""
         v_first, carried = None, []
         for layer, block in enumerate(self):
             before = None if state is None else (state.att_shift[layer], state.wkv[layer], state.ffn_shift[layer])
@@ -244,8 +244,9 @@ class Blocks(nn.ModuleList):
                 x, v_first, after = block(*inputs, recompute_ffn=True)
             else:
                 x, v_first, after = recomputed(block, *inputs)
-            carried.append(after)
-        return x, None if state is None else State(*(torch.stack(parts) for parts in zip(*carried, strict=True)))
+            if state is not None:
+                carried.append(after)  # else a view of all tokens' values, which would be kept
+        return x, State(*(torch.stack(parts) for parts in zip(*carried, strict=True))) if carried else None
 
 
 class RWKV(nn.Module):

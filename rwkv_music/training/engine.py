@@ -44,6 +44,8 @@ SHARED_KEYS = {
 
 # Elements of the whole model that ZeRO-3 may leave on every rank unless its file says how large they may be: 128 MiB.
 SMALL_IN_ALL = 2**26
+# Elements of the largest model whose blocks ZeRO-3 may gather at once: 1 GiB of weights, and as much of gradients.
+AT_ONCE = 2**29
 
 
 def device_of_rank() -> torch.device:
@@ -260,7 +262,7 @@ def make_engine(
     Args:
         overlaps: whether gradients come while others can be on their way to other ranks. If not, `overlap_comm` is
             turned off under ZeRO-1 and 2: it would take a second bucket, and a wait after every backward pass.
-        at_once: whether ZeRO-3 is to gather all blocks at once, which is less work for the host than one by one.
+        at_once: whether ZeRO-3 is to gather all blocks at once (see `may_gather_at_once`).
 
     Under ZeRO-1 and 2 its module is a `Packed` that has taken the model's parameters over; under ZeRO-3 it is the
     model, with the `FlatBlocks` that `allocate` gave it. Its layers are gathered one whole block at a time or all at
@@ -306,11 +308,25 @@ def make_engine(
     return engine
 
 
+def may_gather_at_once(zero: dict[str, Any], parameters: int) -> bool:
+    """Whether ZeRO-3 may have the weights of all blocks at hand, and their gradients until the last is there.
+
+    That takes more memory than block by block, but DeepSpeed's work of a block is the host's, and is done once.
+
+    Args:
+        zero: the DeepSpeed file's section "zero_optimization".
+        parameters: of the whole model.
+    """
+    sparing = offloads(zero) or offloads(zero, "param") or any(zero.get(name) for name in QUANTISED)
+    most = min(AT_ONCE, int(zero.get("stage3_max_live_parameters", AT_ONCE)))
+    return zero["stage"] == 3 and not sparing and parameters <= most
+
+
 def _gathered(model: RWKV, flat: FlatBlocks | None, zero: dict[str, Any], at_once: bool) -> dict[str, Any]:
     """The section "zero_optimization" of a ZeRO-3 file for this model, whose blocks are gathered whole from now on."""
     deepspeed.utils.set_z3_leaf_modules(model, [Blocks if at_once else Block])
     if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
-        # DeepSpeed takes a block's gradients when that of its input is made: the first one's must have one.
+        # DeepSpeed takes the gradients of what it gathers when that of its input is made: the first must have one.
         model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     key = "stage3_param_persistence_threshold"  # elements, up to which a tensor stays on every rank
     given = zero.get(key, "auto")

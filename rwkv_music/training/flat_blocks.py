@@ -105,7 +105,7 @@ class FlatBlocks:
 
     def _forward(self, block: Block, forward: Callable, *args: Any, **kwargs: Any) -> Any:
         # Within the call, so that in the backward pass the flat gradients come before that of the block's input, with
-        # which ZeRO-3 is done with the block.
+        # which ZeRO-3 is done with the block, or of the first one's with all of them.
         with self.viewed(block), self._kept_as_places(block):
             return forward(*args, **kwargs)
 

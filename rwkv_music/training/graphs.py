@@ -8,7 +8,8 @@ Notable choices:
 - Forward and backward are two graphs, and one step of autograd: to DeepSpeed it is a loss like any other.
 - Only where all ranks are of one machine: the gradients come all at once, so that their way to other ranks is waited
   for. Between the GPUs of a host that takes a thirtieth of such a step; over a network it is better overlapped.
-- Only where launching takes about as long as computing: a recording's memory is its own.
+- Only where launching takes about as long as computing: a recording's memory is its own. Where that is so ZeRO-3, whose
+  weights lie elsewhere in each step, is spared host time in another way (`engine.may_gather_at_once`).
 
 Source: torch.cuda.make_graphed_callables, which knows no arguments that are not tensors.
 """

@@ -26,6 +26,8 @@ ENVIRONMENT = {
     "WORLD_SIZE": "1",
     # torch's compiler puts it there when DeepSpeed first names a function for it, which every engine does.
     "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"),
+    # DeepSpeed sets and removes it when it loads a kernel, unless it is there; empty means the same as none.
+    "TORCH_CUDA_ARCH_LIST": "",
     # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, so that a record
     # of the collectives can be written: a minute by torch's default. A process group reads it when it is made.
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "2000",

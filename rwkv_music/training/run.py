@@ -36,6 +36,7 @@ from rwkv_music.training.engine import (
     divided,
     make_engine,
     make_plan,
+    may_gather_at_once,
     offloads,
     rank,
     read_deepspeed_file,
@@ -73,6 +74,10 @@ class Run:
         folder: the run folder.
         train_data, lanes, validation, held_out: what is read; all but the first may be None.
         progress: how far it has got.
+        resumed_from, passed_over: a checkpoint, and the damaged newer ones; initial, base: else weights to begin with.
+        device, first, store: this rank's; whether it is rank 0; where the ranks met.
+        parameters, trained: elements of the model, and those of them that are not frozen.
+        memory, memory_there, recompute: what a step takes by estimate, of how much, and what is computed again for it.
         engine, lane_states, saver: the model on this rank, the states that are carried, what writes checkpoints.
 
     Raises:
@@ -87,10 +92,11 @@ class Run:
         self._verify_the_start()
         self._make_engine(self._make_model())
         self._fill_engine()
+        unread = self._unread_tensors()
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         if self.first:
             self._make_folder()
-        self.saver = Saver(self.engine, self.config, self.token, self.lane_states, self._unread_tensors())
+        self.saver = Saver(self.engine, self.config, self.token, self.lane_states, unread)
 
     def _bring_together(self, config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> None:
         """The command line, the DeepSpeed file and the data."""
@@ -141,6 +147,7 @@ class Run:
             RunConfig.load(self.folder / "config.json")  # a folder of something else is not written into
 
     def _meet(self) -> None:
+        """The ranks, of which each has found no fault so far."""
         hang_minutes = self.config.train.hang_minutes
         # Longer than the watchdog's patience, so that it is the one who speaks.
         self.store = meet(collective_minutes=hang_minutes + 5 if hang_minutes else 7 * 24 * 60)
@@ -151,6 +158,7 @@ class Run:
         self._check_all_see_alike()
 
     def _verify_the_start(self) -> None:
+        """What it starts from, of which the ranks share the work of reading."""
         if self.resumed_from is not None:
             self.resumed_from = self._whole(self.resumed_from)
             saved = check_resumable(self.resumed_from, self.config)
@@ -178,10 +186,11 @@ class Run:
         return model
 
     def _make_engine(self, model: RWKV) -> None:
+        """DeepSpeed's engine over the model, with the ways of a step that pay for it here."""
         host_bound = graphs.host_bound(self.config, self.device, ranks_share_a_host(), self.matrix_parameters)
         recorded = host_bound and graphs.recordable(self.config, self.zero)
         overlaps = self.plan.world_size > 1 and not recorded
-        at_once = host_bound and self.zero_stage == 3 and not offloads(self.zero, "param")
+        at_once = host_bound and may_gather_at_once(self.zero, self.parameters)
         self.memory_there = available_bytes(self.device)
         model.recompute, self.memory = least_recompute(
             self.config.train.recompute,
@@ -209,6 +218,7 @@ class Run:
 
     @property
     def zero_stage(self) -> int:
+        """1, 2 or 3."""
         return self.zero["stage"]
 
     @property
@@ -224,6 +234,7 @@ class Run:
         return [range(ends[i], ends[i + 1]) for i in range(rank(), shares, self.plan.world_size)]
 
     def say(self, text: str) -> None:
+        """To the user, once for all ranks."""
         if self.first:
             tqdm.write(text, file=sys.stdout)
 

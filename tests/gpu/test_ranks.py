@@ -124,12 +124,20 @@ def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
         assert furthest(replayed[:20], launched[:20]) < 5e-3, name
 
 
-@pytest.mark.parametrize(
-    "stage, more_of_file", [(1, {}), (2, {}), (2, {"reduce_scatter": True}), (3, {}), (3, NOTHING_STAYS)]
-)
-def test_what_is_sent_beside_the_computation_is_the_same_bits(stage, more_of_file, data, tmp_path):  # noqa: F811
+MANY_FLAT = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, packing.LARGE_ENOUGH = 0, 2**22")
+SENT = {
+    "1": (1, {}, MANY_FLAT),
+    "2": (2, {}, MANY_FLAT),
+    "2_scattered": (2, {"reduce_scatter": True}, MANY_FLAT),
+    "3_by_block": (3, {}, MANY_FLAT),
+    "3_nothing_stays": (3, NOTHING_STAYS, MANY_FLAT),
+    "3_at_once": (3, NOTHING_STAYS, COUNTED),
+}
+
+
+@pytest.mark.parametrize("stage, more_of_file, program", SENT.values(), ids=SENT)
+def test_what_is_sent_beside_the_computation_is_the_same_bits(stage, more_of_file, program, data, tmp_path):  # noqa: F811
     """Of a model with many flat parameters larger than DeepSpeed's bucket, whose memory is used again at once."""
-    many_flat = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, packing.LARGE_ENOUGH = 0, 2**22")
     seen = []
     for overlap in (False, True):
         file = json.loads((PROJECT / "ds_configs" / f"zero{stage}.json").read_text())
@@ -137,7 +145,7 @@ def test_what_is_sent_beside_the_computation_is_the_same_bits(stage, more_of_fil
         (tmp_path / f"{overlap}.json").write_text(json.dumps(file))
         more = ["--preset", "0.1b", "--steps", 20, "--deepspeed_config", tmp_path / f"{overlap}.json"]
         run = tmp_path / str(overlap)
-        seen.append((losses(data, run, *more, program=("-c", many_flat)), curve(run, "train/grad_norm")))
+        seen.append((losses(data, run, *more, program=("-c", program)), curve(run, "train/grad_norm")))
     assert seen[0] == seen[1] and len(seen[0][1]) == 20
 
 

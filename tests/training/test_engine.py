@@ -120,3 +120,19 @@ def test_zero3_gathers_one_block_or_all_at_once(at_once, one):
         model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
     engine._gathered(model, FlatBlocks(model, model.parameter_groups(0.1)), {}, at_once)
     assert {type(module).__name__ for module in deepspeed.utils.get_z3_leaf_modules(model)} == {one}
+
+
+@pytest.mark.parametrize(
+    "zero, parameters, may",
+    [
+        ({"stage": 3}, 121_238_784, True),
+        ({"stage": 3}, 1_344_428_032, False),
+        ({"stage": 2}, 121_238_784, False),
+        ({"stage": 3, "stage3_max_live_parameters": 1e8}, 121_238_784, False),
+        ({"stage": 3, "offload_optimizer": {"device": "cpu"}}, 121_238_784, False),
+        ({"stage": 3, "offload_param": {"device": "cpu"}}, 121_238_784, False),
+        ({"stage": 3, "zero_quantized_weights": True}, 121_238_784, False),
+    ],
+)
+def test_only_a_small_model_whose_memory_is_not_spared_is_gathered_at_once(zero, parameters, may):
+    assert engine.may_gather_at_once(zero, parameters) is may

@@ -10,6 +10,7 @@ import torch
 
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.model_v8 import State
+from rwkv_music.training.engine import may_gather_at_once
 from rwkv_music.training.memory import ROOM, Carried, MemoryEstimate, activation_values, estimate, least_recompute
 from tests.training.conftest import PROJECT, environment
 
@@ -41,6 +42,7 @@ def test_within_a_tenth_of_the_measured_peak(name):
         recompute=row["recompute"],
         bucket=int(file["reduce_bucket_size"]),
         offload=False,
+        at_once=may_gather_at_once(file, row["parameters"]),  # such a small model is host-bound in all of these rows
     )
     assert told.peak / 2**30 == pytest.approx(row["peak_gib"], rel=0.1)
     assert told.peak / 2**30 > ROOM * row["peak_gib"]  # what is said to fit does

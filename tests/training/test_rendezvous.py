@@ -78,16 +78,24 @@ def test_nccls_watchdog_is_told_to_be_quick_before_it_is_made(monkeypatch):
     assert found[1:] == ["15000"]
 
 
-# train.py, which says at its end what it has put into the environment since its ranks met.
+# train.py, which says at its end what was put into the environment since its ranks met, for however short a time.
 ADDED = """
 import os, sys
 from torch import distributed as dist
 from rwkv_music.training import signals
 import train
-join, there = dist.init_process_group, set()
-dist.init_process_group = lambda *own, **named: [there.update(os.environ), join(*own, **named)]
+join, put, added = dist.init_process_group, os.putenv, ["the ranks have not met"]
+def watched(name, value):
+    if os.fsdecode(name) not in os.environ:
+        added.append(os.fsdecode(name))
+    put(name, value)
+def joined(*own, **named):
+    added.clear()
+    os.putenv = watched
+    return join(*own, **named)
+dist.init_process_group = joined
 status = train.main(sys.argv[1:])
-print("added", sorted(set(os.environ) - there) if there else "unknown")
+print("added", added)
 signals.leave(status)
 """
 
