@@ -130,12 +130,17 @@ Completing pieces, `0.1b` draws {one:,.0f} tokens a second for one and {many:,.0
 
 def scaling() -> str:
     """What several GPUs make of it."""
-    made, [large] = results("scaling"), results("scaling_7b")["rows"]
-    rows = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in made["rows"]}
+    made, zero3, seven = results("scaling"), results("scaling_zero3"), results("scaling_7b")
+    [large] = seven["rows"]
+    rows = {
+        (row["preset"], row["file"], row["scaling"], row["gpus"]): row
+        for row in [*(row for row in made["rows"] if row["file"] != "zero3"), *zero3["rows"]]
+    }
     counts = sorted({row["gpus"] for row in made["rows"]} - {1})
     files = sorted({row["file"] for row in made["rows"]})
     columns = [(scaling, gpus) for scaling in ("weak", "strong") for gpus in counts]
     heads = [f"{'same batch a GPU' if scaling == 'weak' else 'same batch in all'}, {gpus}" for scaling, gpus in columns]
+    cards = [one["machine"]["gpu"].removeprefix("NVIDIA ").split()[0] for one in (made, zero3, seven)]
     lines = []
     for preset in ("0.1b", "1.5b"):
         for file in files:
@@ -144,24 +149,32 @@ def scaling() -> str:
                 for column in columns
             ]
             held = [rows[preset, file, "weak", gpus]["optimizer_bytes"] / 1e9 for gpus in (1, *counts)]
-            lines.append(f"| {preset} | {file} | {' | '.join(times)} | {', '.join(f'{x:.1f}' for x in held)} |")
+            one = f"{rows[preset, file, 'weak', 1]['tokens_per_second']:,.0f}"
+            label = f"{file}, {cards[1]}s" if file == "zero3" else file
+            lines.append(
+                f"| {preset} | {label} | {one} | {' | '.join(times)} | {', '.join(f'{x:.1f}' for x in held)} |"
+            )
     whole = rows["7b", "zero2", "weak", counts[-1]]
     said = [
         f"{row['tokens_per_second']:,.0f} tokens a second with `--recompute {row['recompute']}` ({row['mfu']:.0%} MFU, "
         f"{row['peak_gib']:.0f} GiB a GPU)"
         for row in (whole, large)
     ]
-    return f"""{counts[-1]} {made["machine"]["gpu"]} of one host, and fewer, make so many times the tokens of one
-under the same file ([scaling.json](benchmarks/results/scaling.json)):
+    return f"""{counts[-1]} {cards[0]}s of one host, and fewer, make so many times the tokens a second of one under
+the same file ([scaling.json](benchmarks/results/scaling.json), at commit {made["machine"]["commit"]}; ZeRO-3 as it is
+since {zero3["machine"]["commit"]}, on {cards[1]}s: [scaling_zero3.json](benchmarks/results/scaling_zero3.json)):
 
-| | | {" | ".join(heads)} | optimizer GB a GPU: {", ".join(map(str, (1, *counts)))} |
-|{"---|" * (len(columns) + 3)}
+| | | one GPU | {" | ".join(heads)} | optimizer GB a GPU: {", ".join(map(str, (1, *counts)))} |
+|{"---|" * (len(columns) + 4)}
 {chr(10).join(lines)}
 
 ![Speed, communication and memory over the number of GPUs](benchmarks/results/scaling.png)
 
-A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) on {counts[-1]} of them makes {said[0]},
-{said[1]}
+Under ZeRO-3 `0.1b` is bound by the host, whose ranks are not equally fast: what one rank's GPU waits for others there
+is no time on the wire.
+
+A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) makes {said[0]} on {counts[-1]} {cards[0]}s,
+{said[1]} on {cards[2]}s
 ([scaling_7b.json](benchmarks/results/scaling_7b.json))."""
 
 
