@@ -305,7 +305,20 @@ def make_engine(
         engine.update_on_device = UpdateOnDevice(engine)
         if device.type == "cuda" and config["zero_optimization"].get("overlap_comm", zero["stage"] == 3):
             reduce_beside(engine.optimizer)
+    if at_once:
+        _let_host_run_ahead(engine)
     return engine
+
+
+def _let_host_run_ahead(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Of blocks that are gathered at once: by two gatherings, as of single ones, and not by two of their tensors.
+
+    DeepSpeed waits for a gathered tensor when two more have been asked for. Of a gathering that brings many, the host
+    would wait for it before the forward pass, and with it for all that the GPU and the other ranks have yet to do.
+    """
+    gathered = sum(not parameter.ds_persist for parameter in engine.module.blocks.parameters())
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events *= max(1, gathered)
 
 
 def may_gather_at_once(zero: dict[str, Any], parameters: int) -> bool:

@@ -6,7 +6,10 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
+from rwkv_music.config import ModelConfig
+from rwkv_music.model_v8 import RWKV
 from tests.training.conftest import PROJECT
 
 # Runs in a process of its own: it has a process group.
@@ -34,13 +37,18 @@ weights_from_masters(engine)  # as every run begins
 tokens = torch.randint(20, (4, 33))
 rows = []
 for step in range(6):
-    before = [p.clone() for p in engine.module.parameters()]  # all, also under ZeRO-3: so small ones are on every rank
+    before = [p.detach().clone() for p in engine.module.parameters()]  # under ZeRO-3 of those that are on every rank
     loss = engine(tokens[:, :-1], targets=tokens[:, 1:])
     engine.backward(loss * (float("nan") if step == bad_step else 1.0))
     engine.step()
     changed = any(not torch.equal(a, b) for a, b in zip(before, engine.module.parameters()))
     rows.append([loss.item(), float(engine.get_global_grad_norm()), changed])
-print(json.dumps({"rows": rows, "skipped": int(engine.update_on_device.skipped) if ours else None}))
+ahead = None
+if stage == 3:
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    ahead = coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events
+skipped = int(engine.update_on_device.skipped) if ours else None
+print(json.dumps({"rows": rows, "skipped": skipped, "tensors_ahead": ahead}))
 leave(0)
 """
 
@@ -77,3 +85,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing(stage):
     assert [changed for _, _, changed in made["rows"]] == [True, True, False, True, True, True]
     assert made["skipped"] == 1
     assert made["rows"][3][0] == made["rows"][2][0]  # the loss is that of the same weights
+
+
+@pytest.mark.parametrize("at_once", (False, True))
+def test_the_host_may_be_two_gatherings_ahead(at_once):
+    """Of all blocks' tensors, where they are gathered at once; DeepSpeed's own limit is two tensors."""
+    with torch.device("meta"):
+        tensors = len(list(RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20)).blocks.parameters()))
+    made = run(True, 3, at_once=at_once, stage3_param_persistence_threshold=0)
+    assert made["tensors_ahead"] == (2 * tensors if at_once else 2)
