@@ -154,6 +154,7 @@ def scaling() -> str:
             lines.append(
                 f"| {preset} | {label} | {one} | {' | '.join(times)} | {', '.join(f'{x:.1f}' for x in held)} |"
             )
+    waiting, alone = (rows["0.1b", "zero3", "weak", gpus] for gpus in (counts[-1], 1))
     whole = rows["7b", "zero2", "weak", counts[-1]]
     said = [
         f"{row['tokens_per_second']:,.0f} tokens a second with `--recompute {row['recompute']}` ({row['mfu']:.0%} MFU, "
@@ -168,10 +169,12 @@ since {zero3["machine"]["commit"]}, on {cards[1]}s: [scaling_zero3.json](benchma
 |{"---|" * (len(columns) + 4)}
 {chr(10).join(lines)}
 
+Under ZeRO-3 `0.1b` waits for the host: on {counts[-1]} GPUs no kernel runs in {waiting["gaps_ms"]:.0f} ms of a step
+under the profiler, and in {alone["gaps_ms"]:.0f} ms on one.
+
 ![Speed, communication and memory over the number of GPUs](benchmarks/results/scaling.png)
 
-Under ZeRO-3 `0.1b` is bound by the host, whose ranks are not equally fast: what one rank's GPU waits for others there
-is no time on the wire.
+(All of scaling.json, with ZeRO-3 as it was before.)
 
 A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) makes {said[0]} on {counts[-1]} {cards[0]}s,
 {said[1]} on {cards[2]}s

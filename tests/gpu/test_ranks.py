@@ -26,7 +26,7 @@ SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10
 # train.py, which says at its end how many steps it has replayed.
 COUNTED = """
 import sys, train
-from rwkv_music.training import graphs, packing, run, signals
+from rwkv_music.training import engine, graphs, packing, run, signals
 counted, loss = [], graphs.Graphs.loss
 graphs.Graphs.loss = lambda *batch: counted.append(1) or loss(*batch)
 status = train.main(sys.argv[1:])
@@ -124,6 +124,14 @@ def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
         assert furthest(replayed[:20], launched[:20]) < 5e-3, name
 
 
+# It fails unless ZeRO-3 gathers all blocks at once.
+AT_ONCE = """
+gathered = engine._gathered
+def at_once(model, flat, zero, at_once):
+    assert at_once
+    return gathered(model, flat, zero, at_once)
+engine._gathered = at_once
+"""
 MANY_FLAT = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, packing.LARGE_ENOUGH = 0, 2**22")
 SENT = {
     "1": (1, {}, MANY_FLAT),
@@ -131,7 +139,7 @@ SENT = {
     "2_scattered": (2, {"reduce_scatter": True}, MANY_FLAT),
     "3_by_block": (3, {}, MANY_FLAT),
     "3_nothing_stays": (3, NOTHING_STAYS, MANY_FLAT),
-    "3_at_once": (3, NOTHING_STAYS, COUNTED),
+    "3_at_once": (3, NOTHING_STAYS, COUNTED.replace("counted, loss", f"{AT_ONCE}counted, loss", 1)),
 }
 
 

@@ -80,11 +80,16 @@ def test_a_run_goes_on_elsewhere_from_a_checkpoint_that_is_named(one_process, tm
     assert (config.train.batch_size, config.train.micro_batch_size, step) == (4, 2, 22)
 
 
-# train.py as on GPUs that wait for the host, under ZeRO-3.
+# train.py as on GPUs that wait for the host, under ZeRO-3; it fails unless all blocks are gathered at once.
 HOST_BOUND = """
 import sys, train
-from rwkv_music.training import graphs, signals
+from rwkv_music.training import engine, graphs, signals
 graphs.host_bound = lambda *_: True
+gathered = engine._gathered
+def at_once(model, flat, zero, at_once):
+    assert at_once
+    return gathered(model, flat, zero, at_once)
+engine._gathered = at_once
 signals.leave(train.main(sys.argv[1:]))
 """
 
