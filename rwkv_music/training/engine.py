@@ -13,7 +13,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from deepspeed import comm as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime.zero import partition_parameters
 
 from rwkv_music import extension_locks
 from rwkv_music.config import TrainConfig
@@ -305,20 +306,45 @@ def make_engine(
         engine.update_on_device = UpdateOnDevice(engine)
         if device.type == "cuda" and config["zero_optimization"].get("overlap_comm", zero["stage"] == 3):
             reduce_beside(engine.optimizer)
-    if at_once:
-        _let_host_run_ahead(engine)
+    if zero["stage"] == 3:
+        _let_host_run_ahead(engine, at_once, moves=dist.get_world_size() > 1 or offloads(zero, "param"))
     return engine
 
 
-def _let_host_run_ahead(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Of blocks that are gathered at once: by two gatherings, as of single ones, and not by two of their tensors.
+def _let_host_run_ahead(engine: deepspeed.DeepSpeedEngine, at_once: bool, moves: bool) -> None:
+    """Of what ZeRO-3 gathers.
 
-    DeepSpeed waits for a gathered tensor when two more have been asked for. Of a gathering that brings many, the host
-    would wait for it before the forward pass, and with it for all that the GPU and the other ranks have yet to do.
+    A single rank has all at hand and gathers nothing, and yet DeepSpeed's host waits for the GPU to have done all that
+    it was asked to. Else it waits for a gathered tensor when two more have been asked for: of a gathering of all blocks
+    that is before the forward pass, so that the host would wait for what the GPU and the other ranks have yet to do. It
+    may be two such gatherings ahead instead.
+
+    Args:
+        moves: whether weights have to come from elsewhere.
     """
+    if not moves:
+        partition_parameters._no_gather_coalesced = _at_hand
+    if not at_once:
+        return
     gathered = sum(not parameter.ds_persist for parameter in engine.module.blocks.parameters())
     coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
     coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events *= max(1, gathered)
+
+
+_no_gather_coalesced = partition_parameters._no_gather_coalesced
+
+
+def _at_hand(parameters: Iterable[torch.nn.Parameter]) -> Any:
+    """DeepSpeed's handle of parameters that are here already, for which no one waits."""
+    parameters = list(parameters)
+    handle = _no_gather_coalesced(parameters)
+
+    def wait(**_: object) -> None:
+        while parameters:
+            parameters.pop().ds_status = partition_parameters.ZeroParamStatus.AVAILABLE
+
+    handle.wait = wait
+    return handle
 
 
 def may_gather_at_once(zero: dict[str, Any], parameters: int) -> bool:

@@ -45,6 +45,7 @@ class FlatBlocks:
         group_of = {parameter: number for number, group in enumerate(groups) for parameter in group["params"]}
         self._model = model
         self._viewed: Block | None = None
+        self._instead: dict[Block, list[Tensor]] = {}
         self._members: dict[Block, list[list[tuple[nn.Module, str]]]] = {}
         self._shapes: dict[Block, list[list[Tensor]]] = {}  # without content, which is how torch wants them
         self.layout: Layout = {}
@@ -81,11 +82,20 @@ class FlatBlocks:
             {**group, "params": [self._model.get_parameter(name) for name in group["params"]]} for group in self._groups
         ]
 
+    def read_from(self, tensors: Sequence[Tensor] | None) -> None:
+        """From now on the weights are views of these, one for each of the blocks' parameters; None: of the parameters.
+
+        They stay as they are until a backward pass through them has ended, which those need not.
+        """
+        rest = iter(tensors or ())
+        self._instead = {block: [next(rest) for _ in _flat(block)] for block in self._members} if tensors else {}
+
     @contextmanager
     def viewed(self, block: Block) -> Iterator[None]:
-        """In it `block` has its weights: views of its flat parameters as they are now."""
+        """In it `block` has its weights: views of its flat parameters as they are now, or of what is read instead."""
         self._viewed = block
-        self._set(block, [Views.apply(*one) for one in zip(_flat(block), self._shapes[block], strict=True)])
+        flat = self._instead.get(block) or _flat(block)
+        self._set(block, [Views.apply(*one) for one in zip(flat, self._shapes[block], strict=True)])
         try:
             yield
         finally:
@@ -111,7 +121,8 @@ class FlatBlocks:
 
     def _kept_as_places(self, block: Block) -> AbstractContextManager:
         """In it autograd keeps weights as where they lie in the flat ones, and takes them from there again."""
-        if not torch.is_grad_enabled() or self._model.recompute == "block":  # which keeps none at all
+        # With recomputed blocks it keeps none at all.
+        if self._instead or not torch.is_grad_enabled() or self._model.recompute == "block":
             return nullcontext()
         flat = _flat(block)
         spans = [(p.data_ptr(), p.data_ptr() + p.numel() * p.element_size()) for p in flat]

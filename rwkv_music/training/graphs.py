@@ -5,24 +5,33 @@ to run them. A graph is launched as one. What it works on stays where it was whe
 there first; and its documents are filled up with empty ones to a power of two, so that few recordings serve all.
 
 Notable choices:
-- Forward and backward are two graphs, and one step of autograd: to DeepSpeed it is a loss like any other.
+- Forward and backward are two graphs, and one step of autograd: to DeepSpeed it is a computation like any other.
+- Under ZeRO-1 and 2 it is the whole loss. Under ZeRO-3 it is the layers, which DeepSpeed gathers as one and takes the
+  gradients of as one (`engine.may_gather_at_once`). Gathered weights lie elsewhere in each step: they are copied too.
 - Only where all ranks are of one machine: the gradients come all at once, so that their way to other ranks is waited
   for. Between the GPUs of a host that takes a thirtieth of such a step; over a network it is better overlapped.
-- Only where launching takes about as long as computing: a recording's memory is its own. Where that is so ZeRO-3, whose
-  weights lie elsewhere in each step, is spared host time in another way (`engine.may_gather_at_once`).
+- Only where launching takes about as long as computing: a recording's memory is its own.
 
 Source: torch.cuda.make_graphed_callables, which knows no arguments that are not tensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rwkv_music.config import RunConfig
+from rwkv_music.fused import EmbedOrder
+from rwkv_music.half_blocks import Documents
+from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.training.engine import offloads
 from rwkv_music.training.packing import Packed
+
+if TYPE_CHECKING:
+    import deepspeed
 
 # Below so many floating-point operations a layer and micro-batch the host's part is worth removing: launching a layer
 # forward and backward takes about 3 ms, in which an H200 does a third of these.
@@ -41,13 +50,14 @@ def host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_p
     return device.type == "cuda" and one_host and small
 
 
-def recordable(config: RunConfig, zero: dict) -> bool:
+def recordable(config: RunConfig, zero: dict, at_once: bool) -> bool:
     """Whether the steps of a run that is `host_bound` can be recorded.
 
     Args:
         zero: the DeepSpeed file's section "zero_optimization".
+        at_once: whether ZeRO-3 gathers all blocks at once. They have `FlatBlocks` then, unless some of it is frozen.
     """
-    if zero["stage"] == 3 or offloads(zero):
+    if offloads(zero) or (zero["stage"] == 3 and not (at_once and config.train.tune == "all")):
         return False
     return config.data.task == "pretrain" and not config.data.carry  # rows of completions are of ever new lengths
 
@@ -56,96 +66,167 @@ def recordable(config: RunConfig, zero: dict) -> bool:
 class Recording:
     """Two graphs, and the places that they read from and write to."""
 
-    input_ids: Tensor
-    targets: Tensor
-    cu_seqlens: Tensor
-    loss: Tensor
-    grad_loss: Tensor
-    grads: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    out: Tensor
+    grad_out: Tensor
+    grads: tuple[Tensor, ...]  # of the inputs that have one, then of the parameters
     forward: torch.cuda.CUDAGraph
     backward: torch.cuda.CUDAGraph
 
 
 class Graphs:
-    """The summed loss of batches of rows, by recordings of `packed`, one for each shape that comes.
+    """Recordings of one computation, one for each shape of its inputs that comes."""
 
-    Args:
-        accumulates: whether the gradients of several micro-batches are added up, so that each has to be kept.
-    """
+    def __init__(self, parameters: Sequence[Tensor], accumulates: bool = False) -> None:
+        """Of a computation of `parameters`; `accumulates` if their gradients are added up and each has to be kept."""
+        self._parameters, self._accumulates = tuple(parameters), accumulates
+        self._recordings: dict[tuple, Recording] = {}
+        self._pool = torch.cuda.graph_pool_handle()  # of all: one is replayed at a time
+
+    def compute(self, weights: Sequence[Tensor], max_length: int, *inputs: Tensor) -> Tensor:
+        """What is recorded, of `weights` in the place of the parameters."""
+        raise NotImplementedError
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """Where a recording reads the parameters, which are there now."""
+        return self._parameters
+
+    def replay(self, max_length: int, *inputs: Tensor) -> Tensor:
+        """`compute` of the inputs. The parameters have a gradient, and so have the inputs that are no integers."""
+        key = (max_length, *(x.shape for x in inputs))
+        if key not in self._recordings:
+            self._recordings[key] = self._record(max_length, inputs)
+        return _Replay.apply(self._recordings[key], self._accumulates, *inputs, *self._parameters)
+
+    def _record(self, max_length: int, inputs: tuple[Tensor, ...]) -> Recording:
+        static = tuple(x.detach().clone() for x in inputs)
+        weights = self.weights()
+
+        def out_and_leaves() -> tuple[Tensor, list[Tensor]]:
+            # Leaves of its own: autograd would wait for the stream on which DeepSpeed hooked the parameters themselves.
+            own = [x.detach().requires_grad_(x.is_floating_point()) for x in static]
+            leaves = [weight.detach().requires_grad_() for weight in weights]
+            out = self.compute(leaves, max_length, *own)
+            return out, [x for x in own if x.requires_grad] + leaves
+
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UP):
+                out, leaves = out_and_leaves()
+                torch.autograd.grad(out, leaves, torch.ones_like(out))
+        grad_out = torch.ones_like(out)
+        torch.cuda.current_stream().wait_stream(beside)
+        del out, leaves
+        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        # Other threads may go on allocating, such as the one that reads the next rows.
+        with torch.cuda.graph(forward, pool=self._pool, capture_error_mode="thread_local"):
+            out, leaves = out_and_leaves()
+        with torch.cuda.graph(backward, pool=self._pool, capture_error_mode="thread_local"):
+            grads = torch.autograd.grad(out, leaves, grad_out)
+        return Recording(static, out.detach(), grad_out, grads, forward, backward)
+
+
+class LossGraphs(Graphs):
+    """The summed loss of batches of rows by `packed`."""
 
     def __init__(self, packed: Packed, accumulates: bool) -> None:
-        self._packed, self._accumulates = packed, accumulates
-        self._parameters = tuple(packed.flat)
-        self._recordings: dict[tuple[int, ...], Recording] = {}
-        self._pool = torch.cuda.graph_pool_handle()  # of all: one is replayed at a time
+        super().__init__(packed.flat, accumulates)
+        self._packed = packed
 
     def loss(self, input_ids: Tensor, targets: Tensor, cu_seqlens: Tensor) -> Tensor:
         """The sum of the nats of `targets` [B, T] that are not -100, float32, for documents that no row's end cuts.
 
         `cu_seqlens` int32 [D+1] has the rows' edges among its own.
         """
-        slots = 1 << (cu_seqlens.numel() - 2).bit_length()  # a power of two, D or more
-        key = (*input_ids.shape, slots)
-        if key not in self._recordings:
-            self._recordings[key] = self._record(input_ids, targets, _filled_up(cu_seqlens, slots, input_ids.numel()))
-        recording = self._recordings[key]
-        recording.input_ids.copy_(input_ids)
-        recording.targets.copy_(targets)
-        recording.cu_seqlens.fill_(input_ids.numel())
-        recording.cu_seqlens[: cu_seqlens.numel()].copy_(cu_seqlens)
-        return _Replay.apply(recording, self._accumulates, *self._parameters)
+        return self.replay(input_ids.shape[1], input_ids, targets, _filled_up(cu_seqlens, input_ids.numel()))
 
-    def _record(self, input_ids: Tensor, targets: Tensor, cu_seqlens: Tensor) -> Recording:
-        static = [x.clone() for x in (input_ids, targets, cu_seqlens)]
-        everywhere = torch.arange(targets.numel(), device=targets.device)
-        grad_loss = torch.ones((), device=targets.device)
-
-        def loss_and_leaves() -> tuple[Tensor, list[Tensor]]:
-            # Leaves of its own: autograd would wait for the stream on which DeepSpeed hooked the parameters themselves.
-            leaves = [parameter.detach().requires_grad_() for parameter in self._parameters]
-            nats = self._packed.unpacked(leaves)(
-                static[0],
-                targets=static[1],
-                cu_seqlens=static[2],
-                positions=everywhere,  # all of them: those that do not count are found by the loss's kernel
-                max_length=input_ids.shape[1],
-                reduction="sum",
-            )
-            return nats, leaves
-
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(WARM_UP):
-                torch.autograd.grad(*loss_and_leaves(), grad_loss)
-        torch.cuda.current_stream().wait_stream(beside)
-        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # Other threads may go on allocating, such as the one that reads the next rows.
-        with torch.cuda.graph(forward, pool=self._pool, capture_error_mode="thread_local"):
-            nats, leaves = loss_and_leaves()
-        with torch.cuda.graph(backward, pool=self._pool, capture_error_mode="thread_local"):
-            grads = torch.autograd.grad(nats, leaves, grad_loss)
-        return Recording(*static, nats.detach(), grad_loss, grads, forward, backward)
+    def compute(self, weights: Sequence[Tensor], max_length: int, *inputs: Tensor) -> Tensor:
+        input_ids, targets, cu_seqlens = inputs
+        return self._packed.unpacked(weights)(
+            input_ids,
+            targets=targets,
+            cu_seqlens=cu_seqlens,
+            # All of them: those that do not count are found by the loss's kernel.
+            positions=torch.arange(targets.numel(), device=targets.device),
+            max_length=max_length,
+            reduction="sum",
+        )
 
 
-def _filled_up(cu_seqlens: Tensor, slots: int, tokens: int) -> Tensor:
-    """With empty documents at the end, so that there are `slots`."""
+class BlockGraphs(Graphs):
+    """The layers of `model`, which have `FlatBlocks`, in training; under ZeRO-3 they are gathered at once."""
+
+    def __init__(self, model: RWKV) -> None:
+        super().__init__(list(model.blocks.parameters()))
+        self._model, self._launched = model, model.blocks.forward
+        self._copies: tuple[Tensor, ...] = ()  # what the recordings read
+
+    def forward(
+        self, x: Tensor, input_ids: Tensor, state: State | None, documents: Documents, recompute: str
+    ) -> tuple[Tensor, State | None]:
+        """In the place of `Blocks.forward`, and as it is; in training x is [M, C], and there is no state."""
+        if not torch.is_grad_enabled():
+            return self._launched(x, input_ids, state, documents, recompute)
+        if not self._copies:
+            self._copies = tuple(torch.empty_like(parameter.data) for parameter in self._parameters)
+        with torch.no_grad():
+            torch._foreach_copy_(self._copies, self._parameters)
+        cu_seqlens = _filled_up(documents.cu_seqlens, len(x))
+        order = () if documents.order is None else (documents.order.ids, documents.order.positions)
+        try:
+            return self.replay(documents.max_length, x, input_ids, cu_seqlens, documents.first, *order), None
+        finally:
+            self._model.flat_blocks.read_from(None)
+
+    def compute(self, weights: Sequence[Tensor], max_length: int, *inputs: Tensor) -> Tensor:
+        x, input_ids, cu_seqlens, first, *order = inputs
+        embed_order = EmbedOrder(*order, self._model.config.vocab_size) if order else None
+        documents = Documents(cu_seqlens, max_length, first, embed_order, None)
+        self._model.flat_blocks.read_from(weights)
+        return self._launched(x, input_ids, None, documents, self._model.recompute)[0]
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return self._copies
+
+
+def record(engine: "deepspeed.DeepSpeedEngine", accumulates: bool) -> None:
+    """From now on an engine whose steps are `recordable` replays them.
+
+    Args:
+        accumulates: whether the gradients of several micro-batches are added up.
+    """
+    module = engine.module
+    if isinstance(module, Packed):
+        module.graphs = LossGraphs(module, accumulates)
+    else:  # ZeRO-3 adds up what it has shared out
+        module.blocks.forward = BlockGraphs(module).forward
+
+
+def _filled_up(cu_seqlens: Tensor, tokens: int) -> Tensor:
+    """With empty documents at the end, so that there are a power of two, as many as there were or more."""
+    slots = 1 << (cu_seqlens.numel() - 2).bit_length()
     more = slots + 1 - cu_seqlens.numel()
     return torch.cat([cu_seqlens, cu_seqlens.new_full((more,), tokens)])
 
 
 class _Replay(torch.autograd.Function):
+    """Takes the inputs, then the parameters."""
+
     @staticmethod
-    def forward(ctx, recording: Recording, accumulates: bool, *parameters: Tensor) -> Tensor:
+    def forward(ctx, recording: Recording, accumulates: bool, *tensors: Tensor) -> Tensor:
+        for place, values in zip(recording.inputs, tensors, strict=False):
+            place.copy_(values)
         recording.forward.replay()
         ctx.recording, ctx.accumulates = recording, accumulates
-        return recording.loss.clone()
+        return recording.out.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         recording = ctx.recording
-        recording.grad_loss.copy_(grad)
+        recording.grad_out.copy_(grad)
         recording.backward.replay()
-        grads = recording.grads
-        return (None, None, *((x.clone() for x in grads) if ctx.accumulates else (x.detach() for x in grads)))
+        grads = (x.clone() if ctx.accumulates else x.detach() for x in recording.grads)
+        of_inputs = [next(grads) if x.is_floating_point() else None for x in recording.inputs]
+        return (None, None, *of_inputs, *grads)

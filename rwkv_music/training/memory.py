@@ -94,6 +94,7 @@ def estimate(
     live: int = 10**9,
     overlaps: bool = False,
     at_once: bool = False,
+    recorded: bool = False,
     accumulates: bool = False,
     carried: Carried | None = None,
 ) -> MemoryEstimate:
@@ -108,6 +109,7 @@ def estimate(
         live: DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights that ZeRO-3 keeps at hand.
         overlaps: whether ZeRO-1 or 2 sends gradients while it makes others.
         at_once: whether ZeRO-3 gathers all blocks at once, and takes their gradients when all are there.
+        recorded: whether the step is replayed (see `graphs`); of ZeRO-3's, that is of its blocks.
         accumulates: whether the gradients of several micro-batches or windows are added up.
         carried: with --carry, the states.
     """
@@ -138,7 +140,12 @@ def estimate(
         # Of each lane, the states between windows, the last one's and its gradient; of each document, what it comes in
         # with and goes out with, layer by layer and then together, or in the backward pass the gradients of these.
         passing = ((carried.windows + 1) * carried.rows + 3 * carried.documents) * state_bytes(model)
-    backward = max(kept + max(head, layer), layer + others) + buckets + gathered + passing
+    if recorded and zero_stage == 3:
+        # A recording has memory of its own, which the head cannot use, and reads a copy of the blocks' weights.
+        widest = max(kept + layer, layer + others) + head + BF16 * (trained - 2 * V * C)
+    else:
+        widest = max(kept + max(head, layer), layer + others)
+    backward = widest + buckets + gathered + passing
     return MemoryEstimate(round(weights + optimizer + gradients + lanes), round(kept), round(backward - kept))
 
 

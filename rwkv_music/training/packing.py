@@ -30,7 +30,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from rwkv_music.model_v8 import RWKV
 
 if TYPE_CHECKING:
-    from rwkv_music.training.graphs import Graphs
+    from rwkv_music.training.graphs import LossGraphs
 
 LARGE_ENOUGH = 2**25  # elements; DeepSpeed's cost for a tensor is then below a tenth of what is done with it
 
@@ -61,7 +61,7 @@ class Packed(nn.Module):
         self.model = model
         self.flat = nn.ParameterList()
         self.layout: Layout = {}
-        self.graphs: Graphs | None = None
+        self.graphs: LossGraphs | None = None
         self.groups: list[dict[str, Any]] = []
         self._places: list[list[tuple[nn.Module, str]]] = []
         self._shapes: list[list[Tensor]] = []  # as tensors without content, which is how torch wants them

@@ -188,20 +188,19 @@ class Run:
     def _make_engine(self, model: RWKV) -> None:
         """DeepSpeed's engine over the model, with the ways of a step that pay for it here."""
         host_bound = graphs.host_bound(self.config, self.device, ranks_share_a_host(), self.matrix_parameters)
-        recorded = host_bound and graphs.recordable(self.config, self.zero)
-        overlaps = self.plan.world_size > 1 and not recorded
         at_once = host_bound and may_gather_at_once(self.zero, self.parameters)
+        recorded = host_bound and graphs.recordable(self.config, self.zero, at_once)
+        overlaps = self.plan.world_size > 1 and not recorded
         self.memory_there = available_bytes(self.device)
         model.recompute, self.memory = least_recompute(
             self.config.train.recompute,
-            lambda level: self._estimate_memory(level, overlaps, at_once),
+            lambda level: self._estimate_memory(level, overlaps, at_once, recorded),
             self.memory_there,
         )
         self.recompute: str = model.recompute
         self.engine = make_engine(model, self.plan, self.device, overlaps, at_once)
         if recorded:
-            packed = self.engine.module
-            packed.graphs = graphs.Graphs(packed, accumulates=self.plan.accumulation > 1)
+            graphs.record(self.engine, accumulates=self.plan.accumulation > 1)
 
     def _fill_engine(self) -> None:
         """With weights, and what else a checkpoint has."""
@@ -295,7 +294,7 @@ class Run:
             if other := take_over(self.folder, self.token):
                 self.say(f"Process {other}, which had this run before, still runs: from now on it saves no more.")
 
-    def _estimate_memory(self, recompute: str, overlaps: bool, at_once: bool) -> MemoryEstimate:
+    def _estimate_memory(self, recompute: str, overlaps: bool, at_once: bool, recorded: bool) -> MemoryEstimate:
         carried, rows = None, self.config.train.micro_batch_size
         if self.lanes:
             documents = rows * self.lanes.documents_a_window
@@ -313,6 +312,7 @@ class Run:
             live=int(self.zero.get("stage3_max_live_parameters", 1e9)),
             overlaps=overlaps and bool(self.zero.get("overlap_comm")),
             at_once=at_once,
+            recorded=recorded,
             accumulates=self.plan.accumulation * max(1, self.config.data.carry) > 1,
             carried=carried,
         )

@@ -8,19 +8,25 @@ if not torch.cuda.is_available():
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.model_v8 import IGNORE, RWKV
-from rwkv_music.training.graphs import Graphs
+from rwkv_music.training.flat_blocks import FlatBlocks
+from rwkv_music.training.graphs import BlockGraphs, LossGraphs
 from rwkv_music.training.packing import Packed
 
 B, T, VOCABULARY = 3, 96, 50
 
 
-@pytest.fixture
-def packed() -> Packed:
+def make_model(channel_mix: str = "x080") -> RWKV:
     torch.manual_seed(0)
-    model = RWKV(ModelConfig(n_layer=2, n_embd=128, vocab_size=VOCABULARY)).cuda().bfloat16()
+    model = RWKV(ModelConfig(n_layer=2, n_embd=128, vocab_size=VOCABULARY, channel_mix=channel_mix)).cuda().bfloat16()
     with torch.no_grad():
         for parameter in model.parameters():  # at the start some are zero, and others learn nothing then
             parameter += 0.02 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture
+def packed() -> Packed:
+    model = make_model()
     return Packed(model, model.parameter_groups(0.1))
 
 
@@ -34,19 +40,19 @@ def batch(seed: int, cuts: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch
     return tokens[0].cuda(), targets.cuda(), torch.tensor(bounds, dtype=torch.int32, device="cuda")
 
 
-def gradients(packed: Packed, batches: list, scale: float) -> list[torch.Tensor]:
+def gradients(module: Packed | RWKV, batches: list, scale: float) -> list[torch.Tensor]:
     """Accumulated over the batches, and each one's loss before them."""
-    packed.zero_grad()
+    module.zero_grad()
     losses = []
     for input_ids, targets, cu_seqlens in batches:
         positions = (targets.flatten() != IGNORE).nonzero().squeeze(1)
-        loss = packed(
+        loss = module(
             input_ids=input_ids, targets=targets, cu_seqlens=cu_seqlens, positions=positions, max_length=T,
             reduction="sum",
         )  # fmt: skip
         (loss * scale).backward()
         losses.append(loss.detach())
-    return [*losses, *(flat.grad.clone() for flat in packed.flat)]
+    return [*losses, *(parameter.grad.clone() for parameter in module.parameters())]
 
 
 @pytest.mark.parametrize("accumulates", (False, True))
@@ -54,7 +60,7 @@ def test_replayed_steps_equal_launched_ones(packed, accumulates):
     # The second has more documents and is recorded anew; the others fit the first's recording, filled up.
     batches = [batch(1, [40, 41, 200]), batch(2, [10, 20, 30, 100, 110, 150]), batch(3, [50, 120]), batch(4, [7, 8])]
     groups = [batches] if accumulates else [[one] for one in batches]
-    graphs = Graphs(packed, accumulates)
+    graphs = LossGraphs(packed, accumulates)
     for scale in (1.0, 0.25):
         for group in groups:
             packed.graphs = None
@@ -66,7 +72,7 @@ def test_replayed_steps_equal_launched_ones(packed, accumulates):
 
 
 def test_a_replay_follows_the_weights(packed):
-    graphs = packed.graphs = Graphs(packed, False)
+    graphs = packed.graphs = LossGraphs(packed, False)
     one = batch(1, [])
     before = gradients(packed, [one], 1.0)[0]
     with torch.no_grad():
@@ -80,8 +86,36 @@ def test_a_replay_follows_the_weights(packed):
 
 
 def test_nothing_is_recorded_without_gradients(packed):
-    packed.graphs = Graphs(packed, False)
+    packed.graphs = LossGraphs(packed, False)
     input_ids, targets, cu_seqlens = batch(1, [])
     with torch.no_grad():
         packed(input_ids=input_ids, targets=targets, cu_seqlens=cu_seqlens)
     assert not packed.graphs._recordings
+
+
+@pytest.mark.parametrize("recompute", ("none", "selective", "block"))
+@pytest.mark.parametrize("channel_mix", ("x070", "x080"))
+def test_replayed_blocks_equal_launched_ones_wherever_their_weights_lie(channel_mix, recompute):
+    """As ZeRO-3 gathers them: elsewhere in each step, and lost between."""
+    model = make_model(channel_mix)
+    model.flat_blocks = FlatBlocks(model, model.parameter_groups(0.1))
+    model.recompute = recompute
+    launched, graphs = model.blocks.forward, BlockGraphs(model)
+    for number, one in enumerate([batch(1, [40, 41, 200]), batch(2, [10, 20, 30, 100, 110, 150]), batch(3, [50, 120])]):
+        for parameter in model.blocks.parameters():
+            old = parameter.data
+            parameter.data = old * (1 + 0.1 * number)
+            old.fill_(float("nan"))
+        seen = []
+        for model.blocks.forward in (launched, graphs.forward):
+            seen.append(gradients(model, [one], 0.25))
+        for a, b in zip(*seen, strict=True):
+            assert (a.float() - b.float()).norm() < 5e-3 * b.float().norm()
+        with torch.no_grad():  # validation reads the parameters again, and nothing of before
+            for parameter in model.blocks.parameters():
+                parameter *= 1.1
+            played = model(one[0])
+            model.flat_blocks.read_from(None)
+            model.blocks.forward = launched
+            assert torch.equal(played, model(one[0]))
+    assert len(graphs._recordings) == 2

@@ -27,16 +27,16 @@ SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10
 COUNTED = """
 import sys, train
 from rwkv_music.training import engine, graphs, packing, run, signals
-counted, loss = [], graphs.Graphs.loss
-graphs.Graphs.loss = lambda *batch: counted.append(1) or loss(*batch)
+counted, replay = [], graphs.Graphs.replay
+graphs.Graphs.replay = lambda *batch: counted.append(1) or replay(*batch)
 status = train.main(sys.argv[1:])
 print(f"replayed {len(counted)} times")
 signals.leave(status)
 """
 # None is small enough for it.
-LAUNCHED = COUNTED.replace("counted, loss", "graphs.LAYER_FLOP = 0\ncounted, loss", 1)
+LAUNCHED = COUNTED.replace("counted, replay", "graphs.LAYER_FLOP = 0\ncounted, replay", 1)
 # To every rank the other one is on another machine.
-APART = COUNTED.replace("counted, loss", "run.ranks_share_a_host = lambda: False\ncounted, loss", 1)
+APART = COUNTED.replace("counted, replay", "run.ranks_share_a_host = lambda: False\ncounted, replay", 1)
 
 # Rank 1 dies. Rank 0's program waits for the GPU, which waits for rank 1, so that only NCCL's watchdog can end it.
 WAITING = """
@@ -114,18 +114,22 @@ def test_two_gpus_learn_what_one_does(stage, one_gpu, data, tmp_path):  # noqa: 
     assert furthest(two[:20], one_gpu[:20]) < 5e-3
 
 
-def test_a_replayed_step_is_the_launched_one(data, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("stage", (2, 3))
+def test_a_replayed_step_is_the_launched_one(stage, data, tmp_path):  # noqa: F811
     """Also with rows accumulated, and where the ranks' batches make recordings at different steps."""
     for name, rows in (("whole", 8), ("accumulated", 2)):
         more = ["--steps", 30, "--micro_batch_size", rows]
-        replayed = losses(data, tmp_path / name / "replayed", *more, program=("-c", COUNTED), replays=True)
-        launched = losses(data, tmp_path / name / "launched", *more, program=("-c", LAUNCHED), replays=False)
+        options = {"stage": stage, "replays": True}
+        replayed = losses(data, tmp_path / name / "replayed", *more, program=("-c", COUNTED), **options)
+        options["replays"] = False
+        launched = losses(data, tmp_path / name / "launched", *more, program=("-c", LAUNCHED), **options)
         print(f"{name}: {furthest(replayed, launched):.1e} apart at most")
         assert furthest(replayed[:20], launched[:20]) < 5e-3, name
 
 
-# It fails unless ZeRO-3 gathers all blocks at once.
+# It fails unless ZeRO-3 gathers all blocks at once, and replays them or not.
 AT_ONCE = """
+recordable, graphs.recordable = graphs.recordable, lambda *run: replays and recordable(*run)
 gathered = engine._gathered
 def at_once(model, flat, zero, at_once):
     assert at_once
@@ -133,13 +137,15 @@ def at_once(model, flat, zero, at_once):
 engine._gathered = at_once
 """
 MANY_FLAT = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, packing.LARGE_ENOUGH = 0, 2**22")
+REPLAYED = COUNTED.replace("counted, replay", f"replays = True{AT_ONCE}counted, replay", 1)
 SENT = {
     "1": (1, {}, MANY_FLAT),
     "2": (2, {}, MANY_FLAT),
     "2_scattered": (2, {"reduce_scatter": True}, MANY_FLAT),
     "3_by_block": (3, {}, MANY_FLAT),
     "3_nothing_stays": (3, NOTHING_STAYS, MANY_FLAT),
-    "3_at_once": (3, NOTHING_STAYS, COUNTED.replace("counted, loss", f"{AT_ONCE}counted, loss", 1)),
+    "3_at_once": (3, NOTHING_STAYS, REPLAYED.replace("replays = True", "replays = False")),
+    "3_replayed": (3, NOTHING_STAYS, REPLAYED),
 }
 
 
@@ -153,7 +159,8 @@ def test_what_is_sent_beside_the_computation_is_the_same_bits(stage, more_of_fil
         (tmp_path / f"{overlap}.json").write_text(json.dumps(file))
         more = ["--preset", "0.1b", "--steps", 20, "--deepspeed_config", tmp_path / f"{overlap}.json"]
         run = tmp_path / str(overlap)
-        seen.append((losses(data, run, *more, program=("-c", program)), curve(run, "train/grad_norm")))
+        replays = program == REPLAYED
+        seen.append((losses(data, run, *more, program=("-c", program), replays=replays), curve(run, "train/grad_norm")))
     assert seen[0] == seen[1] and len(seen[0][1]) == 20
 
 

@@ -78,6 +78,29 @@ def test_the_gradient_is_there_when_that_of_the_input_is():
     assert not missing
 
 
+def test_reads_other_tensors_while_it_is_told_to():
+    plain, taken, flat = models()
+    tokens = torch.randint(20, (2, 33))
+    expected = plain(tokens[:, :-1], targets=tokens[:, 1:])
+    expected.backward()
+    own = list(taken.blocks.parameters())
+    others = [p.detach().clone().requires_grad_() for p in own]
+    with torch.no_grad():
+        for p in own:
+            p *= 0.5
+    halved = taken(tokens)
+    flat.read_from(others)
+    loss = taken(tokens[:, :-1], targets=tokens[:, 1:])
+    loss.backward()
+    assert torch.equal(loss, expected)
+    assert not any(p.grad is not None for p in own)
+    names = [name for name, _ in taken.named_parameters() if name in flat.layout]
+    gradients = unpack({name: p.grad for name, p in zip(names, others, strict=True)}, flat.layout)
+    assert all(torch.equal(grad, plain.get_parameter(name).grad) for name, grad in gradients.items())
+    flat.read_from(None)
+    assert torch.equal(taken(tokens), halved) and not torch.equal(plain(tokens), halved)
+
+
 def test_plays_without_gradients():
     plain, taken, _ = models()
     Gathered(taken)
