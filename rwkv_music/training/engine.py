@@ -45,7 +45,8 @@ SHARED_KEYS = {
 
 # Elements of the whole model that ZeRO-3 may leave on every rank unless its file says how large they may be: 128 MiB.
 SMALL_IN_ALL = 2**26
-# Elements of the largest model whose blocks ZeRO-3 may gather at once: 1 GiB of weights, and as much of gradients.
+# Elements of the largest model whose blocks ZeRO-3 may gather at once: 1 GiB of weights, and as much of gradients and,
+# where they are replayed, of a copy.
 AT_ONCE = 2**29
 
 
@@ -322,8 +323,7 @@ def _let_host_run_ahead(engine: deepspeed.DeepSpeedEngine, at_once: bool, moves:
     Args:
         moves: whether weights have to come from elsewhere.
     """
-    if not moves:
-        partition_parameters._no_gather_coalesced = _at_hand
+    partition_parameters._no_gather_coalesced = _no_gather_coalesced if moves else _at_hand
     if not at_once:
         return
     gathered = sum(not parameter.ds_persist for parameter in engine.module.blocks.parameters())

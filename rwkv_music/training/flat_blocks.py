@@ -85,7 +85,8 @@ class FlatBlocks:
     def read_from(self, tensors: Sequence[Tensor] | None) -> None:
         """From now on the weights are views of these, one for each of the blocks' parameters; None: of the parameters.
 
-        They stay as they are until a backward pass through them has ended, which those need not.
+        These must stay where they are until the backward pass has ended, and be read from until then if blocks are
+        recomputed in it.
         """
         rest = iter(tensors or ())
         self._instead = {block: [next(rest) for _ in _flat(block)] for block in self._members} if tensors else {}

@@ -155,11 +155,15 @@ class LossGraphs(Graphs):
 
 
 class BlockGraphs(Graphs):
-    """The layers of `model`, which have `FlatBlocks`, in training; under ZeRO-3 they are gathered at once."""
+    """The layers of `model`, which have `FlatBlocks`, in training; under ZeRO-3 they are gathered at once.
 
-    def __init__(self, model: RWKV) -> None:
+    Args:
+        longest: that a document can be. Their real lengths are others in each batch, and would be recorded each.
+    """
+
+    def __init__(self, model: RWKV, longest: int) -> None:
         super().__init__(list(model.blocks.parameters()))
-        self._model, self._launched = model, model.blocks.forward
+        self._model, self._longest, self._launched = model, longest, model.blocks.forward
         self._copies: tuple[Tensor, ...] = ()  # what the recordings read
 
     def forward(
@@ -175,7 +179,7 @@ class BlockGraphs(Graphs):
         cu_seqlens = _filled_up(documents.cu_seqlens, len(x))
         order = () if documents.order is None else (documents.order.ids, documents.order.positions)
         try:
-            return self.replay(documents.max_length, x, input_ids, cu_seqlens, documents.first, *order), None
+            return self.replay(self._longest, x, input_ids, cu_seqlens, documents.first, *order), None
         finally:
             self._model.flat_blocks.read_from(None)
 
@@ -190,17 +194,18 @@ class BlockGraphs(Graphs):
         return self._copies
 
 
-def record(engine: "deepspeed.DeepSpeedEngine", accumulates: bool) -> None:
+def record(engine: "deepspeed.DeepSpeedEngine", ctx_len: int, accumulates: bool) -> None:
     """From now on an engine whose steps are `recordable` replays them.
 
     Args:
+        ctx_len: the rows' length.
         accumulates: whether the gradients of several micro-batches are added up.
     """
     module = engine.module
     if isinstance(module, Packed):
         module.graphs = LossGraphs(module, accumulates)
-    else:  # ZeRO-3 adds up what it has shared out
-        module.blocks.forward = BlockGraphs(module).forward
+    else:  # after each micro-batch ZeRO-3 is done with its gradients: it adds up what it has made of them
+        module.blocks.forward = BlockGraphs(module, ctx_len).forward
 
 
 def _filled_up(cu_seqlens: Tensor, tokens: int) -> Tensor:

@@ -200,7 +200,7 @@ class Run:
         self.recompute: str = model.recompute
         self.engine = make_engine(model, self.plan, self.device, overlaps, at_once)
         if recorded:
-            graphs.record(self.engine, accumulates=self.plan.accumulation > 1)
+            graphs.record(self.engine, self.config.data.ctx_len, accumulates=self.plan.accumulation > 1)
 
     def _fill_engine(self) -> None:
         """With weights, and what else a checkpoint has."""

@@ -160,6 +160,7 @@ def test_what_is_sent_beside_the_computation_is_the_same_bits(stage, more_of_fil
         more = ["--preset", "0.1b", "--steps", 20, "--deepspeed_config", tmp_path / f"{overlap}.json"]
         run = tmp_path / str(overlap)
         replays = program == REPLAYED
+        more += ["--micro_batch_size", 4] if replays else []  # so that gradients are added up
         seen.append((losses(data, run, *more, program=("-c", program), replays=replays), curve(run, "train/grad_norm")))
     assert seen[0] == seen[1] and len(seen[0][1]) == 20
 
