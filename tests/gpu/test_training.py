@@ -88,7 +88,7 @@ def steps(numbers):
     for number in numbers:
         trainer.step(trainer.read_step(number * trainer.rows_a_step), 1e-3)
 steps(range(30))  # until all are recorded
-with profile(activities=[ProfilerActivity.CUDA]) as seen:
+with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
     steps(range(30, 33))
 names = [event.key for event in seen.key_averages()]
 print("waits", "cudaStreamSynchronize" in names, "launches", "cudaGraphLaunch" in names)
