@@ -130,17 +130,13 @@ Completing pieces, `0.1b` draws {one:,.0f} tokens a second for one and {many:,.0
 
 def scaling() -> str:
     """What several GPUs make of it."""
-    made, zero3, seven = results("scaling"), results("scaling_zero3"), results("scaling_7b")
-    [large] = seven["rows"]
-    rows = {
-        (row["preset"], row["file"], row["scaling"], row["gpus"]): row
-        for row in [*(row for row in made["rows"] if row["file"] != "zero3"), *zero3["rows"]]
-    }
+    made = results("scaling")
+    rows = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in made["rows"]}
     counts = sorted({row["gpus"] for row in made["rows"]} - {1})
     files = sorted({row["file"] for row in made["rows"]})
     columns = [(scaling, gpus) for scaling in ("weak", "strong") for gpus in counts]
     heads = [f"{'same batch a GPU' if scaling == 'weak' else 'same batch in all'}, {gpus}" for scaling, gpus in columns]
-    cards = [one["machine"]["gpu"].removeprefix("NVIDIA ").split()[0] for one in (made, zero3, seven)]
+    card = made["machine"]["gpu"].removeprefix("NVIDIA ").split()[0]
     lines = []
     for preset in ("0.1b", "1.5b"):
         for file in files:
@@ -150,35 +146,20 @@ def scaling() -> str:
             ]
             held = [rows[preset, file, "weak", gpus]["optimizer_bytes"] / 1e9 for gpus in (1, *counts)]
             one = f"{rows[preset, file, 'weak', 1]['tokens_per_second']:,.0f}"
-            label = f"{file}, {cards[1]}s" if file == "zero3" else file
-            lines.append(
-                f"| {preset} | {label} | {one} | {' | '.join(times)} | {', '.join(f'{x:.1f}' for x in held)} |"
-            )
-    waiting, alone = (rows["0.1b", "zero3", "weak", gpus] for gpus in (counts[-1], 1))
+            lines.append(f"| {preset} | {file} | {one} | {' | '.join(times)} | {', '.join(f'{x:.1f}' for x in held)} |")
     whole = rows["7b", "zero2", "weak", counts[-1]]
-    said = [
-        f"{row['tokens_per_second']:,.0f} tokens a second with `--recompute {row['recompute']}` ({row['mfu']:.0%} MFU, "
-        f"{row['peak_gib']:.0f} GiB a GPU)"
-        for row in (whole, large)
-    ]
-    return f"""{counts[-1]} {cards[0]}s of one host, and fewer, make so many times the tokens a second of one under
-the same file ([scaling.json](benchmarks/results/scaling.json), at commit {made["machine"]["commit"]}; ZeRO-3 as it is
-since {zero3["machine"]["commit"]}, on {cards[1]}s: [scaling_zero3.json](benchmarks/results/scaling_zero3.json)):
+    return f"""{counts[-1]} {card}s of one host, and fewer, make so many times the tokens a second of one under
+the same file ([scaling.json](benchmarks/results/scaling.json), at commit {made["machine"]["commit"]}):
 
 | | | one GPU | {" | ".join(heads)} | optimizer GB a GPU: {", ".join(map(str, (1, *counts)))} |
 |{"---|" * (len(columns) + 4)}
 {chr(10).join(lines)}
 
-Under ZeRO-3 `0.1b` waits for the host: on {counts[-1]} GPUs no kernel runs in {waiting["gaps_ms"]:.0f} ms of a step
-under the profiler, and in {alone["gaps_ms"]:.0f} ms on one.
-
 ![Speed, communication and memory over the number of GPUs](benchmarks/results/scaling.png)
 
-(All of scaling.json, with ZeRO-3 as it was before.)
-
-A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) makes {said[0]} on {counts[-1]} {cards[0]}s,
-{said[1]} on {cards[2]}s
-([scaling_7b.json](benchmarks/results/scaling_7b.json))."""
+A 7B ({whole["batch"][0]} x {whole["batch"][1]} tokens, ZeRO-2) makes {whole["tokens_per_second"]:,.0f} tokens a second
+on {counts[-1]} of them: {whole["mfu"]:.0%} MFU, {whole["peak_gib"]:.0f} GiB a GPU, for which `--recompute auto` takes
+`{whole["recompute"]}`."""
 
 
 def tuning() -> str:

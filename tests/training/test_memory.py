@@ -19,9 +19,8 @@ ROWS = {}
 for card in ("h100", "h200"):
     for name, row in json.loads((RESULTS / f"step_{card}.json").read_text())["rows"].items():
         ROWS[f"{name}, {card}"] = row
-for file in ("scaling.json", "scaling_zero3.json", "scaling_7b.json"):
-    for row in json.loads((RESULTS / file).read_text())["rows"]:
-        ROWS[f"{file}: {row['preset']} {row['file']} {row['scaling']} on {row['gpus']}, {row['recompute']}"] = row
+for row in json.loads((RESULTS / "scaling.json").read_text())["rows"]:
+    ROWS[f"{row['preset']} {row['file']} {row['scaling']} on {row['gpus']}, {row['recompute']}"] = row
 
 
 @pytest.mark.parametrize("name", ROWS)
