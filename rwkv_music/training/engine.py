@@ -312,8 +312,11 @@ def make_engine(
     return engine
 
 
+_deepspeeds_no_gather = partition_parameters._no_gather_coalesced
+
+
 def _let_host_run_ahead(engine: deepspeed.DeepSpeedEngine, at_once: bool, moves: bool) -> None:
-    """Of what ZeRO-3 gathers.
+    """Spare ZeRO-3's host some waiting for the GPU.
 
     A single rank has all at hand and gathers nothing, and yet DeepSpeed's host waits for the GPU to have done all that
     it was asked to. Else it waits for a gathered tensor when two more have been asked for: of a gathering of all blocks
@@ -322,8 +325,12 @@ def _let_host_run_ahead(engine: deepspeed.DeepSpeedEngine, at_once: bool, moves:
 
     Args:
         moves: whether weights have to come from elsewhere.
+
+    Sources: `NoGatherHandle.wait` in deepspeed/runtime/zero/partition_parameters.py and `_fetch_sub_module_impl` in
+    partitioned_param_coordinator.py of DeepSpeed 0.19. The first is called by a function of its module, and so is
+    changed for all engines: there is one in a process.
     """
-    partition_parameters._no_gather_coalesced = _no_gather_coalesced if moves else _at_hand
+    partition_parameters._no_gather_coalesced = _deepspeeds_no_gather if moves else _at_hand
     if not at_once:
         return
     gathered = sum(not parameter.ds_persist for parameter in engine.module.blocks.parameters())
@@ -331,13 +338,13 @@ def _let_host_run_ahead(engine: deepspeed.DeepSpeedEngine, at_once: bool, moves:
     coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events *= max(1, gathered)
 
 
-_no_gather_coalesced = partition_parameters._no_gather_coalesced
-
-
 def _at_hand(parameters: Iterable[torch.nn.Parameter]) -> Any:
-    """DeepSpeed's handle of parameters that are here already, for which no one waits."""
+    """DeepSpeed's handle of a single rank's parameters, for which no one waits.
+
+    They are views of what the rank holds, on the same device, and are read where they were written: in order.
+    """
     parameters = list(parameters)
-    handle = _no_gather_coalesced(parameters)
+    handle = _deepspeeds_no_gather(parameters)
 
     def wait(**_: object) -> None:
         while parameters:

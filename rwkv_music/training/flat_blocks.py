@@ -9,6 +9,7 @@ Notable choices:
 - In place: names of modules stay, and the engine's module is the model, which plays and validates as it did.
 - What autograd keeps of a weight for the backward pass is where it lies in the flat one. A view would hold on to the
   memory of what was gathered, and ZeRO-3 would free nothing.
+- A replayed step reads copies that stay where they are (`read_from`), and keeps them as any tensor is kept.
 - A block has views for as long as it is called, for the same reason, and at other times shapes without content.
 - Not with quantised weights: neighbours share a scale there, and different tensors should not. Nor with quantised
   gradients: DeepSpeed quantises matrices alone. Nor where parameters are frozen: a tuned run has little else.
@@ -122,7 +123,7 @@ class FlatBlocks:
 
     def _kept_as_places(self, block: Block) -> AbstractContextManager:
         """In it autograd keeps weights as where they lie in the flat ones, and takes them from there again."""
-        # With recomputed blocks it keeps none at all.
+        # What is read instead is not lost, and with recomputed blocks autograd keeps none at all.
         if self._instead or not torch.is_grad_enabled() or self._model.recompute == "block":
             return nullcontext()
         flat = _flat(block)

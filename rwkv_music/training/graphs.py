@@ -1,4 +1,4 @@
-"""Small models on a GPU: forward and backward recorded once as CUDA graphs, then replayed.
+"""Small models on a GPU: forward and backward recorded as CUDA graphs when their shapes first come, then replayed.
 
 A 0.1B model's step is a thousand kernels of a few microseconds, and the host needs longer to launch them than the GPU
 to run them. A graph is launched as one. What it works on stays where it was when it was recorded, so a batch is copied
@@ -75,11 +75,15 @@ class Recording:
 
 
 class Graphs:
-    """Recordings of one computation, one for each shape of its inputs that comes."""
+    """Recordings of one computation, one for each shape of its inputs that comes.
 
-    def __init__(self, parameters: Sequence[Tensor], accumulates: bool = False) -> None:
-        """Of a computation of `parameters`; `accumulates` if their gradients are added up and each has to be kept."""
-        self._parameters, self._accumulates = tuple(parameters), accumulates
+    Args:
+        parameters: that it is a computation of.
+        keeps_gradients: whether a gradient may still be in use when the next is made, and has to be a copy then.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], keeps_gradients: bool) -> None:
+        self._parameters, self._keeps_gradients = tuple(parameters), keeps_gradients
         self._recordings: dict[tuple, Recording] = {}
         self._pool = torch.cuda.graph_pool_handle()  # of all: one is replayed at a time
 
@@ -88,7 +92,7 @@ class Graphs:
         raise NotImplementedError
 
     def weights(self) -> tuple[Tensor, ...]:
-        """Where a recording reads the parameters, which are there now."""
+        """Where the recordings read the parameters."""
         return self._parameters
 
     def replay(self, max_length: int, *inputs: Tensor) -> Tensor:
@@ -96,7 +100,7 @@ class Graphs:
         key = (max_length, *(x.shape for x in inputs))
         if key not in self._recordings:
             self._recordings[key] = self._record(max_length, inputs)
-        return _Replay.apply(self._recordings[key], self._accumulates, *inputs, *self._parameters)
+        return _Replay.apply(self._recordings[key], self._keeps_gradients, *inputs, *self._parameters)
 
     def _record(self, max_length: int, inputs: tuple[Tensor, ...]) -> Recording:
         static = tuple(x.detach().clone() for x in inputs)
@@ -131,7 +135,7 @@ class LossGraphs(Graphs):
     """The summed loss of batches of rows by `packed`."""
 
     def __init__(self, packed: Packed, accumulates: bool) -> None:
-        super().__init__(packed.flat, accumulates)
+        super().__init__(packed.flat, keeps_gradients=accumulates)
         self._packed = packed
 
     def loss(self, input_ids: Tensor, targets: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -162,16 +166,20 @@ class BlockGraphs(Graphs):
     """
 
     def __init__(self, model: RWKV, longest: int) -> None:
-        super().__init__(list(model.blocks.parameters()))
-        self._model, self._longest, self._launched = model, longest, model.blocks.forward
+        # ZeRO-3 has taken them when the backward pass ends: the stream that computes has waited for it (`reduction`).
+        super().__init__(list(model.blocks.parameters()), keeps_gradients=False)
+        self._model, self._longest, self._by_kernels = model, longest, model.blocks.forward
         self._copies: tuple[Tensor, ...] = ()  # what the recordings read
 
     def forward(
         self, x: Tensor, input_ids: Tensor, state: State | None, documents: Documents, recompute: str
     ) -> tuple[Tensor, State | None]:
-        """In the place of `Blocks.forward`, and as it is; in training x is [M, C], and there is no state."""
+        """In the place of `Blocks.forward`, and as it is; in training x is [M, C], and there is no state.
+
+        A recording computes again what `model.recompute` says, which is what `recompute` is.
+        """
         if not torch.is_grad_enabled():
-            return self._launched(x, input_ids, state, documents, recompute)
+            return self._by_kernels(x, input_ids, state, documents, recompute)
         if not self._copies:
             self._copies = tuple(torch.empty_like(parameter.data) for parameter in self._parameters)
         with torch.no_grad():
@@ -188,7 +196,7 @@ class BlockGraphs(Graphs):
         embed_order = EmbedOrder(*order, self._model.config.vocab_size) if order else None
         documents = Documents(cu_seqlens, max_length, first, embed_order, None)
         self._model.flat_blocks.read_from(weights)
-        return self._launched(x, input_ids, None, documents, self._model.recompute)[0]
+        return self._by_kernels(x, input_ids, None, documents, self._model.recompute)[0]
 
     def weights(self) -> tuple[Tensor, ...]:
         return self._copies
@@ -204,12 +212,12 @@ def record(engine: "deepspeed.DeepSpeedEngine", ctx_len: int, accumulates: bool)
     module = engine.module
     if isinstance(module, Packed):
         module.graphs = LossGraphs(module, accumulates)
-    else:  # after each micro-batch ZeRO-3 is done with its gradients: it adds up what it has made of them
+    else:
         module.blocks.forward = BlockGraphs(module, ctx_len).forward
 
 
 def _filled_up(cu_seqlens: Tensor, tokens: int) -> Tensor:
-    """With empty documents at the end, so that there are a power of two, as many as there were or more."""
+    """With empty documents at the end, up to the next power of two."""
     slots = 1 << (cu_seqlens.numel() - 2).bit_length()
     more = slots + 1 - cu_seqlens.numel()
     return torch.cat([cu_seqlens, cu_seqlens.new_full((more,), tokens)])
@@ -219,11 +227,11 @@ class _Replay(torch.autograd.Function):
     """Takes the inputs, then the parameters."""
 
     @staticmethod
-    def forward(ctx, recording: Recording, accumulates: bool, *tensors: Tensor) -> Tensor:
+    def forward(ctx, recording: Recording, keeps_gradients: bool, *tensors: Tensor) -> Tensor:
         for place, values in zip(recording.inputs, tensors, strict=False):
             place.copy_(values)
         recording.forward.replay()
-        ctx.recording, ctx.accumulates = recording, accumulates
+        ctx.recording, ctx.keeps_gradients = recording, keeps_gradients
         return recording.out.clone()
 
     @staticmethod
@@ -232,6 +240,6 @@ class _Replay(torch.autograd.Function):
         recording = ctx.recording
         recording.grad_out.copy_(grad)
         recording.backward.replay()
-        grads = (x.clone() if ctx.accumulates else x.detach() for x in recording.grads)
+        grads = (x.clone() if ctx.keeps_gradients else x.detach() for x in recording.grads)
         of_inputs = [next(grads) if x.is_floating_point() else None for x in recording.inputs]
         return (None, None, *of_inputs, *grads)

@@ -1,5 +1,5 @@
-"""How much of a GPU's memory a training step will take, and whether a CPU's holds the states: told before anything is
-allocated.
+"""How much of a GPU's memory a training step will take, told before the first; and whether a CPU's holds the states,
+before they are made.
 
 The terms are what `half_blocks`, `head` and DeepSpeed's stages really hold, tensor by tensor; benchmarks/step.py prints
 the estimate beside the measured peak.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rwkv_music.training.engine import Plan
 
 BF16, FP32 = 2, 4
-ROOM = 0.94  # of the memory that there is: no peak in benchmarks/results/ is more than 4% above its estimate
+ROOM = 0.94  # of the memory that there is: no peak in benchmarks/results/ is further above its estimate
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def estimate(
         # with and goes out with, layer by layer and then together, or in the backward pass the gradients of these.
         passing = ((carried.windows + 1) * carried.rows + 3 * carried.documents) * state_bytes(model)
     if recorded and zero_stage == 3:
-        # A recording has memory of its own, which the head cannot use, and reads a copy of the blocks' weights.
+        # A recording has memory of its own, which the head cannot use, and reads a copy of the blocks' weights. It is
+        # one that is counted: another, for a batch of more documents, keeps gradients of its own.
         widest = max(kept + layer, layer + others) + head + BF16 * (trained - 2 * V * C)
     else:
         widest = max(kept + max(head, layer), layer + others)
