@@ -2,11 +2,13 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import deepspeed
 import pytest
 import torch
 from deepspeed.ops.op_builder.quantizer import QuantizerBuilder
+from deepspeed.runtime.zero import partition_parameters
 
 from rwkv_music.config import PRESETS, ModelConfig, TrainConfig
 from rwkv_music.errors import UserError
@@ -136,3 +138,17 @@ def test_zero3_gathers_one_block_or_all_at_once(at_once, one):
 )
 def test_only_a_small_model_whose_memory_is_not_spared_is_gathered_at_once(zero, parameters, may):
     assert engine.may_gather_at_once(zero, parameters) is may
+
+
+def test_a_single_ranks_weights_are_at_hand_once_for_each_gathering(monkeypatch):
+    """What has been let go of since is not said to be there again, when another that was asked for with it is used."""
+    status = partition_parameters.ZeroParamStatus
+    monkeypatch.setattr(engine, "_deepspeeds_no_gather", lambda parameters: SimpleNamespace(asked_for=list(parameters)))
+    both = [SimpleNamespace(ds_status=status.INFLIGHT) for _ in range(2)]
+    handle = engine._at_hand(iter(both))
+    assert handle.asked_for == both and both[0].ds_status == status.INFLIGHT
+    handle.wait(handle_dependency=False)
+    assert [one.ds_status for one in both] == [status.AVAILABLE] * 2
+    both[0].ds_status = status.NOT_AVAILABLE
+    handle.wait(handle_dependency=False)
+    assert [one.ds_status for one in both] == [status.NOT_AVAILABLE, status.AVAILABLE]

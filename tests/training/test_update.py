@@ -15,6 +15,7 @@ from tests.training.conftest import PROJECT
 # Runs in a process of its own: it has a process group.
 PROGRAM = """
 import json, sys, torch
+from deepspeed.runtime.zero import partition_parameters
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training import engine as engine_module
@@ -48,7 +49,8 @@ if stage == 3:
     coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
     ahead = coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events
 skipped = int(engine.update_on_device.skipped) if ours else None
-print(json.dumps({"rows": rows, "skipped": skipped, "tensors_ahead": ahead}))
+at_hand = partition_parameters._no_gather_coalesced is engine_module._at_hand
+print(json.dumps({"rows": rows, "skipped": skipped, "tensors_ahead": ahead, "at_hand": at_hand}))
 leave(0)
 """
 
@@ -94,3 +96,4 @@ def test_the_host_may_be_two_gatherings_ahead(at_once):
         tensors = len(list(RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20)).blocks.parameters()))
     made = run(True, 3, at_once=at_once, stage3_param_persistence_threshold=0)
     assert made["tensors_ahead"] == (2 * tensors if at_once else 2)
+    assert made["at_hand"]  # of a single rank
