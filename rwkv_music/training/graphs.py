@@ -10,7 +10,7 @@ Notable choices:
   gradients of as one (`engine.may_gather_at_once`). Gathered weights lie elsewhere in each step: they are copied too.
 - Only where all ranks are of one machine: the gradients come all at once, so that their way to other ranks is waited
   for. Between the GPUs of a host that takes a thirtieth of such a step; over a network it is better overlapped.
-- Only where launching takes about as long as computing: a recording's memory is its own.
+- Only where launching takes a third of the time of computing or more: a recording's memory is its own.
 
 Source: torch.cuda.make_graphed_callables, which knows no arguments that are not tensors.
 """
