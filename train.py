@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     first, trainer = os.environ.get("RANK", "0") == "0", None
     try:
         config = configure(options)
-        from rwkv_music.training.trainer import Trainer  # not before: a wrong argument need not wait for DeepSpeed
+        from rwkv_music.training.loop import Trainer  # not before: a wrong argument need not wait for DeepSpeed
 
         trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
         trainer.train()
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("train.py: interrupted" + (f" {trainer.where_it_stands()}" if trainer else "") + ".", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if ranks_have_met() and sys.modules["rwkv_music.training.rendezvous"].is_loss_of_a_rank(error):
+        if ranks_have_met() and sys.modules["rwkv_music.training.process_group"].is_loss_of_a_rank(error):
             where = f" {trainer.where_it_stands()}" if trainer else ""
             print(f"train.py: rank {os.environ.get('RANK')} lost another rank{where}.", file=sys.stderr)
         else:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rwkv_music import fused
+from rwkv_music.ops import fused
 
 TOKENS = 16384
 WIDTHS = (768, 2048)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rwkv_music.cuda import build
-from rwkv_music.wkv7s import wkv7s
+from rwkv_music.ops.wkv7s import wkv7s
 
 OUTPUTS = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
 ORDINARY, HARD = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||; hard: extremes of w, keys alike

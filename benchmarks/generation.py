@@ -29,15 +29,15 @@ import torch
 from tqdm import tqdm
 
 from rwkv_music.config import PRESETS, ModelConfig
-from rwkv_music.data.codec import Codec, Piece
-from rwkv_music.data.codecs import make_codec
-from rwkv_music.data.vocabulary import read_vocabulary
-from rwkv_music.generation import Completion, Player, complete
+from rwkv_music.generation.completion import Completion, Player, complete
+from rwkv_music.generation.decoder import WholeModel
+from rwkv_music.generation.sampling import Sampling
+from rwkv_music.midi.edit import file_of_prompt
+from rwkv_music.midi.piano_roll import bar_ticks, read_notes
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.pianoroll import bar_ticks, read_notes
-from rwkv_music.sampling import Sampling
-from rwkv_music.splicing import file_of_prompt
-from rwkv_music.stepping import WholeModel
+from rwkv_music.tokenizers.codec import Codec, Piece
+from rwkv_music.tokenizers.registry import make_codec
+from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ASKS = {"cpu": {1: 20}, "cuda": {1: 1_000, 512: 60_000}}  # tokens a second by rows, 0.1b

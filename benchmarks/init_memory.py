@@ -28,9 +28,9 @@ import json, os, sys, time
 import torch
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.engine import device_of_rank, make_engine, make_plan, read_deepspeed_file
-from rwkv_music.training.initial import allocate, open_initial
-from rwkv_music.training.rendezvous import meet
+from rwkv_music.training.deepspeed_engine.engine import device_of_rank, make_engine, make_plan, read_deepspeed_file
+from rwkv_music.training.init_weights import allocate, open_initial
+from rwkv_music.training.process_group import meet
 from rwkv_music.training.signals import leave
 path, deepspeed_file, shape, marks = sys.argv[1:5]
 torch.set_num_threads(1)
@@ -86,8 +86,8 @@ def main() -> None:
 def write_weights(path: Path, shape: dict[str, int]) -> None:
     import torch
 
+    from rwkv_music.checkpoint.weights import parameter_shapes
     from rwkv_music.config import ModelConfig
-    from rwkv_music.weights import parameter_shapes
 
     shapes = parameter_shapes(ModelConfig(**shape, channel_mix="x070"))
     torch.save({name: torch.empty(s, dtype=torch.bfloat16).normal_(std=0.02) for name, s in shapes.items()}, path)

@@ -18,9 +18,16 @@ from pathlib import Path
 
 import report
 
-from rwkv_music.data.corpus import write_corpus
-from rwkv_music.data.prepare import prepare
-from rwkv_music.run_folder import checkpoints, contents_fault, fault, find_checkpoint, read_manifest, read_progress
+from rwkv_music.checkpoint.run_folder import (
+    checkpoints,
+    contents_fault,
+    fault,
+    find_checkpoint,
+    read_manifest,
+    read_progress,
+)
+from rwkv_music.prepare.corpus import write_corpus
+from rwkv_music.prepare.pipeline import prepare
 
 PROJECT = Path(__file__).parent.parent
 SMALL = "--n_layer 2 --n_embd 64 --ctx_len 128 --batch_size 4 --steps 1000000 --val_every 0 --save_every 2 --keep 3"

@@ -123,8 +123,8 @@ def variants() -> dict[str, dict]:
 
 def check() -> dict[str, dict]:
     """Formula and count for each file; raises AssertionError where they are more than 2% apart."""
-    from rwkv_music.data.corpus import write_corpus
-    from rwkv_music.data.prepare import prepare
+    from rwkv_music.prepare.corpus import write_corpus
+    from rwkv_music.prepare.pipeline import prepare
 
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -173,8 +173,8 @@ def count_as_a_rank(arguments: list[str]) -> int:
         setattr(dist, name, call)
         setattr(distributed_c10d, name, call)
     import train
-    from rwkv_music.training.engine import optimizer_bytes
-    from rwkv_music.training.trainer import Trainer
+    from rwkv_music.training.deepspeed_engine.engine import optimizer_bytes
+    from rwkv_music.training.loop import Trainer
 
     undisturbed = Trainer.step
 

@@ -32,9 +32,9 @@ from pathlib import Path
 import numpy as np
 import report
 
-from rwkv_music.data.codec import RejectedMidi
-from rwkv_music.data.codecs import make_codec
-from rwkv_music.data.prepare import prepare
+from rwkv_music.midi.events import RejectedMidi
+from rwkv_music.prepare.pipeline import prepare
+from rwkv_music.tokenizers.registry import make_codec
 
 ROUNDS = 5
 FILES_A_ROUND = 400
@@ -51,7 +51,7 @@ PEERS_FILES = {
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
-from rwkv_music.data.prepare import prepare
+from rwkv_music.prepare.pipeline import prepare
 if __name__ == "__main__":
     folder, out, tokenizer, resume = sys.argv[1:]
     prepare([folder], out, tokenizer=tokenizer, workers=1, resume=resume == "resume")

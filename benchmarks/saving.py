@@ -17,10 +17,10 @@ from pathlib import Path
 
 import report
 
+from rwkv_music.checkpoint.run_folder import checkpoints
 from rwkv_music.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from rwkv_music.data.corpus import write_corpus
-from rwkv_music.data.prepare import prepare
-from rwkv_music.run_folder import checkpoints
+from rwkv_music.prepare.corpus import write_corpus
+from rwkv_music.prepare.pipeline import prepare
 from rwkv_music.training.signals import leave
 
 PROJECT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def main() -> int:
 
 def measure(mode: str, data: str) -> dict[str, float]:
     """Seconds: the median of the main thread's time on a checkpoint, and of steps without and with one beside them."""
-    from rwkv_music.training.trainer import Trainer
+    from rwkv_music.training.loop import Trainer
 
     with tempfile.TemporaryDirectory() as run:
         train = TrainConfig(

@@ -176,9 +176,9 @@ def communication(kernels: list[Kernel], steps: int) -> dict[str, float]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One configuration, in this process."""
-    from rwkv_music.training.engine import optimizer_bytes, rank
+    from rwkv_music.training.deepspeed_engine.engine import optimizer_bytes, rank
+    from rwkv_music.training.loop import Trainer
     from rwkv_music.training.metrics import Trace, model_flop_utilisation, peak_memory_bytes
-    from rwkv_music.training.trainer import Trainer
 
     started = time.perf_counter()
     preset = PRESETS[options.preset]

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from rwkv_music.cuda import build
-from rwkv_music.wkv7s import wkv7s
-from rwkv_music.wkv7s_cpu import LOG_DECAY_SCALE
+from rwkv_music.ops.wkv7s import wkv7s
+from rwkv_music.ops.wkv7s_cpu import LOG_DECAY_SCALE
 
 # B, T, H with N = 64: a full chip, a half-full one, small models, and one long row.
 SHAPES = [(8, 4096, 64), (8, 4096, 32), (16, 1024, 12), (4, 4096, 12), (1, 16384, 12), (1, 32768, 64)]
@@ -76,7 +76,7 @@ def time_cpu(operator: Operator, repeats: int, arguments: list[Tensor]) -> tuple
 
 def operator_at(commit: str) -> Operator:
     """The operator as it was at a commit of this repository, its CPU backend under a namespace of its own."""
-    command = ["git", "show", f"{commit}:rwkv_music/wkv7s.py"]
+    command = ["git", "show", f"{commit}:rwkv_music/ops/wkv7s.py"]
     source = subprocess.run(command, cwd=report.RESULTS.parent, capture_output=True, text=True, check=True).stdout
     source = source.replace("rwkv_music::", "rwkv_music_before::").replace("ops.rwkv_music.", "ops.rwkv_music_before.")
     with tempfile.TemporaryDirectory() as folder:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import rwkv_music
-from rwkv_music.data.codecs import TOKENIZERS
 from rwkv_music.errors import UserError
+from rwkv_music.tokenizers.registry import TOKENIZERS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def _corpus(commands) -> None:
 
 
 def _run_corpus(options: argparse.Namespace) -> int:
-    from rwkv_music.data.corpus import write_corpus
+    from rwkv_music.prepare.corpus import write_corpus
 
     report = write_corpus(options.name, options.out, workers=options.workers, limit=options.limit)
     print(f"{report.written:,} new files, {report.kept:,} scores there already, in {options.out}")
@@ -127,8 +127,8 @@ def _programs(text: str) -> tuple[int, ...]:
 
 
 def _run_prepare(options: argparse.Namespace) -> int:
-    from rwkv_music.data.prepare import prepare
-    from rwkv_music.data.survey import Filters
+    from rwkv_music.midi.stats import Filters
+    from rwkv_music.prepare.pipeline import prepare
 
     given = {"positions_per_beat": options.positions_per_beat, "n_velocities": options.velocities}
     try:
@@ -221,9 +221,10 @@ def _generate(commands) -> None:
 
 
 def _run_generate(options: argparse.Namespace) -> int:
-    from rwkv_music import audio, generation
-    from rwkv_music.sampling import Sampling
-    from rwkv_music.weights import is_exported
+    from rwkv_music.checkpoint.weights import is_exported
+    from rwkv_music.generation.completion import completion
+    from rwkv_music.generation.sampling import Sampling
+    from rwkv_music.midi import audio
 
     # What is wrong with the arguments is told before the model is loaded.
     sampling = Sampling(
@@ -235,8 +236,8 @@ def _run_generate(options: argparse.Namespace) -> int:
         repetition_window=options.repetition_window,
         seed=options.seed,
     )
-    generation.check_counts(options.context_bars, options.bars, options.count)
-    paths = generation.completion_paths(options.out, options.count, options.prompt)
+    completion.check_counts(options.context_bars, options.bars, options.count)
+    paths = completion.completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav else None
     if not options.model.exists():
         raise UserError(f"There is no {options.model}: give a run folder of train.py, or what `export` wrote.")
@@ -248,7 +249,7 @@ def _run_generate(options: argparse.Namespace) -> int:
     else:
         model, codec, _, step = _load(options.model, options.state)
         made_by = f"step {step}"
-    completions = generation.complete_to_files(
+    completions = completion.complete_to_files(
         model,
         codec,
         options.prompt,
@@ -259,12 +260,12 @@ def _run_generate(options: argparse.Namespace) -> int:
         sampling=sampling,
         completion_only=options.completion_only,
     )
-    for path, completion in zip(paths, completions, strict=True):
+    for path, made in zip(paths, completions, strict=True):
         if soundfont:
-            midi = completion.midi_alone() if options.completion_only else completion.midi()
+            midi = made.midi_alone() if options.completion_only else made.midi()
             audio.render(midi, path.with_suffix(".wav"), soundfont)
         state = f", from the state of {options.state}" if options.state else ""
-        print(f"{path}: {completion.context_bars} bars given, {completion.bars} completed, by {made_by}{state}")
+        print(f"{path}: {made.context_bars} bars given, {made.bars} completed, by {made_by}{state}")
     return 0
 
 
@@ -297,9 +298,9 @@ def _evaluate(commands) -> None:
 
 def _run_evaluate(options: argparse.Namespace) -> int:
     from rwkv_music.evaluation import as_table, evaluate, sample_measures
-    from rwkv_music.generation import check_counts
-    from rwkv_music.measures import compared
-    from rwkv_music.sampling import Sampling
+    from rwkv_music.generation.completion import check_counts
+    from rwkv_music.generation.sampling import Sampling
+    from rwkv_music.midi.measures import compared
 
     sampling = Sampling(seed=options.seed)
     if options.samples:
@@ -307,7 +308,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     model, codec, config, step = _load(options.run_folder, options.state)
     print(f"{options.run_folder} at step {step:,} on {options.data}")
     print(
-        as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size, bool(config.data.carry)))
+        as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size, bool(config.data.tbptt)))
     )
     if options.samples:
         bars = {"context_bars": options.context_bars, "bars": options.bars}
@@ -341,10 +342,10 @@ def _export(commands) -> None:
 
 
 def _run_export(options: argparse.Namespace) -> int:
-    from rwkv_music.export import DTYPES, export
+    from rwkv_music.checkpoint.export import DTYPES, export
 
     if options.format in ("state", "lora"):
-        from rwkv_music.tuning import export_trained
+        from rwkv_music.checkpoint.tuning import export_trained
 
         tuned = export_trained(options.source, options.out, options.format)
         print(f"{options.out}: the {options.format} of {options.source}, tuned on {tuned.init}")
@@ -385,7 +386,7 @@ def _load(run_folder: Path, state: Path | None):
     configuration and step."""
     import torch
 
-    from rwkv_music.training.checkpoint import load_model
+    from rwkv_music.checkpoint.reading import load_model
 
     loaded = load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
     _take_state(loaded[0], run_folder, state)
@@ -394,7 +395,7 @@ def _load(run_folder: Path, state: Path | None):
 
 def _load_exported(path: Path, state: Path | None):
     """The model of a file or an exported folder, as `_load` does a run's, and the codec that lies with it."""
-    from rwkv_music.weights import find_codec, load_pretrained
+    from rwkv_music.checkpoint.weights import find_codec, load_pretrained
 
     codec = find_codec(path)
     model = load_pretrained(path).requires_grad_(False)
@@ -404,7 +405,7 @@ def _load_exported(path: Path, state: Path | None):
 
 def _take_state(model, source: Path, state: Path | None) -> None:
     if state is not None:
-        from rwkv_music.tuning import take_states, tuned_states
+        from rwkv_music.checkpoint.tuning import take_states, tuned_states
 
         take_states(model, tuned_states(state, source), state)
 

@@ -16,6 +16,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.files import write_text
 
 # Parts of the model by the names that `--tune` has for them.
+IGNORE_INDEX = -100  # target that no loss counts, as in torch's cross_entropy
 RECOMPUTE = ("none", "selective", "block")  # from the least to the most
 PARTS = ("emb", "time", "ffn", "enn", "ln", "head")
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
@@ -93,6 +94,10 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 
 
+# Former names of settings, which command lines and config.json files may still use for one release.
+RENAMED = {"carry": "tbptt"}
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which tokens, and how they are cut into batches."""
@@ -114,7 +119,7 @@ class DataConfig:
         "variations of the training data. transpose: into another key; all: in loudness and tempo too",
         ("none", "transpose", "all"),
     )
-    carry: int = setting(
+    tbptt: int = setting(
         0,
         "read pieces whole and in order, states carried from window to window of ctx_len tokens; gradients are cut "
         "every this many windows, which make one step; 0 for windows by themselves",
@@ -123,10 +128,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check(self, at_least={"ctx_len": 1, "seed": 0, "context_bars": 1, "completion_bars": 1}, at_most=2**32)
         _check(self, at_least={"completion_weight": 0}, at_most=1)
-        _check(self, at_least={"carry": 0}, at_most=2**20)
-        if self.carry and self.task != "pretrain":
+        _check(self, at_least={"tbptt": 0}, at_most=2**20)
+        if self.tbptt and self.task != "pretrain":
             raise UserError(
-                f"--carry reads whole pieces, but the rows of --task {self.task} are parts of them: "
+                f"--tbptt reads whole pieces, but the rows of --task {self.task} are parts of them: "
                 f"leave one of the two out."
             )
 
@@ -249,7 +254,8 @@ class RunConfig:
         path = Path(path)
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
-            return RunConfig(ModelConfig(**tree["model"]), DataConfig(**tree["data"]), TrainConfig(**tree["train"]))
+            data = {RENAMED.get(name, name): value for name, value in tree["data"].items()}
+            return RunConfig(ModelConfig(**tree["model"]), DataConfig(**data), TrainConfig(**tree["train"]))
         except FileNotFoundError:
             raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.") from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -276,8 +282,11 @@ def add_arguments(
         told = (defaults or {}).get(field.name, field.default)
         default = f" (default: {told})" if told != "" else ""
         choices = field.metadata["choices"]
+        former = [f"--{old}" for old, new in RENAMED.items() if new == field.name]
         group.add_argument(
             f"--{field.name}",
+            *former,
+            dest=field.name,
             type=types[field.name],
             choices=choices,
             required=field.name in required,

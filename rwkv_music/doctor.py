@@ -24,8 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rwkv_music.data.workers import available_cores, available_memory
 from rwkv_music.errors import UserError
+from rwkv_music.system import available_cores, available_memory
 
 if TYPE_CHECKING:
     import torch
@@ -243,7 +243,7 @@ def judge_accelerator(version: str, accelerator: str, gpus: list[Gpu]) -> Check:
 
 def check_extensions() -> Check:
     """Whether an extension, such as DeepSpeed's optimizer for offload, is locked, so that who loads it would hang."""
-    from rwkv_music.extension_locks import extensions_folder, find_locks
+    from rwkv_music.cuda.extension_locks import extensions_folder, find_locks
 
     try:
         folder = extensions_folder()
@@ -298,7 +298,7 @@ def check_room(name: str, free_bytes: int, where: str, fail_gib: float, warn_gib
 
 def check_operator(name: str, device: str, dtype: torch.dtype, tolerance: float) -> Check:
     """Whether wkv7s on `device` agrees with its formula, forward and backward."""
-    from rwkv_music.wkv7s import wkv7s
+    from rwkv_music.ops.wkv7s import wkv7s
 
     try:
         error = operator_error(wkv7s, device, dtype)

@@ -11,21 +11,20 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from rwkv_music.carried import entering
-from rwkv_music.data.baseline import bigram_nats_per_token, ngram_nats_per_token, unigram_nats_per_token
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.codec import Codec
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
-from rwkv_music.data.lanes import Lanes
+from rwkv_music.data.ngrams import bigram_nats_per_token, ngram_nats_per_token, unigram_nats_per_token
 from rwkv_music.data.pieces import Pieces
+from rwkv_music.data.streams import DocumentStreams, entering
 from rwkv_music.errors import UserError
-from rwkv_music.generation import check_counts, complete
-from rwkv_music.head import CHUNK_LOGITS
-from rwkv_music.measures import Measures, measure
+from rwkv_music.generation.completion import check_counts, complete
+from rwkv_music.generation.sampling import PLAIN, Sampling
+from rwkv_music.midi.edit import cut_before
+from rwkv_music.midi.measures import Measures, measure
+from rwkv_music.midi.piano_roll import bar_ticks
 from rwkv_music.model_v8 import RWKV, State
-from rwkv_music.pianoroll import bar_ticks
-from rwkv_music.sampling import PLAIN, Sampling
-from rwkv_music.splicing import cut_before
+from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
+from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
 PARTS = 10  # of a piece, in the figures by position
@@ -57,6 +56,31 @@ def summed_loss(
         rows += batch_size * world_size
         if max_rows and rows >= max_rows:
             break
+    return total
+
+
+@torch.no_grad()
+def summed_loss_of_streams(
+    model: RWKV, streams: DocumentStreams, own: range, device: torch.device | str, max_rows: int = 0
+) -> torch.Tensor:
+    """This rank's share of a split's loss, states carried: float64 [2], the sum of the nats, and of how many targets.
+
+    Every piece is read from its beginning to its end, so that neither the windows nor the streams matter. With `max_rows`
+    only the first rows of the split count (rounded up to whole windows). Every rank runs as many batches.
+
+    Args:
+        own: the streams of this rank.
+    """
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    state = model.init_state(len(own))
+    windows = min(streams.windows_per_pass, -(-max_rows // streams.n_streams) or streams.windows_per_pass)
+    for window in range(windows):
+        batch = streams.batch(window, own.start, own.stop)
+        count = batch.n_targets
+        batch = batch.to(device)
+        loss, after = model(**batch.arguments(), state=entering(state, batch), reduction="sum")
+        state = after.rows(batch.edges.last)
+        total += torch.stack([loss.double(), loss.new_tensor(count, dtype=torch.float64)])
     return total
 
 
@@ -97,7 +121,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int, carry: bool = False
+    model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int, tbptt: bool = False
 ) -> list[Evaluation]:
     """The model on each split of a dataset, beside n-gram, bigram and unigram models fitted on its training split.
 
@@ -114,8 +138,8 @@ def evaluate(
             continue
         dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)
         pieces = BinIdx(Path(data) / split)
-        if carry:
-            nats, targets = _nats_by_part_of_lanes(model, Lanes(dataset, min(batch_size, len(pieces))), split)
+        if tbptt:
+            nats, targets = _nats_by_part_of_lanes(model, DocumentStreams(dataset, min(batch_size, len(pieces))), split)
         else:
             nats, targets = _nats_by_part(model, dataset, pieces.offsets, batch_size, split)
         baselines = (train, pieces, codec.vocab_size)
@@ -157,32 +181,32 @@ def _nats_by_part(
     return nats, targets
 
 
-def _nats_by_part_of_lanes(model: RWKV, lanes: Lanes, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _nats_by_part_of_lanes(model: RWKV, streams: DocumentStreams, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The same with every piece read from its beginning to its end."""
     figures = np.zeros((2, PARTS))
-    state = model.init_state(lanes.n_lanes)
-    unfinished: dict[int, np.ndarray] = {}  # by lane: the nats of its last piece up to now
+    state = model.init_state(streams.n_streams)
+    unfinished: dict[int, np.ndarray] = {}  # by stream: the nats of its last piece up to now
 
     def finish(piece: np.ndarray) -> None:
         part = np.arange(1, len(piece) + 1) * PARTS // (len(piece) + 1)  # its first token is no target
         figures[0] += np.bincount(part, piece, PARTS)
         figures[1] += np.bincount(part, minlength=PARTS)
 
-    for window in tqdm(range(lanes.windows_per_pass), split, disable=None):
-        batch = lanes.batch(window)
+    for window in tqdm(range(streams.windows_per_pass), split, disable=None):
+        batch = streams.batch(window)
         found, after = nats_of_targets(model, batch, entering(state, batch.to(model.device)))
         state = after.rows(batch.edges.last)
         starts = batch.cu_seqlens.numpy()
         pieces = np.split(found, np.searchsorted(batch.positions.numpy(), starts[1:-1]))
         going_on = set(batch.edges.documents.tolist())
         for document, piece in enumerate(pieces):
-            lane = int(starts[document]) // batch.input_ids.shape[1]
-            before = unfinished.pop(lane, np.empty(0))
+            stream = int(starts[document]) // batch.input_ids.shape[1]
+            before = unfinished.pop(stream, np.empty(0))
             if document in going_on:
                 piece = np.concatenate([before, piece])
             else:
                 finish(before)
-            unfinished[lane] = piece
+            unfinished[stream] = piece
     for piece in unfinished.values():
         finish(piece)
     return figures[0], figures[1].astype(np.int64)

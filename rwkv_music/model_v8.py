@@ -19,7 +19,6 @@ Letters in shapes: B batch, T time, C width, H heads, N head size, V vocabulary,
 """
 
 import math
-import os
 from typing import Any, NamedTuple
 
 import torch
@@ -27,13 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from rwkv_music import half_blocks
-from rwkv_music.config import ModelConfig
-from rwkv_music.half_blocks import Documents
-from rwkv_music.head import Head
-from rwkv_music.wkv7s import wkv7s
+from rwkv_music.config import IGNORE_INDEX, ModelConfig
+from rwkv_music.ops import fused_sublayers
+from rwkv_music.ops.cross_entropy import Head
+from rwkv_music.ops.fused_sublayers import Documents
+from rwkv_music.ops.wkv7s import wkv7s
 
-IGNORE = -100  # a target that the loss does not count, as in torch's cross_entropy
 # Where fewer of the targets than this do not count, taking the others out costs more than computing them.
 WORTH_LEAVING_OUT = 1 / 32
 
@@ -205,8 +203,8 @@ class Block(nn.Module):
         if wkv is None:
             wkv = self.att.first_state(x.shape[0] if packing is None else packing.cu_seqlens.numel() - 1)
         if isinstance(packing, Documents):
-            x, v_first, att_shift, wkv = half_blocks.time_mixing(self, x, v_first, packing, att_shift, wkv)
-            x, ffn_shift = half_blocks.channel_mixing(self, x, input_ids, packing, recompute_ffn, ffn_shift)
+            x, v_first, att_shift, wkv = fused_sublayers.time_mixing(self, x, v_first, packing, att_shift, wkv)
+            x, ffn_shift = fused_sublayers.channel_mixing(self, x, input_ids, packing, recompute_ffn, ffn_shift)
             return x, v_first, None if state is None else (att_shift, wkv, ffn_shift)
         h = self.ln1(x)
         mixed, v_first, wkv = self.att(h, v_first, att_shift, wkv, packing)
@@ -329,54 +327,6 @@ class RWKV(nn.Module):
             max_length=max_length,
         )
 
-    @staticmethod
-    def from_pretrained(
-        path: str | os.PathLike, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> "RWKV":
-        """The model whose weights lie at `path`, in evaluation mode, every parameter trainable.
-
-        Args:
-            path: a `.pth` (BlinkDL's v7 or v8) or `.safetensors` file, a run or checkpoint of train.py, or a folder
-                exported for Hugging Face. The model's shape is that of its tensors.
-            device: by default the GPU if there is one, else the CPU.
-            dtype: of all parameters; by default bfloat16 on a GPU, which its kernels need, and float32 on a CPU.
-
-        Raises UserError for what is not there, is damaged, was made for inference alone, or is no RWKV v7 or v8.
-        """
-        from rwkv_music.weights import load_pretrained
-
-        return load_pretrained(path, device, dtype)
-
-    def generate(
-        self,
-        input_ids: Tensor,
-        max_new_tokens: int,
-        *,
-        state: State | None = None,
-        stop_tokens: tuple[int, ...] = (),
-        **sampling: float,
-    ) -> Tensor:
-        """Continue each row of `input_ids` by drawing token after token; gradients are off.
-
-        Args:
-            input_ids: int64 [B, T], T >= 1.
-            max_new_tokens: the most tokens to add, at least 1.
-            state: what came before `input_ids`, of batch B; None for nothing.
-            stop_tokens: a row that has drawn one of them is done, and repeats it until all rows are.
-            sampling: temperature, top_p, top_k, min_p, repetition_penalty, repetition_window, seed: the fields of
-                `Sampling`. Row b draws the numbers that `seed` and b name.
-
-        Returns:
-            int64 [B, n], the new tokens alone, n <= max_new_tokens.
-
-        Raises ValueError for shapes that do not fit together or a token outside the vocabulary, TypeError for another
-        option, UserError for an option's value that makes no sense and for a model whose logits are not finite.
-        """
-        from rwkv_music.generation import continue_tokens
-        from rwkv_music.sampling import Sampling
-
-        return continue_tokens(self, input_ids, max_new_tokens, Sampling(**sampling), state, stop_tokens)
-
     def init_state(self, batch: int) -> State:
         """The state before the first token, for `batch` rows: zeros, or what state tuning has learned."""
         state = State.empty(self.config, batch, self.emb.weight.dtype, self.emb.weight.device)
@@ -430,9 +380,9 @@ class RWKV(nn.Module):
         B, T = input_ids.shape
         c, x = self.config, self.emb(input_ids)
         packing: Packing | Documents | None = None
-        if (state is None or self.training) and half_blocks.fit(x, c.head_size):
+        if (state is None or self.training) and fused_sublayers.fit(x, c.head_size):
             embed_vocabulary = c.vocab_size if c.channel_mix == "x080" else None
-            packing = half_blocks.documents(input_ids, cu_seqlens, max_length, embed_vocabulary, state is not None)
+            packing = fused_sublayers.documents(input_ids, cu_seqlens, max_length, embed_vocabulary, state is not None)
             x, input_ids = x.flatten(0, 1), input_ids.flatten()
         elif cu_seqlens is not None:
             bounds = cu_seqlens.long()
@@ -444,7 +394,7 @@ class RWKV(nn.Module):
     def _loss_of_features(self, x: Tensor, targets: Tensor, positions: Tensor | None, reduction: str) -> Tensor:
         x, targets = x.flatten(0, 1), targets.reshape(-1)
         if positions is None:
-            positions = (targets != IGNORE).nonzero().squeeze(-1)
+            positions = (targets != IGNORE_INDEX).nonzero().squeeze(-1)
         if targets.numel() - positions.numel() > WORTH_LEAVING_OUT * targets.numel():
             x, targets = x.index_select(0, positions), targets.index_select(0, positions)
         total = self.head(x, targets)
@@ -527,4 +477,4 @@ def _counted_targets(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Te
         start = cu_seqlens.long()[rows]
     # The target at place p of a row is its token p + 1, which is context while p + 1 < ctx_length.
     inside = positions - start + 1 < ctx_lengths.to(targets.device)[rows]
-    return targets.masked_fill(inside.view_as(targets), IGNORE)
+    return targets.masked_fill(inside.view_as(targets), IGNORE_INDEX)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rwkv_music.data.corpus import write_corpus
-from rwkv_music.data.prepare import prepare
+from rwkv_music.prepare.corpus import write_corpus
+from rwkv_music.prepare.pipeline import prepare
 
 # The tensors here are small: on a machine that does other work too, a second thread is waited for more than it helps.
 torch.set_num_threads(1)

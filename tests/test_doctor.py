@@ -10,7 +10,7 @@ import torch
 
 from rwkv_music import doctor
 from rwkv_music.doctor import GIB, Check, Gpu
-from rwkv_music.wkv7s import wkv7s
+from rwkv_music.ops.wkv7s import wkv7s
 
 H200 = Gpu("NVIDIA H200", (9, 0), 140 * GIB)
 TURING = Gpu("Tesla T4", (7, 5), 15 * GIB)

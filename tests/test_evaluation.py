@@ -8,13 +8,13 @@ import torch
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import MusicDataset
-from rwkv_music.data.prepare import prepare
 from rwkv_music.errors import UserError
 from rwkv_music.evaluation import as_table, evaluate, sample_measures, summed_loss
-from rwkv_music.measures import mean_and_deviation
+from rwkv_music.midi.measures import mean_and_deviation
 from rwkv_music.model_v8 import RWKV
+from rwkv_music.prepare.pipeline import prepare
+from rwkv_music.tokenizers.registry import load_codec
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_positions_share_out_the_whole_loss(model, bach_data):
 def test_with_states_carried_windows_do_not_matter(model, bach_data, batch_size):
     """As if every piece were one window."""
     codec = load_codec(bach_data / "tokenizer.json")
-    carried = evaluate(model, codec, bach_data, ctx_len=60, batch_size=batch_size, carry=True)
+    carried = evaluate(model, codec, bach_data, ctx_len=60, batch_size=batch_size, tbptt=True)
     for split, found in zip(("train", "val"), carried, strict=True):
         nats, targets, pieces = [0.0] * 10, [0] * 10, BinIdx(bach_data / split)
         for i in range(len(pieces)):

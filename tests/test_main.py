@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rwkv_music import audio
 from rwkv_music.__main__ import main
+from rwkv_music.midi import audio
 
 
 @pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "evaluate", "export", "doctor"))
@@ -61,18 +61,18 @@ def test_a_prompt_shorter_than_its_context(tmp_path, capsys):
     pytest.importorskip("miditok")
     import mido
 
-    from rwkv_music import generation
     from rwkv_music.config import ModelConfig
-    from rwkv_music.data.codecs import make_codec
     from rwkv_music.errors import UserError
+    from rwkv_music.generation.completion import completion
     from rwkv_music.model_v8 import RWKV
+    from rwkv_music.tokenizers.registry import make_codec
 
     track = mido.MidiTrack([mido.Message("note_on", note=60, time=0), mido.Message("note_off", note=60, time=480)])
     mido.MidiFile(tracks=[track]).save(tmp_path / "short.mid")
     codec = make_codec("remi")
     model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size))
     with pytest.raises(UserError, match=r"has 1 bar, fewer than the 4 of its context: .* --context-bars 1"):
-        generation.complete_to_files(model, codec, tmp_path / "short.mid", tmp_path / "out.mid", context_bars=4, bars=1)
+        completion.complete_to_files(model, codec, tmp_path / "short.mid", tmp_path / "out.mid", context_bars=4, bars=1)
     assert [path.name for path in tmp_path.iterdir()] == ["short.mid"]
 
 
@@ -97,8 +97,8 @@ def untrained(bach_data, monkeypatch):
 
     from rwkv_music import __main__ as command_line
     from rwkv_music.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-    from rwkv_music.data.codecs import load_codec
     from rwkv_music.model_v8 import RWKV
+    from rwkv_music.tokenizers.registry import load_codec
 
     codec = load_codec(bach_data / "tokenizer.json")
     torch.manual_seed(0)
@@ -129,8 +129,8 @@ def test_generate_plays_an_exported_file(bach_data, bach_midi, tmp_path, capsys)
     import torch
 
     from rwkv_music.config import ModelConfig
-    from rwkv_music.data.codecs import load_codec
     from rwkv_music.model_v8 import RWKV
+    from rwkv_music.tokenizers.registry import load_codec
 
     vocab_size = load_codec(bach_data / "tokenizer.json").vocab_size
     file, prompt = tmp_path / "tiny.pth", min(bach_midi.glob("*.mid"), key=lambda path: path.stat().st_size)

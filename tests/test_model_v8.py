@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from rwkv_music.config import ModelConfig
-from rwkv_music.errors import UserError
-from rwkv_music.model_v8 import IGNORE, RWKV
+from rwkv_music.model_v8 import IGNORE_INDEX, RWKV
 
 CONFIG = {"n_layer": 3, "n_embd": 128, "vocab_size": 61}
 
@@ -200,7 +199,7 @@ def test_the_head_sees_only_the_positions_that_count(monkeypatch):
     model = random_model()
     seen = []
     model.head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[0]))
-    targets = tokens(2, 20).index_fill(1, torch.arange(15), IGNORE)
+    targets = tokens(2, 20).index_fill(1, torch.arange(15), IGNORE_INDEX)
     model.loss(tokens(2, 20), targets)
     assert seen == [10]
 
@@ -210,17 +209,17 @@ def test_where_nearly_all_targets_count_none_is_taken_out():
     seen = []
     model.head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[0]))
     ids, targets = tokens(2, 32), tokens(2, 32)
-    targets[0, 7] = targets[1, 31] = IGNORE
+    targets[0, 7] = targets[1, 31] = IGNORE_INDEX
     each = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), reduction="none")
     torch.testing.assert_close(model.loss(ids, targets), each.sum() / 62)
-    targets[0, 8] = IGNORE
+    targets[0, 8] = IGNORE_INDEX
     model.loss(ids, targets)
     assert seen[1:] == [64, 61]  # after the one that gave all logits
 
 
 def test_no_target_at_all_is_a_loss_of_zero_with_zero_gradients():
     model = random_model()
-    loss = model.loss(tokens(1, 5), torch.full((1, 5), IGNORE))
+    loss = model.loss(tokens(1, 5), torch.full((1, 5), IGNORE_INDEX))
     loss.backward()
     assert loss.item() == 0 and all(not p.grad.any() for p in model.parameters())
 
@@ -263,49 +262,3 @@ def test_every_parameter_gets_a_gradient():
     model = random_model()
     model.loss(tokens(2, 30), tokens(2, 30, seed=1)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_generate_takes_the_likeliest_token_of_each_rows_own_prompt():
-    model, prompts = random_model(), tokens(3, 11)
-    drawn = model.generate(prompts, 6, temperature=0)
-    whole = prompts
-    with torch.no_grad():
-        for _ in range(6):
-            whole = torch.cat([whole, model(whole)[:, -1:].argmax(dim=-1)], dim=1)
-    assert torch.equal(drawn, whole[:, 11:]) and drawn.dtype == torch.int64
-
-
-def test_generate_goes_on_from_states_and_stops():
-    model, prompts = random_model(), tokens(3, 30)
-    expected = model.generate(prompts, 12, top_p=0.9, seed=4, repetition_penalty=0.5, repetition_window=2)
-    assert torch.equal(model.generate(prompts, 12, top_p=0.9, seed=4, repetition_penalty=0.5, repetition_window=2),
-                       expected)  # fmt: skip
-    assert len({tuple(row) for row in expected.tolist()}) == 3
-    _, state = model(prompts[:, :20], state=model.init_state(3))
-    again = model.generate(prompts[:, 20:], 12, state=state, top_p=0.9, seed=4, repetition_penalty=0.5,
-                           repetition_window=2)  # fmt: skip
-    assert torch.equal(again, expected)
-    assert not torch.equal(model.generate(prompts, 12, seed=5), model.generate(prompts, 12, seed=6))
-    stop = int(expected[0, 3])
-    stopped = model.generate(prompts[:1], 12, stop_tokens=(stop,), top_p=0.9, seed=4, repetition_penalty=0.5,
-                             repetition_window=2)  # fmt: skip
-    first = expected[0].tolist().index(stop)
-    assert torch.equal(stopped, expected[:1, : first + 1])
-
-
-def test_generate_refuses_what_makes_no_sense():
-    model, state = random_model(), random_model().init_state(2)
-    for ids, more, says in (
-        (tokens(5), {}, "give int64"),
-        (tokens(1, 0), {}, "give int64"),
-        (tokens(1, 3) + 61, {}, "outside the vocabulary of 61"),
-        (tokens(1, 3), {"state": state}, "The state is of 2 rows"),
-    ):
-        with pytest.raises(ValueError, match=says):
-            model.generate(ids, 4, **more)
-    with pytest.raises(ValueError, match="max_new_tokens is 0"):
-        model.generate(tokens(1, 3), 0)
-    with pytest.raises(TypeError, match="heat"):
-        model.generate(tokens(1, 3), 4, heat=2)
-    with pytest.raises(UserError, match="top-p is 2"):
-        model.generate(tokens(1, 3), 4, top_p=2)

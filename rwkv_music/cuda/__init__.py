@@ -1,1 +1,1 @@
-"""The CUDA backend of `rwkv_music.wkv7s`: its kernels (*.cu), their bridge to torch (bindings.cpp), and their build."""
+"""The CUDA backend of `rwkv_music.ops.wkv7s`: its kernels (*.cu), their bridge to torch (bindings.cpp), and their build."""

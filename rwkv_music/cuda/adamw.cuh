@@ -1,5 +1,5 @@
 // AdamW on fp32 master weights, from gradients as they are to weights as the model reads them, in one pass over memory.
-// Defined by its plain form in rwkv_music/training/optimizer.py. No torch header is read here.
+// Defined by its plain form in rwkv_music/training/learning_rate.py. No torch header is read here.
 
 #pragma once
 

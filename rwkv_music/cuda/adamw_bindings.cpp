@@ -1,4 +1,4 @@
-// The bridge from torch to adamw.cu: torch.ops.rwkv_music_cuda.adamw_, as rwkv_music/training/optimizer.py calls it.
+// The bridge from torch to adamw.cu: torch.ops.rwkv_music_cuda.adamw_, as rwkv_music/training/learning_rate.py calls it.
 
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>

@@ -3,7 +3,7 @@
 // It defines torch.ops.rwkv_music_cuda.wkv7s_forward and .wkv7s_backward: checks on what they are given, memory for
 // what they return, and a launch on the current stream. And .wkv7s, both as one step of autograd: in Python that step
 // would take the host longer than a small model's kernels take the GPU. Fakes, the other backend and the choice between
-// them are in rwkv_music/wkv7s.py.
+// them are in rwkv_music/ops/wkv7s.py.
 //
 // Registered with torch's dispatcher rather than as a Python module: a call costs the same, no Python header is needed
 // to compile, and one build serves every Python version.

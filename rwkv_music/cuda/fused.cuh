@@ -1,6 +1,6 @@
 // The fused operators around the matrix products: their arguments and launchers. No torch header is read here.
 //
-// Each is defined by its plain form in rwkv_music/fused.py, which says what the names mean. Notable choices:
+// Each is defined by its plain form in rwkv_music/ops/fused.py, which says what the names mean. Notable choices:
 // - Bound by memory: each input is read once and each output written once, 16 bytes a thread; all between is fp32.
 // - A sum over tokens is made in two steps, both in a fixed order: every block leaves the sum over its own tokens in
 //   `parts`, and sum_parts adds those. How many blocks there are depends on shapes and the GPU alone.

@@ -1,5 +1,5 @@
 // The bridge from torch to the fused kernels: torch.ops.rwkv_music_cuda.norm_mix and its like, each as
-// rwkv_music/fused.py calls it. Checks on what they are given, memory for what they return, a launch on the current
+// rwkv_music/ops/fused.py calls it. Checks on what they are given, memory for what they return, a launch on the current
 // stream. bindings.cpp does the same for WKV7s.
 
 #include <tuple>

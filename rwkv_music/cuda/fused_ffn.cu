@@ -1,6 +1,6 @@
 // Channel mixing's squared ReLU, DeepEmbed with the residual, and the gradients of tables that are looked up by token.
 
-#include "eight.cuh"
+#include "vec8.cuh"
 
 namespace fused {
 namespace {

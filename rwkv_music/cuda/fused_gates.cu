@@ -1,6 +1,6 @@
 // The gates before the recurrence, and their backward; and how all operators here add up their sums over tokens.
 
-#include "eight.cuh"
+#include "vec8.cuh"
 
 namespace fused {
 namespace {

@@ -3,7 +3,7 @@
 // A row of a vocabulary that is no multiple of 8 begins and ends inside 16 bytes that it shares with its neighbours:
 // those two vectors are read and written element by element.
 
-#include "eight.cuh"
+#include "vec8.cuh"
 
 namespace fused {
 namespace {

@@ -3,7 +3,7 @@
 // A block has a run of neighbouring tokens, a thread eight channels of each. The norm of the token before stays in
 // registers; only the run's first token must make its neighbour's anew.
 
-#include "eight.cuh"
+#include "vec8.cuh"
 
 namespace fused {
 namespace {

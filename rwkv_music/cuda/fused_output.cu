@@ -1,6 +1,6 @@
 // Group norm, bonus and output gate after the recurrence, and their backward.
 
-#include "eight.cuh"
+#include "vec8.cuh"
 
 namespace fused {
 namespace {

@@ -23,7 +23,7 @@ namespace wkv7s {
 constexpr int CHECKPOINT_EVERY = 32;  // tokens
 constexpr int SHORT = 16;             // tokens of the longest document that is worked on token by token
 
-// How many checkpoints hold any split of `tokens` into `documents`. The same rule stands in rwkv_music/wkv7s.py.
+// How many checkpoints hold any split of `tokens` into `documents`. The same rule stands in rwkv_music/ops/wkv7s.py.
 inline int64_t checkpoint_slots(int64_t tokens, int64_t documents) { return tokens / CHECKPOINT_EVERY + documents; }
 
 // Inputs of both passes. Shapes: r..b [tokens, heads, N], N the head size, 64 or 128; cu_seqlens [documents + 1].

@@ -22,20 +22,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rwkv_music.config import DataConfig
+from rwkv_music.config import IGNORE_INDEX, DataConfig
 from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.permutation import Permutation
-from rwkv_music.data.tasks import IGNORED, Completions, Row, Stream
+from rwkv_music.data.tasks import Completions, Row, Stream
 from rwkv_music.errors import UserError, explained
+from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
-class LaneEdges:
-    """Where the rows of a batch go on from the window before, and into the one after (see lanes.py).
+class StreamEdges:
+    """Where the rows of a batch go on from the window before, and into the one after (see streams.py).
 
     Attributes:
         rows: int64 [K], those of the B rows that begin inside a piece; K may be 0.
@@ -60,7 +60,7 @@ class Batch:
         positions: int64 [P], the places of the targets that count in the B * T flattened ones, rising; P may be 0 (see
             `MusicDataset.validation_batches`).
         max_length: tokens of the longest document.
-        edges: where its rows are windows of lanes, whose states are carried.
+        edges: where its rows are windows of streams, whose states are carried.
     """
 
     input_ids: torch.Tensor
@@ -68,7 +68,7 @@ class Batch:
     cu_seqlens: torch.Tensor
     positions: torch.Tensor
     max_length: int
-    edges: LaneEdges | None = None
+    edges: StreamEdges | None = None
 
     @property
     def n_targets(self) -> int:
@@ -94,7 +94,7 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         tensors = (self.input_ids, self.targets, self.cu_seqlens, self.positions)
-        edges = self.edges and LaneEdges(*map(change, (self.edges.rows, self.edges.documents, self.edges.last)))
+        edges = self.edges and StreamEdges(*map(change, (self.edges.rows, self.edges.documents, self.edges.last)))
         return Batch(*map(change, tensors), self.max_length, edges)
 
 
@@ -227,7 +227,7 @@ class MusicDataset:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
         task = self._completions if self.task == "completion" else self._stream
-        nothing = Row(np.full(1, self.pad_id), np.full(1, IGNORED), np.zeros(1, np.int64))
+        nothing = Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
         for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
             rows = [task.row(i, i) if i < task.n_windows else nothing for i in range(start, start + batch_size)]
             yield self.checked(self._packed(rows) if task is self._completions else self._rectangular(rows))
@@ -235,7 +235,7 @@ class MusicDataset:
     def _rectangular(self, rows: list[Row]) -> Batch:
         """[B, T], each row padded at its end."""
         shape = len(rows), self.ctx_len
-        input_ids, targets = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORED, np.int64)
+        input_ids, targets = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
         for i, row in enumerate(rows):
             input_ids[i, : len(row.input_ids)] = row.input_ids
             targets[i, : len(row.targets)] = row.targets
@@ -251,7 +251,7 @@ class MusicDataset:
 
 
 def make_batch(
-    input_ids: np.ndarray, targets: np.ndarray, starts: list[np.ndarray], edges: LaneEdges | None = None
+    input_ids: np.ndarray, targets: np.ndarray, starts: list[np.ndarray], edges: StreamEdges | None = None
 ) -> Batch:
     """A batch of input_ids and targets int64 [B, T], its documents beginning at `starts` in the flattened tokens."""
     cu_seqlens = np.concatenate([*starts, [input_ids.size]]).astype(np.int32)
@@ -259,7 +259,7 @@ def make_batch(
         input_ids=torch.from_numpy(input_ids),
         targets=torch.from_numpy(targets),
         cu_seqlens=torch.from_numpy(cu_seqlens),
-        positions=torch.from_numpy(np.flatnonzero(targets != IGNORED)),
+        positions=torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX)),
         max_length=int(np.diff(cu_seqlens).max()),
         edges=edges,
     )

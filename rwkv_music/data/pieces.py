@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_music.data.binidx import BinIdx, idx_path
-from rwkv_music.data.codec import BarLines, Codec, Piece
-from rwkv_music.data.midi_events import DEFAULT_SIGNATURE
-from rwkv_music.data.midi_llm_bars import WAIT_MS
-from rwkv_music.data.vocabulary import read_vocabulary
+from rwkv_music.midi.events import DEFAULT_SIGNATURE
+from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
+from rwkv_music.tokenizers.midi_llm_bars import WAIT_MS
+from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 
 class Pieces(Sequence[Piece]):

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx, idx_path
-from rwkv_music.data.codec import Codec
-from rwkv_music.data.vocabulary import NONE, read_vocabulary
 from rwkv_music.errors import UserError
-
-IGNORED = -100
+from rwkv_music.tokenizers.codec import Codec
+from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ def next_token_row(tokens: np.ndarray, begun: np.ndarray, ctx_len: int) -> Row:
         begun: where documents begin in them after the first token, rising.
     """
     targets = tokens[1:].copy()
-    targets[begun - 1] = IGNORED
+    targets[begun - 1] = IGNORE_INDEX
     input_ids = tokens[:ctx_len]
     if len(targets) < len(input_ids):  # the last token of all predicts nothing
-        targets = np.append(targets, IGNORED)
+        targets = np.append(targets, IGNORE_INDEX)
     return Row(input_ids, targets, np.concatenate([[0], begun[begun < len(input_ids)]]))
 
 
@@ -148,7 +147,7 @@ class Completions:
         if self._augmenter is not None:
             [tokens] = self._augmenter.vary([tokens], [NONE], sample)
         targets = tokens[1:].copy()
-        targets[: max(len(opening) - 1, 0)] = IGNORED
+        targets[: max(len(opening) - 1, 0)] = IGNORE_INDEX
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
 
     def _opening(self, ids: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -3,9 +3,9 @@
 import argparse
 from dataclasses import asdict
 
+from rwkv_music.checkpoint.run_folder import find_checkpoint
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.errors import UserError
-from rwkv_music.run_folder import find_checkpoint
 
 # Settings that belong to one command, and are not taken over by a run that goes on.
 OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
@@ -57,7 +57,7 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
             )
         train = from_arguments(TrainConfig, arguments, **kept)
     elif train.init:
-        from rwkv_music.training.initial import shape_of_init
+        from rwkv_music.training.init_weights import shape_of_init
 
         model = shape_of_init(train.init, arguments)
     config = RunConfig(
@@ -67,8 +67,8 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         raise UserError(
             f"--tune {train.tune} trains beside weights that stay as they are, and none were named: add --init BASE."
         )
-    if train.tune == "state" and config.data.carry:
-        raise UserError("--carry gives a document its state, --tune state learns it: drop one of the two.")
+    if train.tune == "state" and config.data.tbptt:
+        raise UserError("--tbptt gives a document its state, --tune state learns it: drop one of the two.")
     if not config.data.data:
         raise UserError("No dataset was named: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config

@@ -1,7 +1,7 @@
 """How much of a GPU's memory a training step will take, told before the first; and whether a CPU's holds the states,
 before they are made.
 
-The terms are what `half_blocks`, `head` and DeepSpeed's stages really hold, tensor by tensor; benchmarks/step.py prints
+The terms are what `fused_sublayers`, `head` and DeepSpeed's stages really hold, tensor by tensor; benchmarks/step.py prints
 the estimate beside the measured peak.
 """
 
@@ -15,17 +15,17 @@ import torch
 from torch import distributed as dist
 
 from rwkv_music.config import RECOMPUTE, ModelConfig
-from rwkv_music.data.workers import available_memory
 from rwkv_music.errors import UserError
-from rwkv_music.head import CHUNK_LOGITS
-from rwkv_music.training.agreement import together
+from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
+from rwkv_music.ops.wkv7s import CHECKPOINT_EVERY
+from rwkv_music.system import available_memory
+from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.metrics import gib, model_state_bytes
 from rwkv_music.training.summary import count
-from rwkv_music.wkv7s import CHECKPOINT_EVERY
 
 if TYPE_CHECKING:
     from rwkv_music.model_v8 import RWKV
-    from rwkv_music.training.engine import Plan
+    from rwkv_music.training.deepspeed_engine.engine import Plan
 
 BF16, FP32 = 2, 4
 ROOM = 0.94  # of the memory that there is: no peak in benchmarks/results/ is further above its estimate
@@ -35,7 +35,7 @@ ROOM = 0.94  # of the memory that there is: no peak in benchmarks/results/ is fu
 class MemoryEstimate:
     """Bytes on one GPU."""
 
-    states: int  # weights, gradients' buffers, AdamW and the states of lanes, as long as the run lasts
+    states: int  # weights, gradients' buffers, AdamW and the states of streams, as long as the run lasts
     activations: int  # kept from the forward pass for the backward
     working: int  # the most that is alive beside them at once
 
@@ -49,13 +49,13 @@ class Carried:
     """Whose states a GPU holds where they are carried from window to window (see carrying.py).
 
     Attributes:
-        lanes: of all the micro-batches of a step.
+        streams: of all the micro-batches of a step.
         rows: of them, in one micro-batch.
         documents: that a window of a micro-batch holds parts of, on average: at least one in each row.
         windows: of a step.
     """
 
-    lanes: int
+    streams: int
     rows: int
     documents: float
     windows: int
@@ -111,7 +111,7 @@ def estimate(
         at_once: whether ZeRO-3 gathers all blocks at once, and takes their gradients when all are there.
         recorded: whether the step is replayed (see `graphs`); of ZeRO-3's, that is of its blocks.
         accumulates: whether the gradients of several micro-batches or windows are added up.
-        carried: with --carry, the states.
+        carried: with --tbptt, the states.
     """
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
@@ -134,10 +134,10 @@ def estimate(
     layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
     if recompute == "block":
         layer += activation_values(model, "none") * tokens * BF16
-    lanes = passing = 0.0
+    streams = passing = 0.0
     if carried is not None:
-        lanes = carried.lanes * state_bytes(model)
-        # Of each lane, the states between windows, the last one's and its gradient; of each document, what it comes in
+        streams = carried.streams * state_bytes(model)
+        # Of each stream, the states between windows, the last one's and its gradient; of each document, what it comes in
         # with and goes out with, layer by layer and then together, or in the backward pass the gradients of these.
         passing = ((carried.windows + 1) * carried.rows + 3 * carried.documents) * state_bytes(model)
     if recorded and zero_stage == 3:
@@ -147,7 +147,7 @@ def estimate(
     else:
         widest = max(kept + max(head, layer), layer + others)
     backward = widest + buckets + gathered + passing
-    return MemoryEstimate(round(weights + optimizer + gradients + lanes), round(kept), round(backward - kept))
+    return MemoryEstimate(round(weights + optimizer + gradients + streams), round(kept), round(backward - kept))
 
 
 def least_recompute(asked: str, told: Callable[[str], MemoryEstimate], there: float) -> tuple[str, MemoryEstimate]:
@@ -197,4 +197,4 @@ def check_host_memory(model: "RWKV", zero_stage: int, plan: "Plan") -> None:
                 f"this machine, which has {gib(there)} of memory free: choose a smaller --preset."
             )
 
-    together("looking at the memory", check)
+    raise_on_any_rank("looking at the memory", check)

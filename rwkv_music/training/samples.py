@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from rwkv_music import audio, generation, pianoroll
+from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
-from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
-from rwkv_music.generation import Completion
+from rwkv_music.generation.completion import Completion, complete, save_completions
+from rwkv_music.generation.sampling import Sampling
+from rwkv_music.midi import audio, piano_roll
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.run_folder import checkpoint_name
+from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.metrics import Curves
 
 
@@ -40,13 +41,13 @@ class HeldOut:
         """The piece's first bars and what `model` makes of them; None if no piece has so many bars."""
         if self._piece is None:
             return None
-        [completion] = generation.complete(
+        [completion] = complete(
             model,
             self._codec,
             self._piece,
             context_bars=self._train.sample_context_bars,
             bars=self._train.sample_bars,
-            sampling=generation.Sampling(seed=self._seed),
+            sampling=Sampling(seed=self._seed),
         )
         return completion
 
@@ -55,10 +56,10 @@ def show(completion: Completion, curves: Curves, step: int, folder: Path) -> Non
     """Its piano roll among the curves, its sound too where what that needs is installed; a .mid in `folder`."""
     midi = completion.midi()
     title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
-    curves.image(step, "samples/completion", pianoroll.figure_array(midi, completion.prompt_end_seconds(), title))
+    curves.image(step, "samples/completion", piano_roll.figure_array(midi, completion.prompt_end_seconds(), title))
     if _can_sound():
         curves.sound(step, "samples/completion", audio.sound(midi), audio.SAMPLE_RATE)
-    generation.save_completions([completion], folder / f"{checkpoint_name(step)}.mid")
+    save_completions([completion], folder / f"{checkpoint_name(step)}.mid")
 
 
 def _can_sound() -> bool:

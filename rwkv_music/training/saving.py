@@ -31,10 +31,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from rwkv_music.config import RunConfig
-from rwkv_music.errors import SharedError, UserError
-from rwkv_music.files import sync_folder, write_text
-from rwkv_music.run_folder import (
+from rwkv_music.checkpoint.reading import moments_file, streams_file, weights_file
+from rwkv_music.checkpoint.run_folder import (
     CHECKPOINTS,
     INDEX,
     Progress,
@@ -44,15 +42,17 @@ from rwkv_music.run_folder import (
     take_name_away,
     write_manifest,
 )
-from rwkv_music.training import partitions
-from rwkv_music.training.agreement import only_on_first, together
-from rwkv_music.training.checkpoint import lanes_file, moments_file, weights_file
+from rwkv_music.checkpoint.safetensors_io import Written, write_tensors
+from rwkv_music.checkpoint.tuning import BASE
+from rwkv_music.config import RunConfig
+from rwkv_music.errors import SharedError, UserError
+from rwkv_music.files import sync_folder, write_text
+from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
+from rwkv_music.training.deepspeed_engine import zero_shards
 from rwkv_music.training.metrics import gib
-from rwkv_music.training.shards import Written, write_tensors
-from rwkv_music.tuning import BASE
 
 if TYPE_CHECKING:
-    from rwkv_music.training.carrying import LaneStates
+    from rwkv_music.training.tbptt import StreamStates
 
 OWNER = ".owner"
 
@@ -100,7 +100,7 @@ class Saver:
 
     Args:
         token: what `take_over` was given.
-        lanes: the states that are carried from step to step, if any are.
+        streams: the states that are carried from step to step, if any are.
         unread: whole tensors that the model has no use for, for this rank to write beside its weights.
     """
 
@@ -109,10 +109,10 @@ class Saver:
         engine: deepspeed.DeepSpeedEngine,
         config: RunConfig,
         token: str,
-        lanes: "LaneStates | None" = None,
+        streams: "StreamStates | None" = None,
         unread: dict[str, Tensor] | None = None,
     ) -> None:
-        self._engine, self._config, self._token, self._lanes = engine, config, token, lanes
+        self._engine, self._config, self._token, self._streams = engine, config, token, streams
         self._unread = unread or {}
         self._run = Path(config.train.out)
         self._copies: list[Tensor] = []  # on the host, of what was saved last
@@ -132,8 +132,8 @@ class Saver:
         self.finish()
         self._progress = progress
         try:
-            together(self._doing, only_on_first(self._begin))
-            self._snapshot = together(self._doing, self._take_snapshot)
+            raise_on_any_rank(self._doing, on_rank0(self._begin))
+            self._snapshot = raise_on_any_rank(self._doing, self._take_snapshot)
         except SharedError:
             self._forget()
             raise
@@ -147,11 +147,11 @@ class Saver:
             return
         try:
             wait([self._written])
-            together(self._doing, only_on_first(self._check_owner))  # another start removes what is unfinished
-            note = {**self._snapshot.note, "written": together(self._doing, self._written.result)}
+            raise_on_any_rank(self._doing, on_rank0(self._check_owner))  # another start removes what is unfinished
+            note = {**self._snapshot.note, "written": raise_on_any_rank(self._doing, self._written.result)}
             notes: list = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
             dist.gather_object(note, notes if dist.get_rank() == 0 else None)
-            together(self._doing, only_on_first(lambda: self._name(notes)))
+            raise_on_any_rank(self._doing, on_rank0(lambda: self._name(notes)))
         finally:
             self._forget()
 
@@ -185,11 +185,11 @@ class Saver:
         self._partial.mkdir(parents=True)
 
     def _take_snapshot(self) -> Snapshot:
-        rank, mine = dist.get_rank(), partitions.pieces(self._engine)
-        masters = partitions.master_partitions(self._engine)
-        states = [partitions.optimizer_state(self._engine, master) for master in masters]
-        tensors = {"": masters, **{moment: [state[moment] for state in states] for moment in partitions.MOMENTS}}
-        carried = {} if self._lanes is None else self._lanes.tensors()
+        rank, mine = dist.get_rank(), zero_shards.pieces(self._engine)
+        masters = zero_shards.master_partitions(self._engine)
+        states = [zero_shards.optimizer_state(self._engine, master) for master in masters]
+        tensors = {"": masters, **{moment: [state[moment] for state in states] for moment in zero_shards.MOMENTS}}
+        carried = {} if self._streams is None else self._streams.tensors()
         arrive: Callable[[], None] = _nothing
         if self._config.train.save_mode == "overlapped":
             copies, arrive = self._copy([*chain.from_iterable(tensors.values()), *carried.values()])
@@ -199,11 +199,11 @@ class Saver:
         moments = {
             f"{piece.name}.{moment}": piece.of(tensors[moment][piece.partition])
             for piece in mine
-            for moment in partitions.MOMENTS
+            for moment in zero_shards.MOMENTS
         }
         files = {weights_file(rank): weights, moments_file(rank): moments}
         if carried:
-            files[lanes_file(rank)] = carried
+            files[streams_file(rank)] = carried
         note = {
             "slices": [(piece.name, piece.start, piece.length) for piece in mine]
             + [(name, 0, tensor.numel()) for name, tensor in self._unread.items()],

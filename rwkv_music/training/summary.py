@@ -9,7 +9,7 @@ import torch
 from rwkv_music.training.metrics import gib, model_state_bytes
 
 if TYPE_CHECKING:
-    from rwkv_music.training.trainer import Trainer
+    from rwkv_music.training.loop import Trainer
 
 
 def summary(trainer: "Trainer") -> str:
@@ -18,9 +18,9 @@ def summary(trainer: "Trainer") -> str:
     m, d, t = trainer.config.model, trainer.config.data, trainer.config.train
     name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
     rows = f"{t.batch_size} rows x {d.ctx_len:,} tokens"
-    if d.carry:
-        rows += f" x {count(d.carry, 'window')} with states carried"
-        passes = t.steps * d.carry / trainer.lanes.windows_per_pass
+    if d.tbptt:
+        rows += f" x {count(d.tbptt, 'window')} with states carried"
+        passes = t.steps * d.tbptt / trainer.streams.windows_per_pass
     else:
         passes = t.steps * t.batch_size / train_data.n_windows
     bf16 = bool(trainer.plan.deepspeed.get("bf16", {}).get("enabled"))

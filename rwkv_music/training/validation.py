@@ -6,12 +6,11 @@ import math
 import deepspeed
 import torch
 
-from rwkv_music.carried import summed_loss_of_lanes
 from rwkv_music.config import RunConfig
 from rwkv_music.data.dataset import MusicDataset, read_dataset_json
-from rwkv_music.data.lanes import Lanes
-from rwkv_music.evaluation import summed_loss
-from rwkv_music.training.engine import playing, rank, sum_over_ranks
+from rwkv_music.data.streams import DocumentStreams
+from rwkv_music.evaluation import summed_loss, summed_loss_of_streams
+from rwkv_music.training.deepspeed_engine.engine import eval_mode, rank, sum_over_ranks
 
 
 class Validation:
@@ -24,7 +23,9 @@ class Validation:
     def __init__(self, config: RunConfig, world_size: int) -> None:
         self._config, self._world_size = config, world_size
         self.data = MusicDataset.of(config.data, "val")
-        self._lanes = Lanes(self.data, config.train.micro_batch_size * world_size) if config.data.carry else None
+        self._streams = (
+            DocumentStreams(self.data, config.train.micro_batch_size * world_size) if config.data.tbptt else None
+        )
         self._completions = None  # in a mix it is of both tasks
         if config.data.task == "mix":
             self._completions = MusicDataset.of(dataclasses.replace(config.data, task="completion"), "val")
@@ -40,10 +41,10 @@ class Validation:
         """The curves' next points: nats a token, in a mix of completions too; bits a note. Every rank calls it."""
         t = self._config.train
         rows = (t.micro_batch_size, device, t.val_rows, rank(), self._world_size)
-        with playing(engine) as model:
-            if self._lanes:
+        with eval_mode(engine) as model:
+            if self._streams:
                 own = range(t.micro_batch_size * rank(), t.micro_batch_size * (rank() + 1))
-                totals = {"val/loss": summed_loss_of_lanes(model, self._lanes, own, device, t.val_rows)}
+                totals = {"val/loss": summed_loss_of_streams(model, self._streams, own, device, t.val_rows)}
             else:
                 totals = {"val/loss": summed_loss(model, self.data, *rows)}
             if self._completions:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rwkv_music.data.binidx import HEADER, MAGIC, POINTER, SIZE, UINT16_CODE, VERSION, BinIdx, BinIdxWriter
-from rwkv_music.data.dataset import IGNORED, Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.dataset import IGNORE_INDEX, Batch, MusicDataset, read_dataset_json
 from rwkv_music.errors import UserError
 
 
@@ -44,10 +44,10 @@ def check(batch: Batch, documents: list[np.ndarray]) -> None:
         elif token != 0:
             assert position not in starts
         if token == 0 or token in last:
-            assert target == IGNORED
+            assert target == IGNORE_INDEX
         else:
             assert target == token + 1
-    assert batch.n_targets == int((batch.targets != IGNORED).sum())
+    assert batch.n_targets == int((batch.targets != IGNORE_INDEX).sum())
 
 
 @pytest.mark.parametrize("ctx_len", [1, 4, 7, 16, 30, 31, 32, 100])
@@ -59,7 +59,7 @@ def test_every_target_once_a_pass(tmp_path, ctx_len):
     for number in range(3):
         batch = data.batch(number * data.n_windows, (number + 1) * data.n_windows)
         check(batch, documents)
-        assert sorted(batch.targets[batch.targets != IGNORED].tolist()) == expected
+        assert sorted(batch.targets[batch.targets != IGNORE_INDEX].tolist()) == expected
         assert batch.n_targets == data.n_targets
 
 
@@ -99,7 +99,7 @@ def test_validation_sees_every_target_once(tmp_path, world_size, batch_size):
         for batch in batches:
             check(batch, documents)
             assert batch.input_ids.shape == (batch_size, 8)
-            targets += batch.targets[batch.targets != IGNORED].tolist()
+            targets += batch.targets[batch.targets != IGNORE_INDEX].tolist()
     assert sorted(targets) == sorted(int(token) for document in documents for token in document[1:])
 
 
@@ -149,7 +149,7 @@ import sys
 for name in ("miditok", "symusic", "music21"):
     sys.modules[name] = None  # importing it fails
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.codecs import load_codec
+from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.data.dataset import MusicDataset
 batch = MusicDataset({str(bach_data)!r}, "train", 32).batch(0, 2)
 codec = load_codec({str(bach_data / "tokenizer.json")!r})

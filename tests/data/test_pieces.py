@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.pieces import Pieces
-from rwkv_music.data.prepare import prepare
+from rwkv_music.prepare.pipeline import prepare
+from rwkv_music.tokenizers.registry import load_codec
 
 
 @pytest.mark.parametrize("tokenizer", ["remi", "midi-llm"])

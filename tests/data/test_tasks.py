@@ -9,12 +9,12 @@ import torch
 
 from rwkv_music.config import DataConfig
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.codec import Codec
-from rwkv_music.data.codecs import load_codec
 from rwkv_music.data.dataset import Batch, MusicDataset
-from rwkv_music.data.prepare import prepare
-from rwkv_music.data.tasks import IGNORED
+from rwkv_music.data.tasks import IGNORE_INDEX
 from rwkv_music.errors import UserError
+from rwkv_music.prepare.pipeline import prepare
+from rwkv_music.tokenizers.codec import Codec
+from rwkv_music.tokenizers.registry import load_codec
 
 TASKS = ("pretrain", "completion", "mix")
 
@@ -54,7 +54,7 @@ def test_completions_are_bars_after_their_context(folder, codec):
     assert data.n_windows == len(expected)
     for (ids, targets), (context, completion, bar) in zip(rows_of(batch), expected, strict=True):
         assert ids[0] == codec.bos_id
-        counted = targets != IGNORED
+        counted = targets != IGNORE_INDEX
         assert np.array_equal(targets[counted], completion)
         assert counted[-1] and np.flatnonzero(counted)[0] == len(ids) - len(
             completion
@@ -86,8 +86,8 @@ def test_what_is_too_long_loses_bars_of_its_context_first(folder, codec):
     for window in range(wide.n_windows):
         whole, row = wide._completions.row(window, 0), narrow._completions.row(window, 0)
         assert len(row.input_ids) == len(row.targets) <= 90
-        wanted = whole.targets[whole.targets != IGNORED]
-        found = row.targets[row.targets != IGNORED]
+        wanted = whole.targets[whole.targets != IGNORE_INDEX]
+        found = row.targets[row.targets != IGNORE_INDEX]
         assert np.array_equal(found, wanted[: len(found)]) and len(found) > 0
         assert len(found) == len(wanted) or len(row.input_ids) == 90
         cut += len(row.input_ids) < len(whole.input_ids)
@@ -147,7 +147,7 @@ def test_a_batch_is_its_samples(folder, task, augment):
     for name in ("input_ids", "targets"):
         joined = torch.cat([getattr(part, name).flatten() for part in parts])
         assert torch.equal(joined, getattr(whole, name).flatten())
-    assert torch.equal(whole.positions, (whole.targets.flatten() != IGNORED).nonzero().squeeze(1))
+    assert torch.equal(whole.positions, (whole.targets.flatten() != IGNORE_INDEX).nonzero().squeeze(1))
     bounds = whole.cu_seqlens.tolist()
     assert bounds[0] == 0 and bounds[-1] == whole.input_ids.numel() and (np.diff(bounds) > 0).all()
     assert whole.max_length == np.diff(bounds).max()
@@ -159,7 +159,7 @@ def test_variations_change_the_notes_and_not_what_is_asked(folder):
     a, b = plain.batch(0, 40), varied.batch(0, 40)
     assert torch.equal(a.cu_seqlens, b.cu_seqlens) and torch.equal(a.positions, b.positions)
     assert not torch.equal(a.input_ids, b.input_ids)
-    inside = a.targets[:, :-1] != IGNORED  # what follows a token is what is asked of it
+    inside = a.targets[:, :-1] != IGNORE_INDEX  # what follows a token is what is asked of it
     assert torch.equal(b.targets[:, :-1][inside], b.input_ids[:, 1:][inside])
     val = MusicDataset(folder, "val", 150, augment="all")
     assert all(

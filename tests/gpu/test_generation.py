@@ -10,13 +10,13 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
 from rwkv_music.config import ModelConfig
-from rwkv_music.data.codec import Piece
-from rwkv_music.data.codecs import make_codec
-from rwkv_music.data.vocabulary import read_vocabulary
-from rwkv_music.generation import Hurry, Player
+from rwkv_music.generation.completion import ForcedExit, Player
+from rwkv_music.generation.decoder import Decoder, read_prompt, recorded
+from rwkv_music.generation.sampling import Sampling
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.sampling import Sampling
-from rwkv_music.stepping import Stepper, read_prompt, recorded
+from rwkv_music.tokenizers.codec import Piece
+from rwkv_music.tokenizers.registry import make_codec
+from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 V = 500
 
@@ -45,14 +45,14 @@ def test_a_recorded_step_is_as_near_to_float64_as_the_model(model, rows):
         sequence = torch.cat([prompt.expand(rows, -1), ids], dim=1)
         expected = exact(sequence)[:, -1]
         plain = model(sequence.cuda())[:, -1].double().cpu()
-    stepper = Stepper(model, rows)
+    decoder = Decoder(model, rows)
     with torch.no_grad():
-        step = recorded(stepper.step, model.device)
-    stepper.start(*read_prompt(model, prompt.cuda()))
+        step = recorded(decoder.step, model.device)
+    decoder.start(*read_prompt(model, prompt.cuda()))
     for t in range(20):
-        stepper.token.copy_(ids[:, t])
+        decoder.token.copy_(ids[:, t])
         step()
-    error = (stepper.logits.double().cpu() - expected).norm() / expected.norm()
+    error = (decoder.logits.double().cpu() - expected).norm() / expected.norm()
     assert error < 1.5 * (plain - expected).norm() / expected.norm() + 1e-3
 
 
@@ -70,7 +70,7 @@ def test_a_recorded_step_is_as_near_to_float64_as_the_model(model, rows):
 def test_recorded_or_not_the_tokens_are_the_same(model, sampling, monkeypatch):
     prompt = np.arange(30)
     recorded_tokens = take(80, Player(model, 5, sampling).play(prompt))
-    monkeypatch.setattr("rwkv_music.generation.recorded", lambda function, device: function)
+    monkeypatch.setattr("rwkv_music.generation.completion.recorded", lambda function, device: function)
     assert np.array_equal(take(80, Player(model, 5, sampling).play(prompt)), recorded_tokens)
 
 
@@ -91,8 +91,8 @@ def test_the_grammar_holds_on_the_device(tokenizer, rows):
     model.to("cuda", torch.bfloat16)
     piece = Piece(np.array([codec.bos_id]), np.empty(0, np.int64))
 
-    def new_grammar() -> Hurry:
-        return Hurry(codec.grammar(piece, rows, bars=2), read_vocabulary(codec).moves_on)
+    def new_grammar() -> ForcedExit:
+        return ForcedExit(codec.grammar(piece, rows, bars=2), read_vocabulary(codec).moves_on)
 
     grammar = new_grammar()
     player = Player(model, rows, Sampling(temperature=1.5, seed=1), grammar.tables, read_vocabulary(codec).keys)

@@ -18,7 +18,7 @@ if torch.cuda.device_count() < 2:
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rwkv_music.run_folder import checkpoints
+from rwkv_music.checkpoint.run_folder import checkpoints
 from tests.gpu.test_training import PROJECT, data  # noqa: F401
 from tests.training.conftest import free_port
 
@@ -26,9 +26,13 @@ SMALL = "--preset tiny --ctx_len 256 --batch_size 16 --lr 2e-3 --warmup_steps 10
 # train.py, which says at its end how many steps it has replayed.
 COUNTED = """
 import sys, train
-from rwkv_music.training import engine, graphs, packing, run, signals
-counted, replay = [], graphs.Graphs.replay
-graphs.Graphs.replay = lambda *batch: counted.append(1) or replay(*batch)
+from rwkv_music.training import signals
+from rwkv_music.training.deepspeed_engine import engine
+from rwkv_music.training.deepspeed_engine.fast import cuda_graphs
+from rwkv_music.training.deepspeed_engine.fast import flat_params
+from rwkv_music.training import setup
+counted, replay = [], cuda_graphs.Graphs.replay
+cuda_graphs.Graphs.replay = lambda *batch: counted.append(1) or replay(*batch)
 status = train.main(sys.argv[1:])
 print(f"replayed {len(counted)} times")
 signals.leave(status)
@@ -41,7 +45,7 @@ APART = COUNTED.replace("counted, replay", "run.ranks_share_a_host = lambda: Fal
 # Rank 1 dies. Rank 0's program waits for the GPU, which waits for rank 1, so that only NCCL's watchdog can end it.
 WAITING = """
 import os, signal, torch
-from rwkv_music.training.rendezvous import meet
+from rwkv_music.training.process_group import meet
 from torch import distributed as dist
 rank = int(os.environ["RANK"])
 torch.cuda.set_device(rank)
@@ -129,14 +133,14 @@ def test_a_replayed_step_is_the_launched_one(stage, data, tmp_path):  # noqa: F8
 
 # It fails unless ZeRO-3 gathers all blocks at once, and replays them or not.
 AT_ONCE = """
-recordable, graphs.recordable = graphs.recordable, lambda *run: replays and recordable(*run)
+recordable, cuda_graphs.recordable = cuda_graphs.recordable, lambda *run: replays and recordable(*run)
 gathered = engine._gathered
 def at_once(model, flat, zero, at_once):
     assert at_once
     return gathered(model, flat, zero, at_once)
 engine._gathered = at_once
 """
-MANY_FLAT = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, packing.LARGE_ENOUGH = 0, 2**22")
+MANY_FLAT = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, flat_params.LARGE_ENOUGH = 0, 2**22")
 REPLAYED = COUNTED.replace("counted, replay", f"replays = True{AT_ONCE}counted, replay", 1)
 SENT = {
     "1": (1, {}, MANY_FLAT),

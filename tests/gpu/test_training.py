@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.data.binidx import BinIdxWriter
-from rwkv_music.data.remi import Remi
+from rwkv_music.tokenizers.remi import Remi
 from tests.training.test_rendezvous import ADDED
 
 PROJECT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ from torch.profiler import ProfilerActivity, profile
 from rwkv_music.training.arguments import configure, parse
 options = parse(sys.argv[1:])
 config = configure(options)
-from rwkv_music.training.trainer import Trainer
+from rwkv_music.training.loop import Trainer
 trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
 def steps(numbers):
     for number in numbers:

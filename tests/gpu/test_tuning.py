@@ -8,11 +8,11 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
-from rwkv_music import half_blocks
+from rwkv_music.checkpoint.reading import load_model
+from rwkv_music.checkpoint.tuning import add_trained, freeze
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.checkpoint import load_model
-from rwkv_music.tuning import add_trained, freeze
+from rwkv_music.ops import fused_sublayers
 from tests.gpu.test_training import data, train  # noqa: F401
 
 
@@ -43,7 +43,7 @@ def test_gradients_of_what_trains(monkeypatch, tune):
 
     expected, found = gradients(exact), gradients(rounded)
     with monkeypatch.context() as patch:
-        patch.setattr(half_blocks, "fit", lambda x, head_size: False)
+        patch.setattr(fused_sublayers, "fit", lambda x, head_size: False)
         cu_seqlens = cu_seqlens[:6]
         plain = gradients(rounded)
     assert found.keys() == expected.keys() == {name for name, p in rounded.named_parameters() if p.requires_grad}

@@ -18,8 +18,8 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
 from rwkv_music.cuda import build
-from rwkv_music.wkv7s import wkv7s
-from tests.reference import wkv7s_inputs, wkv7s_reference
+from rwkv_music.ops.wkv7s import wkv7s
+from tests.ops.reference import wkv7s_inputs, wkv7s_reference
 
 NAMES = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
 RANDOM, EXTREME = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||

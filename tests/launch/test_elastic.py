@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkv_music.run_folder import checkpoints, read_progress
+from rwkv_music.checkpoint.run_folder import checkpoints, read_progress
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
 from tests.training.test_checkpoint import wait_for
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rwkv_music.run_folder import checkpoints, find_checkpoint, read_manifest, tensor_files
+from rwkv_music.checkpoint.run_folder import checkpoints, find_checkpoint, read_manifest, tensor_files
 from tests.slurm.conftest import Slurm, wait_until
 from tests.training.conftest import SMALL, Run, train
 

@@ -12,7 +12,7 @@ import pytest
 import train as train_py
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError
-from rwkv_music.training import trainer
+from rwkv_music.training import loop
 from rwkv_music.training.signals import GO_ON_LATER, Stopped
 from tests.training.conftest import PROJECT, SMALL, train
 
@@ -60,7 +60,7 @@ def test_data_without_its_tokenizer(attempt, bach_data, tmp_path):
     assert "is damaged (no tokenizer.json): prepare the data again" in attempt(data=tmp_path / "data")
 
 
-@pytest.mark.parametrize("more", [(), ("--carry", 1)])
+@pytest.mark.parametrize("more", [(), ("--tbptt", 1)])
 def test_tokens_that_no_tokenizer_made(more, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
     path = tmp_path / "data" / "train.bin"
@@ -168,7 +168,7 @@ class StopsOnAFullDisk:
 
 
 def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(trainer, "Trainer", StopsOnAFullDisk)
+    monkeypatch.setattr(loop, "Trainer", StopsOnAFullDisk)
     arguments = ["--data", str(bach_data), "--out", str(tmp_path / "run"), "--deepspeed_config", ZERO2, *SMALL]
     assert train_py.main(arguments) == GO_ON_LATER
     assert capsys.readouterr().err == "train.py: asked to stop after step 7.\ntrain.py: The disk is full.\n"

@@ -16,9 +16,9 @@ import pytest
 
 import train as train_py
 from rwkv_music.__main__ import main as rwkv_music
+from rwkv_music.checkpoint.reading import load_model
+from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, passed_over, read_progress
 from rwkv_music.errors import UserError
-from rwkv_music.run_folder import checkpoints, fault, find_checkpoint, passed_over, read_progress
-from rwkv_music.training.checkpoint import load_model
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
 
 FILES = {path.stem: json.loads(path.read_text()) for path in (PROJECT / "ds_configs").glob("*.json")}
@@ -161,7 +161,7 @@ def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, bach_da
 # To rank 1 the last checkpoint is not there yet.
 BEHIND = """
 import os, sys, train
-from rwkv_music import run_folder
+from rwkv_music.checkpoint import run_folder
 from rwkv_music.training.signals import leave
 seen = run_folder.checkpoints
 run_folder.checkpoints = lambda run: seen(run)[: -1 if os.environ["RANK"] == "1" else None]
@@ -270,7 +270,7 @@ def test_files_are_made_with_the_users_umask(unbroken):
 def test_a_checkpoint_needs_no_deepspeed(unbroken):
     script = (
         "import sys; sys.modules['deepspeed'] = None\n"
-        "from rwkv_music.training.checkpoint import load_model\n"
+        "from rwkv_music.checkpoint.reading import load_model\n"
         f"print(load_model({str(unbroken[1].folder)!r})[3])"
     )
     done = subprocess.run([sys.executable, "-c", script], env=environment(), cwd=PROJECT, capture_output=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkv_music.run_folder import checkpoints, fault, find_checkpoint
+from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint
 from rwkv_music.training.health import SpikeDetector
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, on_two_ranks
 from tests.training.test_checkpoint import wait_for

@@ -10,7 +10,7 @@ import torch
 
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.model_v8 import State
-from rwkv_music.training.engine import may_gather_at_once
+from rwkv_music.training.deepspeed_engine.engine import may_gather_at_once
 from rwkv_music.training.memory import ROOM, Carried, MemoryEstimate, activation_values, estimate, least_recompute
 from tests.training.conftest import PROJECT, environment
 
@@ -63,10 +63,10 @@ def test_the_states_between_windows_are_counted():
     def told(carried: Carried | None):
         return estimate(model, 10**8, 10**8, **options, carried=carried)
 
-    without, one = told(None), told(Carried(lanes=8, rows=4, documents=6.5, windows=1))
+    without, one = told(None), told(Carried(streams=8, rows=4, documents=6.5, windows=1))
     assert one.states - without.states == 8 * state
     assert one.activations == without.activations and one.working > without.working + 6.5 * state
-    five = told(Carried(lanes=8, rows=4, documents=6.5, windows=5))
+    five = told(Carried(streams=8, rows=4, documents=6.5, windows=5))
     assert five.states == one.states and five.peak - one.peak == 4 * 4 * state
 
 
@@ -94,15 +94,15 @@ SET_UP = """
 import dataclasses, json, sys
 from rwkv_music.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rwkv_music.training.signals import leave
-from rwkv_music.training.trainer import Trainer
+from rwkv_music.training.loop import Trainer
 
 data, out, file = sys.argv[1:]
 config = RunConfig(
-    ModelConfig(n_layer=2, n_embd=64), DataConfig(data=data, ctx_len=32, carry=2),
+    ModelConfig(n_layer=2, n_embd=64), DataConfig(data=data, ctx_len=32, tbptt=2),
     TrainConfig(out=out, batch_size=4, micro_batch_size=2, steps=1, sample_every=0),
 )
 trainer = Trainer(config, file, {"batch_size", "micro_batch_size"})
-held = sum(x.nbytes for x in trainer.lane_states.tensors().values())
+held = sum(x.nbytes for x in trainer.stream_states.tensors().values())
 left = sum(p.numel() for p in trainer.engine.module.parameters())
 assert trainer.recompute == trainer.engine.module.recompute == "none"  # nobody knows how much a CPU has
 print(json.dumps([dataclasses.asdict(trainer.memory), trainer.parameters, left,
@@ -112,7 +112,7 @@ leave(0)
 
 
 def test_a_run_under_zero3_that_carries_states(bach_data, tmp_path):
-    """What the trainer asks with is what there is: parameters that no rank holds, and the states of its four lanes."""
+    """What the trainer asks with is what there is: parameters that no rank holds, and the states of its four streams."""
     file = json.loads((PROJECT / "ds_configs" / "zero3.json").read_text())
     file["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (tmp_path / "zero3.json").write_text(json.dumps(file))

@@ -5,7 +5,7 @@ import subprocess
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rwkv_music.run_folder import checkpoints, fault
+from rwkv_music.checkpoint.run_folder import checkpoints, fault
 from rwkv_music.training.saving import take_over
 from tests.training.conftest import SMALL, train
 from tests.training.test_health import troubled

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rwkv_music.run_folder import checkpoints
+from rwkv_music.checkpoint.run_folder import checkpoints
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, StopSignals
 from tests.training.conftest import SMALL, command, environment, on_two_ranks
 from tests.training.test_checkpoint import wait_for

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.__main__ import main as command
+from rwkv_music.checkpoint.reading import load_model
+from rwkv_music.checkpoint.run_folder import read_manifest, tensor_files
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.evaluation import summed_loss
-from rwkv_music.run_folder import read_manifest, tensor_files
-from rwkv_music.training.checkpoint import load_model
 from tests.training.conftest import PROJECT, SMALL, train
 
 
@@ -83,8 +83,10 @@ def test_a_run_goes_on_elsewhere_from_a_checkpoint_that_is_named(one_process, tm
 # train.py as on GPUs that wait for the host, under ZeRO-3; it fails unless all blocks are gathered at once.
 HOST_BOUND = """
 import sys, train
-from rwkv_music.training import engine, graphs, signals
-graphs.host_bound, graphs.recordable = lambda *_: True, lambda *_: False
+from rwkv_music.training import signals
+from rwkv_music.training.deepspeed_engine import engine
+from rwkv_music.training.deepspeed_engine.fast import cuda_graphs
+cuda_graphs.host_bound, cuda_graphs.recordable = lambda *_: True, lambda *_: False
 gathered = engine._gathered
 def at_once(model, flat, zero, at_once):
     assert at_once

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from rwkv_music.__main__ import main as command
+from rwkv_music.checkpoint.export import export
+from rwkv_music.checkpoint.reading import load_model
+from rwkv_music.checkpoint.run_folder import read_manifest, tensor_files
+from rwkv_music.checkpoint.weights import load_pretrained, open_weights
 from rwkv_music.errors import UserError
-from rwkv_music.export import export
-from rwkv_music.run_folder import read_manifest, tensor_files
-from rwkv_music.training.checkpoint import load_model
-from rwkv_music.weights import load_pretrained, open_weights
 from tests.training.conftest import SMALL, Run, train
 
 SHORT = "--ctx_len 128 --batch_size 4 --steps 6 --log_every 1 --val_every 6".split()

@@ -13,11 +13,11 @@ import time
 import torch
 
 import train as train_py
-from rwkv_music.run_folder import checkpoints
+from rwkv_music.checkpoint.run_folder import checkpoints
+from rwkv_music.training import loop as trainer_module
 from rwkv_music.training import saving
-from rwkv_music.training import trainer as trainer_module
+from rwkv_music.training.loop import Trainer
 from rwkv_music.training.signals import leave
-from rwkv_music.training.trainer import Trainer
 
 LAST_RANK = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
 undisturbed_step = Trainer.step

@@ -1,0 +1,1 @@
+"""Generation with a trained model: decoding token by token, sampling, and completing pieces."""

@@ -1,0 +1,302 @@
+"""A block's two halves for training on a GPU, each as one step of autograd that saves little.
+
+`time_mixing(block, ...)` computes `x + att(ln1(x))` and `channel_mixing(block, ...)` `x + ffn(ln2(x))`, as the modules
+in `model_v8` do in plain PyTorch, which stay the reference. What differs is the cost:
+
+- Between the matrix products everything runs in the fused operators of `fused`, which read and write memory once.
+- Time mixing keeps for its backward x, r, k, v, y, the recurrence's checkpoints and the narrow inside of the gates:
+  about 8 C values a token instead of 40. Channel mixing keeps x and what the squared ReLU took, 5 C. The mixes, the
+  gates, the recurrence's inputs and every normed or squared value are made again: cheap to compute, dear to keep.
+- The residual is added by the product that makes what is added to it.
+- A state may come in and go out: the recurrence's, and the token before the first one, normed. All of it has a
+  gradient. Where there is none, nothing is computed or kept for it.
+- The product that makes a matrix's gradient is left out where the matrix is frozen.
+- Products are written as such: for `F.linear` ZeRO-3 puts a function of its own in, with autograd to pay for.
+
+Everything here is flattened: M tokens of all documents, [M, C].
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rwkv_music.cuda import build
+from rwkv_music.ops import fused
+
+
+class Documents(NamedTuple):
+    """A batch of M tokens in D documents, and what all layers need to know of it."""
+
+    cu_seqlens: Tensor  # int32 [D+1]
+    max_length: int
+    first: Tensor  # int32 [M]: the document that a token begins, -1 where it begins none
+    order: fused.EmbedOrder | None  # for DeepEmbed's gradients
+    last: Tensor | None  # int64 [D]: each document's last token, where the state after it is asked for
+
+
+def documents(
+    input_ids: Tensor,
+    cu_seqlens: Tensor | None,
+    max_length: int | None,
+    embed_vocabulary: int | None,
+    gives_state: bool = False,
+) -> Documents:
+    """Of input_ids [B, T]: the rows, or what `cu_seqlens` packs; `embed_vocabulary` is V where there is a DeepEmbed.
+
+    With `gives_state` the halves return the state after each document.
+    """
+    B, T = input_ids.shape
+    if cu_seqlens is None:
+        cu_seqlens = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=input_ids.device)
+        max_length = T
+    order = None
+    if embed_vocabulary is not None and torch.is_grad_enabled():
+        order = fused.embed_order(input_ids.flatten(), embed_vocabulary)
+    last = cu_seqlens[1:].long() - 1 if gives_state else None
+    return Documents(cu_seqlens, max_length or B * T, fused.document_starts(cu_seqlens, B * T), order, last)
+
+
+def fit(x: Tensor, head_size: int) -> bool:
+    """Whether these halves are the way to compute on x: the kernels take it."""
+    return x.is_cuda and x.dtype == torch.bfloat16 and head_size == fused.HEAD_SIZE
+
+
+def time_mixing(
+    block: nn.Module,
+    x: Tensor,
+    v_first: Tensor | None,
+    documents: Documents,
+    shift: Tensor | None = None,
+    wkv: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """x [M, C], the first layer's values [M, C] (None in it) -> x + att(ln1(x)), the first layer's values, new state.
+
+    The state is that of each document: `shift` [D, C], the normed token before its first one, and `wkv` [D, H, N, N]
+    fp32; either may be None, for zeros. The new one, shift and wkv, is None unless `documents` asks for it.
+    """
+    att, norm = block.att, block.ln1
+    vectors = (norm.weight, norm.bias, att.ln_x.weight, att.ln_x.bias)
+    vectors += (att.w0, att.a0, None if v_first is None else att.v0, att.k_k, att.k_a, att.r_k)
+    gates = (att.w1, att.w2, att.a1, att.a2, att.g1, att.g2)
+    gates += (None, None) if v_first is None else (att.v1, att.v2)
+    matrices = (att.receptance.weight, att.key.weight, att.value.weight, att.output.weight)
+    mixes = (att.x_r, att.x_w, att.x_k, att.x_v, att.x_a, att.x_g)
+    return _TimeMixing.apply(
+        x, v_first, documents, torch.is_grad_enabled(), shift, wkv, *vectors, *gates, *matrices, *mixes
+    )
+
+
+def channel_mixing(
+    block: nn.Module,
+    x: Tensor,
+    input_ids: Tensor,
+    documents: Documents,
+    recompute: bool,
+    shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """x [M, C], tokens int64 [M] -> x + ffn(ln2(x)), the new shift; `shift` [D, C] or None, as in `time_mixing`.
+
+    With `recompute` the backward makes the wide product again.
+    """
+    ffn, norm = block.ffn, block.ln2
+    enn = None if ffn.enn is None else ffn.enn.weight
+    return _ChannelMixing.apply(
+        x, input_ids, documents, recompute, shift, norm.weight, norm.bias, ffn.x_k,
+        ffn.key.weight, ffn.value.weight, enn,
+    )  # fmt: skip
+
+
+# What _TimeMixing takes from its argument FIRST_MATRIX on.
+MATRICES = ("w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2", "receptance", "key", "value", "output")
+FIRST_MATRIX = 16
+
+
+class _TimeMixing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, v_first, documents, save, shift, wkv, ln_w, ln_b, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
+                w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output, *mixes):  # fmt: skip
+        # Shaped here, where autograd keeps no account of it: for small models that account is what a step waits for.
+        ctx.shapes = w0.shape, r_k.shape
+        mixes = torch.cat(mixes).view(len(mixes), -1)
+        w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))
+        shift, wkv = (None if z is None else z.contiguous() for z in (shift, wkv))
+        mixed, moments = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
+        xr, xw, xk, xv, xa, xg = mixed.unbind(0)
+        r, k, v = xr @ receptance.T, xk @ key.T, xv @ value.T
+        hidden_w, hidden_a, hidden_g = (xw @ w1).tanh_(), xa @ a1, (xg @ g1).sigmoid_()
+        hidden_v = None if v_first is None else xv @ v1
+        del mixed, xr, xw, xk, xv, xa, xg
+        inputs, g = _recurrence_inputs(k, v, v_first, w0, a0, v0, k_k, k_a,
+                                       hidden_w, hidden_a, hidden_v, hidden_g, w2, a2, v2, g2)  # fmt: skip
+        w, k2, v2_, removal, replacement = inputs
+        heads = (len(x), -1, fused.HEAD_SIZE)
+        y, final_wkv, checkpoints = _recurrence(x).wkv7s_forward(
+            *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
+            wkv, documents.cu_seqlens, documents.max_length, save,
+        )  # fmt: skip
+        y = y.view_as(x)
+        z = fused.norm_bonus_gate(y, r, k2, v2_, g, r_k, lnx_w, lnx_b)
+        out = torch.addmm(x, z, output.T)
+        if save:
+            ctx.documents, ctx.has_wkv = documents, wkv is not None
+            ctx.save_for_backward(x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y,
+                                  checkpoints, ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
+                                  w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output)  # fmt: skip
+        values = v if v_first is None else v_first.view_as(v_first)
+        if documents.last is None:
+            return out, values, None, None
+        return out, values, _normed(x, documents.last, ln_w, ln_b), final_wkv
+
+    @staticmethod
+    def backward(ctx, dout, dv_first_after, dlast, dfinal_wkv):
+        (x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y, checkpoints,
+         ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
+         w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output) = ctx.saved_tensors  # fmt: skip
+        documents = ctx.documents
+        heads = (len(x), -1, fused.HEAD_SIZE)
+        (w, k2, v2_, removal, replacement), g = _recurrence_inputs(
+            k, v, v_first, w0, a0, v0, k_k, k_a, hidden_w, hidden_a, hidden_v, hidden_g, w2, a2, v2, g2
+        )
+
+        # The output's product, the norm over the heads with its bonus and gate, the recurrence, the gates.
+        dy, dr_bonus, dk2_bonus, dv2_bonus, dg, dr_k, dlnx_w, dlnx_b, z = fused.norm_bonus_gate_backward(
+            dout @ output, y, r, k2, v2_, g, r_k, lnx_w, lnx_b
+        )
+        wanted = dict(zip(MATRICES, ctx.needs_input_grad[FIRST_MATRIX:], strict=False))
+
+        def product(name: str, left: Tensor, right: Tensor) -> Tensor | None:
+            """left^T right, the gradient of that matrix; None where it is frozen."""
+            return left.T @ right if wanted[name] else None
+
+        doutput = product("output", dout, z)
+        del z
+        if dfinal_wkv is None:  # the state after each document goes nowhere
+            heads_of_state = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
+            exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+            dfinal_wkv = x.new_zeros(*heads_of_state, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=exact)
+        *dinputs, dwkv = _recurrence(x).wkv7s_backward(
+            *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
+            documents.cu_seqlens, documents.max_length, checkpoints, dy.view(heads), dfinal_wkv.contiguous(),
+        )  # fmt: skip
+        dr, *dinputs = (grad.view_as(x) for grad in dinputs)
+        dr += dr_bonus
+        dinputs = fused.Gates(*dinputs)
+        dw = dinputs.w  # and of its low-rank part
+        a_low, v_low = hidden_a @ a2, None if v_first is None else hidden_v @ v2
+        dk, dv, dv_first, da_low, dv_low, dw0, da0, dv0, dk_k, dk_a = fused.gates_backward(
+            dinputs, dk2_bonus, dv2_bonus, k, v, v_first, a_low, v_low, a0, v0, k_k, k_a
+        )
+        del w, k2, v2_, removal, replacement, dinputs, dk2_bonus, dv2_bonus, a_low, v_low
+        if v_first is None:
+            dv += dv_first_after  # this layer's values are what all layers' residuals start from
+        else:
+            dv_first += dv_first_after
+
+        # The projections, the mixes before them, the norm.
+        mixed, _ = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
+        xr, xw, xk, xv, xa, xg = mixed.unbind(0)
+        dmixed = torch.empty_like(mixed)
+        dxr, dxw, dxk, dxv, dxa, dxg = dmixed.unbind(0)
+        torch.mm(dr, receptance, out=dxr)
+        torch.mm(dk, key, out=dxk)
+        torch.mm(dv, value, out=dxv)
+        dreceptance, dkey, dvalue = product("receptance", dr, xr), product("key", dk, xk), product("value", dv, xv)
+        dw2, dw_hidden = product("w2", hidden_w, dw), torch.ops.aten.tanh_backward(dw @ w2.T, hidden_w)
+        da2, da_hidden = product("a2", hidden_a, da_low), da_low @ a2.T
+        dg2, dg_hidden = product("g2", hidden_g, dg), torch.ops.aten.sigmoid_backward(dg @ g2.T, hidden_g)
+        dw1, da1, dg1 = product("w1", xw, dw_hidden), product("a1", xa, da_hidden), product("g1", xg, dg_hidden)
+        torch.mm(dw_hidden, w1.T, out=dxw)
+        torch.mm(da_hidden, a1.T, out=dxa)
+        torch.mm(dg_hidden, g1.T, out=dxg)
+        dv1 = dv2_gate = None
+        if v_first is not None:
+            dv_hidden = dv_low @ v2.T
+            dv1, dv2_gate = product("v1", xv, dv_hidden), product("v2", hidden_v, dv_low)
+            dxv.addmm_(dv_hidden, v1.T)
+        dx, dln_w, dln_b, dmixes, dshift = fused.norm_mix_backward(
+            dmixed, x, moments, ln_w, ln_b, mixes, documents.first, shift, dout
+        )
+        if dlast is not None:
+            dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
+        row, heads_and_channels = ctx.shapes
+        dw0, da0, dv0, dk_k, dk_a = (None if z is None else z.view(row) for z in (dw0, da0, dv0, dk_k, dk_a))
+        return (dx, dv_first, None, None, dshift, dwkv if ctx.has_wkv else None, dln_w, dln_b, dlnx_w, dlnx_b,
+                dw0, da0, dv0, dk_k, dk_a, dr_k.view(heads_and_channels), dw1, dw2, da1, da2, dg1, dg2, dv1, dv2_gate,
+                dreceptance, dkey, dvalue, doutput, *(dmix.view(row) for dmix in dmixes.unbind(0)))  # fmt: skip
+
+
+def _recurrence(x: Tensor):
+    """Where wkv7s_forward and wkv7s_backward are; on a GPU the kernels, with no autograd to pay for."""
+    return build.load() if x.is_cuda else torch.ops.rwkv_music
+
+
+def _recurrence_inputs(k, v, v_first, w0, a0, v0, k_k, k_a, hidden_w, hidden_a, hidden_v, hidden_g, w2, a2, v2, g2):
+    """w, k, v, a, b of the recurrence [M, C], and the output gate g."""
+    v_low = None if v_first is None else hidden_v @ v2
+    made = fused.gates(k, v, v_first, hidden_w @ w2, hidden_a @ a2, v_low, w0, a0, v0, k_k, k_a)
+    return made, hidden_g @ g2
+
+
+class _ChannelMixing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, input_ids, documents, recompute, shift, ln_w, ln_b, x_k, key, value, enn):
+        shift = None if shift is None else shift.contiguous()
+        mixed, moments = fused.norm_mix(x, ln_w, ln_b, x_k.view(1, -1), documents.first, shift)
+        k = mixed[0] @ key.T
+        del mixed
+        squared = fused.relu_squared(k)
+        if enn is None:
+            out, ungated = torch.addmm(x, squared, value.T), None
+        else:
+            ungated = squared @ value.T
+            out = fused.embed_gate(x, ungated, enn, input_ids)
+        ctx.documents = documents
+        if recompute:
+            k = ungated = None
+        ctx.save_for_backward(x, shift, moments, k, ungated, ln_w, ln_b, x_k, key, value, enn)
+        return out, None if documents.last is None else _normed(x, documents.last, ln_w, ln_b)
+
+    @staticmethod
+    def backward(ctx, dout, dlast):
+        x, shift, moments, k, ungated, ln_w, ln_b, x_k, key, value, enn = ctx.saved_tensors
+        documents = ctx.documents
+        mix = x_k.view(1, -1)
+        mixed, _ = fused.norm_mix(x, ln_w, ln_b, mix, documents.first, shift)
+        if k is None:
+            k = mixed[0] @ key.T
+            if enn is not None:
+                ungated = fused.relu_squared(k) @ value.T
+        key_trains, value_trains = ctx.needs_input_grad[8:10]
+        dungated, denn = dout, None
+        if enn is not None:
+            dungated, denn = fused.embed_gate_backward(dout, ungated, enn, documents.order)
+        squared, dk = fused.relu_squared_backward(dungated @ value, k)
+        dvalue = dungated.T @ squared if value_trains else None
+        dkey = dk.T @ mixed[0] if key_trains else None
+        dmixed = (dk @ key).unsqueeze(0)
+        dx, dln_w, dln_b, dx_k, dshift = fused.norm_mix_backward(
+            dmixed, x, moments, ln_w, ln_b, mix, documents.first, shift, dout
+        )
+        if dlast is not None:
+            dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
+        return dx, None, None, None, dshift, dln_w, dln_b, dx_k.view_as(x_k), dkey, dvalue, denn
+
+
+def _normed(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The layer norm of some rows of x [M, C]: [D, C]."""
+    return F.layer_norm(x[rows], x.shape[1:], weight, bias)
+
+
+def _normed_backward(
+    dout: Tensor, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor, dbias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Adds the gradient of x in `_normed` to `dx`, in place; returns those of weight and bias, added to the given."""
+    chosen, shape = x[rows], x.shape[1:]
+    _, mean, rstd = torch.native_layer_norm(chosen, shape, weight, bias, 1e-5)
+    dchosen, dweight_too, dbias_too = torch.ops.aten.native_layer_norm_backward(
+        dout.contiguous(), chosen, shape, mean, rstd, weight, bias, [True, True, True]
+    )
+    dx.index_add_(0, rows, dchosen)
+    return dweight + dweight_too, dbias + dbias_too

@@ -1,0 +1,231 @@
+"""WKV7s: the recurrence of RWKV v7 "Goose" and v8 "Heron", with carried state and all gradients.
+
+For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
+
+    S_t = S_{t-1} diag(d_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T          y_t = S_t r_t
+
+The one public function is `wkv7s`. Behind it stand two custom operators, `rwkv_music::wkv7s_forward` and
+`rwkv_music::wkv7s_backward`, registered with torch.library (fake kernels and autograd included) with two backends:
+
+- CUDA: our kernels in `rwkv_music/cuda/`, compiled on first use; bf16 in and out, products of bf16 summed in fp32, and
+  the state in fp32. Outside of torch.compile `wkv7s` calls them with autograd of their own (`bindings.cpp`): a custom
+  operator in Python costs the host as much as a small model's kernels take.
+- CPU: the chunked form of `wkv7s_cpu.py`, in matrix products; any float dtype, fp32 (or fp64) inside.
+
+Notable choices:
+- Both operators see one packed layout, [tokens, H, N] with `cu_seqlens`; a plain batch is B documents of T tokens.
+- Each backend keeps the state at the head of every chunk for backward. On CUDA, where memory is dear, the rest is
+  recomputed; on the CPU, where products are, a chunk's scores and what was solved from them are kept as well.
+
+Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (arXiv 2503.14456) and BlinkDL's RWKV-LM. The chunked
+forms are derived in `cuda/README.md` and in `wkv7s_cpu.py`.
+"""
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from rwkv_music.ops import wkv7s_cpu
+from rwkv_music.ops.wkv7s_cpu import CHECKPOINT_EVERY
+
+
+def wkv7s(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_length: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the WKV7s recurrence over T tokens, from `state`, and return what it puts out and where it ends.
+
+    Args:
+        r, w, k, v, a, b: [B, T, H, N], one dtype and device, T >= 1. On CUDA bfloat16 with N of 64 or 128; on the CPU
+            also float32 and float64, any N. `w` is the raw decay, before the sigmoid; in the model a is -kk and b is
+            kk * gate.
+        state: [B, H, N, N] (value axis, key axis), float32 (float64 with float64 inputs); None starts from zero.
+        cu_seqlens: int32 [D+1], rising from 0 to T. Packs D documents in one row (B must be 1); each starts from its
+            own state and knows nothing of its neighbours. `state` and the final state are then [D, H, N, N]. Its
+            values are checked on the CPU only: reading them back from a GPU would stall it.
+        max_length: with `cu_seqlens`, a bound on the documents' lengths, if the caller knows a closer one than T: the
+            kernels then share the work out better. A document longer than it is not computed rightly.
+
+    Returns:
+        y [B, T, H, N] in the inputs' dtype, and the final state, shaped and typed as `state`.
+
+    Gradients reach all seven inputs, and `state` from the final state's gradient.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, in one sentence.
+        UserError: on CUDA, when the kernels cannot be built; the sentence says what is missing.
+    """
+    if r.dim() != 4 or any(x.shape != r.shape for x in (w, k, v, a, b)):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (r, w, k, v, a, b))
+        raise ValueError(f"wkv7s takes r, w, k, v, a, b of one shape [B, T, H, N], but got {shapes}.")
+    if any(x.dtype != r.dtype or x.device != r.device for x in (w, k, v, a, b)):
+        raise ValueError("wkv7s takes r, w, k, v, a, b of one dtype on one device; convert them first.")
+    B, T, H, N = r.shape
+    if T < 1 or B < 1:
+        raise ValueError(f"wkv7s needs at least one row and one token, but r is {tuple(r.shape)}.")
+    if r.is_cuda and (r.dtype != torch.bfloat16 or N not in (64, 128)):
+        raise ValueError(
+            f"wkv7s on CUDA takes bfloat16 and a head size of 64 or 128, but got {r.dtype} and {N}; "
+            "use .bfloat16() or the CPU."
+        )
+    if not r.dtype.is_floating_point:
+        raise ValueError(f"wkv7s takes floating-point inputs, but got {r.dtype}.")
+    state_dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
+    if cu_seqlens is None:
+        documents = B
+        cu_seqlens = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=r.device)
+    else:
+        documents = cu_seqlens.numel() - 1
+        if cu_seqlens.dim() != 1 or cu_seqlens.dtype != torch.int32 or cu_seqlens.device != r.device or documents < 1:
+            raise ValueError("cu_seqlens must be an int32 vector [D+1] on the device of the inputs.")
+        if B != 1:
+            raise ValueError(
+                f"cu_seqlens packs documents in one row, but B is {B}; reshape the inputs to [1, B * T, H, N]."
+            )
+        if not cu_seqlens.is_cuda and not cu_seqlens.is_meta:
+            bounds = cu_seqlens.tolist()
+            if bounds[0] != 0 or bounds[-1] != T or any(x > y for x, y in zip(bounds[:-1], bounds[1:], strict=True)):
+                raise ValueError(f"cu_seqlens must rise from 0 to T = {T}, but it is {bounds}.")
+    if state is not None and (
+        state.shape != (documents, H, N, N) or state.dtype != state_dtype or state.device != r.device
+    ):
+        raise ValueError(
+            f"state must be {state_dtype} {(documents, H, N, N)} on {r.device}, "
+            f"but it is {state.dtype} {tuple(state.shape)} on {state.device}."
+        )
+    inputs = (r, w, k, v, a, b)
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *(() if state is None else (state,))))
+    max_length = min(max_length or T, T)
+    if r.is_cuda and save and type(r) is not FakeTensor and not torch.compiler.is_compiling():
+        from rwkv_music.cuda import build
+
+        return build.load().wkv7s(*inputs, state, cu_seqlens, max_length)
+    packed = (x.reshape(B * T, H, N) for x in inputs)
+    y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, state, cu_seqlens, max_length, save)
+    return y.view(B, T, H, N), final_state
+
+
+def checkpoint_slots(tokens: int, documents: int) -> int:
+    """How many states the forward keeps for the backward: enough for any split of `tokens` into `documents`.
+
+    It depends on shapes alone, so that nothing has to be read back from the device.
+    """
+    return tokens // CHECKPOINT_EVERY + documents
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The operators: one schema, two backends, a fake each, autograd between them.
+
+
+@torch.library.custom_op("rwkv_music::wkv7s_forward", mutates_args=(), device_types="cpu")
+def wkv7s_forward(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor | None,
+    cu_seqlens: Tensor,
+    max_length: int,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """FlatParams forward: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1] -> y, final, checkpoints.
+
+    No document is longer than `max_length`. The checkpoints [slots, H, ...] (no slot unless `save`) belong to the
+    backend that made them: [N, N] states on CUDA, the numbers of `wkv7s_cpu.Kept` on the CPU.
+    """
+    slots = checkpoint_slots(r.shape[0], cu_seqlens.numel() - 1) if save else 0
+    return wkv7s_cpu.forward(r, w, k, v, a, b, state, cu_seqlens, slots)
+
+
+@torch.library.custom_op("rwkv_music::wkv7s_backward", mutates_args=(), device_types="cpu")
+def wkv7s_backward(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    checkpoints: Tensor,
+    grad_y: Tensor,
+    grad_final_state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """FlatParams backward: gradients of r..b [M, H, N] in their dtype, and of the initial state [D, H, N, N]."""
+    return wkv7s_cpu.backward(r, w, k, v, a, b, cu_seqlens, checkpoints, grad_y, grad_final_state)
+
+
+@wkv7s_forward.register_kernel("cuda")
+def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
+    from rwkv_music.cuda import build
+
+    r, w, k, v, a, b = (x.contiguous() for x in (r, w, k, v, a, b))
+    state = None if state is None else state.contiguous()
+    return build.load().wkv7s_forward(r, w, k, v, a, b, state, cu_seqlens.contiguous(), max_length, save)
+
+
+@wkv7s_backward.register_kernel("cuda")
+def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
+    from rwkv_music.cuda import build
+
+    inputs = (x.contiguous() for x in (r, w, k, v, a, b, cu_seqlens))
+    if grad_final_state is not None:
+        grad_final_state = grad_final_state.contiguous()
+    return build.load().wkv7s_backward(*inputs, max_length, checkpoints, grad_y.contiguous(), grad_final_state)
+
+
+@wkv7s_forward.register_fake
+def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
+    M, H, N = r.shape
+    documents = cu_seqlens.shape[0] - 1
+    state_dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
+    slots = checkpoint_slots(M, documents) if save else 0
+    final_state = r.new_empty(documents, H, N, N, dtype=state_dtype)
+    if r.is_cuda:
+        checkpoints = r.new_empty(slots, H, N, N, dtype=torch.bfloat16)
+    else:
+        checkpoints = r.new_empty(slots, H, wkv7s_cpu.Kept.numbers(CHECKPOINT_EVERY, N), dtype=state_dtype)
+    return r.new_empty(M, H, N), final_state, checkpoints
+
+
+@wkv7s_backward.register_fake
+def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
+    return (*(r.new_empty(r.shape) for _ in range(6)), torch.empty_like(grad_final_state))
+
+
+def _setup_context(ctx, inputs, output):
+    r, w, k, v, a, b, state, cu_seqlens, max_length, save = inputs
+    y, _, checkpoints = output
+    ctx.has_state = state is not None
+    ctx.max_length = max_length
+    ctx.set_materialize_grads(
+        False
+    )  # else autograd makes zeros as large as the checkpoints, which nothing differentiates
+    if save:
+        ctx.save_for_backward(r, w, k, v, a, b, cu_seqlens, checkpoints)
+
+
+def _backward(ctx, grad_y, grad_final_state, _grad_checkpoints):
+    *inputs, checkpoints = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(inputs[0])
+    if grad_final_state is None:
+        _, H, N = inputs[0].shape
+        state_dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+        grad_final_state = inputs[0].new_zeros(inputs[-1].numel() - 1, H, N, N, dtype=state_dtype)
+    *grads, grad_state = torch.ops.rwkv_music.wkv7s_backward(
+        *inputs, ctx.max_length, checkpoints, grad_y, grad_final_state
+    )
+    return (*grads, grad_state if ctx.has_state else None, None, None, None)
+
+
+wkv7s_forward.register_autograd(_backward, setup_context=_setup_context)

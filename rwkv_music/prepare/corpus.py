@@ -1,0 +1,273 @@
+"""Real scores to start from: music21's own corpus, written as .mid, one file a piece.
+
+Notable choices:
+- Bars are where the engraver put them. music21's MIDI counts them from the first note, which moves every bar line of
+  music that begins with an upbeat; here the upbeat is a short bar of its own, and the two halves of a bar that a repeat
+  sign divides are one bar again.
+- Repeats are played out, as music21 does.
+- Roman-numeral analyses (.rntxt) are left out: they are chords about the music, not the music.
+- A file holds nothing that changes from run to run, and is written whole or not at all; what is there already is kept.
+"""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mido
+from tqdm import tqdm
+
+from rwkv_music.errors import UserError, explained
+from rwkv_music.files import atomic_path
+from rwkv_music.prepare.workers import Failure, map_in_order
+
+if TYPE_CHECKING:
+    from music21.stream import Part, Score
+
+NOT_SCORES = {".rntxt"}
+SCORE_LIMIT_S = 900.0  # a file of a hundred tunes takes half a minute, on a busy machine several
+FINEST_BEAT = 32
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What `write_corpus` did.
+
+    Attributes:
+        written: .mid files that are new.
+        kept: sources whose files were there already.
+        failed: (source, reason) for each piece that music21 could not read or write.
+    """
+
+    written: int
+    kept: int
+    failed: list[tuple[str, str]]
+
+
+def write_corpus(
+    name: str, out: str | os.PathLike, workers: int | None = None, limit: int | None = None
+) -> CorpusReport:
+    """Write the scores of music21's corpus folder `name` ("bach") to the folder `out` as .mid files.
+
+    Args:
+        name: one of `corpus_names()`.
+        out: made if it is not there; files in it that have the right names are kept as they are.
+        workers: how many processes; one for each core when None.
+        limit: only the first `limit` sources, in the order of their names.
+
+    Raises:
+        UserError: there is no such corpus, music21 is not installed, or `out` cannot be written.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"The limit is {limit} scores: choose at least 1.")
+    sources = _sources(name)[:limit]
+    out = Path(out)
+    with explained(f"writing the corpus to {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+        # The first of several pieces is written last, so it stands for all of them.
+        waiting = [
+            (source, stem)
+            for source, stem in sources
+            if not (out / f"{stem}.mid").exists() and not (out / _numbered(stem, 1)).exists()
+        ]
+        answers = map_in_order(_make_scribe, (str(out),), waiting, workers, SCORE_LIMIT_S)
+        written, failed = 0, []
+        bar = tqdm(zip(waiting, answers, strict=True), f"corpus {name}", len(waiting), unit=" scores", disable=None)
+        for (source, _), answer in bar:
+            if isinstance(answer, OSError):
+                raise answer
+            if isinstance(answer, Failure):
+                failed.append((source, answer.reason))
+            else:
+                written += answer[0]
+                failed += answer[1]
+    return CorpusReport(written, len(sources) - len(waiting), failed)
+
+
+def corpus_names() -> list[str]:
+    """The folders of music21's corpus that hold scores."""
+    return sorted({path.parts[0] for path in _all_sources()})
+
+
+def _all_sources() -> list[Path]:
+    """Every score that music21 ships, relative to its corpus folder, sorted."""
+    try:
+        from music21 import common, corpus
+    except ImportError as error:
+        raise UserError("The corpus needs music21, which is not installed: `pip install music21`.") from error
+    root = common.getCorpusFilePath()
+    paths = (path.relative_to(root) for path in corpus.getCorePaths() if path.suffix not in NOT_SCORES)
+    return sorted(path for path in paths if len(path.parts) > 1)
+
+
+def _sources(name: str) -> list[tuple[str, str]]:
+    """(path inside music21's corpus folder, stem of the .mid) of every score in folder `name`."""
+    paths = [path for path in _all_sources() if path.parts[0] == name]
+    if not paths:
+        raise UserError(f"There is no corpus {name!r}: choose one of {', '.join(corpus_names())}.")
+    stems = ["-".join((*path.parts[1:-1], path.stem)) for path in paths]
+    # A few scores are there in two notations; each keeps its own in its name.
+    several = {stem for stem, count in Counter(stems).items() if count > 1}
+    return [
+        (path.as_posix(), f"{stem}-{path.suffix[1:]}" if stem in several else stem)
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+
+
+def _numbered(stem: str, number: int) -> str:
+    return f"{stem}-{number:04d}.mid"
+
+
+def _make_scribe(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[str, str]]] | OSError]:
+    """What a worker process does with (source, stem): write its pieces; how many, and which could not be and why."""
+    from music21.common import getCorpusFilePath
+    from music21.converter import Converter
+    from music21.stream import Opus
+
+    root = getCorpusFilePath()
+
+    def write(job: tuple[str, str]) -> tuple[int, list[tuple[str, str]]] | OSError:
+        source, stem = job
+        # music21 would otherwise read a pickle of it from the shared temporary folder, or leave one there.
+        converter = Converter()
+        converter.parseFile(root / source, forceSource=True, storePickle=False)
+        parsed = converter.stream
+        if isinstance(parsed, Opus):
+            pieces = [(_numbered(stem, i), score) for i, score in enumerate(parsed.scores, start=1)]
+        else:
+            pieces = [(f"{stem}.mid", parsed)]
+        written, failed = 0, []
+        for file_name, score in reversed(pieces):
+            try:
+                midi = to_midi(score)
+                with atomic_path(Path(out) / file_name) as partial:
+                    midi.save(partial)
+                written += 1
+            except OSError as error:
+                return error  # the disk's fault, so the next one would fail as well
+            except Exception as error:  # music21 raises whatever a score leads it to
+                failed.append((f"{source} ({file_name})", f"{type(error).__name__}: {error}"))
+        return written, failed
+
+    return write
+
+
+def to_midi(score: "Score") -> mido.MidiFile:
+    """A music21 score as MIDI, its repeats played out, with its time signatures where its bars really begin.
+
+    The score loses its time signatures on the way, and its repeats where they make no sense.
+    """
+    from music21.midi.translate import streamToMidiFile
+    from music21.repeat import Expander
+    from music21.stream import Measure
+
+    changes = []
+    parts = [part for part in score.parts if part.getElementsByClass(Measure)]
+    if parts:
+        if any(Expander(part).isExpandable() is False for part in parts):
+            _remove_repeats(score)  # an end without a start, and the like: once through is still the music
+        changes = list(_changes(_measures(parts[0].expandRepeats())))
+    if changes:
+        # music21 would set them down again elsewhere, and fails where one object stands at two places.
+        for stream in score.recurse(streamsOnly=True, includeSelf=True):
+            stream.removeByClass("TimeSignature")
+    midi = mido.MidiFile(file=io.BytesIO(streamToMidiFile(score).writestr()))
+    if changes:
+        _set_time_signatures(midi, changes)
+    return midi
+
+
+def _remove_repeats(score: "Score") -> None:
+    from music21.bar import Repeat
+    from music21.repeat import RepeatMark
+    from music21.spanner import RepeatBracket
+    from music21.stream import Measure
+
+    for stream in score.recurse(streamsOnly=True, includeSelf=True):
+        if isinstance(stream, Measure):
+            if isinstance(stream.leftBarline, Repeat):
+                stream.leftBarline = None
+            if isinstance(stream.rightBarline, Repeat):
+                stream.rightBarline = None
+        stream.removeByClass([RepeatMark, RepeatBracket])
+
+
+def _measures(part: "Part") -> list[tuple[Fraction, Fraction, tuple[int, int] | None]]:
+    """(start, length, time signature in force) of each measure that has a length, in quarter notes."""
+    from music21.stream import Measure
+
+    found = []
+    measures = list(part.getElementsByClass(Measure))
+    signature = None
+    for measure, following in zip_longest(measures, measures[1:]):
+        if measure.timeSignature is not None:
+            signature = measure.timeSignature.numerator, measure.timeSignature.denominator
+        start = Fraction(measure.offset)
+        length = Fraction(following.offset) - start if following else Fraction(measure.duration.quarterLength)
+        if length > 0:
+            found.append((start, length, signature))
+    return found
+
+
+def _changes(
+    measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]],
+) -> Iterator[tuple[Fraction, int, int]]:
+    """(start, numerator, denominator) wherever the time signature must change for bars to begin where measures do."""
+    current = None
+    i = 0
+    while i < len(measures):
+        start, length, signature = measures[i]
+        whole = Fraction(4 * signature[0], signature[1]) if signature else None
+        i += 1
+        if whole and length < whole and i < len(measures) and length + measures[i][1] == whole:
+            # Two halves of one bar, on either side of a repeat sign.
+            length, i = whole, i + 1
+        is_last = i == len(measures)
+        if whole and (length == whole or (is_last and length < whole)):
+            wanted = signature
+        else:
+            wanted = _signature_of(length)
+        if wanted and wanted != current:
+            current = wanted
+            yield start, *wanted
+
+
+def _signature_of(length: Fraction) -> tuple[int, int] | None:
+    """The plainest time signature of a bar of `length` quarter notes, None if no power of two divides it."""
+    beat = 4
+    while beat <= FINEST_BEAT:
+        if (length * beat / 4).denominator == 1:
+            return int(length * beat / 4), beat
+        beat *= 2
+    return None
+
+
+def _set_time_signatures(midi: mido.MidiFile, changes: list[tuple[Fraction, int, int]]) -> None:
+    """Replace all time signatures of `midi` by `changes`, on its first track."""
+    for i, track in enumerate(midi.tracks):
+        events = []
+        now = 0
+        for message in track:
+            now += message.time
+            if message.type != "time_signature":
+                events.append((now, message))
+        if i == 0:
+            events += [
+                (
+                    round(start * midi.ticks_per_beat),
+                    mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator),
+                )
+                for start, numerator, denominator in changes
+            ]
+        # The sort is stable and end_of_track stays last, whatever its tick.
+        events.sort(key=lambda event: (event[1].type == "end_of_track", event[0]))
+        now = 0
+        track.clear()
+        for tick, message in events:
+            track.append(message.copy(time=max(tick - now, 0)))
+            now = max(tick, now)

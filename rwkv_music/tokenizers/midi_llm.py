@@ -1,0 +1,401 @@
+"""The `midi-llm` codecs: the RWKV community's vocabulary, that its music checkpoints and players speak.
+
+    0 <pad>   1 <start>   2 <end>   3..127 t1..t125, waits of 8 ms each
+    then a token for each instrument, pitch and loudness, in this order: an instrument's letters, the pitch and the
+    loudness in hexadecimal, as in `pi:3c:8`; loudness 0 lets the key go
+
+`midi-llm` has 13 groups of instruments and 12 loudnesses (20,096 tokens), `midi-llm-piano` has the keyboards alone and
+16 loudnesses (2,176 tokens). Which ids a file gets is what MIDI-LLM-tokenizer does, float for float:
+
+- All tracks are one. A moment's keys go by instrument, then pitch. Silence before the first key is left out, and none
+  is longer than ten seconds. A wait is rounded by itself; one that rounds to nothing is forgotten.
+- Loudness is velocity times the channel's volume and expression, in bins that widen towards the loud end.
+- A key let go while the sustain pedal is down goes up with the pedal; struck again before, it does not.
+- Instruments that no group has (sound effects) are left out, and for the piano all that is not a keyboard.
+
+Notable choices:
+- A file is one piece. MIDI-LLM-tokenizer can also cut it at long silences and leave short parts out: here, `prepare`
+  filters, and nothing cuts.
+- Time is kept over meta events of unknown types, where MIDI-LLM-tokenizer loses it.
+- Decoding gives every key its release: at its own, where it is struck again, or, if it has neither, after five seconds
+  or with the end. A note that begins and ends at once lasts a tick, which encoding does not notice. A release of a key
+  that is not down is dropped; if it divided a silence of over ten seconds, encoding again cuts the whole of that short.
+- The tokens know no bars. They come from the file's time signatures, follow the tokens' clock (`BarLines`), and are
+  written again as time signatures and tempos when ids are decoded.
+
+Source: https://github.com/briansemrau/MIDI-LLM-tokenizer (vocab_config.json, vocab_config_piano.json, midi_util.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, floor, log
+from pathlib import Path
+from typing import ClassVar
+
+import mido
+import numpy as np
+
+from rwkv_music.midi.events import (
+    CONTROL_CHANGE,
+    DEFAULT_TEMPO,
+    NOTE_OFF,
+    NOTE_ON,
+    PROGRAM_CHANGE,
+    TEMPO,
+    Event,
+    RejectedMidi,
+    TickClock,
+    bars_of,
+    read_events,
+    read_midi,
+    separated,
+    to_track,
+)
+from rwkv_music.tokenizers.codec import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece
+from rwkv_music.tokenizers.midi_llm_bars import (
+    LONGEST_WAIT_MS,
+    LONGEST_WAITS,
+    STEADY_BAR_MS,
+    TICKS_PER_QUARTER,
+    WAIT_MS,
+    WAITS,
+    Moments,
+    place_bars,
+    tempo_events,
+    tick_map,
+)
+from rwkv_music.tokenizers.midi_llm_grammar import MidiLlmGrammar, MidiLlmRules
+
+PAD, START, END, FIRST_WAIT = range(4)
+FIRST_NOTE = FIRST_WAIT + WAITS
+PITCHES = 128
+VELOCITIES = 128
+NO_INSTRUMENT = -1
+DRUM_CHANNEL = 9
+VOLUME, FINE_VOLUME, EXPRESSION, SUSTAIN_PEDAL, ALL_NOTES_OFF = 7, 39, 11, 64, 123
+PEDAL_DOWN = 64  # controller values from here on
+HANGING_NOTE_MS = 5000  # how long a key sounds that is never let go
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A group of General MIDI programs: its name, what it is played with, and which programs it stands for."""
+
+    name: str
+    program: int
+    programs: tuple[range, ...]
+
+
+def _span(*bounds: tuple[int, int]) -> tuple[range, ...]:
+    """Programs from .. to, both included, counted from 0."""
+    return tuple(range(first, last + 1) for first, last in bounds)
+
+
+KEYBOARDS = _span((0, 7), (17, 23))
+PERCUSSION = Instrument("percussion", 0, ())  # the drum channel, whatever its program
+INSTRUMENTS = (
+    PERCUSSION,
+    Instrument("drum", 118, _span((47, 47), (116, 118))),
+    Instrument("tuba", 58, _span((57, 58))),
+    Instrument("marimba", 12, _span((8, 16), (112, 115))),
+    Instrument("bass", 32, _span((32, 39), (42, 43))),
+    Instrument("guitar", 25, _span((24, 31), (104, 108))),
+    Instrument("violin", 40, _span((40, 41), (44, 46), (48, 54), (85, 85), (91, 91), (110, 110))),
+    Instrument("trumpet", 56, _span((56, 56), (59, 63), (69, 69))),
+    Instrument("piano", 0, KEYBOARDS),
+    Instrument("sax", 66, _span((64, 68), (70, 71), (109, 109), (111, 111))),
+    Instrument("flute", 73, _span((72, 79))),
+    Instrument("lead", 80, _span((80, 84), (86, 87))),
+    Instrument("pad", 88, _span((88, 90), (92, 95))),
+)
+PIANO = (Instrument("piano", 0, KEYBOARDS),)
+
+
+class MidiLlm(Codec):
+    """The 13 groups of instruments. `MidiLlmPiano` is the same with one."""
+
+    name = "midi-llm"
+    pad_id, bos_id, eos_id = PAD, START, END
+    instruments: ClassVar[tuple[Instrument, ...]] = INSTRUMENTS
+    velocity_bins: ClassVar[int] = 12
+    velocity_base: ClassVar[float] = 0.5  # the smaller, the finer the loud bins
+
+    def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
+        super().__init__({}, vocabulary or self._vocabulary(), libraries or {})
+
+    def encode_piece(self, source: Path | bytes) -> Piece:
+        ticks_per_quarter, events = read_events(read_midi(source))
+        ids, moments, last_note_tick = self._strike(events, ticks_per_quarter)
+        if last_note_tick > LONGEST_PIECE_QUARTERS * ticks_per_quarter:
+            raise RejectedMidi(f"longer than {LONGEST_PIECE_QUARTERS:,} quarter notes")
+        line_ticks, signatures = bars_of(events, ticks_per_quarter, last_note_tick)
+        bar_starts, start_ms = place_bars(line_ticks, moments, TickClock(events, ticks_per_quarter))
+        # The bars before the first key are silence, which is left out.
+        first = max(len(signatures) - len(bar_starts), 0)
+        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures[first:]))
+
+    def _strike(self, events: list[Event], ticks_per_quarter: int) -> tuple[list[int], "Moments", int]:
+        """(ids, where and when its moments are, the tick at which the last key is struck).
+
+        Time is added up in the order and the precision of MIDI-LLM-tokenizer: a sum that falls between two waits must
+        fall to the same side.
+        """
+        first_token, loudness, n_bins, order = self._first_token, self._loudness, self.velocity_bins, self._order
+        programs, volumes, expressions = [0] * 16, [127] * 16, [127] * 16
+        pedal_is_down = [False] * 16
+        sounding: list[dict[int, None]] = [{} for _ in range(16)]  # pitches by channel, in the order they were struck
+        under_pedal: list[dict[tuple[int, int], None]] = [{} for _ in range(16)]  # (pitch, program), likewise
+
+        ids = [START]
+        moments = Moments()
+        keys: list[int] = []  # the tokens of this moment
+        seconds_per_tick = DEFAULT_TEMPO * 1e-6 / ticks_per_quarter
+        now = 0
+        last_tick = last_note_tick = -1
+        wait_ms = 0.0
+        any_key = False
+
+        def add(token: int) -> None:
+            nonlocal keys, wait_ms, last_tick
+            if last_tick < 0:
+                moments.begin(now, 1, [])
+            elif wait_ms and (waits := _waits(wait_ms)):
+                if len(keys) > 1:
+                    keys.sort(key=order)
+                ids.extend(keys)
+                keys = []
+                moments.last_ticks.append(last_tick)
+                moments.begin(now, len(ids), waits)
+                ids.extend([FIRST_WAIT - 1 + wait for wait in waits])
+            wait_ms = 0.0
+            last_tick = now
+            keys.append(token)
+
+        def release(channel: int, program: int, pitch: int) -> None:
+            if pedal_is_down[channel]:
+                under_pedal[channel][pitch, program] = None
+                return
+            token = first_token[channel][program]
+            if token >= 0:
+                add(token + pitch * n_bins)
+            sounding[channel].pop(pitch, None)
+
+        for tick, kind, channel, a, b in events:
+            if tick != now:
+                wait_ms += (tick - now) * seconds_per_tick * 1000.0
+                now = tick
+            if kind == NOTE_ON and b:
+                program = programs[channel]
+                under_pedal[channel].pop((a, program), None)
+                token = first_token[channel][program]
+                if token >= 0:
+                    loud = loudness[b, volumes[channel], expressions[channel]]
+                    add(token + a * n_bins + loud)
+                    if loud:
+                        last_note_tick = tick
+                sounding[channel][a] = None
+                any_key = True
+            elif kind == NOTE_OFF or kind == NOTE_ON:
+                release(channel, programs[channel], a)
+            elif kind == PROGRAM_CHANGE:
+                programs[channel] = a
+            elif kind == TEMPO:
+                seconds_per_tick = a * 1e-6 / ticks_per_quarter
+            elif kind == CONTROL_CHANGE:
+                if a == VOLUME or a == FINE_VOLUME:
+                    volumes[channel] = b
+                elif a == EXPRESSION:
+                    expressions[channel] = b
+                elif a == SUSTAIN_PEDAL:
+                    pedal_is_down[channel] = b >= PEDAL_DOWN
+                    if not pedal_is_down[channel]:
+                        for pitch, program in under_pedal[channel]:
+                            release(channel, program, pitch)
+                        under_pedal[channel] = {}
+                elif a == ALL_NOTES_OFF:  # on whichever channel it comes, as MIDI-LLM-tokenizer has it
+                    for other in range(16):
+                        for pitch in list(sounding[other]):
+                            release(other, programs[other], pitch)
+        if last_note_tick < 0:
+            raise RejectedMidi("no notes of the tokenizer's instruments" if any_key else "no notes")
+        moments.last_ticks.append(last_tick)
+        keys.sort(key=order)
+        return [*ids, *keys, END], moments, last_note_tick
+
+    def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
+        notes, end = self._played(np.asarray(ids))
+        line_ms, line_ticks, tempos, signatures = tick_map(bar_lines, end * WAIT_MS)
+        midi = mido.MidiFile(type=1, ticks_per_beat=TICKS_PER_QUARTER)
+        midi.tracks.append(to_track(tempo_events(line_ticks, tempos, signatures)))
+
+        start, stop, key, loud = np.array(notes, np.int64).reshape(-1, 4).T
+        start, stop = (np.rint(np.interp(t * WAIT_MS, line_ms, line_ticks)).astype(np.int64) for t in (start, stop))
+        instrument, pitch = np.divmod(key, PITCHES)
+        played = np.stack([start, np.maximum(stop - start, 1), pitch, np.array(self._velocities)[loud]])
+        for number in np.unique(instrument).tolist():
+            channel = self._channel(number)
+            events = [(0, mido.Message("program_change", channel=channel, program=self.instruments[number].program))]
+            for tick, length, note, velocity in np.stack(separated(*played[:, instrument == number]), axis=1).tolist():
+                events.append((tick, mido.Message("note_on", channel=channel, note=note, velocity=velocity)))
+                events.append((tick + length, mido.Message("note_off", channel=channel, note=note, velocity=0)))
+            midi.tracks.append(to_track(events))
+        return midi
+
+    def bar_starts(self, ids: np.ndarray) -> np.ndarray:
+        ids = np.asarray(ids)
+        clocks = self._clocks(ids)
+        notes = np.flatnonzero(self._is_note[ids])
+        if not len(notes):
+            return np.empty(0, np.int64)
+        lines = np.arange(0, clocks[notes[-1]] + 1, STEADY_BAR_MS)
+        music = np.flatnonzero(ids >= FIRST_WAIT)
+        return np.maximum(np.searchsorted(clocks, lines), music[0]).astype(np.int64)
+
+    def count_notes(self, ids: np.ndarray) -> int:
+        return int(self._is_note[np.asarray(ids)].sum())
+
+    def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> MidiLlmGrammar:
+        lines = prompt.bar_lines
+        n = len(prompt.bar_starts)
+        if lines is None:
+            line_ms, bar_ms = n * STEADY_BAR_MS, STEADY_BAR_MS
+        else:
+            line_ms, bar_ms = float(lines.start_ms[n]), float(lines.start_ms[-1] - lines.start_ms[-2])
+        clock = self._wait_ms[prompt.ids].sum()
+        return MidiLlmGrammar(self._rules, int(prompt.ids[-1]), clock - line_ms, bar_ms, rows, bars, may_end)
+
+    def _played(self, ids: np.ndarray) -> tuple[list[tuple[int, int, int, int]], int]:
+        """What `ids` sound like: (start, end, key, loudness) of each note, and the end, on a clock of waits.
+
+        A key is instrument * 128 + pitch.
+        """
+        notes: dict[tuple[int, int], tuple[int, int]] = {}  # of two that begin as one, the later
+        pressed: dict[int, tuple[int, int]] = {}
+        clock = 0
+        for token in ids.tolist():
+            if token >= FIRST_NOTE:
+                key, loud = divmod(token - FIRST_NOTE, self.velocity_bins)
+                if key in pressed:
+                    start, loudness = pressed.pop(key)
+                    notes[start, key] = clock, loudness
+                if loud:
+                    pressed[key] = clock, loud
+            elif token >= FIRST_WAIT:
+                clock += token - (FIRST_WAIT - 1)
+        for key, (start, loudness) in pressed.items():
+            notes[start, key] = min(start + HANGING_NOTE_MS // WAIT_MS, max(clock, start + 1)), loudness
+        return [(start, end, key, loudness) for (start, key), (end, loudness) in notes.items()], clock
+
+    def _channel(self, instrument: int) -> int:
+        """Drums on theirs, the others on those that are left, in order."""
+        if self.instruments[instrument] is PERCUSSION:
+            return DRUM_CHANNEL
+        place = instrument - (PERCUSSION in self.instruments[:instrument])
+        return place + (place >= DRUM_CHANNEL)
+
+    def _clocks(self, ids: np.ndarray) -> np.ndarray:
+        """int64 [n], milliseconds before each token."""
+        waits = self._wait_ms[ids]
+        return np.cumsum(waits) - waits
+
+    @classmethod
+    def _vocabulary(cls) -> list[str]:
+        names: list[str] = []
+        for instrument in cls.instruments:
+            length = next(n for n in range(1, 99) if instrument.name[:n] not in names)
+            names.append(instrument.name[:length])
+        waits = [f"t{n}" for n in range(1, WAITS + 1)]
+        keys = [
+            f"{name}:{pitch:x}:{loud:x}"
+            for name in names
+            for pitch in range(PITCHES)
+            for loud in range(cls.velocity_bins)
+        ]
+        return ["<pad>", "<start>", "<end>", *waits, *keys]
+
+    @cached_property
+    def _first_token(self) -> list[list[int]]:
+        """By channel and program: the token of the instrument's lowest pitch let go, or NO_INSTRUMENT."""
+        first = [FIRST_NOTE + i * PITCHES * self.velocity_bins for i in range(len(self.instruments))]
+        melodic = [NO_INSTRUMENT] * 128
+        drums = NO_INSTRUMENT
+        for instrument, token in zip(self.instruments, first, strict=True):
+            if instrument is PERCUSSION:
+                drums = token
+            for span in instrument.programs:
+                for program in span:
+                    melodic[program] = token
+        return [[drums] * 128 if channel == DRUM_CHANNEL else melodic for channel in range(16)]
+
+    @cached_property
+    def _order(self) -> Callable[[int], int]:
+        """What a moment's tokens are sorted by: their keys."""
+        return self._key.tolist().__getitem__
+
+    @cached_property
+    def _key(self) -> np.ndarray:
+        """int64 [V], instrument * 128 + pitch; -1 where there is none."""
+        return np.maximum((np.arange(self.vocab_size) - FIRST_NOTE) // self.velocity_bins, -1)
+
+    @cached_property
+    def _is_note(self) -> np.ndarray:
+        """bool [V], the tokens that strike a key."""
+        tokens = np.arange(self.vocab_size)
+        return (tokens >= FIRST_NOTE) & ((tokens - FIRST_NOTE) % self.velocity_bins > 0)
+
+    @cached_property
+    def _wait_ms(self) -> np.ndarray:
+        """int64 [V], 0 where there is none."""
+        tokens = np.arange(self.vocab_size)
+        return np.where((tokens >= FIRST_WAIT) & (tokens < FIRST_NOTE), (tokens - FIRST_WAIT + 1) * WAIT_MS, 0)
+
+    @cached_property
+    def _rules(self) -> MidiLlmRules:
+        return MidiLlmRules(self._key, self._wait_ms, self.eos_id)
+
+    @cached_property
+    def _loudness(self) -> "_Loudness":
+        return _Loudness(self.velocity_bins, self.velocity_base)
+
+    @cached_property
+    def _velocities(self) -> list[int]:
+        """The velocity that each loudness is played with: the highest of its bin."""
+        width, base = VELOCITIES / (self.velocity_bins - 1), self.velocity_base
+        return [
+            max(0, ceil(VELOCITIES * log((base - 1) * width * loud / VELOCITIES + 1, base) - 1))
+            for loud in range(self.velocity_bins)
+        ]
+
+
+class MidiLlmPiano(MidiLlm):
+    """One instrument, with more loudnesses."""
+
+    name = "midi-llm-piano"
+    instruments = PIANO
+    velocity_bins = 16
+    velocity_base = 0.33
+
+
+class _Loudness(dict):
+    """The loudness of (velocity, volume, expression), 0..127 each, worked out when it is first asked for."""
+
+    def __init__(self, n_bins: int, base: float):
+        super().__init__()
+        self.width, self.base = VELOCITIES / (n_bins - 1), base
+
+    def __missing__(self, key: tuple[int, int, int]) -> int:
+        velocity, volume, expression = key
+        heard = velocity * (volume / 127.0) * (expression / 127.0)
+        self[key] = ceil(VELOCITIES * ((self.base ** (heard / VELOCITIES) - 1.0) / (self.base - 1.0)) / self.width)
+        return self[key]
+
+
+def _waits(ms: float) -> list[int]:
+    """The waits, 1..125 each, that `ms` milliseconds become; none where they round to nothing."""
+    ms = min(ms, LONGEST_WAITS * LONGEST_WAIT_MS)
+    waits = [WAITS] * floor(ms / LONGEST_WAIT_MS)
+    rest = ceil(ms % LONGEST_WAIT_MS / WAIT_MS - 0.5)
+    if rest > 0:
+        waits.append(rest)
+    return waits

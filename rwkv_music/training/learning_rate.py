@@ -1,0 +1,29 @@
+"""The learning rate's course, a function of the step alone so that a resumed run needs no schedule state."""
+
+import math
+
+import torch
+
+from rwkv_music.config import TrainConfig
+
+
+def learning_rate(step: int, train: TrainConfig) -> float:
+    """The learning rate of optimizer step `step` (0 is the first), before a group's `lr_scale`.
+
+    Linear warm-up to `lr` over `warmup_steps`; then a cosine to `lr_final` (`schedule="cosine"`), or `lr` held until
+    the last `decay_fraction` of the steps and a straight line to `lr_final` from there ("wsd", warm-up-stable-decay,
+    as in MiniCPM, arXiv 2404.06395).
+    """
+    if step < train.warmup_steps:
+        return train.lr * (step + 1) / train.warmup_steps
+    start = train.warmup_steps if train.schedule == "cosine" else round(train.steps * (1 - train.decay_fraction))
+    start = max(start, train.warmup_steps)
+    progress = min(max((step + 1 - start) / max(train.steps - start, 1), 0.0), 1.0)
+    falling = (1 + math.cos(math.pi * progress)) / 2 if train.schedule == "cosine" else 1 - progress
+    return train.lr_final + (train.lr - train.lr_final) * falling
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

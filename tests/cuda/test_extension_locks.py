@@ -1,0 +1,75 @@
+"""The locks of torch's compiled extensions: found, told by their age, waited for; a start that would hang says so."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from torch.utils.file_baton import FileBaton
+
+from rwkv_music.cuda.extension_locks import Lock, extensions_folder, find_lock, find_locks, wait_for
+from rwkv_music.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    return extensions_folder()
+
+
+def lock(folder: Path, extension: str, minutes: float = 0) -> FileBaton:
+    """What torch makes when it begins to compile, so many minutes ago."""
+    path = folder / extension / "lock"
+    path.parent.mkdir()
+    baton = FileBaton(str(path))
+    assert baton.try_acquire()
+    os.utime(path, (time.time() - 60 * minutes,) * 2)
+    return baton
+
+
+def test_those_of_all_extensions_are_found_but_not_our_own(folder):
+    assert find_locks(folder) == []
+    lock(folder, "cpu_adam", minutes=11)
+    lock(folder, "async_io", minutes=3)
+    lock(folder, "rwkv_music", minutes=100)
+    (folder / "quantizer").mkdir()
+    young, old = find_locks(folder)
+    assert (young.path, young.abandoned) == (folder / "async_io" / "lock", False)
+    assert (old.path, old.abandoned) == (folder / "cpu_adam" / "lock", True)
+    assert find_lock(folder, "quantizer") is None and find_lock(folder, "no_such_thing") is None
+    assert str(old) == "cpu_adam, locked for 11 min"
+    assert str(Lock(old.path, 40.2)) == "cpu_adam, locked for 40 s"
+
+
+def test_each_python_has_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert extensions_folder().parent == tmp_path / "torch_extensions"
+
+
+def test_an_abandoned_one_is_told_at_once(folder):
+    lock(folder, "cpu_adam", minutes=11)
+    said = []
+    with pytest.raises(UserError, match=f"cpu_adam was cut short.* remove {folder}/cpu_adam/lock and start"):
+        wait_for(["cpu_adam"], said.append)
+    assert said == []
+    wait_for(["async_io"], said.append)  # another one's
+
+
+def test_a_young_one_is_waited_for_and_named_once(folder):
+    baton = lock(folder, "cpu_adam", minutes=1)
+    said = []
+    threading.Timer(0.7, baton.release).start()
+    start = time.monotonic()
+    wait_for(["cpu_adam"], said.append)
+    assert time.monotonic() - start > 0.5
+    assert len(said) == 1 and f"remove {folder}/cpu_adam/lock" in said[0]
+
+
+def test_a_young_one_that_stays_grows_old(folder):
+    lock(folder, "cpu_adam", minutes=10 - 0.5 / 60)
+    said = []
+    with pytest.raises(UserError, match="cut short"):
+        wait_for(["cpu_adam"], said.append)
+    assert len(said) == 1

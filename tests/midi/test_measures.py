@@ -1,0 +1,77 @@
+"""The measures, on music whose figures are known beforehand."""
+
+import math
+
+import mido
+import numpy as np
+import pytest
+
+from rwkv_music.midi.measures import (
+    Measures,
+    compared,
+    groove_consistency,
+    mean_and_deviation,
+    measure,
+    pitch_class_entropy,
+    polyphony,
+    scale_consistency,
+)
+
+
+def melody(pitches: list[int], channel: int = 0, length: int = 240) -> mido.MidiTrack:
+    track = mido.MidiTrack()
+    for pitch in pitches:
+        track.append(mido.Message("note_on", note=pitch, velocity=80, channel=channel))
+        track.append(mido.Message("note_off", note=pitch, channel=channel, time=length))
+    return track
+
+
+def test_entropy():
+    assert pitch_class_entropy(np.array([60, 72, 48])) == 0
+    assert pitch_class_entropy(np.arange(24)) == pytest.approx(math.log2(12))
+    assert pitch_class_entropy(np.array([60, 60, 62, 64])) == pytest.approx(1.5)
+
+
+def test_scales():
+    d_major, a_minor = np.array([62, 64, 66, 67, 69, 71, 73]), np.array([57, 59, 60, 62, 64, 65, 67])
+    assert scale_consistency(d_major) == scale_consistency(a_minor) == 1
+    assert scale_consistency(np.arange(12)) == pytest.approx(7 / 12)
+    assert scale_consistency(np.append(d_major, 63)) == pytest.approx(7 / 8)
+
+
+def test_groove():
+    lines = np.array([0, 1920, 3840, 5280])  # 4/4, 4/4, 3/4 at 480 ticks a quarter
+    same = np.array([0, 480, 1920, 2400])
+    assert groove_consistency(same, lines[:3]) == 1
+    assert groove_consistency(np.array([0, 480, 1920]), lines[:3]) == pytest.approx(1 - 1 / 48)
+    assert groove_consistency(same, lines) == pytest.approx(1 - (0 + 2) / 2 / 48)
+    assert math.isnan(groove_consistency(same, lines[:2]))
+
+
+def test_polyphony():
+    start, end = np.array([0.0, 1.0, 5.0]), np.array([2.0, 3.0, 6.0])
+    assert polyphony(start, end) == pytest.approx((1 + 2 + 1 + 1) / 4)  # silence does not count
+    assert polyphony(np.array([0.0, 1.0]), np.array([1.0, 2.0])) == 1  # neighbours do not overlap
+
+
+def test_a_piece():
+    midi = mido.MidiFile(ticks_per_beat=480, tracks=[melody([60, 62, 64, 65, 67, 69, 71, 72] * 2)])
+    midi.tracks.append(melody([36, 38] * 8, channel=9))
+    found = measure(midi)
+    assert found.pitch_range == 12 and found.scale_consistency == 1 and found.polyphony == 1
+    assert found.note_density == pytest.approx(32 / 4) and found.groove_consistency == 1
+    empty = measure(mido.MidiFile(tracks=[mido.MidiTrack()]))
+    assert all(math.isnan(value) for value in vars(empty).values())
+    drums = measure(mido.MidiFile(ticks_per_beat=480, tracks=[melody([36] * 20, channel=9)]))
+    assert math.isnan(drums.pitch_range) and drums.groove_consistency < 1
+
+
+def test_means_leave_out_what_is_not_known():
+    nan = float("nan")
+    pieces = [Measures(1, 0.5, nan, 2, 1, nan), Measures(3, 0.5, 0.9, 2, 2, nan)]
+    mean, spread = mean_and_deviation(pieces)
+    assert (mean.pitch_class_entropy, spread.pitch_class_entropy) == (2, 1)
+    assert (mean.groove_consistency, spread.groove_consistency) == (0.9, 0)
+    assert math.isnan(mean.pitch_range)
+    table = compared(["real", "samples"], [pieces, pieces])
+    assert len(table.splitlines()) == 7 and "2.00 +- 1.00" in table and "real" in table.splitlines()[0]

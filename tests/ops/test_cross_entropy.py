@@ -1,0 +1,45 @@
+"""The head's loss against logits and cross_entropy."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rwkv_music.ops import cross_entropy
+from rwkv_music.ops.cross_entropy import Head
+
+
+@pytest.mark.parametrize("chunk", [7, 50, 10**6])
+def test_equal_to_cross_entropy(monkeypatch, chunk):
+    torch.manual_seed(0)
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", chunk * 30)
+    module = Head(16, 30).double()
+    x = torch.randn(50, 16, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(30, (50,))
+    loss = module(x, targets)
+    expected = F.cross_entropy(module(x), targets, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    inputs = (x, module.weight)
+    for a, b in zip(torch.autograd.grad(3 * loss, inputs), torch.autograd.grad(3 * expected, inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_by_differences():
+    torch.manual_seed(0)
+    module = Head(4, 6).double()
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 5, 2, 2, 1])
+    assert torch.autograd.gradcheck(lambda x: module(x, targets), (x,))
+
+
+def test_no_target_is_no_loss():
+    module = Head(4, 6)
+    x = torch.randn(0, 4, requires_grad=True)
+    loss = module(x, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0 and not module.weight.grad.any()
+
+
+def test_without_gradients_nothing_is_kept():
+    module = Head(4, 6).requires_grad_(False)
+    loss = module(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64))
+    assert loss.grad_fn is None and loss.item() > 0

@@ -1,0 +1,417 @@
+import io
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import mido
+import numpy as np
+import pytest
+
+from rwkv_music.data.binidx import BinIdx
+from rwkv_music.errors import UserError
+from rwkv_music.midi.stats import Filters, survey
+from rwkv_music.prepare import pipeline as prepare_module
+from rwkv_music.prepare.pipeline import LISTINGS, PARTS, REPORT, prepare
+from rwkv_music.prepare.workers import Failure
+from rwkv_music.tokenizers.registry import load_codec
+from tests.midi.midi_files import file_of
+
+# Where the tokenizer does not matter: the one that needs no library to start.
+quick_prepare = partial(prepare, tokenizer="midi-llm")
+
+
+def rejected(data: Path) -> dict[str, dict]:
+    """By file name."""
+    lines = [json.loads(line) for line in (data / "rejected.jsonl").read_text().splitlines()]
+    return {Path(line["file"]).name: line for line in lines}
+
+
+def pieces(data: Path, split: str) -> set[bytes]:
+    tokens = BinIdx(data / split)
+    return {tokens[i].tobytes() for i in range(len(tokens))}
+
+
+def left_over(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_dataset_is_whole(bach_data, bach_midi):
+    facts = json.loads((bach_data / "dataset.json").read_text())
+    codec = load_codec(bach_data / "tokenizer.json")
+    assert sorted(path.name for path in bach_data.iterdir()) == sorted(["dataset.json", REPORT, *PARTS, *LISTINGS])
+    assert facts["tokenizer"]["fingerprint"] == codec.fingerprint
+    assert facts["files"] == 12 and facts["rejected"] == {}
+    encoded = {codec.encode(path).tobytes() for path in bach_midi.iterdir()}
+    assert pieces(bach_data, "train") | pieces(bach_data, "val") == encoded
+    for split in ("train", "val"):
+        tokens = BinIdx(bach_data / split)
+        counts = facts["splits"][split]
+        assert counts["pieces"] == len(tokens) > 0 and counts["tokens"] == tokens.n_tokens
+        assert counts["notes"] == sum(codec.count_notes(tokens[i]) for i in range(len(tokens)))
+        bars = BinIdx(bach_data / f"{split}.bars")
+        assert len(bars) == len(tokens) and counts["bars"] == bars.n_tokens
+        for i in range(len(tokens)):
+            np.testing.assert_array_equal(np.cumsum(bars[i]), codec.bar_starts(tokens[i]))
+    listed = [json.loads(line) for line in (bach_data / "pieces.jsonl").read_text().splitlines()]
+    for split in ("train", "val"):
+        in_order = [codec.encode(Path(piece["file"])) for piece in listed if piece["split"] == split]
+        tokens = BinIdx(bach_data / split)
+        assert len(in_order) == len(tokens) and all((ids == tokens[i]).all() for i, ids in enumerate(in_order))
+    assert not left_over(bach_data.parent)
+
+
+def test_same_bytes_whatever_the_workers(bach_data, bach_midi, tmp_path):
+    """One process or two, files in another folder: every part of the dataset is the same."""
+    shutil.copytree(bach_midi, tmp_path / "elsewhere")
+    prepare([tmp_path / "elsewhere"], tmp_path / "data", workers=2, val_fraction=0.2)
+    for name in ["dataset.json", *PARTS]:
+        assert (tmp_path / "data" / name).read_bytes() == (bach_data / name).read_bytes(), name
+    listing, there = ((folder / "pieces.jsonl").read_text() for folder in (tmp_path / "data", bach_data))
+    assert listing == there.replace(str(bach_midi), str(tmp_path / "elsewhere"))
+
+
+def test_the_split_follows_the_content(bach_midi, tmp_path):
+    """Renamed and joined by others, a piece stays on its side; another seed is another split."""
+    paths = sorted(bach_midi.iterdir())
+    few, many = tmp_path / "few", tmp_path / "many"
+    few.mkdir()
+    (many / "sub").mkdir(parents=True)
+    for i, path in enumerate(paths):
+        shutil.copy(path, many / "sub" / f"{99 - i}.MIDI")
+        if i % 2:
+            shutil.copy(path, few / path.name)
+    for folder in (few, many):
+        quick_prepare([folder], tmp_path / f"{folder.name}-data", workers=1, val_fraction=0.5)
+    quick_prepare([many], tmp_path / "other-data", workers=1, val_fraction=0.5, seed=1)
+    for split in ("train", "val"):
+        assert pieces(tmp_path / "few-data", split) <= pieces(tmp_path / "many-data", split)
+        assert pieces(tmp_path / "other-data", split) != pieces(tmp_path / "many-data", split)
+
+
+def test_each_split_has_a_piece():
+    keys = np.arange(10, dtype=np.uint64).reshape(5, 2)
+    for fraction, expected in ((0, 0), (1e-9, 1), (1 - 1e-9, 4)):
+        assert prepare_module._choose_val(keys, fraction, seed=0).sum() == expected
+    for seed in range(5):
+        assert not prepare_module._choose_val(keys[:1], 0.9, seed).any()  # a single piece is for training
+    many = prepare_module._choose_val(np.arange(8000, dtype=np.uint64).reshape(-1, 2), 0.1, seed=0)
+    assert abs(many.mean() - 0.1) < 0.02
+
+
+def changed(data: bytes, transpose: int, velocity: int, tempo: float) -> bytes:
+    """The same music in another file."""
+    midi = mido.MidiFile(file=io.BytesIO(data))
+    for track in midi.tracks:
+        for i, message in enumerate(track):
+            if message.type in ("note_on", "note_off"):
+                track[i] = message.copy(note=message.note + transpose)
+                if message.type == "note_on" and message.velocity:
+                    track[i] = track[i].copy(velocity=max(1, message.velocity - velocity))
+            elif message.type == "set_tempo":
+                track[i] = message.copy(tempo=round(message.tempo * tempo))
+    return file_of(midi)
+
+
+def test_copies_of_the_same_music_are_on_one_side(bach_midi, tmp_path):
+    """Transposed, softer, slower, renamed: kept, and never a leak from one split to the other."""
+    (tmp_path / "in").mkdir()
+    for number, path in enumerate(sorted(bach_midi.iterdir())):
+        data = path.read_bytes()
+        for copy, change in enumerate([(0, 0, 1.0), (3, 0, 1.0), (-4, 9, 1.5)]):
+            (tmp_path / "in" / f"{copy}-{11 - number}.mid").write_bytes(changed(data, *change))
+    facts = quick_prepare([tmp_path / "in"], tmp_path / "data", workers=2, val_fraction=0.4)
+    assert facts["rejected"] == {} and facts["distinct_music"] == 12
+    side = {}
+    for line in map(json.loads, (tmp_path / "data" / "pieces.jsonl").read_text().splitlines()):
+        side.setdefault(Path(line["file"]).stem.split("-")[1], set()).add(line["split"])
+        assert line["music"] == survey(Path(line["file"]).read_bytes()).key
+    assert len(side) == 12 and all(len(splits) == 1 for splits in side.values())
+    assert {split for splits in side.values() for split in splits} == {"train", "val"}
+
+
+def test_archives_give_the_same_tokens(bach_midi, bach_data, tmp_path):
+    paths = sorted(bach_midi.iterdir())
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar.gz", "w:gz") as archive:
+        for path in paths[:5]:
+            archive.add(path, path.name)
+    with zipfile.ZipFile(tmp_path / "in" / "b.zip", "w") as archive:
+        for path in paths[5:]:
+            archive.write(path, path.name)
+        archive.writestr("odd.mid", b"words")
+    facts = prepare([tmp_path / "in"], tmp_path / "data", workers=2, val_fraction=0.2)
+    assert facts["rejected"] == {"not a MIDI file": 1}
+    assert list(rejected(tmp_path / "data")) == ["odd.mid"]
+    for name in PARTS:
+        assert (tmp_path / "data" / name).read_bytes() == (bach_data / name).read_bytes(), name
+
+
+def test_filters_are_counted(bach_midi, tmp_path):
+    lengths = sorted(survey(path.read_bytes()).seconds for path in bach_midi.iterdir())
+    filters = Filters(seconds=((lengths[2] + lengths[3]) / 2, lengths[9] + 0.001), programs=(0,))
+    facts = quick_prepare([bach_midi], tmp_path / "data", workers=1, filters=filters)
+    assert sum(facts["rejected"].values()) == 5 and len(facts["rejected"]) == 2
+    assert {reason.split()[0] for reason in facts["rejected"]} == {"shorter", "longer"}
+    assert len(rejected(tmp_path / "data")) == 5
+    assert facts["options"]["filters"] == {"seconds": list(filters.seconds), "programs": [0]}
+    with pytest.raises(UserError, match="12 sparser than 99 notes/s.*and the filters"):
+        quick_prepare([bach_midi], tmp_path / "data", workers=1, filters=Filters(notes_per_second=(99, 999)))
+
+
+def test_byte_pairs(bach_midi, bach_data, tmp_path):
+    prepare([bach_midi], tmp_path / "data", workers=2, val_fraction=0.2, bpe_vocab_size=1500)
+    codec = load_codec(tmp_path / "data" / "tokenizer.json")
+    facts = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    plain = json.loads((bach_data / "dataset.json").read_text())
+    assert facts["tokenizer"]["vocab_size"] == codec.vocab_size == 1500
+    for split in ("train", "val"):
+        counts, before = facts["splits"][split], plain["splits"][split]
+        assert counts["tokens"] < before["tokens"] * 0.8
+        assert {**counts, "tokens": 0} == {**before, "tokens": 0}
+        tokens, bars = BinIdx(tmp_path / "data" / split), BinIdx(tmp_path / "data" / f"{split}.bars")
+        for i in range(len(tokens)):
+            np.testing.assert_array_equal(np.cumsum(bars[i]), codec.bar_starts(tokens[i]))
+    with pytest.raises(UserError, match="midi-llm has no byte pairs"):
+        prepare([bach_midi], tmp_path / "other", tokenizer="midi-llm", bpe_vocab_size=30_000)
+    with pytest.raises(UserError, match="choose from 1,319"):
+        prepare([bach_midi], tmp_path / "other", workers=1, bpe_vocab_size=1000)
+    assert not (tmp_path / "other").exists() and not left_over(tmp_path)
+
+
+def test_midi_llm(bach_midi, tmp_path):
+    facts = prepare([bach_midi], tmp_path / "data", tokenizer="midi-llm", workers=2)
+    assert facts["tokenizer"]["vocab_size"] == 20096
+    codec = load_codec(tmp_path / "data" / "tokenizer.json")
+    listed = [json.loads(line) for line in (tmp_path / "data" / "pieces.jsonl").read_text().splitlines()]
+    train = [line for line in listed if line["split"] == "train"]
+    tokens, bars = BinIdx(tmp_path / "data" / "train"), BinIdx(tmp_path / "data" / "train.bars")
+    for i, line in enumerate(train):
+        piece = codec.encode_piece(Path(line["file"]))
+        np.testing.assert_array_equal(tokens[i], piece.ids)
+        np.testing.assert_array_equal(np.cumsum(bars[i]), piece.bar_starts)
+    with pytest.raises(UserError, match="midi-llm has no option positions_per_beat"):
+        prepare([bach_midi], tmp_path / "other", tokenizer="midi-llm", options={"positions_per_beat": 12})
+
+
+PROGRAM = """
+import sys
+from rwkv_music.prepare import pipeline as module
+if __name__ == "__main__":
+    module.CHECKPOINT_S = 0.05
+    module.prepare([sys.argv[1]], sys.argv[2], tokenizer="midi-llm", workers=1, resume=True)
+"""
+
+
+def run_prepare(folder: Path, data: Path) -> subprocess.Popen:
+    (data.parent / "main.py").write_text(PROGRAM)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, data.parent / "main.py", folder, data], env=environment, text=True)
+
+
+def test_killed_and_resumed_it_is_the_same(bach_midi, tmp_path):
+    (tmp_path / "in").mkdir()
+    for copy in range(15):
+        for path in bach_midi.iterdir():
+            (tmp_path / "in" / f"{copy}-{path.name}").write_bytes(changed(path.read_bytes(), copy % 12 - 6, copy, 1.0))
+    quick_prepare([tmp_path / "in"], tmp_path / "whole", workers=2)
+    progress, kills = [], 0
+    for _ in range(20):
+        process = run_prepare(tmp_path / "in", tmp_path / "data")
+        log = tmp_path / ".data.unfinished" / "log.jsonl"
+        start = log.stat().st_size if log.exists() else 0
+        deadline = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < deadline and kills < 2:
+            size = log.stat().st_size if log.exists() else 0
+            if size > start:
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+        progress.append(start)
+        if (tmp_path / "data").exists():
+            break
+    assert kills == 2 and progress == sorted(progress)
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "data" / path.name).read_bytes(), path.name
+    assert not left_over(tmp_path)
+
+
+def test_files_that_came_meanwhile(bach_midi, tmp_path):
+    """The unfinished run is kept, and told about."""
+    shutil.copytree(bach_midi, tmp_path / "in")
+    real = prepare_module.map_in_order
+
+    def interrupted(*args):
+        for i, answer in enumerate(real(*args)):
+            if i == 5:
+                raise KeyboardInterrupt
+            yield answer
+
+    prepare_module.map_in_order = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            quick_prepare([tmp_path / "in"], tmp_path / "data", workers=1)
+    finally:
+        prepare_module.map_in_order = real
+    assert left_over(tmp_path) == [".data.unfinished"]
+    with pytest.raises(UserError, match="begun with other settings .tokenizer."):
+        prepare([tmp_path / "in"], tmp_path / "data", workers=1, resume=True)
+    (tmp_path / "in" / "aaa.mid").write_bytes(b"")
+    with pytest.raises(UserError, match="Files have come or gone"):
+        quick_prepare([tmp_path / "in"], tmp_path / "data", workers=1, resume=True)
+    (tmp_path / "in" / "aaa.mid").unlink()
+    assert left_over(tmp_path) == [".data.unfinished"]
+    first = min((tmp_path / "in").iterdir())
+    first.rename(tmp_path / "away.mid")
+    with pytest.raises(UserError, match="Files have come or gone"):
+        quick_prepare([tmp_path / "in"], tmp_path / "data", workers=1, resume=True)
+    (tmp_path / "away.mid").rename(first)
+    began = len((tmp_path / ".data.unfinished" / "log.jsonl").read_text().splitlines())
+    assert began == 5
+    quick_prepare([tmp_path / "in"], tmp_path / "data", workers=1, resume=True)
+    quick_prepare([tmp_path / "in"], tmp_path / "whole", workers=1)
+    assert (tmp_path / "data" / "dataset.json").read_bytes() == (tmp_path / "whole" / "dataset.json").read_bytes()
+    assert not left_over(tmp_path)
+
+
+def test_bad_files_are_left_out_and_told(bach_midi, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = sorted(bach_midi.iterdir())[:3]
+    for path in good:
+        shutil.copy(path, folder)
+    data = good[0].read_bytes()
+    (folder / "Copy.MID").write_bytes(data)
+    (folder / "cut.mid").write_bytes(data[: len(data) // 2])
+    (folder / "empty.mid").write_bytes(b"")
+    (folder / "words.Midi").write_text("These are words.")
+    (folder / "notes.txt").write_text("not looked at")
+    (folder / "gone.mid").symlink_to(folder / "nowhere")
+    (folder / "folder.mid").mkdir()
+    facts = quick_prepare([folder], tmp_path / "data", workers=2)
+    told = rejected(tmp_path / "data")
+    assert {name: line["reason"] for name, line in told.items() if name not in ("Copy.MID", good[0].name)} == {
+        "cut.mid": "truncated",
+        "empty.mid": "empty file",
+        "words.Midi": "not a MIDI file",
+        "gone.mid": "cannot be opened (No such file or directory)",
+    }
+    # Of two files with the same bytes the first by name stays.
+    assert told[good[0].name]["reason"] == "duplicate" and Path(told[good[0].name]["of"]).name == "Copy.MID"
+    assert facts["files"] == 8 and sum(facts["rejected"].values()) == 5
+    assert sum(counts["pieces"] for counts in facts["splits"].values()) == 3
+
+
+def test_a_reader_that_crashes_or_hangs_costs_one_file(bach_midi, tmp_path, monkeypatch):
+    """The worker processes themselves are tested in test_workers.py; here, what becomes of their failures."""
+    paths = sorted(str(path) for path in bach_midi.iterdir())[:4]
+    real = prepare_module.map_in_order
+
+    def failing(*args):
+        for i, answer in enumerate(real(*args)):
+            yield {1: Failure("crashed the reader"), 2: Failure("took longer than 60 s")}.get(i, answer)
+
+    (tmp_path / "in").mkdir()
+    for path in paths:
+        shutil.copy(path, tmp_path / "in")
+    monkeypatch.setattr(prepare_module, "map_in_order", failing)
+    facts = quick_prepare([tmp_path / "in"], tmp_path / "data", workers=1)
+    assert facts["rejected"] == {"crashed the reader": 1, "took longer than 60 s": 1}
+    assert sum(counts["pieces"] for counts in facts["splits"].values()) == 2
+
+
+def test_a_dataset_is_replaced_by_a_whole_one_only(bach_midi, bach_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(bach_data, data)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.mid").write_text("words")
+    with pytest.raises(UserError, match="None of the 1 MIDI files could be used .1 not a MIDI file."):
+        quick_prepare([tmp_path / "bad"], data, workers=1)
+    assert (data / "train.bin").read_bytes() == (bach_data / "train.bin").read_bytes()
+    quick_prepare([bach_midi], data, workers=1, val_fraction=0)
+    assert len(BinIdx(data / "train")) == 12
+    assert not left_over(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: None, "There is no folder"),
+        (lambda folder: folder.mkdir(), "There is no .mid or .midi file"),
+        (lambda folder: folder.write_text(""), "is no folder and no archive"),
+    ],
+)
+def test_nothing_to_read(tmp_path, make, says):
+    make(tmp_path / "in")
+    with pytest.raises(UserError, match=says):
+        prepare([tmp_path / "in"], tmp_path / "data")
+    assert not (tmp_path / "data").exists() and not left_over(tmp_path)
+
+
+def test_out_is_in_use(bach_midi, bach_data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(UserError, match="not a dataset .thesis.txt."):
+        prepare([bach_midi], tmp_path / "mine", workers=1)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
+    shutil.copytree(bach_data, tmp_path / "data")
+    (tmp_path / "data" / "thesis.txt").write_text("dear")
+    with pytest.raises(UserError, match="not a dataset"):
+        prepare([bach_midi], tmp_path / "data", workers=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        prepare([bach_midi], tmp_path / "file", workers=1)
+    with pytest.raises(UserError, match="choose one of remi"):
+        prepare([bach_midi], tmp_path / "new", tokenizer="abc", workers=1)
+    for fraction in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="validation fraction"):
+            prepare([bach_midi], tmp_path / "new", val_fraction=fraction, workers=1)
+    assert not (tmp_path / "new").exists() and not left_over(tmp_path)
+
+
+def test_a_disk_that_takes_no_more(bach_midi, tmp_path):
+    """A limit on the size of files stands in for a full disk: the system refuses to write, half-way."""
+    program = f"""
+import resource, signal
+from rwkv_music.prepare.pipeline import prepare
+from rwkv_music.errors import UserError
+if __name__ == "__main__":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, {resource.RLIM_INFINITY}))
+    try:
+        prepare([{str(bach_midi)!r}], {str(tmp_path / "data")!r}, tokenizer="midi-llm", workers=1)
+    except UserError as error:
+        print("told:", error)
+"""
+    (tmp_path / "main.py").write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "main.py"], env=environment, check=True, capture_output=True, text=True
+    )
+    assert "told: File too large while writing the dataset" in done.stdout and "--resume" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".data.unfinished", "main.py"]
+    # With room again, it goes on from there.
+    quick_prepare([bach_midi], tmp_path / "data", workers=1, resume=True)
+    quick_prepare([bach_midi], tmp_path / "whole", workers=1)
+    assert (tmp_path / "data" / "train.bin").read_bytes() == (tmp_path / "whole" / "train.bin").read_bytes()
+    assert not left_over(tmp_path)
+
+
+def test_no_validation_and_the_order_of_documents(bach_midi, tmp_path):
+    facts = quick_prepare([bach_midi], tmp_path / "data", workers=2, val_fraction=0)
+    assert facts["splits"]["val"] == {"pieces": 0, "tokens": 0, "bars": 0, "notes": 0}
+    assert len(BinIdx(tmp_path / "data" / "val")) == 0
+    codec = load_codec(tmp_path / "data" / "tokenizer.json")
+    tokens = BinIdx(tmp_path / "data" / "train")
+    assert len(tokens) == 12
+    for i, path in enumerate(sorted(bach_midi.iterdir())):
+        np.testing.assert_array_equal(tokens[i], codec.encode(path))

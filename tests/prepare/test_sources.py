@@ -1,0 +1,120 @@
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rwkv_music.errors import UserError
+from rwkv_music.prepare import sources as sources_module
+from rwkv_music.prepare.sources import Sources, Unreadable, read_file
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes], mode="w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def contents(sources: Sources, folder: Path) -> dict[str, bytes | str]:
+    found = {}
+    for source in sources:
+        try:
+            data = source.read() if source.read else read_file(source.name)
+        except Unreadable as error:
+            data = error.reason
+        found[os.path.relpath(source.name, folder)] = data
+    return found
+
+
+def test_folders(tmp_path):
+    for name in ("b.mid", "a/c.MID", "a/.hidden.midi", "a/d.midi.txt", "e.Midi", "a.mid/f.mid"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.mid").symlink_to(tmp_path / "b.mid")
+    (tmp_path / "gone.mid").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "round").symlink_to(tmp_path)
+    sources = Sources([tmp_path, tmp_path / "a", tmp_path])
+    found = contents(sources, tmp_path)
+    assert list(found) == ["a.mid/f.mid", "a/.hidden.midi", "a/c.MID", "b.mid", "e.Midi", "gone.mid", "link.mid"]
+    assert found["b.mid"] == found["link.mid"] == b"b.mid"
+    assert found["gone.mid"] == "cannot be opened (No such file or directory)"
+    assert sources.expected == len(found)
+    assert contents(sources, tmp_path) == found  # as often as it is asked
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".TGZ", ".tar"])
+def test_archives(tmp_path, suffix):
+    files = {"z.mid": b"one", "sub/a.MIDI": b"two" * 1000, "sub/readme.txt": b"no", "b.mid": b""}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "plain.mid").write_bytes(b"plain")
+    archive = tmp_path / "in" / f"lakh{suffix}"
+    if suffix == ".zip":
+        zipped(archive, files)
+    else:
+        tarred(archive, files, "w" if suffix == ".tar" else "w:gz")
+    # In a folder or by itself; in the archive's own order.
+    for paths, expected in (([tmp_path / "in"], 4), ([archive], 3)):
+        sources = Sources(paths)
+        found = contents(sources, tmp_path / "in")
+        names = [f"lakh{suffix}/{name}" for name in ("z.mid", "sub/a.MIDI", "b.mid")]
+        assert [name for name in found if name != "plain.mid"] == names
+        assert [found[name] for name in names] == [b"one", b"two" * 1000, b""]
+        assert len(found) == expected and round(sources.expected) == expected
+
+
+def test_damaged_archives_cost_themselves(tmp_path):
+    files = {f"{i}.mid": os.urandom(20_000) for i in range(9)}
+    whole = tarred(tmp_path / "cut.tar.gz", files).read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "no.zip").write_bytes(b"PK\3\4 no more")
+    (tmp_path / "no.tar").write_bytes(b"words " * 500)
+    broken = bytearray(zipped(tmp_path / "broken.zip", files).read_bytes())
+    broken[len(broken) // 2] ^= 255
+    (tmp_path / "broken.zip").write_bytes(bytes(broken))
+    found = contents(Sources([tmp_path]), tmp_path)
+    assert found["no.zip"] == found["no.tar"] == "damaged archive"
+    in_zip = [value for name, value in found.items() if name.startswith("broken.zip/")]
+    assert len(in_zip) == 9 and in_zip.count("damaged archive") == 1
+    in_tar = [value for name, value in found.items() if name.startswith("cut.tar.gz/")]
+    assert 3 <= len(in_tar) <= 5 and "damaged archive" in [*in_tar, found.get("cut.tar.gz")]
+
+
+def test_sizes_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources_module, "LARGEST_BYTES", 1 << 20)
+    big = bytes((1 << 20) + 1)
+    zipped(tmp_path / "bomb.zip", {"a.mid": big, "b.mid": b"small"})
+    tarred(tmp_path / "bomb.tar.gz", {"a.mid": big, "b.mid": b"small"})
+    (tmp_path / "c.mid").write_bytes(big)
+    assert contents(Sources([tmp_path]), tmp_path) == {
+        "bomb.tar.gz/a.mid": "larger than 1 MiB",
+        "bomb.tar.gz/b.mid": b"small",
+        "bomb.zip/a.mid": "larger than 1 MiB",
+        "bomb.zip/b.mid": b"small",
+        "c.mid": "larger than 1 MiB",
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "There is no folder"),
+        (lambda path: path.mkdir(), "There is no .mid or .midi file"),
+        (lambda path: path.write_text(""), "is no folder and no archive"),
+    ],
+)
+def test_nothing_to_read(tmp_path, make, says):
+    make(tmp_path / "in")
+    with pytest.raises(UserError, match=says):
+        Sources([tmp_path / "in"])
