@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rwkv_music.config import IGNORE_INDEX
+
 HEAD_SIZE = 64
 GROUP_NORM_EPS = 64e-5
 WIDEST_NORM = 4096  # channels: a norm's kernel keeps a whole token's in one block's registers

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.data.binidx import HEADER, MAGIC, POINTER, SIZE, UINT16_CODE, VERSION, BinIdx, BinIdxWriter
-from rwkv_music.data.dataset import IGNORE_INDEX, Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
 from rwkv_music.errors import UserError
 
 

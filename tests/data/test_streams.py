@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from rwkv_music.config import DataConfig
-from rwkv_music.data.dataset import IGNORE_INDEX, MusicDataset
+from rwkv_music.config import IGNORE_INDEX, DataConfig
+from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.errors import UserError
 from tests.data.test_dataset import make

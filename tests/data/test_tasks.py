@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rwkv_music.config import DataConfig
+from rwkv_music.config import IGNORE_INDEX, DataConfig
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset
-from rwkv_music.data.tasks import IGNORE_INDEX
 from rwkv_music.errors import UserError
 from rwkv_music.prepare.pipeline import prepare
 from rwkv_music.tokenizers.codec import Codec

@@ -6,8 +6,8 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
-from rwkv_music.config import ModelConfig
-from rwkv_music.model_v8 import IGNORE_INDEX, RWKV
+from rwkv_music.config import IGNORE_INDEX, ModelConfig
+from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.deepspeed_engine.fast.cuda_graphs import BlockGraphs, LossGraphs
 from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
 from rwkv_music.training.deepspeed_engine.fast.zero3_flat_params import Zero3FlatParams

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.ops import fused
 
 M, C, V = 9, 128, 5
@@ -198,9 +199,9 @@ def test_embedding_grad_sums_in_fp32():
 @pytest.mark.parametrize("scale", (0.25, torch.tensor(0.25)))
 def test_cross_entropy_leaves_the_gradient_in_the_logits(scale):
     logits = 5 * normal(M, 37)
-    targets = torch.tensor([0, 36, 5, fused.IGNORE_INDEX, 7, 7, 7, fused.IGNORE_INDEX, 1])
+    targets = torch.tensor([0, 36, 5, IGNORE_INDEX, 7, 7, 7, IGNORE_INDEX, 1])
     leaf = logits.clone().requires_grad_()
-    expected = F.cross_entropy(leaf, targets, reduction="none", ignore_index=fused.IGNORE_INDEX)
+    expected = F.cross_entropy(leaf, targets, reduction="none", ignore_index=IGNORE_INDEX)
     (gradient,) = torch.autograd.grad(expected.sum() * 0.25, leaf)
     nats = fused.cross_entropy_(logits, targets, scale)
     assert close(nats, expected.detach()) and close(logits, gradient)
