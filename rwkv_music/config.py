@@ -160,6 +160,12 @@ class TrainConfig:
         "by estimate",
         ("auto", *RECOMPUTE),
     )
+    fast: str = setting(
+        "auto",
+        "auto: use faster replacements of DeepSpeed internals if the installed DeepSpeed is the tested version; off: use "
+        "DeepSpeed's own code paths only",
+        ("auto", "off"),
+    )
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0 for none")
     stop_after: int = setting(0, "stop here with a checkpoint, the schedule unchanged; 0 for at the end")
     log_every: int = setting(10, "optimizer steps between two points of the training curves")

@@ -35,3 +35,8 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(describe_os_error(error, doing)) from error
+
+
+def plural(n: int, noun: str) -> str:
+    """Return `n` and the noun in the matching number: "1 rank", "2 ranks"."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -1,10 +1,1 @@
-"""Training: the loop, its engine and optimizer, its checkpoints and its curves."""
-
-import logging
-import warnings
-
-# DeepSpeed warns, at every import on a machine without a GPU, that it trains on the CPU; the summary says so already.
-logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
-# It calls collectives by names and in ways that newer versions of torch warn of; nobody here can mend that.
-warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
-warnings.filterwarnings("ignore", r"barrier\(\): using the device", UserWarning)
+"""Training: set-up, the loop, checkpoints, metrics and health. DeepSpeed is used through `deepspeed_engine` alone."""

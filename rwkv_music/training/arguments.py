@@ -1,4 +1,4 @@
-"""The command line of train.py: every setting a flag, and where a setting comes from when its flag is not given."""
+"""The command line of train.py: one flag per setting, and where a setting comes from if its flag is not given."""
 
 import argparse
 from dataclasses import asdict
@@ -7,28 +7,31 @@ from rwkv_music.checkpoint.run_folder import find_checkpoint
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.errors import UserError
 
-# Settings that belong to one command, and are not taken over by a run that goes on.
+# Settings of one command, which a resumed run does not take over.
 OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
-# What a tuned run takes where the user says nothing. A state's values are large, and start from zero: of the rates
-# that benchmarks/tuning.py tries, those about 1 learn most.
+# Defaults of a tuned run. A state's values are large and start from zero: of the learning rates that
+# benchmarks/tuning.py tries, those around 1 reach the lowest loss.
 TUNING_DEFAULTS = {"state": {"lr": 1.0, "lr_final": 0.1, "warmup_steps": 10}}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train an RWKV v8 on a prepared dataset. A run folder that holds a checkpoint is gone on with, "
-        "with the settings it was started with unless they are given again.",
+        description="Train an RWKV v8 on a prepared dataset. If the run folder already contains a checkpoint, training "
+        "resumes from it with the run's own settings, except for those given again.",
         allow_abbrev=False,
     )
     sizes = ", ".join(f"{name} {preset['n_layer']} x {preset['n_embd']}" for name, preset in PRESETS.items())
     parser.add_argument(
-        "--deepspeed_config", required=True, metavar="FILE", help="DeepSpeed JSON file, such as ds_configs/zero2.json"
+        "--deepspeed_config",
+        required=True,
+        metavar="FILE",
+        help="DeepSpeed JSON file, for example ds_configs/zero2.json",
     )
     parser.add_argument("--preset", choices=PRESETS, help=f"model size, layers x width: {sizes} (default: tiny)")
     parser.add_argument(
         "--local_rank", type=int, help=argparse.SUPPRESS
-    )  # from the launcher; the environment says the same
+    )  # from DeepSpeed's launcher, which also sets the environment
     add_arguments(parser, DataConfig)
     of_a_state = {
         name: f"{getattr(TrainConfig, name)}; {value} with --tune state"
@@ -41,7 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def configure(arguments: argparse.Namespace) -> RunConfig:
-    """What the command line says; then, for a run that is gone on with, what it was started with; then the preset."""
+    """Combine the command line, the settings of the run to resume (if any), and the preset, in this order of priority."""
     train = from_arguments(TrainConfig, arguments, **TUNING_DEFAULTS.get(getattr(arguments, "tune", "all"), {}))
     model, data = PRESETS[arguments.preset or "tiny"], {}
     checkpoint = find_checkpoint(train.out, train.resume)
@@ -52,25 +55,25 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}
         if train.init not in ("", started.train.init) and started.train.tune == "all":  # a base may have moved
             raise UserError(
-                f"{checkpoint} is of a run that began {_with(started.train.init)}, not with {train.init}: "
-                f"drop --init to go on with it, or choose another --out."
+                f"{checkpoint} belongs to a run that started {_with(started.train.init)}, not with {train.init}: "
+                f"drop --init to resume it, or choose another --out."
             )
         train = from_arguments(TrainConfig, arguments, **kept)
     elif train.init:
-        from rwkv_music.training.init_weights import shape_of_init
+        from rwkv_music.training.init_weights import shape_of_init  # not at the top: torch delays --help by seconds
 
         model = shape_of_init(train.init, arguments)
     config = RunConfig(
         from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data), train
     )
     if train.tune != "all" and not train.init:
-        raise UserError(
-            f"--tune {train.tune} trains beside weights that stay as they are, and none were named: add --init BASE."
-        )
+        raise UserError(f"--tune {train.tune} needs the weights of a trained model: add --init BASE.")
     if train.tune == "state" and config.data.tbptt:
-        raise UserError("--tbptt gives a document its state, --tune state learns it: drop one of the two.")
+        raise UserError(
+            "--tbptt passes states between windows, but --tune state learns the initial one: drop one of the two."
+        )
     if not config.data.data:
-        raise UserError("No dataset was named: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
+        raise UserError("No dataset is given: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config
 
 

@@ -1,4 +1,4 @@
-"""What the ranks must know of each other: that something failed on one, and what any of them wishes before a step."""
+"""Agreement among ranks: an error on one rank is raised on all, and flags that any rank sets reach all."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
-    """Do `action` on every rank; if it fails on any, for a reason that can be told, all raise the same SharedError.
+    """Run `action` on every rank; if it raises UserError or OSError on any, raise the same SharedError on all.
 
     Args:
-        doing: what is being done, for the sentence of an operating-system error.
+        doing: what the action does, for the message of an OSError ("reading X").
     """
     fault, result = None, None
     try:
@@ -27,21 +27,24 @@ def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
         fault = str(error)
     faults: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(faults, fault)
-    for said in faults:
-        if said is not None:
-            raise SharedError(said)
+    for message in faults:
+        if message is not None:
+            raise SharedError(message)
     return result
 
 
 def on_rank0(action: Callable[[], T]) -> Callable[[], T | None]:
-    """`action` on rank 0, nothing on the others."""
+    """Return a function that runs `action` on rank 0 and does nothing on the others."""
     return lambda: action() if dist.get_rank() == 0 else None
 
 
 class ConsensusFlags:
-    """One small sum before every step: the step's targets, and who wishes what after it.
+    """One small all-reduce per step: the step's number of targets, and flags that any rank may set.
 
-    The device is never waited for: the sum is copied to the host beside the step's work, and read when that is done.
+    The device is never waited for: the sum is copied to the host while the step computes, and read after it.
+
+    Args:
+        n_flags: number of flags.
     """
 
     def __init__(self, device: torch.device, n_flags: int) -> None:
@@ -50,10 +53,10 @@ class ConsensusFlags:
         self._on_host = torch.zeros(1 + n_flags, dtype=torch.float64, pin_memory=on_gpu)
         self._copied = torch.cuda.Event() if on_gpu else None
 
-    def exchange(self, targets: int, *wishes: bool) -> Tensor:
-        """The targets of all ranks, float32 [], on the device."""
-        for i, value in enumerate((targets, *wishes)):
-            self._sum[i : i + 1].fill_(value)  # `self._sum[i] = value` would copy it from the host, and wait
+    def start(self, targets: int, *flags: bool) -> Tensor:
+        """Start the all-reduce; return the targets of all ranks, float32 [] on the device."""
+        for i, value in enumerate((targets, *flags)):
+            self._sum[i : i + 1].fill_(value)  # `self._sum[i] = value` would copy from the host, and wait
         dist.all_reduce(self._sum)
         self._on_host.copy_(self._sum, non_blocking=True)
         if self._copied is not None:
@@ -61,7 +64,7 @@ class ConsensusFlags:
         return self._sum[0].float()
 
     def sync(self) -> list[bool]:
-        """Which wishes any rank had at the last exchange, the same on all."""
+        """Wait for the last all-reduce; return for each flag whether any rank had set it."""
         if self._copied is not None:
             self._copied.synchronize()
         return [count > 0 for count in self._on_host[1:].tolist()]

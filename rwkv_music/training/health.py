@@ -1,80 +1,71 @@
-"""Is the run well? Steps that were skipped, and losses that spike."""
+"""Detect skipped steps and loss spikes."""
 
 import math
 import statistics
 from collections import deque
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import deepspeed
+from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class SkippedSteps:
-    """Counts the steps that changed nothing because their gradient was not finite.
+    """Counter of the steps that changed nothing because their gradient was not finite.
 
-    Whether a step was skipped is known on the device, on every rank alike; the host asks when it waits anyway.
+    Whether a step was skipped is known on the device, the same on every rank; the host reads it when it waits anyway.
 
     Args:
-        before: how many had been skipped when the run was last saved.
+        before: number of skipped steps in the checkpoint that the run resumes from.
     """
 
-    def __init__(self, engine: "deepspeed.DeepSpeedEngine", device: torch.device, before: int = 0) -> None:
-        self._engine, self._device, self._before = engine, device, before
-        self._last = self._count()
+    def __init__(self, engine: Engine, before: int = 0) -> None:
+        self._engine, self._before = engine, before
+        self._last = engine.skipped_steps()
         self._in_a_row = torch.zeros_like(self._last)
 
-    def _count(self) -> Tensor:
-        """Since the engine was made; int64 []."""
-        update = getattr(self._engine, "update_on_device", None)
-        if update is not None:
-            return update.skipped.clone()
-        return torch.full((), self._engine.skipped_steps, dtype=torch.int64, device=self._device)
-
     def note(self, losses: Tensor) -> Tensor:
-        """To be told of every step; its `losses`, or zeros if it was skipped."""
-        count = self._count()
+        """Update the count after a step; return its `losses`, or zeros if it was skipped."""
+        count = self._engine.skipped_steps()
         skipped = count != self._last
         self._last = count
         self._in_a_row = torch.where(skipped, self._in_a_row + 1, 0)
         return torch.where(skipped, 0, losses)
 
     def read(self) -> tuple[int, int]:
-        """How many in the whole run, and how many in a row up to now; waits for the device.
+        """Return the steps skipped in the whole run, and in a row up to now. Waits for the device.
 
-        While the second is not 0 the weights may be beyond saving.
+        While the second is not 0 the weights may have diverged.
         """
         total, in_a_row = torch.stack([self._last, self._in_a_row]).tolist()
         return self._before + total, in_a_row
 
 
 class SpikeDetector:
-    """Tells a loss that has left its course from one that only varies.
+    """Detector of losses that depart from their course, as opposed to varying around it.
 
-    A spike is a loss above the median of the last `LEVEL` ones by more than `DEVIATIONS` standard deviations, and by
-    more than `LEAST` nats. The deviation is that of one loss from the next, which a course that falls steadily does not
-    widen, estimated from the median, which one outlier does not move. Until half of the `WINDOW` is known nothing is a
-    spike.
+    A spike is a loss above the median of the last `LEVEL` losses by more than `DEVIATIONS` standard deviations and by
+    more than `MINIMUM` nats. The deviation is that of differences between consecutive losses, which a steadily falling
+    course does not widen, estimated from their median, which one outlier does not move. Nothing counts as a spike
+    until half of `WINDOW` losses are known.
     """
 
     WINDOW = 32
     LEVEL = 8
     DEVIATIONS = 8.0
-    LEAST = 0.3  # nats a token
+    MINIMUM = 0.3  # nats per token
 
     def __init__(self) -> None:
         self._losses: deque[float] = deque(maxlen=self.WINDOW)
 
     def is_spike(self, loss: float) -> bool:
-        """Whether `loss` is one; if not, it joins the course."""
+        """Return whether `loss` is a spike; if not, add it to the course."""
         known = list(self._losses)
         if len(known) >= self.WINDOW // 2:
             level = statistics.median(known[-self.LEVEL :])
             between = statistics.median(abs(b - a) for a, b in zip(known[:-1], known[1:], strict=True))
             deviation = 1.4826 * between / math.sqrt(2)  # of a normal distribution, from the median of differences
-            if not math.isfinite(loss) or loss > level + max(self.DEVIATIONS * deviation, self.LEAST):
+            if not math.isfinite(loss) or loss > level + max(self.DEVIATIONS * deviation, self.MINIMUM):
                 return True
         self._losses.append(loss)
         return False

@@ -1,4 +1,4 @@
-"""The learning rate's course, a function of the step alone so that a resumed run needs no schedule state."""
+"""The learning-rate schedule: a function of the step alone, so that a resumed run needs no schedule state."""
 
 import math
 
@@ -8,11 +8,11 @@ from rwkv_music.config import TrainConfig
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
-    """The learning rate of optimizer step `step` (0 is the first), before a group's `lr_scale`.
+    """Return the learning rate of optimizer step `step` (0 is the first), before a group's `lr_scale`.
 
-    Linear warm-up to `lr` over `warmup_steps`; then a cosine to `lr_final` (`schedule="cosine"`), or `lr` held until
-    the last `decay_fraction` of the steps and a straight line to `lr_final` from there ("wsd", warm-up-stable-decay,
-    as in MiniCPM, arXiv 2404.06395).
+    Linear warm-up to `lr` over `warmup_steps`; then either a cosine to `lr_final` (`schedule="cosine"`), or `lr` held
+    until the last `decay_fraction` of the steps and a straight line to `lr_final` from there ("wsd",
+    warm-up-stable-decay, as in MiniCPM, arXiv 2404.06395).
     """
     if step < train.warmup_steps:
         return train.lr * (step + 1) / train.warmup_steps
@@ -24,6 +24,6 @@ def learning_rate(step: int, train: TrainConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group its share of `lr`."""
+    """Set every parameter group's learning rate to `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

@@ -1,63 +1,109 @@
-"""Load a checkpoint into the engine, on any number of ranks and under any ZeRO stage. `saving` writes checkpoints.
+"""Load a checkpoint or initial weights into the engine, on any number of ranks and under any ZeRO stage.
 
-Each rank reads only the slices of master weights and optimizer states that it will hold.
+Each rank reads only the slices of master weights and optimizer states that it will hold. The weights that the model
+computes with are the rounded master weights, so a checkpoint does not hold them a second time.
 """
 
 from pathlib import Path
 
-import deepspeed
 import torch
 from torch import distributed as dist
 
 from rwkv_music.checkpoint.reading import SavedTensors, damage_as_user_error
 from rwkv_music.checkpoint.run_folder import contents_fault, tensor_files
 from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
+from rwkv_music.checkpoint.tuning import Base
+from rwkv_music.errors import SharedError
 from rwkv_music.training.consensus import raise_on_any_rank
-from rwkv_music.training.deepspeed_engine import zero_shards
+from rwkv_music.training.deepspeed_engine.engine import Engine
+from rwkv_music.training.deepspeed_engine.zero_shards import MOMENTS
+from rwkv_music.training.init_weights import InitialWeights
 from rwkv_music.training.tbptt import StreamStates
 
 
 def damaged_files(checkpoint: Path) -> str | None:
-    """`contents_fault` of the tensors of a checkpoint, shared out among the ranks; the same answer on all."""
-    mine = tensor_files(checkpoint)[dist.get_rank() :: dist.get_world_size()]
-    faults: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, contents_fault(checkpoint, mine))
-    return next((found for found in faults if found), None)
+    """Return what is wrong with a checkpoint's tensor files, as a clause; None if nothing. Collective.
 
-
-def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, streams: StreamStates | None = None) -> None:
-    """Restore weights and optimizer from `checkpoint`; every rank calls it and reads what it will hold, no more.
-
-    The states of `streams` too, whichever ranks had them.
-
-    Raises UserError, on all ranks the same, if it is damaged or of another model.
+    The ranks share the hashing, and all return the same.
     """
+    own = tensor_files(checkpoint)[dist.get_rank() :: dist.get_world_size()]
+    faults: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(faults, contents_fault(checkpoint, own))
+    return next((fault for fault in faults if fault), None)
+
+
+def load_checkpoint(engine: Engine, checkpoint: Path, stream_states: StreamStates | None = None) -> None:
+    """Restore weights and optimizer states, and those of `stream_states`, from `checkpoint`. Collective.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another model; the same on all ranks.
+    """
+    shards = engine.shards
 
     def read() -> None:
         with damage_as_user_error(checkpoint):
             saved = SavedTensors(checkpoint)
-            masters = zero_shards.master_partitions(engine)
-            for piece in zero_shards.pieces(engine):
+            for piece in shards.slices:
                 if saved.shapes.get(piece.name) != piece.shape:
-                    raise DamagedFile(f"{piece.name} is not in it, or of another shape than {piece.shape}")
-                master = masters[piece.partition]
-                state = zero_shards.optimizer_state(engine, master)
-                for flat, moment in ((master, None), *((state[moment], moment) for moment in zero_shards.MOMENTS)):
+                    raise DamagedFile(f"{piece.name} is missing, or its shape is not {piece.shape}")
+                master = shards.masters[piece.partition]
+                state = shards.optimizer_state(master)
+                for flat, moment in ((master, None), *((state[moment], moment) for moment in MOMENTS)):
                     saved.read_into(piece.of(flat).view(-1), piece.name, piece.start, moment)
-            zero_shards.set_optimizer_steps(engine, saved.optimizer_steps)
-            if streams is not None:
-                _load_lanes(checkpoint, streams)
+            shards.set_optimizer_steps(saved.optimizer_steps)
+            if stream_states is not None:
+                _load_stream_states(checkpoint, stream_states)
 
     raise_on_any_rank(f"reading {checkpoint}", read)
-    zero_shards.weights_from_masters(engine)
+    shards.update_weights()
 
 
-def _load_lanes(checkpoint: Path, streams: StreamStates) -> None:
+def _load_stream_states(checkpoint: Path, stream_states: StreamStates) -> None:
     files = [TensorFile(checkpoint / name) for name in tensor_files(checkpoint) if name.startswith("lanes_")]
-    for name, x in streams.tensors().items():
+    for name, x in stream_states.tensors().items():
         file = next((file for file in files if file.shapes.get(name) == tuple(x.shape)), None)
         if file is None:
-            raise DamagedFile(f"no file holds the carried state {name} as {tuple(x.shape)}")
+            raise DamagedFile(f"no file holds the stream state {name} with shape {tuple(x.shape)}")
         values = torch.empty(x.numel())
         file.read_into(values, name)
         x.copy_(values.view(x.shape))
+
+
+def verify_initial(initial: InitialWeights) -> None:
+    """Raise SharedError if the initial weights are a checkpoint whose files do not match its manifest. Collective."""
+    if initial.weights.step is not None and (wrong := damaged_files(initial.weights.source)):
+        raise SharedError(f"{initial.weights.source} is damaged ({wrong}): give another one with --init.")
+
+
+def load_initial(engine: Engine, initial: InitialWeights) -> None:
+    """Set the weights from `initial`, except for its `fresh` parameters. Collective.
+
+    Raises:
+        UserError: the file is damaged; the same on all ranks.
+    """
+    shards, weights = engine.shards, initial.weights
+
+    def read() -> None:
+        for piece in shards.slices:
+            values = piece.of(shards.masters[piece.partition]).view(-1)
+            if piece.name.endswith(".enn.weight") and piece.name in initial.fresh:
+                values.fill_(1.0)
+            elif piece.name in weights.tensors.shapes and piece.name not in initial.fresh:
+                weights.read_into(values, piece.name, piece.start)
+
+    raise_on_any_rank(f"reading {weights.source}", read)
+    shards.update_weights()
+
+
+def load_frozen(engine: Engine, base: Base) -> None:
+    """Set this rank's share of the frozen weights. Collective; must precede `update_weights`, which gathers them.
+
+    Raises:
+        UserError: the file is damaged; the same on all ranks.
+    """
+
+    def read() -> None:
+        for name, values, start in engine.shards.frozen_slices():
+            base.read_into(values, name.replace(".base_layer.", "."), start)
+
+    raise_on_any_rank(f"reading {base.weights.source}", read)

@@ -1,24 +1,24 @@
-"""The loop: steps, and what lies between them.
+"""The training loop: steps, and what happens between them.
 
-A step is `batch_size` rows named by one counter. Each rank takes its share in micro-batches; the loss is summed over
-targets and divided by how many there are in the whole step, so that neither the number of ranks nor the accumulation
-changes what a step computes. With `carry` a row is a stream of whole pieces, and a step several windows of it.
+A step reads `batch_size` rows, named by one counter. Each rank takes its share in micro-batches. The loss is summed
+over targets and divided by the number of targets in the whole step, so that neither the number of ranks nor the
+accumulation changes what a step computes. With `tbptt` a row is a document stream, and a step reads several windows.
 
-What may end a run before its last step: a signal (`signals`: one more checkpoint, then `Stopped`), too many steps with
-a gradient that is not finite (`health`), a rank that hangs (`watchdog`), a fault of the machine (a sentence). All leave
-the last checkpoint whole.
+A run may end before its last step because of a signal (`signals`: one more checkpoint, then `Stopped`), too many steps
+with a gradient that is not finite (`health`), a rank that hangs (`watchdog`) or a fault of the machine (a one-sentence
+error). In each case the last checkpoint stays valid.
 """
 
 import dataclasses
 import gc
 import math
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 from tqdm import tqdm
 
@@ -30,13 +30,11 @@ from rwkv_music.checkpoint.run_folder import (
     fault,
     remove_checkpoint,
 )
-from rwkv_music.config import RunConfig
 from rwkv_music.data.dataset import Batch
-from rwkv_music.errors import SharedError
+from rwkv_music.errors import SharedError, UserError, plural
 from rwkv_music.training.consensus import ConsensusFlags, on_rank0, raise_on_any_rank
-from rwkv_music.training.deepspeed_engine.engine import eval_mode, optimizer_bytes, rank, sum_over_ranks
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
-from rwkv_music.training.learning_rate import learning_rate, set_learning_rate
+from rwkv_music.training.learning_rate import learning_rate
 from rwkv_music.training.loading import damaged_files, load_checkpoint
 from rwkv_music.training.metrics import (
     Curves,
@@ -46,189 +44,313 @@ from rwkv_music.training.metrics import (
     peak_flops,
     peak_memory_bytes,
 )
+from rwkv_music.training.process_group import is_loss_of_a_rank
 from rwkv_music.training.samples import show
-from rwkv_music.training.setup import Run
-from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
-from rwkv_music.training.summary import count, hyperparameters, summary
+from rwkv_music.training.setup import Context
+from rwkv_music.training.signals import CRASHED, GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
+from rwkv_music.training.summary import hyperparameters, summary
 from rwkv_music.training.wandb_run import WandbRun
 from rwkv_music.training.watchdog import Watchdog
 
-ROLLBACKS = 3  # to one checkpoint
-METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # that runs are compared by
+ROLLBACK_LIMIT = 3  # returns to one checkpoint
+METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # by which runs are compared
 
 
-class Trainer(Run):
-    """A run that is set up, to its last checkpoint."""
+def train(context: Context) -> None:
+    """Train to the last step of this start, and close the run. Collective.
 
-    def __init__(self, config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> None:
-        super().__init__(config, deepspeed_file, given)
-        self.watchdog = Watchdog(self.store, rank(), self.plan.world_size, self.config.train.hang_minutes)
-        self.flags = ConsensusFlags(self.device, n_flags=4)
-        self.signals = StopSignals(says=self.first)
-        self.saved_at = time.monotonic()
-        self.skipped = SkippedSteps(self.engine, self.device, self.progress.skipped)
+    Raises:
+        UserError: continuing is pointless, or something cannot be read or written.
+        Stopped: a signal requested it, or another rank is lost.
+    """
+    loop = Loop(context)
+    try:
+        loop.run()
+    except Stopped:
+        try:
+            loop.close()
+        except UserError as error:  # about the curves; the checkpoint is complete
+            if context.rank == 0:
+                print(f"train.py: {error}", file=sys.stderr)
+        raise
+    except KeyboardInterrupt:  # the second one: ends at once
+        raise Stopped(f"interrupted {loop.position()}", INTERRUPTED, on_every_rank=True) from None
+    except Exception as error:
+        if not isinstance(error, UserError) and is_loss_of_a_rank(error):
+            message = f"rank {context.rank} lost another rank {loop.position()}"
+            raise Stopped(message, CRASHED, on_every_rank=True) from error
+        raise
+    loop.close()
+
+
+class Loop:
+    """The state of a run while it trains.
+
+    Attributes:
+        context: the run.
+        progress: steps and rows done so far.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.config, self.plan = context, context.config, context.plan
+        self.engine, self.saver = context.engine, context.saver
+        self.progress = context.start.progress
+        first = context.rank == 0
+        self.watchdog = Watchdog(context.store, context.rank, self.plan.world_size, self.config.train.hang_minutes)
+        self.flags = ConsensusFlags(context.device, n_flags=4)
+        self.signals = StopSignals(announce=first)
+        self.skipped = SkippedSteps(self.engine, self.progress.skipped)
         self.spikes = SpikeDetector()
         self.rollbacks: dict[str, int] = {}
-        self.calm_step = self.progress.step  # the last one whose loss was no spike
-        self.flops, self.flops_source = peak_flops(self.device)
-        self.hyperparameters = hyperparameters(self)
-        with_wandb = self.first and self.config.train.log == "wandb"
-        self.wandb = WandbRun(self.folder, self.hyperparameters) if with_wandb else None
-        self.curves = Curves(self.folder, self.progress.step + 1, self.first, self.wandb)
-        # What set-up left stays to the end, and the garbage collector need not hold steps up to look through it again.
+        self.last_calm_step = self.progress.step  # the last one whose loss was no spike
+        self.saved_at = time.monotonic()
+        self.stopwatch = Stopwatch()
+        self.trace = Trace(context.folder, context.rank, self.config.train.profile, context.device)
+        self.window = torch.zeros(2, dtype=torch.float64, device=context.device)  # nats, targets since the last log
+        self.flops, flops_source = peak_flops(context.device)
+        self.summary = summary(context, self.flops, flops_source)
+        self.hyperparameters = hyperparameters(context)
+        with_wandb = first and self.config.train.log == "wandb"
+        self.wandb = WandbRun(context.folder, self.hyperparameters) if with_wandb else None
+        self.curves = Curves(context.folder, self.progress.step + 1, first, self.wandb)
+        self.bar: tqdm | None = None
+        # What set-up made stays to the end: the garbage collector need not search it again during steps.
         gc.collect()
         gc.freeze()
 
-    def train(self) -> None:
-        """Train to the last step, or to `stop_after`.
-
-        Raises Stopped when a signal asked for it, and UserError for what makes going on pointless.
-        """
-        t = self.config.train
-        text = summary(self)
-        self.say(f"RWKV-Music\n{text}")
-        for damaged in self.passed_over:
-            self.say(f"Passed over {damaged}.")
-        if self.data_before and Path(self.data_before) != Path(self.config.data.data):
-            self.say(f"The data were {self.data_before} up to here.")
-        stop = self.stop
-        if self.progress.step >= stop:
-            bound = "--steps" if stop == t.steps else "--stop_after"
-            self.say(f"Step {self.progress.step:,} is reached already: raise {bound} to go on.")
+    def run(self) -> None:
+        """Train to the last step of this start."""
+        context, t = self.context, self.config.train
+        context.say(f"RWKV-Music\n{self.summary}")
+        if context.fast_mismatch:
+            context.say(f"Training runs on DeepSpeed's own code paths, because {context.fast_mismatch}.")
+        for damaged in context.start.passed_over:
+            context.say(f"Skipped the damaged checkpoint {damaged}.")
+        previous = context.start.previous_data
+        if previous and Path(previous) != Path(self.config.data.data):
+            context.say(f"Up to this step the data were {previous}.")
+        if self.progress.step >= context.last_step:
+            limit = "--steps" if context.last_step == t.steps else "--stop_after"
+            context.say(f"Step {self.progress.step:,} has been reached: raise {limit} to continue.")
             return
+        self.curves.text("run", f"```\n{self.summary}\n```")
         bar = tqdm(
             total=t.steps,
             initial=self.progress.step,
             unit="step",
-            disable=not self.first,
+            disable=context.rank != 0,
             dynamic_ncols=True,
             file=sys.stdout,
         )
-        self.curves.text("run", f"```\n{text}\n```")
-        self.watchdog.start()
-        try:
-            with self.signals, ThreadPoolExecutor(1) as reader:
-                self._loop(stop, bar, reader)
-        finally:
-            self.watchdog.stop()
-            bar.close()
-        self.say(f"Trained to step {self.progress.step:,}; the checkpoint is in {self.folder / CHECKPOINTS}.")
+        with bar as self.bar, self.watchdog, self.signals, ThreadPoolExecutor(1) as reader:
+            self.stopwatch.resume()
+            upcoming = reader.submit(self.read_step, self.progress.samples)
+            while self.progress.step < context.last_step:
+                self.watchdog.reads(self.progress.step + 1)
+                batches = upcoming.result()
+                samples = self.progress.samples + context.rows_per_step
+                upcoming = reader.submit(self.read_step, samples)
+                lr = learning_rate(self.progress.step, t)
+                self.watchdog.computes(self.progress.step + 1)
+                self.window += self.skipped.note(self.step(batches, lr))
+                flags = self.flags.sync()
+                self.progress = dataclasses.replace(self.progress, step=self.progress.step + 1, samples=samples)
+                self.stopwatch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
+                bar.update()
+                self.after_step(lr, *flags)
+        context.say(f"Trained to step {self.progress.step:,}; the checkpoint is in {context.folder / CHECKPOINTS}.")
 
-    def _loop(self, stop: int, bar: tqdm, reader: ThreadPoolExecutor) -> None:
-        t = self.config.train
-        watch = Stopwatch()
-        trace = Trace(self.folder, rank(), t.profile, self.device)
-        window = torch.zeros(2, dtype=torch.float64, device=self.device)  # nats, targets since the curve's last point
-        coming = reader.submit(self.read_step, self.progress.samples)
-        while self.progress.step < stop:
-            self.watchdog.reads(self.progress.step + 1)
-            batches = coming.result()
-            samples = self.progress.samples + self.rows_a_step
-            coming = reader.submit(self.read_step, samples)
-            lr = learning_rate(self.progress.step, t)
-            self.watchdog.computes(self.progress.step + 1)
-            window += self.skipped.note(self.step(batches, lr))
-            go_on_later, interrupted, save_due, writing = self.flags.sync()
-            step = self.progress.step + 1
-            self.progress = dataclasses.replace(self.progress, step=step, samples=samples)
-            watch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
-            bar.update()
-            if step % t.log_every == 0 or step == stop:
-                loss = self._log(window, lr, watch.lap(), bar)
-                window.zero_()
-                if t.on_spike == "rollback" and loss is not None:
-                    if self.spikes.is_spike(loss) and self._roll_back(loss):
-                        bar.n = bar.last_print_n = self.progress.step
-                        continue
-                    self.calm_step = step
-            watch.pause()
-            last, asked = step == stop, go_on_later or interrupted
-            if said := trace.step(last or asked):
-                self.say(f"{said}.")
-            self.watchdog.pause()
-            if not writing:
-                self.saver.finish()
-            if self.validation and (last or (step % t.val_every == 0 and not asked)):
-                self.validate()
-            if self.held_out and (last or (step % t.sample_every == 0 and not asked)):
-                self.sample()
-            if last or asked or save_due or (t.save_every and step % t.save_every == 0):
-                self._save(last)
-            if last or asked:
-                self.saver.finish()
-            watch.go_on()
-            if asked and not last:
-                raise Stopped(
-                    ("interrupted " if interrupted else "asked to stop ") + self.where_it_stands(),
-                    INTERRUPTED if interrupted else GO_ON_LATER,
-                )
+    def after_step(self, lr: float, stop_later: bool, interrupted: bool, save_due: bool, writing: bool) -> None:
+        """Decide what follows a step, in this order: log, save, stop, validate, sample.
 
-    def _save(self, last: bool) -> None:
-        """A checkpoint, unless the last steps were skipped: then the weights may be lost and are not to be kept."""
+        Args:
+            lr: the step's learning rate.
+            stop_later, interrupted: whether any rank received a signal to stop; see `signals`.
+            save_due: whether rank 0 finds a checkpoint due by time.
+            writing: whether any rank is still writing the previous checkpoint.
+        """
+        context, t, step = self.context, self.config.train, self.progress.step
+        last, stopping = step == context.last_step, stop_later or interrupted
+
+        if step % t.log_every == 0 or last:
+            loss = self.log(lr)
+            if t.on_spike == "rollback" and loss is not None:
+                if self.spikes.is_spike(loss) and self.roll_back(loss):
+                    return
+                self.last_calm_step = step
+        self.stopwatch.pause()
+        self.watchdog.pause()
+        if note := self.trace.step(last or stopping):
+            context.say(f"{note}.")
+
+        if not writing:
+            self.saver.finish()
+        if last or stopping or save_due or (t.save_every and step % t.save_every == 0):
+            self.save(last)
+
+        if stopping and not last:
+            self.saver.finish()
+            reason, status = ("interrupted", INTERRUPTED) if interrupted else ("asked to stop", GO_ON_LATER)
+            raise Stopped(f"{reason} {self.position()}", status)
+
+        self.watchdog.pause()
+        if context.data.validation and (last or step % t.val_every == 0):
+            self.validate()
+        if context.data.held_out and (last or step % t.sample_every == 0):
+            self.sample()
+
+        if last:
+            self.watchdog.saves(step)
+            self.saver.finish()
+        self.stopwatch.resume()
+
+    def read_step(self, first_sample: int) -> list[Batch]:
+        """Read this rank's micro-batches of the step that starts with row `first_sample`; of streams, the windows."""
+        data, rank = self.context.data, self.context.rank
+        if data.streams:
+            first_window = first_sample // data.streams.n_streams
+            windows = range(first_window, first_window + self.config.data.tbptt)
+            rows = self.plan.row_ranges(rank, 0)
+            batches = [data.streams.batch(w, part.start, part.stop) for part in rows for w in windows]
+        else:
+            batches = [data.train.batch(part.start, part.stop) for part in self.plan.row_ranges(rank, first_sample)]
+        return [batch.pinned() for batch in batches] if self.context.device.type == "cuda" else batches
+
+    def step(self, batches: list[Batch], lr: float) -> Tensor:
+        """Take one optimizer step; return float64 [2]: the summed nats and the number of targets of this rank."""
+        self.engine.set_learning_rate(lr)
+        counted = sum(batch.n_targets for batch in batches)
+        minutes = (time.monotonic() - self.saved_at) / 60
+        save_due = self.context.rank == 0 and 0 < self.config.train.save_minutes <= minutes
+        targets = self.flags.start(
+            counted, self.signals.stop_later, self.signals.interrupted, save_due, self.saver.writing
+        )
+        if self.context.stream_states:
+            scale = self.plan.world_size / targets.clamp_min(1)
+            nats = self.context.stream_states.step(self.engine, batches, scale)
+            return torch.stack([nats, torch.full_like(nats, counted)])
+        # DeepSpeed averages over ranks and micro-batches; this undoes it and takes the mean over targets.
+        scale = self.plan.world_size * self.plan.accumulation / targets.clamp_min(1)
+        nats = torch.zeros((), dtype=torch.float64, device=self.context.device)
+        for batch in batches:
+            loss = self.engine(**batch.to(self.context.device).arguments(), reduction="sum")
+            self.engine.backward(loss * scale)
+            self.engine.step()
+            nats += loss.detach()
+        return torch.stack([nats, torch.full_like(nats, counted)])
+
+    def log(self, lr: float) -> float | None:
+        """Write a point of the training curves; return the mean loss, None if every step since the last was skipped."""
+        context, tokens_per_second = self.context, self.stopwatch.lap()
+        total = self.window.clone()
+        self.window.zero_()
+        dist.all_reduce(total)
+        nats, targets = total.tolist()
+        loss = nats / targets if targets else None
+        if loss is not None and not math.isfinite(loss):
+            self.saver.finish()
+            raise SharedError(
+                f"The loss is {loss} at step {self.progress.step:,}: the weights have diverged. Restart "
+                f"{self._newest_checkpoint()} with a lower --lr or a longer --warmup_steps."
+            )
+        skipped, in_a_row = self.skipped.read()
+        if in_a_row > self.config.train.max_skipped_steps:
+            raise self._diverged(in_a_row)
+        memory = peak_memory_bytes(context.device)
+        rate = tokens_per_second / self.plan.world_size
+        self.curves.scalars(
+            self.progress.step,
+            {
+                "train/loss": loss,
+                "train/lr": lr,
+                "train/grad_norm": self.engine.grad_norm(),
+                "train/skipped_steps": skipped,
+                "speed/tokens_per_second": tokens_per_second,
+                "speed/mfu": model_flop_utilisation(context.size.matrix_parameters, rate, self.flops),
+                "memory/peak_gib": None if memory is None else memory / 2**30,
+                "memory/optimizer_bytes": self.engine.optimizer_bytes(),
+            },
+        )
+        shown = "skipped" if loss is None else f"loss {loss:.3f}"
+        self.bar.set_postfix_str(f"{shown}, lr {lr:.1e}, {tokens_per_second:,.0f} tokens/s")
+        return loss
+
+    def save(self, last: bool) -> None:
+        """Save a checkpoint, unless the latest steps were skipped: then the weights may have diverged."""
         skipped, in_a_row = self.skipped.read()
         if in_a_row:
             if last:
-                raise self._hopeless(in_a_row)
-            self.say(f"step {self.progress.step:,}: no checkpoint, as the gradient was not finite just now")
+                raise self._diverged(in_a_row)
+            self.context.say(f"step {self.progress.step:,}: no checkpoint, because the last gradient was not finite")
             return
         self.progress = dataclasses.replace(self.progress, skipped=skipped)
         self.watchdog.saves(self.progress.step)
         self.saver.save(self.progress)
         self.saved_at = time.monotonic()
 
-    def _hopeless(self, skipped_in_a_row: int) -> SharedError:
-        self.saver.finish()
-        return SharedError(
-            f"The last {count(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
-            f"step {self.progress.step:,}: start again {self._where()} with a lower --lr or a longer --warmup_steps."
-        )
+    def validate(self) -> None:
+        """Measure the loss on the validation split, and write it to its curves."""
+        figures = self.context.data.validation.measure(self.engine)
+        self.curves.scalars(self.progress.step, figures)
+        text = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats per token"
+        if "val/completion_loss" in figures:
+            text += f", {figures['val/completion_loss']:.4f} on completions"
+        self.context.say(text)
 
-    def _roll_back(self, loss: float) -> bool:
-        """Go back to the last checkpoint from before the spike, but not back in the data; False if there is none."""
+    def sample(self) -> None:
+        """Complete the held-out piece: piano roll and sound go to TensorBoard, a .mid to RUN/samples.
+
+        Collective, because under ZeRO-3 no rank has all the weights; rank 0 writes.
+        """
+        with self.engine.eval_mode() as model:
+            completion = self.context.data.held_out.complete(model)
+        if completion is not None and self.context.rank == 0:
+            show(completion, self.curves, self.progress.step, self.context.folder / "samples")
+
+    def roll_back(self, loss: float) -> bool:
+        """Return to the last checkpoint from before a spike, and continue with other rows; False if there is none."""
+        context, step = self.context, self.progress.step
         self.watchdog.pause()
         self.saver.finish()
-        kept = [path for path in checkpoints(self.folder) if path.name <= checkpoint_name(self.calm_step)]
-        chosen = [[path for path in kept if fault(path) is None]]
-        dist.broadcast_object_list(chosen, src=0)  # what rank 0 sees of the file system holds
-        [whole] = chosen
-        target = next((path for path in reversed(whole) if not damaged_files(path)), None)
-        said = f"step {self.progress.step:,}: the loss has risen to {loss:.3f}"
+        older = [path for path in checkpoints(context.folder) if path.name <= checkpoint_name(self.last_calm_step)]
+        chosen = [[path for path in older if fault(path) is None]]
+        dist.broadcast_object_list(chosen, src=0)  # rank 0's view of the file system decides
+        [valid] = chosen
+        target = next((path for path in reversed(valid) if not damaged_files(path)), None)
+        event = f"step {step:,}: the loss has risen to {loss:.3f}"
         if target is None:
-            self.say(f"{said}; there is no checkpoint from before that to go back to")
+            context.say(f"{event}; there is no earlier checkpoint to return to")
             return False
         self.rollbacks[target.name] = self.rollbacks.get(target.name, 0) + 1
-        if self.rollbacks[target.name] > ROLLBACKS:
+        if self.rollbacks[target.name] > ROLLBACK_LIMIT:
             raise SharedError(
-                f"The loss rose again, to {loss:.3f} at step {self.progress.step:,}, after {ROLLBACKS} returns to "
-                f"{target.name}: go on from there with a lower --lr."
+                f"The loss rose again, to {loss:.3f} at step {step:,}, after {ROLLBACK_LIMIT} returns to "
+                f"{target.name}: resume from there with a lower --lr."
             )
-        self.say(f"{said}; back to {target.name}, on with other rows")
+        context.say(f"{event}; back to {target.name}, continuing with other rows")
 
         def remove_newer() -> None:
-            for newer in checkpoints(self.folder):
+            for newer in checkpoints(context.folder):
                 if newer.name > target.name:
                     remove_checkpoint(newer)
 
         raise_on_any_rank(f"going back to {target}", on_rank0(remove_newer))
         load_checkpoint(self.engine, target)
-        if self.stream_states:
-            self.stream_states.forget()  # they are of these rows, but of the weights that were left
-        step = check_resumable(target, self.config).step
-        self.progress = dataclasses.replace(self.progress, step=step)
+        if context.stream_states:
+            context.stream_states.reset()  # they belong to these rows, but to weights that were discarded
+        restored = check_resumable(target, self.config).step
+        self.progress = dataclasses.replace(self.progress, step=restored)
         self.curves.close()
-        self.curves = Curves(self.folder, step + 1, self.first, self.wandb)
+        self.curves = Curves(context.folder, restored + 1, context.rank == 0, self.wandb)
+        self.bar.n = self.bar.last_print_n = restored
         return True
 
-    def where_it_stands(self) -> str:
-        """After an interruption: how far it got and where the same command goes on from."""
-        return f"after step {self.progress.step:,}; the same command goes on {self._where()}"
-
-    def _where(self) -> str:
-        kept = next((path for path in reversed(checkpoints(self.folder)) if fault(path) is None), None)
-        return f"from {kept.name}" if kept else "from the beginning, as there is no checkpoint yet"
+    def position(self) -> str:
+        """Return how far the run got, and where the same command resumes."""
+        return f"after step {self.progress.step:,}; the same command resumes {self._newest_checkpoint()}"
 
     def close(self) -> None:
-        """Close the curves and leave the process group, together: not after an error, when others may be gone."""
+        """Close the curves and leave the process group. Collective; not after an error, when ranks may be gone."""
         self.saver.close()
         self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
         self.curves.close()
@@ -236,87 +358,15 @@ class Trainer(Run):
             self.wandb.finish()
         dist.destroy_process_group()
 
-    def read_step(self, first_sample: int) -> list[Batch]:
-        """This rank's micro-batches of the step that begins with `first_sample`; of streams, the windows of each."""
-        if self.streams:
-            first_window = first_sample // self.streams.n_streams
-            windows = range(first_window, first_window + self.config.data.tbptt)
-            batches = [self.streams.batch(w, rows.start, rows.stop) for rows in self.own_rows(0) for w in windows]
-        else:
-            batches = [self.train_data.batch(rows.start, rows.stop) for rows in self.own_rows(first_sample)]
-        return [batch.pinned() for batch in batches] if self.device.type == "cuda" else batches
+    def _newest_checkpoint(self) -> str:
+        valid = (path for path in reversed(checkpoints(self.context.folder)) if fault(path) is None)
+        newest = next(valid, None)
+        return f"from {newest.name}" if newest else "from the beginning, as there is no checkpoint yet"
 
-    def step(self, batches: list[Batch], lr: float) -> torch.Tensor:
-        """One optimizer step; float64 [2]: the nats and the targets of this rank."""
-        set_learning_rate(self.engine.optimizer, lr)
-        counted = sum(batch.n_targets for batch in batches)
-        minutes = (time.monotonic() - self.saved_at) / 60
-        save_due = self.first and 0 < self.config.train.save_minutes <= minutes
-        everywhere = self.flags.exchange(
-            counted, self.signals.go_on_later, self.signals.interrupted, save_due, self.saver.writing
+    def _diverged(self, skipped_in_a_row: int) -> SharedError:
+        self.saver.finish()
+        return SharedError(
+            f"The last {plural(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
+            f"step {self.progress.step:,}: restart {self._newest_checkpoint()} with a lower --lr or a longer "
+            f"--warmup_steps."
         )
-        if self.stream_states:
-            nats = self.stream_states.step(self.engine, batches, self.plan.world_size / everywhere.clamp_min(1))
-            return torch.stack([nats, torch.full_like(nats, counted)])
-        # DeepSpeed averages over ranks and accumulated micro-batches; this undoes it and takes the mean over targets.
-        scale = self.plan.world_size * self.plan.accumulation / everywhere.clamp_min(1)
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in batches:
-            loss = self.engine(**batch.to(self.device).arguments(), reduction="sum")
-            self.engine.backward(loss * scale)
-            self.engine.step()
-            nats += loss.detach()
-        return torch.stack([nats, torch.full_like(nats, counted)])
-
-    def _log(self, window: torch.Tensor, lr: float, tokens_per_second: float, bar: tqdm) -> float | None:
-        """A point of the training curves; the mean loss, None if every step of the window was skipped."""
-        nats, targets = sum_over_ranks(window.clone()).tolist()
-        loss = nats / targets if targets else None
-        if loss is not None and not math.isfinite(loss):
-            self.saver.finish()
-            raise SharedError(
-                f"The loss is {loss} at step {self.progress.step:,}, so the weights are lost: "
-                f"start again {self._where()} with a lower --lr or a longer --warmup_steps."
-            )
-        skipped, in_a_row = self.skipped.read()
-        if in_a_row > self.config.train.max_skipped_steps:
-            raise self._hopeless(in_a_row)
-        norm = self.engine.get_global_grad_norm()
-        memory = peak_memory_bytes(self.device)
-        rate = tokens_per_second / self.plan.world_size
-        self.curves.scalars(
-            self.progress.step,
-            {
-                "train/loss": loss,
-                "train/lr": lr,
-                "train/grad_norm": None if norm is None else float(norm),
-                "train/skipped_steps": skipped,
-                "speed/tokens_per_second": tokens_per_second,
-                "speed/mfu": model_flop_utilisation(self.matrix_parameters, rate, self.flops),
-                "memory/peak_gib": None if memory is None else memory / 2**30,
-                "memory/optimizer_bytes": optimizer_bytes(self.engine),
-            },
-        )
-        shown = "skipped" if loss is None else f"loss {loss:.3f}"
-        bar.set_postfix_str(f"{shown}, lr {lr:.1e}, {tokens_per_second:,.0f} tokens/s")
-        return loss
-
-    def validate(self) -> float:
-        """Mean loss over the validation split in nats a token, written to its curve; in a mix, of completions too."""
-        figures = self.validation.measure(self.engine, self.device)
-        self.curves.scalars(self.progress.step, figures)
-        said = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats a token"
-        if "val/completion_loss" in figures:
-            said += f", {figures['val/completion_loss']:.4f} of completions"
-        self.say(said)
-        return figures["val/loss"]
-
-    def sample(self) -> None:
-        """Complete a held-out piece: piano roll and sound in TensorBoard, a .mid in RUN/samples.
-
-        Every rank takes part (under ZeRO-3 none has all the weights); rank 0 writes.
-        """
-        with eval_mode(self.engine) as model:
-            completion = self.held_out.complete(model)
-        if completion is not None and self.first:
-            show(completion, self.curves, self.progress.step, self.folder / "samples")

@@ -1,4 +1,4 @@
-"""Completions made while training: of a held-out piece's opening, to be seen and heard in TensorBoard."""
+"""Samples during training: a held-out piece is completed, and the result shown and played in TensorBoard."""
 
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from rwkv_music.training.metrics import Curves
 class HeldOut:
     """The first piece of a split that is long enough to be completed.
 
-    Raises UserError where what samples need is not installed.
+    Raises:
+        UserError: a package that samples need is not installed.
     """
 
     def __init__(self, config: RunConfig, split: str) -> None:
@@ -26,7 +27,7 @@ class HeldOut:
             import miditok  # noqa: F401
         except ImportError as error:
             raise UserError(
-                f"Samples need {error.name}: pip install 'rwkv-music[music]', or train with --sample_every 0."
+                f"Samples need {error.name}: run pip install 'rwkv-music[music]', or train with --sample_every 0."
             ) from error
         self._train, self._seed = config.train, config.data.seed
         self._codec = load_codec(Path(config.data.data) / "tokenizer.json")
@@ -38,7 +39,7 @@ class HeldOut:
         self._piece = next(long_enough, None)
 
     def complete(self, model: RWKV) -> Completion | None:
-        """The piece's first bars and what `model` makes of them; None if no piece has so many bars."""
+        """Return a completion of the piece's first bars by `model`; None if no piece is long enough."""
         if self._piece is None:
             return None
         [completion] = complete(
@@ -53,16 +54,16 @@ class HeldOut:
 
 
 def show(completion: Completion, curves: Curves, step: int, folder: Path) -> None:
-    """Its piano roll among the curves, its sound too where what that needs is installed; a .mid in `folder`."""
+    """Write a completion's piano roll (and its sound, if FluidSynth is installed) to TensorBoard, a .mid to `folder`."""
     midi = completion.midi()
     title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
     curves.image(step, "samples/completion", piano_roll.figure_array(midi, completion.prompt_end_seconds(), title))
-    if _can_sound():
+    if _can_synthesize():
         curves.sound(step, "samples/completion", audio.sound(midi), audio.SAMPLE_RATE)
     save_completions([completion], folder / f"{checkpoint_name(step)}.mid")
 
 
-def _can_sound() -> bool:
+def _can_synthesize() -> bool:
     try:
         audio.check_audio()
     except UserError:

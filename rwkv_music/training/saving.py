@@ -1,18 +1,17 @@
-"""Saving checkpoints while the training goes on.
+"""Save checkpoints while training continues.
 
-Each rank copies what its optimizer holds into memory of the host, and a thread writes the copy; the next steps are
-taken meanwhile. When all ranks have written, the checkpoint gets its name, between two steps.
+Each rank copies what its optimizer holds into host memory, and a thread writes the copy while the next steps run. When
+all ranks have written, the checkpoint gets its name, between two steps.
 
 Notable choices:
-- A checkpoint is written under a hidden name. It gets its step's name when every rank is done and a manifest of sizes
-  and hashes is in it: what has that name was whole once, and the manifest tells whether it still is.
-- The thread only writes. All that ranks must agree on is agreed on by the main thread: a collective in another one
-  would get in between those of the step.
-- The copy costs 12 bytes of the host's memory for each parameter that the rank's optimizer holds, made at the first
-  save and kept. `--save_mode blocking` does without, and the training waits.
-- On a GPU the copies wait in the device's queue behind the step, and the next step behind them. The main thread waits
-  for them too, when it agrees with the other ranks on what there is to write: gigabytes to the host, not to the disk.
-- What fails on one rank is told by all as one sentence, and nothing of the checkpoint is left.
+- A checkpoint is written under a hidden name. It gets its step's name once every rank is done and a manifest of sizes
+  and hashes is in it: whatever has that name was complete once, and the manifest tells whether it still is.
+- The thread only writes. Collectives run on the main thread: in another thread they would interleave with a step's.
+- The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds, allocated at the first save and
+  kept. `--save_mode blocking` makes no copy, and training waits.
+- On a GPU the copies are queued after the step, and the next step after them. The main thread waits for them when the
+  ranks agree on what to write: gigabytes to the host, not to the disk.
+- A failure on one rank is reported once, as one sentence, and nothing of the checkpoint remains.
 """
 
 import contextlib
@@ -24,9 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import deepspeed
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -47,29 +44,29 @@ from rwkv_music.checkpoint.tuning import BASE
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import SharedError, UserError
 from rwkv_music.files import sync_folder, write_text
+from rwkv_music.system import gib
 from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
-from rwkv_music.training.deepspeed_engine import zero_shards
-from rwkv_music.training.metrics import gib
-
-if TYPE_CHECKING:
-    from rwkv_music.training.tbptt import StreamStates
+from rwkv_music.training.deepspeed_engine.engine import Engine
+from rwkv_music.training.deepspeed_engine.zero_shards import MOMENTS
+from rwkv_music.training.tbptt import StreamStates
 
 OWNER = ".owner"
 
 
 def take_over(run: Path, token: str) -> int | None:
-    """Make this start the one that may write checkpoints into `run`. A job that was thought dead must not.
+    """Make this process the only one that may write checkpoints into `run`; a job presumed dead may still be running.
 
     Args:
-        token: the machine's name, the process's number, and what no other start has.
+        token: host name, process number, and a random string.
 
-    Returns the process that had it before, if one of this machine has that number still, and it is another one.
+    Returns:
+        The number of the previous owner's process, if it ran on this host and such a process still exists.
     """
     before = (run / OWNER).read_text(encoding="utf-8").split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
     host, own, _ = token.split()
     if len(before) != 3 or before[0] != host or before[1] == own or not before[1].isdecimal():
-        return None  # in a container a start has the number that the one before had
+        return None  # in a container every start may have the same process number
     try:
         os.kill(int(before[1]), 0)  # sends nothing
     except OSError:
@@ -79,87 +76,88 @@ def take_over(run: Path, token: str) -> int | None:
 
 @dataclasses.dataclass
 class Snapshot:
-    """What a rank's files will hold.
+    """The content of a rank's files.
 
     Attributes:
-        files: by their names, the tensors of each by theirs.
-        note: what the index must know of them.
-        arrive: waits until copies that are under way are there.
+        files: the tensors of each file, by file name and tensor name.
+        note: this rank's entries of the index.
+        wait: waits until the asynchronous copies have completed.
     """
 
     files: dict[str, dict[str, Tensor]]
     note: dict
-    arrive: Callable[[], None]
+    wait: Callable[[], None]
 
 
 class Saver:
-    """Writes a run's checkpoints, one at a time. Every rank calls each method, at the same step.
+    """The writer of a run's checkpoints, one at a time. Every method is collective, at the same step.
 
-    `save` and `finish` raise UserError, on all ranks the same, if the disk does not take a checkpoint (nothing of it is
-    left then) or if another start has taken the run over.
+    `save` and `finish` raise UserError, the same on all ranks, if the checkpoint cannot be written (nothing of it
+    remains) or if another process has taken over the run.
 
     Args:
-        token: what `take_over` was given.
-        streams: the states that are carried from step to step, if any are.
-        unread: whole tensors that the model has no use for, for this rank to write beside its weights.
+        token: the token given to `take_over`.
+        stream_states: the states of document streams, with `tbptt`.
+        unread: tensors that the model does not use, for this rank to write beside its weights.
     """
 
     def __init__(
         self,
-        engine: deepspeed.DeepSpeedEngine,
+        engine: Engine,
         config: RunConfig,
         token: str,
-        streams: "StreamStates | None" = None,
+        stream_states: StreamStates | None = None,
         unread: dict[str, Tensor] | None = None,
     ) -> None:
-        self._engine, self._config, self._token, self._streams = engine, config, token, streams
+        self._shards, self._config, self._token = engine.shards, config, token
+        self._stream_states = stream_states
         self._unread = unread or {}
         self._run = Path(config.train.out)
-        self._copies: list[Tensor] = []  # on the host, of what was saved last
+        self._copies: list[Tensor] = []  # host memory of the last snapshot
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
-        # Of the checkpoint that is being written:
+        # The checkpoint that is being written:
         self._progress: Progress | None = None
         self._snapshot: Snapshot | None = None
         self._written: Future[dict[str, Written]] | None = None
 
     @property
     def writing(self) -> bool:
-        """Whether this rank's thread is not done yet."""
+        """Whether this rank's thread is still writing."""
         return self._written is not None and not self._written.done()
 
     def save(self, progress: Progress) -> None:
-        """Begin the checkpoint of `progress`, when the one before has its name."""
+        """Start writing the checkpoint of `progress`, once the previous one is finished."""
         self.finish()
         self._progress = progress
         try:
             raise_on_any_rank(self._doing, on_rank0(self._begin))
             self._snapshot = raise_on_any_rank(self._doing, self._take_snapshot)
         except SharedError:
-            self._forget()
+            self._end_save()
             raise
         self._written = self._thread.submit(self._write)
         if self._config.train.save_mode == "blocking":
             self.finish()
 
     def finish(self) -> None:
-        """Wait until all ranks have written what was begun last, and give it its name; nothing if it has one."""
+        """Wait until all ranks have written the current checkpoint, and give it its name; do nothing if there is none."""
         if self._written is None:
             return
         try:
             wait([self._written])
-            raise_on_any_rank(self._doing, on_rank0(self._check_owner))  # another start removes what is unfinished
+            raise_on_any_rank(self._doing, on_rank0(self._check_owner))  # another owner removes unfinished checkpoints
             note = {**self._snapshot.note, "written": raise_on_any_rank(self._doing, self._written.result)}
             notes: list = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
             dist.gather_object(note, notes if dist.get_rank() == 0 else None)
             raise_on_any_rank(self._doing, on_rank0(lambda: self._name(notes)))
         finally:
-            self._forget()
+            self._end_save()
 
     def close(self) -> None:
         """Wait for the thread."""
         self._thread.shutdown()
 
-    # ---- the parts of a save ----------------------------------------------------------------------------------------
+    # ---- the parts of a save -----------------------------------------------------------------------------------------
 
     @property
     def _partial(self) -> Path:
@@ -175,8 +173,8 @@ class Saver:
     def _check_owner(self) -> None:
         if not self._is_owner():
             raise UserError(
-                f"Another start of this run has taken {self._run} over, so this one saves no more: "
-                f"let that one go on, or start again when it has ended."
+                f"Another process has taken over {self._run}, so this one cannot save: let the other one continue, or "
+                f"restart this one after it has ended."
             )
 
     def _begin(self) -> None:
@@ -185,36 +183,35 @@ class Saver:
         self._partial.mkdir(parents=True)
 
     def _take_snapshot(self) -> Snapshot:
-        rank, mine = dist.get_rank(), zero_shards.pieces(self._engine)
-        masters = zero_shards.master_partitions(self._engine)
-        states = [zero_shards.optimizer_state(self._engine, master) for master in masters]
-        tensors = {"": masters, **{moment: [state[moment] for state in states] for moment in zero_shards.MOMENTS}}
-        carried = {} if self._streams is None else self._streams.tensors()
-        arrive: Callable[[], None] = _nothing
+        rank, shards = dist.get_rank(), self._shards
+        states = [shards.optimizer_state(master) for master in shards.masters]
+        tensors = {"": shards.masters, **{moment: [state[moment] for state in states] for moment in MOMENTS}}
+        streams = {} if self._stream_states is None else self._stream_states.tensors()
+        wait_for_copies: Callable[[], None] = _nothing
         if self._config.train.save_mode == "overlapped":
-            copies, arrive = self._copy([*chain.from_iterable(tensors.values()), *carried.values()])
+            copies, wait_for_copies = self._copy([*chain.from_iterable(tensors.values()), *streams.values()])
             tensors = {kind: [next(copies) for _ in of_kind] for kind, of_kind in tensors.items()}
-            carried = dict(zip(carried, copies, strict=True))
-        weights = {piece.name: piece.of(tensors[""][piece.partition]) for piece in mine} | self._unread
+            streams = dict(zip(streams, copies, strict=True))
+        weights = {piece.name: piece.of(tensors[""][piece.partition]) for piece in shards.slices} | self._unread
         moments = {
             f"{piece.name}.{moment}": piece.of(tensors[moment][piece.partition])
-            for piece in mine
-            for moment in zero_shards.MOMENTS
+            for piece in shards.slices
+            for moment in MOMENTS
         }
         files = {weights_file(rank): weights, moments_file(rank): moments}
-        if carried:
-            files[streams_file(rank)] = carried
+        if streams:
+            files[streams_file(rank)] = streams
         note = {
-            "slices": [(piece.name, piece.start, piece.length) for piece in mine]
+            "slices": [(piece.name, piece.start, piece.length) for piece in shards.slices]
             + [(name, 0, tensor.numel()) for name, tensor in self._unread.items()],
-            "shapes": {piece.name: piece.shape for piece in mine}
+            "shapes": {piece.name: piece.shape for piece in shards.slices}
             | {name: tuple(tensor.shape) for name, tensor in self._unread.items()},
             "steps": int(states[0]["step"]),
         }
-        return Snapshot(files, note, arrive)
+        return Snapshot(files, note, wait_for_copies)
 
     def _copy(self, tensors: list[Tensor]) -> tuple[Iterator[Tensor], Callable[[], None]]:
-        """`tensors` on the host, in the memory of the copies before; and what waits until they are there."""
+        """Copy `tensors` to the host, into the memory of earlier copies; return the copies and a function that waits."""
         if [copy.shape for copy in self._copies] != [tensor.shape for tensor in tensors]:
             self._copies = []
             try:
@@ -223,7 +220,7 @@ class Saver:
             except RuntimeError as error:
                 size = sum(tensor.nbytes for tensor in tensors)
                 raise UserError(
-                    f"Rank {dist.get_rank()} has not {gib(size)} of the host's memory for the copy of what it saves "
+                    f"Rank {dist.get_rank()} lacks {gib(size)} of host memory for the copy of its checkpoint "
                     f"({' '.join(str(error).split())[:100]}): add --save_mode blocking."
                 ) from error
         for copy, tensor in zip(self._copies, tensors, strict=True):
@@ -235,12 +232,12 @@ class Saver:
         return iter(self._copies), copied.synchronize
 
     def _write(self) -> dict[str, Written]:
-        """In the thread."""
-        self._snapshot.arrive()
+        """Write this rank's files; runs in the thread."""
+        self._snapshot.wait()
         return {name: write_tensors(self._partial / name, tensors) for name, tensors in self._snapshot.files.items()}
 
     def _name(self, notes: list[dict]) -> None:
-        """Complete the checkpoint that all ranks have written, and name it; on the first one."""
+        """Complete the checkpoint that all ranks have written, and name it; runs on rank 0."""
         partial, final = self._partial, self._partial.with_name(checkpoint_name(self._progress.step))
         self._config.save(partial / "config.json")
         for file in ("tokenizer.json", *([BASE] if self._config.train.tune != "all" else ())):
@@ -250,22 +247,22 @@ class Saver:
         written: dict[str, Written] = {file: facts for note in notes for file, facts in note["written"].items()}
         write_manifest(partial, {file: dataclasses.asdict(facts) for file, facts in written.items()})
         sync_folder(partial)
-        if wrong := fault(partial):  # on a file system of several machines another rank's file may be missing here
+        if wrong := fault(partial):  # on a shared file system another rank's file may not be visible yet
             raise UserError(
-                f"The checkpoint of step {self._progress.step} did not arrive whole ({wrong}): check the disk."
+                f"The checkpoint of step {self._progress.step} is incomplete ({wrong}): check the file system."
             )
-        nameless = [take_name_away(final)] if final.exists() else []  # of an earlier course of this run, or damaged
+        nameless = [take_name_away(final)] if final.exists() else []  # from before a rollback, or damaged
         os.replace(partial, final)
         sync_folder(final.parent)
         keep = self._config.train.keep
-        # A damaged one that was passed over may be newer, and does not count: it would cost the last whole one.
+        # A damaged one that was skipped may be newer, and does not count: it would cost the last valid one.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
         nameless += [take_name_away(old) for old in kept[:-keep]] if keep else []
         for folder in nameless:
-            self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # which may take a while
+            self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
 
-    def _forget(self) -> None:
-        """Nothing is being written any more; what has not got its name goes."""
+    def _end_save(self) -> None:
+        """End the current save, and remove the checkpoint if it has no name yet."""
         with contextlib.suppress(OSError):
             if dist.get_rank() == 0 and self._is_owner():
                 shutil.rmtree(self._partial, ignore_errors=True)
@@ -273,11 +270,11 @@ class Saver:
 
 
 def _nothing() -> None:
-    """There is nothing to wait for."""
+    """Wait for nothing."""
 
 
 def _index(notes: list[dict]) -> dict:
-    """Which rank has which elements of which parameter, from what every rank told."""
+    """Return the index: which rank holds which elements of which parameter, from every rank's note."""
     parameters, held = {}, {}
     for rank, note in enumerate(notes):
         parameters.update({name: list(shape) for name, shape in note["shapes"].items()})

@@ -1,7 +1,8 @@
-"""A run before its first step: what fits together is found out, the ranks meet, the model gets its memory and weights.
+"""Set-up of a run: from its configuration to a `Context` that can take the next step.
 
-In this order: first what each rank can find out for itself, so that a mistake is told before the ranks wait for one
-another; then what they agree on; then what takes minutes. Nothing is written before all of it has gone well.
+`setup` reads from top to bottom. First come the checks that each rank can make alone, so that a mistake is reported
+before ranks wait for one another; then what the ranks agree on; then what takes minutes. Nothing is written before all
+of it has succeeded.
 """
 
 import dataclasses
@@ -10,15 +11,22 @@ import os
 import secrets
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 from tqdm import tqdm
 
-from rwkv_music.checkpoint.run_folder import Progress, check_resumable, find_checkpoint, passed_over, remove_unfinished
-from rwkv_music.checkpoint.tuning import BaseNote, add_trained, freeze
+from rwkv_music.checkpoint.run_folder import (
+    Progress,
+    check_resumable,
+    find_checkpoint,
+    passed_over,
+    remove_unfinished,
+)
+from rwkv_music.checkpoint.tuning import Base, BaseNote, add_trained, freeze
 from rwkv_music.checkpoint.weights import open_weights, unread_tensors
 from rwkv_music.config import RunConfig
 from rwkv_music.data.dataset import MusicDataset
@@ -27,32 +35,22 @@ from rwkv_music.errors import SharedError, UserError, explained
 from rwkv_music.files import atomic_path, write_text
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.registry import load_codec
+from rwkv_music.training.batch_plan import BatchPlan, largest_micro_batch, plan_batches
 from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
-from rwkv_music.training.deepspeed_engine.engine import (
-    Plan,
-    check_quantisation,
-    device_of_rank,
-    divided,
-    make_engine,
-    make_plan,
-    may_gather_at_once,
-    offloads,
-    rank,
-    read_deepspeed_file,
-    wait_for_compilations,
-)
-from rwkv_music.training.deepspeed_engine.fast import cuda_graphs
-from rwkv_music.training.init_weights import allocate, fill_frozen, open_base, open_initial
-from rwkv_music.training.loading import damaged_files, load_checkpoint
+from rwkv_music.training.deepspeed_engine import engine as deepspeed_engine
+from rwkv_music.training.deepspeed_engine.engine import Engine, FastPaths
+from rwkv_music.training.deepspeed_file import check_quantization, offloads, read_deepspeed_file
+from rwkv_music.training.init_weights import InitialWeights, open_base, open_initial
+from rwkv_music.training.loading import damaged_files, load_checkpoint, load_frozen, load_initial, verify_initial
 from rwkv_music.training.memory import (
-    Carried,
     MemoryEstimate,
+    StreamMemory,
     available_bytes,
     check_host_memory,
     estimate,
     least_recompute,
 )
-from rwkv_music.training.process_group import meet, ranks_share_a_host
+from rwkv_music.training.process_group import init_process_group, ranks_share_a_host
 from rwkv_music.training.samples import HeldOut
 from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import CRASHED, Stopped
@@ -61,259 +59,363 @@ from rwkv_music.training.validation import Validation
 from rwkv_music.training.wandb_run import check_wandb
 
 
-class Run:
-    """A run from its configuration to the point where it can take its next step.
-
-    Args:
-        config: the run; `config.model.vocab_size` may be 0 and is then the dataset's.
-        deepspeed_file: the DeepSpeed JSON file.
-        given: the names of the settings that the user set himself; the DeepSpeed file may set the others.
+@dataclass(frozen=True)
+class RunData:
+    """What a run reads.
 
     Attributes:
-        config, plan: what it does, and how the ranks share it.
-        folder: the run folder.
-        train_data, streams, validation, held_out: what is read; all but the first may be None.
-        progress: how far it has got.
-        resumed_from, passed_over: a checkpoint, and the damaged newer ones; initial, base: else weights to begin with.
-        device, first, store: this rank's; whether it is rank 0; where the ranks met.
-        parameters, trained: elements of the model, and those of them that are not frozen.
-        memory, memory_there, recompute: what a step takes by estimate, of how much, and what is computed again for it.
-        engine, stream_states, saver: the model on this rank, the states that are carried, what writes checkpoints.
-
-    Raises:
-        UserError: whatever of it does not fit together, before anything is written or allocated.
-        Stopped: the ranks do not see the same files.
+        train: rows of the training split.
+        streams: the training split as document streams, with `tbptt`.
+        validation: None if there is none.
+        held_out: the piece that samples complete; None if no samples are drawn.
     """
 
-    def __init__(self, config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> None:
-        self._bring_together(config, deepspeed_file, given)
-        self._find_the_start()
-        self._meet()
-        self._verify_the_start()
-        self._make_engine(self._make_model())
-        self._fill_engine()
-        unread = self._unread_tensors()
-        self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
-        if self.first:
-            self._make_folder()
-        self.saver = Saver(self.engine, self.config, self.token, self.stream_states, unread)
+    train: MusicDataset
+    streams: DocumentStreams | None
+    validation: Validation | None
+    held_out: HeldOut | None
 
-    def _bring_together(self, config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> None:
-        """The command line, the DeepSpeed file and the data."""
-        file = read_deepspeed_file(deepspeed_file)
-        self.zero: dict[str, Any] = file["zero_optimization"]
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        train = config.train
-        if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
-            most = train.micro_batch_size  # of a run that may have had another number of ranks
-            train = dataclasses.replace(train, micro_batch_size=divided(train.batch_size, world_size, most))
-        windows = max(1, config.data.tbptt)
-        self.plan: Plan = make_plan(train, given, file, deepspeed_file, world_size, windows)
-        if train.log == "wandb":
-            check_wandb()
-        data = config.data
-        self.train_data = MusicDataset.of(data, "train")
-        if not (Path(data.data) / "tokenizer.json").is_file():
-            raise UserError(f"{data.data} is damaged (no tokenizer.json): prepare the data again.")
-        if config.model.vocab_size not in (0, self.train_data.vocab_size):
-            raise UserError(
-                f"The model's vocabulary is {config.model.vocab_size} tokens, "
-                f"but that of {data.data} is {self.train_data.vocab_size}: "
-                f"prepare the data with the model's tokenizer, or start a new run."
-            )
-        model_config = dataclasses.replace(config.model, vocab_size=self.train_data.vocab_size)
-        self.config = RunConfig(model_config, data, self.plan.train)
-        self.rows_a_step = self.plan.train.batch_size * windows
-        self.streams = DocumentStreams(self.train_data, self.plan.train.batch_size, data.tbptt) if data.tbptt else None
-        self.validation = Validation.of(self.config, world_size)
 
-    def _find_the_start(self) -> None:
-        """The checkpoint or the weights that it starts from, as far as one rank can tell by itself."""
+@dataclass(frozen=True)
+class RunStart:
+    """What a run starts from.
+
+    Attributes:
+        checkpoint: the checkpoint that it resumes from, if any.
+        passed_over: newer checkpoints that are damaged, a clause each.
+        initial: else the weights that it starts from, if any.
+        base: of `initial`, what a tuned run leaves frozen.
+        progress: steps and rows done so far.
+        previous_data: the dataset folder that the checkpoint was trained on; "" without one.
+    """
+
+    checkpoint: Path | None
+    passed_over: tuple[str, ...]
+    initial: InitialWeights | None
+    base: Base | None
+    progress: Progress
+    previous_data: str
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Elements of the model: all, those that train, and `RWKV.matrix_parameters`."""
+
+    parameters: int
+    trained: int
+    matrix_parameters: float
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a GPU has available, the estimate for a step, and the activation checkpointing chosen for it."""
+
+    available: float
+    estimate: MemoryEstimate
+    recompute: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run that is set up.
+
+    Attributes:
+        config, plan: its settings, and how its rows are divided.
+        folder: the run folder.
+        data, start: what it reads, and what it starts from.
+        store: the store through which the ranks met.
+        rank: this process's rank.
+        engine: model and optimizer.
+        stream_states: the states of document streams, with `tbptt`.
+        saver: writes checkpoints.
+        size, memory: figures for the summary and the curves.
+        fast_mismatch: why the run uses DeepSpeed's own code paths, as a clause; None if it uses `fast`.
+    """
+
+    config: RunConfig
+    plan: BatchPlan
+    folder: Path
+    data: RunData
+    start: RunStart
+    store: dist.Store
+    rank: int
+    engine: Engine
+    stream_states: StreamStates | None
+    saver: Saver
+    size: ModelSize
+    memory: MemoryPlan
+    fast_mismatch: str | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    @property
+    def last_step(self) -> int:
+        """The step at which this start ends."""
         train = self.config.train
-        self.folder = Path(train.out)
-        self.progress, self.data_before = Progress(0, 0, 0, self.plan.world_size, self.zero_stage), ""
-        self.resumed_from = find_checkpoint(self.folder, train.resume)
-        self.passed_over = passed_over(self.folder, self.resumed_from) if train.resume == "auto" else []
-        if self.resumed_from is not None:
-            self._check_tokenizer()
-            check_resumable(self.resumed_from, self.config)
-        tuned = train.tune != "all"
-        self.initial = self.base = self.base_note = None
-        if train.init and (self.resumed_from is None or tuned):
-            self.initial = open_initial(train.init, self.config.model, self.train_data.fingerprint)
-            self.base = open_base(self.initial, self.config.model, train.tune) if tuned else None
-        self.held_out = HeldOut(self.config, "val" if self.validation else "train") if train.sample_every else None
-        if (self.folder / "config.json").exists():
-            RunConfig.load(self.folder / "config.json")  # a folder of something else is not written into
-
-    def _meet(self) -> None:
-        """The ranks, of which each has found no fault so far."""
-        hang_minutes = self.config.train.hang_minutes
-        # Longer than the watchdog's patience, so that it is the one who speaks.
-        self.store = meet(collective_minutes=hang_minutes + 5 if hang_minutes else 7 * 24 * 60)
-        self.device = device_of_rank()
-        self.first = rank() == 0
-        check_quantisation(self.zero, self.device)
-        wait_for_compilations(self.zero)
-        self._check_all_see_alike()
-
-    def _verify_the_start(self) -> None:
-        """What it starts from, of which the ranks share the work of reading."""
-        if self.resumed_from is not None:
-            self.resumed_from = self._whole(self.resumed_from)
-            saved = check_resumable(self.resumed_from, self.config)
-            self.data_before = RunConfig.load(self.resumed_from / "config.json").data.data
-            self.progress = dataclasses.replace(saved, world_size=self.plan.world_size, zero_stage=self.zero_stage)
-        if self.initial is not None:
-            self.initial.verify()
-
-    def _make_model(self) -> RWKV:
-        """The model with its memory; what will be read from a file is zero as yet."""
-        train, seed = self.config.train, self.config.data.seed
-        torch.manual_seed(seed)
-        with torch.device("meta"):
-            model = RWKV(self.config.model)
-        freeze(model, train)
-        if self.device.type == "cpu":
-            check_host_memory(model, self.zero_stage, self.plan)
-        self.matrix_parameters = model.matrix_parameters()
-        fresh = self.initial.fresh if self.initial else None if self.resumed_from is None else frozenset()
-        allocate(model, self.device, self.plan, fresh)
-        add_trained(model, train, seed)
-        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
-        self.parameters = sum(size for size, _ in sizes)
-        self.trained = sum(size for size, trains in sizes if trains)  # of them
-        return model
-
-    def _make_engine(self, model: RWKV) -> None:
-        """DeepSpeed's engine over the model, with the ways of a step that pay for it here."""
-        host_bound = cuda_graphs.host_bound(self.config, self.device, ranks_share_a_host(), self.matrix_parameters)
-        at_once = host_bound and may_gather_at_once(self.zero, self.parameters)
-        recorded = host_bound and cuda_graphs.recordable(self.config, self.zero, at_once)
-        overlaps = self.plan.world_size > 1 and not recorded
-        self.memory_there = available_bytes(self.device)
-        model.recompute, self.memory = least_recompute(
-            self.config.train.recompute,
-            lambda level: self._estimate_memory(level, overlaps, at_once, recorded),
-            self.memory_there,
-        )
-        self.recompute: str = model.recompute
-        self.engine = make_engine(model, self.plan, self.device, overlaps, at_once)
-        if recorded:
-            cuda_graphs.record(self.engine, self.config.data.ctx_len, accumulates=self.plan.accumulation > 1)
-
-    def _fill_engine(self) -> None:
-        """With weights, and what else a checkpoint has."""
-        if self.base is not None:
-            fill_frozen(self.engine, self.base)
-        self.stream_states = (
-            StreamStates(self.engine, self.config.model, self.own_rows(0)) if self.config.data.tbptt else None
-        )
-        if self.resumed_from is not None:
-            load_checkpoint(self.engine, self.resumed_from, self.stream_states)
-        elif self.initial is not None:
-            self.initial.fill(self.engine)
-        if self.base is not None:
-            raise_on_any_rank(f"reading {self.base.weights.source}", on_rank0(self._check_base))
+        return min(train.steps, train.stop_after or train.steps)
 
     @property
-    def zero_stage(self) -> int:
-        """1, 2 or 3."""
-        return self.zero["stage"]
-
-    @property
-    def stop(self) -> int:
-        """The last step of this start."""
-        t = self.config.train
-        return min(t.steps, t.stop_after or t.steps)
-
-    def own_rows(self, first: int) -> list[range]:
-        """This rank's share of the `batch_size` rows that begin with number `first`, by micro-batches."""
-        shares = self.plan.world_size * self.plan.accumulation
-        ends = [first + self.config.train.batch_size * i // shares for i in range(shares + 1)]
-        return [range(ends[i], ends[i + 1]) for i in range(rank(), shares, self.plan.world_size)]
+    def rows_per_step(self) -> int:
+        """Rows that a step reads; with `tbptt` each window counts."""
+        return self.config.train.batch_size * max(1, self.config.data.tbptt)
 
     def say(self, text: str) -> None:
-        """To the user, once for all ranks."""
-        if self.first:
+        """Print a line above the progress bar, on rank 0 only."""
+        if self.rank == 0:
             tqdm.write(text, file=sys.stdout)
 
-    def _check_tokenizer(self) -> None:
-        run_codec = load_codec(self.resumed_from / "tokenizer.json")
-        if run_codec.fingerprint != self.train_data.fingerprint:
-            raise UserError(
-                f"{self.config.data.data} was prepared with another tokenizer than {self.folder} was trained with: "
-                f"prepare the data with the run's tokenizer, or choose another --out."
-            )
 
-    def _check_all_see_alike(self) -> None:
-        """On a file system of several machines one may not see yet what another has just written or removed."""
-        found: list[str | None] = [None] * self.plan.world_size
-        dist.all_gather_object(found, self.resumed_from and self.resumed_from.name)
-        other = next((i for i, name in enumerate(found) if name != found[0]), None)
-        if other is not None:
-            raise Stopped(
-                f"not begun, as the ranks do not see the same newest checkpoint in {self.folder} (rank 0 {found[0]}, "
-                f"rank {other} {found[other]}); the same command goes on when the file system shows all of them one",
-                CRASHED,
-            )
+def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> Context:
+    """Set up a run. Collective.
 
-    def _check_base(self) -> None:
-        """Note what the base is, or hold it against what the run noted when it started."""
-        self.base_note = BaseNote(self.config.train.init, self.base.sha256())
-        if self.resumed_from is not None:
-            self.base.check(BaseNote.read(self.resumed_from).sha256, self.resumed_from)
+    Args:
+        config: the run; if `config.model.vocab_size` is 0 it is taken from the dataset.
+        deepspeed_file: path of the DeepSpeed JSON file.
+        given: names of the settings that the user set; the DeepSpeed file may set the others.
 
-    def _whole(self, checkpoint: Path) -> Path:
-        """`checkpoint` if its tensors are as they were written; with --resume auto else the newest one before it."""
-        while wrong := damaged_files(checkpoint):
-            if self.config.train.resume != "auto":
-                raise SharedError(f"{checkpoint} is damaged ({wrong}): name another one with --resume.")
-            self.passed_over.append(f"{checkpoint.name}: {wrong}")
-            checkpoint = find_checkpoint(self.folder, before=checkpoint)
-        return checkpoint
+    Raises:
+        UserError: something does not fit together, before anything is written or allocated.
+        Stopped: the ranks do not see the same files.
+    """
+    # What each rank checks alone.
+    config, plan, data = _read_inputs(config, deepspeed_file, given)
+    folder = Path(config.train.out)
+    start = _find_start(config, plan, data)
+    if (folder / "config.json").exists():
+        RunConfig.load(folder / "config.json")  # reject a folder of something else
 
-    def _unread_tensors(self) -> dict[str, torch.Tensor]:
-        """What the file that the run began with holds and nothing reads, to be given back by `export`; on rank 0."""
-        source = self.resumed_from or (self.initial and self.initial.weights.source)
-        if source is None or self.config.train.tune != "all":  # what is tuned leaves its base as it is
-            return {}
-        weights = on_rank0(lambda: unread_tensors(open_weights(source, verify=False)))
-        return raise_on_any_rank(f"reading {source}", weights) or {}
+    # What the ranks agree on.
+    hang_minutes = config.train.hang_minutes
+    # Collectives time out after the watchdog, so that the watchdog reports the hang.
+    minutes = hang_minutes + 5 if hang_minutes else 7 * 24 * 60
+    store = init_process_group(deepspeed_engine.communication_backend(), minutes)
+    device = deepspeed_engine.select_device()
+    rank = dist.get_rank()
+    check_quantization(plan.zero, device)
+    deepspeed_engine.wait_for_compilations(plan.zero)
+    _check_same_checkpoint(folder, start.checkpoint)
+    start = _verify_start(config, plan, folder, start)
 
-    def _make_folder(self) -> None:
-        with explained(f"making the run folder {self.folder}"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.progress.step < self.stop:  # else nothing will be done under it
-                self.config.save(self.folder / "config.json")
-                write_text(self.folder / "deepspeed.json", json.dumps(self.plan.deepspeed, indent=2) + "\n")
-            if self.base_note is not None:
-                self.base_note.write(self.folder)
-            with atomic_path(self.folder / "tokenizer.json") as partial:
-                partial.write_bytes((Path(self.config.data.data) / "tokenizer.json").read_bytes())
-            remove_unfinished(self.folder)
-            if other := take_over(self.folder, self.token):
-                self.say(f"Process {other}, which had this run before, still runs: from now on it saves no more.")
+    # What takes minutes.
+    model, size = _make_model(config, plan, device, start)
+    fast = deepspeed_engine.choose_paths(
+        config, plan, device, ranks_share_a_host(), size.matrix_parameters, size.parameters
+    )
+    available = available_bytes(device)
 
-    def _estimate_memory(self, recompute: str, overlaps: bool, at_once: bool, recorded: bool) -> MemoryEstimate:
-        carried, rows = None, self.config.train.micro_batch_size
-        if self.streams:
-            documents = rows * self.streams.documents_a_window
-            carried = Carried(rows * self.plan.accumulation, rows, documents, self.config.data.tbptt)
-        return estimate(
-            self.config.model,
-            self.parameters,
-            self.trained,
-            zero_stage=self.zero_stage,
-            ranks=self.plan.world_size,
-            tokens=rows * self.config.data.ctx_len,
-            recompute=recompute,
-            bucket=int(self.zero.get("reduce_bucket_size", 5e8)),
-            offload=offloads(self.zero),
-            live=int(self.zero.get("stage3_max_live_parameters", 1e9)),
-            overlaps=overlaps and bool(self.zero.get("overlap_comm")),
-            at_once=at_once,
-            recorded=recorded,
-            accumulates=self.plan.accumulation * max(1, self.config.data.tbptt) > 1,
-            carried=carried,
+    def estimate_with(recompute: str) -> MemoryEstimate:
+        return _estimate_memory(config, plan, data.streams, size, recompute, fast)
+
+    model.recompute, expected = least_recompute(config.train.recompute, estimate_with, available)
+    memory = MemoryPlan(available, expected, model.recompute)
+    engine = deepspeed_engine.make_engine(model, plan, device, fast, config.data.ctx_len)
+    streams = plan.row_ranges(rank, 0)
+    stream_states = StreamStates(engine, config.model, streams) if config.data.tbptt else None
+    base_note = _load_weights(engine, stream_states, config, start)
+    unread = _unread_tensors(config, start)
+
+    # What is written.
+    token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
+    context = Context(
+        config=config,
+        plan=plan,
+        folder=folder,
+        data=data,
+        start=start,
+        store=store,
+        rank=rank,
+        engine=engine,
+        stream_states=stream_states,
+        saver=Saver(engine, config, token, stream_states, unread),
+        size=size,
+        memory=memory,
+        fast_mismatch=deepspeed_engine.fast_mismatch(config.train.fast),
+    )
+    if rank == 0:
+        _make_folder(context, token, base_note)
+    return context
+
+
+def _read_inputs(
+    config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]
+) -> tuple[RunConfig, BatchPlan, RunData]:
+    """Bring the command line, the DeepSpeed file and the data into agreement."""
+    file = read_deepspeed_file(deepspeed_file)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    train, data = config.train, config.data
+    if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
+        limit = train.micro_batch_size  # of a run that may have had another number of ranks
+        rows = largest_micro_batch(train.batch_size, world_size, limit)
+        train = dataclasses.replace(train, micro_batch_size=rows)
+    plan = plan_batches(train, given, file, deepspeed_file, world_size, windows=max(1, data.tbptt))
+    train = plan.train
+    if train.log == "wandb":
+        check_wandb()
+    rows = MusicDataset.of(data, "train")
+    if not (Path(data.data) / "tokenizer.json").is_file():
+        raise UserError(f"{data.data} is damaged (no tokenizer.json): prepare the data again.")
+    if config.model.vocab_size not in (0, rows.vocab_size):
+        raise UserError(
+            f"The model's vocabulary has {config.model.vocab_size} tokens, but that of {data.data} has "
+            f"{rows.vocab_size}: prepare the data with the model's tokenizer, or start a new run."
         )
+    config = RunConfig(dataclasses.replace(config.model, vocab_size=rows.vocab_size), data, train)
+    streams = DocumentStreams(rows, train.batch_size, data.tbptt) if data.tbptt else None
+    validation = Validation.of(config, world_size)
+    held_out = HeldOut(config, "val" if validation else "train") if train.sample_every else None
+    return config, plan, RunData(rows, streams, validation, held_out)
+
+
+def _find_start(config: RunConfig, plan: BatchPlan, data: RunData) -> RunStart:
+    """Find the checkpoint or the weights to start from, as far as one rank can tell alone."""
+    train = config.train
+    folder = Path(train.out)
+    checkpoint = find_checkpoint(folder, train.resume)
+    damaged = passed_over(folder, checkpoint) if train.resume == "auto" else []
+    if checkpoint is not None:
+        if load_codec(checkpoint / "tokenizer.json").fingerprint != data.train.fingerprint:
+            raise UserError(
+                f"{config.data.data} was prepared with another tokenizer than {folder} was trained with: prepare the "
+                f"data with the run's tokenizer, or choose another --out."
+            )
+        check_resumable(checkpoint, config)
+    initial = base = None
+    if train.init and (checkpoint is None or train.tune != "all"):
+        initial = open_initial(train.init, config.model, data.train.fingerprint)
+        base = open_base(initial, config.model, train.tune) if train.tune != "all" else None
+    progress = Progress(0, 0, 0, plan.world_size, plan.zero_stage)
+    return RunStart(checkpoint, tuple(damaged), initial, base, progress, "")
+
+
+def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
+    """Raise Stopped if the ranks found different checkpoints: a shared file system may lag behind. Collective."""
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, checkpoint and checkpoint.name)
+    other = next((i for i, name in enumerate(found) if name != found[0]), None)
+    if other is not None:
+        raise Stopped(
+            f"not started, because the ranks see different newest checkpoints in {folder} (rank 0 {found[0]}, rank "
+            f"{other} {found[other]}); run the same command again when the file system shows all of them the same one",
+            CRASHED,
+        )
+
+
+def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunStart) -> RunStart:
+    """Hash the files to start from; fall back to an older checkpoint if `--resume auto` found a damaged one."""
+    checkpoint, damaged = start.checkpoint, list(start.passed_over)
+    if checkpoint is not None:
+        while fault := damaged_files(checkpoint):
+            if config.train.resume != "auto":
+                raise SharedError(f"{checkpoint} is damaged ({fault}): give another one with --resume.")
+            damaged.append(f"{checkpoint.name}: {fault}")
+            checkpoint = find_checkpoint(folder, before=checkpoint)
+        saved = check_resumable(checkpoint, config)
+        start = dataclasses.replace(
+            start,
+            checkpoint=checkpoint,
+            passed_over=tuple(damaged),
+            progress=dataclasses.replace(saved, world_size=plan.world_size, zero_stage=plan.zero_stage),
+            previous_data=RunConfig.load(checkpoint / "config.json").data.data,
+        )
+    if start.initial is not None:
+        verify_initial(start.initial)
+    return start
+
+
+def _make_model(config: RunConfig, plan: BatchPlan, device: torch.device, start: RunStart) -> tuple[RWKV, ModelSize]:
+    """Allocate the model; what will be read from a file is zero until then."""
+    train, seed = config.train, config.data.seed
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        model = RWKV(config.model)
+    freeze(model, train)
+    if device.type == "cpu":
+        check_host_memory(model, plan)
+    matrix_parameters = model.matrix_parameters()
+    fresh = start.initial.fresh if start.initial else None if start.checkpoint is None else frozenset()
+    deepspeed_engine.materialize(model, device, plan, fresh)
+    add_trained(model, train, seed)
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    trained = sum(size for size, trains in sizes if trains)
+    return model, ModelSize(sum(size for size, _ in sizes), trained, matrix_parameters)
+
+
+def _estimate_memory(
+    config: RunConfig,
+    plan: BatchPlan,
+    streams: DocumentStreams | None,
+    size: ModelSize,
+    recompute: str,
+    fast: FastPaths,
+) -> MemoryEstimate:
+    rows, held = config.train.micro_batch_size, None
+    if streams is not None:
+        documents = rows * streams.documents_a_window
+        held = StreamMemory(rows * plan.accumulation, rows, documents, config.data.tbptt)
+    return estimate(
+        config.model,
+        size.parameters,
+        size.trained,
+        zero_stage=plan.zero_stage,
+        ranks=plan.world_size,
+        tokens=rows * config.data.ctx_len,
+        recompute=recompute,
+        bucket=int(plan.zero.get("reduce_bucket_size", 5e8)),
+        offload=offloads(plan.zero),
+        live=int(plan.zero.get("stage3_max_live_parameters", 1e9)),
+        overlaps=fast.overlaps and bool(plan.zero.get("overlap_comm")),
+        at_once=fast.gathers_at_once,
+        replays=fast.replays,
+        accumulates=plan.accumulation * max(1, config.data.tbptt) > 1,
+        streams=held,
+    )
+
+
+def _load_weights(
+    engine: Engine, stream_states: StreamStates | None, config: RunConfig, start: RunStart
+) -> BaseNote | None:
+    """Load what the run starts from; return a note of a tuned run's base, on rank 0."""
+    if start.base is not None:
+        load_frozen(engine, start.base)
+    if start.checkpoint is not None:
+        load_checkpoint(engine, start.checkpoint, stream_states)
+    elif start.initial is not None:
+        load_initial(engine, start.initial)
+    if start.base is None:
+        return None
+
+    def check_base() -> BaseNote:
+        note = BaseNote(config.train.init, start.base.sha256())
+        if start.checkpoint is not None:
+            start.base.check(BaseNote.read(start.checkpoint).sha256, start.checkpoint)
+        return note
+
+    return raise_on_any_rank(f"reading {start.base.weights.source}", on_rank0(check_base))
+
+
+def _unread_tensors(config: RunConfig, start: RunStart) -> dict[str, Tensor]:
+    """Return, on rank 0, the tensors of the starting file that the model does not use, for `export` to write back."""
+    source = start.checkpoint or (start.initial and start.initial.weights.source)
+    if source is None or config.train.tune != "all":  # a tuned run leaves its base as it is
+        return {}
+    read = on_rank0(lambda: unread_tensors(open_weights(source, verify=False)))
+    return raise_on_any_rank(f"reading {source}", read) or {}
+
+
+def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> None:
+    """Create the run folder and make this process its owner."""
+    config, folder = context.config, context.folder
+    with explained(f"making the run folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if context.start.progress.step < context.last_step:  # else nothing will run with these settings
+            config.save(folder / "config.json")
+            write_text(folder / "deepspeed.json", json.dumps(context.plan.deepspeed, indent=2) + "\n")
+        if base_note is not None:
+            base_note.write(folder)
+        with atomic_path(folder / "tokenizer.json") as partial:
+            partial.write_bytes((Path(config.data.data) / "tokenizer.json").read_bytes())
+        remove_unfinished(folder)
+        if other := take_over(folder, token):
+            context.say(f"Process {other}, which owned this run before, is still running; it will save no more.")

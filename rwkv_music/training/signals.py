@@ -1,9 +1,8 @@
-"""Being asked to stop: signals become wishes that the training loop reads between two steps.
+"""Signals to stop, and exit statuses.
 
-SIGTERM (a job that is preempted, a machine that goes down) and SIGUSR1 (Slurm's --signal, before a time limit) mean:
-save and go on later. Ctrl-C means: save, and that is all for now. A second Ctrl-C ends at once.
-
-And leaving, with a status that tells a launcher what to do.
+SIGTERM (a preempted job, a machine that shuts down) and SIGUSR1 (Slurm's --signal before a time limit) mean: save, and
+resume later. Ctrl-C means: save and stop. The training loop reads these flags between two steps. A second Ctrl-C ends
+the run at once.
 """
 
 import contextlib
@@ -15,70 +14,73 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-GO_ON_LATER = 75  # exit status, EX_TEMPFAIL: stopped with a checkpoint, the same command goes on
-CRASHED = 70  # exit status, EX_SOFTWARE: something that a start anew may mend, such as the loss of another rank
+GO_ON_LATER = 75  # exit status, EX_TEMPFAIL: stopped with a checkpoint; the same command resumes
+CRASHED = 70  # exit status, EX_SOFTWARE: a failure that a restart may cure, such as the loss of another rank
 INTERRUPTED = 130  # exit status after Ctrl-C
-SAME_SECONDS = 0.5  # what comes so soon after a Ctrl-C is the same one, from a launcher that passes it on
+SAME_SECONDS = 0.5  # a second SIGINT within this time is the same Ctrl-C, forwarded by a launcher
 
 
 class Stopped(Exception):
-    """A run that was asked to stop and did, in order; the message says where it stands.
+    """A run stopped before its last step; the message says where it stands.
 
     Attributes:
-        status: the exit status that tells a launcher whether to go on by itself.
+        status: exit status, which tells a launcher whether to restart the run.
+        on_every_rank: whether each rank prints the message, not only rank 0.
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, on_every_rank: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.on_every_rank = status, on_every_rank
 
 
 class StopSignals:
-    """Within this context the signals do no more than set `go_on_later` and `interrupted`.
+    """A context in which the signals only set `stop_later` and `interrupted`.
 
-    After it those that mean to go on later do nothing: the run is at its end and about to leave.
+    After it SIGTERM and SIGUSR1 are ignored: the run has ended and is about to exit.
+
+    Args:
+        announce: whether to print that the run will stop.
     """
 
     LATER = (signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, says: bool = False) -> None:
-        self._says = says
-        self.go_on_later = False
+    def __init__(self, announce: bool = False) -> None:
+        self._announce = announce
+        self.stop_later = False
         self.interrupted = False
 
     def __enter__(self) -> "StopSignals":
         for number in self.LATER:
             signal.signal(number, self._note)
-        self._on_interrupt_before = signal.signal(signal.SIGINT, self._note)
+        self._previous_interrupt_handler = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number in self.LATER:
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, self._on_interrupt_before)
+        signal.signal(signal.SIGINT, self._previous_interrupt_handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            if self.interrupted and time.monotonic() > self._interrupted_at + SAME_SECONDS:
-                raise KeyboardInterrupt
-            if self._says and not self.interrupted:
-                text = "\ntrain.py: stops after the step under way, with a checkpoint; Ctrl-C again ends it at once.\n"
-                os.write(sys.stderr.fileno(), text.encode())  # a handler may come in the middle of a print
-            self.interrupted, self._interrupted_at = True, time.monotonic()
-        else:
-            self.go_on_later = True
+        if number != signal.SIGINT:
+            self.stop_later = True
+            return
+        if self.interrupted and time.monotonic() > self._interrupted_at + SAME_SECONDS:
+            raise KeyboardInterrupt
+        if self._announce and not self.interrupted:
+            text = "\ntrain.py: stops after this step, with a checkpoint; press Ctrl-C again to end at once.\n"
+            os.write(sys.stderr.fileno(), text.encode())  # not print: a handler may interrupt one
+        self.interrupted, self._interrupted_at = True, time.monotonic()
 
 
 def leave(status: int) -> NoReturn:
-    """End the process with `status`, its output flushed, without taking the interpreter apart.
+    """Flush the output and end the process with `status`, without finalizing the interpreter.
 
-    gloo's and DeepSpeed's threads live as long as DeepSpeed holds its process groups, which is to the end. One that
-    lets go of a collective's tensor while the interpreter is being taken apart is refused its lock, and the whole
-    process is aborted (SIGABRT, "terminate called without an active exception"): a run that had finished, or had said
-    what was wrong, would end as a crash.
+    The threads of gloo and DeepSpeed live as long as DeepSpeed holds its process groups, that is, to the end. A thread
+    that releases a collective's tensor during finalization cannot take the interpreter's lock, which aborts the process
+    (SIGABRT, "terminate called without an active exception"): a run that had finished would end as a crash.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+        with contextlib.suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
             stream.flush()
     os._exit(status)

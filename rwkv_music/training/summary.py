@@ -1,68 +1,68 @@
-"""What a run says of itself before it starts."""
+"""The summary a run prints before it starts, and the settings by which runs are compared."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from rwkv_music.training.metrics import gib, model_state_bytes
+from rwkv_music.errors import plural
+from rwkv_music.system import gib
+from rwkv_music.training.deepspeed_file import uses_bf16
+from rwkv_music.training.memory import model_state_bytes
+from rwkv_music.training.setup import Context
 
-if TYPE_CHECKING:
-    from rwkv_music.training.loop import Trainer
 
+def summary(context: Context, flops: float, flops_source: str) -> str:
+    """Return what is about to happen: model, data, schedule, memory; one line each.
 
-def summary(trainer: "Trainer") -> str:
-    """What is about to happen: model, data, schedule, memory; a line or two each."""
-    train_data, val_data = trainer.train_data, trainer.validation and trainer.validation.data
-    m, d, t = trainer.config.model, trainer.config.data, trainer.config.train
+    Args:
+        flops, flops_source: FLOP/s that count as 100% MFU, and where the figure is from.
+    """
+    plan, size, start = context.plan, context.size, context.start
+    train_data, val_data = context.data.train, context.data.validation and context.data.validation.data
+    m, d, t = context.config.model, context.config.data, context.config.train
     name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
     rows = f"{t.batch_size} rows x {d.ctx_len:,} tokens"
     if d.tbptt:
-        rows += f" x {count(d.tbptt, 'window')} with states carried"
-        passes = t.steps * d.tbptt / trainer.streams.windows_per_pass
+        rows += f" x {plural(d.tbptt, 'window')} of document streams"
+        passes = t.steps * d.tbptt / context.data.streams.windows_per_pass
     else:
         passes = t.steps * t.batch_size / train_data.n_windows
-    bf16 = bool(trainer.plan.deepspeed.get("bf16", {}).get("enabled"))
-    states = model_state_bytes(trainer.parameters, trainer.trained, trainer.zero_stage, trainer.plan.world_size, bf16)
-    device = (
-        torch.cuda.get_device_name(trainer.device)
-        if trainer.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    memory = f"{gib(states)} a rank for weights, gradients and AdamW under ZeRO-{trainer.zero_stage}"
-    if trainer.device.type == "cuda":
-        memory += f"; {gib(trainer.memory.peak)} at the peak of a step, by estimate, of {gib(trainer.memory_there)}"
-        memory += f" (recompute {trainer.recompute})"
-    start = f"resumed from {trainer.resumed_from}" if trainer.resumed_from else "from scratch"
-    if trainer.initial is not None and not trainer.resumed_from:
-        told = f" ({trainer.initial.told})" if trainer.initial.told else ""
-        start = f"with the weights of {trainer.initial.weights.source}{told}"
+    bf16, on_gpu = uses_bf16(plan.deepspeed), context.device.type == "cuda"
+    states = model_state_bytes(size.parameters, size.trained, plan.zero_stage, plan.world_size, bf16)
+    device = torch.cuda.get_device_name(context.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    memory = f"{gib(states)} per rank for weights, gradients and AdamW under ZeRO-{plan.zero_stage}"
+    if on_gpu:
+        memory += f"; estimated peak {gib(context.memory.estimate.peak)} of {gib(context.memory.available)} available"
+        memory += f" (recompute {context.memory.recompute})"
+    source = f"resumed from {start.checkpoint}" if start.checkpoint else "from scratch"
+    if start.initial is not None and not start.checkpoint:
+        note = f" ({start.initial.note})" if start.initial.note else ""
+        source = f"with the weights of {start.initial.weights.source}{note}"
+    warm_up = f"warm-up {t.warmup_steps}"
     if t.warmup_steps >= t.steps:
-        warm_up = f"warm-up {t.warmup_steps}, longer than the run: the learning rate will only rise"
-    else:
-        warm_up = f"warm-up {t.warmup_steps}"
+        warm_up += ", longer than the run: the learning rate will only rise"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
     val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
-    trained = f"{trainer.trained:,} parameters, {trainer.trained / trainer.parameters:.2%}: {t.tune}"
+    trained = f"{size.trained:,} parameters, {size.trained / size.parameters:.2%}: {t.tune}"
     if t.tune == "lora":
         trained += f" of rank {t.lora_rank} on {t.lora_targets}"
-    capacity = t.micro_batch_size * trainer.plan.world_size * trainer.plan.accumulation
+    capacity = t.micro_batch_size * plan.world_size * plan.accumulation
     at_most = "at most " if capacity > t.batch_size else ""
     lines = {
-        "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {trainer.parameters:,} parameters, "
+        "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {size.parameters:,} parameters, "
         f"vocabulary {m.vocab_size:,}",
         "trains": trained,
         "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
-        "batch": f"{rows} = {trainer.rows_a_step * d.ctx_len:,} tokens a step: "
-        f"{count(trainer.plan.world_size, 'rank')} x {at_most}{count(t.micro_batch_size, 'row')} "
-        f"x {trainer.plan.accumulation} accumulated",
+        "batch": f"{rows} = {context.rows_per_step * d.ctx_len:,} tokens per step: "
+        f"{plural(plan.world_size, 'rank')} x {at_most}{plural(t.micro_batch_size, 'row')} "
+        f"x {plan.accumulation} accumulated",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
         f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, {warm_up}",
         "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
         "memory": memory,
-        "device": f"{device}; MFU counts against {trainer.flops / 1e12:,.1f} TFLOP/s ({trainer.flops_source})",
-        "start": f"{start}, step {trainer.progress.step:,}; run folder {trainer.folder}",
+        "device": f"{device}; 100% MFU is {flops / 1e12:,.1f} TFLOP/s ({flops_source})",
+        "start": f"{source}, step {start.progress.step:,}; run folder {context.folder}",
     }
     if t.tune == "all":
         del lines["trains"]
@@ -72,19 +72,16 @@ def summary(trainer: "Trainer") -> str:
 # Settings that change where and how often a run writes, not what it learns.
 BOOKKEEPING = (
     "out", "stop_after", "log_every", "val_every", "val_rows", "save_every", "save_minutes", "keep", "hang_minutes",
-    "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log", "resume",
+    "fast", "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log", "resume",
 )  # fmt: skip
 
 
-def hyperparameters(trainer: "Trainer") -> dict[str, bool | float | str]:
-    """What runs are compared by: all settings that a run's course depends on, folders by their last name."""
-    config = trainer.config
+def hyperparameters(context: Context) -> dict[str, bool | float | str]:
+    """Return the settings that affect what a run learns; folders by their last name."""
+    config = context.config
     settings = {**asdict(config.model), **asdict(config.data), **asdict(config.train)}
     values = {name: value for name, value in settings.items() if name not in BOOKKEEPING}
     folders = {name: Path(values[name]).name for name in ("data", "init")}
-    ranks = {"ranks": trainer.plan.world_size, "zero_stage": trainer.zero_stage}
-    return {**values, **folders, **ranks, "parameters": trainer.parameters, "trained_parameters": trainer.trained}
-
-
-def count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"
+    ranks = {"ranks": context.plan.world_size, "zero_stage": context.plan.zero_stage}
+    size = {"parameters": context.size.parameters, "trained_parameters": context.size.trained}
+    return {**values, **folders, **ranks, **size}

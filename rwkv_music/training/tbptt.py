@@ -1,17 +1,15 @@
-"""Training over the windows of whole pieces: states go from window to window, gradients a given number of them back.
+"""Truncated backpropagation through time over document streams: states pass from window to window, gradients N back.
 
 Notable choices:
-- A step over N windows needs the memory of one. All but the last are first read forward without a graph, and only the
-  states between them are kept. Then each is read again, the last one first, and its backward pass takes the gradient of
-  the state that it ended in and leaves that of the state it began in. It costs one forward pass more.
-- DeepSpeed differentiates one number. What it is given is the loss and, for each value of the state, the product with
-  its gradient, which is held fixed: the gradient of that is the right one.
-- A window counts as an accumulation step of DeepSpeed's.
-- A stream's state is saved with a checkpoint under the stream's number, by the rank that has it: going on is exact, on any
-  number of ranks.
+- A step over N windows needs the activations of one. All windows but the last are first read forward without a graph,
+  keeping only the states between them. Then each is read again, last one first: its backward pass takes the gradient of
+  its final state and produces that of its initial state. This costs one more forward pass.
+- DeepSpeed differentiates one scalar. It gets the loss plus, for each state value, the product with its (constant)
+  gradient; the gradient of that sum is the required one.
+- DeepSpeed counts a window as an accumulation step.
+- A stream's state is saved in checkpoints under the stream's number by the rank that holds it, so that resuming is
+  exact on any number of ranks.
 """
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,30 +18,28 @@ from rwkv_music.config import ModelConfig
 from rwkv_music.data.dataset import Batch
 from rwkv_music.data.streams import entering
 from rwkv_music.model_v8 import State
-
-if TYPE_CHECKING:
-    import deepspeed
+from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class StreamStates:
-    """The states of this rank's streams between one step and the next.
+    """The states of this rank's document streams between one step and the next.
 
     Args:
         engine, config: the model's.
         streams: for each micro-batch of a step, the numbers of its streams.
     """
 
-    def __init__(self, engine: "deepspeed.DeepSpeedEngine", config: ModelConfig, streams: list[range]) -> None:
+    def __init__(self, engine: Engine, config: ModelConfig, streams: list[range]) -> None:
         dtype = next(engine.module.parameters()).dtype
         self._streams = streams
         self._states = [State.empty(config, len(numbers), dtype, engine.device) for numbers in streams]
 
-    def step(self, engine: "deepspeed.DeepSpeedEngine", batches: list[Batch], scale: Tensor) -> Tensor:
-        """One optimizer step; the sum of the losses in nats, float64 [].
+    def step(self, engine: Engine, batches: list[Batch], scale: Tensor) -> Tensor:
+        """Take one optimizer step; return the summed loss in nats, float64 [].
 
         Args:
             batches: the windows of the first micro-batch in order, then those of the next one.
-            scale: what makes of the sum over a rank's targets the loss, which DeepSpeed averages over the ranks.
+            scale: factor that turns the sum over a rank's targets into the loss, which DeepSpeed averages over ranks.
         """
         windows = len(batches) // len(self._streams)
         nats = torch.zeros((), dtype=torch.float64, device=scale.device)
@@ -51,18 +47,18 @@ class StreamStates:
             own = [batch.to(scale.device) for batch in batches[i * windows : (i + 1) * windows]]
             loss, after = _backward(engine, own, before, scale)
             nats += loss
-            # A step that is skipped because something was not finite must not leave that to the next ones.
-            self._states[i] = State(*(_empty_unless_finite(x) for x in after))
+            # A step that is skipped because something was not finite must not pass that on to the next one.
+            self._states[i] = State(*(_zero_unless_finite(x) for x in after))
         return nats
 
-    def forget(self) -> None:
-        """Let every stream go on from nothing."""
+    def reset(self) -> None:
+        """Set every stream's state to the initial one."""
         for state in self._states:
             for x in state:
                 x.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by stream and name, as views: what a checkpoint keeps, and restores in place."""
+        """Return all states by stream and name, as views: what a checkpoint saves, and restores in place."""
         return {
             f"{stream}.{kind}": x[:, i]
             for streams, state in zip(self._streams, self._states, strict=True)
@@ -71,10 +67,8 @@ class StreamStates:
         }
 
 
-def _backward(
-    engine: "deepspeed.DeepSpeedEngine", windows: list[Batch], state: State, scale: Tensor
-) -> tuple[Tensor, State]:
-    """Forward and backward over consecutive windows of some streams: the nats, and the state after them."""
+def _backward(engine: Engine, windows: list[Batch], state: State, scale: Tensor) -> tuple[Tensor, State]:
+    """Run forward and backward over consecutive windows of some streams; return the nats and the final state."""
     befores = [state]
     with torch.no_grad():
         for batch in windows[:-1]:
@@ -88,20 +82,20 @@ def _backward(
             final = State(*(x.detach() for x in after))
         else:
             objective = objective + sum((x * dx).sum() for x, dx in zip(after, gradient, strict=True))
-        engine.backward(objective, scale_wrt_gas=False)
+        engine.backward(objective, average_over_micro_batches=False)
         engine.step()
         gradient = [x.grad for x in before]
         nats = nats + loss.detach().double()
     return nats, final
 
 
-def _forward(engine: "deepspeed.DeepSpeedEngine", batch: Batch, carried: State) -> tuple[Tensor, State]:
-    """The sum of the nats, and each stream's state after the window."""
-    loss, state = engine(**batch.arguments(), state=entering(carried, batch), reduction="sum")
+def _forward(engine: Engine, batch: Batch, before: State) -> tuple[Tensor, State]:
+    """Return the summed nats, and each stream's state after the window."""
+    loss, state = engine(**batch.arguments(), state=entering(before, batch), reduction="sum")
     return loss, state.rows(batch.edges.last)
 
 
-def _empty_unless_finite(x: Tensor) -> Tensor:
-    """x [L, B, ...] with the rows of the second axis that hold a value that is not finite set to 0."""
+def _zero_unless_finite(x: Tensor) -> Tensor:
+    """Return x [L, B, ...] with the rows of the second axis that hold a non-finite value set to 0."""
     finite = x.isfinite().movedim(1, 0).flatten(1).all(1)
     return torch.where(finite.view(1, -1, *[1] * (x.dim() - 2)), x, 0)

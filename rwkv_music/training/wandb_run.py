@@ -1,7 +1,7 @@
-"""The curves in Weights & Biases as well, where its package is installed: `--log wandb`.
+"""Curves in Weights & Biases (`--log wandb`), in addition to TensorBoard.
 
-A run folder has one run there, under a name of its own that is kept in the folder, so that a run which goes on goes on
-in the same curves. Where and whether anything is sent is the package's own matter: `wandb login`, WANDB_MODE=offline.
+A run folder corresponds to one Weights & Biases run, whose id is stored in the folder, so that a resumed run continues
+the same curves. The wandb package decides where data is sent: `wandb login`, WANDB_MODE=offline.
 """
 
 import importlib.util
@@ -14,23 +14,24 @@ import numpy as np
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import write_text
 
-NAME = ".wandb_run"  # in the run folder: the run's name there
+NAME = ".wandb_run"  # file in the run folder that holds the run's id
 
 
 def check_wandb() -> None:
-    """Raises UserError if the package is not installed."""
+    """Raise UserError if the package is not installed."""
     if importlib.util.find_spec("wandb") is None:
-        raise UserError("--log wandb needs the wandb package: pip install 'rwkv-music[wandb]', or leave the flag out.")
+        raise UserError("--log wandb needs the wandb package: run pip install 'rwkv-music[wandb]', or drop the flag.")
 
 
 class WandbRun:
-    """A run folder's run in Weights & Biases, project rwkv-music.
+    """A run in the Weights & Biases project rwkv-music.
 
     Args:
         folder: the run folder; it exists.
-        hyperparameters: what runs are compared by.
+        hyperparameters: the settings by which runs are compared.
 
-    Raises UserError if the package cannot start, as without a login.
+    Raises:
+        UserError: the package cannot start, for example without a login.
     """
 
     def __init__(self, folder: Path, hyperparameters: dict[str, Any]) -> None:
@@ -52,14 +53,14 @@ class WandbRun:
             )
         except wandb.errors.Error as error:
             raise UserError(f"wandb does not start ({error}): run `wandb login`, or set WANDB_MODE=offline.") from error
-        # Its own count may not go back, which a return to an earlier checkpoint does.
+        # wandb's own step may not decrease, as it does when a run returns to an earlier checkpoint.
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._run.log({"step": step, **values})
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """uint8 [height, width, 3]."""
+        """Log an image, uint8 [height, width, 3]."""
         import wandb
 
         self._run.log({"step": step, tag: wandb.Image(pixels)})

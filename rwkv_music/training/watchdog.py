@@ -1,11 +1,11 @@
-"""A thread that notices when a rank is stuck, says which one and where, and ends the run so that it can start again.
+"""A thread that detects a hanging rank, reports which one and where, and ends the run so that it can restart.
 
-Every rank tells the others, through the store where they met, what it is doing and since when. One that has been doing
-the same thing for too long says so, names the ranks that are behind it or silent, and shows its stacks; then it ends
-its process, and the launcher ends the others.
+Every rank tells the others, through the store where they met, what it is doing and since when. A rank that has done the
+same thing for too long reports so, names the ranks that are behind it or silent, prints its stacks and ends its
+process; the launcher then ends the others.
 
-Notable choice: in a collective all wait for one. That one is found by what it does: it has not come to the step yet, or
-is not heard of at all.
+Notable choice: in a collective all ranks wait for one. That one is recognised by its phase: it has not reached the
+step yet, or sends nothing at all.
 """
 
 import faulthandler
@@ -20,27 +20,33 @@ from torch import distributed as dist
 
 from rwkv_music.training.signals import CRASHED
 
-TELL_SECONDS = 15.0  # between two signs of life
-
-
-@dataclass(frozen=True)
-class Doing:
-    """What a rank does, in the order in which ranks do it."""
-
-    step: int
-    phase: int  # an index into PHASES
-    since: float  # seconds, time.time()
-
-
+HEARTBEAT_SECONDS = 15.0
 PHASES = ("reading its rows for", "in", "saving")
 
 
+@dataclass(frozen=True)
+class Activity:
+    """What a rank is doing; ordered by (step, phase).
+
+    Attributes:
+        phase: an index into PHASES.
+        since: seconds, time.time().
+    """
+
+    step: int
+    phase: int
+    since: float
+
+    def __str__(self) -> str:
+        return f"{PHASES[self.phase]} step {self.step:,} for {(time.time() - self.since) / 60:.1f} minutes"
+
+
 class Watchdog:
-    """Watches this rank from `start` to `stop`, but for the pauses.
+    """A context in which this rank is watched, except for the pauses.
 
     Args:
         store: where the ranks met.
-        minutes: how long one phase of a step may take; 0 for ever.
+        minutes: how long one phase of a step may take; 0 for no limit.
     """
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, minutes: float) -> None:
@@ -48,67 +54,69 @@ class Watchdog:
         # A connection of its own: the main thread may hold the other one for as long as it hangs.
         own = store.clone() if isinstance(store, dist.TCPStore) else store
         self._store = dist.PrefixStore("watchdog", own)
-        self._doing: Doing | None = None
+        self._activity: Activity | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> "Watchdog":
         if self._limit:
             self._thread.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def reads(self, step: int) -> None:
-        self._doing = Doing(step, 0, time.time())
+        """Note that this rank waits for the rows of `step`."""
+        self._activity = Activity(step, 0, time.time())
 
     def computes(self, step: int) -> None:
-        self._doing = Doing(step, 1, time.time())
+        """Note that this rank computes `step`."""
+        self._activity = Activity(step, 1, time.time())
 
     def saves(self, step: int) -> None:
-        self._doing = Doing(step, 2, time.time())
+        """Note that this rank saves the checkpoint of `step`."""
+        self._activity = Activity(step, 2, time.time())
 
     def pause(self) -> None:
-        """Until the next sign: what follows may take as long as it does."""
-        self._doing = None
+        """Allow any duration until the next note."""
+        self._activity = None
 
     def _watch(self) -> None:
-        while not self._ended.wait(min(TELL_SECONDS, self._limit / 4)):
-            doing = self._doing
+        while not self._ended.wait(min(HEARTBEAT_SECONDS, self._limit / 4)):
+            activity = self._activity
+            overdue = activity and time.time() - activity.since > self._limit
             try:
-                self._tell(doing)
-                if doing and time.time() - doing.since > self._limit:
-                    self._give_up(doing)
-            except RuntimeError:  # the store is gone, and with it rank 0: nobody is left to tell
-                if doing and time.time() - doing.since > self._limit:
-                    self._exit(f"rank {self._rank} has been {_words(doing)}, and rank 0 is gone")
+                self._send(activity)
+                if overdue:
+                    self._report(activity)
+            except RuntimeError:  # the store is gone, and with it rank 0
+                if overdue:
+                    self._exit(f"rank {self._rank} has been {activity}, and rank 0 is gone")
 
-    def _tell(self, doing: Doing | None) -> None:
-        said = None if doing is None else [doing.step, doing.phase, doing.since]
-        self._store.set(str(self._rank), json.dumps([time.time(), said]))
+    def _send(self, activity: Activity | None) -> None:
+        sent = None if activity is None else [activity.step, activity.phase, activity.since]
+        self._store.set(str(self._rank), json.dumps([time.time(), sent]))
 
-    def _give_up(self, doing: Doing) -> None:
+    def _report(self, activity: Activity) -> None:
         others = []
         for rank in range(self._world_size):
             if rank == self._rank:
                 continue
-            told, said = json.loads(self._store.get(str(rank))) if self._store.check([str(rank)]) else (0.0, None)
-            silent = time.time() - told
-            if silent > 3 * TELL_SECONDS + self._limit / 4:
-                others.append(f"rank {rank} is silent" + (f" for {silent:.0f} s" if told else ""))
-            elif said and (said[0], said[1]) < (doing.step, doing.phase):
-                others.append(f"rank {rank} is still {_words(Doing(*said))}")
+            key = str(rank)
+            sent_at, sent = json.loads(self._store.get(key)) if self._store.check([key]) else (0.0, None)
+            silent = time.time() - sent_at
+            if silent > 3 * HEARTBEAT_SECONDS + self._limit / 4:
+                others.append(f"rank {rank} is silent" + (f" for {silent:.0f} s" if sent_at else ""))
+            elif sent and (sent[0], sent[1]) < (activity.step, activity.phase):
+                others.append(f"rank {rank} is still {Activity(*sent)}")
         culprits = "; ".join(others) or "no other rank is behind it"
-        self._exit(f"rank {self._rank} has been {_words(doing)}, longer than --hang_minutes allows; {culprits}")
+        self._exit(f"rank {self._rank} has been {activity}, longer than --hang_minutes allows; {culprits}")
 
     def _exit(self, sentence: str) -> None:
         print(f"train.py: {sentence}. Its stacks:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         sys.stderr.flush()
         os._exit(CRASHED)
-
-
-def _words(doing: Doing) -> str:
-    return f"{PHASES[doing.phase]} step {doing.step:,} for {(time.time() - doing.since) / 60:.1f} minutes"

@@ -1,11 +1,14 @@
-"""What this rank's optimizer holds: which elements of which of the model's parameters, and where.
+"""The map from ZeRO shards to parameters: which elements of which parameter this rank's optimizer holds, and where.
 
-DeepSpeed keeps the optimizer's states in flat fp32 partitions. Under ZeRO-1 and 2 there is one for each parameter
-group, a rank's equal share of all its parameters one after the other; under ZeRO-3 one for each group too, in which the
-rank's shares of the single parameters lie one after the other. Both are told here as pieces of the model's own
-parameters, so that a checkpoint speaks of these alone, and any stage on any number of ranks takes up what another left.
+DeepSpeed keeps the optimizer's states in flat fp32 partitions. Under ZeRO-1 and 2 there is one partition per parameter
+group: a rank's equal share of the group's concatenated parameters. Under ZeRO-3 there is one per sub-group, in which
+the rank's shares of the individual parameters follow one another. `ZeroShards` describes both as slices of the model's
+own parameters, so that a checkpoint names only these, and any stage on any number of ranks can load it.
 
-Sources: deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
+The layout is an implementation detail of DeepSpeed. The constructor therefore compares it with the fragments behind
+DeepSpeed's public `safe_get_*` functions and refuses to continue if they disagree.
+
+Sources: deepspeed/runtime/zero/stage_1_and_2.py, stage3.py and deepspeed/utils/tensor_fragment.py of DeepSpeed 0.19.
 """
 
 from collections.abc import Iterator
@@ -17,134 +20,164 @@ import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from deepspeed.utils import safe_get_local_fp32_param
 from torch import Tensor
 from torch import distributed as dist
 
 from rwkv_music.errors import UserError
-from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
+Layout = dict[str, list[tuple[str, list[int]]]]  # flat parameter -> names and shapes of its members, in order
+
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive elements of one of the model's parameters in one of this rank's partitions."""
+class ParameterSlice:
+    """Consecutive elements of one of the model's parameters in one of this rank's partitions.
+
+    Attributes:
+        name: the parameter.
+        shape: shape of the whole parameter.
+        start: first element, counted in the flattened parameter.
+        length: number of elements.
+        partition: index into `ZeroShards.masters`.
+        offset: index of the first element in that partition.
+    """
 
     name: str
-    shape: tuple[int, ...]  # of the whole parameter
-    start: int  # the first element, counted in the flattened parameter
+    shape: tuple[int, ...]
+    start: int
     length: int
     partition: int
-    offset: int  # where it begins in the partition
+    offset: int
 
     def of(self, flat: Tensor) -> Tensor:
-        """This piece of a tensor that is laid out as the partition is; of the parameter's shape if it is all of it."""
+        """Return a view of this slice in `flat` (laid out like the partition), in the parameter's shape if complete."""
         values = flat.detach()[self.offset : self.offset + self.length]
         return values.view(self.shape) if self.length == torch.Size(self.shape).numel() else values
 
 
-def master_partitions(engine: deepspeed.DeepSpeedEngine) -> list[Tensor]:
-    """This rank's fp32 master weights, flat.
+class ZeroShards:
+    """This rank's shards of the fp32 master weights and AdamW's states.
 
-    Raises UserError for an optimizer whose states lie elsewhere.
+    Args:
+        engine: a DeepSpeed engine under ZeRO-1, 2 or 3.
+        layout: the members of each flat parameter, if the engine's parameters are flat ones; else empty.
+
+    Attributes:
+        masters: the flat fp32 partitions.
+        slices: everything the partitions hold, in their order.
+
+    Raises:
+        UserError: the optimizer states are on NVMe or partly offloaded, or this version of DeepSpeed uses another
+            layout.
     """
-    zero = engine.optimizer
-    if type(zero) is DeepSpeedZeroOptimizer:
-        return zero.single_partition_of_fp32_groups
-    if type(zero) is DeepSpeedZeroOptimizer_Stage3 and not zero.swap_optimizer and zero.partial_offload == 1:
-        return zero.fp32_partitioned_groups_flat
-    raise UserError(
-        "The DeepSpeed file keeps the optimizer's states where a checkpoint cannot take them from (on NVMe, or in part "
-        "on the CPU, or by another optimizer than ZeRO-1, 2 or 3): use a file like one of ds_configs."
-    )
 
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, layout: Layout) -> None:
+        self._engine, self._zero = engine, engine.optimizer
+        self.stage3 = type(self._zero) is DeepSpeedZeroOptimizer_Stage3
+        if type(self._zero) is DeepSpeedZeroOptimizer:
+            self.masters: list[Tensor] = self._zero.single_partition_of_fp32_groups
+        elif self.stage3 and not self._zero.swap_optimizer and self._zero.partial_offload == 1:
+            self.masters = self._zero.fp32_partitioned_groups_flat
+        else:
+            raise UserError(
+                "The DeepSpeed file keeps optimizer states on NVMe, partly on the CPU, or in an optimizer other than "
+                "ZeRO-1, 2 or 3, which checkpoints do not support: use a file like one of ds_configs."
+            )
+        self.slices = list(self._slices(layout))
 
-def pieces(engine: deepspeed.DeepSpeedEngine) -> list[Piece]:
-    """All that this rank's partitions hold, in their order."""
-    master_partitions(engine)
-    spans = _spans_of_stage3 if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3) else _spans_of_stage_1_and_2
-    names = {parameter: name for name, parameter in engine.module.named_parameters()}
-    packed = (
-        engine.module if isinstance(engine.module, FlatParams) else getattr(engine.module, "zero3_flat_params", None)
-    )
-    layout = {} if packed is None else packed.layout
-    found = []
-    for parameter, shape, start, length, partition, offset in spans(engine.optimizer):
-        first = 0  # where the next of the model's parameters begins in this one
-        for name, own_shape in layout.get(names[parameter], [(names[parameter], shape)]):
-            size = torch.Size(own_shape).numel()
-            begin, end = max(start, first), min(start + length, first + size)
-            if begin < end:
-                place = offset + begin - start
-                found.append(Piece(name, tuple(own_shape), begin - first, end - begin, partition, place))
-            first += size
-    return found
+    def _slices(self, layout: Layout) -> Iterator[ParameterSlice]:
+        names = {parameter: name for name, parameter in self._engine.module.named_parameters()}
+        spans = self._stage3_spans if self.stage3 else self._stage_1_and_2_spans
+        for parameter, shape, start, length, partition, offset in spans():
+            first = 0  # where the next member begins in this parameter
+            for name, own_shape in layout.get(names[parameter], [(names[parameter], shape)]):
+                size = torch.Size(own_shape).numel()
+                begin, end = max(start, first), min(start + length, first + size)
+                if begin < end:
+                    place = offset + begin - start
+                    yield ParameterSlice(name, tuple(own_shape), begin - first, end - begin, partition, place)
+                first += size
 
+    # A span: a parameter of the engine, then shape, start, length, partition and offset as in `ParameterSlice`.
 
-Span = tuple[Tensor, tuple[int, ...], int, int, int, int]  # a parameter of the engine's; then as in Piece
+    def _stage_1_and_2_spans(self) -> Iterator[tuple[Tensor, tuple[int, ...], int, int, int, int]]:
+        zero = self._zero
+        for i, parameters in enumerate(zero.round_robin_bit16_groups):
+            size = zero.partition_size[i]
+            first = size * dist.get_rank(zero.real_dp_process_group[i])
+            for parameter, place in zip(parameters, zero.round_robin_bit16_offsets[i], strict=True):
+                begin, end = max(place, first), min(place + parameter.numel(), first + size)
+                if begin >= end:
+                    continue
+                if not zero.round_robin_gradients:
+                    self._check(parameter._hp_mapping.hp_fragment, self.masters[i], begin - first, end - begin)
+                yield parameter, tuple(parameter.shape), begin - place, end - begin, i, begin - first
 
+    def _stage3_spans(self) -> Iterator[tuple[Tensor, tuple[int, ...], int, int, int, int]]:
+        for i, parameters in enumerate(self._zero.fp16_groups):
+            rank, offset = dist.get_rank(self._zero.sub_group_process_groups[i]), 0
+            for parameter in parameters:
+                share = parameter.partition_numel()
+                self._check(safe_get_local_fp32_param(parameter), self.masters[i], offset, share)
+                begin = rank * share
+                length = min(share, parameter.ds_numel - begin)  # the last shares may be partly or wholly padding
+                if length > 0:
+                    yield parameter, tuple(parameter.ds_shape), begin, length, i, offset
+                offset += share
 
-def _spans_of_stage_1_and_2(zero: DeepSpeedZeroOptimizer) -> Iterator[Span]:
-    for i, parameters in enumerate(zero.round_robin_bit16_groups):
-        size = zero.partition_size[i]
-        mine = size * dist.get_rank(zero.real_dp_process_group[i])
-        for parameter, place in zip(parameters, zero.round_robin_bit16_offsets[i], strict=True):
-            begin, end = max(place, mine), min(place + parameter.numel(), mine + size)
-            if begin < end:
-                yield parameter, tuple(parameter.shape), begin - place, end - begin, i, begin - mine
+    @staticmethod
+    def _check(public: Tensor, master: Tensor, offset: int, length: int) -> None:
+        """Raise UserError if DeepSpeed's public accessor finds a shard elsewhere than this module does."""
+        same_place = public.device != master.device or public.data_ptr() == master[offset:].data_ptr()  # else a copy
+        if public.numel() != length or not same_place:
+            raise UserError(
+                f"DeepSpeed {deepspeed.__version__} lays out its ZeRO partitions differently from DeepSpeed 0.19, so "
+                f"checkpoints cannot be written or read: install the version that pyproject.toml pins."
+            )
 
+    def optimizer_state(self, master: Tensor) -> dict[str, Any]:
+        """Return AdamW's state of a partition ("step" and both `MOMENTS`), created as AdamW creates it if missing."""
+        optimizer = self._zero.optimizer
+        state = optimizer.state[master]
+        if not state:
+            on_cpu = isinstance(optimizer, DeepSpeedCPUAdam)
+            state["step"] = 0 if on_cpu else torch.zeros((), dtype=torch.float32, device=master.device)
+            for name in MOMENTS:
+                state[name] = torch.zeros_like(master, requires_grad=False)
+        return state
 
-def _spans_of_stage3(zero: DeepSpeedZeroOptimizer_Stage3) -> Iterator[Span]:
-    for i, parameters in enumerate(zero.fp16_groups):
-        rank, offset = dist.get_rank(zero.sub_group_process_groups[i]), 0
-        for parameter in parameters:
-            share = parameter.partition_numel()
-            begin = rank * share
-            length = min(share, parameter.ds_numel - begin)  # the last shares may be padding, in part or wholly
-            if length > 0:
-                yield parameter, tuple(parameter.ds_shape), begin, length, i, offset
-            offset += share
+    def set_optimizer_steps(self, steps: int) -> None:
+        """Set the number of steps AdamW has taken, which its bias correction uses."""
+        for master in self.masters:
+            state = self.optimizer_state(master)
+            state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
 
-
-def optimizer_state(engine: deepspeed.DeepSpeedEngine, master: Tensor) -> dict[str, Any]:
-    """AdamW's state of a partition: "step", and both `MOMENTS`; made as AdamW makes it if there is none yet."""
-    optimizer = engine.optimizer.optimizer
-    state = optimizer.state[master]
-    if not state:
-        on_cpu = isinstance(optimizer, DeepSpeedCPUAdam)
-        state["step"] = 0 if on_cpu else torch.zeros((), dtype=torch.float32, device=master.device)
-        for name in MOMENTS:
-            state[name] = torch.zeros_like(master, requires_grad=False)
-    return state
-
-
-def set_optimizer_steps(engine: deepspeed.DeepSpeedEngine, steps: int) -> None:
-    """How many steps AdamW has taken, which its bias correction counts."""
-    for master in master_partitions(engine):
-        state = optimizer_state(engine, master)
-        state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
-
-
-def weights_from_masters(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Set the model's weights to its master weights, rounded; every rank calls it."""
-    zero = engine.optimizer
-    if isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
+    def update_weights(self) -> None:
+        """Set the weights that the model computes with to the rounded master weights. Collective."""
+        zero = self._zero
+        if not self.stage3:
+            zero.update_lp_params()
+            return
         zero.checkpoint_event_prologue()
-        for i in range(len(zero.fp16_groups)):
+        for i in range(len(self.masters)):
             zero._reassign_or_swap_out_partitioned_parameters(i)
-        for parameter in engine.module.parameters():
-            parameter.ds_secondary_tensor = None  # a node's own copy, with zero_hpz_partition_size: of before
+        for parameter in self._engine.module.parameters():
+            parameter.ds_secondary_tensor = None  # the node's copy, with zero_hpz_partition_size, is outdated
         zero.checkpoint_event_epilogue()
-        let_gathering_wait(zero)
-    else:
-        zero.update_lp_params()
+        if self.masters[0].is_cuda:
+            torch.cuda.synchronize()  # layers are gathered on another stream, which must see these weights
 
-
-def let_gathering_wait(zero: DeepSpeedZeroOptimizer_Stage3) -> None:
-    """On a GPU layers are gathered on a stream of its own, and must not be before their weights have been written.
-
-    Where there are small tensors DeepSpeed waits, as it gathers those.
-    """
-    gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
-    if gathering is not None:
-        gathering.wait_stream(torch.cuda.current_stream())
+    def frozen_slices(self) -> Iterator[tuple[str, Tensor, int]]:
+        """Yield what this rank holds of each frozen parameter: name, values [n], and the index of the first value."""
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                continue
+            values, start = parameter.data.view(-1), 0
+            if hasattr(parameter, "ds_id"):  # partitioned by ZeRO-3
+                share = parameter.partition_numel()
+                start = share * dist.get_rank(parameter.ds_process_group)
+                values = parameter.ds_tensor.data.view(-1)[: max(0, min(share, parameter.ds_numel - start))]
+            if len(values):
+                yield name.removeprefix("model."), values, start  # a `FlatParams` holds the model under that name

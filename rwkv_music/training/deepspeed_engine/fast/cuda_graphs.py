@@ -17,7 +17,6 @@ Source: torch.cuda.make_graphed_callables, which knows no arguments that are not
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,11 +26,8 @@ from rwkv_music.config import RunConfig
 from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.ops.fused import EmbedOrder
 from rwkv_music.ops.fused_sublayers import Documents
-from rwkv_music.training.deepspeed_engine.engine import offloads
 from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
-
-if TYPE_CHECKING:
-    import deepspeed
+from rwkv_music.training.deepspeed_file import offloads
 
 # Below so many floating-point operations a layer and micro-batch the host's part is worth removing: launching a layer
 # forward and backward takes about 3 ms, in which an H200 does a third of these.
@@ -39,7 +35,7 @@ LAYER_FLOP = 3e12
 WARM_UP = 2  # libraries choose their kernels and allocate their workspaces then
 
 
-def host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
+def is_host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
     """Whether the GPUs of a step may wait for the host, and are of one machine: what they send one another is cheap.
 
     Args:
@@ -50,7 +46,7 @@ def host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_p
     return device.type == "cuda" and one_host and small
 
 
-def recordable(config: RunConfig, zero: dict, at_once: bool) -> bool:
+def can_replay(config: RunConfig, zero: dict, at_once: bool) -> bool:
     """Whether the steps of a run that is `host_bound` can be recorded.
 
     Args:
@@ -202,16 +198,16 @@ class BlockGraphs(Graphs):
         return self._copies
 
 
-def record(engine: "deepspeed.DeepSpeedEngine", ctx_len: int, accumulates: bool) -> None:
-    """From now on an engine whose steps are `recordable` replays them.
+def replay_steps(module: FlatParams | RWKV, ctx_len: int, accumulates: bool) -> None:
+    """Make training through `module`, the engine's, replay recorded graphs.
 
     Args:
-        ctx_len: the rows' length.
-        accumulates: whether the gradients of several micro-batches are added up.
+        module: a `FlatParams` under ZeRO-1 and 2, a model with `Zero3FlatParams` under ZeRO-3.
+        ctx_len: tokens per row.
+        accumulates: whether the gradients of several micro-batches are accumulated.
     """
-    module = engine.module
     if isinstance(module, FlatParams):
-        module.graphs = LossGraphs(module, accumulates)
+        module.replayed_loss = LossGraphs(module, accumulates).loss
     else:
         module.blocks.forward = BlockGraphs(module, ctx_len).forward
 

@@ -19,22 +19,18 @@ Notable choices:
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from rwkv_music.model_v8 import RWKV
-
-if TYPE_CHECKING:
-    from rwkv_music.training.deepspeed_engine.fast.cuda_graphs import LossGraphs
+from rwkv_music.training.deepspeed_engine.zero_shards import Layout
 
 LARGE_ENOUGH = 2**25  # elements; DeepSpeed's cost for a tensor is then below a tenth of what is done with it
-
-Layout = dict[str, list[tuple[str, list[int]]]]  # flat parameter -> the names and shapes that lie in it, in order
 
 
 class FlatParams(nn.Module):
@@ -49,7 +45,7 @@ class FlatParams(nn.Module):
     Attributes:
         groups: the same groups with the flat parameters.
         layout: see `unpack`.
-        graphs: where a training step is replayed (graphs.py): what computes the summed loss of a batch of rows.
+        replayed_loss: if training steps are replayed (cuda_graphs.py), the function that computes a batch's summed loss.
     """
 
     def __init__(self, model: RWKV, groups: list[dict[str, Any]], overlaps: bool = False) -> None:
@@ -61,7 +57,7 @@ class FlatParams(nn.Module):
         self.model = model
         self.flat = nn.ParameterList()
         self.layout: Layout = {}
-        self.graphs: LossGraphs | None = None
+        self.replayed_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
         self.groups: list[dict[str, Any]] = []
         self._places: list[list[tuple[nn.Module, str]]] = []
         self._shapes: list[list[Tensor]] = []  # as tensors without content, which is how torch wants them
@@ -90,8 +86,8 @@ class FlatParams(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.unpacked()(*args, **kwargs)
-        if self.graphs is not None:
-            return self.graphs.loss(kwargs["input_ids"], kwargs["targets"], kwargs["cu_seqlens"])
+        if self.replayed_loss is not None:
+            return self.replayed_loss(kwargs["input_ids"], kwargs["targets"], kwargs["cu_seqlens"])
         if not self._overlaps:
             return self.unpacked()(*args, **kwargs)
         self._to_view = list(self.flat)

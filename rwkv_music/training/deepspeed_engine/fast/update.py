@@ -1,14 +1,14 @@
-"""The update on the device: norm, clipping, AdamW, and no step from a bad gradient.
+"""The optimizer step on the device: norm, clipping, AdamW, and no update from a gradient that is not finite.
 
-DeepSpeed's own looks for overflow tensor by tensor and waits for the answer, casts every gradient to float64 for its
-norm and waits again for each group; after each wait the GPU stands still until the host has caught up. On one H200 that
-was a seventh of a 1.3B model's step, and more of a small one's. Then it copies the gradients into one fp32 tensor for
-the optimizer, and the optimizer's weights into the model's: half of what was left of the update.
+DeepSpeed checks for overflow tensor by tensor and waits for the result, casts every gradient to float64 for its norm,
+and waits again for each group; after each wait the GPU is idle until the host has caught up. On one H200 that was a
+seventh of a 1.3B model's step, and more of a small one's. It then copies the gradients into one fp32 tensor for the
+optimizer, and the optimizer's weights into the model's: half of the remaining time.
 
-Here the norm is read once and stays on the device: clipping and the word that the gradient is not finite follow from
-it, and `adamw_` takes both as tensors, the gradients where they lie, and leaves the weights where the model reads them.
-What is shared out among the ranks, reduced and gathered stays DeepSpeed's; but under ZeRO-3 the small tensors, which
-are on every rank, are gathered as one, where DeepSpeed gathers each by itself and lets the host wait for all.
+Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it, and
+`adamw_` takes both as tensors, reads the gradients in place, and writes the weights where the model reads them.
+Partitioning, reduction and gathering remain DeepSpeed's, except that under ZeRO-3 the small tensors that stay on every
+rank are gathered as one, where DeepSpeed gathers each by itself while the host waits for all.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
@@ -24,34 +24,39 @@ from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from torch import Tensor
 
 from rwkv_music.ops.adamw import adamw_
-from rwkv_music.training.deepspeed_engine.zero_shards import let_gathering_wait, master_partitions, optimizer_state
+from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 
-# A flat partition: its group of the optimizer's, fp32 masters, weights as the model reads them, and gradients, one
-# tensor after the other as the partition lies.
+# A partition: its optimizer group, fp32 master weights, weights as the model reads them, and gradients, whose
+# concatenation is laid out like the partition.
 Share = tuple[dict[str, Any], Tensor, Tensor, list[Tensor]]
 
 
 class UpdateOnDevice:
-    """Takes the place of `step` of a DeepSpeed optimizer.
+    """A replacement of the `step` method of DeepSpeed's ZeRO optimizer.
 
     Args:
-        engine: over torch's AdamW, not offloaded.
+        engine: a DeepSpeed engine with torch's AdamW, not offloaded.
 
     Attributes:
-        skipped: int64 scalar on the device: the steps that were left out since the start, on every rank alike, because
-            the gradient was not finite.
+        skipped: int64 [] on the device, the same on every rank: steps skipped since the start because the gradient was
+            not finite.
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine) -> None:
-        self._engine, self._zero = engine, engine.optimizer
+        self._zero = engine.optimizer
         device = self._zero.device
-        self._bad = torch.zeros((), device=device)  # 1.0 when this step's gradient is not finite
-        self._divisor = torch.ones((), device=device)  # what clips it
+        self._bad = torch.zeros((), device=device)  # 1.0 if this step's gradient is not finite
+        self._divisor = torch.ones((), device=device)  # clips the gradient
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._stage3 = engine.zero_optimization_stage() == 3
+        self._shards: ZeroShards | None = None
         self._zero.step = self._step
-        for masters in master_partitions(engine):
-            optimizer_state(engine, masters)  # now, so that whether all fits in memory shows before the first step
+
+    def start(self, shards: ZeroShards) -> None:
+        """Set the shards to update. Creates their states, so that a lack of memory shows before the first step."""
+        self._shards = shards
+        for masters in shards.masters:
+            shards.optimizer_state(masters)
 
     @torch.no_grad()
     def _step(self) -> None:
@@ -63,7 +68,7 @@ class UpdateOnDevice:
         shares = list(self._shares_of_stage3() if self._stage3 else self._shares_of_stage_1_and_2())
         self._zero._global_grad_norm = self._norm([gradient for *_, gradients in shares for gradient in gradients])
         for group, masters, weights, gradients in shares:
-            state = optimizer_state(self._engine, masters)
+            state = self._shards.optimizer_state(masters)
             state["step"] += 1 - self._bad
             beta1, beta2 = group["betas"]
             start = 0
@@ -97,7 +102,7 @@ class UpdateOnDevice:
             yield group, zero.single_partition_of_fp32_groups[i], weights, zero.averaged_gradients[i]
 
     def _shares_of_stage3(self) -> Iterator[Share]:
-        """All gradients lie in one tensor, partition after partition."""
+        """All gradients are in one tensor, partition after partition."""
         zero = self._zero
         start = 0
         for i, masters in enumerate(zero.fp32_partitioned_groups_flat):
@@ -107,17 +112,19 @@ class UpdateOnDevice:
             yield group, masters, zero.fp16_partitioned_groups_flat[i], [gradient]
 
     def _gather_of_stage3(self) -> None:
-        """The small tensors, which are on every rank; the others are gathered when a layer needs them."""
+        """Gather the small tensors, which stay on every rank; the others are gathered when a layer needs them."""
         zero = self._zero
         zero.averaged_gradients = {}
-        zero.invalidate_secondary_tensor()  # a node's own copy, with zero_hpz_partition_size; frozen ones keep it
+        zero.invalidate_secondary_tensor()  # the node's copy, with zero_hpz_partition_size; frozen ones keep theirs
         small = [parameter for parameter in zero.persistent_parameters if parameter.requires_grad]
         if small:
             small[0].all_gather_coalesced(small).wait()
-        let_gathering_wait(zero)
+        gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
+        if gathering is not None:  # without small tensors nothing else makes it wait for the new weights
+            gathering.wait_stream(torch.cuda.current_stream())
 
     def _gather_of_stage_1_and_2(self) -> None:
-        """Let go of the gradients, and take the other ranks' weights."""
+        """Free the gradients and gather the other ranks' weights."""
         zero = self._zero
         for i in range(len(zero.bit16_groups)):
             zero.averaged_gradients[i] = zero.all_grad_tensors[i] = None
@@ -131,9 +138,9 @@ class UpdateOnDevice:
         )
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
-        """The norm over all ranks, fp32 scalar; and what follows from it is set."""
+        """Return the norm over all ranks, fp32 []; set the clipping divisor, and whether to skip the step."""
         zero = self._zero
-        # A GPU adds in a tree, and fp32 is enough; a CPU adds in a row, and is 1e-5 off after a million elements.
+        # A GPU sums in a tree, for which fp32 suffices; a CPU sums sequentially and is 1e-5 off at a million elements.
         exact = torch.float32 if gradients[0].is_cuda else torch.float64
         norms = [torch.linalg.vector_norm(gradient, dtype=exact) for gradient in gradients]
         squares = torch.stack(norms).double().square().sum()

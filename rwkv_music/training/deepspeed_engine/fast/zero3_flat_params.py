@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from rwkv_music.model_v8 import RWKV, Block
-from rwkv_music.training.deepspeed_engine.fast.flat_params import Layout, Views
+from rwkv_music.training.deepspeed_engine.fast.flat_params import Views
+from rwkv_music.training.deepspeed_engine.zero_shards import Layout
 
 Place = tuple[int, int, torch.Size, tuple[int, ...]]  # of a weight: its flat one's number, offset, shape, strides
 

@@ -1,0 +1,135 @@
+"""How the rows of a step are divided among ranks and micro-batches.
+
+The command line and the DeepSpeed file may both set batch sizes and gradient clipping. Where both do they must agree;
+where one does, that value is used.
+"""
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from rwkv_music.config import TrainConfig
+from rwkv_music.errors import UserError
+from rwkv_music.training.deepspeed_file import SHARED_KEYS
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How the rows of a step are divided, and the two configurations brought into agreement.
+
+    Attributes:
+        train: the run's settings with all batch sizes filled in.
+        deepspeed: the DeepSpeed configuration with all batch sizes filled in.
+        world_size: number of ranks.
+        accumulation: micro-batches per rank and step; with `tbptt`, per rank and window.
+    """
+
+    train: TrainConfig
+    deepspeed: dict[str, Any]
+    world_size: int
+    accumulation: int
+
+    @property
+    def zero(self) -> dict[str, Any]:
+        """The section "zero_optimization" of the DeepSpeed configuration."""
+        return self.deepspeed["zero_optimization"]
+
+    @property
+    def zero_stage(self) -> int:
+        return self.zero["stage"]
+
+    def row_ranges(self, rank: int, first: int) -> list[range]:
+        """Return one rank's rows, by micro-batch, of the `batch_size` rows that start with number `first`."""
+        shares = self.world_size * self.accumulation
+        ends = [first + self.train.batch_size * i // shares for i in range(shares + 1)]
+        return [range(ends[i], ends[i + 1]) for i in range(rank, shares, self.world_size)]
+
+
+def largest_micro_batch(batch_size: int, world_size: int, limit: int) -> int:
+    """Return the largest micro-batch of at most `limit` rows that divides the batch evenly; 0 if there is none."""
+    return next((rows for rows in range(limit, 0, -1) if batch_size % (rows * world_size) == 0), 0)
+
+
+def plan_batches(
+    train: TrainConfig,
+    given: set[str],
+    file: dict[str, Any],
+    path: str | os.PathLike,
+    world_size: int,
+    windows: int = 1,
+) -> BatchPlan:
+    """Divide a step's rows among ranks and micro-batches.
+
+    In an elastic run the ranks' shares may differ by one row, and micro_batch_size is the largest share allowed. The
+    loss is a mean over all targets of the step, so the division does not change it.
+
+    Args:
+        given: fields of `train` that the user set. The DeepSpeed file overrides the others.
+        file, path: the DeepSpeed file's content and where it was read.
+        windows: windows per row and step (`tbptt`). DeepSpeed counts them as accumulation steps.
+
+    Raises:
+        UserError: the command line and the file disagree, or the batch cannot be divided.
+    """
+    for key, name in SHARED_KEYS.items():
+        value = file.get(key, "auto")
+        if value == "auto":
+            continue
+        if name in given and getattr(train, name) != value:
+            raise UserError(
+                f"{path} sets {key} to {value}, but --{name} is {getattr(train, name)}: remove one of the two."
+            )
+        train = dataclasses.replace(train, **{name: value})
+    accumulation = file.get("gradient_accumulation_steps", "auto")
+    if train.elastic and windows == 1:
+        if accumulation != "auto":
+            raise UserError(
+                f"{path} sets gradient_accumulation_steps to {accumulation}, but an elastic run derives it from the "
+                f'number of ranks: set it to "auto", and use --micro_batch_size.'
+            )
+        if train.batch_size < world_size:
+            raise UserError(
+                f"batch_size {train.batch_size} is smaller than the {world_size} ranks: choose a larger one."
+            )
+        limit = train.micro_batch_size or math.ceil(train.batch_size / world_size)
+        shares = math.ceil(train.batch_size / (world_size * limit))
+        rows = math.ceil(train.batch_size / (world_size * shares))
+        train = dataclasses.replace(train, micro_batch_size=limit)
+        return BatchPlan(train, _filled_in(file, train, rows, world_size, shares), world_size, shares)
+    if not train.micro_batch_size:
+        rows = world_size * (1 if accumulation == "auto" else accumulation)
+        if train.batch_size % rows:
+            steps = "" if accumulation == "auto" else f" and {accumulation} accumulation steps"
+            raise UserError(
+                f"batch_size {train.batch_size} does not divide among {world_size} ranks{steps}: "
+                f"choose a multiple of {rows}."
+            )
+        train = dataclasses.replace(train, micro_batch_size=train.batch_size // rows)
+    rows = train.micro_batch_size * world_size
+    if train.batch_size % rows:
+        raise UserError(
+            f"batch_size {train.batch_size} is not a multiple of "
+            f"micro_batch_size {train.micro_batch_size} x {world_size} ranks: choose a multiple of {rows}."
+        )
+    if accumulation not in ("auto", train.batch_size // rows):
+        raise UserError(
+            f"{path} sets gradient_accumulation_steps to {accumulation}, but batch_size {train.batch_size} "
+            f"over {world_size} ranks x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
+            f"remove one of them."
+        )
+    shares = train.batch_size // rows
+    filled_in = _filled_in(file, train, train.micro_batch_size, world_size, shares * windows)
+    return BatchPlan(train, filled_in, world_size, shares)
+
+
+def _filled_in(file: dict[str, Any], train: TrainConfig, rows: int, world_size: int, shares: int) -> dict[str, Any]:
+    """Return the DeepSpeed file with its sizes filled in: each rank takes `shares` micro-batches of `rows` rows."""
+    return {
+        **file,
+        "train_batch_size": rows * world_size * shares,
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": shares,
+        "gradient_clipping": train.grad_clip,
+    }
