@@ -28,17 +28,20 @@ import json, os, sys, time
 import torch
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.deepspeed_engine.engine import device_of_rank, make_engine, make_plan, read_deepspeed_file
-from rwkv_music.training.init_weights import allocate, open_initial
-from rwkv_music.training.process_group import meet
+from rwkv_music.training.batch_plan import plan_batches
+from rwkv_music.training.deepspeed_engine.engine import FastPaths, make_engine, materialize, select_device
+from rwkv_music.training.deepspeed_file import read_deepspeed_file
+from rwkv_music.training.init_weights import open_initial
+from rwkv_music.training.loading import load_initial
+from rwkv_music.training.process_group import init_process_group
 from rwkv_music.training.signals import leave
 path, deepspeed_file, shape, marks = sys.argv[1:5]
 torch.set_num_threads(1)
 config = ModelConfig(**json.loads(shape), channel_mix="x070")
-meet(collective_minutes=10)
-device = device_of_rank()
+init_process_group("gloo", 10)
+device = select_device()
 ranks = torch.distributed.get_world_size()
-plan = make_plan(TrainConfig(batch_size=ranks), set(), read_deepspeed_file(deepspeed_file), deepspeed_file, ranks)
+plan = plan_batches(TrainConfig(batch_size=ranks), set(), read_deepspeed_file(deepspeed_file), deepspeed_file, ranks)
 def reached(mark):
     torch.distributed.barrier()
     if torch.distributed.get_rank() == 0:
@@ -49,12 +52,12 @@ reached("1_before")
 initial = open_initial(path, config, "") if path else None
 with torch.device("meta"):
     model = RWKV(config)
-allocate(model, device, plan, frozenset())
+materialize(model, device, plan, frozenset())
 reached("2_allocated")
-engine = make_engine(model, plan, device, overlaps=ranks > 1, at_once=False)
+engine = make_engine(model, plan, device, FastPaths(True, overlaps=ranks > 1), 1024)
 reached("3_engine")
 if initial is not None:
-    initial.fill(engine)
+    load_initial(engine, initial)
 reached("4_loaded")
 leave(0)
 """

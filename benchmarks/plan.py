@@ -173,24 +173,23 @@ def count_as_a_rank(arguments: list[str]) -> int:
         setattr(dist, name, call)
         setattr(distributed_c10d, name, call)
     import train
-    from rwkv_music.training.deepspeed_engine.engine import optimizer_bytes
-    from rwkv_music.training.loop import Trainer
+    from rwkv_music.training.loop import Loop
 
-    undisturbed = Trainer.step
+    undisturbed = Loop.step
 
-    def step(trainer: Trainer, *args):
+    def step(loop: Loop, *args):
         sent.clear()
-        losses = undisturbed(trainer, *args)
-        if trainer.first and trainer.progress.step == COUNTED_STEP:
+        losses = undisturbed(loop, *args)
+        if loop.context.rank == 0 and loop.progress.step == COUNTED_STEP:
             figures = {
                 "sent_bytes": sum(sent.values()) / dist.get_world_size(),
-                "parameters": trainer.parameters,
-                "optimizer_bytes": optimizer_bytes(trainer.engine),
+                "parameters": loop.context.size.parameters,
+                "optimizer_bytes": loop.engine.optimizer_bytes(),
             }
-            (trainer.folder / "counted.json").write_text(json.dumps(figures))
+            (loop.context.folder / "counted.json").write_text(json.dumps(figures))
         return losses
 
-    Trainer.step = step
+    Loop.step = step
     return train.main(arguments)
 
 

@@ -49,7 +49,8 @@ def main() -> int:
 
 def measure(mode: str, data: str) -> dict[str, float]:
     """Seconds: the median of the main thread's time on a checkpoint, and of steps without and with one beside them."""
-    from rwkv_music.training.loop import Trainer
+    from rwkv_music.training.loop import Loop
+    from rwkv_music.training.setup import setup
 
     with tempfile.TemporaryDirectory() as run:
         train = TrainConfig(
@@ -62,7 +63,7 @@ def measure(mode: str, data: str) -> dict[str, float]:
             save_mode=mode,
         )
         config = RunConfig(ModelConfig(n_layer=9, n_embd=512), DataConfig(data=data, ctx_len=128), train)
-        trainer = Trainer(config, PROJECT / "ds_configs" / "zero2.json", given=set())
+        trainer = Loop(setup(config, PROJECT / "ds_configs" / "zero2.json", given=set()))
         standing: dict[int, float] = {}  # by the number of the checkpoint, the first of which also makes the copies
         quiet, beside = [], []
         under_way = []
@@ -86,7 +87,7 @@ def measure(mode: str, data: str) -> dict[str, float]:
         trainer.step = timed_step
         trainer.saver.save = lambda progress: timed(save, progress)
         trainer.saver.finish = lambda: timed(finish)
-        trainer.train()
+        trainer.run()
         size = sum(file.stat().st_size for file in checkpoints(run)[-1].iterdir())
     between = [standing[number] for number in range(2, SAVES + 1)]
     return {

@@ -176,9 +176,9 @@ def communication(kernels: list[Kernel], steps: int) -> dict[str, float]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One configuration, in this process."""
-    from rwkv_music.training.deepspeed_engine.engine import optimizer_bytes, rank
-    from rwkv_music.training.loop import Trainer
+    from rwkv_music.training.loop import Loop
     from rwkv_music.training.metrics import Trace, model_flop_utilisation, peak_memory_bytes
+    from rwkv_music.training.setup import setup
 
     started = time.perf_counter()
     preset = PRESETS[options.preset]
@@ -188,8 +188,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ctx_len = getattr(options, "ctx_len", 1024)
         make_data(Path(folder), options.vocab, 4 * train.batch_size, ctx_len)
         config = RunConfig(model, DataConfig(folder, ctx_len), train)
-        trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
-        on_gpu = trainer.device.type == "cuda"
+        context = setup(config, options.deepspeed_config, given=set(vars(options)))
+        loop, rank = Loop(context), context.rank
+        on_gpu = context.device.type == "cuda"
         wait = 0.0
 
         def run(steps: int, after_each: Callable[[], Any] = lambda: None) -> float:
@@ -197,13 +198,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             nonlocal wait
             begin, wait = time.perf_counter(), 0.0
             with ThreadPoolExecutor(1) as reader:
-                coming = reader.submit(trainer.read_step, 0)
+                coming = reader.submit(loop.read_step, 0)
                 for step in range(steps):
                     asked = time.perf_counter()
                     batches = coming.result()
                     wait += time.perf_counter() - asked
-                    coming = reader.submit(trainer.read_step, (step + 1) * train.batch_size)
-                    loss = trainer.step(batches, train.lr)
+                    coming = reader.submit(loop.read_step, (step + 1) * train.batch_size)
+                    loss = loop.step(batches, train.lr)
                     after_each()
             assert torch.isfinite(loss).all()
             if on_gpu:
@@ -215,8 +216,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         run(5)
         seconds = run(options.measured)
         data_ms = 1e3 * wait / options.measured
-        own = [seconds, optimizer_bytes(trainer.engine), peak_memory_bytes(trainer.device) or 0]
-        most = torch.tensor(own, dtype=torch.float64, device=trainer.device)
+        own = [seconds, loop.engine.optimizer_bytes(), peak_memory_bytes(context.device) or 0]
+        most = torch.tensor(own, dtype=torch.float64, device=context.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         seconds, states, peak = most.tolist()
         step_ms = 1e3 * seconds / options.measured
@@ -226,22 +227,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "model": {"layers": model.n_layer, "width": model.n_embd, "channel_mix": model.channel_mix},
             "vocabulary": options.vocab,
             "batch": [train.batch_size, ctx_len],
-            "ranks": trainer.plan.world_size,
+            "ranks": context.plan.world_size,
             "deepspeed_config": Path(options.deepspeed_config).name,
-            "recompute": trainer.recompute,
-            "parameters": trainer.parameters,
+            "recompute": context.memory.recompute,
+            "parameters": context.size.parameters,
             "step_ms": step_ms,
             "tokens_per_second": rate,
-            "mfu": model_flop_utilisation(trainer.matrix_parameters, rate / trainer.plan.world_size, trainer.flops),
+            "mfu": model_flop_utilisation(context.size.matrix_parameters, rate / context.plan.world_size, loop.flops),
             "peak_gib": peak / 2**30 if on_gpu else None,
-            "estimated_gib": trainer.memory.peak / 2**30,
+            "estimated_gib": context.memory.estimate.peak / 2**30,
             "optimizer_bytes": round(states),
             "waiting_for_data_ms": data_ms,
             "from_start_to_first_step_s": first_step_s,
         }
         top: list[tuple[str, float, int]] = []
         if on_gpu:
-            marks = Marks(trainer.engine)
+            marks = Marks(loop.engine)
             run(options.measured)
             parts = marks.medians()
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
@@ -257,16 +258,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "costliest_kernels": [{"ms": ms, "launches": n, "name": name[:120]} for name, ms, n in top[:16]],
             }
         if train.profile:
-            trace = Trace(options.folder, rank(), train.profile, trainer.device)
-            run(Trace.SETTLED + train.profile, trace.step)
-        if rank() == 0:
+            trace = Trace(options.folder, rank, train.profile, context.device)
+            run(Trace.WARM_UP + train.profile, trace.step)
+        if rank == 0:
             print(json.dumps(figures, indent=2))
             if options.kernels:
                 for name, ms, count in top:
                     print(f"{ms:8.3f} ms {count:5d} x  {name[:150]}")
             if options.write:
                 Path(options.write).write_text(json.dumps(figures))
-        trainer.close()
+        loop.close()
     return figures
 
 

@@ -1,14 +1,31 @@
-"""Runs of train.py as a user starts them, made once a session and read by several tests."""
+"""Runs of train.py, in this process or as a user starts them.
 
+One rank trains in this process: that saves the seconds in which a new one imports torch and DeepSpeed. Several ranks,
+signals and crashes need processes of their own.
+"""
+
+import contextlib
+import functools
+import gc
+import io
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import distributed as dist
+
+import train as train_py
+from rwkv_music.training import setup as setup_module
+from rwkv_music.training.process_group import ENVIRONMENT, init_process_group
 
 PROJECT = Path(__file__).parents[2]
 SMALL = "--n_layer 2 --n_embd 64 --ctx_len 128 --batch_size 4 --steps 20 --log_every 1 --val_every 10".split()
@@ -49,22 +66,66 @@ def on_two_ranks(line: list[str]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)}
-    return {**os.environ, **own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return {**inherited, **own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
 
-def train(folder: Path, *arguments: object, check: bool = True, **start: object) -> Run:
-    """`train.py`, run to its end."""
-    done = subprocess.run(
-        command(folder, *arguments, **start),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert not check or done.returncode == 0, done.stdout[-4000:]
-    return Run(folder, done.returncode, done.stdout)
+@functools.cache
+def process_group() -> dist.Store:
+    """The process group of this process, made once: DeepSpeed keeps references to the first one."""
+    return init_process_group("gloo", 60)
+
+
+@contextlib.contextmanager
+def one_rank() -> Iterator[None]:
+    """A context in which this process is a run's only rank. What a run changes in the process is restored after it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    threads = torch.get_num_threads()
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(setup_module, "init_process_group", lambda *_: dist.HashStore()),
+        mock.patch.object(dist, "destroy_process_group", lambda: None),
+        mock.patch.object(gc, "freeze", lambda: None),
+    ):
+        process_group()
+        os.environ.update({**ENVIRONMENT, **os.environ})
+        torch.set_num_threads(1)  # as OMP_NUM_THREADS=1 does in a process of its own
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            gc.collect()
+
+
+def train(
+    folder: Path,
+    *arguments: object,
+    check: bool = True,
+    ranks: int = 1,
+    config: str | Path = "zero2.json",
+    program: Path | None = None,
+) -> Run:
+    """`train.py`, run to its end: on one rank in this process, else as a user starts it.
+
+    Args:
+        program: a script like train.py, run in a process of its own.
+    """
+    if ranks == 1 and program is None:
+        line = ["--out", folder, "--deepspeed_config", PROJECT / "ds_configs" / config, *arguments]
+        output = io.StringIO()
+        with one_rank(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            status = train_py.main(list(map(str, line)))
+        run = Run(folder, status, output.getvalue())
+    else:
+        line = command(folder, *arguments, ranks=ranks, config=config, program=program or PROJECT / "train.py")
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 300}
+        done = subprocess.run(line, env=environment(), **options)
+        run = Run(folder, done.returncode, done.stdout)
+    assert not check or run.status == 0, run.output[-4000:]
+    return run
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ import pytest
 import train as train_py
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError
-from rwkv_music.training import loop
+from rwkv_music.training.loop import Loop
 from rwkv_music.training.signals import GO_ON_LATER, Stopped
 from tests.training.conftest import PROJECT, SMALL, train
 
@@ -100,31 +100,31 @@ def test_a_deepspeed_file_that_contradicts_the_flags(attempt, tmp_path):
 def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
     assert "cannot be read" in attempt(config=tmp_path / "missing.json")
     assert "is not JSON" in attempt(config=write(tmp_path / "a.json", "{"))
-    assert "does not hold a JSON object" in attempt(config=write(tmp_path / "b.json", "[]"))
-    assert "names no ZeRO stage" in attempt(config=write(tmp_path / "c.json", {}))
+    assert "not a JSON object" in attempt(config=write(tmp_path / "b.json", "[]"))
+    assert "ZeRO stage" in attempt(config=write(tmp_path / "c.json", {}))
     stage = {"zero_optimization": {"stage": 2}}
     assert 'a section "optimizer"' in attempt(
         config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}})
     )
-    assert "takes an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": True}))
+    assert "make it an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": True}))
     for key, value in {
         "train_batch_size": "x",
         "gradient_accumulation_steps": 0,
         "train_micro_batch_size_per_gpu": 4.0,
     }.items():
-        assert "takes a whole number above 0" in attempt(config=write(tmp_path / "g.json", {**stage, key: value}))
-    assert "takes a number" in attempt(config=write(tmp_path / "h.json", {**stage, "gradient_clipping": True}))
+        assert "an integer above 0" in attempt(config=write(tmp_path / "g.json", {**stage, key: value}))
+    assert "make it a number" in attempt(config=write(tmp_path / "h.json", {**stage, "gradient_clipping": True}))
     steps = write(tmp_path / "j.json", {**stage, "gradient_accumulation_steps": 4})
     assert 'set it to "auto"' in attempt("--elastic", 1, config=steps)
-    assert "asks for fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
+    assert "fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
     sums = {"data_types": {"grad_accum_dtype": "fp32"}, "bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
-    assert "sums gradients in fp32 under ZeRO-1" in attempt(config=write(tmp_path / "i.json", sums))
+    assert "grad_accum_dtype" in attempt(config=write(tmp_path / "i.json", sums))
 
 
 def test_ranks_that_are_not_told_where_to_meet(attempt, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert "MASTER_ADDR and MASTER_PORT do not say where the ranks meet" in attempt()
+    assert "MASTER_ADDR and MASTER_PORT" in attempt()
 
 
 def test_each_machine_says_what_does_not_fit_there(attempt, monkeypatch, tmp_path):
@@ -148,30 +148,26 @@ def test_a_run_folder_that_is_a_file(bach_data, tmp_path):
 
 def test_what_a_cpu_cannot(bach_data, tmp_path):
     large = train(tmp_path / "run", "--data", bach_data, "--preset", "7b", check=False)
-    assert "GiB a rank, with 1 rank on this machine" in one_sentence(large.output)
+    assert "GiB per rank for 1 rank" in one_sentence(large.output)
     quantised = train(tmp_path / "run", "--data", bach_data, *SMALL, config="zeropp.json", check=False)
-    assert "sets zero_quantized_weights, for which DeepSpeed has kernels for GPUs" in one_sentence(quantised.output)
+    assert "zero_quantized_weights" in one_sentence(quantised.output)
     assert large.status == quantised.status == 1 and not (tmp_path / "run").exists()
 
 
-class StopsOnAFullDisk:
-    """A trainer that was asked to stop, has saved, and cannot write the last of its curves."""
+def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path, monkeypatch):
+    """The run was asked to stop and has saved, but the last of its curves cannot be written."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def train(self) -> None:
+    def stop(_loop) -> None:
         raise Stopped("asked to stop after step 7", GO_ON_LATER)
 
-    def close(self) -> None:
+    def close(_loop) -> None:
         raise UserError("The disk is full.")
 
-
-def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "Trainer", StopsOnAFullDisk)
-    arguments = ["--data", str(bach_data), "--out", str(tmp_path / "run"), "--deepspeed_config", ZERO2, *SMALL]
-    assert train_py.main(arguments) == GO_ON_LATER
-    assert capsys.readouterr().err == "train.py: asked to stop after step 7.\ntrain.py: The disk is full.\n"
+    monkeypatch.setattr(Loop, "run", stop)
+    monkeypatch.setattr(Loop, "close", close)
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, check=False)
+    assert run.status == GO_ON_LATER
+    assert set(run.output.splitlines()) == {"train.py: asked to stop after step 7.", "train.py: The disk is full."}
 
 
 def test_a_model_that_cannot_be(attempt):

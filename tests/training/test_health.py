@@ -102,7 +102,7 @@ def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
 
 def test_a_crash_below_python_shows_where_it_was(bach_data, tmp_path):
     _, said, _ = end_a_rank(0, signal.SIGSEGV, bach_data, tmp_path / "run")
-    assert "Fatal Python error: Segmentation fault" in said and 'trainer.py", line' in said, said[-3000:]
+    assert "Fatal Python error: Segmentation fault" in said and 'loop.py", line' in said, said[-3000:]
     assert "local rank 0 was ended by SIGSEGV" in said
 
 

@@ -1,8 +1,6 @@
-"""States carried from window to window: exact beside one long window, in the memory of one; and whole runs of it."""
+"""Truncated backpropagation through time: equal to one long window, in the memory of one; and whole runs."""
 
 import json
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -12,21 +10,23 @@ import torch
 from torch import Tensor
 
 from rwkv_music.__main__ import main as command
-from rwkv_music.config import ModelConfig
+from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.data.streams import DocumentStreams, entering
 from rwkv_music.model_v8 import RWKV, State
+from rwkv_music.training.batch_plan import plan_batches
+from rwkv_music.training.deepspeed_engine.engine import FastPaths, make_engine, select_device
 from rwkv_music.training.tbptt import StreamStates
 from tests.data.test_dataset import make
-from tests.training.conftest import PROJECT, environment, train
+from tests.training.conftest import one_rank, train
 from tests.training.test_training import largest_difference, tensor_hashes
 
 SIZES = [300, 250, 3, 40, 1, 17, 130]
 
 
 class Plain:
-    """PyTorch alone, called as a DeepSpeed engine is."""
+    """PyTorch alone, with the interface of `Engine`."""
 
     def __init__(self, module: RWKV) -> None:
         self.module, self.device = module, torch.device("cpu")
@@ -34,7 +34,7 @@ class Plain:
     def __call__(self, **arguments: object) -> object:
         return self.module(**arguments)
 
-    def backward(self, loss: Tensor, scale_wrt_gas: bool) -> None:
+    def backward(self, loss: Tensor, average_over_micro_batches: bool) -> None:
         loss.backward()
 
     def step(self) -> None:
@@ -164,35 +164,6 @@ def test_thirty_two_windows_take_the_memory_of_one(tmp_path):
     assert most[32] <= most[3]
 
 
-# Runs in a process of its own: it has a process group.
-NORM = """
-import json, sys, torch
-from rwkv_music.config import ModelConfig, TrainConfig
-from rwkv_music.data.dataset import MusicDataset
-from rwkv_music.data.streams import DocumentStreams
-from rwkv_music.training.tbptt import StreamStates
-from rwkv_music.training.deepspeed_engine.engine import device_of_rank, make_engine, make_plan
-from rwkv_music.training.process_group import meet
-from rwkv_music.training.signals import leave
-from tests.training.test_carrying import SCALE, model
-
-folder, stage, windows, at_once = json.loads(sys.argv[1])
-meet(collective_minutes=10)
-device = device_of_rank()
-file = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
-plan = make_plan(TrainConfig(batch_size=2, micro_batch_size=1, grad_clip=0), set(), file, "ds.json", 1, windows)
-net = model()
-config = net.config
-engine = make_engine(net, plan, device, overlaps=False, at_once=at_once)
-rows = [range(0, 1), range(1, 2)]
-states = StreamStates(engine, config, rows)
-streams = DocumentStreams(MusicDataset(folder, "train", 32), 2)
-nats = states.step(engine, [streams.batch(w, own.start, own.stop) for own in rows for w in range(windows)], SCALE)
-print(json.dumps([nats.item(), float(engine.get_global_grad_norm()), engine.global_steps]))
-leave(0)
-"""
-
-
 @pytest.mark.parametrize("stage, at_once", [(1, False), (2, False), (3, False), (3, True)])
 def test_deepspeeds_gradient_is_the_plain_one(stage, at_once, tmp_path):
     make(tmp_path, SIZES)
@@ -201,14 +172,22 @@ def test_deepspeeds_gradient_is_the_plain_one(stage, at_once, tmp_path):
     batches = [streams.batch(window) for window in range(windows)]
     nats = StreamStates(Plain(net), net.config, [range(0, 2)]).step(Plain(net), batches, SCALE).item()
     norm = torch.stack([p.grad.norm() for p in net.parameters()]).norm().item()
-    command = [sys.executable, "-c", NORM, json.dumps([str(tmp_path), stage, windows, at_once])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == [pytest.approx(nats, rel=1e-6), pytest.approx(norm, rel=1e-5), 1]
+
+    file = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
+    train_config = TrainConfig(batch_size=2, micro_batch_size=1, grad_clip=0)
+    plan = plan_batches(train_config, set(), file, "ds.json", 1, windows)
+    rows = [range(0, 1), range(1, 2)]
+    with one_rank():
+        engine = make_engine(model(), plan, select_device(), FastPaths(True, False, gathers_at_once=at_once), 32)
+        own = [streams.batch(w, part.start, part.stop) for part in rows for w in range(windows)]
+        found = StreamStates(engine, net.config, rows).step(engine, own, SCALE).item()
+        assert engine.grad_norm() == pytest.approx(norm, rel=1e-5)
+    assert found == pytest.approx(nats, rel=1e-6)
+    assert engine._engine.global_steps == 1
 
 
-CARRY = "--n_layer 2 --n_embd 64 --ctx_len 64 --batch_size 4 --steps 12 --log_every 1 --val_every 6 --warmup_steps 2"
-CARRY = [*CARRY.split(), "--tbptt", "2"]
+TBPTT = "--n_layer 2 --n_embd 64 --ctx_len 64 --batch_size 4 --steps 12 --log_every 1 --val_every 6 --warmup_steps 2"
+TBPTT = [*TBPTT.split(), "--tbptt", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -225,15 +204,15 @@ def fp32(tmp_path_factory) -> dict[int, Path]:
 def carried(bach_data, tmp_path_factory, fp32):
     """12 steps of two windows in one process under ZeRO-2, two streams at once."""
     folder = tmp_path_factory.mktemp("carried") / "run"
-    return train(folder, "--data", bach_data, *CARRY, "--micro_batch_size", 2, config=fp32[2])
+    return train(folder, "--data", bach_data, *TBPTT, "--micro_batch_size", 2, config=fp32[2])
 
 
 @pytest.mark.parametrize("stage, ranks", [(1, 2), (2, 2)])
 def test_the_losses_are_the_same_under_each_zero_stage_on_one_rank_and_two(
     stage, ranks, carried, bach_data, tmp_path, fp32
 ):
-    run = train(tmp_path / "run", "--data", bach_data, *CARRY, ranks=ranks, config=fp32[stage])
-    assert "4 rows x 64 tokens x 2 windows with states carried = 512 tokens a step" in run.output
+    run = train(tmp_path / "run", "--data", bach_data, *TBPTT, ranks=ranks, config=fp32[stage])
+    assert "4 rows x 64 tokens x 2 windows of document streams = 512 tokens per step" in run.output
     assert largest_difference(run.curve(), carried.curve()) < 1e-5
     assert largest_difference(run.curve("val/loss"), carried.curve("val/loss")) < 1e-5
     assert run.curve("train/grad_norm") == pytest.approx(carried.curve("train/grad_norm"), rel=1e-5)
@@ -244,14 +223,14 @@ def test_stop_and_resume_equals_going_on(carried, bach_data, tmp_path, fp32):
 
     The two ranks are those of ZeRO-3, whose losses are held to the same curve by this.
     """
-    arguments = ["--data", bach_data, *CARRY, "--micro_batch_size", 2]
+    arguments = ["--data", bach_data, *TBPTT, "--micro_batch_size", 2]
     train(tmp_path / "run", *arguments, "--stop_after", 7, config=fp32[2])
     resumed = train(tmp_path / "run", "--micro_batch_size", 2, config=fp32[2])
     assert resumed.curve() == carried.curve()
     assert tensor_hashes(resumed.last_checkpoint) == tensor_hashes(carried.last_checkpoint)
     assert any(name.startswith("lanes_") for name in tensor_hashes(resumed.last_checkpoint))
 
-    train(tmp_path / "two", "--data", bach_data, *CARRY, "--stop_after", 7, ranks=2, config=fp32[3])
+    train(tmp_path / "two", "--data", bach_data, *TBPTT, "--stop_after", 7, ranks=2, config=fp32[3])
     one = train(tmp_path / "two", config=fp32[1])
     assert largest_difference(one.curve(), carried.curve()) < 1e-5
 
@@ -267,7 +246,7 @@ def test_evaluate_prints_the_trainers_own_validation_loss(carried, bach_data, ca
 
 def test_an_elastic_run_validates_on_every_lane(bach_data, tmp_path, fp32):
     """Of 4 rows three ranks have 1, 1 and 2, but of the validation's 6 streams 2 each."""
-    still = ["--data", bach_data, *CARRY, "--tbptt", 1, "--steps", 1, "--val_every", 1, "--lr", 0, "--lr_final", 0]
+    still = ["--data", bach_data, *TBPTT, "--tbptt", 1, "--steps", 1, "--val_every", 1, "--lr", 0, "--lr_final", 0]
     alone = train(tmp_path / "alone", *still, config=fp32[2])
     elastic = train(tmp_path / "elastic", *still, "--elastic", 1, ranks=3, config=fp32[2])
     for curve in ("val/loss", "val/bits_per_note"):
@@ -275,6 +254,6 @@ def test_an_elastic_run_validates_on_every_lane(bach_data, tmp_path, fp32):
 
 
 def test_in_bf16_the_loss_falls(bach_data, tmp_path):
-    run = train(tmp_path / "run", "--data", bach_data, *CARRY, "--steps", 30, "--lr", "2e-3", ranks=1)
+    run = train(tmp_path / "run", "--data", bach_data, *TBPTT, "--steps", 30, "--lr", "2e-3", ranks=1)
     curve = run.curve()
     assert len(curve) == 30 and np.isfinite(curve).all() and curve[-1] < curve[0] - 0.5

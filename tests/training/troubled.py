@@ -14,29 +14,29 @@ import torch
 
 import train as train_py
 from rwkv_music.checkpoint.run_folder import checkpoints
-from rwkv_music.training import loop as trainer_module
+from rwkv_music.training import loop as loop_module
 from rwkv_music.training import saving
-from rwkv_music.training.loop import Trainer
+from rwkv_music.training.loop import Loop
 from rwkv_music.training.signals import leave
 
 LAST_RANK = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
-undisturbed_step = Trainer.step
-undisturbed_read = Trainer.read_step
+undisturbed_step = Loop.step
+undisturbed_read = Loop.read_step
 undisturbed_write = saving.write_tensors
-undisturbed_roll_back = Trainer._roll_back
-undisturbed_rate = trainer_module.learning_rate
+undisturbed_roll_back = Loop.roll_back
+undisturbed_rate = loop_module.learning_rate
 
 
 def step_with_a_nan(first: int, last: int):
     """Steps whose gradient has one NaN in it."""
 
-    def step(trainer: Trainer, batches, lr):
+    def step(loop: Loop, batches, lr):
         hook = None
-        if LAST_RANK and first <= trainer.progress.step + 1 <= last:
-            parameter = next(p for p in trainer.engine.module.parameters() if p.requires_grad)
+        if LAST_RANK and first <= loop.progress.step + 1 <= last:
+            parameter = next(p for p in loop.engine.module.parameters() if p.requires_grad)
             hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
         try:
-            return undisturbed_step(trainer, batches, lr)
+            return undisturbed_step(loop, batches, lr)
         finally:
             if hook:
                 hook.remove()
@@ -44,10 +44,10 @@ def step_with_a_nan(first: int, last: int):
     return step
 
 
-def read_that_hangs(trainer: Trainer, first_sample: int):
-    if LAST_RANK and first_sample >= 5 * trainer.config.train.batch_size:
+def read_that_hangs(loop: Loop, first_sample: int):
+    if LAST_RANK and first_sample >= 5 * loop.config.train.batch_size:
         time.sleep(3600)
-    return undisturbed_read(trainer, first_sample)
+    return undisturbed_read(loop, first_sample)
 
 
 def rate_that_is_too_high_once():
@@ -63,13 +63,13 @@ def rate_that_is_too_high_once():
     return rate
 
 
-def roll_back_after_a_bit_has_flipped(trainer: Trainer, loss: float) -> bool:
-    trainer.saver.finish()
-    path = checkpoints(trainer.folder)[-1] / "weights_00000.safetensors"
+def roll_back_after_a_bit_has_flipped(loop: Loop, loss: float) -> bool:
+    loop.saver.finish()
+    path = checkpoints(loop.context.folder)[-1] / "weights_00000.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    return undisturbed_roll_back(trainer, loss)
+    return undisturbed_roll_back(loop, loss)
 
 
 def write_to_a_slow_disk(path, tensors):
@@ -92,15 +92,15 @@ def let_go_of_tensors_for_ever() -> None:
 if __name__ == "__main__":
     trouble = sys.argv[1]
     if trouble == "nan-gradient":
-        Trainer.step = step_with_a_nan(7, 7)
+        Loop.step = step_with_a_nan(7, 7)
     elif trouble == "nan-for-good":
-        Trainer.step = step_with_a_nan(7, 10**9)
+        Loop.step = step_with_a_nan(7, 10**9)
     elif trouble in ("spike", "damaged-spike"):
-        trainer_module.learning_rate = rate_that_is_too_high_once()
+        loop_module.learning_rate = rate_that_is_too_high_once()
         if trouble == "damaged-spike":
-            Trainer._roll_back = roll_back_after_a_bit_has_flipped
+            Loop.roll_back = roll_back_after_a_bit_has_flipped
     elif trouble == "hang":
-        Trainer.read_step = read_that_hangs
+        Loop.read_step = read_that_hangs
     elif trouble == "slow-disk":
         saving.write_tensors = write_to_a_slow_disk
     elif trouble == "full-disk":

@@ -5,8 +5,8 @@ import torch
 
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.deepspeed_engine.engine import may_gather_at_once
-from rwkv_music.training.deepspeed_engine.fast.cuda_graphs import host_bound, recordable
+from rwkv_music.training.batch_plan import BatchPlan
+from rwkv_music.training.deepspeed_engine.fast.paths import choose_paths
 
 ZERO2, OFFLOAD = {"stage": 2}, {"stage": 2, "offload_optimizer": {"device": "cpu"}}
 SMALL = {"preset": "0.1b", "data": {}, "zero": ZERO2, "device": "cuda", "one_host": True}
@@ -29,12 +29,14 @@ SMALL = {"preset": "0.1b", "data": {}, "zero": ZERO2, "device": "cuda", "one_hos
     ],
 )
 def test_small_models_on_the_gpus_of_one_host(change, recorded):
-    asked = {**SMALL, **change}
-    model = ModelConfig(**PRESETS[asked["preset"]], vocab_size=20096)
-    train = TrainConfig(micro_batch_size=16, tune=asked.get("tune", "all"))
-    config = RunConfig(model, DataConfig("data", 1024, **asked["data"]), train)
+    case = {**SMALL, **change}
+    model = ModelConfig(**PRESETS[case["preset"]], vocab_size=20096)
+    train = TrainConfig(micro_batch_size=16, tune=case.get("tune", "all"))
+    config = RunConfig(model, DataConfig("data", 1024, **case["data"]), train)
     with torch.device("meta"):
         net = RWKV(model)
-    bound = host_bound(config, torch.device(asked["device"]), asked["one_host"], net.matrix_parameters())
-    at_once = may_gather_at_once(asked["zero"], sum(p.numel() for p in net.parameters()))
-    assert (bound and recordable(config, asked["zero"], at_once)) is recorded
+    plan = BatchPlan(train, {"zero_optimization": case["zero"]}, 1, 1)
+    parameters = sum(p.numel() for p in net.parameters())
+    device = torch.device(case["device"])
+    chosen = choose_paths(config, plan, device, case["one_host"], net.matrix_parameters(), parameters)
+    assert chosen.replays is recorded

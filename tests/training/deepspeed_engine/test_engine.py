@@ -1,92 +1,28 @@
-"""The command line and the DeepSpeed file brought together."""
+"""The engine: what ZeRO-3 gathers, what DeepSpeed compiles, and its own code paths beside the fast ones."""
 
 import json
 import os
-from types import SimpleNamespace
+from pathlib import Path
 
 import deepspeed
 import pytest
 import torch
 from deepspeed.ops.op_builder.quantizer import QuantizerBuilder
-from deepspeed.runtime.zero import partition_parameters
 
-from rwkv_music.config import PRESETS, ModelConfig, TrainConfig
-from rwkv_music.errors import UserError
+from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.deepspeed_engine import engine
-from rwkv_music.training.deepspeed_engine.engine import divided, make_plan, read_deepspeed_file, wait_for_compilations
+from rwkv_music.training.deepspeed_engine import engine, zero_shards
+from rwkv_music.training.deepspeed_engine.engine import wait_for_compilations
+from rwkv_music.training.deepspeed_engine.fast import upstream
 from rwkv_music.training.deepspeed_engine.fast.zero3_flat_params import Zero3FlatParams
-from tests.training.conftest import PROJECT
-
-STAGE = {"zero_optimization": {"stage": 2}}
-
-
-def plan(file: dict, world_size: int = 1, **given):
-    return make_plan(TrainConfig(**given), set(given), {**STAGE, **file}, "ds.json", world_size)
+from rwkv_music.training.loop import Loop
+from tests.training.conftest import train
 
 
-def test_rows_are_shared_among_ranks_and_accumulated():
-    made = plan({}, world_size=4, batch_size=64, micro_batch_size=4)
-    assert (made.accumulation, made.train.micro_batch_size) == (4, 4)
-    assert made.deepspeed["train_batch_size"] == 64
-    assert made.deepspeed["train_micro_batch_size_per_gpu"] == 4
-    assert made.deepspeed["gradient_accumulation_steps"] == 4
-    assert made.deepspeed["zero_optimization"] == STAGE["zero_optimization"]
-    assert plan({}, world_size=4, batch_size=64).train.micro_batch_size == 16
-
-
-def test_what_only_the_file_says_holds():
-    file = {"train_batch_size": 24, "gradient_accumulation_steps": 3, "gradient_clipping": 0.25}
-    made = plan(file, world_size=2)
-    assert (made.train.batch_size, made.train.micro_batch_size, made.train.grad_clip) == (24, 4, 0.25)
-    assert made.accumulation == 3 and made.deepspeed["gradient_clipping"] == 0.25
-
-
-def test_auto_and_agreement_are_no_contradiction():
-    file = {"train_batch_size": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": 2.0}
-    assert plan(file, batch_size=8, grad_clip=2.0).train.batch_size == 8
-
-
-@pytest.mark.parametrize(
-    "file, given, says",
-    [
-        ({"train_batch_size": 8}, {"batch_size": 4}, "--batch_size is 4"),
-        ({"train_micro_batch_size_per_gpu": 2}, {"micro_batch_size": 4}, "--micro_batch_size is 4"),
-        ({"gradient_accumulation_steps": 3}, {"batch_size": 4}, "choose a multiple of 3"),
-        ({"gradient_accumulation_steps": 3}, {"batch_size": 4, "micro_batch_size": 2}, "needs 2"),
-    ],
-)
-def test_contradictions_are_told(file, given, says):
-    with pytest.raises(UserError, match=says):
-        plan(file, **given)
-
-
-@pytest.mark.parametrize("path", sorted((PROJECT / "ds_configs").glob("*.json")), ids=lambda path: path.stem)
-def test_the_files_that_we_ship_are_plain_deepspeed_files(path):
-    file = read_deepspeed_file(path)
-    assert file == json.loads(path.read_text())
-    assert make_plan(TrainConfig(batch_size=8), {"batch_size"}, file, path, 4).train.micro_batch_size == 2
-
-
-@pytest.mark.parametrize("world_size, given, shares, rows", [(7, {}, 1, 37), (7, {"micro_batch_size": 8}, 5, 8)])
-def test_an_elastic_runs_rows_need_not_divide(world_size, given, shares, rows):
-    made = plan({}, world_size=world_size, batch_size=256, elastic=1, **given)
-    assert made.accumulation == made.deepspeed["gradient_accumulation_steps"] == shares
-    assert made.deepspeed["train_micro_batch_size_per_gpu"] == rows <= made.train.micro_batch_size
-    assert made.train.batch_size == 256
-    with pytest.raises(UserError, match="gives 7 ranks not a row each"):
-        plan({}, world_size=7, batch_size=6, elastic=1)
-
-
-@pytest.mark.parametrize("world_size, rows", [(8, 4), (40, 4), (96, 2), (7, 0)])
-def test_on_other_ranks_no_more_rows_are_taken_at_once(world_size, rows):
-    assert divided(960, world_size, most=4) == rows
-
-
-def test_deepspeed_can_read_for_what_it_is_to_compile(monkeypatch):
+def test_architectures_are_rewritten_for_deepspeeds_op_builder(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0a;12.0f+PTX")
-    monkeypatch.setattr(engine, "together", lambda what, act: None)
+    monkeypatch.setattr(engine, "raise_on_any_rank", lambda what, act: None)
     wait_for_compilations({"stage": 3})
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0 9.0a;12.0f+PTX"
     builder = QuantizerBuilder()
@@ -108,11 +44,11 @@ def test_deepspeed_can_read_for_what_it_is_to_compile(monkeypatch):
         ("0.1b", "x070", {"stage3_param_persistence_threshold": 0}, 3),
     ],
 )
-def test_zero3_gathers_one_tensor_a_block_where_the_others_are_small_in_all(preset, channel_mix, given, gathered):
+def test_zero3_gathers_one_tensor_per_block_if_the_others_are_small_in_total(preset, channel_mix, given, gathered):
     with torch.device("meta"):
         model = RWKV(ModelConfig(**PRESETS[preset], vocab_size=20_096, channel_mix=channel_mix))
     flat = Zero3FlatParams(model, model.parameter_groups(0.1))
-    threshold = engine._gathered(model, flat, given, at_once=False)["stage3_param_persistence_threshold"]
+    threshold = engine._zero3_section(model, flat, given, at_once=False)["stage3_param_persistence_threshold"]
     assert sum(p.numel() > threshold for p in model.blocks[1].parameters()) == gathered
 
 
@@ -120,35 +56,90 @@ def test_zero3_gathers_one_tensor_a_block_where_the_others_are_small_in_all(pres
 def test_zero3_gathers_one_block_or_all_at_once(at_once, one):
     with torch.device("meta"):
         model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
-    engine._gathered(model, Zero3FlatParams(model, model.parameter_groups(0.1)), {}, at_once)
+    engine._zero3_section(model, Zero3FlatParams(model, model.parameter_groups(0.1)), {}, at_once)
     assert {type(module).__name__ for module in deepspeed.utils.get_z3_leaf_modules(model)} == {one}
 
 
-@pytest.mark.parametrize(
-    "zero, parameters, may",
-    [
-        ({"stage": 3}, 121_238_784, True),
-        ({"stage": 3}, 1_344_428_032, False),
-        ({"stage": 2}, 121_238_784, False),
-        ({"stage": 3, "stage3_max_live_parameters": 1e8}, 121_238_784, False),
-        ({"stage": 3, "offload_optimizer": {"device": "cpu"}}, 121_238_784, False),
-        ({"stage": 3, "offload_param": {"device": "cpu"}}, 121_238_784, False),
-        ({"stage": 3, "zero_quantized_weights": True}, 121_238_784, False),
-    ],
-)
-def test_only_a_small_model_whose_memory_is_not_spared_is_gathered_at_once(zero, parameters, may):
-    assert engine.may_gather_at_once(zero, parameters) is may
+LINE = [
+    "--n_layer",
+    2,
+    "--n_embd",
+    64,
+    "--ctx_len",
+    64,
+    "--batch_size",
+    4,
+    "--steps",
+    4,
+    "--log_every",
+    1,
+    "--val_every",
+    0,
+]
 
 
-def test_a_single_ranks_weights_are_at_hand_once_for_each_gathering(monkeypatch):
-    """What has been let go of since is not said to be there again, when another that was asked for with it is used."""
-    status = partition_parameters.ZeroParamStatus
-    monkeypatch.setattr(engine, "_deepspeeds_no_gather", lambda parameters: SimpleNamespace(asked_for=list(parameters)))
-    both = [SimpleNamespace(ds_status=status.INFLIGHT) for _ in range(2)]
-    handle = engine._at_hand(iter(both))
-    assert handle.asked_for == both and both[0].ds_status == status.INFLIGHT
-    handle.wait(handle_dependency=False)
-    assert [one.ds_status for one in both] == [status.AVAILABLE] * 2
-    both[0].ds_status = status.NOT_AVAILABLE
-    handle.wait(handle_dependency=False)
-    assert [one.ds_status for one in both] == [status.NOT_AVAILABLE, status.AVAILABLE]
+def fp32_file(folder: Path, stage: int) -> Path:
+    """A DeepSpeed file without bf16, in which both code paths give the same numbers."""
+    path = folder / f"zero{stage}.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+    return path
+
+
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_both_code_paths_learn_the_same_and_resume_each_others_checkpoints(stage, bach_data, tmp_path):
+    line = ["--data", bach_data, *LINE, "--adam_eps", 1e-8]
+    file = fp32_file(tmp_path, stage)
+    curves = {}
+    for first, then in (("auto", "auto"), ("off", "off"), ("auto", "off"), ("off", "auto")):
+        out = tmp_path / f"{first}_{then}"
+        run = train(out, *line, "--fast", first, "--stop_after", 2, config=file)
+        assert ("DeepSpeed's own code paths, because --fast is off" in run.output) is (first == "off")
+        curves[first, then] = train(out, "--fast", then, config=file).curve()
+    for curve in curves.values():
+        assert curve == pytest.approx(curves["off", "off"], rel=1e-5)
+    assert len(curve) == 4
+
+
+def test_a_changed_deepspeed_trains_on_its_own_code_paths(bach_data, tmp_path, monkeypatch):
+    file = fp32_file(tmp_path, 2)
+    expected = train(tmp_path / "off", "--data", bach_data, *LINE, "--fast", "off", config=file).curve()
+    [name, *_] = upstream.PATCHES[0].functions
+    monkeypatch.setitem(upstream.PATCHES[0].functions, name, "0" * 16)
+    run = train(tmp_path / "changed", "--data", bach_data, *LINE, config=file)
+    [said] = [line for line in run.output.splitlines() if "own code paths" in line]
+    assert "DeepSpeedZeroOptimizer.step of DeepSpeed" in said
+    assert run.curve() == expected
+    monkeypatch.setattr(deepspeed, "__version__", "0.99.0")
+    assert "0.99.0 is not the tested version" in upstream.mismatch()
+
+
+def test_every_recorded_function_is_the_installed_one():
+    assert upstream.mismatch() is None
+    assert sum(len(patch.functions) for patch in upstream.PATCHES) >= 20
+    assert upstream.source_hash("deepspeed.runtime.utils:no_such_function") is None
+
+
+def test_a_nan_gradient_skips_a_step_on_deepspeeds_own_path(bach_data, tmp_path, monkeypatch):
+    """The count of skipped steps is DeepSpeed's there."""
+    step = Loop.step
+
+    def with_a_nan(loop, batches, lr):
+        hook = None
+        if loop.progress.step == 2:
+            parameter = next(p for p in loop.engine.module.parameters() if p.requires_grad)
+            hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+        try:
+            return step(loop, batches, lr)
+        finally:
+            if hook:
+                hook.remove()
+
+    monkeypatch.setattr(Loop, "step", with_a_nan)
+    run = train(tmp_path / "run", "--data", bach_data, *LINE, "--fast", "off")
+    assert run.curve("train/skipped_steps") == [0, 0, 1, 1]
+
+
+def test_another_partition_layout_is_refused(bach_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(zero_shards, "safe_get_local_fp32_param", lambda parameter: torch.zeros(3))
+    run = train(tmp_path / "run", "--data", bach_data, *LINE, config=fp32_file(tmp_path, 3), check=False)
+    assert run.status == 1 and "lays out its ZeRO partitions differently" in run.output

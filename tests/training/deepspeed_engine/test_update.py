@@ -1,71 +1,55 @@
-"""The update on the device against DeepSpeed's own, and from a gradient that is not finite."""
+"""The update on the device against DeepSpeed's own, and with a gradient that is not finite."""
 
-import json
-import subprocess
-import sys
-import textwrap
+from unittest import mock
 
 import pytest
 import torch
-
-from rwkv_music.config import ModelConfig
-from rwkv_music.model_v8 import RWKV
-from tests.training.conftest import PROJECT
-
-# Runs in a process of its own: it has a process group.
-PROGRAM = """
-import json, sys, torch
 from deepspeed.runtime.zero import partition_parameters
+
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
+from rwkv_music.training.batch_plan import plan_batches
 from rwkv_music.training.deepspeed_engine import engine as engine_module
-from rwkv_music.training.deepspeed_engine.engine import device_of_rank, make_engine, make_plan
-from rwkv_music.training.deepspeed_engine.zero_shards import weights_from_masters
-from rwkv_music.training.process_group import meet
-from rwkv_music.training.signals import leave
-
-ours, stage, bad_step, bf16, at_once, more = json.loads(sys.argv[1])
-if not ours:
-    engine_module.UpdateOnDevice = lambda engine: None
-meet(collective_minutes=10)
-device = device_of_rank()
-torch.manual_seed(0)
-model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
-file = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": stage, **more}}
-plan = make_plan(TrainConfig(batch_size=4, grad_clip=0.3), set(), file, "ds.json", 1)
-engine = make_engine(model, plan, device, overlaps=False, at_once=at_once)
-weights_from_masters(engine)  # as every run begins
-tokens = torch.randint(20, (4, 33))
-rows = []
-for step in range(6):
-    before = [p.detach().clone() for p in engine.module.parameters()]  # under ZeRO-3 of those that are on every rank
-    loss = engine(tokens[:, :-1], targets=tokens[:, 1:])
-    engine.backward(loss * (float("nan") if step == bad_step else 1.0))
-    engine.step()
-    changed = any(not torch.equal(a, b) for a, b in zip(before, engine.module.parameters()))
-    rows.append([loss.item(), float(engine.get_global_grad_norm()), changed])
-ahead = None
-if stage == 3:
-    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
-    ahead = coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events
-skipped = int(engine.update_on_device.skipped) if ours else None
-at_hand = partition_parameters._no_gather_coalesced is engine_module._at_hand
-print(json.dumps({"rows": rows, "skipped": skipped, "tensors_ahead": ahead, "at_hand": at_hand}))
-leave(0)
-"""
+from rwkv_music.training.deepspeed_engine.engine import FastPaths, make_engine, select_device
+from rwkv_music.training.deepspeed_engine.fast import gather
+from tests.training.conftest import one_rank
 
 
-def run(ours: bool, stage: int = 2, bad_step: int = -1, bf16: bool = True, at_once: bool = False, **more: int) -> dict:
-    """`more`: keys of the DeepSpeed file's section "zero_optimization"."""
-    command = [
-        sys.executable,
-        "-c",
-        textwrap.dedent(PROGRAM),
-        json.dumps([ours, stage, bad_step, bf16, at_once, more]),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def run(
+    ours: bool, stage: int = 2, bad_step: int = -1, bf16: bool = True, at_once: bool = False, **more: int
+) -> dict[str, list | int | None | bool]:
+    """Six steps of a small model.
+
+    Args:
+        ours: whether the update is `UpdateOnDevice`; the flat parameters are used either way.
+        bad_step: the step whose gradient is NaN.
+        more: keys of the DeepSpeed file's section "zero_optimization".
+    """
+    update = engine_module.UpdateOnDevice if ours else lambda engine: None
+    with one_rank(), mock.patch.object(engine_module, "UpdateOnDevice", update):
+        device = select_device()
+        torch.manual_seed(0)
+        model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
+        file = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": stage, **more}}
+        plan = plan_batches(TrainConfig(batch_size=4, grad_clip=0.3), set(), file, "ds.json", 1)
+        engine = make_engine(model, plan, device, FastPaths(True, False, gathers_at_once=at_once), ctx_len=32)
+        engine.shards.update_weights()  # as every run starts
+        tokens = torch.randint(20, (4, 33))
+        rows = []
+        for step in range(6):
+            before = [p.detach().clone() for p in engine.module.parameters()]  # under ZeRO-3 those on every rank
+            loss = engine(input_ids=tokens[:, :-1], targets=tokens[:, 1:])
+            engine.backward(loss * (float("nan") if step == bad_step else 1.0))
+            engine.step()
+            changed = any(not torch.equal(a, b) for a, b in zip(before, engine.module.parameters(), strict=True))
+            rows.append([loss.item(), engine.grad_norm(), changed])
+        ahead = None
+        if stage == 3:
+            coordinator = engine._engine.optimizer.parameter_offload.get_param_coordinator()
+            ahead = coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events
+        no_waiting = partition_parameters._no_gather_coalesced is gather._no_gather
+        skipped = int(engine.skipped_steps())
+    return {"rows": rows, "skipped": skipped, "tensors_ahead": ahead, "no_waiting": no_waiting}
 
 
 @pytest.mark.parametrize(
@@ -96,4 +80,4 @@ def test_the_host_may_be_two_gatherings_ahead(at_once):
         tensors = len(list(RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20)).blocks.parameters()))
     made = run(True, 3, at_once=at_once, stage3_param_persistence_threshold=0)
     assert made["tensors_ahead"] == (2 * tensors if at_once else 2)
-    assert made["at_hand"]  # of a single rank
+    assert made["no_waiting"]  # on a single rank
