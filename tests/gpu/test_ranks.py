@@ -38,18 +38,18 @@ print(f"replayed {len(counted)} times")
 signals.leave(status)
 """
 # None is small enough for it.
-LAUNCHED = COUNTED.replace("counted, replay", "graphs.LAYER_FLOP = 0\ncounted, replay", 1)
+LAUNCHED = COUNTED.replace("counted, replay", "cuda_graphs.LAYER_FLOP = 0\ncounted, replay", 1)
 # To every rank the other one is on another machine.
-APART = COUNTED.replace("counted, replay", "run.ranks_share_a_host = lambda: False\ncounted, replay", 1)
+APART = COUNTED.replace("counted, replay", "setup.ranks_share_a_host = lambda: False\ncounted, replay", 1)
 
 # Rank 1 dies. Rank 0's program waits for the GPU, which waits for rank 1, so that only NCCL's watchdog can end it.
 WAITING = """
 import os, signal, torch
-from rwkv_music.training.process_group import meet
+from rwkv_music.training.process_group import init_process_group
 from torch import distributed as dist
 rank = int(os.environ["RANK"])
 torch.cuda.set_device(rank)
-meet(30)
+init_process_group("nccl", 30)
 x = torch.ones(2**20, device="cuda")
 dist.all_reduce(x)
 torch.cuda.synchronize()
@@ -133,14 +133,16 @@ def test_a_replayed_step_is_the_launched_one(stage, data, tmp_path):  # noqa: F8
 
 # It fails unless ZeRO-3 gathers all blocks at once, and replays them or not.
 AT_ONCE = """
-recordable, cuda_graphs.recordable = cuda_graphs.recordable, lambda *run: replays and recordable(*run)
-gathered = engine._gathered
+can_replay, cuda_graphs.can_replay = cuda_graphs.can_replay, lambda *run: replays and can_replay(*run)
+gathered = engine._zero3_section
 def at_once(model, flat, zero, at_once):
     assert at_once
     return gathered(model, flat, zero, at_once)
-engine._gathered = at_once
+engine._zero3_section = at_once
 """
-MANY_FLAT = LAUNCHED.replace("graphs.LAYER_FLOP = 0", "graphs.LAYER_FLOP, flat_params.LARGE_ENOUGH = 0, 2**22")
+MANY_FLAT = LAUNCHED.replace(
+    "cuda_graphs.LAYER_FLOP = 0", "cuda_graphs.LAYER_FLOP, flat_params.LARGE_ENOUGH = 0, 2**22"
+)
 REPLAYED = COUNTED.replace("counted, replay", f"replays = True{AT_ONCE}counted, replay", 1)
 SENT = {
     "1": (1, {}, MANY_FLAT),

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.tokenizers.remi import Remi
-from tests.training.test_rendezvous import ADDED
+from tests.training.test_process_group import ADDED
 
 PROJECT = Path(__file__).parents[2]
 VOCABULARY = 100
@@ -82,17 +82,18 @@ from torch.profiler import ProfilerActivity, profile
 from rwkv_music.training.arguments import configure, parse
 options = parse(sys.argv[1:])
 config = configure(options)
-from rwkv_music.training.loop import Trainer
-trainer = Trainer(config, options.deepspeed_config, given=set(vars(options)))
+from rwkv_music.training.loop import Loop
+from rwkv_music.training.setup import setup
+loop = Loop(setup(config, options.deepspeed_config, given=set(vars(options))))
 def steps(numbers):
     for number in numbers:
-        trainer.step(trainer.read_step(number * trainer.rows_a_step), 1e-3)
+        loop.step(loop.read_step(number * loop.context.rows_per_step), 1e-3)
 steps(range(30))  # until all are recorded
 with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
     steps(range(30, 33))
 names = [event.key for event in seen.key_averages()]
 print("waits", "cudaStreamSynchronize" in names, "launches", "cudaGraphLaunch" in names)
-trainer.close()
+loop.close()
 """
 
 

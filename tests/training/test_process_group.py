@@ -1,4 +1,4 @@
-"""Where the ranks meet: on the job's interface and nowhere else."""
+"""The process group listens on the job's interface and nowhere else."""
 
 import os
 import socket
@@ -8,16 +8,16 @@ import sys
 import pytest
 
 from rwkv_music.training import process_group
-from rwkv_music.training.process_group import interface_towards, meet
+from rwkv_music.training.process_group import init_process_group, interface_towards
 from tests.training.conftest import PROJECT, SMALL, environment, train
 
 LISTENING = """
 import os
 from pathlib import Path
-from rwkv_music.training.process_group import meet
+from rwkv_music.training.process_group import init_process_group
 from rwkv_music.training.signals import leave
 from torch import distributed as dist
-meet(1)
+init_process_group("gloo", 1)
 dist.barrier()
 own = {os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()}
 for table in ("tcp", "tcp6"):
@@ -46,45 +46,45 @@ def test_every_port_is_opened_on_the_jobs_interface(tmp_path):
 
 HOSTS = """
 import os, socket, sys
-from rwkv_music.training.process_group import meet, ranks_share_a_host
+from rwkv_music.training.process_group import init_process_group, ranks_share_a_host
 from rwkv_music.training.signals import leave
 name = sys.argv[1] + os.environ["RANK"] * (sys.argv[2] == "apart")
 socket.gethostname = lambda: name
-meet(1)
+init_process_group("gloo", 1)
 print("one host" if ranks_share_a_host() else "several")
 leave(0)
 """
 
 
 @pytest.mark.parametrize("place, found", [("together", "one host"), ("apart", "several")])
-def test_whether_the_ranks_are_of_one_machine(place, found, tmp_path):
+def test_whether_the_ranks_share_a_host(place, found, tmp_path):
     (tmp_path / "rank.py").write_text(HOSTS)
     line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", str(tmp_path / "rank.py"), "node", place]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.replace("\n", "") == 2 * found, done.stderr
 
 
-def test_nccls_watchdog_is_told_to_be_quick_before_it_is_made(monkeypatch):
-    """A process group reads the variable when it is made, and never again."""
+def test_nccls_watchdog_timeout_is_set_before_the_process_group_exists(monkeypatch):
+    """A process group reads the variable when it is created, and never again."""
     name, found = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", []
     for variable in process_group.ENVIRONMENT:
         monkeypatch.setenv(variable, "")  # so that what is set here is put back
         monkeypatch.delenv(variable)
     monkeypatch.setattr(process_group.dist, "init_process_group", lambda *_, **__: found.append(os.environ.get(name)))
-    meet(1)
+    init_process_group("gloo", 1)
     assert found == ["2000"]
-    monkeypatch.setenv(name, "15000")  # who wants the record of the collectives keeps it
-    meet(1)
+    monkeypatch.setenv(name, "15000")  # a user's own value is kept
+    init_process_group("gloo", 1)
     assert found[1:] == ["15000"]
 
 
-# train.py, which says at its end what was put into the environment since its ranks met, for however short a time.
+# train.py, printing at the end what was added to the environment since the process group exists, even briefly.
 ADDED = """
 import os, sys
 from torch import distributed as dist
 from rwkv_music.training import signals
 import train
-join, put, added = dist.init_process_group, os.putenv, ["the ranks have not met"]
+join, put, added = dist.init_process_group, os.putenv, ["no process group"]
 def watched(name, value):
     if os.fsdecode(name) not in os.environ:
         added.append(os.fsdecode(name))
@@ -100,7 +100,7 @@ signals.leave(status)
 """
 
 
-def test_nothing_is_added_to_the_environment_when_nccls_threads_may_read_it(bach_data, tmp_path):
+def test_nothing_is_added_to_the_environment_while_nccls_threads_may_read_it(bach_data, tmp_path):
     (tmp_path / "alone.py").write_text(ADDED)
     run = train(tmp_path / "run", "--data", bach_data, *SMALL, "--steps", 2, program=tmp_path / "alone.py")
     assert run.output.splitlines()[-1] == "added []"

@@ -31,7 +31,7 @@ def test_two_ranks_stop_with_a_checkpoint(number, status, says, bach_data, tmp_p
     assert running.returncode == status and "Traceback" not in said, said
     [saved] = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("step_"))
-    assert f"{says} after step {step:,}; the same command goes on from {saved.name}." in said
+    assert f"{says} after step {step:,}; the same command resumes from {saved.name}." in said
 
 
 def test_ctrl_c_under_deepspeeds_launcher_stops_with_a_checkpoint(bach_data, tmp_path):
@@ -50,7 +50,7 @@ def test_ctrl_c_under_deepspeeds_launcher_stops_with_a_checkpoint(bach_data, tmp
     said = running.communicate(timeout=60)[1]
     [saved] = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("step_"))
-    assert f"train.py: interrupted after step {step:,}; the same command goes on from {saved.name}." in said
+    assert f"train.py: interrupted after step {step:,}; the same command resumes from {saved.name}." in said
     assert 'train.py", line' not in said  # no traceback of ours
 
 
@@ -62,8 +62,8 @@ def has_trained(run) -> bool:
 def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not():
     with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # from the terminal, and from a launcher that passes it on
-        assert signals.interrupted and not signals.go_on_later
+        signal.raise_signal(signal.SIGINT)  # from the terminal, and from a launcher that forwards it
+        assert signals.interrupted and not signals.stop_later
         time.sleep(0.6)
         signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
