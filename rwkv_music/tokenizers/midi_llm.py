@@ -37,21 +37,26 @@ import mido
 import numpy as np
 
 from rwkv_music.midi.events import (
+    ALL_NOTES_OFF,
     CONTROL_CHANGE,
-    DEFAULT_TEMPO,
+    DRUM_CHANNEL,
+    EXPRESSION,
+    FINE_VOLUME,
     NOTE_OFF,
     NOTE_ON,
+    PEDAL_DOWN,
     PROGRAM_CHANGE,
+    SUSTAIN_PEDAL,
     TEMPO,
+    VOLUME,
     Event,
     RejectedMidi,
-    TickClock,
-    bars_of,
     read_events,
     read_midi,
-    separated,
     to_track,
 )
+from rwkv_music.midi.notes import remove_overlaps
+from rwkv_music.midi.time import DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
 from rwkv_music.tokenizers.codec import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.midi_llm_bars import (
     LONGEST_WAIT_MS,
@@ -62,7 +67,6 @@ from rwkv_music.tokenizers.midi_llm_bars import (
     WAITS,
     Moments,
     place_bars,
-    tempo_events,
     tick_map,
 )
 from rwkv_music.tokenizers.midi_llm_grammar import MidiLlmGrammar, MidiLlmRules
@@ -72,9 +76,6 @@ FIRST_NOTE = FIRST_WAIT + WAITS
 PITCHES = 128
 VELOCITIES = 128
 NO_INSTRUMENT = -1
-DRUM_CHANNEL = 9
-VOLUME, FINE_VOLUME, EXPRESSION, SUSTAIN_PEDAL, ALL_NOTES_OFF = 7, 39, 11, 64, 123
-PEDAL_DOWN = 64  # controller values from here on
 HANGING_NOTE_MS = 5000  # how long a key sounds that is never let go
 
 
@@ -129,11 +130,13 @@ class MidiLlm(Codec):
         ids, moments, last_note_tick = self._strike(events, ticks_per_quarter)
         if last_note_tick > LONGEST_PIECE_QUARTERS * ticks_per_quarter:
             raise RejectedMidi(f"longer than {LONGEST_PIECE_QUARTERS:,} quarter notes")
-        line_ticks, signatures = bars_of(events, ticks_per_quarter, last_note_tick)
-        bar_starts, start_ms = place_bars(line_ticks, moments, TickClock(events, ticks_per_quarter))
+        grid = BarGrid.from_events(events, ticks_per_quarter)
+        n_bars = int(grid.bar(last_note_tick)) + 1
+        tempo_map = TempoMap.from_events(events, ticks_per_quarter)
+        bar_starts, start_ms = place_bars(grid.lines(n_bars), moments, tempo_map)
         # The bars before the first key are silence, which is left out.
-        first = max(len(signatures) - len(bar_starts), 0)
-        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures[first:]))
+        signatures = grid.signatures(n_bars)[n_bars - len(bar_starts) :]
+        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures))
 
     def _strike(self, events: list[Event], ticks_per_quarter: int) -> tuple[list[int], "Moments", int]:
         """(ids, where and when its moments are, the tick at which the last key is struck).
@@ -227,7 +230,7 @@ class MidiLlm(Codec):
         notes, end = self._played(np.asarray(ids))
         line_ms, line_ticks, tempos, signatures = tick_map(bar_lines, end * WAIT_MS)
         midi = mido.MidiFile(type=1, ticks_per_beat=TICKS_PER_QUARTER)
-        midi.tracks.append(to_track(tempo_events(line_ticks, tempos, signatures)))
+        midi.tracks.append(to_track(time_messages(line_ticks[:-1], tempos, signatures)))
 
         start, stop, key, loud = np.array(notes, np.int64).reshape(-1, 4).T
         start, stop = (np.rint(np.interp(t * WAIT_MS, line_ms, line_ticks)).astype(np.int64) for t in (start, stop))
@@ -236,7 +239,8 @@ class MidiLlm(Codec):
         for number in np.unique(instrument).tolist():
             channel = self._channel(number)
             events = [(0, mido.Message("program_change", channel=channel, program=self.instruments[number].program))]
-            for tick, length, note, velocity in np.stack(separated(*played[:, instrument == number]), axis=1).tolist():
+            rows = np.stack(remove_overlaps(*played[:, instrument == number]), axis=1)
+            for tick, length, note, velocity in rows.tolist():
                 events.append((tick, mido.Message("note_on", channel=channel, note=note, velocity=velocity)))
                 events.append((tick + length, mido.Message("note_off", channel=channel, note=note, velocity=0)))
             midi.tracks.append(to_track(events))

@@ -2,10 +2,9 @@
 
 from math import ceil
 
-import mido
 import numpy as np
 
-from rwkv_music.midi.events import DEFAULT_SIGNATURE, TickClock
+from rwkv_music.midi.time import DEFAULT_SIGNATURE, DEFAULT_TEMPO, MAX_TEMPO, TempoMap
 from rwkv_music.tokenizers.codec import BarLines
 
 WAIT_MS = 8  # the unit of the tokens' clock
@@ -14,8 +13,7 @@ LONGEST_WAIT_MS = WAITS * WAIT_MS
 LONGEST_WAITS = 10  # of the longest waits, between two keys
 SLACK = 0.05  # waits by which a line may miss the end of one, since ticks are whole
 TICKS_PER_QUARTER = 9600  # 0.05 ms at 120 beats a minute
-STEADY_BAR_MS = 2000.0  # 4/4 at 120 beats a minute, what a file has until it says otherwise
-LONGEST_TEMPO = (1 << 24) - 1  # microseconds a quarter note, in a MIDI file
+STEADY_BAR_MS = 4 * DEFAULT_TEMPO / 1000  # of the default signature, 4/4
 
 
 class Moments:
@@ -35,7 +33,7 @@ class Moments:
         self.clocks.append(self.clocks[-1] + sum(waits) if self.clocks else 0)
 
 
-def place_bars(lines: np.ndarray, moments: Moments, tick_clock: TickClock) -> tuple[np.ndarray, np.ndarray]:
+def place_bars(lines: np.ndarray, moments: Moments, tempo_map: TempoMap) -> tuple[np.ndarray, np.ndarray]:
     """Bar lines among tokens: (the index of each bar's first token, [bars], each line's time, [bars + 1]).
 
     A line falls between two moments as far on the tokens' clock as it does in the file, where time is neither rounded
@@ -47,17 +45,17 @@ def place_bars(lines: np.ndarray, moments: Moments, tick_clock: TickClock) -> tu
     first_ticks, last_ticks = np.array(moments.first_ticks), np.array(moments.last_ticks)
     clocks, waits_at, keys_at = np.array(moments.clocks), np.array(moments.waits_at), np.array(moments.keys_at)
     lines = lines[np.searchsorted(lines[:-1], first_ticks[0], side="right") - 1 :]
-    line_ms = tick_clock.ms(lines)
+    line_ms = tempo_map.ms(lines)
     inner = lines[1:-1]
     after = np.searchsorted(last_ticks, inner)  # the first moment with a key at the line or after it
     before = np.maximum(after - 1, 0)
-    gap_start, gap_end = tick_clock.ms(last_ticks[before]), tick_clock.ms(first_ticks[after])
+    gap_start, gap_end = tempo_map.ms(last_ticks[before]), tempo_map.ms(first_ticks[after])
     passed = (line_ms[1:-1] - gap_start) / np.maximum(gap_end - gap_start, 1e-9)
     inside = first_ticks[after] <= inner
     clock = np.where(inside, clocks[after], clocks[before] + passed * (clocks[after] - clocks[before]))
     waits = np.ceil((clock - clocks[before] - SLACK) / WAITS).astype(np.int64)
     starts = np.where(inside, keys_at[after], np.minimum(waits_at[after] + waits, keys_at[after]))
-    start_ms = np.concatenate([[line_ms[0] - tick_clock.ms(first_ticks[:1])[0]], clock * WAIT_MS, [0.0]])
+    start_ms = np.concatenate([[line_ms[0] - tempo_map.ms(first_ticks[:1])[0]], clock * WAIT_MS, [0.0]])
     start_ms[-1] = start_ms[-2] + (line_ms[-1] - line_ms[-2])
     return np.concatenate([[1], starts]).astype(np.int64), start_ms
 
@@ -73,7 +71,7 @@ def tick_map(bar_lines: BarLines | None, end_ms: float) -> tuple[np.ndarray, np.
         last_ms = start_ms[-1] - start_ms[-2]
         quarters = 4 * signatures[:, 0] / signatures[:, 1]
         tempos = np.diff(start_ms) * 1000 / quarters
-        if (tempos < 1).any() or (tempos > LONGEST_TEMPO).any():
+        if (tempos < 1).any() or (tempos > MAX_TEMPO).any():
             bar_lines = None
     if bar_lines is None:
         start_ms, signatures, last_ms = np.array([0.0, STEADY_BAR_MS]), np.array([DEFAULT_SIGNATURE]), STEADY_BAR_MS
@@ -83,20 +81,3 @@ def tick_map(bar_lines: BarLines | None, end_ms: float) -> tuple[np.ndarray, np.
     ticks = TICKS_PER_QUARTER * 4 * signatures[:, 0] // signatures[:, 1]
     tempos = np.rint(np.diff(line_ms) * 1000 * TICKS_PER_QUARTER / ticks).astype(np.int64)
     return line_ms, np.concatenate([[0], np.cumsum(ticks)]), tempos, signatures
-
-
-def tempo_events(
-    line_ticks: np.ndarray, tempos: np.ndarray, signatures: np.ndarray
-) -> list[tuple[int, mido.MetaMessage]]:
-    """Time signatures and tempos, where they change."""
-    events = []
-    last_tempo, last_signature = None, None
-    for tick, tempo, signature in zip(line_ticks.tolist(), tempos.tolist(), signatures.tolist(), strict=False):
-        if signature != last_signature:
-            numerator, denominator = last_signature = signature
-            message = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
-            events.append((tick, message))
-        if tempo != last_tempo:
-            last_tempo = tempo
-            events.append((tick, mido.MetaMessage("set_tempo", tempo=tempo)))
-    return events

@@ -25,7 +25,8 @@ import mido
 import numpy as np
 
 from rwkv_music.errors import UserError
-from rwkv_music.midi.events import RejectedMidi, read_midi, separated, to_track
+from rwkv_music.midi.events import DRUM_CHANNEL, PEDAL_DOWN, SUSTAIN_PEDAL, RejectedMidi, read_midi, to_track
+from rwkv_music.midi.notes import remove_overlaps
 from rwkv_music.tokenizers.codec import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.tokenizers.remi_grammar import RemiGrammar, RemiRules
@@ -39,10 +40,7 @@ FINEST_GRID = 96  # positions a beat: 5 ms at 120 beats a minute
 TIME_SIGNATURES = {1: [1, 2, 3, 4], 2: range(1, 13), 4: range(1, 17), 8: range(1, 17), 16: range(1, 17)}
 MOST_TOKENS = 1 << 16  # that token files can tell apart
 DRUM_PROGRAM = -1
-DRUM_CHANNEL = 9
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
-SUSTAIN_PEDAL = 64
-PEDAL_DOWN = 64  # controller values from here on
 
 
 class Remi(Codec):
@@ -173,7 +171,7 @@ class Remi(Codec):
         changes = score.time_signatures.numpy()
         steps = score.ticks_per_quarter * 4 // changes["denominator"].astype(np.int64) // self.positions_per_beat
         for track in score.tracks:
-            start, duration, pitch, velocity = _separated(track)
+            start, duration, pitch, velocity = _notes_without_overlaps(track)
             # The grid of a note is that of the time signature in which it starts.
             step = steps[np.searchsorted(changes["time"], start, side="right") - 1]
             duration = np.clip(duration // step, 1, LONGEST_NOTE_BEATS * self.positions_per_beat) * step
@@ -260,7 +258,7 @@ def _to_mido(score: "Score") -> mido.MidiFile:
         channel = DRUM_CHANNEL if track.is_drum else next(melodic_channels)
         program = mido.Message("program_change", channel=channel, program=track.program)
         events = [(0, program)]
-        for start, duration, pitch, velocity in np.stack(_separated(track), axis=1).tolist():
+        for start, duration, pitch, velocity in np.stack(_notes_without_overlaps(track), axis=1).tolist():
             if shared:
                 events.append((start, program))
             events.append((start, mido.Message("note_on", channel=channel, note=pitch, velocity=velocity)))
@@ -269,6 +267,6 @@ def _to_mido(score: "Score") -> mido.MidiFile:
     return midi
 
 
-def _separated(track: "Track") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _notes_without_overlaps(track: "Track") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     notes = track.notes.numpy()
-    return separated(notes["time"], notes["duration"], notes["pitch"], notes["velocity"])
+    return remove_overlaps(notes["time"], notes["duration"], notes["pitch"], notes["velocity"])

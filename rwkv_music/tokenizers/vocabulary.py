@@ -11,10 +11,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.codec import Codec
 
 NONE = -1
-DRUMS = 128  # as a program
 SINGLE = re.compile(r"[A-Za-z]+_(None|[-0-9./]+)")  # a token of remi that stands for one thing
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
-from rwkv_music.tokenizers.vocabulary import DRUMS, NONE, read_vocabulary
+from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
