@@ -137,7 +137,7 @@ class ForcedExit(Grammar):
         self._grammar = grammar
         self._moves_on = moves_on
         self.tables = (*grammar.tables, np.stack([np.ones_like(moves_on), moves_on]))
-        super().__init__(len(grammar.ended), grammar.asked_bars)
+        super().__init__(len(grammar.ended), grammar.max_bars)
         self.hurries = False
         self._take_over()
 
