@@ -10,23 +10,9 @@ from rwkv_music.midi.events import DRUM_CHANNEL
 from rwkv_music.midi.time import TempoMap
 
 INSTRUMENT_FAMILIES = (  # of General MIDI, eight programs each
-    "piano",
-    "mallets",
-    "organ",
-    "guitar",
-    "bass",
-    "strings",
-    "ensemble",
-    "brass",
-    "reeds",
-    "pipes",
-    "synth lead",
-    "synth pad",
-    "synth effects",
-    "folk",
-    "percussion",
-    "sound effects",
-)
+    "piano, mallets, organ, guitar, bass, strings, ensemble, brass, reeds, pipes, synth lead, synth pad, "
+    "synth effects, folk, percussion, sound effects"
+).split(", ")
 
 
 @dataclass(frozen=True)
