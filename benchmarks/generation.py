@@ -31,9 +31,10 @@ from tqdm import tqdm
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.generation.completion import Completion, Player, complete
 from rwkv_music.generation.decoder import WholeModel
+from rwkv_music.generation.prompt_file import match_prompt
 from rwkv_music.generation.sampling import Sampling
-from rwkv_music.midi.edit import file_of_prompt
-from rwkv_music.midi.piano_roll import bar_ticks, read_notes
+from rwkv_music.midi.notes import read_notes
+from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.registry import make_codec
@@ -165,7 +166,7 @@ def samples(codec: Codec, n: int) -> dict:
     start = time.perf_counter()
     piece = codec.encode_piece(source)
     prompt = codec.first_bars(piece, context_bars)
-    opening = file_of_prompt(codec, mido.MidiFile(file=io.BytesIO(source)), prompt)
+    opening = match_prompt(codec, mido.MidiFile(file=io.BytesIO(source)), prompt)
     completions = complete(
         model, codec, piece, context_bars=context_bars, bars=bars, count=n, sampling=Sampling(temperature=1.5),
         rows_at_once=128,

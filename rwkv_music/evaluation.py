@@ -21,7 +21,7 @@ from rwkv_music.generation.completion import check_counts, complete
 from rwkv_music.generation.sampling import PLAIN, Sampling
 from rwkv_music.midi.edit import cut_before
 from rwkv_music.midi.measures import Measures, measure
-from rwkv_music.midi.piano_roll import bar_ticks
+from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
 from rwkv_music.tokenizers.codec import Codec

@@ -14,8 +14,9 @@ Notable choices:
 import numpy as np
 
 from rwkv_music.errors import UserError
+from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.codec import Codec
-from rwkv_music.tokenizers.vocabulary import DRUMS, NONE, read_vocabulary
+from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
 
 SHIFTS = range(-5, 7)  # semitones: every key once
 TEMPO_CHANGE = 0.1

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_music.data.binidx import BinIdx, idx_path
-from rwkv_music.midi.events import DEFAULT_SIGNATURE
+from rwkv_music.midi.time import DEFAULT_SIGNATURE
 from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 from rwkv_music.tokenizers.midi_llm_bars import WAIT_MS
 from rwkv_music.tokenizers.vocabulary import read_vocabulary

@@ -24,9 +24,10 @@ import torch
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.generation.decoder import Decoder, make_decoder, read_prompt, recorded
+from rwkv_music.generation.prompt_file import match_prompt
 from rwkv_music.generation.sampling import PLAIN, Sampler, Sampling, uniforms
 from rwkv_music.midi import piano_roll
-from rwkv_music.midi.edit import cut_before, file_of_prompt, join, lengthen
+from rwkv_music.midi.edit import cut_before, join, lengthen
 from rwkv_music.midi.events import RejectedMidi
 from rwkv_music.model_v8 import State
 from rwkv_music.tokenizers.codec import Codec, Piece
@@ -136,7 +137,7 @@ class ForcedExit(Grammar):
         self._grammar = grammar
         self._moves_on = moves_on
         self.tables = (*grammar.tables, np.stack([np.ones_like(moves_on), moves_on]))
-        super().__init__(len(grammar.ended), grammar.asked_bars)
+        super().__init__(len(grammar.ended), grammar.max_bars)
         self.hurries = False
         self._take_over()
 
@@ -260,7 +261,7 @@ def complete(
     def new_grammar() -> ForcedExit:
         return ForcedExit(codec.grammar(piece, rows, bars), vocabulary.moves_on)
 
-    opening = None if file is None else file_of_prompt(codec, file, piece)
+    opening = None if file is None else match_prompt(codec, file, piece)
     player = Player(model, rows, sampling, new_grammar().tables, vocabulary.keys)
     completions: list[Completion] = []
     for first_row in range(0, count, rows):

@@ -1,1 +1,1 @@
-"""MIDI files: events, time, statistics, measures, cutting and joining, piano rolls and sound."""
+"""MIDI files: events, time, notes, editing, statistics, measures, piano rolls and audio."""

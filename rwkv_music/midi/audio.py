@@ -1,7 +1,6 @@
-"""MIDI as sound, through FluidSynth and a SoundFont: a .wav beside a completion, samples for TensorBoard.
+"""Rendering MIDI to audio with FluidSynth and a SoundFont: .wav files and samples for TensorBoard.
 
-FluidSynth is called as a program, so that nothing has to be linked or installed for those who do not want it. On
-Debian: `apt install fluidsynth fluid-soundfont-gm`.
+FluidSynth is optional and runs as a separate program. On Debian: `apt install fluidsynth fluid-soundfont-gm`.
 """
 
 import os
@@ -19,64 +18,63 @@ from rwkv_music.files import atomic_path
 
 SAMPLE_RATE = 44_100  # Hz
 SOUNDFONT_FOLDERS = ("/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts")
-SOUNDFONTS = ("FluidR3_GM.sf2", "default-GM.sf2", "default-GM.sf3", "*.sf2", "*.sf3")  # the first that is there
-LIMIT_S = 600
+SOUNDFONTS = ("FluidR3_GM.sf2", "default-GM.sf2", "default-GM.sf3", "*.sf2", "*.sf3")  # in order of preference
+TIMEOUT_S = 600
 
 
 def find_soundfont() -> Path:
-    """A General MIDI SoundFont where systems keep them. Raises UserError if there is none."""
+    """Return the path of an installed SoundFont. Raises UserError if there is none."""
     for pattern in SOUNDFONTS:
         for folder in SOUNDFONT_FOLDERS:
             for path in sorted(Path(folder).glob(pattern)):
                 return path
     raise UserError(
-        f"There is no SoundFont in {', '.join(SOUNDFONT_FOLDERS)}: `apt install fluid-soundfont-gm`, or name a file "
+        f"No SoundFont found in {', '.join(SOUNDFONT_FOLDERS)}; run `apt install fluid-soundfont-gm` or pass a file "
         "with --soundfont."
     )
 
 
 def check_audio(soundfont: str | os.PathLike | None = None) -> Path:
-    """The SoundFont that would be played. Raises UserError for whatever is missing."""
+    """Return the SoundFont to use. Raises UserError if FluidSynth or the SoundFont is missing or unusable."""
     if shutil.which("fluidsynth") is None:
-        raise UserError("Sound needs FluidSynth, which is not installed: `apt install fluidsynth fluid-soundfont-gm`.")
+        raise UserError("Audio needs FluidSynth; run `apt install fluidsynth fluid-soundfont-gm`.")
     if soundfont is None:
         return find_soundfont()
     with explained(f"reading the SoundFont {soundfont}"), open(soundfont, "rb") as file:
         header = file.read(12)
-    if header[:4] != b"RIFF" or header[8:] != b"sfbk":  # FluidSynth would play silence
-        raise UserError(f"{soundfont} is not a SoundFont: give the path of an .sf2 or .sf3 file.")
+    if header[:4] != b"RIFF" or header[8:] != b"sfbk":  # FluidSynth would render silence without an error
+        raise UserError(f"{soundfont} is not a SoundFont; give the path of an .sf2 or .sf3 file.")
     return Path(soundfont)
 
 
 def render(midi: mido.MidiFile, out: str | os.PathLike, soundfont: str | os.PathLike | None = None) -> None:
-    """Write `midi` as `out`, a stereo .wav of 16 bits at 44.1 kHz, whole or not at all.
+    """Write `midi` to `out` atomically as a 16-bit stereo .wav at 44.1 kHz.
 
-    Raises UserError when FluidSynth or a SoundFont is missing, or FluidSynth fails.
+    Raises UserError if FluidSynth or a SoundFont is missing, or if FluidSynth fails.
     """
     font = check_audio(soundfont)
     out = Path(out)
-    with tempfile.TemporaryDirectory() as folder, explained(f"writing the sound {out}"):
+    with tempfile.TemporaryDirectory() as folder, explained(f"writing the audio {out}"):
         score = Path(folder) / "score.mid"
         midi.save(score)
         with atomic_path(out) as partial:
             command = ["fluidsynth", "-ni", "-q", "-F", str(partial), "-T", "wav", "-r", str(SAMPLE_RATE), "-O", "s16"]
             try:
                 done = subprocess.run(
-                    [*command, str(font), str(score)], capture_output=True, text=True, timeout=LIMIT_S
+                    [*command, str(font), str(score)], capture_output=True, text=True, timeout=TIMEOUT_S
                 )
             except subprocess.TimeoutExpired as error:
-                raise UserError(f"FluidSynth took over {LIMIT_S} s for {out}: render a shorter piece.") from error
+                raise UserError(f"FluidSynth needs more than {TIMEOUT_S} s for {out}; shorten the piece.") from error
             if done.returncode or not partial.is_file():
-                said = (done.stderr or done.stdout).strip().splitlines()
-                raise UserError(
-                    f"FluidSynth could not play {out} ({said[-1] if said else 'no word why'}): check {font}."
-                )
+                output = (done.stderr or done.stdout).strip().splitlines()
+                reason = output[-1] if output else "no error message"
+                raise UserError(f"FluidSynth could not render {out} ({reason}); check the SoundFont {font}.")
 
 
 def sound(midi: mido.MidiFile, soundfont: str | os.PathLike | None = None) -> np.ndarray:
-    """`midi` as one channel of samples at `SAMPLE_RATE`, float32 [1, n] in -1 .. 1, for SummaryWriter.add_audio.
+    """Return `midi` as mono audio at `SAMPLE_RATE`, float32 [1, n] in -1..1, for SummaryWriter.add_audio.
 
-    Raises what `render` raises.
+    Raises the errors of `render`.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.wav"

@@ -1,13 +1,13 @@
-"""What a piece is like, in six figures: the standard measures of symbolic music, for samples beside real music.
+"""Six standard measures of symbolic music, to compare generated pieces with real ones.
 
     pitch-class entropy   bits, 0 to 3.58: how evenly the twelve pitch classes are used
-    scale consistency     0 to 1: the share of notes in the major or minor scale that holds most of them
-    groove consistency    0 to 1: how alike the onset patterns of neighbouring bars are
-    note density          notes a second
-    polyphony             pitches that sound at once, on average while any does
+    scale consistency     0 to 1: the largest fraction of notes in one major or natural minor scale
+    groove consistency    0 to 1: how similar the onset patterns of consecutive bars are
+    note density          notes per second
+    polyphony             mean number of notes that sound at once, ignoring silence
     pitch range           semitones from the lowest note to the highest
 
-Drums have no pitch and count for groove and density alone. A measure that a piece has too few notes for is NaN.
+Drums count only for groove consistency and note density. A measure is NaN if the piece has too few notes for it.
 
 Source: the definitions of MusPy (Dong et al. 2020, arXiv 2008.01951) for all but density; pitch-class entropy and
 grooving similarity are from Wu and Yang, "The Jazz Transformer on the Front Line" (2020, arXiv 2008.01307).
@@ -19,15 +19,16 @@ from dataclasses import astuple, dataclass, fields
 import mido
 import numpy as np
 
-from rwkv_music.midi.piano_roll import Notes, bar_ticks, read_notes
+from rwkv_music.midi.notes import read_notes
+from rwkv_music.midi.time import BarGrid
 
-STEPS_PER_BAR = 48  # of the onset patterns: sixteenths and triplets of 4/4
-MAJOR = (0, 2, 4, 5, 7, 9, 11)  # and, from its sixth degree, natural minor: the same seven pitch classes
+STEPS_PER_BAR = 48  # resolution of onset patterns: represents sixteenths and triplets in 4/4
+MAJOR = (0, 2, 4, 5, 7, 9, 11)  # the relative natural minor scale has the same pitch classes
 
 
 @dataclass(frozen=True)
 class Measures:
-    """See the module."""
+    """The measures of one piece, described in the module docstring."""
 
     pitch_class_entropy: float
     scale_consistency: float
@@ -38,15 +39,17 @@ class Measures:
 
 
 def measure(midi: mido.MidiFile) -> Measures:
-    """The measures of a piece, as long as its file is."""
+    """Compute the measures of a piece. Note density counts the whole length of the file."""
     notes = read_notes(midi)
     melodic = np.array([name != "drums" for name in notes.voice_names], bool)
     pitched = melodic[notes.voice] if len(notes) else np.zeros(0, bool)
     pitch = notes.pitch[pitched]
+    bars = BarGrid.from_midi(midi)
+    lines = bars.lines(int(bars.bar(notes.start_tick[-1])) + 1 if len(notes) else 0)
     return Measures(
         pitch_class_entropy=pitch_class_entropy(pitch),
         scale_consistency=scale_consistency(pitch),
-        groove_consistency=groove_consistency(notes.start_tick, _lines(midi, notes)),
+        groove_consistency=groove_consistency(notes.start_tick, lines),
         note_density=len(notes) / midi.length if midi.length > 0 else float("nan"),
         polyphony=polyphony(notes.start[pitched], notes.end[pitched]),
         pitch_range=float(np.ptp(pitch)) if len(pitch) else float("nan"),
@@ -54,7 +57,7 @@ def measure(midi: mido.MidiFile) -> Measures:
 
 
 def mean_and_deviation(pieces: Sequence[Measures]) -> tuple[Measures, Measures]:
-    """Over pieces, those without a measure left out of it; NaN where all are."""
+    """Return the mean and standard deviation of each measure, ignoring NaN; NaN if no piece has the measure."""
     table = np.array([astuple(piece) for piece in pieces], float)
     known = ~np.isnan(table)
     n = np.where(known.any(0), known.sum(0), np.nan)
@@ -64,7 +67,7 @@ def mean_and_deviation(pieces: Sequence[Measures]) -> tuple[Measures, Measures]:
 
 
 def compared(names: Sequence[str], groups: Sequence[Sequence[Measures]]) -> str:
-    """Mean and deviation of each group of pieces, as a table: a line a measure, a column a group."""
+    """Return a table of mean and standard deviation, with a row per measure and a column per group of pieces."""
     columns = [mean_and_deviation(group) for group in groups]
     lines = [f"{'':<21}" + "".join(f"{name:>18}" for name in names)]
     for field in fields(Measures):
@@ -74,7 +77,7 @@ def compared(names: Sequence[str], groups: Sequence[Sequence[Measures]]) -> str:
 
 
 def pitch_class_entropy(pitch: np.ndarray) -> float:
-    """-sum p log2 p over the pitch classes of int64 [n]."""
+    """Return -sum p log2 p over the pitch classes of `pitch`, int64 [n]."""
     if not len(pitch):
         return float("nan")
     p = np.bincount(pitch % 12, minlength=12) / len(pitch)
@@ -83,7 +86,7 @@ def pitch_class_entropy(pitch: np.ndarray) -> float:
 
 
 def scale_consistency(pitch: np.ndarray) -> float:
-    """The largest share of the notes int64 [n] that one major or natural minor scale holds."""
+    """Return the largest fraction of the notes `pitch`, int64 [n], that lie in one major or natural minor scale."""
     if not len(pitch):
         return float("nan")
     counts = np.bincount(pitch % 12, minlength=12)
@@ -91,11 +94,11 @@ def scale_consistency(pitch: np.ndarray) -> float:
 
 
 def groove_consistency(onset_ticks: np.ndarray, line_ticks: np.ndarray) -> float:
-    """1 less the mean Hamming distance, a step, of neighbouring bars' onset patterns.
+    """Return 1 minus the mean Hamming distance per step between the onset patterns of consecutive bars.
 
     Args:
         onset_ticks: int64 [n].
-        line_ticks: int64 [bars + 1], where bars begin and the last one ends.
+        line_ticks: int64 [bars + 1], the start of each bar and the end of the last one.
     """
     n_bars = len(line_ticks) - 1
     if n_bars < 2:
@@ -110,23 +113,13 @@ def groove_consistency(onset_ticks: np.ndarray, line_ticks: np.ndarray) -> float
 
 
 def polyphony(start: np.ndarray, end: np.ndarray) -> float:
-    """How many of the notes [n], from start to end, sound at once, averaged over the time in which any does."""
+    """Return the mean number of notes that sound at once while any does, from their start and end times [n]."""
     if not len(start):
         return float("nan")
     times = np.concatenate([start, end])
     changes = np.concatenate([np.ones_like(start), -np.ones_like(end)])
     order = np.lexsort((changes, times))
     sounding = np.cumsum(changes[order])[:-1]
-    lasting = np.diff(times[order])
-    heard = lasting[sounding > 0].sum()
-    return float((sounding * lasting).sum() / heard) if heard > 0 else float("nan")
-
-
-def _lines(midi: mido.MidiFile, notes: Notes) -> np.ndarray:
-    """Bar lines up to the end of the bar in which the last note begins."""
-    if not len(notes):
-        return np.zeros(1, np.int64)
-    n_bars = 64
-    while (lines := bar_ticks(midi, n_bars))[-1] <= notes.start_tick[-1]:
-        n_bars *= 2
-    return lines[: np.searchsorted(lines, notes.start_tick[-1], side="right") + 1]
+    duration = np.diff(times[order])
+    total = duration[sounding > 0].sum()
+    return float((sounding * duration).sum() / total) if total > 0 else float("nan")

@@ -1,8 +1,8 @@
-"""What a piece is like, whatever tokenizer it meets: length, density, instruments, histograms, and a key of its music.
+"""Statistics of a MIDI file that do not depend on the tokenizer, filters on them, and a key for finding duplicates.
 
-The key is the same for two files that hold the same notes: in another order or another resolution, at another loudness
-or tempo, with other instruments, later or transposed. It hashes the intervals between notes, in time (to a
-forty-eighth of a quarter note) and in pitch; drums, which cannot be transposed, by themselves.
+Two files with the same music have the same key. The order of the notes, the time resolution, velocities, tempos,
+instruments, the start time and transposition do not change it. The key hashes the intervals between notes in time (in
+forty-eighths of a quarter note) and in pitch. Drums cannot be transposed and are hashed separately.
 """
 
 import hashlib
@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from rwkv_music.errors import UserError
-from rwkv_music.midi.events import RejectedMidi, read_midi
+from rwkv_music.midi.events import DRUMS, RejectedMidi, read_midi
+from rwkv_music.midi.time import TempoMap
 
 STEPS_PER_QUARTER = 48
 VELOCITY_BINS = 32
-N_PROGRAMS = 129  # General MIDI's, and drums as the last
-DRUMS = 128
-DEFAULT_TEMPO = 500_000  # microseconds a quarter note
+N_PROGRAMS = DRUMS + 1  # General MIDI's programs, then drums
 
 RECORD = np.dtype(
     [
@@ -33,17 +32,17 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class MidiStats:
-    """What one piece is like.
+    """The statistics of one piece.
 
     Attributes:
-        seconds: from the first note's beginning to the last one's end.
-        notes: how many.
-        tempo: quarter notes a minute, the one that lasts longest.
-        tracks: parts with notes: each track, channel and program by itself.
-        programs: bool [129], which General MIDI programs play; drums are the last.
-        pitch: int64 [128], notes of each pitch, drums not counted.
-        velocity: int64 [32], notes of each four velocities.
-        key: hex, 128 bits: of the music, the same for copies and transpositions.
+        seconds: time from the start of the first note to the end of the last one.
+        notes: number of notes.
+        tempo: the tempo that lasts longest, in quarter notes per minute.
+        tracks: number of parts with notes, where each combination of track, channel and program is a part.
+        programs: bool [129], which General MIDI programs play; the last one is drums.
+        pitch: int64 [128], number of notes of each pitch, without drums.
+        velocity: int64 [32], number of notes in each group of four velocities.
+        key: 128 bits as hex, equal for copies and transpositions of the same music.
     """
 
     seconds: float
@@ -56,14 +55,19 @@ class MidiStats:
     key: str
 
     def record(self) -> np.ndarray:
-        """The figures as one RECORD, histograms cut off at 65,535."""
+        """Return the statistics as one RECORD [1]. Histogram counts are capped at 65,535."""
         counts = [np.minimum(counts, 0xFFFF) for counts in (self.pitch, self.velocity)]
         row = (self.seconds, self.notes, self.tempo, *counts, np.packbits(self.programs))
         return np.array([row], RECORD)
 
 
-def survey(data: bytes) -> MidiStats:
-    """What the bytes of a MIDI file hold; RejectedMidi if that is no music."""
+def compute_stats(data: bytes) -> MidiStats:
+    """Compute the statistics of a MIDI file from its bytes.
+
+    Raises:
+        RejectedMidi: the file is damaged or has no notes.
+        UserError: symusic is not installed.
+    """
     try:
         from symusic import Score
     except ImportError as error:
@@ -84,12 +88,13 @@ def survey(data: bytes) -> MidiStats:
     is_drum = np.repeat([track.is_drum for track in tracks], [len(track.notes) for track in tracks])
     programs = np.zeros(N_PROGRAMS, bool)
     programs[[DRUMS if track.is_drum else track.program for track in tracks]] = True
-    ends = np.array([start.min(), (start + duration).max()])
-    seconds, tempo = _time(score, ends)
+    tempos = score.tempos.numpy()
+    tempo_map = TempoMap(zip(tempos["time"].tolist(), tempos["mspq"].tolist(), strict=True), score.ticks_per_quarter)
+    microseconds = tempo_map.durations(start.min(), (start + duration).max())
     return MidiStats(
-        seconds=seconds,
+        seconds=float(microseconds.sum() / 1e6),
         notes=len(start),
-        tempo=tempo,
+        tempo=float(6e7 / max(tempo_map.tempos[microseconds.argmax()], 1.0)),
         tracks=len(tracks),
         programs=programs,
         pitch=np.bincount(pitch[~is_drum], minlength=128),
@@ -98,22 +103,10 @@ def survey(data: bytes) -> MidiStats:
     )
 
 
-def _time(score, ends: np.ndarray) -> tuple[float, float]:
-    """(seconds between two ticks, the tempo in quarter notes a minute that lasts longest between them)."""
-    changes = score.tempos.numpy()
-    ticks, tempos = changes["time"].astype(np.int64), changes["mspq"].astype(np.float64)
-    order = np.argsort(ticks, kind="stable")
-    ticks, tempos = np.append(0, ticks[order]), np.append(DEFAULT_TEMPO, tempos[order])
-    lengths = np.diff(np.clip(np.append(ticks, ends[1]), *ends))
-    microseconds = lengths * tempos / score.ticks_per_quarter
-    longest = tempos[microseconds.argmax()]
-    return float(microseconds.sum() / 1e6), float(6e7 / max(longest, 1.0))
-
-
 def _key(onset: np.ndarray, pitch: np.ndarray, is_drum: np.ndarray) -> str:
-    """The hash of what is left of notes when transposition, repetition and order are taken away."""
+    """Hash the notes so that transposition, repetition and order do not matter."""
     digest = hashlib.blake2b(digest_size=16)
-    # Onset and pitch in one number, of which the differences tell both of theirs.
+    # Onset and pitch are packed into one number, whose differences encode both intervals.
     melody = np.unique(onset[~is_drum] * 256 + pitch[~is_drum])
     drums = np.unique(onset[is_drum] * 256 + pitch[is_drum])
     digest.update(np.diff(melody).astype("<i8").tobytes())
@@ -126,13 +119,13 @@ def _key(onset: np.ndarray, pitch: np.ndarray, is_drum: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which pieces to keep: bounds are (least, most), both allowed; None keeps all.
+    """Conditions that a piece must meet to be kept. Bounds are (minimum, maximum), inclusive; None accepts everything.
 
     Attributes:
-        seconds: how long.
-        notes_per_second: how dense.
-        tracks: how many parts.
-        programs: the General MIDI programs, 0..127, and 128 for drums, that may play; a piece with another is left out.
+        seconds: bounds of the length.
+        notes_per_second: bounds of the note density.
+        tracks: bounds of the number of parts.
+        programs: the allowed General MIDI programs, 0..127, and 128 for drums. A piece with any other is rejected.
     """
 
     seconds: tuple[float, float] | None = None
@@ -144,12 +137,12 @@ class Filters:
         for name in ("seconds", "notes_per_second", "tracks"):
             bounds = getattr(self, name)
             if bounds is not None and not bounds[0] <= bounds[1]:
-                raise UserError(f"The bounds of {name} are {bounds[0]:g}:{bounds[1]:g}: give the smaller one first.")
+                raise UserError(f"The bounds of {name} are {bounds[0]:g}:{bounds[1]:g}; give the minimum first.")
         if self.programs is not None and not all(0 <= program < N_PROGRAMS for program in self.programs):
-            raise UserError("A program is a number from 0 to 127, or 128 for drums: give such numbers alone.")
+            raise UserError("Programs must be numbers from 0 to 127, or 128 for drums.")
 
     def reason(self, piece: MidiStats) -> str | None:
-        """Why a piece is left out, None if it stays."""
+        """Return why a piece is rejected, or None if it is kept."""
         density = piece.notes / max(piece.seconds, 1e-3)
         for bounds, value, less, more, unit in (
             (self.seconds, piece.seconds, "shorter", "longer", " s"),
@@ -165,7 +158,7 @@ class Filters:
         return None
 
     def as_options(self) -> dict:
-        """The filters that are set, as dataset.json names them; a bound that is infinite is null."""
+        """Return the filters that are set as JSON values for dataset.json, with null for infinite bounds."""
         return {
             name: [None if number == float("inf") else number for number in value]
             for name, value in asdict(self).items()

@@ -40,7 +40,7 @@ from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi
-from rwkv_music.midi.stats import Filters, survey
+from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
@@ -205,8 +205,8 @@ def _make_reader(
             return data
         try:
             data = read_file(path) if data is None else data
-            piece_survey = survey(data)
-            reason = filters.reason(piece_survey)
+            stats = compute_stats(data)
+            reason = filters.reason(stats)
             if reason:
                 return Failure(reason)
             piece = codec.encode_piece(data)
@@ -217,13 +217,13 @@ def _make_reader(
             return Failure(f"a bar of more than {LONGEST_BAR_TOKENS:,} tokens")
         line = {
             "sha256": hashlib.sha256(data).hexdigest(),
-            "music": piece_survey.key,
-            "seconds": round(piece_survey.seconds, 3),
+            "music": stats.key,
+            "seconds": round(stats.seconds, 3),
             "n_tokens": len(piece.ids),
             "n_bars": len(bars),
             "n_notes": codec.count_notes(piece.ids),
         }
-        return line, piece.ids, bars.astype(np.uint16), piece_survey.record()
+        return line, piece.ids, bars.astype(np.uint16), stats.record()
 
     return read
 
@@ -266,7 +266,7 @@ def _write_dataset(
             else:
                 split = SPLITS[int(in_val[number])]
                 if bpe_vocab_size is not None:
-                    piece = codec.merged(tokens)
+                    piece = codec.apply_merges(tokens)
                     tokens, piece_bars = piece.ids, np.diff(piece.bar_starts, prepend=0).astype(np.uint16)
                     line |= {"n_tokens": len(tokens)}
                 documents[split].add(tokens)

@@ -1,1 +1,1 @@
-"""Tokenizers: music as token ids and back, with the grammars that keep generated tokens valid."""
+"""Codecs: MIDI files to token ids and back, and the grammars that constrain sampling."""

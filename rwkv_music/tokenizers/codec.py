@@ -1,18 +1,17 @@
-"""A codec turns one MIDI file into token ids and back: the interface, and what every member shares.
+"""The interface of codecs, which convert MIDI files to token ids and back.
 
-    piece = codec.encode_piece(Path("in.mid"))         its ids, and where bars begin among them
-    prompt = codec.first_bars(piece, 4)                four bars and no end
-    grammar = codec.grammar(prompt, rows=3, bars=8)    what three rows may draw until each has eight bars more
-    midi = codec.decode(ids, prompt.bar_lines)         any ids as a well-formed file, bars going on as the prompt's do
+    piece = codec.encode_piece(Path("in.mid"))         ids, and the index of each bar's first token
+    prompt = codec.first_bars(piece, 4)                the first four bars, without EOS
+    grammar = codec.grammar(prompt, rows=3, bars=8)    constrains sampling: three continuations of eight bars
+    midi = codec.decode(ids, prompt.bar_lines)         any ids as a valid MIDI file
 
-`encode` is `encode_piece` without the bars. The members and their names are in codecs.py.
+`encode` is `encode_piece` without the bars. registry.py creates codecs by name.
 
 Notable choices:
-- A codec is its JSON: name, options and the whole vocabulary.
-- `fingerprint` covers what decides the ids and nothing else: two codecs have the same one if and only if they number
-  the same music the same way. A model and a dataset that differ in it are never mixed.
-- What cannot be read raises `RejectedMidi` with a short reason that stays the same from run to run, so that reasons can
-  be counted. The shape of the file is checked here, before any library sees it.
+- A codec is fully described by its JSON file: name, options and vocabulary.
+- Two codecs have the same `fingerprint` if and only if they encode all music to the same ids. A model is never combined
+  with a dataset of another fingerprint.
+- Files that cannot be encoded raise `RejectedMidi` with a short fixed reason, so that reasons can be counted.
 """
 
 import hashlib
@@ -21,31 +20,28 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import mido
 import numpy as np
 
 from rwkv_music.errors import explained
 from rwkv_music.files import write_text
+from rwkv_music.tokenizers.grammar import Grammar
 
-if TYPE_CHECKING:
-    import mido
-
-    from rwkv_music.tokenizers.grammar import Grammar
-
-LONGEST_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 a minute; a stray event at a far tick would be that many bars
-FORMAT = "rwkv-music tokenizer"  # of a tokenizer.json
+MAX_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 per minute; bounds the bars that an event at a very late tick creates
+FORMAT = "rwkv-music tokenizer"  # the format name in tokenizer.json
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class BarLines:
-    """Where the bars of a piece lie in time. Past the last one, bars of its length follow.
+    """The times of the bar lines of a piece. After the last bar, bars of the same length follow.
 
     Attributes:
-        start_ms: float64 [bars + 1], each bar's beginning and the last one's end, rising, in milliseconds on the clock
-            of the tokens, which is 0 at the first of them; the first bar may begin before that.
-        signatures: int64 [bars, 2], each bar's time signature.
+        start_ms: float64 [bars + 1], increasing: the start of each bar and the end of the last one, in milliseconds
+            since the first token. The first bar may start earlier, at a negative time.
+        signatures: int64 [bars, 2], the time signature (numerator, denominator) of each bar.
     """
 
     start_ms: np.ndarray
@@ -54,13 +50,13 @@ class BarLines:
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of music as tokens.
+    """A piece of music as tokens.
 
     Attributes:
-        ids: uint16 [n], BOS first; EOS last, unless it was cut.
-        bar_starts: int64 [bars], where each bar's first token is in `ids`, never falling. A bar in which no token
-            begins starts where the next one does.
-        bar_lines: what `decode` must know to put bar lines where they were; None where the ids say it themselves.
+        ids: uint16 [n], starting with BOS and ending with EOS unless the piece was cut.
+        bar_starts: int64 [bars], non-decreasing, the index in `ids` of each bar's first token. A bar without tokens has
+            the index of the next bar.
+        bar_lines: the bar lines that `decode` needs; None for codecs whose tokens contain the bars.
     """
 
     ids: np.ndarray
@@ -69,13 +65,13 @@ class Piece:
 
 
 class Codec(ABC):
-    """Music as token ids, one piece a document, `bos_id` first and `eos_id` last.
+    """A codec, which encodes each piece as one document that starts with `bos_id` and ends with `eos_id`.
 
     Attributes:
-        name: what `--tokenizer` calls it.
-        options: what it was made with, JSON values.
-        vocabulary: the token of each id, as text.
-        libraries: the versions of the packages that the vocabulary was made with; a record, no part of the fingerprint.
+        name: the value of `--tokenizer`.
+        options: the constructor's options as JSON values.
+        vocabulary: the text of each token.
+        libraries: versions of the packages that created the vocabulary; not part of the fingerprint.
     """
 
     name: ClassVar[str]
@@ -90,55 +86,63 @@ class Codec(ABC):
 
     @abstractmethod
     def encode_piece(self, source: Path | bytes) -> Piece:
-        """One piece, whole, from a file or its bytes.
+        """Encode a whole MIDI file, given as a path or as bytes.
 
-        Bars are counted to the one in which the last note begins.
+        The last bar is the one in which the last note starts.
 
         Raises:
-            RejectedMidi: it is not music that can be read.
+            RejectedMidi: the file cannot be encoded.
             UserError: the file cannot be opened.
         """
 
     def encode(self, source: Path | bytes) -> np.ndarray:
-        """The ids of `encode_piece`, uint16 [n], BOS first and EOS last."""
+        """Return the ids of `encode_piece`, uint16 [n]."""
         return self.encode_piece(source).ids
 
     @abstractmethod
-    def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> "mido.MidiFile":
-        """A well-formed, playable file from any ids [n]; BOS, EOS, PAD and whatever makes no sense are ignored.
+    def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
+        """Return a valid MIDI file for any ids [n].
 
-        Every note ends, after it began. `bar_lines` are those of the piece or prompt that the ids begin with.
+        BOS, EOS, PAD and tokens that are invalid in their context are ignored. Every note has a positive length.
+
+        Args:
+            ids: the tokens.
+            bar_lines: those of the piece or prompt that `ids` starts with.
         """
 
     @abstractmethod
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
-        """Where each bar of the file that `decode(ids)` writes has its first token in `ids` [n]: int64 [bars]."""
+        """Return the index in `ids` [n] of the first token of each bar of `decode(ids)`: int64 [bars]."""
 
     @abstractmethod
-    def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> "Grammar":
-        """What may follow `prompt`, for rows that each go on from it by themselves (see grammar.py).
+    def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> Grammar:
+        """Return a grammar that constrains continuations of `prompt` (see grammar.py).
 
         Args:
-            prompt: a piece cut at a bar line, from `first_bars`. The rows begin with the bar after it.
-            rows: how many.
-            bars: a row ends when it has so many; when None, only by EOS.
-            may_end: whether EOS is allowed before that. It always is when `bars` is None.
+            prompt: a piece cut at a bar line by `first_bars`. The rows start with the next bar.
+            rows: number of independent continuations.
+            bars: number of bars after which a row ends; None to end rows only by EOS.
+            may_end: whether EOS may end a row earlier. It always may if `bars` is None.
         """
 
     def first_bars(self, piece: Piece, n: int) -> Piece:
-        """The first `n` bars of `piece`, without an EOS, 0 <= n <= bars; nothing but what precedes them for n = 0."""
+        """Return the first `n` bars of `piece` without EOS. For n = 0 this is BOS and what precedes the first bar.
+
+        Raises:
+            IndexError: `piece` has fewer than `n` bars.
+        """
         if not 0 <= n <= len(piece.bar_starts):
-            raise IndexError(f"{n} of {len(piece.bar_starts)} bars")
+            raise IndexError(f"cannot take {n} bars of a piece with {len(piece.bar_starts)}")
         ends = np.append(piece.bar_starts, len(piece.ids) - (piece.ids[-1:] == self.eos_id).sum())
         lines = piece.bar_lines
         if lines is not None:
-            n_lines = max(n, 1)  # what follows must know a bar's length
+            n_lines = max(n, 1)  # a continuation needs the length of a bar
             lines = BarLines(lines.start_ms[: n_lines + 1], lines.signatures[:n_lines])
         return Piece(piece.ids[: ends[n]], piece.bar_starts[:n], lines)
 
     @abstractmethod
     def count_notes(self, ids: np.ndarray) -> int:
-        """How many notes `ids` [n] start."""
+        """Return the number of notes that start in `ids` [n]."""
 
     @property
     def vocab_size(self) -> int:
@@ -150,12 +154,12 @@ class Codec(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 of name, options and vocabulary: the same if and only if two codecs give the same ids."""
+        """The hex SHA-256 of name, options and vocabulary."""
         return _sha256([self.name, sorted(self.options.items()), self.vocabulary])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the codec as one self-contained JSON file (tokenizer.json)."""
-        facts = {
+        """Write the codec to one JSON file (tokenizer.json)."""
+        contents = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -170,7 +174,7 @@ class Codec(ABC):
             "vocabulary": self.vocabulary,
         }
         with explained(f"writing {path}"):
-            write_text(path, json.dumps(facts, indent=1) + "\n")
+            write_text(path, json.dumps(contents, indent=1) + "\n")
 
 
 def _sha256(value: list) -> str:

@@ -1,20 +1,21 @@
-"""What may come next: a grammar follows many rows of tokens while they are drawn, and counts their bars.
+"""Grammars, which restrict the next token during sampling and count the bars of each row.
 
-A codec makes one for a prompt (`Codec.grammar`); a sampler asks it before each draw and feeds it what was drawn:
+A codec creates the grammar for a prompt (`Codec.grammar`). The sampler masks the logits with it before each draw and
+feeds it the drawn tokens:
 
     grammar = codec.grammar(prompt, rows=B, bars=8)
     while not grammar.ended.all():
         logits[~grammar.allowed()] = -inf
         tokens = draw(logits)
-        grammar.feed(tokens)                   # ended[row]: this token is past the last bar, and no part of the row
+        grammar.feed(tokens)                   # where ended[row], this token is not part of the row
     ids = [*prompt.ids, *row, *grammar.closing(row)]
 
 Notable choices:
-- The state of a row is a few small integers on the host. What they allow is looked up: `tables` are constant and may
-  live on a GPU, and `classes` says which line of each table counts for each row. A token is allowed if every table
-  allows it, so that a few conditions that vary by themselves need no table of all their combinations.
-- The bars that were asked for come first: unless a piece `may_end`, EOS is not allowed before they are there. Where
-  the codec counts bars in time, the clock runs on by waiting at the latest, so every row ends.
+- The state of a row is a few small integers on the host. `tables` are constant and may live on a GPU, and `classes`
+  selects a line of each table for each row. A token is allowed if every table allows it, so independent conditions do
+  not need a table of all their combinations.
+- Unless a piece `may_end`, EOS is not allowed before the last requested bar is complete. Every row can always advance
+  to its next bar, so every row can end.
 """
 
 from abc import ABC, abstractmethod
@@ -23,26 +24,30 @@ import numpy as np
 
 
 class Grammar(ABC):
-    """Follows `rows` rows that all go on from one prompt.
+    """The state of `rows` continuations of one prompt.
+
+    Args:
+        rows: number of rows.
+        max_bars: number of bars after which a row ends; None to end rows only by EOS.
 
     Attributes:
-        tables: each bool [classes, V], what one condition allows; constant.
-        classes: int64 [len(tables), rows], the line of each table that holds for the next token of each row.
-        bars: int64 [rows], how many bars each row has finished since the prompt.
-        ended: bool [rows], whether the token fed last ended the row: it is past the last bar that was asked for, or
-            EOS, and no part of the row. A row that has ended stays as it is, whatever it is fed.
+        tables: constant, each bool [classes, V]: the tokens that one condition allows.
+        classes: int64 [len(tables), rows], the line of each table that applies to the next token of each row.
+        bars: int64 [rows], the number of bars that each row has completed since the prompt.
+        ended: bool [rows], whether the row has ended. The token that ends a row is EOS or starts the bar after the last
+            one, and is not part of the row. Later tokens of the row are ignored.
     """
 
     tables: tuple[np.ndarray, ...]
 
-    def __init__(self, rows: int, asked_bars: int | None):
-        self.asked_bars = asked_bars
+    def __init__(self, rows: int, max_bars: int | None):
+        self.max_bars = max_bars
         self.classes = np.zeros((len(self.tables), rows), np.int64)
         self.bars = np.zeros(rows, np.int64)
         self.ended = np.zeros(rows, bool)
 
     def allowed(self) -> np.ndarray:
-        """bool [rows, V]: the tokens that may come next. In every row at least one is."""
+        """Return the tokens that may come next, bool [rows, V]. Every row has at least one."""
         allowed = self.tables[0][self.classes[0]]
         for table, classes in zip(self.tables[1:], self.classes[1:], strict=True):
             allowed &= table[classes]
@@ -50,8 +55,8 @@ class Grammar(ABC):
 
     @abstractmethod
     def feed(self, tokens: np.ndarray) -> None:
-        """Take in the next token of each row, int [rows]."""
+        """Advance each row by its next token, int [rows]."""
 
     def closing(self, row: int) -> np.ndarray:
-        """int64 [n], what lengthens an ended row to the end of its last bar, where that is not implied."""
+        """Return the tokens that extend an ended row to the end of its last bar, int64 [n], possibly none."""
         return np.empty(0, np.int64)

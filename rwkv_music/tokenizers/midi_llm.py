@@ -1,27 +1,29 @@
-"""The `midi-llm` codecs: the RWKV community's vocabulary, that its music checkpoints and players speak.
+"""The `midi-llm` codecs, which use the vocabulary of the RWKV community's music checkpoints and players.
 
-    0 <pad>   1 <start>   2 <end>   3..127 t1..t125, waits of 8 ms each
-    then a token for each instrument, pitch and loudness, in this order: an instrument's letters, the pitch and the
-    loudness in hexadecimal, as in `pi:3c:8`; loudness 0 lets the key go
+    0 <pad>   1 <start>   2 <end>   3..127 t1..t125, waits in units of 8 ms
+    then one token per instrument, pitch and loudness, ordered in this way. It is written as the first letters of the
+    instrument, the pitch and the loudness in hexadecimal, such as `pi:3c:8`. Loudness 0 is a note-off.
 
-`midi-llm` has 13 groups of instruments and 12 loudnesses (20,096 tokens), `midi-llm-piano` has the keyboards alone and
-16 loudnesses (2,176 tokens). Which ids a file gets is what MIDI-LLM-tokenizer does, float for float:
+`midi-llm` has 13 instruments and 12 loudness levels (20,096 tokens). `midi-llm-piano` has only the keyboards and 16
+loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokenizer exactly, so all floating-point
+operations are the same:
 
-- All tracks are one. A moment's keys go by instrument, then pitch. Silence before the first key is left out, and none
-  is longer than ten seconds. A wait is rounded by itself; one that rounds to nothing is forgotten.
-- Loudness is velocity times the channel's volume and expression, in bins that widen towards the loud end.
-- A key let go while the sustain pedal is down goes up with the pedal; struck again before, it does not.
-- Instruments that no group has (sound effects) are left out, and for the piano all that is not a keyboard.
+- All tracks are merged. Simultaneous tokens are sorted by instrument, then pitch. Silence before the first token is
+  removed, and other silences are cut to ten seconds. Each wait is rounded separately and dropped if it rounds to 0.
+- Loudness is velocity times the channel's volume and expression. The bins widen towards the loud end.
+- A note-off while the sustain pedal is down is delayed until the pedal is released, and dropped if the same pitch
+  starts again before that.
+- Sound effects, and with `midi-llm-piano` everything but keyboards, are removed.
 
 Notable choices:
-- A file is one piece. MIDI-LLM-tokenizer can also cut it at long silences and leave short parts out: here, `prepare`
-  filters, and nothing cuts.
-- Time is kept over meta events of unknown types, where MIDI-LLM-tokenizer loses it.
-- Decoding gives every key its release: at its own, where it is struck again, or, if it has neither, after five seconds
-  or with the end. A note that begins and ends at once lasts a tick, which encoding does not notice. A release of a key
-  that is not down is dropped; if it divided a silence of over ten seconds, encoding again cuts the whole of that short.
-- The tokens know no bars. They come from the file's time signatures, follow the tokens' clock (`BarLines`), and are
-  written again as time signatures and tempos when ids are decoded.
+- A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts; here only the filters
+  of `prepare` drop pieces.
+- Delta times of unknown meta events count, which MIDI-LLM-tokenizer loses.
+- When decoding, a note ends at its note-off or where its pitch starts again. Without either it ends after five seconds
+  or at the end of the piece. A note of length 0 lasts one tick, which encoding rounds away again. Unmatched note-offs
+  are dropped; if one divided a silence of over ten seconds, encoding the result again shortens the whole silence.
+- The tokens contain no bars. Bars are read from the file's time signatures, converted to the tokens' clock
+  (`BarLines`), and written as time signatures and tempos when decoding.
 
 Source: https://github.com/briansemrau/MIDI-LLM-tokenizer (vocab_config.json, vocab_config_piano.json, midi_util.py).
 """
@@ -37,50 +39,51 @@ import mido
 import numpy as np
 
 from rwkv_music.midi.events import (
+    ALL_NOTES_OFF,
     CONTROL_CHANGE,
-    DEFAULT_TEMPO,
+    DRUM_CHANNEL,
+    EXPRESSION,
+    FINE_VOLUME,
     NOTE_OFF,
     NOTE_ON,
+    PEDAL_DOWN,
     PROGRAM_CHANGE,
+    SUSTAIN_PEDAL,
     TEMPO,
+    VOLUME,
     Event,
     RejectedMidi,
-    TickClock,
-    bars_of,
     read_events,
     read_midi,
-    separated,
     to_track,
 )
-from rwkv_music.tokenizers.codec import LONGEST_PIECE_QUARTERS, BarLines, Codec, Piece
+from rwkv_music.midi.notes import remove_overlaps
+from rwkv_music.midi.time import DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
+from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.midi_llm_bars import (
-    LONGEST_WAIT_MS,
-    LONGEST_WAITS,
-    STEADY_BAR_MS,
+    DEFAULT_BAR_MS,
+    MAX_WAIT_MS,
+    MAX_WAITS,
     TICKS_PER_QUARTER,
+    WAIT_LEVELS,
     WAIT_MS,
-    WAITS,
     Moments,
     place_bars,
-    tempo_events,
     tick_map,
 )
 from rwkv_music.tokenizers.midi_llm_grammar import MidiLlmGrammar, MidiLlmRules
 
 PAD, START, END, FIRST_WAIT = range(4)
-FIRST_NOTE = FIRST_WAIT + WAITS
+FIRST_NOTE = FIRST_WAIT + WAIT_LEVELS
 PITCHES = 128
 VELOCITIES = 128
 NO_INSTRUMENT = -1
-DRUM_CHANNEL = 9
-VOLUME, FINE_VOLUME, EXPRESSION, SUSTAIN_PEDAL, ALL_NOTES_OFF = 7, 39, 11, 64, 123
-PEDAL_DOWN = 64  # controller values from here on
-HANGING_NOTE_MS = 5000  # how long a key sounds that is never let go
+MAX_UNENDED_NOTE_MS = 5000  # the length of a note without a note-off
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """A group of General MIDI programs: its name, what it is played with, and which programs it stands for."""
+    """A group of General MIDI programs, with the program that plays it when decoded."""
 
     name: str
     program: int
@@ -88,12 +91,12 @@ class Instrument:
 
 
 def _span(*bounds: tuple[int, int]) -> tuple[range, ...]:
-    """Programs from .. to, both included, counted from 0."""
+    """Return ranges of programs from inclusive bounds, counted from 0."""
     return tuple(range(first, last + 1) for first, last in bounds)
 
 
 KEYBOARDS = _span((0, 7), (17, 23))
-PERCUSSION = Instrument("percussion", 0, ())  # the drum channel, whatever its program
+PERCUSSION = Instrument("percussion", 0, ())  # the drum channel with any program
 INSTRUMENTS = (
     PERCUSSION,
     Instrument("drum", 118, _span((47, 47), (116, 118))),
@@ -113,54 +116,56 @@ PIANO = (Instrument("piano", 0, KEYBOARDS),)
 
 
 class MidiLlm(Codec):
-    """The 13 groups of instruments. `MidiLlmPiano` is the same with one."""
+    """The codec with 13 instruments."""
 
     name = "midi-llm"
     pad_id, bos_id, eos_id = PAD, START, END
     instruments: ClassVar[tuple[Instrument, ...]] = INSTRUMENTS
     velocity_bins: ClassVar[int] = 12
-    velocity_base: ClassVar[float] = 0.5  # the smaller, the finer the loud bins
+    velocity_base: ClassVar[float] = 0.5  # a smaller base makes loud bins finer
 
     def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
         super().__init__({}, vocabulary or self._vocabulary(), libraries or {})
 
     def encode_piece(self, source: Path | bytes) -> Piece:
         ticks_per_quarter, events = read_events(read_midi(source))
-        ids, moments, last_note_tick = self._strike(events, ticks_per_quarter)
-        if last_note_tick > LONGEST_PIECE_QUARTERS * ticks_per_quarter:
-            raise RejectedMidi(f"longer than {LONGEST_PIECE_QUARTERS:,} quarter notes")
-        line_ticks, signatures = bars_of(events, ticks_per_quarter, last_note_tick)
-        bar_starts, start_ms = place_bars(line_ticks, moments, TickClock(events, ticks_per_quarter))
-        # The bars before the first key are silence, which is left out.
-        first = max(len(signatures) - len(bar_starts), 0)
-        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures[first:]))
+        ids, moments, last_note_tick = self._encode_events(events, ticks_per_quarter)
+        if last_note_tick > MAX_PIECE_QUARTERS * ticks_per_quarter:
+            raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
+        grid = BarGrid.from_events(events, ticks_per_quarter)
+        n_bars = int(grid.bar(last_note_tick)) + 1
+        tempo_map = TempoMap.from_events(events, ticks_per_quarter)
+        bar_starts, start_ms = place_bars(grid.lines(n_bars), moments, tempo_map)
+        # `place_bars` drops the silent bars before the first token.
+        signatures = grid.signatures(n_bars)[n_bars - len(bar_starts) :]
+        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures))
 
-    def _strike(self, events: list[Event], ticks_per_quarter: int) -> tuple[list[int], "Moments", int]:
-        """(ids, where and when its moments are, the tick at which the last key is struck).
+    def _encode_events(self, events: list[Event], ticks_per_quarter: int) -> tuple[list[int], Moments, int]:
+        """Return (ids, their moments, the tick at which the last note starts).
 
-        Time is added up in the order and the precision of MIDI-LLM-tokenizer: a sum that falls between two waits must
-        fall to the same side.
+        Times are summed in the order and precision of MIDI-LLM-tokenizer, so that waits round to the same side. This is
+        why `TempoMap` is not used here.
         """
         first_token, loudness, n_bins, order = self._first_token, self._loudness, self.velocity_bins, self._order
         programs, volumes, expressions = [0] * 16, [127] * 16, [127] * 16
         pedal_is_down = [False] * 16
-        sounding: list[dict[int, None]] = [{} for _ in range(16)]  # pitches by channel, in the order they were struck
-        under_pedal: list[dict[tuple[int, int], None]] = [{} for _ in range(16)]  # (pitch, program), likewise
+        sounding: list[dict[int, None]] = [{} for _ in range(16)]  # pitches by channel, ordered by start
+        under_pedal: list[dict[tuple[int, int], None]] = [{} for _ in range(16)]  # (pitch, program)
 
         ids = [START]
         moments = Moments()
-        keys: list[int] = []  # the tokens of this moment
+        keys: list[int] = []  # the note tokens of the current moment
         seconds_per_tick = DEFAULT_TEMPO * 1e-6 / ticks_per_quarter
         now = 0
         last_tick = last_note_tick = -1
         wait_ms = 0.0
-        any_key = False
+        any_note = False
 
         def add(token: int) -> None:
             nonlocal keys, wait_ms, last_tick
             if last_tick < 0:
                 moments.begin(now, 1, [])
-            elif wait_ms and (waits := _waits(wait_ms)):
+            elif wait_ms and (waits := _split_wait(wait_ms)):
                 if len(keys) > 1:
                     keys.sort(key=order)
                 ids.extend(keys)
@@ -195,7 +200,7 @@ class MidiLlm(Codec):
                     if loud:
                         last_note_tick = tick
                 sounding[channel][a] = None
-                any_key = True
+                any_note = True
             elif kind == NOTE_OFF or kind == NOTE_ON:
                 release(channel, programs[channel], a)
             elif kind == PROGRAM_CHANGE:
@@ -213,21 +218,21 @@ class MidiLlm(Codec):
                         for pitch, program in under_pedal[channel]:
                             release(channel, program, pitch)
                         under_pedal[channel] = {}
-                elif a == ALL_NOTES_OFF:  # on whichever channel it comes, as MIDI-LLM-tokenizer has it
+                elif a == ALL_NOTES_OFF:  # MIDI-LLM-tokenizer applies it to all channels
                     for other in range(16):
                         for pitch in list(sounding[other]):
                             release(other, programs[other], pitch)
         if last_note_tick < 0:
-            raise RejectedMidi("no notes of the tokenizer's instruments" if any_key else "no notes")
+            raise RejectedMidi("no notes of the tokenizer's instruments" if any_note else "no notes")
         moments.last_ticks.append(last_tick)
         keys.sort(key=order)
         return [*ids, *keys, END], moments, last_note_tick
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
-        notes, end = self._played(np.asarray(ids))
+        notes, end = self._decode_notes(np.asarray(ids))
         line_ms, line_ticks, tempos, signatures = tick_map(bar_lines, end * WAIT_MS)
         midi = mido.MidiFile(type=1, ticks_per_beat=TICKS_PER_QUARTER)
-        midi.tracks.append(to_track(tempo_events(line_ticks, tempos, signatures)))
+        midi.tracks.append(to_track(time_messages(line_ticks[:-1], tempos, signatures)))
 
         start, stop, key, loud = np.array(notes, np.int64).reshape(-1, 4).T
         start, stop = (np.rint(np.interp(t * WAIT_MS, line_ms, line_ticks)).astype(np.int64) for t in (start, stop))
@@ -236,7 +241,8 @@ class MidiLlm(Codec):
         for number in np.unique(instrument).tolist():
             channel = self._channel(number)
             events = [(0, mido.Message("program_change", channel=channel, program=self.instruments[number].program))]
-            for tick, length, note, velocity in np.stack(separated(*played[:, instrument == number]), axis=1).tolist():
+            rows = np.stack(remove_overlaps(*played[:, instrument == number]), axis=1)
+            for tick, length, note, velocity in rows.tolist():
                 events.append((tick, mido.Message("note_on", channel=channel, note=note, velocity=velocity)))
                 events.append((tick + length, mido.Message("note_off", channel=channel, note=note, velocity=0)))
             midi.tracks.append(to_track(events))
@@ -248,7 +254,7 @@ class MidiLlm(Codec):
         notes = np.flatnonzero(self._is_note[ids])
         if not len(notes):
             return np.empty(0, np.int64)
-        lines = np.arange(0, clocks[notes[-1]] + 1, STEADY_BAR_MS)
+        lines = np.arange(0, clocks[notes[-1]] + 1, DEFAULT_BAR_MS)
         music = np.flatnonzero(ids >= FIRST_WAIT)
         return np.maximum(np.searchsorted(clocks, lines), music[0]).astype(np.int64)
 
@@ -259,43 +265,43 @@ class MidiLlm(Codec):
         lines = prompt.bar_lines
         n = len(prompt.bar_starts)
         if lines is None:
-            line_ms, bar_ms = n * STEADY_BAR_MS, STEADY_BAR_MS
+            line_ms, bar_ms = n * DEFAULT_BAR_MS, DEFAULT_BAR_MS
         else:
             line_ms, bar_ms = float(lines.start_ms[n]), float(lines.start_ms[-1] - lines.start_ms[-2])
         clock = self._wait_ms[prompt.ids].sum()
         return MidiLlmGrammar(self._rules, int(prompt.ids[-1]), clock - line_ms, bar_ms, rows, bars, may_end)
 
-    def _played(self, ids: np.ndarray) -> tuple[list[tuple[int, int, int, int]], int]:
-        """What `ids` sound like: (start, end, key, loudness) of each note, and the end, on a clock of waits.
+    def _decode_notes(self, ids: np.ndarray) -> tuple[list[tuple[int, int, int, int]], int]:
+        """Return ((start, end, key, loudness) of each note, the length of the piece), with times in units of 8 ms.
 
         A key is instrument * 128 + pitch.
         """
-        notes: dict[tuple[int, int], tuple[int, int]] = {}  # of two that begin as one, the later
-        pressed: dict[int, tuple[int, int]] = {}
+        notes: dict[tuple[int, int], tuple[int, int]] = {}  # keeps the later of two notes with the same start and key
+        sounding: dict[int, tuple[int, int]] = {}
         clock = 0
         for token in ids.tolist():
             if token >= FIRST_NOTE:
                 key, loud = divmod(token - FIRST_NOTE, self.velocity_bins)
-                if key in pressed:
-                    start, loudness = pressed.pop(key)
+                if key in sounding:
+                    start, loudness = sounding.pop(key)
                     notes[start, key] = clock, loudness
                 if loud:
-                    pressed[key] = clock, loud
+                    sounding[key] = clock, loud
             elif token >= FIRST_WAIT:
                 clock += token - (FIRST_WAIT - 1)
-        for key, (start, loudness) in pressed.items():
-            notes[start, key] = min(start + HANGING_NOTE_MS // WAIT_MS, max(clock, start + 1)), loudness
+        for key, (start, loudness) in sounding.items():
+            notes[start, key] = min(start + MAX_UNENDED_NOTE_MS // WAIT_MS, max(clock, start + 1)), loudness
         return [(start, end, key, loudness) for (start, key), (end, loudness) in notes.items()], clock
 
     def _channel(self, instrument: int) -> int:
-        """Drums on theirs, the others on those that are left, in order."""
+        """Return the drum channel for percussion, and the other channels in order for the other instruments."""
         if self.instruments[instrument] is PERCUSSION:
             return DRUM_CHANNEL
-        place = instrument - (PERCUSSION in self.instruments[:instrument])
-        return place + (place >= DRUM_CHANNEL)
+        channel = instrument - (PERCUSSION in self.instruments[:instrument])
+        return channel + (channel >= DRUM_CHANNEL)
 
     def _clocks(self, ids: np.ndarray) -> np.ndarray:
-        """int64 [n], milliseconds before each token."""
+        """Return the time at which each token starts, in milliseconds: int64 [n]."""
         waits = self._wait_ms[ids]
         return np.cumsum(waits) - waits
 
@@ -305,7 +311,7 @@ class MidiLlm(Codec):
         for instrument in cls.instruments:
             length = next(n for n in range(1, 99) if instrument.name[:n] not in names)
             names.append(instrument.name[:length])
-        waits = [f"t{n}" for n in range(1, WAITS + 1)]
+        waits = [f"t{n}" for n in range(1, WAIT_LEVELS + 1)]
         keys = [
             f"{name}:{pitch:x}:{loud:x}"
             for name in names
@@ -316,7 +322,7 @@ class MidiLlm(Codec):
 
     @cached_property
     def _first_token(self) -> list[list[int]]:
-        """By channel and program: the token of the instrument's lowest pitch let go, or NO_INSTRUMENT."""
+        """For each channel and program, the first token of its instrument (note-off of pitch 0), or NO_INSTRUMENT."""
         first = [FIRST_NOTE + i * PITCHES * self.velocity_bins for i in range(len(self.instruments))]
         melodic = [NO_INSTRUMENT] * 128
         drums = NO_INSTRUMENT
@@ -330,23 +336,23 @@ class MidiLlm(Codec):
 
     @cached_property
     def _order(self) -> Callable[[int], int]:
-        """What a moment's tokens are sorted by: their keys."""
+        """The sort key of simultaneous tokens."""
         return self._key.tolist().__getitem__
 
     @cached_property
     def _key(self) -> np.ndarray:
-        """int64 [V], instrument * 128 + pitch; -1 where there is none."""
+        """The key (instrument * 128 + pitch) of each token, int64 [V]; -1 for other tokens."""
         return np.maximum((np.arange(self.vocab_size) - FIRST_NOTE) // self.velocity_bins, -1)
 
     @cached_property
     def _is_note(self) -> np.ndarray:
-        """bool [V], the tokens that strike a key."""
+        """Whether each token is a note-on, bool [V]."""
         tokens = np.arange(self.vocab_size)
         return (tokens >= FIRST_NOTE) & ((tokens - FIRST_NOTE) % self.velocity_bins > 0)
 
     @cached_property
     def _wait_ms(self) -> np.ndarray:
-        """int64 [V], 0 where there is none."""
+        """The wait of each token in milliseconds, int64 [V]; 0 for other tokens."""
         tokens = np.arange(self.vocab_size)
         return np.where((tokens >= FIRST_WAIT) & (tokens < FIRST_NOTE), (tokens - FIRST_WAIT + 1) * WAIT_MS, 0)
 
@@ -360,7 +366,7 @@ class MidiLlm(Codec):
 
     @cached_property
     def _velocities(self) -> list[int]:
-        """The velocity that each loudness is played with: the highest of its bin."""
+        """The velocity that each loudness is decoded to, the highest of its bin."""
         width, base = VELOCITIES / (self.velocity_bins - 1), self.velocity_base
         return [
             max(0, ceil(VELOCITIES * log((base - 1) * width * loud / VELOCITIES + 1, base) - 1))
@@ -369,7 +375,7 @@ class MidiLlm(Codec):
 
 
 class MidiLlmPiano(MidiLlm):
-    """One instrument, with more loudnesses."""
+    """The codec with only keyboards and more loudness levels."""
 
     name = "midi-llm-piano"
     instruments = PIANO
@@ -378,7 +384,7 @@ class MidiLlmPiano(MidiLlm):
 
 
 class _Loudness(dict):
-    """The loudness of (velocity, volume, expression), 0..127 each, worked out when it is first asked for."""
+    """A cache from (velocity, volume, expression), each 0..127, to loudness."""
 
     def __init__(self, n_bins: int, base: float):
         super().__init__()
@@ -386,16 +392,16 @@ class _Loudness(dict):
 
     def __missing__(self, key: tuple[int, int, int]) -> int:
         velocity, volume, expression = key
-        heard = velocity * (volume / 127.0) * (expression / 127.0)
-        self[key] = ceil(VELOCITIES * ((self.base ** (heard / VELOCITIES) - 1.0) / (self.base - 1.0)) / self.width)
+        scaled = velocity * (volume / 127.0) * (expression / 127.0)
+        self[key] = ceil(VELOCITIES * ((self.base ** (scaled / VELOCITIES) - 1.0) / (self.base - 1.0)) / self.width)
         return self[key]
 
 
-def _waits(ms: float) -> list[int]:
-    """The waits, 1..125 each, that `ms` milliseconds become; none where they round to nothing."""
-    ms = min(ms, LONGEST_WAITS * LONGEST_WAIT_MS)
-    waits = [WAITS] * floor(ms / LONGEST_WAIT_MS)
-    rest = ceil(ms % LONGEST_WAIT_MS / WAIT_MS - 0.5)
+def _split_wait(ms: float) -> list[int]:
+    """Return the waits, 1..125 units each, for `ms` milliseconds; none if they round to 0."""
+    ms = min(ms, MAX_WAITS * MAX_WAIT_MS)
+    waits = [WAIT_LEVELS] * floor(ms / MAX_WAIT_MS)
+    rest = ceil(ms % MAX_WAIT_MS / WAIT_MS - 0.5)
     if rest > 0:
         waits.append(rest)
     return waits

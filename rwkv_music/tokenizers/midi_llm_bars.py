@@ -1,102 +1,96 @@
-"""Bar lines for tokens that know only time: from a file's ticks to the tokens' clock, and back to a file's ticks."""
+"""Bar lines of `midi-llm` tokens: from ticks of a file to the tokens' clock, and from there to ticks of a new file.
+
+The tokens' clock is the sum of their waits.
+"""
 
 from math import ceil
 
-import mido
 import numpy as np
 
-from rwkv_music.midi.events import DEFAULT_SIGNATURE, TickClock
+from rwkv_music.midi.time import DEFAULT_SIGNATURE, DEFAULT_TEMPO, MAX_TEMPO, TempoMap
 from rwkv_music.tokenizers.codec import BarLines
 
 WAIT_MS = 8  # the unit of the tokens' clock
-WAITS = 125  # of them, in one token at most
-LONGEST_WAIT_MS = WAITS * WAIT_MS
-LONGEST_WAITS = 10  # of the longest waits, between two keys
-SLACK = 0.05  # waits by which a line may miss the end of one, since ticks are whole
-TICKS_PER_QUARTER = 9600  # 0.05 ms at 120 beats a minute
-STEADY_BAR_MS = 2000.0  # 4/4 at 120 beats a minute, what a file has until it says otherwise
-LONGEST_TEMPO = (1 << 24) - 1  # microseconds a quarter note, in a MIDI file
+WAIT_LEVELS = 125  # the longest wait of one token, in units
+MAX_WAIT_MS = WAIT_LEVELS * WAIT_MS
+MAX_WAITS = 10  # how many of the longest wait may follow each other
+SLACK = 0.05  # units by which a bar line may miss the end of a wait, because ticks are integers
+TICKS_PER_QUARTER = 9600  # of decoded files; a tick is 0.05 ms at 120 quarter notes per minute
+DEFAULT_BAR_MS = 4 * DEFAULT_TEMPO / 1000  # a bar of the default time signature, 4/4
 
 
 class Moments:
-    """The moments of a piece, each one a row of keys after its waits."""
+    """The moments of a piece: groups of simultaneous note tokens, each after its waits."""
 
     def __init__(self) -> None:
-        self.first_ticks: list[int] = []  # of its keys, before they were rounded to one moment
-        self.last_ticks: list[int] = []
-        self.waits_at: list[int] = []  # the index of its first token
-        self.keys_at: list[int] = []  # the index of its first key
-        self.clocks: list[int] = []  # in waits of 8 ms
+        self.first_ticks: list[int] = []  # the tick of the first note token in each moment
+        self.last_ticks: list[int] = []  # the tick of the last one, which may be later because waits are rounded
+        self.waits_at: list[int] = []  # the index of the first token
+        self.notes_at: list[int] = []  # the index of the first note token
+        self.clocks: list[int] = []  # in units of 8 ms
 
     def begin(self, tick: int, waits_at: int, waits: list[int]) -> None:
         self.first_ticks.append(tick)
         self.waits_at.append(waits_at)
-        self.keys_at.append(waits_at + len(waits))
+        self.notes_at.append(waits_at + len(waits))
         self.clocks.append(self.clocks[-1] + sum(waits) if self.clocks else 0)
 
 
-def place_bars(lines: np.ndarray, moments: Moments, tick_clock: TickClock) -> tuple[np.ndarray, np.ndarray]:
-    """Bar lines among tokens: (the index of each bar's first token, [bars], each line's time, [bars + 1]).
+def place_bars(lines: np.ndarray, moments: Moments, tempo_map: TempoMap) -> tuple[np.ndarray, np.ndarray]:
+    """Convert bar lines from ticks to token indices and to the tokens' clock.
 
-    A line falls between two moments as far on the tokens' clock as it does in the file, where time is neither rounded
-    nor cut short. The bars before the first moment are dropped, so there may be fewer than of `lines`.
+    A line between two moments divides the time between them in the same ratio in the file and on the tokens' clock,
+    where waits are rounded and long silences are cut.
 
     Args:
-        lines: int64 [n + 1], the ticks of bar lines, the first at 0 and all but the last one before the last key.
+        lines: int64 [n + 1], the ticks of the bar lines. The first is 0, and all but the last one are not after the
+            last note-on.
+        moments: the moments of the tokens.
+        tempo_map: the tempos of the file.
+
+    Returns:
+        The index of each bar's first token, int64 [bars], and the time of each bar line in milliseconds, float64
+        [bars + 1]. Bars that end before the first moment are dropped, so that bars <= n.
     """
     first_ticks, last_ticks = np.array(moments.first_ticks), np.array(moments.last_ticks)
-    clocks, waits_at, keys_at = np.array(moments.clocks), np.array(moments.waits_at), np.array(moments.keys_at)
+    clocks, waits_at, notes_at = np.array(moments.clocks), np.array(moments.waits_at), np.array(moments.notes_at)
     lines = lines[np.searchsorted(lines[:-1], first_ticks[0], side="right") - 1 :]
-    line_ms = tick_clock.ms(lines)
+    line_ms = tempo_map.ms(lines)
     inner = lines[1:-1]
-    after = np.searchsorted(last_ticks, inner)  # the first moment with a key at the line or after it
+    after = np.searchsorted(last_ticks, inner)  # the first moment that ends at or after the line
     before = np.maximum(after - 1, 0)
-    gap_start, gap_end = tick_clock.ms(last_ticks[before]), tick_clock.ms(first_ticks[after])
+    gap_start, gap_end = tempo_map.ms(last_ticks[before]), tempo_map.ms(first_ticks[after])
     passed = (line_ms[1:-1] - gap_start) / np.maximum(gap_end - gap_start, 1e-9)
     inside = first_ticks[after] <= inner
     clock = np.where(inside, clocks[after], clocks[before] + passed * (clocks[after] - clocks[before]))
-    waits = np.ceil((clock - clocks[before] - SLACK) / WAITS).astype(np.int64)
-    starts = np.where(inside, keys_at[after], np.minimum(waits_at[after] + waits, keys_at[after]))
-    start_ms = np.concatenate([[line_ms[0] - tick_clock.ms(first_ticks[:1])[0]], clock * WAIT_MS, [0.0]])
+    waits = np.ceil((clock - clocks[before] - SLACK) / WAIT_LEVELS).astype(np.int64)
+    starts = np.where(inside, notes_at[after], np.minimum(waits_at[after] + waits, notes_at[after]))
+    start_ms = np.concatenate([[line_ms[0] - tempo_map.ms(first_ticks[:1])[0]], clock * WAIT_MS, [0.0]])
     start_ms[-1] = start_ms[-2] + (line_ms[-1] - line_ms[-2])
     return np.concatenate([[1], starts]).astype(np.int64), start_ms
 
 
 def tick_map(bar_lines: BarLines | None, end_ms: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Bars in milliseconds and in ticks, up to `end_ms`: (line_ms, line_ticks [n + 1], tempos [n], signatures [n, 2]).
+    """Return the bars up to `end_ms` for a decoded file.
 
-    Tempos are in whole microseconds a quarter note. Bars that no tempo can make so short or so long give way to the
-    steady ones that are used where none are known.
+    Bars of the default length are used if `bar_lines` is None or has bars that no MIDI tempo can represent.
+
+    Returns:
+        The time of each bar line in milliseconds, float64 [n + 1]; the tick of each bar line, int64 [n + 1]; the tempo
+        of each bar in microseconds per quarter note, int64 [n]; the time signature of each bar, int64 [n, 2].
     """
     if bar_lines is not None:
         start_ms, signatures = bar_lines.start_ms, bar_lines.signatures
         last_ms = start_ms[-1] - start_ms[-2]
         quarters = 4 * signatures[:, 0] / signatures[:, 1]
         tempos = np.diff(start_ms) * 1000 / quarters
-        if (tempos < 1).any() or (tempos > LONGEST_TEMPO).any():
+        if (tempos < 1).any() or (tempos > MAX_TEMPO).any():
             bar_lines = None
     if bar_lines is None:
-        start_ms, signatures, last_ms = np.array([0.0, STEADY_BAR_MS]), np.array([DEFAULT_SIGNATURE]), STEADY_BAR_MS
+        start_ms, signatures, last_ms = np.array([0.0, DEFAULT_BAR_MS]), np.array([DEFAULT_SIGNATURE]), DEFAULT_BAR_MS
     more = max(0, ceil((end_ms - start_ms[-1]) / last_ms))
     line_ms = np.concatenate([start_ms, start_ms[-1] + last_ms * np.arange(1, more + 1)])
     signatures = np.concatenate([signatures, np.repeat(signatures[-1:], more, axis=0)])
     ticks = TICKS_PER_QUARTER * 4 * signatures[:, 0] // signatures[:, 1]
     tempos = np.rint(np.diff(line_ms) * 1000 * TICKS_PER_QUARTER / ticks).astype(np.int64)
     return line_ms, np.concatenate([[0], np.cumsum(ticks)]), tempos, signatures
-
-
-def tempo_events(
-    line_ticks: np.ndarray, tempos: np.ndarray, signatures: np.ndarray
-) -> list[tuple[int, mido.MetaMessage]]:
-    """Time signatures and tempos, where they change."""
-    events = []
-    last_tempo, last_signature = None, None
-    for tick, tempo, signature in zip(line_ticks.tolist(), tempos.tolist(), signatures.tolist(), strict=False):
-        if signature != last_signature:
-            numerator, denominator = last_signature = signature
-            message = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
-            events.append((tick, message))
-        if tempo != last_tempo:
-            last_tempo = tempo
-            events.append((tick, mido.MetaMessage("set_tempo", tempo=tempo)))
-    return events

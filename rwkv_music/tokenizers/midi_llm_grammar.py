@@ -1,28 +1,29 @@
-"""The grammar of the `midi-llm` codecs: keys of one moment rise, and waits come as `encode` writes them.
+"""The grammar of the `midi-llm` codecs.
 
-After a key come a wait, or a key that is not lower: a moment ends after finitely many. After the longest wait another
-may come, up to ten in all; after a shorter one, a key. Bars are counted on the clock that the waits make.
+A note token is followed by a wait or by a note token whose key (instrument, pitch) is not lower. The longest wait may
+be repeated up to ten times; any other wait is followed by a note token. Bars are counted on the clock of the waits.
 """
 
 import numpy as np
 
 from rwkv_music.tokenizers.grammar import Grammar
-from rwkv_music.tokenizers.midi_llm_bars import LONGEST_WAIT_MS, LONGEST_WAITS, WAIT_MS, WAITS
+from rwkv_music.tokenizers.midi_llm_bars import MAX_WAIT_MS, MAX_WAITS, WAIT_LEVELS, WAIT_MS
 
-# What came last: a class of the table for each of these, then one for each key.
-NOTHING, LONG_WAIT, LAST_WAIT, FIRST_KEY = range(4)
-EOS_LATER, EOS_TOO = range(2)
+# Classes of the first table, by the last token: these, then one for each key.
+START, LONG_WAIT, LAST_WAIT, FIRST_KEY = range(4)
+NO_EOS, WITH_EOS = range(2)  # classes of the second table
 
 
 class MidiLlmRules:
-    """What `MidiLlmGrammar` looks up, made once a vocabulary.
+    """The tables of `MidiLlmGrammar`, computed once per vocabulary.
 
     Args:
-        key: int64 [V], instrument * 128 + pitch, -1 where there is none.
-        wait_ms: int64 [V], 0 where there is none.
+        key: int64 [V], instrument * 128 + pitch; -1 for other tokens.
+        wait_ms: int64 [V], 0 for other tokens.
+        eos_id: the id of EOS.
 
     Attributes:
-        tables: what may follow what came last [3 + keys, V]; whether EOS is allowed yet [2, V].
+        tables: the tokens allowed after the last token, bool [3 + keys, V], and without or with EOS, bool [2, V].
     """
 
     def __init__(self, key: np.ndarray, wait_ms: np.ndarray, eos_id: int):
@@ -35,12 +36,15 @@ class MidiLlmRules:
 
 
 class MidiLlmGrammar(Grammar):
-    """Rows of `midi-llm` tokens; a bar is finished when the clock reaches its line, to within half a wait.
+    """Rows of `midi-llm` tokens. A bar is complete when the clock reaches its end, to within half a unit of waits.
 
     Args:
-        last_id: the prompt's last token.
-        late_ms: how far the clock is past the line at which the rows begin.
-        bar_ms: how long their bars are.
+        rules: the tables.
+        last_id: the last token of the prompt.
+        late_ms: the time from the bar line at which the rows start to the end of the prompt.
+        bar_ms: the length of a bar.
+        rows, max_bars: see `Grammar`.
+        may_end: whether EOS is allowed before `max_bars` bars are complete.
     """
 
     def __init__(
@@ -50,57 +54,57 @@ class MidiLlmGrammar(Grammar):
         late_ms: float,
         bar_ms: float,
         rows: int,
-        asked_bars: int | None,
+        max_bars: int | None,
         may_end: bool,
     ):
         self.rules = rules
         self.tables = rules.tables
-        super().__init__(rows, asked_bars)
+        super().__init__(rows, max_bars)
         self._bar_ms = max(bar_ms, WAIT_MS)
         self._clock_ms = np.full(rows, late_ms)
-        self._waits = np.zeros(rows, np.int64)  # the longest ones, one after another
+        self._waits = np.zeros(rows, np.int64)  # the number of consecutive longest waits
         self.classes[0] = self._after(np.array([last_id]))
-        self.classes[1] = EOS_TOO if may_end or asked_bars is None else EOS_LATER
-        self.bars[:] = self._finished_bars()
-        if asked_bars is not None and late_ms >= self._end_ms:  # the prompt's last wait reaches over all of them
-            self.bars[:], self.ended[:] = asked_bars, True
+        self.classes[1] = WITH_EOS if may_end or max_bars is None else NO_EOS
+        self.bars[:] = self._complete_bars()
+        if max_bars is not None and late_ms >= self._end_ms:  # the last wait of the prompt spans all bars
+            self.bars[:], self.ended[:] = max_bars, True
 
     def feed(self, tokens: np.ndarray) -> None:
         wait_ms = self.rules.wait_ms[tokens]
         at_eos = ~self.ended & (tokens == self.rules.eos_id)
-        self.bars[at_eos] += 1  # the bar under way ends with the row
+        self.bars[at_eos] += 1  # the current bar ends with the row
         self.ended |= at_eos
-        if self.asked_bars is not None:
+        if self.max_bars is not None:
             past = ~self.ended & (wait_ms > 0) & (self._clock_ms + wait_ms >= self._end_ms)
-            self.bars[past] = self.asked_bars
+            self.bars[past] = self.max_bars
             self.ended |= past
-        on = ~self.ended
-        self._clock_ms[on] += wait_ms[on]
-        self.bars[on] = self._finished_bars()[on]
+        active = ~self.ended
+        self._clock_ms[active] += wait_ms[active]
+        self.bars[active] = self._complete_bars()[active]
 
-        self._waits[on] = np.where(wait_ms == LONGEST_WAIT_MS, self._waits + 1, 0)[on]
-        after = np.where(self._waits == LONGEST_WAITS, LAST_WAIT, self._after(tokens))
-        self.classes[0, on] = after[on]
+        self._waits[active] = np.where(wait_ms == MAX_WAIT_MS, self._waits + 1, 0)[active]
+        after = np.where(self._waits == MAX_WAITS, LAST_WAIT, self._after(tokens))
+        self.classes[0, active] = after[active]
 
     def closing(self, row: int) -> np.ndarray:
-        if not self.ended[row] or self.asked_bars is None or self.bars[row] < self.asked_bars:
+        if not self.ended[row] or self.max_bars is None or self.bars[row] < self.max_bars:
             return super().closing(row)
-        waits = max(0, round((self.asked_bars * self._bar_ms - self._clock_ms[row]) / WAIT_MS))
-        full, rest = divmod(waits, WAITS)
-        lengths = np.array([WAITS] * full + [rest] * (rest > 0), np.int64)
+        waits = max(0, round((self.max_bars * self._bar_ms - self._clock_ms[row]) / WAIT_MS))
+        full, rest = divmod(waits, WAIT_LEVELS)
+        lengths = np.array([WAIT_LEVELS] * full + [rest] * (rest > 0), np.int64)
         return self.rules.shortest_wait - 1 + lengths
 
     def _after(self, tokens: np.ndarray) -> np.ndarray:
-        """The class of what may follow each of `tokens`, however many waits there were."""
+        """Return the class after each token, ignoring the number of consecutive waits."""
         wait_ms, key = self.rules.wait_ms[tokens], self.rules.key[tokens]
-        after_wait = np.where(wait_ms == LONGEST_WAIT_MS, LONG_WAIT, LAST_WAIT)
-        return np.where(key >= 0, FIRST_KEY + key, np.where(wait_ms > 0, after_wait, NOTHING))
+        after_wait = np.where(wait_ms == MAX_WAIT_MS, LONG_WAIT, LAST_WAIT)
+        return np.where(key >= 0, FIRST_KEY + key, np.where(wait_ms > 0, after_wait, START))
 
     @property
     def _end_ms(self) -> float:
-        """The clock from which a row is past its last bar."""
-        return self.asked_bars * self._bar_ms - WAIT_MS / 2
+        """The time at which the last bar is complete."""
+        return self.max_bars * self._bar_ms - WAIT_MS / 2
 
-    def _finished_bars(self) -> np.ndarray:
-        """int64 [rows], by their clocks."""
+    def _complete_bars(self) -> np.ndarray:
+        """Return the number of complete bars of each row by its clock, int64 [rows]."""
         return np.maximum((self._clock_ms + WAIT_MS / 2) // self._bar_ms, 0).astype(np.int64)

@@ -1,15 +1,12 @@
-"""The codecs by name: a new one with its default options, or the one that a tokenizer.json holds.
+"""Codecs by name: creating a new one, or loading one from a tokenizer.json.
 
-    remi      bars, beats and note values (remi.py): the ids themselves name bars, tempos and time signatures
+    remi        bars, beats and note values (remi.py); tokens contain bars, tempos and time signatures
     midi-llm, midi-llm-piano
-              milliseconds and key presses (midi_llm.py): only the file says where bars are, so they are kept beside
-              the ids, by token (`Piece.bar_starts`, in a dataset `*.bars`) to cut and by time (`BarLines`) to go on
+                milliseconds, note-ons and note-offs (midi_llm.py); tokens contain no bars, so bars are stored next to
+                the ids, by token index (`Piece.bar_starts`, `*.bars` in a dataset) and by time (`BarLines`)
 
-What they all do is in codec.py.
-
-Notable choices:
-- A member is imported when it is asked for, and loading one needs no tokenizer library, so a GPU node can size a model,
-  pad a batch and find bars with the core alone; MidiTok is imported when a file is encoded or decoded.
+To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), add the class to `CODECS`, and describe its
+tokens in vocabulary.py. Loading a codec needs no tokenizer library: MidiTok is only imported to encode or decode.
 """
 
 import inspect
@@ -20,48 +17,57 @@ from typing import Any
 
 from rwkv_music.errors import UserError, explained
 from rwkv_music.tokenizers.codec import FORMAT, FORMAT_VERSION, Codec
+from rwkv_music.tokenizers.midi_llm import MidiLlm, MidiLlmPiano
+from rwkv_music.tokenizers.remi import Remi
 
-TOKENIZERS = ("remi", "midi-llm", "midi-llm-piano")
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Remi, MidiLlm, MidiLlmPiano)}
+TOKENIZERS = tuple(CODECS)
 
 
 def make_codec(name: str, **options: Any) -> Codec:
-    """The codec called `name` ("remi", "midi-llm"), with its default options where none are given."""
+    """Return a new codec.
+
+    Args:
+        name: one of TOKENIZERS.
+        options: arguments of the codec's constructor; omitted ones have their defaults.
+
+    Raises:
+        UserError: the codec or an option does not exist, or an option is out of range.
+    """
     codec_class = _codec_class(name)
     unknown = set(options) - set(inspect.signature(codec_class).parameters)
     if unknown:
-        raise UserError(
-            f"The tokenizer {name} has no option {min(unknown)}: leave it out, or choose another tokenizer."
-        )
+        raise UserError(f"The tokenizer {name} has no option {min(unknown)}; omit it or choose another tokenizer.")
     return codec_class(**options)
 
 
 def load_codec(path: str | os.PathLike) -> Codec:
-    """The codec that `Codec.save` wrote to `path`; a `UserError` if the file is missing, foreign or altered."""
+    """Load the codec that `Codec.save` wrote to `path`.
+
+    Raises:
+        UserError: the file is missing, is not a tokenizer.json of this version, or was modified.
+    """
     with explained(f"reading the tokenizer {path}"):
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
-        facts = json.loads(text)
-        if facts["format"] != FORMAT or facts["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"{facts['format']!r}, version {facts['format_version']!r}")
-        codec_class = _codec_class(facts["name"])
-        codec = codec_class(**facts["options"], vocabulary=facts["vocabulary"], libraries=facts["libraries"])
-        altered = codec.fingerprint != facts["fingerprint"]
+        contents = json.loads(text)
+        if contents["format"] != FORMAT or contents["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"{contents['format']!r}, version {contents['format_version']!r}")
+        codec_class = _codec_class(contents["name"])
+        codec = codec_class(**contents["options"], vocabulary=contents["vocabulary"], libraries=contents["libraries"])
+        modified = codec.fingerprint != contents["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a tokenizer.json that this version of RWKV-Music can read: give the one beside the data."
+            f"{path} is not a tokenizer.json that this version of RWKV-Music can read; use the one next to the data."
         ) from error
-    if altered:
-        raise UserError(f"{path} was altered (its fingerprint does not match its vocabulary): take the original again.")
+    if modified:
+        raise UserError(
+            f"{path} was modified: its fingerprint does not match its vocabulary; restore the original file."
+        )
     return codec
 
 
 def _codec_class(name: str) -> type[Codec]:
-    if name == "remi":
-        from rwkv_music.tokenizers.remi import Remi
-
-        return Remi
-    if name in ("midi-llm", "midi-llm-piano"):
-        from rwkv_music.tokenizers.midi_llm import MidiLlm, MidiLlmPiano
-
-        return MidiLlm if name == "midi-llm" else MidiLlmPiano
-    raise UserError(f"There is no tokenizer {name!r}: choose one of {', '.join(TOKENIZERS)}.")
+    if name not in CODECS:
+        raise UserError(f"There is no tokenizer {name!r}; choose one of {', '.join(TOKENIZERS)}.")
+    return CODECS[name]

@@ -1,7 +1,7 @@
-"""Byte-pair encoding of `remi` tokens: runs that are frequent become tokens of their own, within a bar.
+"""Byte-pair encoding of `remi` tokens: frequent sequences within a bar become single tokens.
 
-MidiTok's trainer learns which; what it learned is a list of merges, that is all a codec keeps. No merge reaches over a
-bar line, so a bar still begins with a token of its own, and BOS and EOS stay alone.
+MidiTok's trainer learns the merges, and the codec stores only their list. Merges never cross a bar line, so every bar
+still starts with a new token. BOS and EOS are never merged.
 
 Source: Sennrich et al., "Neural machine translation of rare words with subword units" (2016); Fradet et al., "Byte pair
 encoding for symbolic music" (2023).
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from miditok import REMI
     from tokenizers import Tokenizer
 
-# Called for an iterator over (base ids of a piece with BOS and EOS, where its bars begin).
+# Returns an iterator over (unmerged ids of a piece with BOS and EOS, the index of each bar's first token).
 Documents = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
-Merge = tuple[int, int]  # the two tokens that become one; the n-th merge makes token n_base + n
-FIRST_CHARACTER = 33  # MidiTok writes token i as the character 33 + i
+Merge = tuple[int, int]  # the two tokens that become one; merge n creates token n_base + n
+FIRST_CHARACTER = 33  # MidiTok represents token i by the character 33 + i
 
 
 class BytePairs:
-    """Merges, ready to use.
+    """Applies and undoes merges.
+
+    Args:
+        n_base: size of the vocabulary without merges.
+        merges: in the order in which they were learned.
 
     Attributes:
-        parts: for each id the base ids that it stands for.
+        parts: the base ids that each id consists of.
     """
 
     def __init__(self, n_base: int, merges: list[Merge]):
@@ -40,13 +44,16 @@ class BytePairs:
             self.parts.append(self.parts[left] + self.parts[right])
 
     def merge(self, ids: np.ndarray, bar_starts: np.ndarray) -> np.ndarray:
-        """Base ids [n], whose bars begin at `bar_starts`, with BOS first and EOS last, as ids [m], m <= n."""
+        """Merge the base ids [n] of a piece with BOS and EOS. Returns ids [m], m <= n.
+
+        `bar_starts` is the index of each bar's first token.
+        """
         bars = [bar for bar in np.split(ids[:-1], bar_starts) if len(bar)]
         merged = self._model.encode_batch([_as_text(bar) for bar in bars])
         return np.array([*(i for bar in merged for i in bar.ids), ids[-1]], dtype=ids.dtype)
 
     def split(self, ids: np.ndarray) -> np.ndarray:
-        """Ids as base ids."""
+        """Return the base ids of merged ids."""
         return np.array([part for i in ids.tolist() for part in self.parts[i]], dtype=np.int64)
 
     @cached_property
@@ -64,12 +71,13 @@ class BytePairs:
 
 
 def learn_merges(tokenizer: "REMI", documents: Documents, n: int, vocab_size: int) -> list[Merge]:
-    """The merges that MidiTok's trainer finds, up to a vocabulary of `vocab_size`; fewer where music does not repeat.
+    """Learn merges with MidiTok's trainer, up to a vocabulary of `vocab_size`; fewer if the music repeats too little.
 
     Args:
-        tokenizer: without merges; it learns them too.
-        documents: what to learn from.
-        n: how many pieces those are.
+        tokenizer: a tokenizer without merges, which is modified.
+        documents: the pieces to learn from.
+        n: number of pieces.
+        vocab_size: target size of the vocabulary.
     """
 
     class Bars:
@@ -88,9 +96,9 @@ def learn_merges(tokenizer: "REMI", documents: Documents, n: int, vocab_size: in
     model = json.loads(saved["_model"])["model"]
     id_of = model["vocab"]
     merges = [tuple(id_of[text] for text in merge) for merge in model["merges"]]
-    made = [id_of["".join(merge)] for merge in model["merges"]]
-    if made != list(range(n_base, n_base + len(merges))):
-        raise RuntimeError("MidiTok's trainer numbers its tokens in an order that was not foreseen")
+    created = [id_of["".join(merge)] for merge in model["merges"]]
+    if created != list(range(n_base, n_base + len(merges))):
+        raise RuntimeError("MidiTok's trainer returned merged tokens in an unexpected order")
     return merges
 
 

@@ -1,10 +1,10 @@
-"""The grammar of the `remi` codec: which kind of token follows which, for the pitch of which instruments, and when.
+"""The grammar of the `remi` codec.
 
     Bar TimeSig (Position [Tempo] [Program] Pitch Velocity Duration ([Program] Pitch Velocity Duration)*)* Bar ...
 
-Positions rise within a bar and stay within its time signature. Within a moment programs rise, drums first, and pitches
-rise within a program: the order in which `Remi.encode` writes them, and the reason why no bar can go on for ever. A
-token may stand for several of these (byte-pair encoding); it is allowed where its parts are, one after another.
+Positions increase within a bar and stay within its time signature. Within a moment programs increase, with drums first,
+and within a program pitches increase. `Remi.encode` writes the same order, and it makes every bar finite. A token that
+byte-pair encoding merged from several is allowed if its parts are allowed one after another.
 """
 
 import numpy as np
@@ -21,117 +21,121 @@ FOLLOWING = {
     "Pitch": ("Velocity",),
     "Velocity": ("Duration",),
     "Duration": ("Position", "Program", "Pitch", "Bar", "EOS"),
-    "EOS": ("Bar", "EOS"),  # before the first bar of a row, and after its last
+    "EOS": ("Bar", "EOS"),  # "EOS" also stands for the state before the first bar of a row
     "Never": (),
 }
-NO_PROGRAM, DRUMS = 0, 1  # melodic programs follow, from FIRST_MELODIC on, in the order of the parts of a moment
-FIRST_MELODIC = 2
+NO_PROGRAM, DRUM_CLASS, FIRST_MELODIC = range(3)  # classes of programs, in their order within a moment
 N_PROGRAMS = FIRST_MELODIC + 128
-MOST_BEATS = 16  # in a bar
-KEEPS = -1  # a token that leaves a class as it is
-CURRENT = -2  # one that sets it to the program in force
+MAX_BEATS = 16  # per bar
+UNCHANGED = -1  # the token does not change the class
+CURRENT = -2  # the token sets the class to the current program
 
 
 class RemiRules:
-    """What `RemiGrammar` looks up, made once a vocabulary.
+    """The tables of `RemiGrammar`, computed once per vocabulary.
 
     Args:
-        tokens: for each id the (kind, value) of the base tokens it stands for, such as [("Pitch", "60")].
-        positions_per_beat: the codec's.
+        tokens: for each id the (kind, value) of its base tokens, such as [("Pitch", "60")].
+        positions_per_beat: see `Remi`.
 
     Attributes:
-        tables: what is allowed by the kind that came last, without and with EOS [2 * kinds, V]; by the program in force
-            [programs, V]; by the first position still free in the bar, [P + 1, V]; by the beats in the bar [17, V]; by
-            the lowest pitch [129, V] and the last program [programs, V] of the moment.
-        sets: int64 [len(tables), V], the class that each token leaves behind (the kind without its offset).
-        opens_bar: bool [V].
+        tables: the tokens allowed, bool [classes, V] each, by
+            the kind of the last token, without and with EOS [2 * kinds, V];
+            the current program [programs, V];
+            the lowest position that is still free in the bar [positions + 1, V];
+            the number of beats in the bar [17, V];
+            the lowest pitch that is still free in the moment and program [129, V];
+            the last program of the moment [programs, V].
+        sets: int64 [len(tables), V], the class of each table after each token (for kinds, the class without EOS), or
+            UNCHANGED or CURRENT.
+        starts_bar: bool [V].
     """
 
     def __init__(self, tokens: list[list[tuple[str, str]]], positions_per_beat: int):
         V = len(tokens)
-        self.opens_bar = np.zeros(V, bool)
-        self.sets = np.full((6, V), KEEPS)
-        last_kind, last_program, taken, beats, lowest, moment = self.sets
-        # What a token holds before anything in it that would make it allowed everywhere.
-        first_kind, first_position, highest_position, wanted_part, first_pitch, first_program = (
-            np.full(V, KEEPS) for _ in range(6)
+        self.starts_bar = np.zeros(V, bool)
+        self.sets = np.full((6, V), UNCHANGED)
+        last_kind, last_program, position, beats, pitch, moment = self.sets
+        # The values in a token that the state before it restricts; UNCHANGED if there is none.
+        first_kind, first_position, last_position, is_drum, first_pitch, first_program = (
+            np.full(V, UNCHANGED) for _ in range(6)
         )
         for i, parts in enumerate(tokens):
             kinds = [_kind(name) for name, _ in parts]
             first_kind[i], last_kind[i] = KINDS.index(kinds[0]), KINDS.index(kinds[-1])
             for kind, (name, value) in zip(kinds, parts, strict=True):
-                begins_moment = moment[i] == KEEPS
+                begins_moment = moment[i] == UNCHANGED
                 if kind == "Bar":
-                    self.opens_bar[i] = True
-                    taken[i] = lowest[i] = moment[i] = 0
+                    self.starts_bar[i] = True
+                    position[i] = pitch[i] = moment[i] = 0
                 elif kind == "TimeSig":
                     beats[i] = int(value.split("/")[0])
                 elif kind == "Position":
-                    if not self.opens_bar[i]:
-                        highest_position[i] = int(value)
-                        if first_position[i] == KEEPS:
+                    if not self.starts_bar[i]:
+                        last_position[i] = int(value)
+                        if first_position[i] == UNCHANGED:
                             first_position[i] = int(value)
-                    taken[i] = int(value) + 1
-                    lowest[i] = moment[i] = 0
+                    position[i] = int(value) + 1
+                    pitch[i] = moment[i] = 0
                 elif kind == "Program":
-                    program = int(value) + FIRST_MELODIC if int(value) >= 0 else DRUMS
+                    program = int(value) + FIRST_MELODIC if int(value) >= 0 else DRUM_CLASS
                     if begins_moment:
                         first_program[i] = program
                     last_program[i] = moment[i] = program
-                    lowest[i] = 0
+                    pitch[i] = 0
                 elif kind == "Pitch":
-                    if last_program[i] == KEEPS:
-                        wanted_part[i] = name == "PitchDrum"
+                    if last_program[i] == UNCHANGED:
+                        is_drum[i] = name == "PitchDrum"
                         moment[i] = CURRENT
-                    if lowest[i] == KEEPS:
+                    if pitch[i] == UNCHANGED:
                         first_pitch[i] = int(value)
-                    lowest[i] = int(value) + 1
+                    pitch[i] = int(value) + 1
 
         may_follow = np.array([[kind in FOLLOWING[last] for kind in KINDS] for last in KINDS])
         with_eos = may_follow[:, first_kind]
         without_eos = with_eos & (first_kind != KINDS.index("EOS"))
         programs = np.arange(N_PROGRAMS)[:, None]
-        in_force = (wanted_part == KEEPS) | ((programs != NO_PROGRAM) & (wanted_part == (programs == DRUMS)))
-        positions = np.arange(MOST_BEATS * positions_per_beat + 1)[:, None]
+        program_fits = (is_drum == UNCHANGED) | ((programs != NO_PROGRAM) & (is_drum == (programs == DRUM_CLASS)))
+        positions = np.arange(MAX_BEATS * positions_per_beat + 1)[:, None]
         pitches = np.arange(129)[:, None]
         self.tables = (
             np.concatenate([without_eos, with_eos]),
-            in_force,
-            (first_position == KEEPS) | (first_position >= positions),
-            highest_position < np.arange(MOST_BEATS + 1)[:, None] * positions_per_beat,
-            (first_pitch == KEEPS) | (first_pitch >= pitches),
-            (first_program == KEEPS) | (first_program > programs),
+            program_fits,
+            (first_position == UNCHANGED) | (first_position >= positions),
+            last_position < np.arange(MAX_BEATS + 1)[:, None] * positions_per_beat,
+            (first_pitch == UNCHANGED) | (first_pitch >= pitches),
+            (first_program == UNCHANGED) | (first_program > programs),
         )
 
 
 class RemiGrammar(Grammar):
-    """Rows of `remi` tokens; a bar is finished when the next one opens."""
+    """Rows of `remi` tokens. A bar is complete when the next one starts."""
 
-    def __init__(self, rules: RemiRules, prompt_ids: np.ndarray, rows: int, asked_bars: int | None, may_end: bool):
+    def __init__(self, rules: RemiRules, prompt_ids: np.ndarray, rows: int, max_bars: int | None, may_end: bool):
         self.rules = rules
         self.tables = rules.tables
-        super().__init__(rows, asked_bars)
-        self._opened = np.zeros(rows, np.int64)
-        self._kinds_offset = len(KINDS) if may_end or asked_bars is None else 0
+        super().__init__(rows, max_bars)
+        self._started = np.zeros(rows, np.int64)
+        self._kinds_offset = len(KINDS) if may_end or max_bars is None else 0
         programs = rules.sets[1, prompt_ids]
-        programs = programs[programs != KEEPS]
+        programs = programs[programs != UNCHANGED]
         self.classes[0] = self._kinds_offset + KINDS.index("EOS")
         self.classes[1] = programs[-1] if len(programs) else NO_PROGRAM
 
     def feed(self, tokens: np.ndarray) -> None:
         rules = self.rules
-        opens_bar, at_eos = rules.opens_bar[tokens], rules.sets[0, tokens] == KINDS.index("EOS")
-        past = opens_bar & (self._opened == self.asked_bars) if self.asked_bars is not None else False
-        ending = ~self.ended & (at_eos | past)
-        self.bars[ending] = self._opened[ending]
+        starts_bar, at_eos = rules.starts_bar[tokens], rules.sets[0, tokens] == KINDS.index("EOS")
+        after_last = starts_bar & (self._started == self.max_bars) if self.max_bars is not None else False
+        ending = ~self.ended & (at_eos | after_last)
+        self.bars[ending] = self._started[ending]
         self.ended |= ending
-        on = ~self.ended
-        self._opened += on & opens_bar
-        self.bars[on] = np.maximum(self._opened[on] - 1, 0)
+        active = ~self.ended
+        self._started += active & starts_bar
+        self.bars[active] = np.maximum(self._started[active] - 1, 0)
 
         sets = rules.sets[:, tokens]
         sets[0] += self._kinds_offset
-        changed = on & (sets != KEEPS)
+        changed = active & (sets != UNCHANGED)
         np.copyto(self.classes, sets, where=changed)
         last_program, moment = self.classes[1], self.classes[5]
         moment[moment == CURRENT] = last_program[moment == CURRENT]

@@ -6,10 +6,11 @@ import pytest
 
 from rwkv_music.data.augment import RANGES, Augmenter
 from rwkv_music.errors import UserError
-from rwkv_music.midi.piano_roll import read_notes
+from rwkv_music.midi.events import DRUMS
+from rwkv_music.midi.notes import read_notes
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
-from rwkv_music.tokenizers.vocabulary import DRUMS, NONE, read_vocabulary
+from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
 
 DRUM_CHANNEL = 9
 PROGRAMS = {0: 0, 1: 32, DRUM_CHANNEL: 0}

@@ -20,7 +20,8 @@ from rwkv_music.generation.completion import (
     save_completions,
 )
 from rwkv_music.generation.sampling import Sampling
-from rwkv_music.midi.piano_roll import bar_ticks, read_notes
+from rwkv_music.midi.notes import read_notes
+from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec

@@ -1,19 +1,36 @@
-"""MIDI files that tests make, and what a player hears in one."""
+"""Helpers that build MIDI files for tests."""
 
 import io
 from collections.abc import Iterator
 
 import mido
 
+from rwkv_music.midi.events import TimedMessage, to_track
+
+
+def note(start: int, end: int, pitch: int, velocity: int = 80, channel: int = 0) -> list[TimedMessage]:
+    """Return the note-on and note-off of a note, with absolute ticks."""
+    return [
+        (start, mido.Message("note_on", note=pitch, velocity=velocity, channel=channel)),
+        (end, mido.Message("note_off", note=pitch, velocity=0, channel=channel)),
+    ]
+
+
+def make_midi(*tracks: list[TimedMessage], ticks_per_beat: int = 480) -> mido.MidiFile:
+    """Return a file with the given tracks."""
+    tracks = [to_track(messages, note_offs_first=False) for messages in tracks]
+    return mido.MidiFile(ticks_per_beat=ticks_per_beat, tracks=tracks)
+
 
 def file_of(midi: mido.MidiFile) -> bytes:
+    """Return the bytes of a file."""
     file = io.BytesIO()
     midi.save(file=file)
     return file.getvalue()
 
 
 def numbers(seed: int) -> Iterator[int]:
-    """Numbers in 0..2^31 - 1 that are the same under every version of everything (Knuth's MMIX generator)."""
+    """Yield numbers in 0..2^31 - 1 that do not depend on library versions (Knuth's MMIX generator)."""
     state = seed
     while True:
         state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
@@ -21,8 +38,11 @@ def numbers(seed: int) -> Iterator[int]:
 
 
 def odd_piece(seed: int) -> bytes:
-    """A file with all that a reader of MIDI may meet: tracks that share channels, pedals, volumes, tempo and program
-    changes, drums, notes that overlap, end twice or never, silences, and messages that mean nothing to it."""
+    """Return a random file with unusual contents.
+
+    It has tracks that share channels, sustain pedals, volume, tempo and program changes, drums, overlapping notes,
+    notes that end twice or never, long silences, and messages that encoders ignore.
+    """
     draws = numbers(seed)
 
     def draw(n: int) -> int:

@@ -1,4 +1,4 @@
-"""Sound: what is heard of a piece, and what is told when nothing can be."""
+"""Audio rendering, and the errors when a requirement is missing."""
 
 import shutil
 import wave
@@ -18,7 +18,7 @@ needs_fluidsynth = pytest.mark.skipif(
 
 @pytest.fixture
 def a440() -> mido.MidiFile:
-    """A second of A4 on a flute, then silence for a second."""
+    """One second of A4 on a flute, then one second of silence."""
     track = mido.MidiTrack([mido.Message("program_change", program=73)])
     track += [mido.Message("note_on", note=69, velocity=100), mido.Message("note_off", note=69, time=960)]
     track.append(mido.MetaMessage("end_of_track", time=960))
@@ -26,7 +26,7 @@ def a440() -> mido.MidiFile:
 
 
 @needs_fluidsynth
-def test_the_note_is_heard_at_its_pitch(a440, tmp_path):
+def test_rendered_note_has_its_pitch(a440, tmp_path):
     audio.render(a440, tmp_path / "a.wav")
     with wave.open(str(tmp_path / "a.wav")) as file:
         assert (file.getframerate(), file.getsampwidth()) == (audio.SAMPLE_RATE, 2)
@@ -41,7 +41,7 @@ def test_the_note_is_heard_at_its_pitch(a440, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
-def test_what_is_missing_is_told_with_its_remedy(a440, tmp_path, monkeypatch):
+def test_missing_requirements_raise_errors_with_the_install_command(a440, tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "SOUNDFONT_FOLDERS", (str(tmp_path),))
     with pytest.raises(UserError, match="apt install fluid-soundfont-gm"):
         audio.find_soundfont()
@@ -52,10 +52,10 @@ def test_what_is_missing_is_told_with_its_remedy(a440, tmp_path, monkeypatch):
 
 
 @needs_fluidsynth
-def test_a_soundfont_that_is_none_leaves_nothing(a440, tmp_path):
-    with pytest.raises(UserError, match="reading the SoundFont"):
+def test_invalid_soundfonts_leave_no_output(a440, tmp_path):
+    with pytest.raises(UserError, match="missing.sf2"):
         audio.render(a440, tmp_path / "a.wav", tmp_path / "missing.sf2")
     (tmp_path / "broken.sf2").write_bytes(b"no sounds")
-    with pytest.raises(UserError, match="is not a SoundFont"):
+    with pytest.raises(UserError, match="broken.sf2"):
         audio.render(a440, tmp_path / "a.wav", tmp_path / "broken.sf2")
     assert [path.name for path in tmp_path.iterdir()] == ["broken.sf2"]

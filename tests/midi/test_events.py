@@ -1,9 +1,12 @@
+"""Reading and writing events."""
+
 import io
+import struct
 
 import mido
-import numpy as np
 import pytest
 
+from rwkv_music.errors import UserError
 from rwkv_music.midi.events import (
     CONTROL_CHANGE,
     NOTE_OFF,
@@ -12,13 +15,62 @@ from rwkv_music.midi.events import (
     TEMPO,
     TIME_SIGNATURE,
     RejectedMidi,
-    TickClock,
-    bars_of,
     read_events,
-    separated,
+    read_midi,
     to_track,
 )
 from tests.midi.midi_files import file_of, odd_piece
+
+HEADER = b"MThd" + struct.pack(">IHHH", 6, 1, 1, 480)
+TRACK = b"MTrk" + struct.pack(">I", 12) + bytes([0, 0x90, 60, 64, 0x81, 0x70, 0x80, 60, 0, 0, 0xFF, 0x2F])
+
+
+def header(midi_format=1, n_tracks=1, division=480, size=6) -> bytes:
+    return b"MThd" + struct.pack(">IHHH", size, midi_format, n_tracks, division)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEADER + TRACK,
+        HEADER + TRACK + b"junk after the end",
+        HEADER + b"XFIH" + struct.pack(">I", 3) + b"abc" + TRACK,
+        header(size=8) + b"\0\0" + TRACK,
+    ],
+)
+def test_read_midi_accepts_valid_files(data):
+    assert read_midi(data) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"these are words\n" * 10, "not a MIDI file"),
+        (b"RIFF", "not a MIDI file"),
+        (HEADER[:9], "truncated"),
+        (HEADER, "truncated"),
+        (HEADER + TRACK[:-1], "truncated"),
+        (header(n_tracks=2) + TRACK, "truncated"),
+        (header(size=2) + TRACK, "damaged header"),
+        (header(midi_format=9) + TRACK, "damaged header"),
+        (header(midi_format=2) + TRACK, "format 2 (independent patterns)"),
+        (header(division=0) + TRACK, "zero ticks per quarter note"),
+        (header(division=0xE728) + TRACK, "SMPTE time (no beats)"),
+    ],
+)
+def test_read_midi_rejects_invalid_files(data, reason, tmp_path):
+    (tmp_path / "x.mid").write_bytes(data)
+    for source in (data, tmp_path / "x.mid"):
+        with pytest.raises(RejectedMidi) as raised:
+            read_midi(source)
+        assert raised.value.reason == reason
+
+
+def test_read_midi_missing_file(tmp_path):
+    with pytest.raises(UserError, match="No such file.*x.mid"):
+        read_midi(tmp_path / "x.mid")
+
 
 KINDS = {
     "note_off": NOTE_OFF,
@@ -28,9 +80,10 @@ KINDS = {
     "set_tempo": TEMPO,
     "time_signature": TIME_SIGNATURE,
 }
+VALUES = {"note", "velocity", "control", "value", "program", "tempo", "numerator", "denominator"}
 
 
-def as_mido_reads(data: bytes) -> list[tuple]:
+def mido_events(data: bytes) -> list[tuple]:
     events, now = [], 0
     for message in mido.MidiFile(file=io.BytesIO(data)).merged_track:
         now += message.time
@@ -41,20 +94,17 @@ def as_mido_reads(data: bytes) -> list[tuple]:
     return events
 
 
-VALUES = {"note", "velocity", "control", "value", "program", "tempo", "numerator", "denominator"}
-
-
 @pytest.mark.parametrize("seed", range(12))
-def test_the_same_events_as_mido(seed):
+def test_read_events_matches_mido(seed):
     data = odd_piece(seed)
     ticks_per_quarter, events = read_events(data)
     assert ticks_per_quarter == mido.MidiFile(file=io.BytesIO(data)).ticks_per_beat
-    assert [event for event in events if event[1]] == as_mido_reads(data)
+    assert [event for event in events if event[1]] == mido_events(data)
 
 
-def test_real_files(bach_midi):
+def test_read_events_matches_mido_on_real_files(bach_midi):
     for path in bach_midi.iterdir():
-        assert [event for event in read_events(path.read_bytes())[1] if event[1]] == as_mido_reads(path.read_bytes())
+        assert [event for event in read_events(path.read_bytes())[1] if event[1]] == mido_events(path.read_bytes())
 
 
 def one_track(content: bytes) -> bytes:
@@ -64,14 +114,14 @@ def one_track(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        b"\0\x90\x3c\x40\x83\xff\x7f\x3c\0",  # running status after a wait of three bytes
-        b"\0\x90\x3c\x40\0\xff\x01\x02la\0\x3c\0",  # which a meta event leaves in force
+        b"\0\x90\x3c\x40\x83\xff\x7f\x3c\0",  # running status after a delta time of three bytes
+        b"\0\x90\x3c\x40\0\xff\x01\x02la\0\x3c\0",  # running status across a meta event
         b"\0\xff\x7f\x81\0" + bytes(128) + b"\0\x90\x3c\x40",
         b"\0\xf0\x03abc\0\xf8\0\x90\x3c\x40",
     ],
 )
-def test_all_ways_of_writing(content):
-    assert [event for event in read_events(one_track(content))[1] if event[1]] == as_mido_reads(one_track(content))
+def test_read_events_encodings(content):
+    assert [event for event in read_events(one_track(content))[1] if event[1]] == mido_events(one_track(content))
 
 
 @pytest.mark.parametrize(
@@ -87,52 +137,12 @@ def test_all_ways_of_writing(content):
         b"\0",
     ],
 )
-def test_damage_is_told(content):
+def test_read_events_rejects_damaged_tracks(content):
     with pytest.raises(RejectedMidi, match="damaged events"):
         read_events(one_track(content))
 
 
-def test_the_clock_follows_tempo_changes():
-    events = [
-        (0, TEMPO, 0, 1_000_000, 0),
-        (96, TEMPO, 0, 7, 0),
-        (96, TEMPO, 0, 500_000, 0),
-        (192, TEMPO, 0, 250_000, 0),
-    ]
-    clock = TickClock(events, ticks_per_quarter=96)
-    np.testing.assert_allclose(clock.ms(np.array([0, 48, 96, 192, 288])), [0, 500, 1000, 1500, 1750])
-    np.testing.assert_allclose(TickClock([], 480).ms(np.array([960])), [1000])
-
-
-@pytest.mark.parametrize(
-    ("signatures", "last", "lines"),
-    [
-        ([], 0, [0, 384]),
-        ([], 383, [0, 384]),
-        ([], 384, [0, 384, 768]),
-        ([(0, 3, 4)], 500, [0, 288, 576]),
-        ([(0, 4, 4), (500, 3, 4)], 700, [0, 384, 500, 788]),  # a change inside a bar begins one
-        ([(0, 4, 4), (500, 3, 4)], 450, [0, 384, 500]),
-        ([(0, 4, 4), (500, 3, 4)], 300, [0, 384]),
-        ([(0, 1, 4), (96, 4, 4)], 100, [0, 96, 480]),
-        ([(0, 0, 4), (50, 4, 128)], 100, [0, 384]),  # what no score has is passed over
-        ([(0, 3, 4), (0, 2, 4)], 100, [0, 192]),
-    ],
-)
-def test_bars(signatures, last, lines):
-    events = [(tick, TIME_SIGNATURE, 0, a, b) for tick, a, b in signatures]
-    ticks, found = bars_of(events, 96, last)
-    assert ticks.tolist() == lines and len(found) == len(lines) - 1
-
-
-def test_separated():
-    notes = [(0, 90, 60, 1), (0, 90, 60, 9), (0, 50, 60, 99), (30, 5, 60, 7), (0, 10, 40, 5), (40, 10, 40, 5)]
-    rows = np.stack(separated(*np.array(notes).T), axis=1)
-    assert rows.tolist() == [[0, 10, 40, 5], [0, 30, 60, 9], [30, 5, 60, 7], [40, 10, 40, 5]]
-    assert all(len(column) == 0 for column in separated(*np.empty((4, 0), int)))
-
-
-def test_notes_end_before_others_begin():
+def test_to_track_puts_note_offs_first():
     on, off = mido.Message("note_on", note=1), mido.Message("note_off", note=1)
     track = to_track([(0, on), (9, on), (9, off), (20, off)])
     assert [(message.type, message.time) for message in track][1:3] == [("note_off", 9), ("note_on", 0)]

@@ -1,4 +1,4 @@
-"""The measures, on music whose figures are known beforehand."""
+"""The measures, on music with known values."""
 
 import math
 
@@ -26,20 +26,20 @@ def melody(pitches: list[int], channel: int = 0, length: int = 240) -> mido.Midi
     return track
 
 
-def test_entropy():
+def test_pitch_class_entropy():
     assert pitch_class_entropy(np.array([60, 72, 48])) == 0
     assert pitch_class_entropy(np.arange(24)) == pytest.approx(math.log2(12))
     assert pitch_class_entropy(np.array([60, 60, 62, 64])) == pytest.approx(1.5)
 
 
-def test_scales():
+def test_scale_consistency():
     d_major, a_minor = np.array([62, 64, 66, 67, 69, 71, 73]), np.array([57, 59, 60, 62, 64, 65, 67])
     assert scale_consistency(d_major) == scale_consistency(a_minor) == 1
     assert scale_consistency(np.arange(12)) == pytest.approx(7 / 12)
     assert scale_consistency(np.append(d_major, 63)) == pytest.approx(7 / 8)
 
 
-def test_groove():
+def test_groove_consistency():
     lines = np.array([0, 1920, 3840, 5280])  # 4/4, 4/4, 3/4 at 480 ticks a quarter
     same = np.array([0, 480, 1920, 2400])
     assert groove_consistency(same, lines[:3]) == 1
@@ -51,10 +51,10 @@ def test_groove():
 def test_polyphony():
     start, end = np.array([0.0, 1.0, 5.0]), np.array([2.0, 3.0, 6.0])
     assert polyphony(start, end) == pytest.approx((1 + 2 + 1 + 1) / 4)  # silence does not count
-    assert polyphony(np.array([0.0, 1.0]), np.array([1.0, 2.0])) == 1  # neighbours do not overlap
+    assert polyphony(np.array([0.0, 1.0]), np.array([1.0, 2.0])) == 1  # consecutive notes do not overlap
 
 
-def test_a_piece():
+def test_measure():
     midi = mido.MidiFile(ticks_per_beat=480, tracks=[melody([60, 62, 64, 65, 67, 69, 71, 72] * 2)])
     midi.tracks.append(melody([36, 38] * 8, channel=9))
     found = measure(midi)
@@ -66,7 +66,7 @@ def test_a_piece():
     assert math.isnan(drums.pitch_range) and drums.groove_consistency < 1
 
 
-def test_means_leave_out_what_is_not_known():
+def test_mean_and_deviation_ignore_nan():
     nan = float("nan")
     pieces = [Measures(1, 0.5, nan, 2, 1, nan), Measures(3, 0.5, 0.9, 2, 2, nan)]
     mean, spread = mean_and_deviation(pieces)

@@ -1,4 +1,4 @@
-"""Piano rolls: notes, times and bars read from MIDI, and what the pictures show."""
+"""Piano rolls: sizes, colours, labels and files."""
 
 import itertools
 import subprocess
@@ -9,44 +9,23 @@ import numpy as np
 import pytest
 
 from rwkv_music.errors import UserError
+from rwkv_music.midi.notes import Notes, read_notes
 from rwkv_music.midi.piano_roll import (
     COMPLETION_HUES,
     HEIGHT_PX,
     PROMPT_HUES,
     WIDTH_PX,
-    Notes,
     _figure,
-    bar_ticks,
     draw,
     figure_array,
     note_colours,
-    read_notes,
-    tick_seconds,
 )
-
-
-def make_midi(*tracks: list[tuple[int, mido.Message]], ticks_per_beat: int = 480) -> mido.MidiFile:
-    """A file of tracks given as (absolute tick, message)."""
-    midi = mido.MidiFile(ticks_per_beat=ticks_per_beat)
-    for events in tracks:
-        track, now = mido.MidiTrack(), 0
-        for tick, message in sorted(events, key=lambda event: event[0]):
-            track.append(message.copy(time=tick - now))
-            now = tick
-        midi.tracks.append(track)
-    return midi
-
-
-def note(start: int, end: int, pitch: int, velocity: int = 80, channel: int = 0) -> list[tuple[int, mido.Message]]:
-    return [
-        (start, mido.Message("note_on", note=pitch, velocity=velocity, channel=channel)),
-        (end, mido.Message("note_off", note=pitch, velocity=0, channel=channel)),
-    ]
+from tests.midi.midi_files import make_midi, note
 
 
 @pytest.fixture
 def two_voices() -> mido.MidiFile:
-    """Four bars of 3/4, the right hand in quarters, the left in dotted halves, at half the speed from bar 3 on."""
+    """Four bars of 3/4 with quarter notes over dotted half notes, at half the tempo from bar 3 on."""
     conductor = [
         (0, mido.MetaMessage("time_signature", numerator=3, denominator=4)),
         (0, mido.MetaMessage("set_tempo", tempo=500_000)),
@@ -57,55 +36,9 @@ def two_voices() -> mido.MidiFile:
     return make_midi(conductor, [(0, mido.MetaMessage("track_name", name="Right hand")), *right], left)
 
 
-def test_notes_have_the_times_that_mido_gives(two_voices):
-    notes = read_notes(two_voices)
-    elapsed, starts = 0.0, []
-    for message in two_voices:  # mido's own playback order, with times in seconds
-        elapsed += message.time
-        if message.type == "note_on" and message.velocity > 0:
-            starts.append(elapsed)
-    assert np.allclose(notes.start, sorted(starts))
-    assert notes.end.max() == pytest.approx(two_voices.length) == pytest.approx(3.0 + 6.0)
-    assert notes.voice_names == ["Right hand", "piano"]
-    assert np.bincount(notes.voice).tolist() == [12, 4]
-
-
-def test_overlapping_and_unreleased_notes():
-    events = [
-        (0, mido.Message("note_on", note=60, velocity=50)),
-        (100, mido.Message("note_on", note=60, velocity=90)),
-        (200, mido.Message("note_on", note=60, velocity=0)),  # ends the first of the two
-        (300, mido.Message("note_off", note=61)),  # never began
-        (960, mido.MetaMessage("end_of_track")),
-    ]
-    notes = read_notes(make_midi(events))
-    assert notes.velocity.tolist() == [50, 90]
-    assert np.allclose(notes.end, tick_seconds(make_midi(events), np.array([200, 960])))
-
-
-def test_drums_and_programs_name_their_voices():
-    drums = note(0, 10, 36, channel=9)
-    strings = [(0, mido.Message("program_change", program=48, channel=2)), *note(0, 10, 60, channel=2)]
-    assert read_notes(make_midi(drums, strings)).voice_names == ["drums", "ensemble"]
-
-
-def test_bars_follow_the_time_signatures():
-    def meter(tick: int, numerator: int, denominator: int) -> tuple[int, mido.MetaMessage]:
-        return tick, mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
-
-    assert bar_ticks(make_midi([]), 2).tolist() == [0, 1920, 3840]
-    changing = make_midi([meter(0, 4, 4), meter(3840, 6, 8), meter(3840 + 1440, 2, 4)])
-    assert bar_ticks(changing, 5).tolist() == [0, 1920, 3840, 5280, 6240, 7200]
-    assert bar_ticks(changing, 1).tolist() == [0, 1920]
-    upbeat = make_midi([meter(0, 1, 4), meter(480, 3, 4)])
-    assert bar_ticks(upbeat, 2).tolist() == [0, 480, 1920]
-    inside = make_midi([meter(0, 4, 4), meter(2400, 3, 4)])
-    assert bar_ticks(inside, 3).tolist() == [0, 1920, 2400, 3840]
-
-
 @pytest.mark.parametrize("upbeat", [1, 2, 3])
 @pytest.mark.parametrize("bars", [6, 14, 22, 23, 90])
-def test_the_labels_of_bars_stand_apart(upbeat, bars):
+def test_bar_labels_do_not_overlap(upbeat, bars):
     meters = [(0, mido.MetaMessage("time_signature", numerator=upbeat, denominator=4))]
     meters += [(480 * upbeat, mido.MetaMessage("time_signature", numerator=4, denominator=4))]
     end = 480 * upbeat + 1920 * bars
@@ -115,39 +48,39 @@ def test_the_labels_of_bars_stand_apart(upbeat, bars):
     assert figure.axes[0].get_xticklabels()[0].get_text().startswith("bar ")
 
 
-def test_array_has_the_asked_size_and_both_colours(two_voices):
+def test_figure_array_size_and_colours(two_voices):
     alone, completed = figure_array(two_voices), figure_array(two_voices, prompt_end_seconds=3.0, title="step 1,000")
     for picture in (alone, completed):
         assert picture.shape == (HEIGHT_PX, WIDTH_PX, 3) and picture.dtype == np.uint8
     blue = pixels_like(completed, note_colours(read_notes(two_voices), 3.0)[0])
     orange = pixels_like(completed, note_colours(read_notes(two_voices), 3.0)[-1])
-    boundary = WIDTH_PX * (0.038 + 0.95 * 3.0 / two_voices.length)  # the axes' place in the figure
+    boundary = WIDTH_PX * (0.038 + 0.95 * 3.0 / two_voices.length)  # from the position of the axes in the figure
     assert boundary - 8 < blue[:, 1].max() < boundary < orange[:, 1].min() < boundary + 8
     assert len(pixels_like(alone, note_colours(read_notes(two_voices), 3.0)[-1])) == 0
 
 
 def pixels_like(picture: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """(row, column) of the pixels of a colour, below the header with its legend."""
+    """Return (row, column) of the pixels of one colour, without the legend at the top."""
     found = np.argwhere(np.abs(picture - 255 * colour).max(axis=-1) < 1)
     return found[found[:, 0] > 60]
 
 
-def test_drawn_file_is_a_png_and_always_the_same(two_voices, tmp_path):
+def test_draw_writes_a_deterministic_png(two_voices, tmp_path):
     draw(two_voices, tmp_path / "a.png", 3.0, "a title")
     draw(two_voices, tmp_path / "b.png", 3.0, "a title")
     first = (tmp_path / "a.png").read_bytes()
     assert first.startswith(b"\x89PNG") and first == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
-    with pytest.raises(UserError, match="writing the piano roll"):
+    with pytest.raises(UserError, match="a.png"):
         draw(two_voices, tmp_path / "nowhere" / "a.png")
 
 
 @pytest.mark.parametrize("midi", [mido.MidiFile(), make_midi([]), make_midi(note(0, 1, 0) + note(10**7, 10**7, 127))])
-def test_odd_pieces_are_drawn_too(midi):
+def test_unusual_pieces_are_drawn(midi):
     assert figure_array(midi, prompt_end_seconds=1.0).shape == (HEIGHT_PX, WIDTH_PX, 3)
 
 
-def test_pyplot_is_left_alone():
+def test_pyplot_is_not_imported():
     program = """
 import sys, mido
 from rwkv_music.midi.piano_roll import figure_array
@@ -158,14 +91,14 @@ assert "matplotlib.pyplot" not in sys.modules
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_soft_notes_are_paler():
+def test_softer_notes_are_paler():
     velocity = np.array([20, 60, 100])
     zeros = np.zeros(3, dtype=np.int64)
     lightness = note_colours(Notes(zeros, zeros, zeros, zeros, zeros, velocity, zeros, ["piano"]), None).sum(axis=1)
     assert lightness[0] > lightness[1] > lightness[2]
 
 
-# Colour-blind vision as matrices on linear RGB, complete forms: Machado, Oliveira and Fernandes 2009, "A
+# Colour blindness as matrices on linear RGB (complete forms): Machado, Oliveira and Fernandes 2009, "A
 # physiologically-based model for simulation of color vision deficiency".
 VISION = {
     "normal": np.eye(3),
@@ -176,7 +109,7 @@ VISION = {
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_prompt_and_completion_stay_apart_for_the_colour_blind(vision):
+def test_prompt_and_completion_hues_are_distinguishable(vision):
     def lab(hue: str) -> np.ndarray:
         srgb = np.array([int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

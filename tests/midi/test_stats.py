@@ -1,3 +1,5 @@
+"""Statistics, the duplicate key, and filters."""
+
 import io
 
 import mido
@@ -5,15 +7,15 @@ import numpy as np
 import pytest
 
 from rwkv_music.errors import UserError
-from rwkv_music.midi.events import RejectedMidi
-from rwkv_music.midi.stats import DRUMS, RECORD, Filters, survey
+from rwkv_music.midi.events import DRUMS, RejectedMidi
+from rwkv_music.midi.stats import RECORD, Filters, compute_stats
 from tests.midi.midi_files import file_of
 
-NOTES = [(0, 60), (24, 64), (48, 67), (48, 72), (96, 60)]  # at a forty-eighth of a quarter note
+NOTES = [(0, 60), (24, 64), (48, 67), (48, 72), (96, 60)]  # (start in forty-eighths of a quarter note, pitch)
 
 
 def piece(notes=NOTES, drums=(), tempo=500_000, program=0, velocity=64, ticks=480, shift=0, reverse=False) -> bytes:
-    """Notes of a quarter note each, and drums, as a file with a track for each."""
+    """Return a file with quarter notes in one track and drums in another."""
     midi = mido.MidiFile(ticks_per_beat=ticks)
     for channel, rows in ((0, notes), (9, drums)):
         events = [(0, 0, mido.Message("program_change", channel=channel, program=program))]
@@ -31,8 +33,8 @@ def piece(notes=NOTES, drums=(), tempo=500_000, program=0, velocity=64, ticks=48
     return file_of(midi)
 
 
-def test_figures():
-    found = survey(piece(drums=[(0, 36), (24, 36), (48, 38)], tempo=1_000_000, program=40))
+def test_compute_stats():
+    found = compute_stats(piece(drums=[(0, 36), (24, 36), (48, 38)], tempo=1_000_000, program=40))
     assert found.seconds == pytest.approx(3) and found.notes == 8 and found.tracks == 2
     assert found.tempo == pytest.approx(60)
     assert np.flatnonzero(found.programs).tolist() == [40, DRUMS]
@@ -42,66 +44,66 @@ def test_figures():
     assert np.flatnonzero(np.unpackbits(record["programs"][0], count=129)).tolist() == [40, DRUMS]
 
 
-def test_seconds_and_the_tempo_that_lasts_longest(bach_midi):
+def test_seconds_and_the_longest_lasting_tempo(bach_midi):
     data = sorted(bach_midi.iterdir())[0].read_bytes()
     midi = mido.MidiFile(file=io.BytesIO(data))
-    assert survey(data).seconds == pytest.approx(midi.length, rel=0.05)
+    assert compute_stats(data).seconds == pytest.approx(midi.length, rel=0.05)
     track = mido.MidiTrack(
         [
             mido.Message("note_on", note=60),
-            mido.MetaMessage("set_tempo", tempo=250_000, time=480),  # after half a second, 240 a minute for a second
-            mido.MetaMessage("set_tempo", tempo=2_000_000, time=1920),  # then 30, for half a second
+            mido.MetaMessage("set_tempo", tempo=250_000, time=480),  # at 0.5 s: 240 per minute for 1 s
+            mido.MetaMessage("set_tempo", tempo=2_000_000, time=1920),  # then 30 per minute for 0.5 s
             mido.Message("note_off", note=60, time=120),
         ]
     )
-    found = survey(file_of(mido.MidiFile(ticks_per_beat=480, tracks=[track])))
+    found = compute_stats(file_of(mido.MidiFile(ticks_per_beat=480, tracks=[track])))
     assert found.seconds == pytest.approx(2) and found.tempo == pytest.approx(240)
 
 
 DRUM_NOTES = [(0, 36), (48, 38)]
-SAME = {
+SAME_MUSIC = {
     "louder, slower, other instruments": piece(tempo=900_000, velocity=99, program=55),
     "another resolution": piece(ticks=96),
     "later": piece(shift=480),
     "transposed": piece([(start, pitch - 7) for start, pitch in NOTES]),
-    "a note twice": piece([*NOTES, NOTES[0]]),
-    "in another order": piece(reverse=True),
+    "duplicated note": piece([*NOTES, NOTES[0]]),
+    "notes in another order": piece(reverse=True),
 }
-OTHER = {
-    "a note more": piece([*NOTES, (120, 60)]),
-    "a note less": piece(NOTES[:-1]),
-    "another rhythm": piece([(0, 60), (12, 64), *NOTES[2:]]),
-    "another melody": piece([(0, 60), (24, 63), *NOTES[2:]]),
-    "its inversion": piece([(start, 120 - pitch) for start, pitch in NOTES]),
+OTHER_MUSIC = {
+    "extra note": piece([*NOTES, (120, 60)]),
+    "missing note": piece(NOTES[:-1]),
+    "different rhythm": piece([(0, 60), (12, 64), *NOTES[2:]]),
+    "different melody": piece([(0, 60), (24, 63), *NOTES[2:]]),
+    "inversion": piece([(start, 120 - pitch) for start, pitch in NOTES]),
     "with drums": piece(drums=DRUM_NOTES),
 }
 
 
-@pytest.mark.parametrize("case", SAME)
-def test_the_same_music(case):
-    assert survey(SAME[case]).key == survey(piece()).key
+@pytest.mark.parametrize("case", SAME_MUSIC)
+def test_key_of_the_same_music(case):
+    assert compute_stats(SAME_MUSIC[case]).key == compute_stats(piece()).key
 
 
-def test_other_music():
-    keys = [survey(data).key for data in [piece(), *OTHER.values()]]
+def test_key_of_different_music():
+    keys = [compute_stats(data).key for data in [piece(), *OTHER_MUSIC.values()]]
     assert len(set(keys)) == len(keys)
 
 
-def test_drums_are_not_transposed():
+def test_key_of_transposed_drums_differs():
     up = [(start, pitch + 2) for start, pitch in NOTES]
-    assert survey(piece(up, drums=DRUM_NOTES)).key == survey(piece(drums=DRUM_NOTES)).key
-    assert survey(piece(drums=[(0, 40), (48, 42)])).key != survey(piece(drums=DRUM_NOTES)).key
-    assert survey(piece([], drums=DRUM_NOTES)).key != survey(piece(DRUM_NOTES)).key
+    assert compute_stats(piece(up, drums=DRUM_NOTES)).key == compute_stats(piece(drums=DRUM_NOTES)).key
+    assert compute_stats(piece(drums=[(0, 40), (48, 42)])).key != compute_stats(piece(drums=DRUM_NOTES)).key
+    assert compute_stats(piece([], drums=DRUM_NOTES)).key != compute_stats(piece(DRUM_NOTES)).key
 
 
-def test_real_pieces_are_told_apart(bach_midi):
-    assert len({survey(path.read_bytes()).key for path in bach_midi.iterdir()}) == 12
+def test_keys_of_real_pieces_differ(bach_midi):
+    assert len({compute_stats(path.read_bytes()).key for path in bach_midi.iterdir()}) == 12
 
 
-def test_rejected():
+def test_compute_stats_rejects_invalid_files():
     for data, reason in ((b"", "empty file"), (piece([]), "no notes"), (piece()[:-3], "truncated")):
         with pytest.raises(RejectedMidi, match=reason):
-            survey(data)
+            compute_stats(data)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +121,13 @@ def test_rejected():
     ],
 )
 def test_filters(filters, reason):
-    assert filters.reason(survey(piece())) == reason
+    assert filters.reason(compute_stats(piece())) == reason
 
 
-def test_filters_that_cannot_be():
-    with pytest.raises(UserError, match="seconds are 9:1"):
+def test_invalid_filters():
+    with pytest.raises(UserError, match="seconds.*9:1"):
         Filters(seconds=(9, 1))
-    with pytest.raises(UserError, match="from 0 to 127"):
+    with pytest.raises(UserError, match="0 to 127"):
         Filters(programs=(129,))
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.errors import UserError
-from rwkv_music.midi.stats import Filters, survey
+from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare import pipeline as prepare_module
 from rwkv_music.prepare.pipeline import LISTINGS, PARTS, REPORT, prepare
 from rwkv_music.prepare.workers import Failure
@@ -132,7 +132,7 @@ def test_copies_of_the_same_music_are_on_one_side(bach_midi, tmp_path):
     side = {}
     for line in map(json.loads, (tmp_path / "data" / "pieces.jsonl").read_text().splitlines()):
         side.setdefault(Path(line["file"]).stem.split("-")[1], set()).add(line["split"])
-        assert line["music"] == survey(Path(line["file"]).read_bytes()).key
+        assert line["music"] == compute_stats(Path(line["file"]).read_bytes()).key
     assert len(side) == 12 and all(len(splits) == 1 for splits in side.values())
     assert {split for splits in side.values() for split in splits} == {"train", "val"}
 
@@ -155,7 +155,7 @@ def test_archives_give_the_same_tokens(bach_midi, bach_data, tmp_path):
 
 
 def test_filters_are_counted(bach_midi, tmp_path):
-    lengths = sorted(survey(path.read_bytes()).seconds for path in bach_midi.iterdir())
+    lengths = sorted(compute_stats(path.read_bytes()).seconds for path in bach_midi.iterdir())
     filters = Filters(seconds=((lengths[2] + lengths[3]) / 2, lengths[9] + 0.001), programs=(0,))
     facts = quick_prepare([bach_midi], tmp_path / "data", workers=1, filters=filters)
     assert sum(facts["rejected"].values()) == 5 and len(facts["rejected"]) == 2

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from rwkv_music.midi.stats import survey
+from rwkv_music.midi.stats import compute_stats
 from rwkv_music.prepare.report import CorpusReport, _logarithmic
 
 
@@ -42,7 +42,7 @@ def test_the_page_of_a_dataset(bach_data):
 
 def test_histograms(bach_midi):
     report = CorpusReport("remi")
-    pieces = [survey(path.read_bytes()) for path in sorted(bach_midi.iterdir())]
+    pieces = [compute_stats(path.read_bytes()) for path in sorted(bach_midi.iterdir())]
     for number, piece in enumerate(pieces):
         report.add("val" if number < 3 else "train", piece.record(), 1000, 20)
     assert report.seconds.counts.sum(axis=1).tolist() == [9, 3]

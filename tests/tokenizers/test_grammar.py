@@ -1,4 +1,4 @@
-"""The grammars of all codecs: what real music is, may be drawn; what is drawn, decodes, and has the bars asked for."""
+"""The grammars of all codecs: they allow real music, and sampled rows decode and have the requested bars."""
 
 import mido
 import numpy as np
@@ -18,8 +18,8 @@ def piece(codec, bach_midi):
     return codec.encode_piece(sorted(bach_midi.iterdir())[0])
 
 
-def draw(grammar, seed=0) -> list[np.ndarray]:
-    """Rows of tokens drawn evenly from what is allowed, each with its closing."""
+def sample(grammar, seed=0) -> list[np.ndarray]:
+    """Return rows of tokens sampled uniformly from the allowed ones, each with its closing tokens."""
     rng = np.random.default_rng(seed)
     rows = [[] for _ in grammar.ended]
     for _ in range(20_000):
@@ -32,7 +32,7 @@ def draw(grammar, seed=0) -> list[np.ndarray]:
     raise AssertionError("some rows do not end")
 
 
-def test_real_music_is_grammatical(codec, bach_midi):
+def test_real_music_is_allowed(codec, bach_midi):
     for source in [*sorted(bach_midi.iterdir())[:6], *map(odd_piece, range(4))]:
         piece = codec.encode_piece(source)
         grammar = codec.grammar(codec.first_bars(piece, 0))
@@ -45,7 +45,7 @@ def test_real_music_is_grammatical(codec, bach_midi):
             assert grammar.bars[0] == len(piece.bar_starts)
 
 
-def test_real_music_goes_on_from_any_bar(codec, bach_midi):
+def test_real_music_is_allowed_after_any_bar(codec, bach_midi):
     for source in [*sorted(bach_midi.iterdir())[:2], *map(odd_piece, range(3))]:
         piece = codec.encode_piece(source)
         for n in range(1, min(len(piece.bar_starts), 12)):
@@ -57,10 +57,10 @@ def test_real_music_goes_on_from_any_bar(codec, bach_midi):
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
-def test_rows_have_the_bars_asked_for_and_decode(codec, piece, n):
+def test_rows_have_the_requested_bars_and_decode(codec, piece, n):
     prompt = codec.first_bars(piece, n)
     grammar = codec.grammar(prompt, rows=12, bars=3)
-    rows = draw(grammar)
+    rows = sample(grammar)
     assert (grammar.bars == 3).all()
     for row in rows:
         assert not np.isin(row, [codec.pad_id, codec.bos_id, codec.eos_id]).any()
@@ -71,14 +71,14 @@ def test_rows_have_the_bars_asked_for_and_decode(codec, piece, n):
             assert len(codec.bar_starts(ids)) == n + 3 and codec.bar_starts(row)[0] == 0
 
 
-def test_the_clock_stops_at_the_bar_line(bach_midi):
+def test_midi_llm_rows_end_at_the_bar_line(bach_midi):
     codec = make_codec("midi-llm")
     piece = codec.encode_piece(sorted(bach_midi.iterdir())[0])
     for n in range(1, 6):
         prompt = codec.first_bars(piece, n)
         lines = prompt.bar_lines.start_ms
         end_ms = lines[n] + 3 * (lines[-1] - lines[-2])
-        for row in draw(codec.grammar(prompt, rows=4, bars=3), seed=n):
+        for row in sample(codec.grammar(prompt, rows=4, bars=3), seed=n):
             waits = codec._wait_ms[np.concatenate([prompt.ids, row])]
             assert abs(waits.sum() - end_ms) <= 4
             midi = codec.decode(np.concatenate([prompt.ids, row]), prompt.bar_lines)
@@ -87,8 +87,8 @@ def test_the_clock_stops_at_the_bar_line(bach_midi):
             assert last <= (n + 3) * bar_ticks + 1 or len(np.unique(prompt.bar_lines.signatures, axis=0)) > 1
 
 
-def test_a_prompt_that_rests_through_all_that_was_asked():
-    """Its last wait reaches over the bars asked for: there is nothing to draw."""
+def test_prompt_whose_last_wait_spans_all_requested_bars():
+    """The rows end at once."""
     codec = make_codec("midi-llm")
     track = mido.MidiTrack(
         [
@@ -107,10 +107,10 @@ def test_a_prompt_that_rests_through_all_that_was_asked():
     assert grammar.ended.all() and (grammar.bars == 1).all()
 
 
-def test_ending_early(codec, piece):
-    """EOS only if a piece may end, and only where one can."""
+def test_eos_before_the_last_bar(codec, piece):
+    """EOS is allowed only if the piece may end, and only after a complete note."""
     prompt = codec.first_bars(piece, 2)
-    for grammar, may in (
+    for grammar, may_end in (
         (codec.grammar(prompt, bars=3), False),
         (codec.grammar(prompt, bars=3, may_end=True), True),
         (codec.grammar(prompt), True),
@@ -119,8 +119,8 @@ def test_ending_early(codec, piece):
         for token in piece.ids[len(prompt.ids) : -1][:40]:
             seen.add(bool(grammar.allowed()[0, codec.eos_id]))
             grammar.feed(np.array([token]))
-        assert seen == ({True, False} if may else {False})
-        if may:
+        assert seen == ({True, False} if may_end else {False})
+        if may_end:
             while not grammar.allowed()[0, codec.eos_id]:
                 grammar.feed(np.flatnonzero(grammar.allowed()[0])[:1])
             bars = grammar.bars[0]
@@ -128,8 +128,8 @@ def test_ending_early(codec, piece):
             assert grammar.ended[0] and grammar.bars[0] == bars + 1 and len(grammar.closing(0)) == 0
 
 
-def test_rows_are_by_themselves(codec, piece):
-    """Each row is what it is alone, and an ended one stays as it is."""
+def test_rows_are_independent(codec, piece):
+    """A row has the same state in a batch and alone, also after it has ended."""
     prompt = codec.first_bars(piece, 2)
     together = codec.grammar(prompt, rows=3, bars=1)
     alone = [codec.grammar(prompt, rows=1, bars=1) for _ in range(3)]
@@ -145,13 +145,13 @@ def test_rows_are_by_themselves(codec, piece):
     assert together.ended.all() and (together.bars == 1).all()
 
 
-def test_no_bar_goes_on_for_ever(codec, piece):
-    """Even where what moves on is drawn only when nothing else is left: here, always the highest that may come."""
+def test_bars_are_finite(codec, piece):
+    """A bar ends even if the highest allowed token is always taken."""
     grammar = codec.grammar(codec.first_bars(piece, 1), rows=1, bars=1)
     for _ in range(400_000):
         if grammar.ended[0]:
             return
         grammar.feed(np.array([codec.vocab_size - 1 - grammar.allowed()[0, ::-1].argmax()]))
         if codec.name != "remi" and grammar.classes[0, 0] == grammar.tables[0].shape[0] - 1:
-            return  # at the highest key of all, that could be struck again and again: draws are needed to go on
+            return  # the highest key may be repeated without end, so only sampling leaves it
     raise AssertionError("the bar does not end")

@@ -1,3 +1,5 @@
+"""The midi-llm codecs: equality with MIDI-LLM-tokenizer, round trips and bar lines."""
+
 import hashlib
 import io
 
@@ -10,8 +12,8 @@ from rwkv_music.tokenizers.codec import BarLines
 from rwkv_music.tokenizers.registry import load_codec, make_codec
 from tests.midi.midi_files import file_of, odd_piece
 
-# The beginnings of the sha256 of the ids (uint16, little-endian) that MIDI-LLM-tokenizer gives odd_piece(0), (1) ...
-# (commit b4188a6; pieces are not cut at silences: piece_split_delay infinite, min_piece_length -1).
+# Prefixes of the SHA-256 of the ids (uint16, little-endian) of odd_piece(0), odd_piece(1) ... from MIDI-LLM-tokenizer
+# (commit b4188a6, without splitting at silences: piece_split_delay infinite, min_piece_length -1).
 GOLDEN = {
     "midi-llm": """
         d2bb755196403f80 0ee8e0f573e38389 21743f176d5c9aee 100459131a33eea2 c49526b133ed1229 76e7daf0c4abb21a
@@ -24,7 +26,7 @@ GOLDEN = {
         e54d745564badb41 30542c1fdf70d630 4686eacf5ad06f13 7af59395f47bc91f 94fee0f51e68b492 1111700496504db5
         12035f042f6ebc95 3ab3c047a379dfdd 2f1cca061d36baa0 136a15549bb7bd8c 7de1c0788ed16333 e2182a2d62a67dc2""",
 }
-# Those of the vocabularies, joined by spaces, of its tokenizer-midi.json and tokenizer-midipiano.json.
+# Sizes and SHA-256 prefixes of the vocabularies in tokenizer-midi.json and tokenizer-midipiano.json, joined by spaces.
 VOCABULARIES = {"midi-llm": (20096, "1a52c982477f68ec"), "midi-llm-piano": (2176, "5600b521ec970a56")}
 NAMES = list(GOLDEN)
 
@@ -35,7 +37,7 @@ def codec(request):
 
 
 def messages(*rows: tuple, ticks_per_beat=500, program=0) -> bytes:
-    """A track of (ticks to wait, type, values): at 500 ticks a beat and the usual tempo, a tick is a millisecond."""
+    """Return a file with a track of (delta ticks, type, values). By default a tick is a millisecond."""
     track = mido.MidiTrack([mido.Message("program_change", program=program)])
     for wait, kind, *values in rows:
         names = {"on": ("note", "velocity"), "off": ("note",), "control": ("control", "value")}.get(kind)
@@ -52,8 +54,8 @@ def tokens(codec, data: bytes) -> str:
     return " ".join(codec.vocabulary[i] for i in codec.encode(data)[1:-1])
 
 
-def heard(midi: mido.MidiFile) -> list[tuple[float, float, int, int, int]]:
-    """(start ms, end ms, channel, pitch, velocity) of each note; fails if one begins twice, or does not end later."""
+def notes_of(midi: mido.MidiFile) -> list[tuple[float, float, int, int, int]]:
+    """Return (start ms, end ms, channel, pitch, velocity) of each note. Fails if notes overlap or have no length."""
     notes, sounding, now = [], {}, 0.0
     for message in midi:
         now += message.time * 1000
@@ -68,13 +70,13 @@ def heard(midi: mido.MidiFile) -> list[tuple[float, float, int, int, int]]:
     return sorted(notes)
 
 
-def test_the_ids_of_midi_llm_tokenizer(codec):
+def test_ids_equal_midi_llm_tokenizer(codec):
     for seed, golden in enumerate(GOLDEN[codec.name].split()):
         ids = codec.encode(odd_piece(seed))
         assert hashlib.sha256(ids.astype("<u2").tobytes()).hexdigest()[:16] == golden, seed
 
 
-def test_the_vocabulary_of_midi_llm_tokenizer(codec):
+def test_vocabulary_equals_midi_llm_tokenizer(codec):
     n, golden = VOCABULARIES[codec.name]
     assert codec.vocab_size == n
     assert hashlib.sha256(" ".join(codec.vocabulary).encode()).hexdigest()[:16] == golden
@@ -85,7 +87,7 @@ def test_the_vocabulary_of_midi_llm_tokenizer(codec):
     )
 
 
-def test_saved_and_loaded(codec, tmp_path):
+def test_save_and_load(codec, tmp_path):
     codec.save(tmp_path / "tokenizer.json")
     loaded = load_codec(tmp_path / "tokenizer.json")
     assert loaded.fingerprint == codec.fingerprint and loaded.name == codec.name
@@ -96,12 +98,12 @@ def test_saved_and_loaded(codec, tmp_path):
     ("rows", "expected"),
     [
         ([(0, "on", 60, 127), (400, "off", 60)], "pi:3c:b t50 pi:3c:0"),
-        # Silence before the music goes, and of a long one ten seconds stay.
+        # Leading silence is removed, and long silences are cut to ten seconds.
         ([(900, "on", 60, 127), (12_000, "off", 60)], "pi:3c:b " + "t125 " * 10 + "pi:3c:0"),
-        # A wait is rounded by itself; under 4 ms it is forgotten, and its keys are one moment, lower ones first.
+        # Waits are rounded separately. Below 4 ms the notes become one moment, sorted by pitch.
         ([(0, "on", 62, 127), (4, "on", 60, 127), (4, "on", 61, 127), (5, "off", 60)],
          "pi:3c:b pi:3d:b pi:3e:b t1 pi:3c:0"),
-        # The pedal holds what is let go; what is struck again under it is not let go in between.
+        # The pedal delays note-offs, and drops those of notes that start again.
         ([(0, "control", 64, 64), (0, "on", 60, 127), (80, "off", 60), (80, "on", 62, 127), (80, "off", 62),
           (80, "on", 60, 127), (80, "control", 64, 63), (80, "off", 60)],
          "pi:3c:b t20 pi:3e:b t20 pi:3c:b t10 pi:3e:0 t10 pi:3c:0"),
@@ -112,7 +114,7 @@ def test_saved_and_loaded(codec, tmp_path):
         ([(0, "set_tempo", 1_000_000), (0, "on", 60, 127), (100, "off", 60)], "pi:3c:b t25 pi:3c:0"),
     ],
 )  # fmt: skip
-def test_what_becomes_of_messages(rows, expected):
+def test_encoding_of_messages(rows, expected):
     assert tokens(make_codec("midi-llm"), messages(*rows)) == expected
 
 
@@ -139,16 +141,16 @@ def test_rejected(name, data, reason):
     assert raised.value.reason == reason
 
 
-def test_what_is_written_is_read_again(codec, bach_midi):
-    """Notes and bars, and from the second time on every id."""
+def test_round_trip(codec, bach_midi):
+    """Notes and bars survive the first round trip, and all ids survive the second."""
     for source in [*sorted(bach_midi.iterdir())[:6], *map(odd_piece, range(40))]:
         piece = codec.encode_piece(source)
         if isinstance(source, bytes):
-            # Released keys that were not down are gone the second time, and silences that they divided are cut short.
+            # The first round trip drops unmatched note-offs and shortens the silences that they divided.
             piece = codec.encode_piece(file_of(codec.decode(piece.ids, piece.bar_lines)))
         again = codec.encode_piece(file_of(codec.decode(piece.ids, piece.bar_lines)))
-        assert sorted(codec._played(again.ids)[0]) == sorted(codec._played(piece.ids)[0])
-        assert codec.count_notes(again.ids) == len(codec._played(piece.ids)[0])
+        assert sorted(codec._decode_notes(again.ids)[0]) == sorted(codec._decode_notes(piece.ids)[0])
+        assert codec.count_notes(again.ids) == len(codec._decode_notes(piece.ids)[0])
         assert len(again.bar_starts) == len(piece.bar_starts)
         np.testing.assert_allclose(again.bar_lines.start_ms, piece.bar_lines.start_ms, atol=4)
         third = codec.encode_piece(file_of(codec.decode(again.ids, again.bar_lines)))
@@ -157,8 +159,8 @@ def test_what_is_written_is_read_again(codec, bach_midi):
         np.testing.assert_array_equal(third.bar_lines.signatures, piece.bar_lines.signatures)
 
 
-def test_notes_that_nothing_hides_come_back_exactly(codec):
-    """Each pitch struck once at a time and let go later: ids, bars and milliseconds are the same at once."""
+def test_round_trip_is_exact_without_overlaps(codec):
+    """Without overlapping notes of one pitch, ids, bars and times survive the first round trip."""
     rng = np.random.default_rng(0)
     rows, free = [], {}
     for start in np.sort(rng.integers(0, 4000, 300)).tolist():
@@ -174,7 +176,7 @@ def test_notes_that_nothing_hides_come_back_exactly(codec):
     np.testing.assert_array_equal(again.ids, piece.ids)
     np.testing.assert_array_equal(again.bar_starts, piece.bar_starts)
     starts = [row[0] - rows[0][0] for row in rows if row[1] == "on"]
-    np.testing.assert_allclose([note[0] for note in heard(midi)], starts, atol=0.06)
+    np.testing.assert_allclose([note[0] for note in notes_of(midi)], starts, atol=0.06)
 
 
 def test_any_ids_decode(codec):
@@ -184,49 +186,49 @@ def test_any_ids_decode(codec):
         lines = BarLines(np.cumsum(rng.integers(1, 3000, 5)) - 100.0, rng.choice([1, 2, 4, 8], (4, 2)))
         for bar_lines in (None, lines):
             midi = codec.decode(ids, bar_lines)
-            assert heard(mido.MidiFile(file=io.BytesIO(file_of(midi)))) == heard(midi)
-    # Bars that no tempo can make give way, and a key that is never let go is let go.
+            assert notes_of(mido.MidiFile(file=io.BytesIO(file_of(midi)))) == notes_of(midi)
+    # Bars that no tempo can represent are ignored, and a note without a note-off ends.
     absurd = BarLines(np.array([0.0, 1e9]), np.array([[1, 64]]))
     ids = [codec.vocabulary.index(f"p:3c:{codec.velocity_bins - 1:x}"), *[codec.vocabulary.index("t125")] * 9]
-    (start, end, *_), *others = heard(codec.decode(np.array(ids), absurd))
+    (start, end, *_), *others = notes_of(codec.decode(np.array(ids), absurd))
     assert not others and start == 0 and end == pytest.approx(5000, abs=0.1)
 
 
 BARS = {
-    # (rows, bar starts, bar lines in ms)
-    "on the line": (
+    # (messages, bar starts, bar lines in ms)
+    "note on the line": (
         [(0, "on", 60, 9), (2000, "off", 60), (0, "on", 62, 9), (1000, "off", 62)],
         [1, 4],  # <start> on t125 t125 | off on t125 off
         [0, 2000, 4000],
     ),
-    "a line in a wait": (
+    "line within a wait": (
         [(0, "on", 60, 9), (500, "off", 60), (3000, "on", 62, 9)],
         [1, 6],  # on t63 off t125 t125 | t125 on
         [0, 2000, 4000],
     ),
-    "bars of rest": (
+    "silent bars": (
         [(0, "on", 60, 9), (80, "off", 60), (7920, "on", 62, 9)],
         [1, 6, 8, 10, 12],
         [0, 2000, 4000, 6000, 8000, 10000],
     ),
-    "a rest that is cut short": (
+    "shortened silence": (
         [(0, "on", 60, 9), (2000, "off", 60), (20_000, "on", 62, 9)],
         None,
         [0, 2000, *range(3000, 13_000, 1000), 14_000],
     ),
-    "an upbeat": (
+    "upbeat": (
         [(0, "time_signature", 1, 4), (500, "time_signature", 4, 4), (0, "on", 60, 9), (1000, "off", 60),
          (1000, "on", 62, 9)],
         [1, 5],
         [0, 2000, 4000],
     ),
-    "silence first, within a bar": (
+    "leading silence within a bar": (
         [(500, "on", 60, 9), (1500, "off", 60), (0, "on", 62, 9)],
         [1, 4],
         [-500, 1500, 3500],
     ),
-    "releases after the last key": ([(0, "on", 60, 9), (2000, "off", 60)], [1], [0, 2000]),
-    "a slow bar": (
+    "note-offs after the last note-on": ([(0, "on", 60, 9), (2000, "off", 60)], [1], [0, 2000]),
+    "slow bar": (
         [(0, "set_tempo", 1_000_000), (0, "time_signature", 3, 4), (0, "on", 60, 9), (1500, "off", 60),
          (0, "on", 61, 9)],
         [1, 5],
@@ -246,7 +248,7 @@ def test_bars(case):
     assert len(piece.bar_lines.signatures) == len(piece.bar_starts) == len(lines) - 1
 
 
-def test_bars_of_ids_alone_are_those_of_the_file_they_make(codec, bach_midi):
+def test_bar_starts_equal_those_of_the_decoded_file(codec, bach_midi):
     for path in sorted(bach_midi.iterdir())[:4]:
         ids = codec.encode(path)
         again = codec.encode_piece(file_of(codec.decode(ids)))
@@ -254,7 +256,7 @@ def test_bars_of_ids_alone_are_those_of_the_file_they_make(codec, bach_midi):
     assert len(codec.bar_starts(ids[:1])) == 0
 
 
-def test_the_first_bars(codec, bach_midi):
+def test_first_bars(codec, bach_midi):
     piece = codec.encode_piece(sorted(bach_midi.iterdir())[0])
     for n in (0, 1, 4, len(piece.bar_starts)):
         prompt = codec.first_bars(piece, n)

@@ -1,25 +1,22 @@
+"""The remi codec: round trips, bars and the sustain pedal."""
+
 import io
 
 import mido
 import numpy as np
 import pytest
 
-from rwkv_music.midi.events import RejectedMidi
+from rwkv_music.midi.events import RejectedMidi, timed_messages, to_track
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.remi import Remi
+from tests.midi.midi_files import file_of
 
-Note = tuple[int, int, int, int, int]  # program (-1 drums), start, end, pitch, velocity, in ticks
+Note = tuple[int, int, int, int, int]  # program (-1 for drums), start, end (ticks), pitch, velocity
 
 
 @pytest.fixture(scope="module")
 def codec() -> Remi:
     return make_codec("remi")
-
-
-def file_of(midi: mido.MidiFile) -> bytes:
-    file = io.BytesIO()
-    midi.save(file=file)
-    return file.getvalue()
 
 
 def midi_of(
@@ -28,7 +25,7 @@ def midi_of(
     tempos: list[tuple[int, float]] = (),
     ticks_per_beat: int = 96,
 ) -> bytes:
-    """A file with a track for each program; signatures are (tick, numerator, denominator), tempos (tick, bpm)."""
+    """Return a file with a track per program. Signatures are (tick, numerator, denominator), tempos (tick, bpm)."""
     tracks = [[(t, mido.MetaMessage("time_signature", numerator=n, denominator=d)) for t, n, d in signatures]]
     tracks[0] += [(t, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(bpm))) for t, bpm in tempos]
     for i, program in enumerate(sorted({note[0] for note in notes})):
@@ -38,26 +35,14 @@ def midi_of(
             events.append((start, mido.Message("note_on", channel=channel, note=pitch, velocity=velocity)))
             events.append((end, mido.Message("note_off", channel=channel, note=pitch)))
         tracks.append(events)
-    midi = mido.MidiFile(ticks_per_beat=ticks_per_beat)
-    for events in tracks:
-        track, now = mido.MidiTrack(), 0
-        for tick, message in sorted(events, key=lambda event: (event[0], event[1].type != "note_off")):
-            track.append(message.copy(time=tick - now))
-            now = tick
-        midi.tracks.append(track)
-    return file_of(midi)
+    return file_of(mido.MidiFile(ticks_per_beat=ticks_per_beat, tracks=[to_track(events) for events in tracks]))
 
 
 def notes_of(midi: mido.MidiFile, ticks_per_beat: int = 96) -> list[Note]:
-    """What a player hears, from the messages alone; fails if a note is begun twice or never ended."""
+    """Return the notes of a file. Fails if notes overlap or do not end."""
     notes, scale = [], ticks_per_beat / midi.ticks_per_beat
     sounding, programs = {}, {}
-    events = []
-    for track in midi.tracks:
-        now = 0
-        for message in track:
-            now += message.time
-            events.append((now, message))
+    events = [event for track in midi.tracks for event in timed_messages(track)]
     for now, message in sorted(events, key=lambda event: event[0]):
         if message.type == "program_change":
             programs[message.channel] = message.program
@@ -75,8 +60,8 @@ def notes_of(midi: mido.MidiFile, ticks_per_beat: int = 96) -> list[Note]:
     return sorted(notes)
 
 
-def assert_fixed(codec: Remi, ids: np.ndarray) -> None:
-    """Out to MIDI and back gives the same ids."""
+def assert_round_trip(codec: Remi, ids: np.ndarray) -> None:
+    """Check that decoding and encoding again gives the same ids."""
     np.testing.assert_array_equal(codec.encode(file_of(codec.decode(ids))), ids)
 
 
@@ -85,7 +70,7 @@ GRID = 96 // 24
 
 
 def random_notes(rng, programs, n=60, beats=40) -> list[Note]:
-    """Notes on the codec's grid, no pitch of a program sounding twice at once."""
+    """Return notes on the codec's grid without overlaps."""
     notes, free = [], {}
     for start in np.sort(rng.integers(0, beats * 24, n)) * GRID:
         program, pitch = int(rng.choice(programs)), int(rng.integers(0, 128))
@@ -97,17 +82,17 @@ def random_notes(rng, programs, n=60, beats=40) -> list[Note]:
 
 
 @pytest.mark.parametrize("programs", [[0], [40], [-1], [0, 33, 48, -1], list(range(5, 13))])
-def test_quantised_notes_come_back_exactly(codec, programs):
+def test_round_trip_of_quantised_notes(codec, programs):
     for seed in range(5):
         notes = random_notes(np.random.default_rng(seed), programs)
         ids = codec.encode(midi_of(notes))
         assert notes_of(codec.decode(ids)) == notes
         assert codec.count_notes(ids) == len(notes)
-        assert_fixed(codec, ids)
+        assert_round_trip(codec, ids)
 
 
 def test_forty_instruments_share_channels(codec):
-    # One after another, since more instruments than channels cannot sound together with different programs.
+    # The instruments play one after another, because only as many as there are channels can sound together.
     notes = [(program, i * 96, i * 96 + 96, 60, 127) for i, program in enumerate(range(40))]
     tokens = ["BOS_None", "Bar_None", "TimeSig_4/4"]
     for i, program in enumerate(range(40)):
@@ -132,14 +117,14 @@ def test_changing_time_signatures(codec, bars):
     ]
     ids = codec.encode(midi_of(notes, signatures))
     assert notes_of(codec.decode(ids)) == notes
-    assert_fixed(codec, ids)
-    # As many bars as the signatures say, up to the last note.
+    assert_round_trip(codec, ids)
+    # The number of bars follows from the signatures and the last note.
     lengths = [96 * 4 * n // d for _ in range(4) for n, d in bars for _ in range(2)]
     assert len(codec.bar_starts(ids)) == sum(start <= notes[-1][1] for start in np.cumsum([0, *lengths[:-1]]))
 
 
-def test_any_music_is_fixed_after_one_round(codec):
-    """Off the grid, overlapping, with signatures inside bars: what encode keeps, the round trip keeps."""
+def test_round_trip_of_encoded_music(codec):
+    """Ids survive the round trip even for notes off the grid, overlaps and signatures within bars."""
     for seed in range(12):
         rng = np.random.default_rng(seed)
         notes = [
@@ -155,11 +140,11 @@ def test_any_music_is_fixed_after_one_round(codec):
         ids = codec.encode(midi_of(notes, signatures, tempos, ticks_per_beat=int(rng.choice([7, 96, 480, 10080]))))
         assert ids[0] == codec.bos_id and ids[-1] == codec.eos_id and ids.dtype == np.uint16
         notes_of(codec.decode(ids))
-        assert_fixed(codec, ids)
+        assert_round_trip(codec, ids)
 
 
 def test_voices_of_one_instrument_do_not_overlap(codec):
-    """Two voices, one instrument: a note ends where the other voice starts its pitch, a unison is one note."""
+    """A note ends where another voice starts its pitch, and a unison becomes one note."""
     upper = mido.MidiFile(file=io.BytesIO(midi_of([(0, 0, 384, 60, 127), (0, 384, 480, 64, 63)])))
     lower = mido.MidiFile(file=io.BytesIO(midi_of([(0, 96, 192, 60, 127), (0, 384, 576, 64, 127)])))
     upper.tracks.append(mido.MidiTrack(m if m.is_meta else m.copy(channel=1) for m in lower.tracks[1]))
@@ -171,7 +156,7 @@ def test_voices_of_one_instrument_do_not_overlap(codec):
 
 
 def test_equal_music_gives_equal_ids(codec):
-    """Voices of one instrument in one track or four, tracks in any order."""
+    """The order of the tracks does not matter."""
     notes = random_notes(np.random.default_rng(1), [0, 40])
     whole = codec.encode(midi_of(notes))
     midi = mido.MidiFile(file=io.BytesIO(midi_of(notes)))
@@ -179,7 +164,7 @@ def test_equal_music_gives_equal_ids(codec):
     np.testing.assert_array_equal(codec.encode(file_of(midi)), whole)
 
 
-def test_tempos_come_back(codec):
+def test_round_trip_of_tempos(codec):
     tempos = [(0, 120.0), (384, 60.0), (768, 240.0)]
     ids = codec.encode(midi_of([(0, 0, 1000, 60, 127)], tempos=tempos))
     found, now = [], 0
@@ -194,13 +179,13 @@ def test_tempos_come_back(codec):
 def test_chorale(codec, bach_midi):
     for path in sorted(bach_midi.iterdir())[:4]:
         ids = codec.encode(path)
-        assert_fixed(codec, ids)
+        assert_round_trip(codec, ids)
         starts = codec.bar_starts(ids)
         assert starts[0] == 1 and all(codec.vocabulary[ids[start]] == "Bar_None" for start in starts)
         assert 100 < codec.count_notes(ids) < len(ids) / 3
-        # One instrument: its program is named once.
+        # There is one instrument, so its program appears once.
         assert sum(codec.vocabulary[i].startswith("Program") for i in ids) == 1
-        # The first bars alone are a well-formed file of just those notes.
+        # The first bars decode to a valid file with only their notes.
         opening = ids[: starts[4]]
         assert len(notes_of(codec.decode(opening))) == codec.count_notes(opening)
 
@@ -214,7 +199,7 @@ def test_any_ids_decode(codec):
         notes_of(midi)
         again = mido.MidiFile(file=io.BytesIO(file_of(midi)))
         assert notes_of(again) == notes_of(midi)
-    # A note cut short by the end, and special tokens in the middle.
+    # An incomplete note at the end, and special tokens in the middle.
     ids = codec.encode(midi_of([(0, 0, 96, 60, 127), (0, 96, 192, 62, 127)]))
     assert len(notes_of(codec.decode(ids[:-2]))) == 1
     assert len(notes_of(codec.decode(np.insert(ids, 6, [0, 1, 2])))) == 2
@@ -240,7 +225,7 @@ def test_rejected(codec, data, reason):
 
 
 @pytest.mark.parametrize("signature", [b"\x00\x02", b"\xff\x02", b"\x04\x08", b"\x04\x1e", b"\x04\xc8", b"\x7f\x00"])
-def test_absurd_time_signatures_are_ignored(codec, signature):
+def test_invalid_time_signatures_are_ignored(codec, signature):
     data = midi_of(NOTE, [(0, 4, 4)])
     ids = codec.encode(data.replace(b"\xff\x58\x04\x04\x02", b"\xff\x58\x04" + signature))
     np.testing.assert_array_equal(ids, codec.encode(data))
@@ -264,19 +249,10 @@ def test_damaged_bytes_never_crash(codec, bach_midi):
 
 
 def with_pedal(events: list[tuple[int, bool]], notes: list[Note]) -> bytes:
-    """A file of `midi_of` with (tick, down) events of the sustain pedal."""
+    """Return the file of `midi_of` with (tick, down) events of the sustain pedal."""
     midi = mido.MidiFile(file=io.BytesIO(midi_of(notes)))
-    track, now = midi.tracks[1], 0
-    timed = []
-    for message in track:
-        now += message.time
-        timed.append((now, message))
-    timed += [(tick, mido.Message("control_change", control=64, value=127 * down)) for tick, down in events]
-    midi.tracks[1] = mido.MidiTrack()
-    now = 0
-    for tick, message in sorted(timed, key=lambda event: (event[0], event[1].type == "end_of_track")):
-        midi.tracks[1].append(message.copy(time=tick - now))
-        now = tick
+    pedal = [(tick, mido.Message("control_change", control=64, value=127 * down)) for tick, down in events]
+    midi.tracks[1] = to_track(timed_messages(midi.tracks[1]) + pedal, note_offs_first=False)
     return file_of(midi)
 
 
@@ -284,15 +260,15 @@ def with_pedal(events: list[tuple[int, bool]], notes: list[Note]) -> bytes:
     ("pedal", "ends"),
     [
         ([], [96, 192, 288, 384]),
-        ([(48, True), (240, False)], [240, 240, 288, 384]),  # held until the pedal is up
+        ([(48, True), (240, False)], [240, 240, 288, 384]),  # held until the pedal is released
         ([(48, True), (150, False), (160, True), (336, False)], [150, 336, 336, 384]),
-        ([(96, True), (120, False)], [96, 192, 288, 384]),  # pressed as the key is let go: too late
-        ([(200, True)], [96, 192, 384, 384]),  # never let go: to the end
+        ([(96, True), (120, False)], [96, 192, 288, 384]),  # pressed at the note-off: too late
+        ([(200, True)], [96, 192, 384, 384]),  # never released: held to the end
         ([(0, True), (0, False)], [96, 192, 288, 384]),
         ([(240, False)], [96, 192, 288, 384]),
     ],
 )
-def test_the_pedal_holds_notes(codec, pedal, ends):
+def test_pedal_holds_notes(codec, pedal, ends):
     notes = [(0, 96 * i, 96 * i + 96, 60 + i, 127) for i in range(4)]
     held = [
         (program, start, end, pitch, loud) for (program, start, _, pitch, loud), end in zip(notes, ends, strict=True)
@@ -303,7 +279,7 @@ def test_the_pedal_holds_notes(codec, pedal, ends):
     np.testing.assert_allclose([note[2] for note in found], ends, atol=GRID)
 
 
-def test_a_key_struck_again_under_the_pedal(codec):
+def test_repeated_note_under_the_pedal(codec):
     notes = [(0, 0, 48, 60, 127), (0, 96, 144, 60, 127)]
     data = with_pedal([(24, True), (384, False)], notes)
     assert notes_of(codec.decode(codec.encode(data))) == [(0, 0, 96, 60, 127), (0, 96, 384, 60, 127)]

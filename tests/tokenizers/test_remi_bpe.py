@@ -1,3 +1,5 @@
+"""Byte-pair encoding of remi tokens."""
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def codec(base, pieces):
     return learn(base, pieces)
 
 
-def test_fewer_tokens_the_same_music(codec, base, pieces, bach_midi):
+def test_fewer_tokens_for_the_same_music(codec, base, pieces, bach_midi):
     assert codec.vocab_size == 1600 and codec.vocabulary[: base.vocab_size] == base.vocabulary
     for path, plain in zip(sorted(bach_midi.iterdir()), pieces, strict=True):
         piece = codec.encode_piece(path)
@@ -39,19 +41,19 @@ def test_fewer_tokens_the_same_music(codec, base, pieces, bach_midi):
         np.testing.assert_array_equal(codec.encode(file_of(codec.decode(piece.ids))), piece.ids)
 
 
-def test_the_same_music_teaches_the_same(codec, base, pieces, tmp_path):
+def test_learning_is_deterministic(codec, base, pieces, tmp_path):
     again = learn(base, pieces)
     assert again.fingerprint == codec.fingerprint != base.fingerprint
     codec.save(tmp_path / "tokenizer.json")
     loaded = load_codec(tmp_path / "tokenizer.json")
     assert loaded.fingerprint == codec.fingerprint
-    np.testing.assert_array_equal(loaded.merged(pieces[0].ids).ids, codec.merged(pieces[0].ids).ids)
+    np.testing.assert_array_equal(loaded.apply_merges(pieces[0].ids).ids, codec.apply_merges(pieces[0].ids).ids)
 
 
-def test_grammar(codec, pieces):
-    """Merged music is grammatical, and what is drawn has the bars asked for."""
+def test_merged_grammar(codec, pieces):
+    """The grammar allows merged music, and sampled rows have the requested bars."""
     for plain in pieces[:4]:
-        piece = codec.merged(plain.ids)
+        piece = codec.apply_merges(plain.ids)
         grammar = codec.grammar(codec.first_bars(piece, 0))
         for token in piece.ids[1:]:
             assert grammar.allowed()[0, token], codec.vocabulary[token]
@@ -73,6 +75,6 @@ def test_grammar(codec, pieces):
 
 
 @pytest.mark.parametrize("vocab_size", [100, 1318, 70_000])
-def test_sizes_that_cannot_be(base, pieces, vocab_size):
-    with pytest.raises(UserError, match="choose from 1,319 to 65,536"):
+def test_vocabulary_sizes_out_of_range(base, pieces, vocab_size):
+    with pytest.raises(UserError, match="1,319 to 65,536"):
         learn(base, pieces, vocab_size)

@@ -1,14 +1,15 @@
-"""What tokens say, read from their names alone, against what the codecs do with them."""
+"""Token properties, compared with the behaviour of the codecs."""
 
 import numpy as np
 import pytest
 
+from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
-from rwkv_music.tokenizers.vocabulary import DRUMS, NONE, read_vocabulary
+from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_onsets_are_the_notes_that_the_codec_counts(name):
+def test_onsets_match_count_notes(name):
     codec = make_codec(name)
     v = read_vocabulary(codec)
     tokens = np.arange(codec.vocab_size)
@@ -43,6 +44,6 @@ def test_midi_llm():
     assert v.moves_on[at["t125"]] and not v.moves_on[at["t124"]]
 
 
-def test_a_piano_is_no_percussion():
+def test_midi_llm_piano():
     v = read_vocabulary(make_codec("midi-llm-piano"))
     assert set(v.program.tolist()) == {NONE, 0} and (v.keys[v.is_onset] >= 0).all()
