@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
-from rwkv_music.data.ngrams import bigram_nats_per_token, ngram_nats_per_token, unigram_nats_per_token
+from rwkv_music.data.ngrams import ngram_nats_per_token
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.data.streams import DocumentStreams, entering
 from rwkv_music.errors import UserError
@@ -143,7 +143,8 @@ def evaluate(
         else:
             nats, targets = _nats_by_part(model, dataset, pieces.offsets, batch_size, split)
         baselines = (train, pieces, codec.vocab_size)
-        ngrams = ngram_nats_per_token(*baselines, order=LONGEST_NGRAM)
+        unigram, bigram = ngram_nats_per_token(*baselines, order=2, most_tokens=train.n_tokens)
+        ngrams = ngram_nats_per_token(*baselines, order=LONGEST_NGRAM)[1:]
         rows.append(
             Evaluation(
                 split=split,
@@ -155,8 +156,8 @@ def evaluate(
                 ),
                 ngram_nats_per_token=min(ngrams),
                 ngram=2 + ngrams.index(min(ngrams)),
-                bigram_nats_per_token=bigram_nats_per_token(*baselines),
-                unigram_nats_per_token=unigram_nats_per_token(*baselines),
+                bigram_nats_per_token=bigram,
+                unigram_nats_per_token=unigram,
             )
         )
     return rows
