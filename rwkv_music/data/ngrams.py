@@ -2,8 +2,9 @@
 
 All orders use interpolated absolute discounting. A fixed discount is subtracted from every count. The freed probability
 goes to the model with one token less of context, down to the uniform distribution. The discount is the leave-one-out
-estimate n1 / (n1 + 2 n2) of Ney, Essen and Kneser from the counts of the training split, so nothing is tuned on the split
-that is scored. Counts are sparse: memory grows with the n-grams that occur, not with a power of the vocabulary size.
+estimate n1 / (n1 + 2 n2) of Ney, Essen and Kneser from the counts of the training split, so nothing is tuned on the
+split that is scored. Counts are sparse: memory grows with the n-grams that occur, not with a power of the vocabulary
+size.
 
 An n-gram's key is the index of its first n - 1 tokens in the table of the order below, times V, plus its last token. So
 an n-gram of any order and vocabulary fits 64 bits.

@@ -32,7 +32,7 @@ from rwkv_music.checkpoint.run_folder import (
 )
 from rwkv_music.config import RunConfig
 from rwkv_music.data.dataset import Batch
-from rwkv_music.errors import SharedError
+from rwkv_music.errors import SharedError, plural
 from rwkv_music.training.consensus import ConsensusFlags, on_rank0, raise_on_any_rank
 from rwkv_music.training.deepspeed_engine.engine import eval_mode, optimizer_bytes, rank, sum_over_ranks
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
@@ -49,7 +49,7 @@ from rwkv_music.training.metrics import (
 from rwkv_music.training.samples import show
 from rwkv_music.training.setup import Run
 from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
-from rwkv_music.training.summary import count, hyperparameters, summary
+from rwkv_music.training.summary import hyperparameters, summary
 from rwkv_music.training.wandb_run import WandbRun
 from rwkv_music.training.watchdog import Watchdog
 
@@ -179,7 +179,7 @@ class Trainer(Run):
     def _hopeless(self, skipped_in_a_row: int) -> SharedError:
         self.saver.finish()
         return SharedError(
-            f"The last {count(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
+            f"The last {plural(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
             f"step {self.progress.step:,}: start again {self._where()} with a lower --lr or a longer --warmup_steps."
         )
 

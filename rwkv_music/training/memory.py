@@ -15,13 +15,12 @@ import torch
 from torch import distributed as dist
 
 from rwkv_music.config import RECOMPUTE, ModelConfig
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
 from rwkv_music.ops.wkv7s import CHECKPOINT_EVERY
-from rwkv_music.system import available_memory
+from rwkv_music.system import available_memory, gib
 from rwkv_music.training.consensus import raise_on_any_rank
-from rwkv_music.training.metrics import gib, model_state_bytes
-from rwkv_music.training.summary import count
+from rwkv_music.training.metrics import model_state_bytes
 
 if TYPE_CHECKING:
     from rwkv_music.model_v8 import RWKV
@@ -193,7 +192,7 @@ def check_host_memory(model: "RWKV", zero_stage: int, plan: "Plan") -> None:
     def check() -> None:
         if (there := available_memory()) < own * ranks_here:
             raise UserError(
-                f"Weights, gradients and AdamW's states take {gib(own)} a rank, with {count(ranks_here, 'rank')} on "
+                f"Weights, gradients and AdamW's states take {gib(own)} a rank, with {plural(ranks_here, 'rank')} on "
                 f"this machine, which has {gib(there)} of memory free: choose a smaller --preset."
             )
 

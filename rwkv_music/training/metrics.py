@@ -212,7 +212,3 @@ def model_state_bytes(parameters: int, trained: int, zero_stage: int, world_size
     weights = parameters * size / (world_size if zero_stage == 3 else 1)
     gradients = trained * size / (world_size if zero_stage >= 2 else 1)
     return round(weights + gradients + trained * 12 / world_size)
-
-
-def gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**28 else f"{n_bytes / 2**20:.1f} MiB"

@@ -47,9 +47,9 @@ from rwkv_music.checkpoint.tuning import BASE
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import SharedError, UserError
 from rwkv_music.files import sync_folder, write_text
+from rwkv_music.system import gib
 from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
 from rwkv_music.training.deepspeed_engine import zero_shards
-from rwkv_music.training.metrics import gib
 
 if TYPE_CHECKING:
     from rwkv_music.training.tbptt import StreamStates

@@ -298,7 +298,7 @@ class Run:
     def _estimate_memory(self, recompute: str, overlaps: bool, at_once: bool, recorded: bool) -> MemoryEstimate:
         carried, rows = None, self.config.train.micro_batch_size
         if self.streams:
-            documents = rows * self.streams.documents_a_window
+            documents = rows * self.streams.documents_per_row
             carried = Carried(rows * self.plan.accumulation, rows, documents, self.config.data.tbptt)
         return estimate(
             self.config.model,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rwkv_music.training.metrics import gib, model_state_bytes
+from rwkv_music.errors import plural
+from rwkv_music.system import gib
+from rwkv_music.training.metrics import model_state_bytes
 
 if TYPE_CHECKING:
     from rwkv_music.training.loop import Trainer
@@ -19,7 +21,7 @@ def summary(trainer: "Trainer") -> str:
     name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
     rows = f"{t.batch_size} rows x {d.ctx_len:,} tokens"
     if d.tbptt:
-        rows += f" x {count(d.tbptt, 'window')} with states carried"
+        rows += f" x {plural(d.tbptt, 'window')} with states carried"
         passes = t.steps * d.tbptt / trainer.streams.windows_per_pass
     else:
         passes = t.steps * t.batch_size / train_data.n_windows
@@ -55,7 +57,7 @@ def summary(trainer: "Trainer") -> str:
         "trains": trained,
         "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
         "batch": f"{rows} = {trainer.rows_a_step * d.ctx_len:,} tokens a step: "
-        f"{count(trainer.plan.world_size, 'rank')} x {at_most}{count(t.micro_batch_size, 'row')} "
+        f"{plural(trainer.plan.world_size, 'rank')} x {at_most}{plural(t.micro_batch_size, 'row')} "
         f"x {trainer.plan.accumulation} accumulated",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
         f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, {warm_up}",
@@ -84,7 +86,3 @@ def hyperparameters(trainer: "Trainer") -> dict[str, bool | float | str]:
     folders = {name: Path(values[name]).name for name in ("data", "init")}
     ranks = {"ranks": trainer.plan.world_size, "zero_stage": trainer.zero_stage}
     return {**values, **folders, **ranks, "parameters": trainer.parameters, "trained_parameters": trainer.trained}
-
-
-def count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"

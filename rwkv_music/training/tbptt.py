@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.data.dataset import Batch
-from rwkv_music.data.streams import entering
+from rwkv_music.data.streams import document_states
 from rwkv_music.model_v8 import State
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _backward(
 
 def _forward(engine: "deepspeed.DeepSpeedEngine", batch: Batch, carried: State) -> tuple[Tensor, State]:
     """The sum of the nats, and each stream's state after the window."""
-    loss, state = engine(**batch.arguments(), state=entering(carried, batch), reduction="sum")
+    loss, state = engine(**batch.arguments(), state=document_states(carried, batch), reduction="sum")
     return loss, state.rows(batch.edges.last)
 
 

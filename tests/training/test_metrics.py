@@ -16,7 +16,6 @@ from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
     Trace,
-    gib,
     model_flop_utilisation,
     model_state_bytes,
     peak_flops,
@@ -49,10 +48,6 @@ def test_model_states_follow_the_zero_paper():
     assert model_state_bytes(parameters, parameters, 1, 64, bf16=True) / 1e9 == pytest.approx(31.4, abs=0.05)
     assert model_state_bytes(parameters, parameters, 2, 64, bf16=True) / 1e9 == pytest.approx(16.6, abs=0.05)
     assert model_state_bytes(parameters, parameters, 3, 64, bf16=True) / 1e9 == pytest.approx(1.9, abs=0.05)
-
-
-def test_sizes_read_well():
-    assert gib(23.7 * 2**20) == "23.7 MiB" and gib(3 * 2**30) == "3.00 GiB"
 
 
 def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
