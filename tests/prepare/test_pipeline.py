@@ -83,13 +83,13 @@ def test_dataset_folder_is_complete_and_consistent(bach_data, bach_midi):
     assert not left_over(bach_data.parent)
 
 
-def test_number_of_workers_and_location_do_not_change_the_bytes(bach_data, bach_midi, tmp_path):
+def test_number_of_workers_and_location_do_not_change_the_bytes(bach_data_midi_llm, bach_midi, tmp_path):
     """Two processes and another folder give the same dataset as one process."""
     shutil.copytree(bach_midi, tmp_path / "elsewhere")
-    prepare([tmp_path / "elsewhere"], tmp_path / "data", workers=2, val_fraction=0.2)
+    prepare([tmp_path / "elsewhere"], tmp_path / "data", tokenizer="midi-llm", workers=2, val_fraction=0.2)
     for name in ["dataset.json", *PARTS]:
-        assert (tmp_path / "data" / name).read_bytes() == (bach_data / name).read_bytes(), name
-    listing, expected = ((folder / "pieces.jsonl").read_text() for folder in (tmp_path / "data", bach_data))
+        assert (tmp_path / "data" / name).read_bytes() == (bach_data_midi_llm / name).read_bytes(), name
+    listing, expected = ((folder / "pieces.jsonl").read_text() for folder in (tmp_path / "data", bach_data_midi_llm))
     assert listing == expected.replace(str(bach_midi), str(tmp_path / "elsewhere"))
 
 
@@ -152,7 +152,7 @@ def test_copies_of_the_same_music_are_in_one_split(bach_midi, tmp_path):
     assert set.union(*splits_of.values()) == {"train", "val"}
 
 
-def test_archives_give_the_same_bytes(bach_midi, bach_data, tmp_path):
+def test_archives_give_the_same_bytes(bach_midi, bach_data_midi_llm, tmp_path):
     paths = sorted(bach_midi.iterdir())
     (tmp_path / "in").mkdir()
     with tarfile.open(tmp_path / "in" / "a.tar.gz", "w:gz") as archive:
@@ -162,11 +162,11 @@ def test_archives_give_the_same_bytes(bach_midi, bach_data, tmp_path):
         for path in paths[5:]:
             archive.write(path, path.name)
         archive.writestr("odd.mid", b"words")
-    facts = prepare([tmp_path / "in"], tmp_path / "data", workers=2, val_fraction=0.2)
+    facts = prepare([tmp_path / "in"], tmp_path / "data", tokenizer="midi-llm", workers=2, val_fraction=0.2)
     assert facts["rejected"] == {"not a MIDI file": 1}
     assert list(rejected(tmp_path / "data")) == ["odd.mid"]
     for name in PARTS:
-        assert (tmp_path / "data" / name).read_bytes() == (bach_data / name).read_bytes(), name
+        assert (tmp_path / "data" / name).read_bytes() == (bach_data_midi_llm / name).read_bytes(), name
 
 
 def test_filtered_files_are_counted_by_reason(bach_midi, tmp_path):
