@@ -20,6 +20,7 @@ import os
 import random
 import resource
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ import report
 
 from rwkv_music.midi.events import RejectedMidi
 from rwkv_music.prepare.pipeline import prepare
+from rwkv_music.prepare.prepare_log import DATABASE
 from rwkv_music.tokenizers.registry import make_codec
 
 ROUNDS = 5
@@ -219,8 +221,7 @@ def kills(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
             process.kill()
             process.wait()
             killed += 1
-            log = scratch / ".out.unfinished" / "log.jsonl"
-            at.append(log.read_bytes().count(b"\n") if log.exists() else None)
+            at.append(_sources_done(scratch / ".out.unfinished"))
         if (scratch / "out" / "dataset.json").exists() and killed < KILLS:
             assert _same(scratch / "whole", scratch / "out")
             shutil.rmtree(scratch / "out")
@@ -353,6 +354,18 @@ def _command(folder: Path, out: Path, tokenizer: str, resume: bool) -> list[str 
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+
+
+def _sources_done(unfinished: Path) -> int | None:
+    """Return the number of sources that a killed run committed, read from a copy of its log."""
+    if not (unfinished / DATABASE).exists():
+        return None
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(unfinished, copy, dirs_exist_ok=True)
+        with contextlib.closing(sqlite3.connect(Path(copy) / DATABASE)) as log:
+            with contextlib.suppress(sqlite3.OperationalError):  # killed before the tables were created
+                return log.execute("SELECT count(*) FROM sources").fetchone()[0]
+    return None
 
 
 def _same(one: Path, other: Path) -> bool:

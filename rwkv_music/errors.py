@@ -1,4 +1,4 @@
-"""The one exception that a user may cause: a sentence that says what is wrong, where, and what to do."""
+"""Exceptions for mistakes that a user can fix, and helpers to word them."""
 
 import errno
 from collections.abc import Iterator
@@ -6,23 +6,23 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake of the caller's or a fault of the machine, told in one sentence with its remedy.
+    """A usage error or a system fault. The message is one sentence: what is wrong, where, and what to do.
 
-    The command line prints the sentence and exits with status 1; no traceback is shown.
+    The command line prints the message without a traceback and exits with status 1.
     """
 
 
 class SharedError(UserError):
-    """One that every rank raises alike, so that the first one says it for all."""
+    """An error that every rank raises with the same message, so that only one rank needs to print it."""
 
 
 def describe_os_error(error: OSError, doing: str) -> str:
-    """One sentence for an operating-system error met while `doing` ("writing the dataset to DATA")."""
+    """Return one sentence for an operating-system error raised while `doing` ("writing the dataset to DATA")."""
     where = f" ({error.filename})" if error.filename and str(error.filename) not in doing else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full while {doing}{where}: free some space or choose another folder, then try again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"Permission denied while {doing}{where}: choose a folder you may write to, or change its permissions."
+        return f"Permission denied while {doing}{where}: choose a writable folder, or change its permissions."
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"A file is in the way while {doing}{where}: choose another folder."
     return f"{error.strerror or error} while {doing}{where}: check the path and the disk, then try again."
@@ -30,7 +30,7 @@ def describe_os_error(error: OSError, doing: str) -> str:
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turn an `OSError` raised inside the block into a `UserError` that says what was being done."""
+    """Convert an `OSError` raised in the block to a `UserError` that names the operation."""
     try:
         yield
     except OSError as error:
@@ -38,5 +38,5 @@ def explained(doing: str) -> Iterator[None]:
 
 
 def plural(n: int, noun: str) -> str:
-    """Return `n` and the noun in the matching number: "1 rank", "2 ranks"."""
+    """Return a count with its noun: "1 rank", "1,024 ranks"."""
     return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
-from rwkv_music.data.ngrams import bigram_nats_per_token, ngram_nats_per_token, unigram_nats_per_token
+from rwkv_music.data.ngrams import ngram_nats_per_token
 from rwkv_music.data.pieces import Pieces
-from rwkv_music.data.streams import DocumentStreams, entering
+from rwkv_music.data.streams import DocumentStreams, document_states
 from rwkv_music.errors import UserError
 from rwkv_music.generation.completion import check_counts, complete
 from rwkv_music.generation.sampling import PLAIN, Sampling
@@ -78,7 +78,7 @@ def summed_loss_of_streams(
         batch = streams.batch(window, own.start, own.stop)
         count = batch.n_targets
         batch = batch.to(device)
-        loss, after = model(**batch.arguments(), state=entering(state, batch), reduction="sum")
+        loss, after = model(**batch.arguments(), state=document_states(state, batch), reduction="sum")
         state = after.rows(batch.edges.last)
         total += torch.stack([loss.double(), loss.new_tensor(count, dtype=torch.float64)])
     return total
@@ -143,7 +143,8 @@ def evaluate(
         else:
             nats, targets = _nats_by_part(model, dataset, pieces.offsets, batch_size, split)
         baselines = (train, pieces, codec.vocab_size)
-        ngrams = ngram_nats_per_token(*baselines, order=LONGEST_NGRAM)
+        unigram, bigram = ngram_nats_per_token(*baselines, order=2, most_tokens=train.n_tokens)
+        ngrams = ngram_nats_per_token(*baselines, order=LONGEST_NGRAM)[1:]
         rows.append(
             Evaluation(
                 split=split,
@@ -155,8 +156,8 @@ def evaluate(
                 ),
                 ngram_nats_per_token=min(ngrams),
                 ngram=2 + ngrams.index(min(ngrams)),
-                bigram_nats_per_token=bigram_nats_per_token(*baselines),
-                unigram_nats_per_token=unigram_nats_per_token(*baselines),
+                bigram_nats_per_token=bigram,
+                unigram_nats_per_token=unigram,
             )
         )
     return rows
@@ -194,7 +195,7 @@ def _nats_by_part_of_lanes(model: RWKV, streams: DocumentStreams, split: str) ->
 
     for window in tqdm(range(streams.windows_per_pass), split, disable=None):
         batch = streams.batch(window)
-        found, after = nats_of_targets(model, batch, entering(state, batch.to(model.device)))
+        found, after = nats_of_targets(model, batch, document_states(state, batch.to(model.device)))
         state = after.rows(batch.edges.last)
         starts = batch.cu_seqlens.numpy()
         pieces = np.split(found, np.searchsorted(batch.positions.numpy(), starts[1:-1]))

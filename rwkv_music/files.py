@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, flushed to the disk, then renamed."""
+"""Atomic writes: files and folders are written under a temporary name, flushed to the disk, then renamed."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
 
-    The temporary keeps the suffix of `path` (writers that look at it are not confused) and starts with a dot.
+    The temporary name starts with a dot and keeps the suffix of `path`, by which some writers choose the format.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -29,7 +29,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty folder beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
 
-    A folder that is already at `path` is replaced only at the end, and only by a whole one.
+    An existing folder at `path` is replaced only if the block succeeds.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -44,7 +44,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def replace_folder(whole: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Rename the folder `whole` to `path`, on the same disk; a folder that is there already is removed after that."""
+    """Rename the folder `whole` to `path` on the same disk, then remove the folder that was at `path`, if any."""
     path = Path(path)
     if path.exists():
         previous = path.with_name(f".{path.name}.previous")
@@ -63,7 +63,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -72,7 +72,7 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def sync_folder(path: str | os.PathLike) -> None:
-    """Flush a folder's own entries to the disk, so that a name given in it outlasts a loss of power."""
+    """Flush a folder's entries to the disk, so that new and renamed files in it survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,16 +1,17 @@
-"""The machine: cores and memory that this process may use, and byte counts as text."""
+"""Resources of the host: CPU cores and memory available to this process, and its memory limit."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
 def available_cores() -> int:
-    """The cores that this process may use; a scheduler or a container may grant fewer than the machine has."""
+    """Return the number of cores this process may use, which a scheduler or a container can restrict."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Bytes of memory that a new program could take; all there are where the system does not say."""
+    """Return the bytes of memory available to new programs, or all memory where the system does not report that."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
@@ -19,6 +20,17 @@ def available_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def limit_memory(n_bytes: int) -> None:
+    """Limit the address space of this process to `n_bytes`, where the system supports it.
+
+    An allocation beyond the limit raises MemoryError.
+    """
+    with suppress(ImportError, ValueError, OSError):  # only Unix has such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
 def gib(n_bytes: float) -> str:
-    """Return a number of bytes as text, in GiB or MiB."""
+    """Return a number of bytes as text, in GiB, or in MiB below a quarter of a GiB."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**28 else f"{n_bytes / 2**20:.1f} MiB"

@@ -27,3 +27,11 @@ def bach_data(bach_midi, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bach") / "data"
     prepare([bach_midi], folder, workers=1, val_fraction=0.2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bach_data_midi_llm(bach_midi, tmp_path_factory) -> Path:
+    """The same with the tokenizer midi-llm."""
+    folder = tmp_path_factory.mktemp("bach_midi_llm") / "data"
+    prepare([bach_midi], folder, tokenizer="midi-llm", workers=1, val_fraction=0.2)
+    return folder

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and errors told in a sentence."""
+"""Atomic files and folders, and operating-system errors as sentences."""
 
 import errno
 
@@ -12,7 +12,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
+def test_file_is_written_atomically(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "one")
     with pytest.raises(Interrupted), atomic_path(path) as partial:
@@ -21,7 +21,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_by_a_whole_one_only(tmp_path):
+def test_folder_is_replaced_atomically(tmp_path):
     folder = tmp_path / "a"
     with atomic_folder(folder) as partial:
         (partial / "x").write_text("1")
@@ -35,11 +35,11 @@ def test_a_folder_is_replaced_by_a_whole_one_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number, says",
+    "number, match",
     [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied"), (errno.EIO, "error while saving X")],
 )
-def test_errors_of_the_system_are_sentences_with_a_remedy(number, says):
-    with pytest.raises(UserError, match=says) as caught, explained("saving X"):
+def test_os_errors_become_sentences_with_a_remedy(number, match):
+    with pytest.raises(UserError, match=match) as caught, explained("saving X"):
         raise OSError(number, "Input/output error", "/some/path")
     sentence = str(caught.value)
     assert "saving X" in sentence and "/some/path" in sentence and sentence.endswith(".")

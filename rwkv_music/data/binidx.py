@@ -1,7 +1,7 @@
-"""Token files in Megatron's "binidx" layout, the one that RWKV-LM and json2binidx write and read.
+"""Token files in the Megatron "binidx" layout, which RWKV-LM and json2binidx read and write.
 
-Two files share a prefix. `PREFIX.bin` is every document's tokens, one after another, little-endian uint16, no header.
-`PREFIX.idx` says where each document lies, all little-endian:
+Two files share a prefix. `PREFIX.bin` holds the tokens of all documents, one after another, little-endian uint16,
+without a header. `PREFIX.idx` holds the position of each document, all little-endian:
 
     9 bytes   magic "MMIDIDX\\0\\0"
     uint64    version, 1
@@ -12,9 +12,9 @@ Two files share a prefix. `PREFIX.bin` is every document's tokens, one after ano
     int64     pointers [S], in bytes into PREFIX.bin
     int64     doc_idx [D + 1]: document i is the sequences doc_idx[i] .. doc_idx[i + 1]
 
-Here one document is one sequence, so doc_idx is 0..S; files that join several sequences to a document are read too.
-The writer streams: it holds four bytes a document, never the tokens, and nothing appears under PREFIX until all of it
-is on the disk. The reader maps the tokens and copies none.
+The writer makes each document one sequence, so doc_idx is 0..S. The reader also accepts documents of several sequences.
+The writer streams: it keeps four bytes per document in memory and never the tokens, and the files appear only when they
+are complete and flushed to the disk. The reader memory-maps the tokens without copying them.
 
 Source: NVIDIA/Megatron-LM `indexed_dataset.py` and BlinkDL/RWKV-LM `RWKV-v7/train_temp/src/binidx.py` for the layout.
 """
@@ -52,9 +52,9 @@ def idx_path(prefix: str | os.PathLike) -> Path:
 
 
 class BinIdxWriter:
-    """Write documents to `PREFIX.bin` and `PREFIX.idx`, one `add` each, inside a `with` block.
+    """A writer of `PREFIX.bin` and `PREFIX.idx`, used as a `with` block with one `add` per document.
 
-    Both files take their names when the block ends well, the index last; if it raises, neither is left behind.
+    When the block succeeds, both files are renamed to their final names, the index last. If it raises, neither remains.
     """
 
     def __init__(self, prefix: str | os.PathLike):
@@ -67,7 +67,7 @@ class BinIdxWriter:
         return len(self._sizes)
 
     def __enter__(self) -> "BinIdxWriter":
-        # The stack closes in reverse: the tokens are closed and take their name before the index does.
+        # The stack closes in reverse order: the token file is closed and renamed before the index.
         with ExitStack() as stack:
             self._idx_partial = stack.enter_context(atomic_path(idx_path(self.prefix)))
             bin_partial = stack.enter_context(atomic_path(bin_path(self.prefix)))
@@ -82,11 +82,11 @@ class BinIdxWriter:
             tokens: [n] integers in 0..65535, n >= 1.
 
         Raises:
-            ValueError: the document is empty, not one-dimensional, or holds an id that uint16 cannot.
+            ValueError: the document is empty or not one-dimensional, or an id does not fit uint16.
         """
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or len(tokens) == 0 or not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(f"a document is a non-empty row of integers, not {tokens.dtype} of shape {tokens.shape}")
+            raise ValueError(f"a document is a non-empty 1-D integer array, not {tokens.dtype} of shape {tokens.shape}")
         if tokens.dtype != TOKEN and (tokens.min() < 0 or tokens.max() > 0xFFFF):
             raise ValueError(f"token ids {tokens.min()}..{tokens.max()} do not fit uint16 (0..65535)")
         self._bin.write(tokens.astype(TOKEN, copy=False).tobytes())
@@ -116,16 +116,16 @@ class BinIdxWriter:
 
 
 class BinIdx:
-    """Read `PREFIX.bin` and `PREFIX.idx` through a memory map.
+    """A memory-mapped reader of `PREFIX.bin` and `PREFIX.idx`.
 
-    `len(binidx)` is the number of documents, `binidx[i]` the tokens of one as a read-only uint16 view.
+    `len(binidx)` is the number of documents; `binidx[i]` is one document's tokens as a read-only uint16 view.
 
     Attributes:
-        offsets: int64 [D + 1], where each document starts in the stream of all tokens; the last is `n_tokens`.
-        n_tokens: the length of that stream.
+        offsets: int64 [D + 1], the start of each document in the sequence of all tokens; the last is `n_tokens`.
+        n_tokens: the number of all tokens.
 
     Raises:
-        UserError: a file is missing, truncated, of another format or another token width.
+        UserError: a file is missing, truncated, or of another format or token width.
     """
 
     def __init__(self, prefix: str | os.PathLike):
@@ -137,8 +137,8 @@ class BinIdx:
             nbytes = path.stat().st_size
             if nbytes != self.n_tokens * TOKEN.itemsize:
                 raise UserError(
-                    f"{path} holds {nbytes:,} bytes where its index promises {self.n_tokens * TOKEN.itemsize:,}: "
-                    "one is incomplete, or they do not belong together; copy both again or prepare them anew."
+                    f"{path} has {nbytes:,} bytes but its index describes {self.n_tokens * TOKEN.itemsize:,}: copy "
+                    "both files again, or prepare the data again."
                 )
             # An empty file cannot be mapped.
             self._stream = np.memmap(path, TOKEN, mode="r") if nbytes else np.empty(0, TOKEN)
@@ -152,42 +152,44 @@ class BinIdx:
         return self._stream[self.offsets[i] : self.offsets[i + 1]]
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """The tokens start..stop of the stream of all documents, a read-only uint16 view of [stop - start]."""
+        """Return the tokens start..stop of the sequence of all documents, a read-only uint16 view [stop - start]."""
         if not 0 <= start <= stop <= self.n_tokens:
             raise IndexError(f"tokens {start}..{stop} of {self.n_tokens}")
         return self._stream[start:stop]
 
 
 def _read_offsets(path: Path) -> np.ndarray:
-    """Where the documents of an index start, in tokens: int64 [D + 1]."""
-    damaged = f"{path} is not a whole binidx index"
-    remedy = "copy it again, or prepare the data anew."
+    """Return the starts of the documents of an index, in tokens: int64 [D + 1]."""
+    damaged = f"{path} is a damaged binidx index"
+    remedy = "copy it again, or prepare the data again."
     with explained(f"reading {path}"), open(path, "rb") as file:
         header = file.read(HEADER.size)
         if not header.startswith(MAGIC):
             raise UserError(f"{path} is not a binidx index (it does not start with MMIDIDX): {remedy}")
         if len(header) < HEADER.size:
-            raise UserError(f"{damaged} (it ends inside its header): {remedy}")
+            raise UserError(f"{damaged} (truncated inside its header): {remedy}")
         _, version, code, n_sequences, n_doc_idx = HEADER.unpack(header)
         if version != VERSION:
-            raise UserError(f"{path} is binidx version {version}, and only {VERSION} can be read: write it again.")
+            raise UserError(
+                f"{path} is binidx version {version}, but only version {VERSION} is supported: write it again."
+            )
         if code != UINT16_CODE:
             raise UserError(
-                f"{path} holds tokens of dtype code {code}, and only {UINT16_CODE} (uint16) can be read: convert them."
+                f"{path} has tokens of dtype code {code}, but only {UINT16_CODE} (uint16) is supported: convert them."
             )
         promised = HEADER.size + n_sequences * (SIZE.itemsize + POINTER.itemsize) + n_doc_idx * POINTER.itemsize
         nbytes = os.fstat(file.fileno()).st_size
         if nbytes != promised:
-            raise UserError(f"{damaged} ({nbytes:,} bytes where its header promises {promised:,}): {remedy}")
+            raise UserError(f"{damaged} ({nbytes:,} bytes, but its header describes {promised:,}): {remedy}")
         sizes = np.fromfile(file, SIZE, n_sequences)
         pointers = np.fromfile(file, POINTER, n_sequences)
         doc_idx = np.fromfile(file, POINTER, n_doc_idx)
     starts = np.zeros(n_sequences + 1, np.int64)
     np.cumsum(sizes, out=starts[1:])
     if (sizes < 1).any():
-        raise UserError(f"{path} holds an empty document: prepare the data again without it.")
+        raise UserError(f"{path} has an empty document: prepare the data again without it.")
     if not np.array_equal(pointers, starts[:-1] * TOKEN.itemsize):
-        raise UserError(f"{damaged} (its sequences do not follow one another in the .bin file): {remedy}")
+        raise UserError(f"{damaged} (its sequences are not contiguous in the .bin file): {remedy}")
     if n_doc_idx == 0 or doc_idx[0] != 0 or doc_idx[-1] != n_sequences or (np.diff(doc_idx) < 1).any():
         raise UserError(f"{damaged} (its documents do not cover its sequences): {remedy}")
     return starts[doc_idx]

@@ -1,15 +1,15 @@
-"""Batches from a prepared dataset: rows of tokens and targets, named by one counter.
+"""Batches from a prepared dataset: rows of tokens and targets, addressed by one sample counter.
 
 Notable choices:
-- What a row asks is its task's (see tasks.py): the next token everywhere, or the completion of a few bars.
-- A row may hold several documents. `cu_seqlens` says where they start, so that the model resets its state there, and
-  the target that would cross from one document's end to the next one's start does not count.
-- Training position is one counter of samples, never reset. With a mix of tasks, sample n is the next of the one or of
-  the other by a fixed pattern, so each task has a counter of its own that follows from the one. Row i of a task belongs
-  to pass i // n_windows, and a permutation computed from (seed, pass) sends it to its window. A batch is a range of the
-  counter: it does not depend on how many processes share the work, nor on what was read before.
-- Rows of completions are as long as they are: they are packed one after the other, with no padding between them.
-- Reading needs numpy and torch alone: the tokenizer's facts come from its JSON.
+- The task of a row is next-token prediction or the completion of a few bars (see tasks.py).
+- A row can hold several documents. `cu_seqlens` gives their starts, where the model resets its state. A target that
+  would cross from one document to the next does not count.
+- The position of training is one counter of samples that is never reset. In a mix of tasks, a fixed pattern assigns
+  each sample to a task, and the counter of each task follows from the counter of samples. Row i of a task belongs to
+  pass i // n_windows, and a permutation computed from (seed, pass) maps it to a window. A batch is a range of the
+  counter, so it depends neither on the number of processes nor on what was read before.
+- Completions differ in length. They are packed one after the other, without padding.
+- Reading needs only numpy and torch; the properties of the tokenizer come from its JSON.
 """
 
 import json
@@ -26,7 +26,7 @@ from rwkv_music.config import IGNORE_INDEX, DataConfig
 from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.permutation import Permutation
-from rwkv_music.data.tasks import Completions, Row, Stream
+from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row
 from rwkv_music.errors import UserError, explained
 from rwkv_music.tokenizers.registry import load_codec
 
@@ -35,12 +35,12 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class StreamEdges:
-    """Where the rows of a batch go on from the window before, and into the one after (see streams.py).
+    """How the rows of a batch connect to the windows before and after (see streams.py).
 
     Attributes:
-        rows: int64 [K], those of the B rows that begin inside a piece; K may be 0.
-        documents: int64 [K], the number of each one's first document among the D of the batch.
-        last: int64 [B], the number of each row's last document.
+        rows: int64 [K], the rows that start inside a piece; K may be 0.
+        documents: int64 [K], the index of the first document of each of these rows, among the D of the batch.
+        last: int64 [B], the index of the last document of each row.
     """
 
     rows: torch.Tensor
@@ -50,17 +50,17 @@ class StreamEdges:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T tokens, and what the model needs to know of them that a GPU would have to be asked for.
+    """B rows of T tokens, with the facts about them that would otherwise need a GPU synchronization.
 
     Attributes:
         input_ids: int64 [B, T].
-        targets: int64 [B, T], the next token of the same document, -100 where none counts.
-        cu_seqlens: int32 [D + 1], where documents start in the B * T flattened tokens, each row's first token included;
-            0 first, B * T last, strictly increasing.
-        positions: int64 [P], the places of the targets that count in the B * T flattened ones, rising; P may be 0 (see
-            `MusicDataset.validation_batches`).
-        max_length: tokens of the longest document.
-        edges: where its rows are windows of streams, whose states are carried.
+        targets: int64 [B, T], the next token of the same document, -100 where no target counts.
+        cu_seqlens: int32 [D + 1], the starts of documents in the B * T flattened tokens, strictly increasing from 0 to
+            B * T. Each row starts a document.
+        positions: int64 [P], the positions of the targets that count in the B * T flattened ones, ascending; P may be 0
+            (see `MusicDataset.validation_batches`).
+        max_length: length of the longest document in tokens.
+        edges: for windows of document streams (TBPTT).
     """
 
     input_ids: torch.Tensor
@@ -75,7 +75,7 @@ class Batch:
         return self.positions.numel()
 
     def arguments(self) -> dict:
-        """The batch as `RWKV.forward` takes it for its loss."""
+        """Return the keyword arguments of `RWKV.forward` that compute the loss."""
         return {
             "input_ids": self.input_ids,
             "targets": self.targets,
@@ -85,11 +85,11 @@ class Batch:
         }
 
     def pinned(self) -> "Batch":
-        """In memory that a GPU can copy from by itself."""
+        """Return a copy in pinned memory."""
         return self._each(lambda x: x.pin_memory())
 
     def to(self, device: torch.device | str) -> "Batch":
-        """On `device`; from pinned memory the copy runs while the host goes on."""
+        """Return a copy on `device`. From pinned memory the copy is asynchronous."""
         return self._each(lambda x: x.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
@@ -105,23 +105,24 @@ class MusicDataset:
         data_dir: a folder written by `prepare`.
         split: "train" or "val".
         ctx_len: T, the length of a row in tokens.
-        seed: names the order of the windows, and their variations.
-        fingerprint: when given, the fingerprint of the tokenizer that the dataset must have been written with.
+        seed: determines the order and the augmentation of windows.
+        fingerprint: the required fingerprint of the dataset's tokenizer, if given.
         task: "pretrain", "completion" or "mix".
-        completion_weight: in a mix, the fraction of the samples that are completions.
-        context_bars, completion_bars: of a completion.
-        augment: "none", "transpose" or "all" (see augment.py). Validation is never varied.
+        completion_weight: in a mix, the fraction of samples that are completions.
+        context_bars, completion_bars: length of a completion's context and of the completion, in bars.
+        augment: "none", "transpose" or "all" (see augment.py). The validation split is never augmented.
 
     Attributes:
-        tokenizer_name, vocab_size, pad_id, fingerprint: the tokenizer's.
-        tokens, augmenter: the split's tokens as they lie there, and what varies them (None for nothing).
-        n_documents, n_tokens: the split's.
-        n_windows: W, the samples in which each task's windows have all come once; in a mix, those of the longer one.
-        n_targets: the targets of a pass over the stream of all tokens.
+        tokenizer_name, vocab_size, pad_id, fingerprint: properties of the tokenizer.
+        tokens: the split as stored.
+        augmenter: augments the tokens; None without augmentation.
+        n_documents, n_tokens: size of the split.
+        n_windows: W, the number of samples in which every window comes at least once; each exactly once for one task.
+        n_targets: number of targets in a pass of next-token prediction.
 
     Raises:
-        UserError: the folder is not a dataset, its split is empty or damaged, `ctx_len` is not positive, its tokenizer
-            is another one, or it has nothing for the task.
+        UserError: the folder is not a dataset, its split is empty or damaged, `ctx_len` is not positive, the tokenizer
+            does not match, or the dataset has no rows for the task.
     """
 
     def __init__(
@@ -149,8 +150,8 @@ class MusicDataset:
         self.fingerprint: str = tokenizer["fingerprint"]
         if fingerprint is not None and fingerprint != self.fingerprint:
             raise UserError(
-                f"{data_dir} was prepared with another tokenizer ({self.tokenizer_name}, {self.fingerprint[:12]}) than "
-                f"the model's ({fingerprint[:12]}): give data prepared with the model's, or train a new model."
+                f"The tokenizer of {data_dir} ({self.tokenizer_name}, {self.fingerprint[:12]}) is not the model's "
+                f"({fingerprint[:12]}): use data prepared with the model's tokenizer, or train a new model."
             )
         self.tokens = tokens = BinIdx(self.data_dir / split)
         self.n_documents = len(tokens)
@@ -158,42 +159,44 @@ class MusicDataset:
         self.n_targets = self.n_tokens - self.n_documents
         if self.n_targets < 1:
             remedy = "prepare it with a larger --val-fraction" if split == "val" else "prepare it from more files"
-            raise UserError(f"The {split} split of {data_dir} has nothing to predict: {remedy}.")
+            raise UserError(f"The {split} split of {data_dir} has no targets: {remedy}.")
         self.augmenter = augmenter = None
         if augment != "none" and split == "train":
             self.augmenter = augmenter = Augmenter(load_codec(self.data_dir / "tokenizer.json"), augment, seed)
-        self._stream = Stream(tokens, ctx_len, augmenter)
-        self._completions: Completions | None = None
+        self._next_token = NextTokenRows(tokens, ctx_len, augmenter)
+        self._completions: CompletionRows | None = None
         if task != "pretrain":
             codec = load_codec(self.data_dir / "tokenizer.json")
             bars = (context_bars, completion_bars)
-            self._completions = Completions(data_dir, split, tokens, codec, ctx_len, *bars, augmenter)
+            self._completions = CompletionRows(data_dir, split, tokens, codec, ctx_len, *bars, augmenter)
         weights = {"pretrain": 0, "completion": 1, "mix": str(completion_weight)}
-        self._weight = Fraction(weights[task])  # exact, so that a sample's task is, however far the counter
-        passes = [-(-self._stream.n_windows // (1 - self._weight))] if self._weight < 1 else []
+        self._weight = Fraction(weights[task])  # exact for any value of the counter
+        passes = [-(-self._next_token.n_windows // (1 - self._weight))] if self._weight < 1 else []
         passes += [-(-self._completions.n_windows // self._weight)] if self._completions and self._weight else []
         self.n_windows = int(max(passes))
 
     @classmethod
     def of(cls, config: DataConfig, split: str, fingerprint: str | None = None) -> "MusicDataset":
-        """The split that a run's configuration names. Raises what the constructor does."""
+        """Return a split of the dataset of a run's configuration. Raises like the constructor."""
         return cls(
             config.data, split, config.ctx_len, config.seed, fingerprint, config.task, config.completion_weight,
             config.context_bars, config.completion_bars, config.augment,
         )  # fmt: skip
 
-    def window_of(self, sample: int) -> tuple[Stream | Completions, int]:
-        """The task that sample number `sample` is of, and its window: 0 <= window < n_windows of that task."""
-        completions = sample * self._weight.numerator // self._weight.denominator  # of them before this sample
+    def window_of(self, sample: int) -> tuple[NextTokenRows | CompletionRows, int]:
+        """Return the task of sample number `sample` and its window, 0 <= window < n_windows of that task."""
+        completions = (
+            sample * self._weight.numerator // self._weight.denominator
+        )  # number of completions before this sample
         is_completion = (sample + 1) * self._weight.numerator // self._weight.denominator > completions
-        task, number = (self._completions, completions) if is_completion else (self._stream, sample - completions)
+        task, number = (self._completions, completions) if is_completion else (self._next_token, sample - completions)
         passes, position = divmod(number, task.n_windows)
         return task, Permutation(task.n_windows, self.seed, passes)[position]
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """The samples counter_start..counter_stop, one a row; a task with completions packs them all in one row.
+        """Return the samples counter_start..counter_stop, one per row, or packed in one row for tasks with completions.
 
-        A process of several asks for its own part of the step's range; the parts of all of them are the step's samples.
+        In data-parallel training, each rank reads its own part of the step's range.
         """
         if not 0 <= counter_start < counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
@@ -204,36 +207,35 @@ class MusicDataset:
         return self.checked(self._packed(rows) if self._completions else self._rectangular(rows))
 
     def checked(self, batch: Batch) -> Batch:
-        """`batch`, whose tokens are all of the tokenizer. Raises UserError if they are not: the model has no others."""
+        """Return `batch`. Raises UserError if it has a token outside the tokenizer's vocabulary."""
         if (largest := int(batch.input_ids.max())) >= self.vocab_size:
             raise UserError(
-                f"{self.data_dir}/{self.split}.bin holds token {largest}, but its tokenizer has {self.vocab_size}, so "
-                f"it is damaged: prepare the data again."
+                f"{self.data_dir}/{self.split}.bin is damaged (token {largest} in a vocabulary of {self.vocab_size}): "
+                "prepare the data again."
             )
         return batch
 
     def sample(self, index: int) -> Batch:
-        """Sample number `index` alone, as a batch of one row."""
+        """Return sample number `index` as a batch of one row."""
         return self.batch(index, index + 1)
 
     def validation_batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """All windows once, in order, `batch_size` samples a batch, shared between `world_size` processes.
+        """Yield all windows once, in order, in batches of `batch_size` samples divided between `world_size` ranks.
 
-        They are completions if those are the only task, else windows of the stream. Every rank gets the same number of
-        batches (collective operations inside the model must meet). What is past the last window is padding with no
-        target, and a whole batch may be: a mean over the split is the sum over targets divided by the sum of
-        `n_targets`.
+        Windows are completions if that is the only task, else next-token rows. Every rank gets the same number of
+        batches, because the model may run collective operations. Padding without targets fills up the last batches, so
+        a whole batch can be padding. Divide the summed loss of the split by the sum of `n_targets`.
         """
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
-        task = self._completions if self.task == "completion" else self._stream
-        nothing = Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
+        task = self._completions if self.task == "completion" else self._next_token
+        padding = Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
         for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
-            rows = [task.row(i, i) if i < task.n_windows else nothing for i in range(start, start + batch_size)]
+            rows = [task.row(i, i) if i < task.n_windows else padding for i in range(start, start + batch_size)]
             yield self.checked(self._packed(rows) if task is self._completions else self._rectangular(rows))
 
     def _rectangular(self, rows: list[Row]) -> Batch:
-        """[B, T], each row padded at its end."""
+        """Return a batch [B, T], each row padded at its end."""
         shape = len(rows), self.ctx_len
         input_ids, targets = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
         for i, row in enumerate(rows):
@@ -242,18 +244,18 @@ class MusicDataset:
         return make_batch(input_ids, targets, [i * self.ctx_len + row.starts for i, row in enumerate(rows)])
 
     def _packed(self, rows: list[Row]) -> Batch:
-        """[1, M], one row after the other."""
-        begins = np.cumsum([0] + [len(row.input_ids) for row in rows[:-1]])
+        """Return a batch [1, M] of all rows, one after the other."""
+        offsets = np.cumsum([0] + [len(row.input_ids) for row in rows[:-1]])
         input_ids, targets = (
             np.concatenate(parts)[None] for parts in ([r.input_ids for r in rows], [r.targets for r in rows])
         )
-        return make_batch(input_ids, targets, [begin + row.starts for begin, row in zip(begins, rows, strict=True)])
+        return make_batch(input_ids, targets, [offset + row.starts for offset, row in zip(offsets, rows, strict=True)])
 
 
 def make_batch(
     input_ids: np.ndarray, targets: np.ndarray, starts: list[np.ndarray], edges: StreamEdges | None = None
 ) -> Batch:
-    """A batch of input_ids and targets int64 [B, T], its documents beginning at `starts` in the flattened tokens."""
+    """Return a batch of input_ids and targets, int64 [B, T]. Documents start at `starts` in the flattened tokens."""
     cu_seqlens = np.concatenate([*starts, [input_ids.size]]).astype(np.int32)
     return Batch(
         input_ids=torch.from_numpy(input_ids),
@@ -266,7 +268,7 @@ def make_batch(
 
 
 def read_dataset_json(data_dir: str | os.PathLike) -> dict:
-    """The facts of a dataset folder, as `prepare` wrote them; a `UserError` if it is not one."""
+    """Return the content of a folder's dataset.json. Raises UserError if the folder is not a dataset."""
     path = Path(data_dir) / "dataset.json"
     if not path.is_file():
         raise UserError(

@@ -1,13 +1,13 @@
-"""What a model must beat: unigram, bigram and n-gram models of the same tokens, scored on the same targets.
+"""Baselines: n-gram models of the same tokens, scored on the same targets as the model.
 
-All are interpolated absolute discounting: a fixed part of every count is set aside for what was never seen, and shared
-out by the model that looks one token less far back, down to the uniform. The discount is Ney, Essen and Kneser's
-leave-one-out estimate n1 / (n1 + 2 n2) from the training split's own counts, so nothing is tuned on the split that is
-scored. Counts are sparse: their size follows what occurs, not the power of the vocabulary.
+All orders use interpolated absolute discounting. A fixed discount is subtracted from every count. The freed probability
+goes to the model with one token less of context, down to the uniform distribution. The discount is the leave-one-out
+estimate n1 / (n1 + 2 n2) of Ney, Essen and Kneser from the counts of the training split, so nothing is tuned on the
+split that is scored. Counts are sparse: memory grows with the n-grams that occur, not with a power of the vocabulary
+size.
 
-An n-gram is counted under the number of the shorter one that it begins with, so that a 5-gram of any vocabulary is a
-number of 64 bits. Its counts take about 100 bytes a training token, so of a long training split only the first
-`NGRAM_TOKENS` are counted.
+An n-gram's key is the index of its first n - 1 tokens in the table of the order below, times V, plus its last token. So
+an n-gram of any order and vocabulary fits 64 bits.
 
 Source: Ney, Essen and Kneser, "On structuring probabilistic dependences in stochastic language modelling" (1994).
 """
@@ -20,167 +20,118 @@ import numpy as np
 from rwkv_music.data.binidx import BinIdx
 
 CHUNK_TOKENS = 1 << 22
-NGRAM_TOKENS = 1 << 23  # under a gigabyte of counts
-
-
-def bigram_nats_per_token(train: BinIdx, val: BinIdx, vocab_size: int) -> float:
-    """Cross-entropy of `val` under a bigram model of `train`, in nats a token.
-
-    The mean is over every token of `val` that has a predecessor in its own document: the targets that a model is scored
-    on. NaN when there is none.
-    """
-    unigram = _Unigram.fit(train, vocab_size)
-    pairs, counts = _count_pairs(train, vocab_size)
-    contexts = pairs // vocab_size
-    context_counts = np.bincount(contexts, counts, vocab_size)
-    context_followers = np.bincount(contexts, minlength=vocab_size)
-    discount = _discount(counts)
-
-    total = n = 0
-    for previous, current in _transitions(val):
-        wanted = previous * vocab_size + current
-        where = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        count = np.where(pairs[where] == wanted, counts[where], 0)
-        seen = context_counts[previous]
-        # A context that never occurred says nothing: all of its weight goes to the unigram.
-        backoff = np.where(seen > 0, discount * context_followers[previous] / np.maximum(seen, 1), 1.0)
-        p = np.maximum(count - discount, 0) / np.maximum(seen, 1) + backoff * unigram.p[current]
-        total -= np.log(p).sum()
-        n += len(p)
-    return float(total / n) if n else float("nan")
-
-
-def unigram_nats_per_token(train: BinIdx, val: BinIdx, vocab_size: int) -> float:
-    """Cross-entropy of `val` under a unigram model of `train`, in nats a token, over the same targets as the bigram."""
-    unigram = _Unigram.fit(train, vocab_size)
-    total = n = 0
-    for _, current in _transitions(val):
-        total -= np.log(unigram.p[current]).sum()
-        n += len(current)
-    return float(total / n) if n else float("nan")
+NGRAM_TOKENS = 1 << 23  # bounds the tables of orders above 2 to about a gigabyte
 
 
 def ngram_nats_per_token(
     train: BinIdx, val: BinIdx, vocab_size: int, order: int = 5, most_tokens: int = NGRAM_TOKENS
 ) -> list[float]:
-    """Cross-entropy of `val` under the 2-gram to `order`-gram models of `train`, over the same targets as the bigram.
+    """Cross-entropy of `val` under the 1-gram to `order`-gram models of `train`, in nats per token.
 
-    What occurs rarely teaches a long n-gram little: which n is best depends on how much there is to count. They are
-    counted in the first documents of `train`, `most_tokens` at most (but one document at least).
+    The mean is over every token of `val` that has a predecessor in its own document: the targets on which the model is
+    scored. All values are NaN when there are none. Order 1 counts all of `train`. Higher orders count its first
+    documents, at most `most_tokens` tokens but at least one document.
     """
-    unigram = _Unigram.fit(train, vocab_size)
-    last = max(int(np.searchsorted(train.offsets, most_tokens, side="right")) - 1, 1)
-    orders = _count_ngrams(*_with_places(train, 0, min(last, len(train))), vocab_size, order)
-    totals, n = np.zeros(order - 1), 0
-    first = 0
-    while first < len(val):
-        last = max(int(np.searchsorted(val.offsets, val.offsets[first] + CHUNK_TOKENS, side="right")) - 1, first + 1)
-        ids, place = _with_places(val, first, last)
-        for i, p in enumerate(_ngram_probabilities(orders, unigram.p[ids], ids, place, vocab_size)):
-            totals[i] -= np.log(p[place > 0]).sum()
-        n += int((place > 0).sum())
-        first = last
-    return (totals / n).tolist() if n else [float("nan")] * (order - 1)
+    first_documents = max(int(np.searchsorted(train.offsets, most_tokens, side="right")) - 1, 1)
+    tables: list[_Ngrams] = []
+    for n in range(1, order + 1):
+        tables.append(_count(train, len(train) if n == 1 else min(first_documents, len(train)), tables, vocab_size))
+    totals, n_targets = np.zeros(order), 0
+    for ids, is_target in _chunks(val, len(val)):
+        p = np.full(len(ids), 1 / vocab_size)
+        contexts = np.zeros(len(ids), np.int64)
+        for i, table in enumerate(tables):
+            found = table.find(contexts, ids, vocab_size)
+            p = table.probabilities(contexts, found, p)
+            totals[i] -= np.log(p[is_target]).sum()
+            contexts = _next_contexts(found, is_target)
+        n_targets += int(is_target.sum())
+    return (totals / n_targets).tolist() if n_targets else [float("nan")] * order
 
 
 @dataclass(frozen=True)
 class _Ngrams:
-    """The n-grams of one n that occur."""
+    """The n-grams of one order: K n-grams with C different contexts (their first n - 1 tokens).
 
-    keys: np.ndarray  # int64, rising: the number of the first n - 1 tokens * V + the last one
-    counts: np.ndarray  # int64
-    context_counts: np.ndarray  # float64, by the number of the first n - 1: how often a token comes after them
-    context_followers: np.ndarray  # int64, and how many different ones
+    Attributes:
+        keys: int64 [K], ascending. For order 1 every token of the vocabulary has a key, whether it occurs or not.
+        counts: int64 [K].
+        context_counts: float64 [C], the number of tokens that follow each context.
+        context_followers: int64 [C], the number of different tokens that follow each context.
+        discount: subtracted from every count.
+    """
+
+    keys: np.ndarray
+    counts: np.ndarray
+    context_counts: np.ndarray
+    context_followers: np.ndarray
     discount: float
 
+    def find(self, contexts: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
+        """Return int64 [T], the index of the n-gram that ends with each token, -1 where it does not occur."""
+        if not len(self.keys):  # no training document is long enough
+            return np.full(len(ids), -1)
+        keys = contexts * vocab_size + ids  # negative, so not in the table, where the context is -1
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, -1)
 
-def _count_ngrams(ids: np.ndarray, place: np.ndarray, vocab_size: int, order: int) -> list[_Ngrams]:
-    """The 2-grams to n-grams of ids [T], of which each stands at `place` in its document."""
-    orders = []
-    grams, n_contexts = ids, vocab_size  # of each token, the number of the (n - 1)-gram that ends with it
-    for n in range(2, order + 1):
-        whole = np.flatnonzero(place >= n - 1)
-        keys, inverse, counts = np.unique(
-            grams[whole - 1] * vocab_size + ids[whole], return_inverse=True, return_counts=True
-        )
-        contexts = keys // vocab_size
-        context_counts = np.bincount(contexts, counts, n_contexts)
-        orders.append(
-            _Ngrams(keys, counts, context_counts, np.bincount(contexts, minlength=n_contexts), _discount(counts))
-        )
-        grams = np.zeros_like(ids)  # those that a document's beginning cuts off are not looked at
-        grams[whole] = inverse
-        n_contexts = len(keys)
-    return orders
+    def probabilities(self, contexts: np.ndarray, found: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """Return float64 [T], each token's probability after its context.
 
-
-def _ngram_probabilities(
-    orders: list[_Ngrams], p: np.ndarray, ids: np.ndarray, place: np.ndarray, vocab_size: int
-) -> Iterator[np.ndarray]:
-    """float64 [T] from the unigram's, of one order after the other; a context that never occurred says nothing."""
-    grams = ids  # -1 for one that never occurred
-    for n, counted in enumerate(orders, start=2):
-        if not len(counted.keys):  # no document is so long
-            yield p
-            continue
-        context = np.where(place >= n - 1, np.concatenate([[-1], grams[:-1]]), -1)
-        reached = context >= 0
-        context = np.maximum(context, 0)
-        wanted = context * vocab_size + ids
-        at = np.minimum(np.searchsorted(counted.keys, wanted), len(counted.keys) - 1)
-        known = reached & (counted.keys[at] == wanted)
-        seen = np.where(reached, counted.context_counts[context], 0)
-        spared = counted.discount * counted.context_followers[context] * p
-        count = np.where(known, counted.counts[at], 0)
-        p = np.where(seen > 0, (np.maximum(count - counted.discount, 0) + spared) / np.maximum(seen, 1), p)
-        grams = np.where(known, at, -1)
-        yield p
+        Args:
+            contexts: int64 [T], index of each token's context, -1 where that does not occur.
+            found: int64 [T], from `find`.
+            lower: float64 [T], the probabilities of the order below; used as they are where the context is unknown.
+        """
+        if not len(self.keys):
+            return lower
+        seen = np.where(contexts >= 0, self.context_counts[contexts], 0)
+        counts = np.where(found >= 0, self.counts[found], 0)
+        backoff = self.discount * self.context_followers[contexts] * lower
+        return np.where(seen > 0, (np.maximum(counts - self.discount, 0) + backoff) / np.maximum(seen, 1), lower)
 
 
-def _with_places(tokens: BinIdx, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, their places in their documents), int64, of the documents first .. last."""
-    offsets = tokens.offsets[first : last + 1]
-    ids = tokens.tokens(int(offsets[0]), int(offsets[-1])).astype(np.int64)
-    return ids, np.arange(len(ids)) - np.repeat(offsets[:-1] - offsets[0], np.diff(offsets))
+def _count(tokens: BinIdx, n_documents: int, lower: list[_Ngrams], vocab_size: int) -> _Ngrams:
+    """Count the n-grams of the order above `lower` in the first documents."""
+    n_contexts = len(lower[-1].keys) if lower else 1
+    keys = np.arange(0 if lower else vocab_size)
+    counts = np.zeros(len(keys), np.int64)
+    for ids, is_target in _chunks(tokens, n_documents):
+        contexts = np.zeros(len(ids), np.int64)
+        for table in lower:
+            contexts = _next_contexts(table.find(contexts, ids, vocab_size), is_target)
+        counted = is_target & (contexts >= 0)
+        new_keys, new_counts = np.unique(contexts[counted] * vocab_size + ids[counted], return_counts=True)
+        keys, index = np.unique(np.concatenate([keys, new_keys]), return_inverse=True)
+        counts = np.bincount(index, np.concatenate([counts, new_counts]), len(keys)).astype(np.int64)
+    contexts = keys // vocab_size
+    context_followers = np.bincount(contexts[counts > 0], minlength=n_contexts)
+    return _Ngrams(keys, counts, np.bincount(contexts, counts, n_contexts), context_followers, _discount(counts))
 
 
-@dataclass
-class _Unigram:
-    p: np.ndarray  # float64 [vocab_size], every entry positive
+def _next_contexts(found: np.ndarray, is_target: np.ndarray) -> np.ndarray:
+    """Return the contexts of the next order: the n-gram that ends with the token before, in the same document."""
+    return np.where(is_target, np.roll(found, 1), -1)
 
-    @classmethod
-    def fit(cls, train: BinIdx, vocab_size: int) -> "_Unigram":
-        counts = np.zeros(vocab_size, np.int64)
-        for _, current in _transitions(train):
-            counts += np.bincount(current, minlength=vocab_size)
-        discount = _discount(counts[counts > 0])
-        spared = discount * (counts > 0).sum()
-        return cls((np.maximum(counts - discount, 0) + spared / vocab_size) / counts.sum())
+
+def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few whole documents at a time.
+
+    A document's first token has no predecessor and is not a target.
+    """
+    first = 0
+    while first < n_documents:
+        end = tokens.offsets[first] + CHUNK_TOKENS
+        last = min(max(int(np.searchsorted(tokens.offsets, end, side="right")) - 1, first + 1), n_documents)
+        starts = tokens.offsets[first : last + 1]
+        ids = tokens.tokens(int(starts[0]), int(starts[-1])).astype(np.int64)
+        is_target = np.ones(len(ids), bool)
+        is_target[starts[:-1] - starts[0]] = False
+        yield ids, is_target
+        first = last
 
 
 def _discount(counts: np.ndarray) -> float:
-    """The leave-one-out discount of positive counts, kept inside (0, 1) where too few were seen to tell."""
+    """Return the leave-one-out discount of the counts, clipped to (0, 1) where few n-grams occur once or twice."""
     once, twice = (counts == 1).sum(), (counts == 2).sum()
     return float(np.clip(once / (once + 2 * twice), 0.01, 0.99)) if once + twice else 0.5
-
-
-def _transitions(tokens: BinIdx) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(previous, current) ids, int64, for every token with a predecessor in its own document, a chunk at a time."""
-    for start in range(0, tokens.n_tokens - 1, CHUNK_TOKENS):
-        stop = min(start + CHUNK_TOKENS, tokens.n_tokens - 1)
-        ids = tokens.tokens(start, stop + 1).astype(np.int64)
-        inside = np.ones(stop - start, bool)
-        first, last = np.searchsorted(tokens.offsets, [start + 1, stop + 1])
-        inside[tokens.offsets[first:last] - start - 1] = False
-        yield ids[:-1][inside], ids[1:][inside]
-
-
-def _count_pairs(tokens: BinIdx, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs that occur, as previous * vocab_size + current in rising order, and how often each does."""
-    pairs, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-    for previous, current in _transitions(tokens):
-        found, times = np.unique(previous * vocab_size + current, return_counts=True)
-        merged, where = np.unique(np.concatenate([pairs, found]), return_inverse=True)
-        counts = np.bincount(where, np.concatenate([counts, times]), len(merged)).astype(np.int64)
-        pairs = merged
-    return pairs, counts

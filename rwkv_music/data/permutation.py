@@ -1,10 +1,10 @@
-"""A seeded permutation of 0..n-1 that is computed, not stored: constant memory for any n, and any position at once.
+"""A seeded pseudo-random permutation of 0..n-1 that is computed on demand: constant memory and random access for any n.
 
-A Feistel network is a bijection on numbers of an even count of bits, whatever its round function. The smallest such
-range that holds n is less than four times as large, so a value that lands outside 0..n-1 is fed back until it lands
-inside ("cycle walking"), fewer than four times on average. The round function need only mix well, not keep secrets.
+A Feistel network is a bijection on numbers with an even number of bits, for any round function. The smallest such range
+that holds n is less than four times as large. A value outside 0..n-1 is encrypted again until it falls inside ("cycle
+walking"), fewer than four times on average. The round function only has to mix well; it is not cryptographic.
 
-Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (CT-RSA 2002); the mixer is the finaliser of
+Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (CT-RSA 2002); the mixer is the finalizer of
 SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
@@ -15,16 +15,16 @@ MASK64 = (1 << 64) - 1
 
 
 def mix64(x: int) -> int:
-    """Scatter the bits of a 64-bit number; a bijection."""
+    """Return a bijective mix of the bits of a 64-bit number."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK64
     return x ^ (x >> 31)
 
 
 class Permutation:
-    """The permutation of 0..n-1 named by `keys`, for instance a seed and the number of a pass over the data.
+    """A permutation of 0..n-1 determined by `keys`, such as a seed and the number of a pass over the data.
 
-    `permutation[i]` is where i goes; `permutation.index(j)` is the i that goes to j.
+    `permutation[i]` is the image of i, and `permutation.index(j)` is the i whose image is j.
     """
 
     def __init__(self, n: int, *keys: int):

@@ -1,7 +1,7 @@
-"""The pieces of a dataset's split as prompts: their tokens, and where their bars are.
+"""The pieces of a dataset split as prompts: tokens and bar positions.
 
-The tokens of `midi-llm` do not say how long a bar lasts, and a dataset keeps where each bar begins among them. How late
-that is on the tokens' clock is close to where the bar line was: to within a wait.
+`midi-llm` tokens do not state the length of a bar, so a dataset stores the first token of each bar. The time of that
+token is the time of the bar line to within one wait.
 """
 
 import os
@@ -18,7 +18,7 @@ from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 
 class Pieces(Sequence[Piece]):
-    """One split of a dataset folder, a piece a document, read when it is asked for."""
+    """One split of a dataset folder as a lazily read sequence of pieces, one per document."""
 
     def __init__(self, folder: str | os.PathLike, split: str, codec: Codec):
         prefix = Path(folder) / split
@@ -40,8 +40,9 @@ class Pieces(Sequence[Piece]):
     def _lines(self, ids: np.ndarray, starts: np.ndarray) -> BarLines:
         clock = np.append(0, np.cumsum(self._wait[ids])) * WAIT_MS
         tokens, first = np.unique(np.append(starts, len(ids)), return_index=True)
-        # Bars in which no token begins lie evenly between those around them.
+        # Bars without tokens are spaced evenly between their neighbours.
         start_ms = np.interp(np.arange(len(starts) + 1), first, clock[tokens])
-        last = start_ms[-2] - start_ms[-3] if len(starts) > 1 else 0.0  # its end is that of the last note, not its own
-        start_ms[-1] = max(start_ms[-1], start_ms[-2] + last, start_ms[-2] + WAIT_MS)
+        # The tokens end with the last note, which can be before the end of the last bar.
+        previous_bar_ms = start_ms[-2] - start_ms[-3] if len(starts) > 1 else 0.0
+        start_ms[-1] = max(start_ms[-1], start_ms[-2] + previous_bar_ms, start_ms[-2] + WAIT_MS)
         return BarLines(start_ms, np.tile(DEFAULT_SIGNATURE, (len(starts), 1)))

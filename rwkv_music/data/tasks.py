@@ -1,16 +1,17 @@
-"""What a model is asked about a piece: the two ways in which a split becomes rows of tokens and targets.
+"""Training tasks: two ways to turn a split into rows of tokens and targets.
 
-`Stream` is plain next-token prediction. All documents form one stream, cut into windows of T tokens at stride T: in a
-pass every token that has a predecessor in its own document is a target exactly once.
+`NextTokenRows` is next-token prediction. All documents are concatenated and cut into windows of T tokens at stride T.
+In a pass, every token that has a predecessor in its own document is a target exactly once.
 
-`Completions` is what `generate` asks: N bars are given, M bars are to follow, and the loss counts on those alone. The
-windows slide by one bar through every piece. Notable choices:
-- A window in the middle of a piece begins as a piece does: with BOS, and with the tempo and the program in force where
-  its tokens do not name them; silence before its first key is left out. So it looks like what a prompt becomes.
-- The last target is the token after the last bar, so that ending a bar is learnt too.
-- Where a window has more tokens than a row, its context loses whole bars from its beginning; a completion that is too
-  long even without them is cut at its end.
-- A piece of more than N but fewer than N + M bars is one window with a shorter completion; one of N or fewer is none.
+`CompletionRows` is the task of `generate`: N bars are the context, and the loss counts on the M bars that follow.
+Windows slide by one bar through every piece. Notable choices:
+- A window inside a piece starts like a piece: with BOS, then the tempo and the program in force unless its tokens name
+  them, and without the silence before its first note. So it looks like a prompt of `generate`.
+- The last target is the token after the last bar, so the model also learns to end a bar.
+- If a window has more tokens than a row, its context loses whole bars from its start. A completion that is too long
+  even without context is cut at its end.
+- A piece of more than N but fewer than N + M bars is one window with a shorter completion. A piece of N bars or fewer
+  has no window.
 """
 
 import os
@@ -29,34 +30,41 @@ from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens of one window: input_ids and targets int64 [n]; `starts`, where documents begin in them, 0 first."""
+    """The tokens of one window.
+
+    Attributes:
+        input_ids: int64 [n].
+        targets: int64 [n].
+        starts: int64, the positions at which documents start, ascending from 0.
+    """
 
     input_ids: np.ndarray
     targets: np.ndarray
     starts: np.ndarray
 
 
-def next_token_row(tokens: np.ndarray, begun: np.ndarray, ctx_len: int) -> Row:
-    """A row of the next tokens of a window.
+def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> Row:
+    """Return a row for next-token prediction.
 
     Args:
-        tokens: int64 [n]: of the window and the one after it, or up to the last of all.
-        begun: where documents begin in them after the first token, rising.
+        tokens: int64 [n], the tokens of the window and the one after it, if there is one.
+        new_starts: int64, the positions in `tokens` after the first at which documents start, ascending.
+        ctx_len: length of the window.
     """
     targets = tokens[1:].copy()
-    targets[begun - 1] = IGNORE_INDEX
+    targets[new_starts - 1] = IGNORE_INDEX
     input_ids = tokens[:ctx_len]
-    if len(targets) < len(input_ids):  # the last token of all predicts nothing
+    if len(targets) < len(input_ids):  # the very last token has no target
         targets = np.append(targets, IGNORE_INDEX)
-    return Row(input_ids, targets, np.concatenate([[0], begun[begun < len(input_ids)]]))
+    return Row(input_ids, targets, np.concatenate([[0], new_starts[new_starts < len(input_ids)]]))
 
 
-class Stream:
-    """Windows of T tokens over all documents, the last one perhaps shorter.
+class NextTokenRows:
+    """Windows of `ctx_len` tokens over all documents; the last one can be shorter.
 
     Attributes:
-        n_windows: of a pass.
-        n_targets: of a pass.
+        n_windows: number of windows in a pass.
+        n_targets: number of targets in a pass.
     """
 
     def __init__(self, tokens: BinIdx, ctx_len: int, augmenter: Augmenter | None = None):
@@ -65,31 +73,31 @@ class Stream:
         self.n_targets = tokens.n_tokens - len(tokens)
 
     def row(self, window: int, sample: int) -> Row:
-        """Window number `window`, varied as sample number `sample` is."""
+        """Return window number `window`, augmented for sample number `sample`."""
         start = window * self._ctx_len
-        stop = min(start + self._ctx_len + 1, self._tokens.n_tokens)  # the target after the last token too
+        stop = min(start + self._ctx_len + 1, self._tokens.n_tokens)  # one more token: the last target
         tokens = self._tokens.tokens(start, stop).astype(np.int64)
         offsets = self._tokens.offsets
         first, last = np.searchsorted(offsets, [start + 1, stop])
-        begun = offsets[first:last] - start  # documents that begin after the first token
+        new_starts = offsets[first:last] - start
         if self._augmenter is not None:
             document = int(np.searchsorted(offsets, start, side="right")) - 1
             before = self._tokens.tokens(int(offsets[document]), start)
-            programs = [self._augmenter.program_after(before)] + [NONE] * len(begun)
-            tokens = np.concatenate(self._augmenter.vary(np.split(tokens, begun), programs, sample))
-        return next_token_row(tokens, begun, self._ctx_len)
+            programs = [self._augmenter.program_after(before)] + [NONE] * len(new_starts)
+            tokens = np.concatenate(self._augmenter.vary(np.split(tokens, new_starts), programs, sample))
+        return next_token_row(tokens, new_starts, self._ctx_len)
 
 
-class Completions:
-    """Windows of `context_bars` and `completion_bars` bars, by document and first bar.
+class CompletionRows:
+    """Windows of `context_bars` and `completion_bars` bars, ordered by document and first bar.
 
-    What is held grows with the documents and not with the windows.
+    Memory grows with the number of documents, not of windows.
 
     Attributes:
-        n_windows: of a pass.
+        n_windows: number of windows in a pass.
 
     Raises:
-        UserError: the dataset does not say where bars begin, or no piece has more bars than the context.
+        UserError: the dataset has no bar positions, or no piece has more bars than the context.
     """
 
     def __init__(
@@ -106,18 +114,18 @@ class Completions:
         prefix = Path(folder) / f"{split}.bars"
         if not idx_path(prefix).is_file():
             raise UserError(
-                f"{folder} does not say where its bars begin (no {prefix.name}.idx): prepare the data again, "
-                "or train with --task pretrain."
+                f"{folder} has no bar positions (no {prefix.name}.idx): prepare the data again, or train with "
+                "--task pretrain."
             )
         self._bars = BinIdx(prefix)
         if len(self._bars) != len(tokens):
-            raise UserError(f"{prefix}.idx belongs to other tokens than {split}.idx: prepare the data again.")
+            raise UserError(f"{prefix}.idx does not match {split}.idx: prepare the data again.")
         self._tokens, self._codec, self._ctx_len, self._augmenter = tokens, codec, ctx_len, augmenter
         self._context_bars, self._completion_bars = context_bars, completion_bars
         vocabulary = read_vocabulary(codec)
         self._is_onset = vocabulary.is_onset
         self._is = {kind: vocabulary.kinds == kind for kind in ("Position", "Tempo", "Program")}
-        self._knows_time = bool((vocabulary.kinds == "Wait").any())
+        self._has_waits = bool((vocabulary.kinds == "Wait").any())
         n_bars = np.diff(self._bars.offsets)
         slides = np.maximum(n_bars - context_bars - completion_bars + 1, n_bars > context_bars)
         self._first_window = np.concatenate([[0], np.cumsum(slides)])
@@ -125,11 +133,11 @@ class Completions:
         if not self.n_windows:
             raise UserError(
                 f"No piece in the {split} split of {folder} has more than {context_bars} bars: "
-                "choose fewer --context_bars, or prepare it from longer pieces."
+                "choose fewer --context_bars, or prepare longer pieces."
             )
 
     def row(self, window: int, sample: int) -> Row:
-        """Window number `window`, varied as sample number `sample` is."""
+        """Return window number `window`, augmented for sample number `sample`."""
         document = int(np.searchsorted(self._first_window, window, side="right")) - 1
         ids = self._tokens[document].astype(np.int64)
         starts = np.append(np.cumsum(self._bars[document], dtype=np.int64), len(ids))
@@ -151,11 +159,11 @@ class Completions:
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
 
     def _opening(self, ids: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """The context ids[start:stop] as the beginning of a piece."""
+        """Return the context ids[start:stop] as it would start a piece."""
         before, context = ids[:start], ids[start:stop]
         if not self._is_onset[before].any():
             return ids[:stop]
-        if self._knows_time:
+        if self._has_waits:
             onsets = np.flatnonzero(self._is_onset[context])
             context = context[onsets[0] if len(onsets) else len(context) :]
         places = np.flatnonzero(self._is["Position"][context])

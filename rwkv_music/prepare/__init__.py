@@ -1,1 +1,1 @@
-"""From folders of music to a prepared dataset: sources, worker processes, the prepare log and the report."""
+"""Preparation of datasets from MIDI files: sources, worker processes, the prepare log and the report."""

@@ -1,12 +1,12 @@
-"""Real scores to start from: music21's own corpus, written as .mid, one file a piece.
+"""Scores from music21's built-in corpus, written as .mid, one file per piece.
 
 Notable choices:
-- Bars are where the engraver put them. music21's MIDI counts them from the first note, which moves every bar line of
-  music that begins with an upbeat; here the upbeat is a short bar of its own, and the two halves of a bar that a repeat
-  sign divides are one bar again.
-- Repeats are played out, as music21 does.
-- Roman-numeral analyses (.rntxt) are left out: they are chords about the music, not the music.
-- A file holds nothing that changes from run to run, and is written whole or not at all; what is there already is kept.
+- Bar lines are where the score has them. music21's MIDI export counts bars from the first note, which shifts every bar
+  line of music that starts with an upbeat. Here an upbeat is a short bar of its own, and the two halves of a bar that a
+  repeat sign divides become one bar.
+- Repeats are expanded, as in music21.
+- Roman-numeral analyses (.rntxt) are skipped: they annotate music but contain none.
+- Files are written atomically and have the same bytes in every run. Existing files are kept.
 """
 
 import io
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from music21.stream import Part, Score
 
 NOT_SCORES = {".rntxt"}
-SCORE_LIMIT_S = 900.0  # a file of a hundred tunes takes half a minute, on a busy machine several
+SCORE_LIMIT_S = 900.0  # a file of a hundred tunes takes 30 s, or minutes on a busy machine
 FINEST_BEAT = 32
 
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What `write_corpus` did.
+    """The result of `write_corpus`.
 
     Attributes:
-        written: .mid files that are new.
-        kept: sources whose files were there already.
+        written: number of new .mid files.
+        kept: number of sources whose files already existed.
         failed: (source, reason) for each piece that music21 could not read or write.
     """
 
@@ -52,13 +52,13 @@ class CorpusReport:
 def write_corpus(
     name: str, out: str | os.PathLike, workers: int | None = None, limit: int | None = None
 ) -> CorpusReport:
-    """Write the scores of music21's corpus folder `name` ("bach") to the folder `out` as .mid files.
+    """Write the scores in music21's corpus folder `name` ("bach") to the folder `out` as .mid files.
 
     Args:
         name: one of `corpus_names()`.
-        out: made if it is not there; files in it that have the right names are kept as they are.
-        workers: how many processes; one for each core when None.
-        limit: only the first `limit` sources, in the order of their names.
+        out: created if it does not exist; existing files with the expected names are kept.
+        workers: number of processes; the number of available cores if None.
+        limit: use only the first `limit` sources in order of names.
 
     Raises:
         UserError: there is no such corpus, music21 is not installed, or `out` cannot be written.
@@ -69,15 +69,15 @@ def write_corpus(
     out = Path(out)
     with explained(f"writing the corpus to {out}"):
         out.mkdir(parents=True, exist_ok=True)
-        # The first of several pieces is written last, so it stands for all of them.
-        waiting = [
+        # Of several pieces the first is written last, so if it exists, all do.
+        pending = [
             (source, stem)
             for source, stem in sources
             if not (out / f"{stem}.mid").exists() and not (out / _numbered(stem, 1)).exists()
         ]
-        answers = map_in_order(_make_scribe, (str(out),), waiting, workers, SCORE_LIMIT_S)
+        answers = map_in_order(_make_writer, (str(out),), pending, workers, SCORE_LIMIT_S)
         written, failed = 0, []
-        bar = tqdm(zip(waiting, answers, strict=True), f"corpus {name}", len(waiting), unit=" scores", disable=None)
+        bar = tqdm(zip(pending, answers, strict=True), f"corpus {name}", len(pending), unit=" scores", disable=None)
         for (source, _), answer in bar:
             if isinstance(answer, OSError):
                 raise answer
@@ -86,16 +86,16 @@ def write_corpus(
             else:
                 written += answer[0]
                 failed += answer[1]
-    return CorpusReport(written, len(sources) - len(waiting), failed)
+    return CorpusReport(written, len(sources) - len(pending), failed)
 
 
 def corpus_names() -> list[str]:
-    """The folders of music21's corpus that hold scores."""
+    """Return the names of the folders with scores in music21's corpus."""
     return sorted({path.parts[0] for path in _all_sources()})
 
 
 def _all_sources() -> list[Path]:
-    """Every score that music21 ships, relative to its corpus folder, sorted."""
+    """Return the path of every score that music21 ships, relative to its corpus folder, sorted."""
     try:
         from music21 import common, corpus
     except ImportError as error:
@@ -106,12 +106,12 @@ def _all_sources() -> list[Path]:
 
 
 def _sources(name: str) -> list[tuple[str, str]]:
-    """(path inside music21's corpus folder, stem of the .mid) of every score in folder `name`."""
+    """Return (path inside music21's corpus folder, stem of the .mid file) of every score in folder `name`."""
     paths = [path for path in _all_sources() if path.parts[0] == name]
     if not paths:
         raise UserError(f"There is no corpus {name!r}: choose one of {', '.join(corpus_names())}.")
     stems = ["-".join((*path.parts[1:-1], path.stem)) for path in paths]
-    # A few scores are there in two notations; each keeps its own in its name.
+    # Scores that exist in two formats get the format in their names.
     several = {stem for stem, count in Counter(stems).items() if count > 1}
     return [
         (path.as_posix(), f"{stem}-{path.suffix[1:]}" if stem in several else stem)
@@ -123,8 +123,11 @@ def _numbered(stem: str, number: int) -> str:
     return f"{stem}-{number:04d}.mid"
 
 
-def _make_scribe(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[str, str]]] | OSError]:
-    """What a worker process does with (source, stem): write its pieces; how many, and which could not be and why."""
+def _make_writer(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[str, str]]] | OSError]:
+    """Return the function of a worker process: it writes the pieces of (source, stem).
+
+    It returns the number of files written and the (piece, reason) of each failure, or an OSError if writing failed.
+    """
     from music21.common import getCorpusFilePath
     from music21.converter import Converter
     from music21.stream import Opus
@@ -133,7 +136,7 @@ def _make_scribe(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[
 
     def write(job: tuple[str, str]) -> tuple[int, list[tuple[str, str]]] | OSError:
         source, stem = job
-        # music21 would otherwise read a pickle of it from the shared temporary folder, or leave one there.
+        # Without these flags music21 reads and writes pickles in the shared temporary folder.
         converter = Converter()
         converter.parseFile(root / source, forceSource=True, storePickle=False)
         parsed = converter.stream
@@ -149,8 +152,8 @@ def _make_scribe(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[
                     midi.save(partial)
                 written += 1
             except OSError as error:
-                return error  # the disk's fault, so the next one would fail as well
-            except Exception as error:  # music21 raises whatever a score leads it to
+                return error  # a fault of the disk, which would also fail the next piece
+            except Exception as error:  # music21 raises many types for bad scores
                 failed.append((f"{source} ({file_name})", f"{type(error).__name__}: {error}"))
         return written, failed
 
@@ -158,9 +161,9 @@ def _make_scribe(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[
 
 
 def to_midi(score: "Score") -> mido.MidiFile:
-    """A music21 score as MIDI, its repeats played out, with its time signatures where its bars really begin.
+    """Convert a music21 score to MIDI with expanded repeats, and with time signatures that match its bar lines.
 
-    The score loses its time signatures on the way, and its repeats where they make no sense.
+    The score is modified: it loses its time signatures, and its repeats if they are inconsistent.
     """
     from music21.midi.translate import streamToMidiFile
     from music21.repeat import Expander
@@ -170,10 +173,10 @@ def to_midi(score: "Score") -> mido.MidiFile:
     parts = [part for part in score.parts if part.getElementsByClass(Measure)]
     if parts:
         if any(Expander(part).isExpandable() is False for part in parts):
-            _remove_repeats(score)  # an end without a start, and the like: once through is still the music
+            _remove_repeats(score)  # inconsistent repeats: play the music once
         changes = list(_changes(_measures(parts[0].expandRepeats())))
     if changes:
-        # music21 would set them down again elsewhere, and fails where one object stands at two places.
+        # music21 would write them elsewhere, and fails if one object is at two positions.
         for stream in score.recurse(streamsOnly=True, includeSelf=True):
             stream.removeByClass("TimeSignature")
     midi = mido.MidiFile(file=io.BytesIO(streamToMidiFile(score).writestr()))
@@ -198,7 +201,7 @@ def _remove_repeats(score: "Score") -> None:
 
 
 def _measures(part: "Part") -> list[tuple[Fraction, Fraction, tuple[int, int] | None]]:
-    """(start, length, time signature in force) of each measure that has a length, in quarter notes."""
+    """Return (start, length, time signature in force) of each measure of nonzero length, in quarter notes."""
     from music21.stream import Measure
 
     found = []
@@ -217,7 +220,7 @@ def _measures(part: "Part") -> list[tuple[Fraction, Fraction, tuple[int, int] | 
 def _changes(
     measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]],
 ) -> Iterator[tuple[Fraction, int, int]]:
-    """(start, numerator, denominator) wherever the time signature must change for bars to begin where measures do."""
+    """Yield (start, numerator, denominator) of the time-signature changes that put the bar lines at the measures."""
     current = None
     i = 0
     while i < len(measures):
@@ -225,20 +228,20 @@ def _changes(
         whole = Fraction(4 * signature[0], signature[1]) if signature else None
         i += 1
         if whole and length < whole and i < len(measures) and length + measures[i][1] == whole:
-            # Two halves of one bar, on either side of a repeat sign.
+            # Two halves of one bar, divided by a repeat sign.
             length, i = whole, i + 1
         is_last = i == len(measures)
         if whole and (length == whole or (is_last and length < whole)):
-            wanted = signature
+            new = signature
         else:
-            wanted = _signature_of(length)
-        if wanted and wanted != current:
-            current = wanted
-            yield start, *wanted
+            new = _signature_of(length)
+        if new and new != current:
+            current = new
+            yield start, *new
 
 
 def _signature_of(length: Fraction) -> tuple[int, int] | None:
-    """The plainest time signature of a bar of `length` quarter notes, None if no power of two divides it."""
+    """Return the time signature with the longest beat for a bar of `length` quarter notes, None if there is none."""
     beat = 4
     while beat <= FINEST_BEAT:
         if (length * beat / 4).denominator == 1:
@@ -248,7 +251,7 @@ def _signature_of(length: Fraction) -> tuple[int, int] | None:
 
 
 def _set_time_signatures(midi: mido.MidiFile, changes: list[tuple[Fraction, int, int]]) -> None:
-    """Replace all time signatures of `midi` by `changes`, on its first track."""
+    """Replace the time signatures of `midi` with `changes`, on its first track."""
     for i, track in enumerate(midi.tracks):
         events = []
         now = 0
@@ -264,7 +267,7 @@ def _set_time_signatures(midi: mido.MidiFile, changes: list[tuple[Fraction, int,
                 )
                 for start, numerator, denominator in changes
             ]
-        # The sort is stable and end_of_track stays last, whatever its tick.
+        # The sort is stable, and end_of_track stays last regardless of its tick.
         events.sort(key=lambda event: (event[1].type == "end_of_track", event[0]))
         now = 0
         track.clear()

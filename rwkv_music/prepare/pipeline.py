@@ -1,23 +1,24 @@
-"""Folders and archives of .mid files to a dataset folder: tokens of two splits, the tokenizer, and what became of what.
+"""Converts folders and archives of MIDI files to a dataset folder.
 
-    train.bin train.idx val.bin val.idx                 the tokens, one document a piece (see binidx.py)
-    train.bars.bin train.bars.idx val.bars.bin ...      each document's bars, as steps from one's first token to the
-                                                        next one's: `np.cumsum` of a document is its `Piece.bar_starts`
+    train.bin train.idx val.bin val.idx                 tokens, one document per piece (see binidx.py)
+    train.bars.bin train.bars.idx val.bars.bin ...      bars of each document: the start of the first bar, then the
+                                                        distance of each bar from the one before, in tokens;
+                                                        `np.cumsum` of a document is its `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
-    dataset.json                                        counts, options, versions, sha256 of the parts
-    pieces.jsonl                                        one line for each document, in order
-    rejected.jsonl                                      one line for each file left out, and why
-    report.html                                         the corpus at a glance (see report.py)
+    dataset.json                                        counts, options, versions, SHA-256 of the files
+    pieces.jsonl                                        one line per document, in order
+    rejected.jsonl                                      one line per rejected file, with the reason
+    report.html                                         statistics of the corpus (see report.py)
 
 Notable choices:
-- The same files give the same bytes, whatever the number of workers, and however often the work was interrupted. Every
-  outcome goes to a prepare_log beside the dataset (see prepare_log.py); when all are there, the dataset is made from it in one
-  pass, and takes its place whole. While it is made it takes its size twice.
-- A piece goes to `val` by a hash of its music and the seed: its notes' intervals, in time and pitch. So adding, moving
-  or renaming files never moves a piece to the other side, and copies, louder, slower or transposed, are on one side
-  without anything having to remember them. Files with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds or kills its reader costs that file alone.
-- Memory holds a few dozen bytes for each file, for the index that finds files with the same bytes.
+- The same files give the same bytes for any number of workers and after any number of interruptions. Every outcome goes
+  to a prepare log beside the dataset (see prepare_log.py). When the log is complete, the dataset is written from it in
+  one pass and then renamed to its final name. Meanwhile it needs twice its size on the disk.
+- A hash of a piece's music and the seed decides whether it goes to `val`. The music is the intervals of its notes in
+  time and pitch. So a piece stays in its split when files are added, moved or renamed, and copies that are louder,
+  slower or transposed are in the same split, without a table of pieces. Files with the same bytes are one piece.
+- A file that cannot be read, takes over five seconds or crashes its worker is rejected; the others are not affected.
+- Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
 import hashlib
@@ -54,7 +55,7 @@ FORMAT_VERSION = 1
 SPLITS = ("train", "val")
 PARTS = [f"{split}{kind}" for split in SPLITS for kind in (".bin", ".idx", ".bars.bin", ".bars.idx")]
 PARTS.append("tokenizer.json")
-LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # they name files, so they differ where the same files lie elsewhere
+LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # contain paths, so they depend on the location of the files
 REPORT = "report.html"
 FILE_LIMIT_S = 5.0
 WORKER_MEMORY_BYTES = 4 << 30
@@ -75,34 +76,34 @@ def prepare(
     filters: Filters = NO_FILTERS,
     resume: bool = False,
 ) -> dict:
-    """Write the dataset folder `out` from every .mid and .midi file under `paths`; return what dataset.json says.
+    """Write the dataset folder `out` from every .mid and .midi file under `paths`. Return the content of dataset.json.
 
     Args:
-        paths: folders, searched through all their subfolders, and archives (see sources.py).
-        out: replaced only if it is a dataset folder already, and only by a whole one.
+        paths: folders, searched recursively, and archives (see sources.py).
+        out: a new or empty folder, or a dataset folder, which is replaced when the new one is complete.
         tokenizer: the name of a codec.
-        options: what it is made with.
-        bpe_vocab_size: `remi` alone: with byte pairs, learned from the training split, up to so many tokens.
-        workers: how many processes read files; one for each core when None.
-        val_fraction: the expected share of pieces in `val`, 0 <= val_fraction < 1; unless it is 0, each split has at
-            least one piece when there are two or more of different music.
-        seed: another seed, another split.
+        options: options of the codec.
+        bpe_vocab_size: for `remi` only, the vocabulary size with byte pairs learned from the training split.
+        workers: number of worker processes; the number of available cores if None.
+        val_fraction: the expected fraction of pieces in `val`, 0 <= val_fraction < 1. Unless it is 0, each split has at
+            least one piece if there are two or more distinct pieces.
+        seed: of the split.
         filters: which pieces to keep.
-        resume: go on where an earlier run with the same settings was interrupted, if there is one.
+        resume: continue an interrupted run with the same settings, if there is one.
 
     Raises:
-        UserError: there is nothing to read or none of it can be used, `out` is in use for something else, or it cannot
-            be written. A run that was interrupted, by whatever it was, leaves its prepare_log for `resume`.
+        UserError: there are no usable files, `out` contains something else, or it cannot be written. An interrupted run
+            leaves its prepare log for `resume`.
     """
     if not 0 <= val_fraction < 1:
-        raise UserError(f"The validation fraction is {val_fraction}: choose one from 0 up to, but not including, 1.")
-    # An absolute path has a name and a parent to build beside, which "." has not.
+        raise UserError(f"The validation fraction is {val_fraction}: choose at least 0 and less than 1.")
+    # Unlike ".", an absolute path has a name and a parent, in which the log is written.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)
     codec = make_codec(tokenizer, **(options or {}))
     if bpe_vocab_size is not None:
         if not isinstance(codec, Remi):
-            raise UserError(f"The tokenizer {tokenizer} has no byte pairs: leave them out, or choose remi.")
+            raise UserError(f"The tokenizer {tokenizer} has no byte pairs: omit the option, or choose remi.")
         codec.check_byte_pairs(bpe_vocab_size)
     sources = Sources(paths)
     settings = {
@@ -112,15 +113,15 @@ def prepare(
         "filters": filters.as_options(),
     }
     unfinished = out.with_name(f".{out.name}.unfinished")
-    with explained(f"writing the dataset {out} (with --resume it goes on from here)"):
+    with explained(f"writing the dataset {out} (--resume continues this run)"):
         with PrepareLog(unfinished, settings, resume) as prepare_log:
             _tokenize(sources, codec, filters, workers, prepare_log)
             if not prepare_log.n_pieces:
                 reasons = _Index(prepare_log).reasons
                 shutil.rmtree(unfinished)
                 raise UserError(
-                    f"None of the {prepare_log.n_sources:,} MIDI files could be used ({_listed(reasons)}): check that they "
-                    f"hold music{', and the filters' if filters.as_options() else ''}."
+                    f"None of the {prepare_log.n_sources:,} MIDI files could be used ({_listed(reasons)}): check that "
+                    f"they contain music{', and the filters' if filters.as_options() else ''}."
                 )
             dataset = unfinished / "dataset"
             shutil.rmtree(dataset, ignore_errors=True)
@@ -136,27 +137,27 @@ def _check_replaceable(out: Path) -> None:
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file: choose a new folder for the dataset.")
-    with explained(f"looking into {out}"):
+    with explained(f"reading {out}"):
         names = {entry.name for entry in os.scandir(out)}
     others = names - {"dataset.json", REPORT, *PARTS, *LISTINGS}
     if names and (others or "dataset.json" not in names):
         found = f" ({', '.join(sorted(others)[:3])})" if others else ""
-        raise UserError(f"{out} holds something that is not a dataset{found}: choose a new or an empty folder.")
+        raise UserError(f"{out} contains files that are not a dataset{found}: choose a new or empty folder.")
 
 
 def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | None, prepare_log: PrepareLog) -> None:
-    """Bring every source's outcome into the prepare_log, after those that are there already."""
-    names: deque[str] = deque()  # of the files under way
+    """Add the outcome of every source that is not yet in the prepare log."""
+    names: deque[str] = deque()  # files in progress
     n_done = prepare_log.n_sources
 
     def items() -> Iterator[tuple[str, bytes | Failure | None]]:
         rest = iter(sources)
-        for _, line in islice(prepare_log.lines(), n_done):
+        for line in islice(prepare_log.lines(), n_done):
             source = next(rest, None)
             if source is None or source.name != line["file"]:
                 raise UserError(
-                    f"Files have come or gone since the unfinished run, which read {line['file']} where now "
-                    f"{source.name if source else 'nothing'} is: leave out --resume to begin anew."
+                    f"Files were added or removed since the unfinished run: expected {line['file']}, found "
+                    f"{source.name if source else 'no more files'}; start over without --resume."
                 )
         for source in rest:
             names.append(source.name)
@@ -170,10 +171,10 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
         for answer in answers:
             file = names.popleft()
             if isinstance(answer, Failure):
-                prepare_log.add_rejected({"file": file, "reason": answer.reason})
+                prepare_log.add({"file": file, "reason": answer.reason})
             else:
-                line, tokens, bars, record = answer
-                prepare_log.add_piece({"file": file, **line}, tokens, bars, record)
+                line, *piece = answer
+                prepare_log.add({"file": file, **line}, *piece)
             bar.total = max(round(sources.expected), prepare_log.n_sources)
             bar.update()
             if time.monotonic() > checkpoint_due:
@@ -183,7 +184,7 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
 
 
 def _read(source: Source) -> bytes | Failure | None:
-    """What of `source` a worker process cannot read by itself."""
+    """Return the content of an archive member, which a worker cannot read itself, or None for a plain file."""
     try:
         return source.read() if source.read else None
     except Unreadable as error:
@@ -196,7 +197,7 @@ Answer = tuple[dict, np.ndarray, np.ndarray, np.ndarray]
 def _make_reader(
     name: str, options: dict, filters: Filters
 ) -> Callable[[tuple[str, bytes | Failure | None]], Answer | Failure]:
-    """What a worker process does with a file: what the prepare_log takes in, or why it cannot."""
+    """Return the function of a worker process, which converts a file to an entry of the prepare log."""
     codec = make_codec(name, **options)
 
     def read(item: tuple[str, bytes | Failure | None]) -> Answer | Failure:
@@ -237,7 +238,7 @@ def _write_dataset(
     seed: int,
     filters: Filters,
 ) -> dict:
-    """Write everything that a dataset folder holds into `folder`, from a prepare_log that names every source."""
+    """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
     index = _Index(prepare_log)
     in_val = _choose_val(index.music, val_fraction, seed)
     kept = index.first_copy == np.arange(len(index.first_copy))
@@ -253,7 +254,7 @@ def _write_dataset(
         rejected = stack.enter_context(open(folder / "rejected.jsonl", "w", encoding="utf-8"))
         pieces = prepare_log.pieces()
         number = 0
-        for _, line in prepare_log.lines():
+        for line in prepare_log.lines():
             if "reason" in line:
                 rejected.write(json.dumps(line) + "\n")
                 continue
@@ -261,12 +262,12 @@ def _write_dataset(
             first = index.first_copy[number]
             if first != number:
                 reasons["duplicate"] += 1
-                of = prepare_log.line_at(index.line_starts[first])["file"]
+                of = prepare_log.line(index.sources[first])["file"]
                 rejected.write(json.dumps({"file": line["file"], "reason": "duplicate", "of": of}) + "\n")
             else:
                 split = SPLITS[int(in_val[number])]
                 if bpe_vocab_size is not None:
-                    piece = codec.apply_merges(tokens)
+                    piece = codec.merged(tokens)
                     tokens, piece_bars = piece.ids, np.diff(piece.bar_starts, prepend=0).astype(np.uint16)
                     line |= {"n_tokens": len(tokens)}
                 documents[split].add(tokens)
@@ -306,7 +307,7 @@ def _write_dataset(
 
 
 def _with_byte_pairs(codec: Remi, prepare_log: PrepareLog, chosen: np.ndarray, vocab_size: int) -> Remi:
-    """`codec` with byte pairs learned from the chosen ones of a prepare_log's pieces, bool [n]."""
+    """Return `codec` with byte pairs learned from the pieces of a prepare log that are `chosen`, bool [n]."""
 
     def documents() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for is_chosen, (tokens, bars, _) in zip(chosen, prepare_log.pieces(), strict=True):
@@ -317,26 +318,26 @@ def _with_byte_pairs(codec: Remi, prepare_log: PrepareLog, chosen: np.ndarray, v
 
 
 class _Index:
-    """What must be known of all pieces at once.
+    """Facts about all pieces of a prepare log, in order.
 
-    Attributes (n pieces, in order):
-        line_starts: int64 [n], where each one's line starts in the prepare_log's log.
-        first_copy: int64 [n], the first piece with the same bytes: its own number, unless it is a duplicate.
-        music: uint64 [n, 2], the key of each one's music.
-        reasons: how many files were left out for each reason.
+    Attributes:
+        sources: int64 [n], the number of each piece's source in the log.
+        first_copy: int64 [n], the number of the first piece with the same bytes; its own unless it is a duplicate.
+        music: uint64 [n, 2], the key of each piece's music.
+        reasons: the number of rejected files for each reason.
     """
 
     def __init__(self, prepare_log: PrepareLog):
-        line_starts, files, music = array("q"), array("Q"), array("Q")
+        sources, files, music = array("q"), array("Q"), array("Q")
         self.reasons: Counter = Counter()
-        for start, line in prepare_log.lines():
+        for number, line in enumerate(prepare_log.lines()):
             if "reason" in line:
                 self.reasons[line["reason"]] += 1
                 continue
-            line_starts.append(start)
+            sources.append(number)
             files.extend(_halves(line["sha256"]))
             music.extend(_halves(line["music"]))
-        self.line_starts = np.frombuffer(line_starts, np.int64) if line_starts else np.empty(0, np.int64)
+        self.sources = sources
         self.music = np.frombuffer(music, np.uint64).reshape(-1, 2) if music else np.empty((0, 2), np.uint64)
         _, first, which = np.unique(
             np.frombuffer(files, np.uint64).reshape(-1, 2) if files else self.music,
@@ -348,22 +349,22 @@ class _Index:
 
 
 def _halves(digest: str) -> tuple[int, int]:
-    """The first 128 bits of a hexadecimal digest."""
+    """Return the first 128 bits of a hexadecimal digest as two integers."""
     return int(digest[:16], 16), int(digest[16:32], 16)
 
 
 def _choose_val(music: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
-    """bool [n]: which pieces are for validation, decided by the key of their music, uint64 [n, 2], and the seed."""
+    """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed."""
     draws = np.array([_draw(seed, key.tobytes()) for key in music])
     chosen = draws < val_fraction
     if val_fraction > 0:
         chosen[draws == draws.min()] = True
-        chosen[draws == draws.max()] = False  # last, so that a single piece is for training
+        chosen[draws == draws.max()] = False  # last, so that a single piece goes to train
     return chosen
 
 
 def _draw(seed: int, key: bytes) -> float:
-    """A number in [0, 1), exact in a float64."""
+    """Return a pseudo-random number in [0, 1) that is exact in float64."""
     return int(hashlib.sha256(f"{seed}:".encode() + key).hexdigest()[:13], 16) / 16.0**13
 
 

@@ -1,9 +1,10 @@
-"""A dataset at a glance, as one self-contained HTML page: counts, what was left out, and histograms of its pieces.
+"""The report of a dataset, one self-contained HTML page: counts, rejected files, and histograms of the pieces.
 
-Histograms have fixed bins and are added to piece by piece, so that nothing grows with the corpus.
+Histograms have fixed bins and grow piece by piece, so memory does not depend on the size of the corpus.
 """
 
 import html
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,30 +12,37 @@ import numpy as np
 from rwkv_music.midi.stats import DRUMS, N_PROGRAMS, VELOCITY_BINS
 
 LOG_BINS_PER_DECADE = 6
-TEMPO_BINS = np.arange(20, 261, 10)
-FAMILIES = (  # General MIDI's, eight programs each
+FAMILIES = (  # of General MIDI, eight programs each
     "piano", "mallets", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reeds", "pipes", "synth lead",
     "synth pad", "synth effects", "folk", "percussion", "sound effects", "drums",
 )  # fmt: skip
-WIDTH, HEIGHT, MARGIN = 420, 170, 22
 COLOURS = {"train": "#2E6E9E", "val": "#E0812B"}
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse}td,th{padding:.15em 1em .15em 0;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}"
+)
 
 
 @dataclass
 class Histogram:
-    """Counts of something in fixed bins, by split.
+    """Counts in fixed bins, by split.
 
     Attributes:
-        title: what is counted, with its unit.
-        edges: float64 [bins + 1]; what lies outside goes to the nearest bin.
+        quantity: label of the x axis, with the unit.
+        edges: float64 [bins + 1]. Values outside are counted in the nearest bin.
+        counted: what the counts count, "pieces" or "notes".
+        scale: of the x axis, "log" or "linear".
         counts: int64 [splits, bins].
-        labels: under the bins, {bin: text}.
     """
 
-    title: str
+    quantity: str
     edges: np.ndarray
-    counts: np.ndarray
-    labels: dict[int, str]
+    counted: str = "pieces"
+    scale: str = "linear"
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((len(COLOURS), len(self.edges) - 1), np.int64)
 
     def add(self, row: int, value: float) -> None:
         bin_ = np.searchsorted(self.edges, value, side="right") - 1
@@ -42,26 +50,22 @@ class Histogram:
 
 
 class CorpusReport:
-    """Collects the pieces of a dataset and draws them."""
+    """Statistics of a dataset's pieces, collected one piece at a time, and the page that shows them."""
 
     def __init__(self, tokenizer: str):
         self.tokenizer = tokenizer
         self.seconds = _logarithmic("length of a piece (seconds)", 0, 4)
         self.tokens = _logarithmic("length of a piece (tokens)", 1, 6)
         self.bars = _logarithmic("length of a piece (bars)", 0, 4)
-        self.density = _logarithmic("notes a second", -1, 2)
-        self.tempo = _linear(
-            "tempo (quarter notes a minute)", TEMPO_BINS, {i: str(TEMPO_BINS[i]) for i in range(0, 24, 4)}
-        )
-        octaves = {pitch: f"C{pitch // 12 - 1}" for pitch in range(0, 128, 12)}
-        self.pitch = _linear("pitch of the notes, drums apart", np.arange(129), octaves)
-        loudness = {i: str(i * 128 // VELOCITY_BINS) for i in range(0, VELOCITY_BINS, 4)}
-        self.velocity = _linear("velocity of the notes", np.arange(VELOCITY_BINS + 1), loudness)
+        self.density = _logarithmic("notes per second", -1, 2)
+        self.tempo = Histogram("tempo (quarter notes per minute)", np.arange(20, 261, 10))
+        self.pitch = Histogram("pitch (MIDI number, middle C = 60), without drums", np.arange(129), "notes")
+        self.velocity = Histogram("velocity", np.linspace(0, 128, VELOCITY_BINS + 1), "notes")
         self.programs = np.zeros(N_PROGRAMS, np.int64)
         self.total_seconds = {split: 0.0 for split in COLOURS}
 
     def add(self, split: str, record: np.ndarray, n_tokens: int, n_bars: int) -> None:
-        """Take in a piece of `split`: its survey.RECORD [1], and how long it is."""
+        """Add a piece of `split`: its `midi.stats.RECORD` [1], and its length in tokens and bars."""
         row = list(COLOURS).index(split)
         piece = record[0]
         seconds = float(piece["seconds"])
@@ -76,79 +80,63 @@ class CorpusReport:
         self.programs += np.unpackbits(piece["programs"], count=N_PROGRAMS)
 
     def html(self, facts: dict) -> str:
-        """The page, for what dataset.json says."""
+        """Return the page for `facts`, the content of dataset.json."""
         splits = facts["splits"]
         rows = [
             [split, *(f"{count:,}" for count in counts.values()), _duration(self.total_seconds[split])]
             for split, counts in splits.items()
         ]
-        rejected = [[reason, f"{count:,}"] for reason, count in facts["rejected"].items()] or [["nothing", ""]]
+        rejected = [[reason, f"{count:,}"] for reason, count in facts["rejected"].items()] or [["none", ""]]
         families = np.add.reduceat(self.programs, [*range(0, DRUMS, 8), DRUMS])
-        playing = sorted(zip(families.tolist(), FAMILIES, strict=True), reverse=True)
-        histograms = (self.seconds, self.bars, self.tokens, self.density, self.tempo, self.pitch, self.velocity)
+        by_count = sorted(zip(families.tolist(), FAMILIES, strict=True), reverse=True)
+        histograms = [self.seconds, self.bars, self.tokens, self.density, self.tempo, self.pitch, self.velocity]
         kept = sum(counts["pieces"] for counts in splits.values())
         return "\n".join(
             [
                 "<!DOCTYPE html>",
                 '<html lang="en"><meta charset="utf-8"><title>Corpus report</title>',
-                f"<style>{_STYLE}</style>",
+                f"<style>{STYLE}</style>",
                 "<h1>Corpus report</h1>",
-                f"<p>{facts['files']:,} files, {kept:,} pieces, {facts['distinct_music']:,} of them different "
-                "(copies and transpositions count once, and are on one side of the split); tokenizer "
+                f"<p>{facts['files']:,} files, {kept:,} pieces, {facts['distinct_music']:,} distinct pieces "
+                "(copies and transpositions of a piece count once and are in the same split). Tokenizer: "
                 f"<b>{html.escape(self.tokenizer)}</b> with {facts['tokenizer']['vocab_size']:,} tokens.</p>",
                 _table(["split", *next(iter(splits.values())), "duration"], rows),
-                "<h2>Left out</h2>",
-                _table(["why", "files"], rejected),
-                "<h2>Pieces in which they play</h2>",
-                _table(["instruments", "pieces"], [[name, f"{count:,}"] for count, name in playing if count]),
+                "<h2>Rejected files</h2>",
+                _table(["reason", "files"], rejected),
+                "<h2>Instruments</h2>",
+                _table(["family", "pieces"], [[name, f"{count:,}"] for count, name in by_count if count]),
                 "<h2>Histograms</h2>",
-                f'<p><span style="color:{COLOURS["train"]}">&#9632; train</span> '
-                f'<span style="color:{COLOURS["val"]}">&#9632; val</span>, each as a share of its split</p>',
-                '<div class="plots">',
-                *map(_svg, histograms),
-                "</div></html>\n",
+                _svg(histograms) + "</html>\n",
             ]
         )
 
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse}td,th{padding:.15em 1em .15em 0;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}.plots{display:flex;flex-wrap:wrap;gap:1em}"
-    "svg{background:#fafafa}text{font:11px system-ui,sans-serif;fill:#555}.title{font-size:13px;fill:#222}"
-)
+def _logarithmic(quantity: str, low: int, high: int) -> Histogram:
+    """Return a histogram from 10^low to 10^high whose bins are equally wide on a logarithmic scale."""
+    bins = (high - low) * LOG_BINS_PER_DECADE
+    return Histogram(quantity, 10.0 ** (low + np.arange(bins + 1) / LOG_BINS_PER_DECADE), scale="log")
 
 
-def _linear(title: str, edges: np.ndarray, labels: dict[int, str]) -> Histogram:
-    return Histogram(title, edges, np.zeros((len(COLOURS), len(edges) - 1), np.int64), labels)
+def _svg(histograms: list[Histogram]) -> str:
+    """Draw the histograms, each split as shares of its own total. The same counts give the same bytes."""
+    # Imported here because the worker processes import this module but draw nothing.
+    import matplotlib
+    from matplotlib.figure import Figure
 
-
-def _logarithmic(title: str, low: int, high: int) -> Histogram:
-    """Bins from 10^low to 10^high, equal on a logarithmic scale."""
-    edges = 10.0 ** (low + np.arange((high - low) * LOG_BINS_PER_DECADE + 1) / LOG_BINS_PER_DECADE)
-    labels = {i * LOG_BINS_PER_DECADE: f"{10.0 ** (low + i):,g}" for i in range(high - low)}
-    return _linear(title, edges, labels)
-
-
-def _svg(histogram: Histogram) -> str:
-    """A histogram as bars, the splits side by side in every bin."""
-    shares = histogram.counts / np.maximum(histogram.counts.sum(axis=1, keepdims=True), 1)
-    n_splits, n_bins = shares.shape
-    highest = max(shares.max(), 1e-12)
-    step = (WIDTH - 2 * MARGIN) / n_bins
-    parts = [f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">']
-    parts.append(f'<text class="title" x="{MARGIN}" y="14">{html.escape(histogram.title)}</text>')
-    floor = HEIGHT - MARGIN
-    for row, colour in enumerate(COLOURS.values()):
-        for i in np.flatnonzero(shares[row]).tolist():
-            height = shares[row, i] / highest * (HEIGHT - 2 * MARGIN)
-            x = MARGIN + (i + row / n_splits) * step
-            width = max(step / n_splits - 0.3, 0.5)
-            size = f'width="{width:.1f}" height="{height:.1f}"'
-            parts.append(f'<rect x="{x:.1f}" y="{floor - height:.1f}" {size} fill="{colour}"/>')
-    for i, label in histogram.labels.items():
-        parts.append(f'<text x="{MARGIN + i * step:.1f}" y="{HEIGHT - 7}">{html.escape(label)}</text>')
-    return "".join([*parts, "</svg>"])
+    figure = Figure(figsize=(9, 11), layout="constrained")
+    *axes, key = figure.subplots(-(-(len(histograms) + 1) // 2), 2).flat
+    key.axis("off")
+    for histogram, ax in zip(histograms, axes, strict=True):
+        shares = histogram.counts / np.maximum(histogram.counts.sum(axis=1, keepdims=True), 1)
+        for (split, colour), share in zip(COLOURS.items(), shares, strict=True):
+            ax.stairs(100 * share, histogram.edges, fill=split == "train", color=colour, lw=1.5, label=split)
+        ax.set(xscale=histogram.scale, xlabel=histogram.quantity, ylabel=f"{histogram.counted} (% of the split)")
+        ax.spines[["top", "right"]].set_visible(False)
+    key.legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False, fontsize="large")
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return text.getvalue().partition("<!DOCTYPE")[2].partition(">\n")[2]
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

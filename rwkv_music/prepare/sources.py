@@ -1,6 +1,6 @@
-"""Where music comes from: folders, and archives that are read in place, one source after another in a fixed order.
+"""Sources of MIDI files: folders, and archives that are read in place, in a fixed order.
 
-Nothing is kept but the names of the folder that is being read (zipfile also keeps an archive's table of contents).
+Memory holds only the names in the folder being read, and the table of contents of a zip archive.
 """
 
 import os
@@ -21,7 +21,7 @@ DAMAGED_ARCHIVE = "damaged archive"
 
 
 class Unreadable(Exception):
-    """A source that gives no bytes; `reason` is short, and stable from run to run."""
+    """A source that cannot be read. `reason` is short and the same in every run."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -30,12 +30,12 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """One .mid file.
+    """One MIDI file.
 
     Attributes:
-        name: its path; that of a file in an archive begins with the archive's.
-        read: gives its bytes, or raises `Unreadable`. In an archive it must be called before the next source is taken;
-            for a plain file it is None: whoever needs the bytes can read `name`.
+        name: its path; for a member of an archive, the path of the archive followed by the member's.
+        read: returns the content, or raises `Unreadable`. It must be called before the next source is taken. None for a
+            plain file, which can be read by `name` in any process.
     """
 
     name: str
@@ -43,17 +43,17 @@ class Source:
 
 
 class Sources:
-    """The .mid and .midi files under folders and in archives, in the order of their names, archives in their own.
+    """The .mid and .midi files in folders and archives: folders in order of names, archives in their own order.
 
     Args:
-        paths: folders, searched through all their subfolders, and archives (.zip, .tar.gz, .tgz, .tar; in folders too).
-            Suffixes in any case. One that lies in another is not read twice.
+        paths: folders, searched recursively, and archives (.zip, .tar.gz, .tgz, .tar), which can also be in folders.
+            Suffixes are case-insensitive. A path inside another one is not read twice.
 
     Attributes:
-        expected: how many there are, as far as it is known: while a compressed archive is read, by the part that is.
+        expected: estimated number of sources. For a tar archive it is extrapolated from the part read so far.
 
     Raises:
-        UserError: a path is missing or of another kind, or there is nothing to read.
+        UserError: a path is missing or is neither a folder nor an archive, or there are no MIDI files.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
@@ -67,7 +67,7 @@ class Sources:
         if not has_any:
             listed = ", ".join(str(path) for path in paths)
             raise UserError(
-                f"There is no .mid or .midi file under {listed}: name a folder that holds MIDI files, or an archive."
+                f"There is no .mid or .midi file under {listed}: choose a folder or an archive with MIDI files."
             )
 
     def __iter__(self) -> Iterator[Source]:
@@ -82,14 +82,14 @@ class Sources:
                     yield Source(file)
 
     def _files(self, path: str) -> Iterator[str]:
-        """MIDI files and archives under `path`, or `path` itself."""
+        """Yield the MIDI files and archives under `path`, or `path` itself."""
         if os.path.isdir(path):
             with explained(f"searching {path}"):
                 yield from _walk(path)
         elif os.path.isfile(path) and path.lower().endswith(ARCHIVE_SUFFIXES):
             yield path
         elif os.path.exists(path):
-            raise UserError(f"{path} is no folder and no archive: name a folder, a .zip or a .tar.gz.")
+            raise UserError(f"{path} is neither a folder nor an archive: choose a folder, a .zip or a .tar.gz.")
         else:
             raise UserError(f"There is no folder {path}: check the path.")
 
@@ -106,7 +106,7 @@ class Sources:
                         counted = expected
                         read = partial(_read_limited, member.size, tar.extractfile, member)
                         yield Source(f"{path}/{member.name}", read)
-                    tar.members.clear()  # tarfile remembers every member that it has passed
+                    tar.members.clear()  # tarfile keeps every member it has read
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             yield Source(path, partial(_fail, DAMAGED_ARCHIVE, error))
         self.expected += seen - counted
@@ -130,16 +130,16 @@ def _is_midi(member: zipfile.ZipInfo) -> bool:
 
 
 def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfile.TarInfo | zipfile.ZipInfo) -> bytes:
-    """The bytes of a member of an archive, which may claim any size."""
+    """Return the content of an archive member, up to a limit because archives can claim any size."""
     if size > LARGEST_BYTES:
         raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
     try:
         with open_member(member) as file:
             return file.read(LARGEST_BYTES)
-    # zipfile raises RuntimeError for what is encrypted and NotImplementedError for what is compressed in other ways.
+    # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for unknown compression.
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise Unreadable(DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown") from error
-    except Exception as error:  # zlib.error and its kin have no common ancestor
+    except Exception as error:  # zlib.error, lzma.LZMAError and others share no base class
         raise Unreadable(DAMAGED_ARCHIVE) from error
 
 
@@ -148,7 +148,7 @@ def _fail(reason: str, error: Exception) -> bytes:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a plain file; `Unreadable` if it cannot be opened or is too large to be a piece."""
+    """Return the content of a plain file. Raises Unreadable if it cannot be opened or is too large."""
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST_BYTES + 1)
@@ -160,7 +160,7 @@ def read_file(path: str) -> bytes:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """MIDI files and archives under `folder`, by name; what links lead to is read if it is a file."""
+    """Yield the MIDI files and archives under `folder` in order of names. Links to files are followed."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -177,7 +177,7 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _count(file: str) -> int:
-    """How many sources a file or an archive has; 0 where only reading can tell."""
+    """Return the number of sources in a file or archive; 0 for a tar archive, which has no table of contents."""
     if not file.lower().endswith(ARCHIVE_SUFFIXES):
         return 1
     if not zipfile.is_zipfile(file):
@@ -190,7 +190,7 @@ def _count(file: str) -> int:
 
 
 def _outermost(paths: list[str]) -> list[str]:
-    """`paths` without repetitions and without those inside another one, in their order."""
+    """Return `paths` in order, without duplicates and without paths inside other ones."""
     real = [os.path.realpath(path) for path in paths]
     return [
         path

@@ -1,10 +1,11 @@
-"""Work spread over processes that may hang or die: every item gets an answer, in the order of the items.
+"""A process pool for work that may hang or crash: every item gets an answer, in the order of the items.
 
-`concurrent.futures` gives up the whole pool when one process dies, and cannot stop a task that hangs. Files found in
-the wild do both to libraries written in C++, so here each process serves one item at a time over a pipe of its own:
-when it dies or takes too long, that item is answered with a `Failure` and a new process takes its place. Items are
-taken from an iterator as they are needed, and at most `ITEMS_AHEAD` a process are begun before the oldest answer is
-taken: memory depends neither on how many there are nor on how slow one of them is.
+Files from the wild crash and hang libraries written in C++. `concurrent.futures` fails the whole pool when one process
+dies, and cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe. When it
+dies or exceeds the time limit, the answer to that item is a `Failure`, and a new process replaces it.
+
+Items are taken from an iterator as needed. At most `ITEMS_AHEAD` items per process are started before the oldest answer
+is taken, so memory depends neither on the number of items nor on how slow one of them is.
 """
 
 import gc
@@ -21,20 +22,20 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rwkv_music.errors import UserError
-from rwkv_music.system import available_cores
+from rwkv_music.system import available_cores, limit_memory
 
 ITEMS_AHEAD = 64
 SETUP_LIMIT_S = 300.0
-READY = ("ready",)  # what a process says when it is set up
+READY = ("ready",)  # message of a process that finished its set-up
 NO_ANSWER = object()
 
-# A fresh interpreter for each process: a fork of one that already runs torch's threads may deadlock.
+# "spawn" because a fork of a process that runs torch's threads can deadlock.
 processes = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The answer to an item that has none: why, in a short phrase."""
+    """The answer to an item that could not be processed, with a short reason."""
 
     reason: str
 
@@ -47,29 +48,31 @@ def map_in_order(
     limit_s: float = 60.0,
     memory_limit_bytes: int | None = None,
 ) -> Iterator[Any]:
-    """Yield the answer to each of `items`, in their order: what the work returned, or a `Failure`.
+    """Yield the answer to each of `items` in order: the result of the work, or a `Failure`.
 
     Args:
-        setup: called in every process as `setup(*setup_args)`, gives the function that does the work on one item.
-            Function, arguments, items and answers are pickled.
-        workers: how many processes at most; when None, one for each core that this process may use.
-        limit_s: the longest that one item may take, in seconds.
-        memory_limit_bytes: the address space of a process, where the system can limit it: work that asks for more
-            meets a MemoryError instead of taking the machine's.
+        setup: called in every process as `setup(*setup_args)`; returns the function that processes one item. Function,
+            arguments, items and answers are pickled.
+        setup_args: arguments of `setup`.
+        items: consumed lazily.
+        workers: maximum number of processes; the number of available cores if None.
+        limit_s: time limit for one item, in seconds.
+        memory_limit_bytes: limit on the address space of each process (see `system.limit_memory`). An item that needs
+            more gets a `Failure`.
 
     Raises:
         UserError: `workers` is not positive.
-        RuntimeError: a process ended while it was being set up, so the work cannot be done at all.
+        RuntimeError: a process died during its set-up.
     """
     if workers is not None and workers < 1:
         raise UserError(f"The number of workers is {workers}: choose at least 1.")
     n_workers = workers or available_cores()
     start = partial(_Worker, setup, setup_args, memory_limit_bytes)
     pool: list[_Worker] = []
-    waiting = enumerate(items)
-    all_begun = False
+    numbered = enumerate(items)
+    all_started = False
     answers: dict[int, Any] = {}
-    n_begun = n_taken = 0
+    n_started = n_taken = 0
     with selectors.DefaultSelector() as selector:
         try:
             while True:
@@ -77,23 +80,23 @@ def map_in_order(
                     yield answers.pop(n_taken)
                     n_taken += 1
                 idle = [worker for worker in pool if worker.number is None]
-                while n_begun - n_taken < ITEMS_AHEAD * n_workers and (idle or len(pool) < n_workers):
-                    upcoming = None if all_begun else next(waiting, None)
-                    if upcoming is None:
-                        all_begun = True
+                while n_started - n_taken < ITEMS_AHEAD * n_workers and (idle or len(pool) < n_workers):
+                    next_item = None if all_started else next(numbered, None)
+                    if next_item is None:
+                        all_started = True
                         break
                     if not idle:
                         idle.append(start())
                         pool.append(idle[0])
                         selector.register(idle[0].connection, selectors.EVENT_READ, idle[0])
-                    idle.pop().begin(*upcoming, limit_s)
-                    n_begun += 1
+                    idle.pop().begin(*next_item, limit_s)
+                    n_started += 1
                 busy = [worker for worker in pool if worker.number is not None]
                 if not busy:
                     return
-                spoken = selector.select(timeout=min(worker.time_left() for worker in busy))
-                silent_too_long = [worker for worker in busy if worker.time_left() == 0]
-                for worker in {*(key.data for key, _ in spoken), *silent_too_long}:
+                ready = selector.select(timeout=min(worker.time_left() for worker in busy))
+                overdue = [worker for worker in busy if worker.time_left() == 0]
+                for worker in {*(key.data for key, _ in ready), *overdue}:
                     answer = worker.listen(limit_s)
                     if answer is NO_ANSWER:
                         continue
@@ -109,15 +112,15 @@ def map_in_order(
 
 
 class _Worker:
-    """One process, the pipe to it, and the number of the item it is busy with (None when idle)."""
+    """One process, its pipe, and the number of the item it works on (None when idle)."""
 
     def __init__(self, setup: Callable, setup_args: tuple, memory_limit_bytes: int | None):
-        self.connection, theirs = processes.Pipe()
+        self.connection, child_end = processes.Pipe()
         self.process = processes.Process(
-            target=_serve, args=(theirs, setup, setup_args, memory_limit_bytes), daemon=True
+            target=_serve, args=(child_end, setup, setup_args, memory_limit_bytes), daemon=True
         )
         self.process.start()
-        theirs.close()
+        child_end.close()
         self.number: int | None = None
         self.alive = True
         self._ready = False
@@ -126,14 +129,14 @@ class _Worker:
     def begin(self, number: int, item: Any, limit_s: float) -> None:
         self.number = number
         self._deadline = time.monotonic() + (limit_s if self._ready else SETUP_LIMIT_S)
-        with suppress(OSError):  # a process that has died is noticed when it is listened to
+        with suppress(OSError):  # `listen` detects a dead process
             self.connection.send(item)
 
     def time_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
     def listen(self, limit_s: float) -> Any:
-        """The answer to the item under way, NO_ANSWER while there is none. A lost process is no longer `alive`."""
+        """Return the answer to the current item, or NO_ANSWER. Clear `alive` if the process died or timed out."""
         try:
             if self.connection.poll():
                 message = self.connection.recv()
@@ -143,7 +146,7 @@ class _Worker:
                 self._deadline = time.monotonic() + limit_s
         except (EOFError, OSError) as error:
             if not self._ready:
-                raise RuntimeError("a worker process ended during its set-up; its own message is above") from error
+                raise RuntimeError("a worker process died during its set-up; see its error above") from error
             self.alive = False
             return Failure("crashed the reader")
         if self.time_left() == 0:
@@ -158,18 +161,15 @@ class _Worker:
 
 
 def _serve(connection: Connection, setup: Callable, setup_args: tuple, memory_limit_bytes: int | None) -> None:
-    # An interrupt reaches the whole group; the parent alone answers it, and stops the others.
+    # An interrupt reaches the whole process group. The parent handles it and stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     if memory_limit_bytes is not None:
-        with suppress(ImportError, ValueError, OSError):  # elsewhere than on Unix there is no such limit
-            import resource
-
-            resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        limit_memory(memory_limit_bytes)
     work = setup(*setup_args)
-    gc.freeze()  # what the set-up made is there to stay: the collector need not look through it over and over
+    gc.freeze()  # exclude the objects of the set-up from every later collection
     connection.send(READY)
-    with suppress(EOFError, OSError):  # the parent is gone
+    with suppress(EOFError, OSError):  # the parent exited
         while True:
             item = connection.recv()
             try:

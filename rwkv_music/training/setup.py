@@ -352,7 +352,7 @@ def _estimate_memory(
 ) -> MemoryEstimate:
     rows, held = config.train.micro_batch_size, None
     if streams is not None:
-        documents = rows * streams.documents_a_window
+        documents = rows * streams.documents_per_row
         held = StreamMemory(rows * plan.accumulation, rows, documents, config.data.tbptt)
     return estimate(
         config.model,

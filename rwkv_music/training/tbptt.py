@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.data.dataset import Batch
-from rwkv_music.data.streams import entering
+from rwkv_music.data.streams import document_states
 from rwkv_music.model_v8 import State
 from rwkv_music.training.deepspeed_engine.engine import Engine
 
@@ -91,7 +91,7 @@ def _backward(engine: Engine, windows: list[Batch], state: State, scale: Tensor)
 
 def _forward(engine: Engine, batch: Batch, before: State) -> tuple[Tensor, State]:
     """Return the summed nats, and each stream's state after the window."""
-    loss, state = engine(**batch.arguments(), state=entering(before, batch), reduction="sum")
+    loss, state = engine(**batch.arguments(), state=document_states(before, batch), reduction="sum")
     return loss, state.rows(batch.edges.last)
 
 

@@ -1,4 +1,4 @@
-"""Variations: every part by one interval inside its range, drums as they were, and the same number of tokens."""
+"""Augmentation: all parts move by one interval within their ranges, drums stay, token counts do not change."""
 
 import mido
 import numpy as np
@@ -23,7 +23,7 @@ def codec(request) -> Codec:
 
 @pytest.fixture(scope="module")
 def ids(codec, tmp_path_factory) -> np.ndarray:
-    """A piano, a bass near its lowest note, and drums; a silence of more than a second."""
+    """Token ids of a piano, a bass near its lowest note, and drums, with a silence of more than a second."""
     midi = mido.MidiFile(ticks_per_beat=480)
     for channel, program in PROGRAMS.items():
         track = mido.MidiTrack([mido.Message("program_change", program=program, channel=channel)])
@@ -41,12 +41,12 @@ def ids(codec, tmp_path_factory) -> np.ndarray:
 
 
 def notes(codec: Codec, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Pitches by voice, in the order of their starts."""
+    """Return the pitches of each voice in order of their starts."""
     found = read_notes(codec.decode(ids))
     return {name: found.pitch[found.voice == i] for i, name in enumerate(found.voice_names)}
 
 
-def test_all_parts_move_together_and_drums_stay(codec, ids):
+def test_transposition_moves_all_parts_together_except_drums(codec, ids):
     augmenter = Augmenter(codec, "transpose", seed=0)
     before = notes(codec, ids)
     shifts = set()
@@ -63,7 +63,7 @@ def test_all_parts_move_together_and_drums_stay(codec, ids):
     assert shifts == set(range(max(room, -5), 7))
 
 
-def test_loudness_and_tempo_vary_and_nothing_is_added_or_lost(codec, ids):
+def test_loudness_and_tempo_vary_without_changing_the_token_kinds(codec, ids):
     augmenter = Augmenter(codec, "all", seed=0)
     v = read_vocabulary(codec)
     original = read_notes(codec.decode(ids))
@@ -71,28 +71,28 @@ def test_loudness_and_tempo_vary_and_nothing_is_added_or_lost(codec, ids):
     for sample in range(40):
         [varied] = augmenter.vary([ids], [NONE], sample)
         assert len(varied) == len(ids) and np.array_equal(v.kinds[varied], v.kinds[ids])
-        assert np.array_equal(v.is_onset[varied], v.is_onset[ids])  # a note does not become its end
+        assert np.array_equal(v.is_onset[varied], v.is_onset[ids])  # an onset does not become a note-off
         found = read_notes(codec.decode(varied))
         assert len(found) == len(original)
         length = found.end.max() / original.end.max()
         assert 0.86 < length < 1.16
         rhythm = (found.start / length - original.start)[: len(found) // 2]
-        assert np.abs(rhythm).max() < 0.06  # it is only slower or faster
+        assert np.abs(rhythm).max() < 0.06  # the rhythm only scales
         lengths.add(round(length, 2))
         velocities.add(int(np.median(found.velocity)))
     assert len(lengths) >= 5 and len(velocities) >= 3
 
 
-def test_a_variation_is_named_by_seed_and_sample(codec, ids):
+def test_variation_depends_on_seed_and_sample_only(codec, ids):
     augmenter = Augmenter(codec, "all", seed=3)
     once, again = augmenter.vary([ids, ids], [NONE, NONE], 17), Augmenter(codec, "all", seed=3).vary([ids], [NONE], 17)
     assert np.array_equal(once[0], again[0])
-    assert not np.array_equal(once[0], once[1])  # each piece of a row by itself
+    assert not np.array_equal(once[0], once[1])  # parts vary independently
     others = [Augmenter(codec, "all", seed=4).vary([ids], [NONE], 17), augmenter.vary([ids], [NONE], 18)]
     assert not any(np.array_equal(once[0], other[0]) for other in others)
 
 
-def test_notes_already_out_of_range_move_inwards_only():
+def test_notes_out_of_range_only_move_towards_it():
     codec = make_codec("remi")
     vocabulary = {token: i for i, token in enumerate(codec.vocabulary)}
     for pitch, program, possible in ((110, 0, range(-5, 1)), (15, 0, range(0, 7)), (60, DRUMS, [0]), (60, 118, [0])):
@@ -102,7 +102,7 @@ def test_notes_already_out_of_range_move_inwards_only():
         assert found == set(possible)
 
 
-def test_compound_tokens_are_refused():
+def test_byte_pairs_are_rejected():
     codec = make_codec("remi")
     compound = type(codec)(vocabulary=[*codec.vocabulary, "Pitch_1+Velocity_3"], libraries={})
     with pytest.raises(UserError, match="byte-pair"):

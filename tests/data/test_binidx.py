@@ -1,3 +1,5 @@
+"""Token files: the Megatron layout, memory-mapped reading, atomic writing, and damaged files."""
+
 import struct
 
 import numpy as np
@@ -18,7 +20,7 @@ def write(prefix, documents) -> None:
             writer.add(document)
 
 
-def test_documents_come_back(tmp_path):
+def test_documents_are_read_back(tmp_path):
     written = documents()
     write(tmp_path / "a.b", written)  # a dot in the prefix is not a suffix
     read = BinIdx(tmp_path / "a.b")
@@ -36,8 +38,8 @@ def test_documents_come_back(tmp_path):
         read.tokens(0, len(stream) + 1)
 
 
-def test_layout_is_megatrons(tmp_path):
-    """Byte by byte, with nothing of the package: what RWKV-LM's reader expects."""
+def test_layout_is_megatron_binidx(tmp_path):
+    """The bytes that the reader of RWKV-LM expects, packed without this package."""
     written = documents(3)
     write(tmp_path / "x", written)
     index = (tmp_path / "x.idx").read_bytes()
@@ -64,7 +66,7 @@ def test_no_documents(tmp_path):
     assert len(read.tokens(0, 0)) == 0
 
 
-def test_several_sequences_a_document(tmp_path):
+def test_document_of_several_sequences(tmp_path):
     tokens = np.arange(6, dtype="<u2")
     (tmp_path / "x.bin").write_bytes(tokens.tobytes())
     (tmp_path / "x.idx").write_bytes(
@@ -77,13 +79,13 @@ def test_several_sequences_a_document(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [[], [[1, 2]], [0.5], [-1], [65536]])
-def test_what_is_no_document(tmp_path, bad):
+def test_invalid_document_raises(tmp_path, bad):
     with pytest.raises(ValueError), BinIdxWriter(tmp_path / "x") as writer:
         writer.add(np.array(bad))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_there_until_the_end(tmp_path):
+def test_files_appear_when_the_writer_closes(tmp_path):
     with BinIdxWriter(tmp_path / "x") as writer:
         writer.add(np.array([1, 2]))
         assert not (tmp_path / "x.bin").exists() and not (tmp_path / "x.idx").exists()
@@ -101,10 +103,10 @@ def patch(path, position, new):
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "match"),
     [
-        (lambda folder: cut(folder / "x.bin", 2), "index promises"),
-        (lambda folder: cut(folder / "x.idx"), "header promises"),
+        (lambda folder: cut(folder / "x.bin", 2), "x.bin .*bytes"),
+        (lambda folder: cut(folder / "x.idx"), "x.idx .*bytes"),
         (lambda folder: (folder / "x.idx").write_bytes(b"MMIDIDX\x00\x00\x01"), "inside its header"),
         (lambda folder: (folder / "x.idx").write_bytes(b"hello"), "not a binidx index"),
         (lambda folder: (folder / "x.idx").unlink(), "No such file"),
@@ -112,12 +114,12 @@ def patch(path, position, new):
         (lambda folder: patch(folder / "x.idx", 9, b"\x02"), "version 2"),
         (lambda folder: patch(folder / "x.idx", 17, b"\x04"), "dtype code 4"),
         (lambda folder: patch(folder / "x.idx", 34, struct.pack("<i", 0)), "empty document"),
-        (lambda folder: patch(folder / "x.idx", 34 + 5 * 4, struct.pack("<q", 2)), "do not follow"),
+        (lambda folder: patch(folder / "x.idx", 34 + 5 * 4, struct.pack("<q", 2)), "contiguous"),
         (lambda folder: patch(folder / "x.idx", 34 + 5 * 12, struct.pack("<q", 1)), "do not cover"),
     ],
 )
-def test_damaged_files_are_explained(tmp_path, damage, says):
+def test_damaged_files_raise_user_error(tmp_path, damage, match):
     write(tmp_path / "x", documents())
     damage(tmp_path)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=match):
         BinIdx(tmp_path / "x")

@@ -1,3 +1,5 @@
+"""Batches: every target once per pass, the same for any number of ranks, with documents kept apart."""
+
 import json
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from rwkv_music.errors import UserError
 
 
 def make(folder: Path, sizes: list[int]) -> list[np.ndarray]:
-    """A dataset folder whose token ids count up from 1, so that every token can be recognised; pad_id is 0."""
+    """Write a dataset folder whose token ids count up from 1, so that every token is unique; pad_id is 0."""
     documents = np.split(np.arange(1, sum(sizes) + 1), np.cumsum(sizes)[:-1])
     for split, chosen in (("train", documents), ("val", documents)):
         with BinIdxWriter(folder / split) as writer:
@@ -27,7 +29,7 @@ def make(folder: Path, sizes: list[int]) -> list[np.ndarray]:
 
 
 def check(batch: Batch, documents: list[np.ndarray]) -> None:
-    """Everything that a batch promises, token by token."""
+    """Check every documented property of a batch, token by token."""
     first = {int(document[0]) for document in documents}
     last = {int(document[-1]) for document in documents}
     B, T = batch.input_ids.shape
@@ -52,7 +54,7 @@ def check(batch: Batch, documents: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("ctx_len", [1, 4, 7, 16, 30, 31, 32, 100])
-def test_every_target_once_a_pass(tmp_path, ctx_len):
+def test_every_target_comes_once_per_pass(tmp_path, ctx_len):
     documents = make(tmp_path, [5, 1, 9, 2, 14])
     data = MusicDataset(tmp_path, "train", ctx_len, seed=3)
     assert (data.n_tokens, data.n_documents, data.n_targets) == (31, 5, 26)
@@ -64,7 +66,7 @@ def test_every_target_once_a_pass(tmp_path, ctx_len):
         assert batch.n_targets == data.n_targets
 
 
-def test_passes_differ_and_seeds_differ(tmp_path):
+def test_order_depends_on_pass_and_seed(tmp_path):
     make(tmp_path, [1000])
     data = MusicDataset(tmp_path, "train", 10, seed=0)
     W = data.n_windows
@@ -75,8 +77,8 @@ def test_passes_differ_and_seeds_differ(tmp_path):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_position_is_exact_at_any_world_size(bach_data, world_size):
-    """The parts that ranks ask for make up the same step, wherever the counter stands."""
+def test_ranks_together_read_the_same_step(bach_data, world_size):
+    """The parts read by the ranks are the whole step, at any position of the counter."""
     start, rows = 1234, 6
     whole = MusicDataset(bach_data, "train", 64, seed=1).batch(start, start + rows)
     each = rows // world_size
@@ -90,7 +92,7 @@ def test_position_is_exact_at_any_world_size(bach_data, world_size):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
-def test_validation_sees_every_target_once(tmp_path, world_size, batch_size):
+def test_validation_yields_every_target_once(tmp_path, world_size, batch_size):
     documents = make(tmp_path, [40, 3, 58])
     data = MusicDataset(tmp_path, "val", 8)
     ranks = [list(data.validation_batches(batch_size, rank, world_size)) for rank in range(world_size)]
@@ -111,25 +113,25 @@ def test_validation_is_in_order(tmp_path):
     assert batches[-1].n_targets == 0
 
 
-def test_real_pieces(bach_data):
+def test_real_pieces_start_with_bos_and_end_with_eos(bach_data):
     tokens = BinIdx(bach_data / "train")
     data = MusicDataset(bach_data, "train", 256)
     bos, eos = (read_dataset_json(bach_data)["tokenizer"][key] for key in ("bos_id", "eos_id"))
     assert data.n_targets == data.n_tokens - len(tokens)
     batch = data.batch(0, data.n_windows)
-    assert (batch.targets == eos).sum() == len(tokens)  # the end of each piece is learnt
-    assert not (batch.targets == bos).any()  # the start of one is not
+    assert (batch.targets == eos).sum() == len(tokens)  # the end of every piece is a target
+    assert not (batch.targets == bos).any()  # the start is not
     assert (batch.input_ids == bos).sum() == len(tokens)
     starts = batch.input_ids.flatten()[batch.cu_seqlens[:-1].long()]
     assert (starts == bos).sum() == len(tokens)
 
 
-def test_bad_input(tmp_path, bach_data):
+def test_invalid_input_raises_user_error(tmp_path, bach_data):
     with pytest.raises(UserError, match="not a dataset folder"):
         MusicDataset(tmp_path / "missing", "train", 8)
     with pytest.raises(UserError, match="at least 1"):
         MusicDataset(bach_data, "train", 0)
-    with pytest.raises(UserError, match="another tokenizer"):
+    with pytest.raises(UserError, match="tokenizer of .*0{12}"):
         MusicDataset(bach_data, "train", 8, fingerprint="0" * 64)
     assert MusicDataset(bach_data, "train", 8, fingerprint=read_dataset_json(bach_data)["tokenizer"]["fingerprint"])
     make(tmp_path, [3])
@@ -143,8 +145,8 @@ def test_bad_input(tmp_path, bach_data):
             MusicDataset(tmp_path, "train", 8)
 
 
-def test_reading_needs_the_core_alone(bach_data, tmp_path):
-    """A GPU node without MidiTok, symusic and music21 reads batches and knows the vocabulary."""
+def test_reading_works_without_the_music_extra(bach_data, tmp_path):
+    """Batches and the vocabulary can be read without MidiTok, symusic and music21."""
     program = f"""
 import sys
 for name in ("miditok", "symusic", "music21"):
@@ -163,8 +165,8 @@ assert codec.vocab_size > 1000 and len(codec.bar_starts(ids)) > 4 and codec.coun
     assert (tmp_path / "tokenizer.json").read_bytes() == (bach_data / "tokenizer.json").read_bytes()
 
 
-def test_a_thousand_million_windows_take_no_memory(tmp_path):
-    """On a file that is two gigabytes long and holds nothing: any window at once, and as little memory as for few."""
+def test_memory_does_not_grow_with_the_number_of_windows(tmp_path):
+    """A sparse file of 2 GB: any window is found directly and in less than 1 MiB of memory."""
     n_tokens = 10**9
     with open(tmp_path / "train.bin", "wb") as file:
         file.truncate(2 * n_tokens)
@@ -178,7 +180,7 @@ def test_a_thousand_million_windows_take_no_memory(tmp_path):
     data = MusicDataset(tmp_path, "train", 1, seed=1)
     windows = {data.window_of(sample)[1] for sample in (*range(500), 10**9 - 2, 3 * 10**9)}
     batch = data.batch(10**9 - 10, 10**9 + 10)
-    _, most = tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert data.n_windows == n_tokens - 1 and len(windows) > 500 and max(windows) > 9 * 10**8
-    assert batch.n_targets == 20 and most < 2**20
+    assert batch.n_targets == 20 and peak < 2**20

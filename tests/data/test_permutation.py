@@ -1,3 +1,5 @@
+"""The permutation: a bijection for any size, well mixed, and determined by its keys."""
+
 import numpy as np
 import pytest
 
@@ -26,12 +28,12 @@ def test_looks_shuffled():
     image = np.array([Permutation(n, 0, 0)[i] for i in range(n)])
     assert abs(np.corrcoef(np.arange(n), image)[0, 1]) < 0.05
     assert abs(np.corrcoef(image[:-1], image[1:])[0, 1]) < 0.05
-    # Any hundred neighbours are spread over the whole range.
+    # The first thousand images are spread over the whole range.
     tenths = np.bincount(image[:1000] * 10 // n, minlength=10)
     assert tenths.min() > 60 and tenths.max() < 140
 
 
-def test_keys_name_the_order():
+def test_keys_determine_the_order():
     def order(*keys):
         return [Permutation(1000, *keys)[i] for i in range(1000)]
 
@@ -41,7 +43,7 @@ def test_keys_name_the_order():
     assert order(0, 1) != order(0, 2)
 
 
-def test_limits():
+def test_out_of_range_arguments_raise():
     with pytest.raises(ValueError):
         Permutation(0)
     with pytest.raises(IndexError):

@@ -1,4 +1,4 @@
-"""Pieces out of a dataset are those that went in, with their bars where they were."""
+"""Pieces read from a dataset equal the encoded files, including their bar positions."""
 
 from pathlib import Path
 
@@ -6,31 +6,30 @@ import numpy as np
 import pytest
 
 from rwkv_music.data.pieces import Pieces
-from rwkv_music.prepare.pipeline import prepare
 from rwkv_music.tokenizers.registry import load_codec
 
 
-@pytest.mark.parametrize("tokenizer", ["remi", "midi-llm"])
-def test_pieces_keep_their_bars(tokenizer, bach_midi, tmp_path):
-    prepare([bach_midi], tmp_path / "data", tokenizer=tokenizer, workers=1, val_fraction=0.2)
-    codec = load_codec(tmp_path / "data" / "tokenizer.json")
+@pytest.mark.parametrize("dataset", ["bach_data", "bach_data_midi_llm"])
+def test_pieces_keep_their_bars(dataset, bach_midi, request):
+    folder = request.getfixturevalue(dataset)
+    codec = load_codec(folder / "tokenizer.json")
     by_ids = {codec.encode(path).tobytes(): codec.encode_piece(path) for path in Path(bach_midi).glob("*.mid")}
-    pieces = Pieces(tmp_path / "data", "val", codec)
+    pieces = Pieces(folder, "val", codec)
     assert len(pieces) > 0
     for piece in (pieces[i] for i in range(len(pieces))):
         original = by_ids[piece.ids.tobytes()]
         assert np.array_equal(piece.bar_starts, original.bar_starts)
-        if tokenizer == "remi":
+        if dataset == "bach_data":
             assert piece.bar_lines is None
             continue
-        # Bars are told by the tokens' clock: to within a wait of a bar line, and every bar has a length. A pick-up bar
-        # begins before the first token, which the tokens cannot tell.
+        # Bar lines are exact to within one wait, and every bar has a positive length. The first bar is excluded because
+        # an upbeat starts before the first token.
         assert len(piece.bar_lines.start_ms) == len(original.bar_lines.start_ms)
         assert np.abs(piece.bar_lines.start_ms - original.bar_lines.start_ms)[1:-1].max() <= 1000
         assert (np.diff(piece.bar_lines.start_ms) > 0).all()
 
 
-def test_a_dataset_without_bars_has_the_codecs_own(bach_data, tmp_path):
+def test_dataset_without_bar_files_uses_the_codec(bach_data, tmp_path):
     for path in bach_data.iterdir():
         if ".bars." not in path.name:
             (tmp_path / path.name).symlink_to(path)

@@ -1,4 +1,4 @@
-"""Every piece read from its beginning to its end, whatever the windows and the streams."""
+"""The loss over document streams equals the loss over whole pieces, for any windows and streams."""
 
 import torch
 
@@ -12,12 +12,12 @@ from tests.data.test_dataset import make
 SIZES = [300, 250, 3, 40, 1, 17, 130]
 
 
-def test_validation_reads_every_piece_from_its_beginning(tmp_path):
+def test_loss_over_streams_equals_loss_over_whole_pieces(tmp_path):
     documents = make(tmp_path, SIZES)
     torch.manual_seed(0)
     net = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=sum(SIZES) + 1)).eval()
     with torch.no_grad():
-        for p in net.parameters():  # from zero much would be zero
+        for p in net.parameters():  # many initial weights are zero
             p += 0.05 * torch.randn_like(p)
     with torch.no_grad():
         expected = sum(

@@ -1,3 +1,5 @@
+"""Document streams (TBPTT): whole pieces in order, balanced streams, windows addressed by number."""
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ SIZES = [5, 1, 9, 2, 14, 40, 3, 3, 8]
 
 
 def read_pass(streams: DocumentStreams, number: int) -> list[list[list[int]]]:
-    """The pieces of each stream in one pass, token by token, put together again from windows by what these say."""
+    """Reassemble the pieces of each stream in one pass from its windows."""
     pieces: list[list[list[int]]] = [[] for _ in range(streams.n_streams)]
     for window in range(number * streams.windows_per_pass, (number + 1) * streams.windows_per_pass):
         batch = streams.batch(window)
@@ -34,19 +36,19 @@ def read_pass(streams: DocumentStreams, number: int) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize("ctx_len", [1, 4, 7, 100])
 @pytest.mark.parametrize("n_streams", [1, 2, 4])
-@pytest.mark.parametrize("together", [1, 3])
-def test_every_token_of_every_piece_once_a_pass_and_in_order(tmp_path, ctx_len, n_streams, together):
+@pytest.mark.parametrize("windows_per_step", [1, 3])
+def test_every_piece_is_read_once_per_pass_in_order(tmp_path, ctx_len, n_streams, windows_per_step):
     documents = [document.tolist() for document in make(tmp_path, SIZES)]
     dataset = MusicDataset(tmp_path, "train", ctx_len, seed=3)
-    streams = DocumentStreams(dataset, n_streams, together)
-    assert streams.windows_per_pass % together == 0
+    streams = DocumentStreams(dataset, n_streams, windows_per_step)
+    assert streams.windows_per_pass % windows_per_step == 0
     for number in (0, 1, 5):
         assert sorted(piece for stream in read_pass(streams, number) for piece in stream) == sorted(documents)
         windows = range(number * streams.windows_per_pass, (number + 1) * streams.windows_per_pass)
         assert sum(streams.batch(window).n_targets for window in windows) == dataset.n_targets
 
 
-def test_a_window_is_known_by_its_number_and_lanes_are_read_apart(tmp_path):
+def test_windows_and_streams_can_be_read_independently(tmp_path):
     make(tmp_path, SIZES)
     dataset = MusicDataset(tmp_path, "train", 7, seed=3)
     streams = DocumentStreams(dataset, 4)
@@ -59,16 +61,16 @@ def test_a_window_is_known_by_its_number_and_lanes_are_read_apart(tmp_path):
         assert parts[0].edges.rows.tolist() + [r + 1 for r in parts[1].edges.rows.tolist()] == whole.edges.rows.tolist()
 
 
-def test_lanes_are_as_long_as_each_other_but_for_a_piece(tmp_path):
+def test_stream_lengths_differ_by_at_most_one_piece(tmp_path):
     sizes = np.random.default_rng(0).integers(1, 300, 200).tolist()
     make(tmp_path, sizes)
     streams = DocumentStreams(MusicDataset(tmp_path, "train", 16), 8)
     lengths = [sum(map(len, stream)) for stream in read_pass(streams, 0)]
     assert sum(lengths) == sum(sizes) and max(lengths) - min(lengths) <= max(sizes)
-    assert streams.windows_per_pass <= sum(sizes) / 8 / 16 + 2  # little is padding
+    assert streams.windows_per_pass <= sum(sizes) / 8 / 16 + 2  # little padding
 
 
-def test_the_order_is_another_in_each_pass_and_with_each_seed(tmp_path):
+def test_order_depends_on_pass_and_seed(tmp_path):
     make(tmp_path, [3] * 60)
     orders = [
         read_pass(DocumentStreams(MusicDataset(tmp_path, "train", 8, seed), 2), number)
@@ -80,8 +82,8 @@ def test_the_order_is_another_in_each_pass_and_with_each_seed(tmp_path):
     assert read_pass(again, 1) == orders[1]
 
 
-def test_a_variation_is_of_the_whole_piece(bach_data):
-    """Its windows, put together, are the piece in one other key; in another pass in another one."""
+def test_augmentation_transposes_the_whole_piece(bach_data):
+    """All windows of a piece have one transposition, which differs between passes."""
     dataset = MusicDataset(bach_data, "train", 64, seed=1, augment="transpose")
     plain = MusicDataset(bach_data, "train", 64, seed=1)
     streams, expected = DocumentStreams(dataset, 1), DocumentStreams(plain, 1)
@@ -96,7 +98,7 @@ def test_a_variation_is_of_the_whole_piece(bach_data):
 
 
 def read_tokens(streams: DocumentStreams, number: int) -> list[list[int]]:
-    """The pieces of the one stream in a pass."""
+    """Return the pieces of a single stream in one pass."""
     pieces: list[list[int]] = []
     for window in range(number * streams.windows_per_pass, (number + 1) * streams.windows_per_pass):
         batch = streams.batch(window)
@@ -108,15 +110,15 @@ def read_tokens(streams: DocumentStreams, number: int) -> list[list[int]]:
     return pieces
 
 
-def test_validation_may_have_fewer_pieces_than_lanes(tmp_path):
+def test_validation_can_have_fewer_pieces_than_streams(tmp_path):
     documents = make(tmp_path, [9, 4])
     streams = DocumentStreams(MusicDataset(tmp_path, "val", 4), 5)
     assert sorted(piece for stream in read_pass(streams, 0) for piece in stream) == [d.tolist() for d in documents]
 
 
-def test_what_makes_no_sense_is_told(tmp_path):
+def test_invalid_settings_raise_user_error(tmp_path):
     make(tmp_path, [9, 4])
-    with pytest.raises(UserError, match="5 pieces side by side.*2 to train on.*--batch_size"):
+    with pytest.raises(UserError, match="--tbptt.* 2 .* 5 .*--batch_size"):
         DocumentStreams(MusicDataset(tmp_path, "train", 4), 5)
     with pytest.raises(UserError, match="--task completion"):
         DataConfig(tbptt=1, task="completion")

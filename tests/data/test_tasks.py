@@ -1,4 +1,4 @@
-"""The completion task on real scores, and one counter for both tasks: nothing left out and nothing twice."""
+"""The completion task on real scores, and mixing both tasks with one sample counter."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,20 +11,15 @@ from rwkv_music.config import IGNORE_INDEX, DataConfig
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset
 from rwkv_music.errors import UserError
-from rwkv_music.prepare.pipeline import prepare
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import load_codec
 
 TASKS = ("pretrain", "completion", "mix")
 
 
-@pytest.fixture(scope="module", params=["remi", "midi-llm"])
-def folder(request, bach_data, bach_midi, tmp_path_factory) -> Path:
-    if request.param == "remi":
-        return bach_data
-    out = tmp_path_factory.mktemp("midi_llm") / "data"
-    prepare([bach_midi], out, tokenizer=request.param, workers=1, val_fraction=0.2)
-    return out
+@pytest.fixture(scope="module", params=["bach_data", "bach_data_midi_llm"])
+def folder(request) -> Path:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +27,15 @@ def codec(folder) -> Codec:
     return load_codec(folder / "tokenizer.json")
 
 
-def rows_of(batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(input_ids, targets) of each row of a packed batch."""
+def unpack(batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (input_ids, targets) of each row of a packed batch."""
     bounds = batch.cu_seqlens[1:-1].long()
     parts = (batch.input_ids[0].tensor_split(bounds), batch.targets[0].tensor_split(bounds))
     return [(ids.numpy(), targets.numpy()) for ids, targets in zip(*parts, strict=True)]
 
 
-def test_completions_are_bars_after_their_context(folder, codec):
-    """Every window of every piece, against bars counted here."""
+def test_targets_are_the_bars_after_the_context(folder, codec):
+    """Compare every window of every piece with bars counted in this test."""
     data = MusicDataset(folder, "val", 4096, task="completion", context_bars=3, completion_bars=2)
     tokens, bars = BinIdx(folder / "val"), BinIdx(folder / "val.bars")
     expected = []
@@ -51,22 +46,20 @@ def test_completions_are_bars_after_their_context(folder, codec):
             expected.append((ids[starts[bar] : starts[bar + 3]], ids[starts[bar + 3] : starts[bar + 5] + 1], bar))
     [batch] = data.validation_batches(len(expected))
     assert data.n_windows == len(expected)
-    for (ids, targets), (context, completion, bar) in zip(rows_of(batch), expected, strict=True):
+    for (ids, targets), (context, completion, bar) in zip(unpack(batch), expected, strict=True):
         assert ids[0] == codec.bos_id
         counted = targets != IGNORE_INDEX
         assert np.array_equal(targets[counted], completion)
-        assert counted[-1] and np.flatnonzero(counted)[0] == len(ids) - len(
-            completion
-        )  # one after the other, at the end
+        assert counted[-len(completion) :].all()  # contiguous, at the end
         assert np.array_equal(ids[1:][~counted[:-1]][-4:], context[-4:] if len(context) >= 4 else ids[1:][-4:])
         if bar == 0:
             assert np.array_equal(ids[1 : len(context) + 1], context)
     assert batch.n_targets == len(batch.positions) == sum(len(completion) for _, completion, _ in expected)
-    assert batch.max_length == max(len(ids) for ids, _ in rows_of(batch))
+    assert batch.max_length == max(len(ids) for ids, _ in unpack(batch))
 
 
-def test_a_window_within_a_piece_reads_like_the_beginning_of_one(bach_data):
-    """Tempo and program are said where it begins, in the order in which a piece says them."""
+def test_window_inside_a_piece_starts_like_a_piece(bach_data):
+    """Tempo and program come at its first position, in the order used at the start of a piece."""
     codec = load_codec(bach_data / "tokenizer.json")
     data = MusicDataset(bach_data, "val", 4096, task="completion", context_bars=2, completion_bars=1)
     for window in range(1, data.n_windows):
@@ -77,7 +70,7 @@ def test_a_window_within_a_piece_reads_like_the_beginning_of_one(bach_data):
         assert names[first : first + 4] == ["Position", "Tempo", "Program", "Pitch"]
 
 
-def test_what_is_too_long_loses_bars_of_its_context_first(folder, codec):
+def test_long_windows_lose_context_bars_first(folder, codec):
     wide = MusicDataset(folder, "val", 4096, task="completion", context_bars=4, completion_bars=2)
     narrow = MusicDataset(folder, "val", 90, task="completion", context_bars=4, completion_bars=2)
     assert wide.n_windows == narrow.n_windows
@@ -85,15 +78,15 @@ def test_what_is_too_long_loses_bars_of_its_context_first(folder, codec):
     for window in range(wide.n_windows):
         whole, row = wide._completions.row(window, 0), narrow._completions.row(window, 0)
         assert len(row.input_ids) == len(row.targets) <= 90
-        wanted = whole.targets[whole.targets != IGNORE_INDEX]
+        expected = whole.targets[whole.targets != IGNORE_INDEX]
         found = row.targets[row.targets != IGNORE_INDEX]
-        assert np.array_equal(found, wanted[: len(found)]) and len(found) > 0
-        assert len(found) == len(wanted) or len(row.input_ids) == 90
+        assert np.array_equal(found, expected[: len(found)]) and len(found) > 0
+        assert len(found) == len(expected) or len(row.input_ids) == 90
         cut += len(row.input_ids) < len(whole.input_ids)
     assert cut > 0
 
 
-def test_short_pieces_are_one_window_or_none(folder):
+def test_short_pieces_have_one_window_or_none(folder):
     n_bars = np.diff(BinIdx(folder / "train.bars").offsets)
     for context, completion in ((1, 1), (int(n_bars.min()), 5), (int(n_bars.max()) - 1, 50)):
         data = MusicDataset(folder, "train", 64, task="completion", context_bars=context, completion_bars=completion)
@@ -104,8 +97,8 @@ def test_short_pieces_are_one_window_or_none(folder):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("world_sizes", [(1,), (2,), (3,), (8,), (8, 3, 1), (1, 2, 8)], ids=str)
-def test_every_window_once_a_pass_whatever_the_world(bach_data, task, world_sizes):
-    """The world changes in the middle of the pass; each rank asks for its own part of each step."""
+def test_every_window_comes_once_per_pass_for_any_world_size(bach_data, task, world_sizes):
+    """The number of ranks changes during the pass; each rank reads its own part of each step."""
     data = MusicDataset(bach_data, "train", 200, seed=5, task=task, completion_weight=0.25)
     seen: Counter = Counter()
     sample, n_samples = 0, 2 * data.n_windows
@@ -122,13 +115,13 @@ def test_every_window_once_a_pass_whatever_the_world(bach_data, task, world_size
     assert len(by_task) == (2 if task == "mix" else 1)
     for which, windows in by_task.items():
         assert set(windows) == set(range(which.n_windows))
-        assert max(windows.values()) - min(windows.values()) <= 1  # the last pass of the shorter task is under way
+        assert max(windows.values()) - min(windows.values()) <= 1  # the last pass of the shorter task is incomplete
     if task != "mix":
         assert set(next(iter(by_task.values())).values()) == {2}
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 0.25, 1 / 3, 0.9, 1.0])
-def test_a_mix_has_its_share_everywhere(bach_data, weight):
+def test_mix_has_the_set_share_of_completions(bach_data, weight):
     data = MusicDataset(bach_data, "train", 100, task="mix", completion_weight=weight)
     chosen = np.array([data.window_of(10**12 + i)[0] is data._completions for i in range(2000)])
     assert abs(chosen.mean() - weight) < 1e-3
@@ -137,8 +130,8 @@ def test_a_mix_has_its_share_everywhere(bach_data, weight):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("augment", ["none", "all"])
-def test_a_batch_is_its_samples(folder, task, augment):
-    """The same rows however they are asked for, and every promise of a batch."""
+def test_batch_consists_of_its_samples(folder, task, augment):
+    """Batches of any size have the same rows, and every documented property of a batch holds."""
     config = DataConfig(data=str(folder), ctx_len=150, seed=2, task=task, augment=augment, context_bars=2)
     data, again = MusicDataset.of(config, "train"), MusicDataset.of(config, "train")
     whole = data.batch(100, 106)
@@ -152,13 +145,13 @@ def test_a_batch_is_its_samples(folder, task, augment):
     assert whole.max_length == np.diff(bounds).max()
 
 
-def test_variations_change_the_notes_and_not_what_is_asked(folder):
+def test_augmentation_changes_notes_but_not_target_positions(folder):
     plain = MusicDataset(folder, "train", 150)
     varied = MusicDataset(folder, "train", 150, augment="transpose")
     a, b = plain.batch(0, 40), varied.batch(0, 40)
     assert torch.equal(a.cu_seqlens, b.cu_seqlens) and torch.equal(a.positions, b.positions)
     assert not torch.equal(a.input_ids, b.input_ids)
-    inside = a.targets[:, :-1] != IGNORE_INDEX  # what follows a token is what is asked of it
+    inside = a.targets[:, :-1] != IGNORE_INDEX  # the target of a token is the next token
     assert torch.equal(b.targets[:, :-1][inside], b.input_ids[:, 1:][inside])
     val = MusicDataset(folder, "val", 150, augment="all")
     assert all(
@@ -167,7 +160,7 @@ def test_variations_change_the_notes_and_not_what_is_asked(folder):
     )
 
 
-def test_validation_of_completions_is_shared_out(bach_data):
+def test_validation_of_completions_is_divided_between_ranks(bach_data):
     data = MusicDataset(bach_data, "val", 200, task="completion")
     one = sum(batch.n_targets for batch in data.validation_batches(4))
     ranks = [list(data.validation_batches(2, rank, 3)) for rank in range(3)]
@@ -175,10 +168,10 @@ def test_validation_of_completions_is_shared_out(bach_data):
     assert sum(batch.n_targets for batches in ranks for batch in batches) == one
 
 
-def test_a_dataset_without_bars_says_so(tmp_path, bach_data):
+def test_dataset_without_bar_files_raises_user_error(tmp_path, bach_data):
     for path in bach_data.iterdir():
         if ".bars." not in path.name:
             (tmp_path / path.name).symlink_to(path)
-    with pytest.raises(UserError, match="does not say where its bars begin"):
+    with pytest.raises(UserError, match="bars.idx.*--task pretrain"):
         MusicDataset(tmp_path, "train", 64, task="mix")
     MusicDataset(tmp_path, "train", 64)

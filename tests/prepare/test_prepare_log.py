@@ -1,30 +1,32 @@
+"""The prepare log: it keeps exactly what was committed, whatever ends the process, and refuses wrong settings."""
+
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from rwkv_music.errors import UserError
 from rwkv_music.midi.stats import RECORD
-from rwkv_music.prepare.prepare_log import PrepareLog
+from rwkv_music.prepare.prepare_log import DATABASE, PrepareLog
 
 SETTINGS = {"tokenizer": "x", "paths": ["a"]}
 
 
-def add(prepare_log: PrepareLog, number: int) -> None:
-    """A piece, or every third time something that is none."""
+def add(log: PrepareLog, number: int) -> None:
+    """Add source `number`: a piece, or every third time a rejected file."""
     if number % 3 == 2:
-        prepare_log.add_rejected({"file": f"{number}.mid", "reason": "odd"})
+        log.add({"file": f"{number}.mid", "reason": "odd"})
         return
     tokens, bars = np.arange(number + 1, dtype=np.uint16), np.array([1, number], np.uint16)
     record = np.zeros(1, RECORD)
     record["notes"] = number
-    line = {"file": f"{number}.mid", "n_tokens": len(tokens), "n_bars": 2}
-    prepare_log.add_piece(line, tokens, bars, record)
+    log.add({"file": f"{number}.mid"}, tokens, bars, record)
 
 
-def contents(prepare_log: PrepareLog) -> tuple[list, list]:
-    pieces = [(t.tolist(), b.tolist(), int(r["notes"][0])) for t, b, r in prepare_log.pieces()]
-    return [line["file"] for _, line in prepare_log.lines()], pieces
+def contents(log: PrepareLog) -> tuple[list, list]:
+    pieces = [(t.tolist(), b.tolist(), int(r["notes"][0])) for t, b, r in log.pieces()]
+    return [line["file"] for line in log.lines()], pieces
 
 
 def expected(n: int) -> tuple[list, list]:
@@ -32,76 +34,77 @@ def expected(n: int) -> tuple[list, list]:
     return [f"{i}.mid" for i in range(n)], [(list(range(i + 1)), [1, i], i) for i in numbers]
 
 
-def test_what_was_put_in(tmp_path):
-    with PrepareLog(tmp_path / "j", SETTINGS, resume=False) as prepare_log:
+def test_contents_are_read_back(tmp_path):
+    with PrepareLog(tmp_path / "j", SETTINGS, resume=False) as log:
         for number in range(20):
-            add(prepare_log, number)
-        prepare_log.checkpoint()
-        assert contents(prepare_log) == expected(20)
-        starts = [start for start, _ in prepare_log.lines()]
-        assert prepare_log.line_at(starts[7])["file"] == "7.mid"
+            add(log, number)
+        assert contents(log) == expected(20) and log.line(7)["file"] == "7.mid"
+        assert (log.n_sources, log.n_pieces) == (20, 14)
 
 
-def test_cut_anywhere_it_goes_on(tmp_path):
-    """As a kill leaves it: every file ends somewhere after the last checkpoint, the log perhaps within a line."""
+def test_crash_at_any_moment_leaves_the_last_checkpoint(tmp_path):
+    """A copy of the folder is what a kill leaves at that moment, with rows that are written but not committed."""
     rng = np.random.default_rng(0)
-    for _ in range(30):
-        folder = tmp_path / "j"
-        with PrepareLog(folder, SETTINGS, resume=False) as prepare_log:
-            for number in range(12):
-                add(prepare_log, number)
-        kept = int(rng.integers(0, 12))
-        with open(folder / "log.jsonl", "rb+") as log:
-            lines = log.read().splitlines(keepends=True)
-            log.truncate(sum(map(len, lines[:kept])) + int(rng.integers(0, len(lines[kept]))))
-        with PrepareLog(folder, SETTINGS, resume=True) as prepare_log:
-            assert prepare_log.n_sources == kept and contents(prepare_log) == expected(kept)
-            for number in range(kept, 20):
-                add(prepare_log, number)
-            prepare_log.checkpoint()
-            assert contents(prepare_log) == expected(20)
+    with PrepareLog(tmp_path / "j", SETTINGS, resume=False) as log:
+        log._database.execute("PRAGMA cache_size = 1")  # write pages before the commit too
+        kept = 0
+        for number in range(60):
+            add(log, number)
+            if rng.random() < 0.2:
+                log.checkpoint()
+                kept = number + 1
+            copy = tmp_path / f"copy{number}"
+            shutil.copytree(tmp_path / "j", copy)
+            with PrepareLog(copy, SETTINGS, resume=True) as resumed:
+                assert resumed.n_sources == kept and contents(resumed) == expected(kept)
+                for later in range(kept, kept + 5):
+                    add(resumed, later)
+            with PrepareLog(copy, SETTINGS, resume=True) as resumed:
+                assert contents(resumed) == expected(kept + 5)
 
 
-def test_without_resume_it_begins_anew(tmp_path):
+def test_without_resume_the_log_is_emptied(tmp_path):
     for n in (9, 4):
-        with PrepareLog(tmp_path, SETTINGS, resume=False) as prepare_log:
+        with PrepareLog(tmp_path, SETTINGS, resume=False) as log:
             for number in range(n):
-                add(prepare_log, number)
-            prepare_log.checkpoint()
-            assert contents(prepare_log) == expected(n)
+                add(log, number)
+            assert contents(log) == expected(n)
 
 
-def test_an_interrupt_keeps_what_is_done_and_a_failure_does_not_add(tmp_path):
+def test_interrupt_commits_and_error_does_not(tmp_path):
     for error, kept in ((KeyboardInterrupt, 5), (ValueError, 0)):
-        with pytest.raises(error), PrepareLog(tmp_path, SETTINGS, resume=False) as prepare_log:
+        with pytest.raises(error), PrepareLog(tmp_path, SETTINGS, resume=False) as log:
             for number in range(5):
-                add(prepare_log, number)
+                add(log, number)
             raise error
-        with PrepareLog(tmp_path, SETTINGS, resume=True) as prepare_log:
-            assert prepare_log.n_sources == kept
+        with PrepareLog(tmp_path, SETTINGS, resume=True) as log:
+            assert log.n_sources == kept
 
 
-def test_other_settings(tmp_path):
-    with PrepareLog(tmp_path, SETTINGS, resume=True) as prepare_log:
-        add(prepare_log, 0)
-    with pytest.raises(UserError, match="other settings .filters, tokenizer."):
+def test_other_settings_are_named(tmp_path):
+    with PrepareLog(tmp_path, SETTINGS, resume=True) as log:
+        add(log, 0)
+    with pytest.raises(UserError, match="filters, tokenizer"):
         PrepareLog(tmp_path, {**SETTINGS, "tokenizer": "y", "filters": {}}, resume=True).__enter__()
-    with PrepareLog(tmp_path, SETTINGS, resume=True) as prepare_log:
-        assert prepare_log.n_sources == 1
+    with PrepareLog(tmp_path, SETTINGS, resume=True) as log:
+        assert log.n_sources == 1
 
 
-def test_only_one_at_a_time(tmp_path):
-    with PrepareLog(tmp_path, SETTINGS, resume=False) as prepare_log:
-        add(prepare_log, 0)
-        with pytest.raises(UserError, match="Another process is preparing"):
-            PrepareLog(tmp_path, SETTINGS, resume=True).__enter__()
-        prepare_log.checkpoint()
-        assert contents(prepare_log) == expected(1)
+def test_second_process_is_refused(tmp_path):
+    with PrepareLog(tmp_path, SETTINGS, resume=False) as log:
+        add(log, 0)
+        for _ in range(2):  # before a commit and after it
+            with pytest.raises(UserError, match="Another process"):
+                PrepareLog(tmp_path, SETTINGS, resume=True).__enter__()
+            log.checkpoint()
+        assert contents(log) == expected(1)
 
 
-def test_files_that_lost_their_end(tmp_path):
-    with PrepareLog(tmp_path, SETTINGS, resume=False) as prepare_log:
-        add(prepare_log, 7)
-    os.truncate(tmp_path / "tokens.bin", 3)
-    with pytest.raises(UserError, match="tokens.bin is shorter than its log says"):
+@pytest.mark.parametrize("size", [20_000, 5_000, 100])
+def test_truncated_log_is_an_error(tmp_path, size):
+    with PrepareLog(tmp_path, SETTINGS, resume=False) as log:
+        for number in range(100):
+            add(log, number)
+    os.truncate(tmp_path / DATABASE, size)
+    with pytest.raises(UserError, match=DATABASE):
         PrepareLog(tmp_path, SETTINGS, resume=True).__enter__()

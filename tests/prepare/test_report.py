@@ -1,3 +1,5 @@
+"""The corpus report: a valid, self-contained page with the right numbers, and histograms with the right bins."""
+
 import json
 from html.parser import HTMLParser
 
@@ -8,36 +10,37 @@ from rwkv_music.prepare.report import CorpusReport, _logarithmic
 
 
 class Page(HTMLParser):
-    """The text and the tags of a page; fails on one that is closed without being open."""
+    """The text, tags and links of an HTML page. Fails on a closing tag that does not match the open one."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.open, self.tags, self.text, self.outside = [], [], "", []
+        self.open, self.tags, self.text, self.links = [], [], "", []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.outside += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in ("meta", "rect"):
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        if tag != "rect":
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data):
         self.text += data
 
 
-def test_the_page_of_a_dataset(bach_data):
+def test_page_is_self_contained_and_states_the_counts(bach_data):
     facts = json.loads((bach_data / "dataset.json").read_text())
     page = Page((bach_data / "report.html").read_text())
-    assert page.open == [] and page.outside == []  # whole, and it needs nothing from elsewhere
-    assert page.tags.count("svg") == 7
+    assert page.open == [] and all(link.startswith("#") for link in page.links)
+    assert page.tags.count("svg") == 1
+    for quantity in ("seconds", "tokens", "bars", "notes per second", "tempo", "pitch", "velocity"):
+        assert quantity in page.text
     for counts in facts["splits"].values():
         for count in counts.values():
             assert f"{count:,}" in page.text
-    assert "12 files, 12 pieces, 12 of them different" in page.text and "piano" in page.text
+    assert "12 files, 12 pieces, 12 distinct pieces" in page.text and "piano" in page.text
 
 
 def test_histograms(bach_midi):
@@ -51,7 +54,7 @@ def test_histograms(bach_midi):
     assert report.programs[0] == 12
 
 
-def test_what_lies_outside_goes_to_the_ends():
+def test_values_outside_the_range_count_in_the_outer_bins():
     histogram = _logarithmic("x", 0, 2)
     for value in (0.0, 1.0, 9.99, 10.0, 1e9):
         histogram.add(0, value)
@@ -66,5 +69,7 @@ def test_reasons_are_escaped():
         "rejected": {"failed with <script>": 1},
         "splits": {split: {"pieces": 0, "tokens": 0} for split in ("train", "val")},
     }
-    page = Page(CorpusReport("remi").html(facts))
+    text = CorpusReport("remi").html(facts)
+    assert CorpusReport("remi").html(facts) == text  # the same bytes every time
+    page = Page(text)
     assert "script" not in page.tags and "<script>" in page.text

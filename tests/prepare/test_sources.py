@@ -1,3 +1,5 @@
+"""Sources: folders and archives, damaged members, and size limits."""
+
 import io
 import os
 import tarfile
@@ -38,7 +40,7 @@ def contents(sources: Sources, folder: Path) -> dict[str, bytes | str]:
     return found
 
 
-def test_folders(tmp_path):
+def test_folders_are_searched_recursively(tmp_path):
     for name in ("b.mid", "a/c.MID", "a/.hidden.midi", "a/d.midi.txt", "e.Midi", "a.mid/f.mid"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -51,11 +53,11 @@ def test_folders(tmp_path):
     assert found["b.mid"] == found["link.mid"] == b"b.mid"
     assert found["gone.mid"] == "cannot be opened (No such file or directory)"
     assert sources.expected == len(found)
-    assert contents(sources, tmp_path) == found  # as often as it is asked
+    assert contents(sources, tmp_path) == found  # sources can be iterated repeatedly
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".TGZ", ".tar"])
-def test_archives(tmp_path, suffix):
+def test_archives_are_read_in_place(tmp_path, suffix):
     files = {"z.mid": b"one", "sub/a.MIDI": b"two" * 1000, "sub/readme.txt": b"no", "b.mid": b""}
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "plain.mid").write_bytes(b"plain")
@@ -64,7 +66,7 @@ def test_archives(tmp_path, suffix):
         zipped(archive, files)
     else:
         tarred(archive, files, "w" if suffix == ".tar" else "w:gz")
-    # In a folder or by itself; in the archive's own order.
+    # As a path or inside a folder; members are in the archive's order.
     for paths, expected in (([tmp_path / "in"], 4), ([archive], 3)):
         sources = Sources(paths)
         found = contents(sources, tmp_path / "in")
@@ -74,7 +76,7 @@ def test_archives(tmp_path, suffix):
         assert len(found) == expected and round(sources.expected) == expected
 
 
-def test_damaged_archives_cost_themselves(tmp_path):
+def test_damaged_archive_costs_only_its_damaged_members(tmp_path):
     files = {f"{i}.mid": os.urandom(20_000) for i in range(9)}
     whole = tarred(tmp_path / "cut.tar.gz", files).read_bytes()
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
@@ -91,7 +93,7 @@ def test_damaged_archives_cost_themselves(tmp_path):
     assert 3 <= len(in_tar) <= 5 and "damaged archive" in [*in_tar, found.get("cut.tar.gz")]
 
 
-def test_sizes_are_bounded(tmp_path, monkeypatch):
+def test_file_sizes_are_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(sources_module, "LARGEST_BYTES", 1 << 20)
     big = bytes((1 << 20) + 1)
     zipped(tmp_path / "bomb.zip", {"a.mid": big, "b.mid": b"small"})
@@ -107,14 +109,14 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "match"),
     [
         (lambda path: None, "There is no folder"),
         (lambda path: path.mkdir(), "There is no .mid or .midi file"),
-        (lambda path: path.write_text(""), "is no folder and no archive"),
+        (lambda path: path.write_text(""), "neither a folder nor an archive"),
     ],
 )
-def test_nothing_to_read(tmp_path, make, says):
+def test_missing_and_unusable_paths_raise_user_error(tmp_path, make, match):
     make(tmp_path / "in")
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=match):
         Sources([tmp_path / "in"])

@@ -1,3 +1,5 @@
+"""The process pool: ordered answers, and crashes, hangs and exceptions that cost one item each."""
+
 import os
 import signal
 import time
@@ -5,7 +7,7 @@ import time
 import pytest
 
 from rwkv_music.errors import UserError
-from rwkv_music.prepare.workers import ITEMS_AHEAD, Failure, available_cores, map_in_order
+from rwkv_music.prepare.workers import ITEMS_AHEAD, Failure, map_in_order
 
 
 def make_worker(offset):
@@ -30,7 +32,7 @@ def make_broken_worker():
     raise OSError("no library")
 
 
-def test_answers_come_in_order():
+def test_answers_are_in_order():
     assert list(map_in_order(make_worker, (100,), range(40), workers=2)) == list(range(100, 140))
 
 
@@ -38,7 +40,7 @@ def test_no_items():
     assert list(map_in_order(make_worker, (0,), [], workers=1)) == []
 
 
-def test_one_bad_item_costs_itself_alone():
+def test_bad_item_costs_only_itself():
     items = [1, "die", 2, "raise", 3, "hang", 4, 5, "die", 6]
     answers = list(map_in_order(make_worker, (0,), items, workers=2, limit_s=1.0))
     assert answers == [
@@ -55,7 +57,7 @@ def test_one_bad_item_costs_itself_alone():
     ]
 
 
-def test_runs_only_so_far_ahead():
+def test_items_ahead_are_limited():
     begun = []
 
     class Items(list):
@@ -64,7 +66,7 @@ def test_runs_only_so_far_ahead():
                 begun.append(item)
                 yield item
 
-    # The first item is slow, and the other process may not run away from it.
+    # While the first item is slow, the other process must not consume all items.
     answers = map_in_order(make_sleeper, (), Items([1.5, *[0.0] * 999]), workers=2)
     next(answers)
     assert 10 < len(begun) <= 2 * ITEMS_AHEAD
@@ -72,17 +74,13 @@ def test_runs_only_so_far_ahead():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_broken_setup_ends_it(capfd):
+def test_failed_setup_raises(capfd):
     with pytest.raises(RuntimeError, match="set-up"):
         list(map_in_order(make_broken_worker, (), [1, 2], workers=1))
     assert "no library" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_bad_number_of_workers(workers):
+def test_invalid_number_of_workers_raises(workers):
     with pytest.raises(UserError, match="at least 1"):
         list(map_in_order(make_worker, (0,), [1], workers=workers))
-
-
-def test_available_cores():
-    assert 1 <= available_cores() <= os.cpu_count()

@@ -227,7 +227,7 @@ def test_a_split_with_nothing_to_predict(attempt, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
     with BinIdxWriter(tmp_path / "data" / "train") as writer:
         writer.add(np.array([1], dtype=np.uint16))
-    assert "has nothing to predict" in attempt(data=tmp_path / "data")
+    assert "train split" in attempt(data=tmp_path / "data")
 
 
 def test_a_place_that_cannot_be_written(bach_data, tmp_path):

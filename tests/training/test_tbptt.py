@@ -13,7 +13,7 @@ from rwkv_music.__main__ import main as command
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.data.dataset import MusicDataset
-from rwkv_music.data.streams import DocumentStreams, entering
+from rwkv_music.data.streams import DocumentStreams, document_states
 from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.training.batch_plan import plan_batches
 from rwkv_music.training.deepspeed_engine.engine import FastPaths, make_engine, select_device
@@ -105,7 +105,7 @@ def test_cut_every_n_windows_it_equals_a_loop_that_cuts_there(tmp_path, together
         total = 0
         by_hand = State(*(x.detach() for x in by_hand))
         for batch in batches:
-            loss, after = net(**batch.arguments(), state=entering(by_hand, batch), reduction="sum")
+            loss, after = net(**batch.arguments(), state=document_states(by_hand, batch), reduction="sum")
             by_hand = after.rows(batch.edges.last)
             total = total + loss
         (total * SCALE).backward()
