@@ -222,7 +222,7 @@ def _generate(commands) -> None:
 
 def _run_generate(options: argparse.Namespace) -> int:
     from rwkv_music.checkpoint.weights import is_exported
-    from rwkv_music.generation.completion import completion
+    from rwkv_music.generation import completion
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi import audio
 
@@ -345,7 +345,7 @@ def _run_export(options: argparse.Namespace) -> int:
     from rwkv_music.checkpoint.export import DTYPES, export
 
     if options.format in ("state", "lora"):
-        from rwkv_music.checkpoint.tuning import export_trained
+        from rwkv_music.checkpoint.export import export_trained
 
         tuned = export_trained(options.source, options.out, options.format)
         print(f"{options.out}: the {options.format} of {options.source}, tuned on {tuned.init}")
@@ -386,7 +386,7 @@ def _load(run_folder: Path, state: Path | None):
     configuration and step."""
     import torch
 
-    from rwkv_music.checkpoint.reading import load_model
+    from rwkv_music.checkpoint.weights import load_model
 
     loaded = load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
     _take_state(loaded[0], run_folder, state)
@@ -405,9 +405,10 @@ def _load_exported(path: Path, state: Path | None):
 
 def _take_state(model, source: Path, state: Path | None) -> None:
     if state is not None:
-        from rwkv_music.checkpoint.tuning import take_states, tuned_states
+        from rwkv_music.checkpoint.tuning import set_states
+        from rwkv_music.checkpoint.weights import tuned_states
 
-        take_states(model, tuned_states(state, source), state)
+        set_states(model, tuned_states(state, source), state)
 
 
 if __name__ == "__main__":

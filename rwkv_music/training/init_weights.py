@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed as dist
 
+from rwkv_music.checkpoint.tensors import Weights, parameter_shapes
 from rwkv_music.checkpoint.tuning import Base
-from rwkv_music.checkpoint.weights import Weights, open_weights, parameter_shapes
+from rwkv_music.checkpoint.weights import open_weights
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.errors import SharedError, UserError
 from rwkv_music.model_v8 import RWKV, Block

@@ -9,9 +9,9 @@ import deepspeed
 import torch
 from torch import distributed as dist
 
-from rwkv_music.checkpoint.reading import SavedTensors, damage_as_user_error
-from rwkv_music.checkpoint.run_folder import contents_fault, tensor_files
+from rwkv_music.checkpoint.run_folder import STREAMS_PREFIX, contents_fault, tensor_files
 from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
+from rwkv_music.checkpoint.saved_tensors import SavedTensors, damage_as_user_error
 from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_engine import zero_shards
 from rwkv_music.training.tbptt import StreamStates
@@ -53,7 +53,7 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, streams
 
 
 def _load_lanes(checkpoint: Path, streams: StreamStates) -> None:
-    files = [TensorFile(checkpoint / name) for name in tensor_files(checkpoint) if name.startswith("lanes_")]
+    files = [TensorFile(checkpoint / name) for name in tensor_files(checkpoint) if name.startswith(STREAMS_PREFIX)]
     for name, x in streams.tensors().items():
         file = next((file for file in files if file.shapes.get(name) == tuple(x.shape)), None)
         if file is None:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.__main__ import main as command
-from rwkv_music.checkpoint.reading import load_model
 from rwkv_music.checkpoint.run_folder import read_manifest, tensor_files
+from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.evaluation import summed_loss
 from tests.training.conftest import PROJECT, SMALL, train
