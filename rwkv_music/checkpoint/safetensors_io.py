@@ -107,9 +107,7 @@ class TensorFile:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise DamagedFile(f"{self._path.name} has an unreadable header ({error})") from error
         if others := sorted({str(kind) for kind in types.values()} - TYPES.keys()):
-            raise DamagedFile(
-                f"{self._path.name} has tensors of dtype {', '.join(others)}; supported are {', '.join(TYPES)}"
-            )
+            raise DamagedFile(f"{self._path.name} has dtype {', '.join(others)}, not one of {', '.join(TYPES)}")
         self._types = {name: TYPES[kind] for name, kind in types.items()}
         self._data = 8 + length
         for name, shape in self.shapes.items():
