@@ -193,7 +193,8 @@ class TrainConfig:
     max_skipped_steps: int = setting(10, "consecutive steps that may be skipped because of non-finite gradients")
     on_spike: str = setting(
         "ignore",
-        "reaction to a loss spike; rollback: return to the last checkpoint before it and continue with other rows",
+        "reaction to a loss spike. ignore: continue; rollback: return to the last checkpoint before it and continue "
+        "with other rows",
         ("ignore", "rollback"),
     )
     profile: int = setting(
@@ -204,7 +205,8 @@ class TrainConfig:
     sample_bars: int = setting(4, "generated bars of a sampled completion")
     init: str = setting(
         "",
-        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, a run or a checkpoint; ignored when resuming",
+        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, a run or a checkpoint; read only when training "
+        "starts from scratch",
         metavar="PATH",
     )
     tune: str = setting(
@@ -227,8 +229,8 @@ class TrainConfig:
     )
     resume: str = setting(
         "auto",
-        "auto: resume from the run folder's newest valid checkpoint, if any; none: start from scratch; or the path of a "
-        "checkpoint",
+        "auto: resume from the run folder's newest valid checkpoint, if any; none: start from scratch; or the "
+        "path of a checkpoint",
         metavar="FROM",
     )
 

@@ -190,4 +190,4 @@ def test_generate_completes_a_piece(one_process, bach_midi, tmp_path, capsys):
     for name in ("out-1", "out-2"):
         assert mido.MidiFile(tmp_path / f"{name}.mid").length > 0
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-    assert "2 bars given" in capsys.readouterr().out
+    assert "2 bars of prompt" in capsys.readouterr().out
