@@ -81,18 +81,12 @@ def _prepare(commands) -> None:
     command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
-    command.add_argument(
-        "--val-fraction",
-        type=float,
-        default=0.1,
-        metavar="F",
-        help="fraction of the pieces held out for validation (default: 0.1)",
-    )
-    command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the train/validation split (default: 0)"
-    )
+    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation")
+    _number(command, "--seed", 0, "N", "seed of the train/validation split")
     remi = command.add_argument_group("options of the remi tokenizer")
-    remi.add_argument("--positions-per-beat", type=int, metavar="N", help="time resolution (default: 24)")
+    remi.add_argument(
+        "--positions-per-beat", type=int, metavar="N", help="time resolution in positions per beat (default: 24)"
+    )
     remi.add_argument("--velocities", type=int, metavar="N", help="number of velocity levels (default: 32)")
     remi.add_argument(
         "--bpe", type=int, metavar="N", help="byte-pair encoding with a vocabulary of N tokens (default: none)"
@@ -172,10 +166,8 @@ def _generate(commands) -> None:
     )
     _add_state(command)
     command.add_argument("--prompt", required=True, type=Path, metavar="IN.mid", help="piece to continue")
-    command.add_argument(
-        "--context-bars", type=int, default=4, metavar="N", help="bars of the prompt to use (default: 4)"
-    )
-    command.add_argument("--bars", type=int, default=8, metavar="N", help="bars to add (default: 8)")
+    _number(command, "--context-bars", 4, "N", "bars of the prompt to use")
+    _number(command, "--bars", 8, "N", "bars to add")
     command.add_argument(
         "--out",
         required=True,
@@ -183,52 +175,20 @@ def _generate(commands) -> None:
         metavar="OUT.mid",
         help="output file; a piano roll is written beside it as .png",
     )
-    command.add_argument(
-        "--count",
-        type=int,
-        default=1,
-        metavar="K",
-        help="number of completions; several are named OUT-1.mid, OUT-2.mid ... (default: 1)",
-    )
-    command.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="sampling temperature; 0: greedy (default: 1)",
-    )
-    command.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help="sample from the most likely tokens with total probability P (default: 1, all)",
-    )
-    command.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="sample from the K most likely tokens (default: 0, all)"
-    )
-    command.add_argument(
-        "--min-p",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="drop tokens less likely than P times the most likely one (default: 0)",
-    )
-    command.add_argument(
+    _number(command, "--count", 1, "K", "number of completions; several are named OUT-1.mid, OUT-2.mid ...")
+    _number(command, "--temperature", 1.0, "X", "sampling temperature; 0: greedy")
+    _number(command, "--top-p", 1.0, "P", "sample from the most likely tokens with total probability P; 1: all")
+    _number(command, "--top-k", 0, "K", "sample from the K most likely tokens; 0: all")
+    _number(command, "--min-p", 0.0, "P", "drop tokens less likely than P times the most likely one; 0: none")
+    _number(
+        command,
         "--repetition-penalty",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="nats subtracted from a note for each recent repetition; drums and rhythm are exempt (default: 0)",
+        0.0,
+        "X",
+        "nats subtracted from a note for each recent repetition; drums and rhythm are exempt",
     )
-    command.add_argument(
-        "--repetition-window",
-        type=int,
-        default=128,
-        metavar="N",
-        help="number of recent tokens that the penalty considers (default: 128)",
-    )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default: 0)")
+    _number(command, "--repetition-window", 128, "N", "number of recent tokens that the penalty considers")
+    _number(command, "--seed", 0, "N", "seed of the random numbers")
     command.add_argument("--completion-only", action="store_true", help="write the completion without the prompt")
     command.add_argument("--wav", action="store_true", help="render a .wav beside each .mid with FluidSynth")
     command.add_argument(
@@ -296,19 +256,13 @@ def _evaluate(commands) -> None:
         "--data", required=True, type=Path, metavar="DATA", help="dataset folder, prepared with the run's tokenizer"
     )
     _add_state(command)
-    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows per forward pass (default: 8)")
-    command.add_argument(
-        "--samples",
-        type=int,
-        default=0,
-        metavar="K",
-        help="number of completions of held-out pieces to compare with the real bars (default: 0)",
+    _number(command, "--batch-size", 8, "N", "rows per forward pass")
+    _number(
+        command, "--samples", 0, "K", "number of completions of held-out pieces to compare with the real bars; 0: none"
     )
-    command.add_argument(
-        "--context-bars", type=int, default=4, metavar="N", help="bars of prompt per completion (default: 4)"
-    )
-    command.add_argument("--bars", type=int, default=8, metavar="N", help="generated bars per completion (default: 8)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the completions (default: 0)")
+    _number(command, "--context-bars", 4, "N", "bars of prompt per completion")
+    _number(command, "--bars", 8, "N", "generated bars per completion")
+    _number(command, "--seed", 0, "N", "seed of the completions")
     command.set_defaults(run=_run_evaluate)
 
 
@@ -386,6 +340,12 @@ def _run_doctor(_options: argparse.Namespace) -> int:
     from rwkv_music import doctor
 
     return doctor.main()
+
+
+def _number(command: argparse.ArgumentParser, flag: str, default: float, metavar: str, text: str) -> None:
+    """Add an option of the type of its default."""
+    help_text = f"{text} (default: {default:g})"
+    command.add_argument(flag, type=type(default), default=default, metavar=metavar, help=help_text)
 
 
 def _add_state(command: argparse.ArgumentParser) -> None:

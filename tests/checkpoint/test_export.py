@@ -65,7 +65,7 @@ path, ids, out = sys.argv[1:]
 model = RWKV(model=path, strategy="cpu fp32")
 logits, state = model.forward(torch.load(ids, weights_only=True).tolist(), None, full_output=True)
 last, greedy = logits[-1], []
-for _ in range(256):
+for _ in range(128):
     greedy.append(int(last.argmax()))
     last, state = model.forward([greedy[-1]], state)
 torch.save({"logits": logits, "greedy": greedy}, out)
@@ -74,7 +74,7 @@ torch.save({"logits": logits, "greedy": greedy}, out)
 
 def test_the_rwkv_package_gives_the_same_logits_and_greedy_tokens(tmp_path):
     pytest.importorskip("rwkv", reason="the rwkv package is not installed")
-    model, ids = confident_model(channel_mix="x070"), tokens(1, 1000)
+    model, ids = confident_model(channel_mix="x070"), tokens(1, 400)
     torch.save(model.state_dict(), tmp_path / "source.pth")
     torch.save(ids[0], tmp_path / "ids")
     export(tmp_path / "source.pth", tmp_path / "out.pth", dtype=torch.float32)
@@ -88,7 +88,7 @@ def test_the_rwkv_package_gives_the_same_logits_and_greedy_tokens(tmp_path):
     assert logits.std() > 1
     torch.testing.assert_close(result["logits"], logits, rtol=0, atol=1e-4)
     generator = RWKV.from_pretrained(tmp_path / "source.pth", "cpu", torch.float32)
-    assert result["greedy"] == generator.generate(ids, 256, temperature=0)[0].tolist()
+    assert result["greedy"] == generator.generate(ids, 128, temperature=0)[0].tolist()
     assert len(set(result["greedy"])) >= 5  # one repeated token would prove nothing
 
 
