@@ -29,10 +29,11 @@ import torch
 from tqdm import tqdm
 
 from rwkv_music.config import PRESETS, ModelConfig
-from rwkv_music.generation.completion import Completion, Player, complete
-from rwkv_music.generation.decoder import WholeModel
+from rwkv_music.generation.completion import Completion, complete
+from rwkv_music.generation.decoder import ModelDecoder
 from rwkv_music.generation.prompt_file import match_prompt
 from rwkv_music.generation.sampling import Sampling
+from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV
@@ -92,12 +93,12 @@ def speeds(preset: str, codec: Codec) -> dict:
     }
     for rows in (1, 8, 64, 512) if DEVICE.type == "cuda" else (1, 8):
         grammar = codec.grammar(piece, rows)
-        player = Player(model, rows, Sampling(), grammar.tables, vocabulary.keys)
+        generator = TokenGenerator(model, rows, Sampling(), grammar.tables, vocabulary.keys)
         n = 500 if DEVICE.type == "cuda" else 40
         rates, waits = [], []
         for _ in range(5):
             start = time.perf_counter()
-            tokens = player.play(prompt, codec.grammar(piece, rows))
+            tokens = generator.generate(prompt, codec.grammar(piece, rows))
             next(tokens)
             begun = time.perf_counter()
             for _ in itertools.islice(tokens, n):
@@ -112,13 +113,13 @@ def speeds(preset: str, codec: Codec) -> dict:
             "model_called_for_each_token": round(called_for_each(model, rows, n // 4), 1),
         }
         print(f"{preset}, {rows} at once: {found[str(rows)]}", flush=True)
-        del player, tokens
+        del generator, tokens
     return found
 
 
 def called_for_each(model: RWKV, rows: int, n: int) -> float:
     """Tokens a second of `model(token, state)`, without a draw."""
-    whole = WholeModel(model, rows)
+    whole = ModelDecoder(model, rows)
     with torch.no_grad():
         logits, state = model(whole.token[:1, None], state=model.init_state(1))
     whole.start(logits[:, -1], state)
@@ -140,8 +141,8 @@ def memory() -> dict:
     model.to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
     piece = Piece(np.array([codec.bos_id]), np.empty(0, np.int64))
     grammar = codec.grammar(piece)
-    player = Player(model, 1, Sampling(repetition_penalty=0.1), grammar.tables, read_vocabulary(codec).keys)
-    tokens = player.play(piece.ids, codec.grammar(piece, bars=10**9))
+    generator = TokenGenerator(model, 1, Sampling(repetition_penalty=0.1), grammar.tables, read_vocabulary(codec).keys)
+    tokens = generator.generate(piece.ids, codec.grammar(piece, bars=10**9))
     held = []
     for n in (1_000, 99_000):
         for _ in tqdm(itertools.islice(tokens, n), "memory", n, disable=None):

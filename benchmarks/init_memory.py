@@ -89,7 +89,7 @@ def main() -> None:
 def write_weights(path: Path, shape: dict[str, int]) -> None:
     import torch
 
-    from rwkv_music.checkpoint.weights import parameter_shapes
+    from rwkv_music.checkpoint.tensors import parameter_shapes
     from rwkv_music.config import ModelConfig
 
     shapes = parameter_shapes(ModelConfig(**shape, channel_mix="x070"))

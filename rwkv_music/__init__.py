@@ -1,15 +1,15 @@
-"""RWKV-Music: trains RWKV v8 "Heron" models on MIDI with DeepSpeed, and completes pieces with them.
+"""RWKV-Music trains RWKV v8 "Heron" models on MIDI with DeepSpeed and generates music with them.
 
     RWKV, ModelConfig    the model (`from_pretrained`, logits, `loss`, `generate`) and its shape
-    find_codec           the tokenizer stored beside a model's weights
+    find_codec           load the tokenizer stored with a model's weights
     complete, Completion, Sampling
-                         continuing pieces bar by bar, and how tokens are drawn
-    export               weights for other programs
+                         continue pieces by whole bars; sampling settings
+    export               convert weights for other programs
     wkv7s                the recurrence as an operator
-    UserError            raised by all of these for a user's mistake: one sentence with the remedy
+    UserError            raised by all of these for a user's mistake, in one sentence with the remedy
 
-Each name is imported on first access, so that the worker processes that read MIDI, and `doctor` on a machine whose
-torch is broken, need none of the others.
+Each name is imported on first access. Worker processes that only read MIDI therefore do not import torch, and `doctor`
+runs on a machine where torch is broken.
 """
 
 from importlib import import_module

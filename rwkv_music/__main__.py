@@ -1,6 +1,7 @@
-"""`python -m rwkv_music COMMAND`: everything but training, which is `train.py`.
+"""The command line `python -m rwkv_music COMMAND`: everything except training, which is `train.py`.
 
-Exit status: 0 done, 1 could not be done (one sentence on stderr says why), 2 bad usage.
+Exit status: 0 success, 1 failure (with a one-sentence error on stderr), 2 invalid usage. Commands import what they need
+when they run, so that help and errors appear without loading torch.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"rwkv_music {options.command}: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -32,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rwkv_music",
-        description="RWKV v8 models of music: data, completions, checks. Training is train.py.",
+        description="Prepare data, generate music, and evaluate or export RWKV v8 models trained with train.py.",
     )
     parser.add_argument("--version", action="version", version=f"rwkv_music {rwkv_music.__version__}")
-    exact = partial(argparse.ArgumentParser, allow_abbrev=False)  # what is misspelt is told, and not guessed at
+    exact = partial(argparse.ArgumentParser, allow_abbrev=False)  # a misspelt option is an error
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=exact)
     for add in (_corpus, _prepare, _generate, _evaluate, _export, _doctor):
         add(commands)
@@ -45,12 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 def _corpus(commands) -> None:
     command = commands.add_parser("corpus", help="write real scores from music21's corpus as .mid files")
     command.add_argument(
-        "name", metavar="NAME", help="bach, palestrina, ryansMammoth ...; an unknown name lists them all"
+        "name", metavar="NAME", help="corpus, such as bach, palestrina or ryansMammoth; an unknown name prints the list"
     )
     command.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder for the .mid files; what is there is skipped"
+        "--out", required=True, type=Path, metavar="DIR", help="output folder; scores that it already holds are skipped"
     )
-    command.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--limit", type=int, metavar="N", help="write the first N scores only")
     command.set_defaults(run=_run_corpus)
 
@@ -59,52 +60,52 @@ def _run_corpus(options: argparse.Namespace) -> int:
     from rwkv_music.prepare.corpus import write_corpus
 
     report = write_corpus(options.name, options.out, workers=options.workers, limit=options.limit)
-    print(f"{report.written:,} new files, {report.kept:,} scores there already, in {options.out}")
+    print(f"{options.out}: {report.written:,} files written, {report.kept:,} existing scores kept")
     for source, reason in report.failed:
-        print(f"left out: {source}: {reason}")
+        print(f"skipped: {source}: {reason}")
     return 0
 
 
 def _prepare(commands) -> None:
-    command = commands.add_parser("prepare", help="turn folders and archives of .mid files into a dataset")
+    command = commands.add_parser("prepare", help="tokenize folders and archives of .mid files into a dataset")
     command.add_argument(
         "paths",
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="folders searched for .mid and .midi, .zip and .tar.gz files",
+        help="folder to search for .mid, .midi, .zip and .tar.gz files, or an archive",
     )
     command.add_argument(
-        "--out", required=True, type=Path, metavar="DATA", help="dataset folder; an earlier dataset there is replaced"
+        "--out", required=True, type=Path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
     )
-    command.add_argument(
-        "--tokenizer", choices=TOKENIZERS, default="remi", help="how notes become tokens (default: remi)"
+    command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
+    command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
+    command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation")
+    _number(command, "--seed", 0, "N", "seed of the train/validation split")
+    remi = command.add_argument_group("options of the remi tokenizer")
+    remi.add_argument(
+        "--positions-per-beat", type=int, metavar="N", help="time resolution in positions per beat (default: 24)"
     )
-    command.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
-    command.add_argument("--resume", action="store_true", help="go on where the same command was interrupted")
-    command.add_argument(
-        "--val-fraction", type=float, default=0.1, metavar="F", help="fraction of the pieces held out (default: 0.1)"
+    remi.add_argument("--velocities", type=int, metavar="N", help="number of velocity levels (default: 32)")
+    remi.add_argument(
+        "--bpe", type=int, metavar="N", help="byte-pair encoding with a vocabulary of N tokens (default: none)"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
-    remi = command.add_argument_group("remi")
-    remi.add_argument("--positions-per-beat", type=int, metavar="N", help="time grid (default: 24)")
-    remi.add_argument("--velocities", type=int, metavar="N", help="loudness levels (default: 32)")
-    remi.add_argument("--bpe", type=int, metavar="N", help="byte pairs, up to a vocabulary of N tokens (default: none)")
-    filters = command.add_argument_group("filters", "what to keep; MIN or MAX may be left out")
-    filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="length of a piece in seconds")
-    filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="notes a second")
-    filters.add_argument("--tracks", type=_bounds, metavar="MIN:MAX", help="parts that have notes")
+    filters = command.add_argument_group("filters", "keep only pieces in these ranges; MIN or MAX may be omitted")
+    filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="duration in seconds")
+    filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="mean number of notes per second")
+    filters.add_argument("--tracks", type=_bounds, metavar="MIN:MAX", help="number of tracks with notes")
     filters.add_argument(
         "--programs",
         type=_programs,
         metavar="LIST",
-        help="pieces of these General MIDI programs alone, counted from 0, drums are 128: 0-7,40 or 0-127",
+        help="pieces that use only these General MIDI programs, 0 to 127, and 128 for drums, such as 0-7,40",
     )
     command.set_defaults(run=_run_prepare)
 
 
 def _bounds(text: str) -> tuple[float, float]:
-    """ "2:60", "2:" or ":60" as (least, most)."""
+    """Parse "2:60", "2:" or ":60" as (minimum, maximum)."""
     least, colon, most = text.partition(":")
     try:
         if not colon:
@@ -115,7 +116,7 @@ def _bounds(text: str) -> tuple[float, float]:
 
 
 def _programs(text: str) -> tuple[int, ...]:
-    """ "0-2,40" as (0, 1, 2, 40)."""
+    """Parse "0-2,40" as (0, 1, 2, 40)."""
     numbers: set[int] = set()
     try:
         for part in text.split(","):
@@ -145,88 +146,65 @@ def _run_prepare(options: argparse.Namespace) -> int:
             resume=options.resume,
         )
     except KeyboardInterrupt:
-        print("the same command with --resume goes on from here", file=sys.stderr)
+        print("Repeat the command with --resume to continue.", file=sys.stderr)
         raise
     for split, counts in facts["splits"].items():
         print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
     for reason, count in facts["rejected"].items():
-        print(f"left out: {count:,} {reason}")
-    print(f"dataset: {options.out}; pieces.jsonl and rejected.jsonl there name every file, report.html shows them")
+        print(f"skipped: {count:,} {reason}")
+    print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 
 
 def _generate(commands) -> None:
-    command = commands.add_parser("generate", help="complete a .mid file from its opening bars")
+    command = commands.add_parser("generate", help="continue a .mid file from its opening bars")
     command.add_argument(
         "model",
         type=Path,
         metavar="MODEL",
-        help="run folder of train.py, one of its checkpoints, or what `export` wrote, with the tokenizer beside it",
+        help="run folder, checkpoint, or exported weights with their tokenizer file",
     )
     _add_state(command)
-    command.add_argument("--prompt", required=True, type=Path, metavar="IN.mid", help="piece to complete")
-    command.add_argument("--context-bars", type=int, default=4, metavar="N", help="bars of it to go by (default: 4)")
-    command.add_argument("--bars", type=int, default=8, metavar="N", help="bars to add (default: 8)")
+    command.add_argument("--prompt", required=True, type=Path, metavar="IN.mid", help="piece to continue")
+    _number(command, "--context-bars", 4, "N", "bars of the prompt to use")
+    _number(command, "--bars", 8, "N", "bars to add")
     command.add_argument(
-        "--out", required=True, type=Path, metavar="OUT.mid", help="completion; its piano roll goes beside it as .png"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="OUT.mid",
+        help="output file; a piano roll is written beside it as .png",
     )
-    command.add_argument(
-        "--count", type=int, default=1, metavar="K", help="completions; several are named OUT-1.mid ... (default: 1)"
-    )
-    command.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="above 1 wilder, 0 always the likeliest (default: 1)",
-    )
-    command.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help="draw from the likeliest tokens that sum to P (default: 1, all)",
-    )
-    command.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens (default: 0, all)"
-    )
-    command.add_argument(
-        "--min-p",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="leave out tokens under P times the likeliest (default: 0)",
-    )
-    command.add_argument(
+    _number(command, "--count", 1, "K", "number of completions; several are named OUT-1.mid, OUT-2.mid ...")
+    _number(command, "--temperature", 1.0, "X", "sampling temperature; 0: greedy")
+    _number(command, "--top-p", 1.0, "P", "sample from the most likely tokens with total probability P; 1: all")
+    _number(command, "--top-k", 0, "K", "sample from the K most likely tokens; 0: all")
+    _number(command, "--min-p", 0.0, "P", "drop tokens less likely than P times the most likely one; 0: none")
+    _number(
+        command,
         "--repetition-penalty",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="nats that a key loses for each time it was struck lately; drums and rhythm lose nothing (default: 0)",
+        0.0,
+        "X",
+        "nats subtracted from a note for each recent repetition; drums and rhythm are exempt",
     )
+    _number(command, "--repetition-window", 128, "N", "number of recent tokens that the penalty considers")
+    _number(command, "--seed", 0, "N", "seed of the random numbers")
+    command.add_argument("--completion-only", action="store_true", help="write the completion without the prompt")
+    command.add_argument("--wav", action="store_true", help="render a .wav beside each .mid with FluidSynth")
     command.add_argument(
-        "--repetition-window", type=int, default=128, metavar="N", help="tokens that count as lately (default: 128)"
-    )
-    command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same notes (default: 0)"
-    )
-    command.add_argument(
-        "--completion-only", action="store_true", help="write the completion without the bars that were given"
-    )
-    command.add_argument("--wav", action="store_true", help="write sound beside each .mid, through FluidSynth")
-    command.add_argument(
-        "--soundfont", type=Path, metavar="FILE", help="what it sounds like, .sf2 or .sf3 (default: the system's)"
+        "--soundfont", type=Path, metavar="FILE", help="SoundFont for --wav, .sf2 or .sf3 (default: the system's)"
     )
     command.set_defaults(run=_run_generate)
 
 
 def _run_generate(options: argparse.Namespace) -> int:
     from rwkv_music.checkpoint.weights import is_exported
-    from rwkv_music.generation.completion import completion
+    from rwkv_music.generation.completion import check_counts
+    from rwkv_music.generation.completion_files import complete_to_files, completion_paths
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi import audio
 
-    # What is wrong with the arguments is told before the model is loaded.
+    # Check the arguments before loading the model.
     sampling = Sampling(
         temperature=options.temperature,
         top_p=options.top_p,
@@ -236,20 +214,20 @@ def _run_generate(options: argparse.Namespace) -> int:
         repetition_window=options.repetition_window,
         seed=options.seed,
     )
-    completion.check_counts(options.context_bars, options.bars, options.count)
-    paths = completion.completion_paths(options.out, options.count, options.prompt)
+    check_counts(options.context_bars, options.bars, options.count)
+    paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav else None
     if not options.model.exists():
-        raise UserError(f"There is no {options.model}: give a run folder of train.py, or what `export` wrote.")
+        raise UserError(f"There is no {options.model}: give a run folder, a checkpoint or exported weights.")
     if not options.prompt.is_file():
         raise UserError(f"There is no file {options.prompt}: give a .mid file as --prompt.")
     if is_exported(options.model):
         model, codec = _load_exported(options.model, options.state)
-        made_by = options.model.name
+        source = options.model.name
     else:
         model, codec, _, step = _load(options.model, options.state)
-        made_by = f"step {step}"
-    completions = completion.complete_to_files(
+        source = f"step {step}"
+    completions = complete_to_files(
         model,
         codec,
         options.prompt,
@@ -260,39 +238,31 @@ def _run_generate(options: argparse.Namespace) -> int:
         sampling=sampling,
         completion_only=options.completion_only,
     )
-    for path, made in zip(paths, completions, strict=True):
+    for path, completion in zip(paths, completions, strict=True):
         if soundfont:
-            midi = made.midi_alone() if options.completion_only else made.midi()
+            midi = completion.midi_alone() if options.completion_only else completion.midi()
             audio.render(midi, path.with_suffix(".wav"), soundfont)
-        state = f", from the state of {options.state}" if options.state else ""
-        print(f"{path}: {made.context_bars} bars given, {made.bars} completed, by {made_by}{state}")
+        state = f" with the state of {options.state}" if options.state else ""
+        print(f"{path}: {completion.context_bars} bars of prompt, {completion.bars} generated by {source}{state}")
     return 0
 
 
 def _evaluate(commands) -> None:
     command = commands.add_parser(
-        "evaluate", help="how well a run predicts a dataset, beside n-gram models, and what its completions are like"
+        "evaluate", help="measure a run's loss on a dataset beside n-gram models, and statistics of its completions"
     )
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument(
-        "run_folder", type=Path, metavar="RUN", help="run folder of train.py, or one of its checkpoints"
-    )
-    command.add_argument(
-        "--data", required=True, type=Path, metavar="DATA", help="dataset folder of the run's tokenizer"
+        "--data", required=True, type=Path, metavar="DATA", help="dataset folder, prepared with the run's tokenizer"
     )
     _add_state(command)
-    command.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at once (default: 8)")
-    command.add_argument(
-        "--samples",
-        type=int,
-        default=0,
-        metavar="K",
-        help="completions of held-out pieces to measure beside the real ones (default: 0, none)",
+    _number(command, "--batch-size", 8, "N", "rows per forward pass")
+    _number(
+        command, "--samples", 0, "K", "number of completions of held-out pieces to compare with the real bars; 0: none"
     )
-    command.add_argument(
-        "--context-bars", type=int, default=4, metavar="N", help="bars that a sample is given (default: 4)"
-    )
-    command.add_argument("--bars", type=int, default=8, metavar="N", help="bars of a sample (default: 8)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (default: 0)")
+    _number(command, "--context-bars", 4, "N", "bars of prompt per completion")
+    _number(command, "--bars", 8, "N", "generated bars per completion")
+    _number(command, "--seed", 0, "N", "seed of the completions")
     command.set_defaults(run=_run_evaluate)
 
 
@@ -313,30 +283,30 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     if options.samples:
         bars = {"context_bars": options.context_bars, "bars": options.bars}
         real, completed = sample_measures(model, codec, options.data, options.samples, sampling=sampling, **bars)
-        print(f"\n{options.bars} bars after {options.context_bars}, mean +- deviation over the pieces:")
+        print(f"\n{options.bars} bars after a context of {options.context_bars}, mean +- standard deviation:")
         print(compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed]))
     return 0
 
 
 def _export(commands) -> None:
-    command = commands.add_parser(
-        "export", help="write a run's weights for the `rwkv` package, RWKV-LM or transformers"
-    )
-    command.add_argument(
-        "source", type=Path, metavar="RUN", help="run folder of train.py, one of its checkpoints, or a file of weights"
-    )
+    command = commands.add_parser("export", help="convert weights for the rwkv package, RWKV-LM, transformers or peft")
+    command.add_argument("source", type=Path, metavar="RUN", help="run folder, checkpoint or weight file")
     command.add_argument(
         "--format",
         choices=("pth", "safetensors", "hf", "state", "lora"),
         default="pth",
-        help="pth: BlinkDL's file; safetensors: the same names; hf: a folder for transformers, v7 alone; of a tuned "
-        "run what it tuned alone: state, a .pth for RWKV-Runner, or lora, a folder for peft (default: pth)",
+        help="output format. pth: BlinkDL's; safetensors: the same tensors; hf: folder for transformers, v7 only; "
+        "state, lora: only what a tuned run trained, a .pth for RWKV-Runner or a folder for peft (default: pth)",
     )
     command.add_argument(
-        "--out", required=True, type=Path, metavar="PATH", help="file or folder to write; the tokenizer goes with it"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="output file or folder; the tokenizer is written with it",
     )
     command.add_argument(
-        "--dtype", choices=("bf16", "fp32"), default="bf16", help="of every tensor (default: bf16, as RWKV's files are)"
+        "--dtype", choices=("bf16", "fp32"), default="bf16", help="dtype of all tensors (default: bf16)"
     )
     command.set_defaults(run=_run_export)
 
@@ -345,24 +315,24 @@ def _run_export(options: argparse.Namespace) -> int:
     from rwkv_music.checkpoint.export import DTYPES, export
 
     if options.format in ("state", "lora"):
-        from rwkv_music.checkpoint.tuning import export_trained
+        from rwkv_music.checkpoint.export import export_trained
 
         tuned = export_trained(options.source, options.out, options.format)
-        print(f"{options.out}: the {options.format} of {options.source}, tuned on {tuned.init}")
+        print(f"{options.out}: {options.format} of {options.source}, tuned on {tuned.init}")
         return 0
     weights = export(options.source, options.out, options.format, DTYPES[options.dtype])
-    model, step = weights.config, "" if weights.step is None else f" of step {weights.step:,}"
+    model, step = weights.config, "" if weights.step is None else f" at step {weights.step:,}"
     print(
         f"{options.out}: {model.channel_mix}, {model.n_layer} layers x {model.n_embd}, vocabulary "
-        f"{model.vocab_size:,}, in {options.dtype}, the weights{step} of {options.source}"
+        f"{model.vocab_size:,}, in {options.dtype}, from {options.source}{step}"
     )
     if weights.tokenizer is None:
-        print("no tokenizer lay with them, so none was written")
+        print("no tokenizer file was found with the weights, so none was written")
     return 0
 
 
 def _doctor(commands) -> None:
-    command = commands.add_parser("doctor", help="what this machine has, what would fail, what to do")
+    command = commands.add_parser("doctor", help="check this machine's hardware and software for training")
     command.set_defaults(run=_run_doctor)
 
 
@@ -372,42 +342,48 @@ def _run_doctor(_options: argparse.Namespace) -> int:
     return doctor.main()
 
 
+def _number(command: argparse.ArgumentParser, flag: str, default: float, metavar: str, text: str) -> None:
+    """Add an option of the type of its default."""
+    help_text = f"{text} (default: {default:g})"
+    command.add_argument(flag, type=type(default), default=default, metavar=metavar, help=help_text)
+
+
 def _add_state(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--state",
         type=Path,
         metavar="STATE",
-        help="initial state to begin with: a run of --tune state on this model, or a .pth or .safetensors of states",
+        help="tuned initial state: a run of --tune state on this model, or a .pth or .safetensors of states",
     )
 
 
 def _load(run_folder: Path, state: Path | None):
-    """The run's model on the GPU if there is one, else on the CPU, with the tuned state if one is named; its codec,
-    configuration and step."""
+    """Load a run as `load_model` does, on the GPU if there is one, and set the tuned state if one is given."""
     import torch
 
-    from rwkv_music.checkpoint.reading import load_model
+    from rwkv_music.checkpoint.weights import load_model
 
     loaded = load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
-    _take_state(loaded[0], run_folder, state)
+    _set_state(loaded[0], run_folder, state)
     return loaded
 
 
 def _load_exported(path: Path, state: Path | None):
-    """The model of a file or an exported folder, as `_load` does a run's, and the codec that lies with it."""
+    """Load the model and the codec of an exported file or folder, and set the tuned state if one is given."""
     from rwkv_music.checkpoint.weights import find_codec, load_pretrained
 
     codec = find_codec(path)
     model = load_pretrained(path).requires_grad_(False)
-    _take_state(model, path, state)
+    _set_state(model, path, state)
     return model, codec
 
 
-def _take_state(model, source: Path, state: Path | None) -> None:
+def _set_state(model, source: Path, state: Path | None) -> None:
     if state is not None:
-        from rwkv_music.checkpoint.tuning import take_states, tuned_states
+        from rwkv_music.checkpoint.tuning import set_states
+        from rwkv_music.checkpoint.weights import tuned_states
 
-        take_states(model, tuned_states(state, source), state)
+        set_states(model, tuned_states(state, source), state)
 
 
 if __name__ == "__main__":

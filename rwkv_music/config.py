@@ -1,7 +1,7 @@
-"""Every setting of a run, as three dataclasses: the model's shape, the data's cut, the training's course.
+"""Configuration of a run: dataclasses for the model's shape, the data and the training.
 
-A field's metadata is its help text; the command line is made from the fields (`add_arguments`), the summary prints
-them, and a run folder keeps them as config.json. Nothing else configures a run but the DeepSpeed file.
+The metadata of each field is its help text. The fields define the command line (`add_arguments`), the printed summary
+and config.json in the run folder. The only other configuration is the DeepSpeed JSON file.
 """
 
 import argparse
@@ -15,41 +15,41 @@ from typing import Any, get_type_hints
 from rwkv_music.errors import UserError
 from rwkv_music.files import write_text
 
-# Parts of the model by the names that `--tune` has for them.
-IGNORE_INDEX = -100  # target that no loss counts, as in torch's cross_entropy
-RECOMPUTE = ("none", "selective", "block")  # from the least to the most
-PARTS = ("emb", "time", "ffn", "enn", "ln", "head")
+IGNORE_INDEX = -100  # target that the loss ignores, as in torch's cross_entropy
+RECOMPUTE = ("none", "selective", "block")  # in order of increasing recomputation
+PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model, as `--tune` names them
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
 
 
-def setting(default: Any, text: str, choices: tuple | None = None) -> Any:
-    """A dataclass field with a default, a line of help (units included), and its choices if there are only some."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+def setting(default: Any, text: str, choices: tuple | None = None, metavar: str | None = None) -> Any:
+    """Declare a dataclass field with its help text (units included, without the default) and its choices, if any."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of an RWKV v8 (or, with `channel_mix="x070"`, v7) model."""
 
-    n_layer: int = setting(12, "layers")
-    n_embd: int = setting(768, "width C, a multiple of head_size")
-    vocab_size: int = setting(0, "tokens in the vocabulary; the dataset's own when left 0")
-    head_size: int = setting(64, "width of a head N")
-    dim_ffn: int = setting(0, "width inside channel mixing; 4 C when left 0")
-    channel_mix: str = setting("x080", "x080: v8 with DeepEmbed; x070: v7, without it", ("x080", "x070"))
-    decay_rank: int = setting(0, "rank of the decay gate w; from the width when left 0")
-    iclr_rank: int = setting(0, "rank of the in-context learning rate gate a; from the width when left 0")
-    value_rank: int = setting(0, "rank of the value residual gate v; from the width when left 0")
-    gate_rank: int = setting(0, "rank of the output gate g; from the width when left 0")
+    n_layer: int = setting(12, "number of layers")
+    n_embd: int = setting(768, "width C; a multiple of head_size")
+    vocab_size: int = setting(0, "number of tokens in the vocabulary; 0: that of the dataset")
+    head_size: int = setting(64, "width N of a head")
+    dim_ffn: int = setting(0, "hidden width of channel mixing; 0: 4 C")
+    channel_mix: str = setting("x080", "x080: RWKV v8, with DeepEmbed; x070: RWKV v7, without it", ("x080", "x070"))
+    decay_rank: int = setting(0, "rank of the decay gate w; 0: chosen by width")
+    iclr_rank: int = setting(0, "rank of the in-context learning rate gate a; 0: chosen by width")
+    value_rank: int = setting(0, "rank of the value residual gate v; 0: chosen by width")
+    gate_rank: int = setting(0, "rank of the output gate g; 0: chosen by width")
 
     def __post_init__(self) -> None:
         _check(self, at_least={"n_layer": 1, "n_embd": 1, "head_size": 1, "vocab_size": 0, "dim_ffn": 0})
         _check(self, at_least={"decay_rank": 0, "iclr_rank": 0, "value_rank": 0, "gate_rank": 0})
         if self.n_embd % self.head_size:
-            raise UserError(
-                f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a width that is."
-            )
-        # The ranks that RWKV-LM's train_temp suggests: proportional to the root of the width, in steps of 32.
+            raise UserError(f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a multiple.")
+        # RWKV-LM's train_temp: ranks proportional to the square root of the width, in steps of 32.
         defaults = {
             "dim_ffn": 4 * self.n_embd,
             "decay_rank": _rank(2.5, self.n_embd),
@@ -94,35 +94,36 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 
 
-# Former names of settings, which command lines and config.json files may still use for one release.
+# Former names of settings, accepted on command lines and in config.json files for one release.
 RENAMED = {"carry": "tbptt"}
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which tokens, and how they are cut into batches."""
+    """The dataset, and how it is cut into batches."""
 
-    data: str = setting("", "dataset folder made by `python -m rwkv_music prepare`")
-    ctx_len: int = setting(1024, "tokens in a row")
-    seed: int = setting(0, "seed of the shuffle, the weights and the samples")
+    data: str = setting("", "dataset folder, made by `python -m rwkv_music prepare`", metavar="DIR")
+    ctx_len: int = setting(1024, "tokens per row")
+    seed: int = setting(0, "seed of the shuffle, the initial weights and the samples")
     task: str = setting(
         "pretrain",
-        "what a row asks. pretrain: every next token; completion: some bars from those before them, the loss counting "
-        "on them alone; mix: both",
+        "training task. pretrain: predict every next token; completion: predict bars from the bars before them, with "
+        "the loss on the predicted bars only; mix: both",
         ("pretrain", "completion", "mix"),
     )
-    completion_weight: float = setting(0.5, "mix: fraction of the rows that are completions")
-    context_bars: int = setting(4, "completion, mix: bars given")
-    completion_bars: int = setting(4, "completion, mix: bars to complete")
+    completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
+    context_bars: int = setting(4, "context bars of a completion row, for --task completion and mix")
+    completion_bars: int = setting(4, "predicted bars of a completion row, for --task completion and mix")
     augment: str = setting(
         "none",
-        "variations of the training data. transpose: into another key; all: in loudness and tempo too",
+        "random augmentation of the training data. transpose: key; all: key, loudness and tempo",
         ("none", "transpose", "all"),
     )
     tbptt: int = setting(
         0,
-        "read pieces whole and in order, states carried from window to window of ctx_len tokens; gradients are cut "
-        "every this many windows, which make one step; 0 for windows by themselves",
+        "truncated backpropagation through time over persistent document streams: each row reads whole pieces in "
+        "order, the recurrent state passes from window to window of ctx_len tokens, and gradients flow through N "
+        "windows, which make one optimizer step; 0: independent windows",
     )
 
     def __post_init__(self) -> None:
@@ -131,99 +132,106 @@ class DataConfig:
         _check(self, at_least={"tbptt": 0}, at_most=2**20)
         if self.tbptt and self.task != "pretrain":
             raise UserError(
-                f"--tbptt reads whole pieces, but the rows of --task {self.task} are parts of them: "
-                f"leave one of the two out."
+                f"--tbptt reads whole pieces, but the rows of --task {self.task} are excerpts: drop one of the two."
             )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The course of a run."""
+    """Training, checkpoints and logging."""
 
-    out: str = setting("", "run folder: config.json, checkpoints, TensorBoard event files, samples")
-    steps: int = setting(1000, "optimizer steps in all")
-    batch_size: int = setting(16, "rows in an optimizer step, over all ranks and accumulation")
-    micro_batch_size: int = setting(0, "rows a rank takes at once; batch_size / ranks when left 0")
-    lr: float = setting(6e-4, "highest learning rate")
+    out: str = setting("", "run folder; training resumes if it already holds a checkpoint", metavar="DIR")
+    steps: int = setting(1000, "total number of optimizer steps")
+    batch_size: int = setting(16, "rows per optimizer step, over all ranks and accumulation steps")
+    micro_batch_size: int = setting(0, "rows per forward pass of one rank; 0: batch_size / ranks")
+    lr: float = setting(6e-4, "peak learning rate")
     lr_final: float = setting(6e-5, "learning rate at the last step")
     warmup_steps: int = setting(100, "optimizer steps of linear warm-up")
-    schedule: str = setting("cosine", "cosine, or wsd: warm-up, stable, then decay", ("cosine", "wsd"))
-    decay_fraction: float = setting(0.2, "wsd: fraction of the steps that decays")
-    weight_decay: float = setting(0.001, "AdamW's decay, on the large matrices alone")
-    beta1: float = setting(0.9, "AdamW's beta1")
-    beta2: float = setting(0.99, "AdamW's beta2")
-    adam_eps: float = setting(1e-18, "AdamW's epsilon")
+    schedule: str = setting(
+        "cosine", "learning rate schedule; wsd: warm-up, then constant, then decay", ("cosine", "wsd")
+    )
+    decay_fraction: float = setting(0.2, "fraction of the steps that decay, for --schedule wsd")
+    weight_decay: float = setting(0.001, "AdamW weight decay of the large matrices")
+    beta1: float = setting(0.9, "AdamW beta1")
+    beta2: float = setting(0.99, "AdamW beta2")
+    adam_eps: float = setting(1e-18, "AdamW epsilon")
     recompute: str = setting(
         "auto",
-        "what the backward pass computes again to save memory. none: only what is cheap; selective: the wide inside "
-        "of channel mixing too; block: all of a block but its input; auto: the least of these that fits into the GPU, "
-        "by estimate",
+        "activation checkpointing, which saves memory by recomputing activations in the backward pass. none: only "
+        "cheap elementwise ones; selective: also the hidden activations of channel mixing; block: everything but each "
+        "block's input; auto: the least that fits into GPU memory by estimate",
         ("auto", *RECOMPUTE),
     )
     fast: str = setting(
         "auto",
-        "auto: use faster replacements of DeepSpeed internals if the installed DeepSpeed is the tested version; off: use "
-        "DeepSpeed's own code paths only",
+        "auto: use faster replacements of DeepSpeed internals if the installed DeepSpeed is the tested version; off: "
+        "use DeepSpeed's own code paths only",
         ("auto", "off"),
     )
-    grad_clip: float = setting(1.0, "largest norm of the gradient; 0 for none")
-    stop_after: int = setting(0, "stop here with a checkpoint, the schedule unchanged; 0 for at the end")
-    log_every: int = setting(10, "optimizer steps between two points of the training curves")
-    val_every: int = setting(200, "optimizer steps between two validations; 0 for none")
-    val_rows: int = setting(0, "rows in a validation; the whole split when left 0")
-    save_every: int = setting(
-        500, "optimizer steps between two checkpoints; the last step is always saved, 0 for it alone"
-    )
-    save_minutes: float = setting(0.0, "minutes after which a checkpoint is due as well; 0 for by steps alone")
+    grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
+    stop_after: int = setting(0, "stop after this optimizer step with a checkpoint, same schedule; 0: run to the end")
+    log_every: int = setting(10, "optimizer steps between points of the training curves")
+    val_every: int = setting(200, "optimizer steps between validations; 0: none")
+    val_rows: int = setting(0, "rows per validation; 0: the whole validation split")
+    save_every: int = setting(500, "optimizer steps between checkpoints, besides the final one; 0: final one only")
+    save_minutes: float = setting(0.0, "minutes after which a checkpoint is also saved; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
-        "overlapped: a copy in the host's memory, 12 bytes for each parameter that a rank's optimizer holds, is "
-        "written while the training goes on; blocking: no copy, the training waits",
+        "overlapped: training continues while a copy in host memory (12 bytes per parameter of a rank's optimizer) is "
+        "written; blocking: no copy, training waits",
         ("overlapped", "blocking"),
     )
-    keep: int = setting(0, "checkpoints to keep, the newest; older ones are deleted; 0 for all")
+    keep: int = setting(0, "number of newest checkpoints to keep, older ones are deleted; 0: all")
     elastic: int = setting(
         0,
-        "fewest machines to go on with when others are lost, until they return (launch/*.sh); the rows of a step are "
-        "then shared out as evenly as they go; 0 for all or none",
+        "minimum number of nodes to continue with while others are lost (launch/*.sh); the rows of a step are then "
+        "divided among the remaining ranks as evenly as possible; 0: stop if a node is lost",
     )
     hang_minutes: float = setting(
-        30.0, "minutes that a rank may be in one step before the run is ended and its stacks are shown; 0 for ever"
+        30.0, "minutes that a rank may spend in one step before the run prints all stacks and exits; 0: no limit"
     )
-    max_skipped_steps: int = setting(10, "steps in a row that may be skipped because of a gradient that is not finite")
+    max_skipped_steps: int = setting(10, "consecutive steps that may be skipped because of non-finite gradients")
     on_spike: str = setting(
         "ignore",
-        "when the loss spikes: ignore, or rollback to the last checkpoint before it and go on with other rows",
+        "reaction to a loss spike. ignore: continue; rollback: return to the last checkpoint before it and continue "
+        "with other rows",
         ("ignore", "rollback"),
     )
     profile: int = setting(
-        0, "optimizer steps to trace, after ten others, into RUN/profile for Perfetto or chrome://tracing; 0 for none"
+        0, "optimizer steps to trace after ten warm-up steps, into RUN/profile (Perfetto, chrome://tracing); 0: none"
     )
-    sample_every: int = setting(0, "optimizer steps between two sampled completions; 0 for none")
-    sample_context_bars: int = setting(4, "bars of the prompt of a sampled completion")
-    sample_bars: int = setting(4, "bars of a sampled completion")
+    sample_every: int = setting(0, "optimizer steps between sampled completions; 0: none")
+    sample_context_bars: int = setting(4, "context bars of a sampled completion")
+    sample_bars: int = setting(4, "generated bars of a sampled completion")
     init: str = setting(
         "",
-        "weights to begin with, read by a run's first start alone: a .pth of BlinkDL's, a .safetensors, a run or a "
-        "checkpoint",
+        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, a run or a checkpoint; read only when training "
+        "starts from scratch",
+        metavar="PATH",
     )
     tune: str = setting(
         "all",
-        "what trains; all but `all` need --init. all: every weight; state: an initial state a layer; lora: low-rank "
-        f"adapters; or parts of the model, some of {','.join(PARTS)}",
+        "what to train, with --init for all choices but `all`. all: every weight; state: one initial state per layer; "
+        f"lora: low-rank adapters; or a list of {','.join(PARTS)}",
+        metavar="WHAT",
     )
-    lora_rank: int = setting(16, "lora: rank of the adapters")
-    lora_alpha: float = setting(32.0, "lora: an adapter is multiplied by this over its rank")
+    lora_rank: int = setting(16, "rank of the adapters, for --tune lora")
+    lora_alpha: float = setting(32.0, "adapter scale times lora_rank, for --tune lora")
     lora_targets: str = setting(
-        ",".join(LORA_TARGETS), f"lora: the matrices that get an adapter, some of {','.join(LORA_TARGETS)}"
+        ",".join(LORA_TARGETS),
+        f"matrices that get an adapter, for --tune lora: a list of {','.join(LORA_TARGETS)}",
+        metavar="LIST",
     )
     log: str = setting(
         "tensorboard",
-        "where the curves go: to TensorBoard's files in the run folder, or with wandb to Weights & Biases as well",
+        "destination of the curves. tensorboard: event files in the run folder; wandb: also Weights & Biases",
         ("tensorboard", "wandb"),
     )
     resume: str = setting(
-        "auto", "auto: the run folder's last checkpoint if there is one; none: start afresh; or a checkpoint's path"
+        "auto",
+        "auto: resume from the run folder's newest valid checkpoint, if any; none: start from scratch; or the "
+        "path of a checkpoint",
+        metavar="FROM",
     )
 
     def __post_init__(self) -> None:
@@ -245,7 +253,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of a run; what config.json holds."""
+    """The complete configuration of a run, stored as config.json."""
 
     model: ModelConfig
     data: DataConfig
@@ -256,7 +264,7 @@ class RunConfig:
 
     @staticmethod
     def load(path: str | Path) -> "RunConfig":
-        """Read a config.json. Raises UserError for one that is missing, damaged or of another version."""
+        """Read a config.json, also of an earlier version. Raises UserError if it is missing or damaged."""
         path = Path(path)
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
@@ -275,35 +283,38 @@ def add_arguments(
     required: tuple[str, ...] = (),
     defaults: dict[str, str] | None = None,
 ) -> None:
-    """Add one `--name` option for each field of a dataclass. Options that are not given stay out of the namespace.
+    """Add an option `--name` for each field of a dataclass. Options that are not given are absent from the namespace.
 
     Args:
-        defaults: what the help says of a field's default, where there is more to say than the dataclass knows.
+        config: the dataclass.
+        skip: fields without an option.
+        required: fields whose option is required.
+        defaults: text of a field's default in the help, if it differs from the dataclass's.
     """
     group = parser.add_argument_group(config.__doc__.splitlines()[0].rstrip("."))
     types = get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name in skip:
             continue
-        told = (defaults or {}).get(field.name, field.default)
-        default = f" (default: {told})" if told != "" else ""
-        choices = field.metadata["choices"]
-        former = [f"--{old}" for old, new in RENAMED.items() if new == field.name]
-        group.add_argument(
-            f"--{field.name}",
-            *former,
-            dest=field.name,
-            type=types[field.name],
-            choices=choices,
-            required=field.name in required,
-            default=argparse.SUPPRESS,
-            help=field.metadata["help"] + default,
-            metavar=None if choices else types[field.name].__name__.upper(),
-        )
+        default = (defaults or {}).get(field.name, field.default)
+        text = field.metadata["help"] + (f" (default: {default})" if default != "" else "")
+        choices, type_ = field.metadata["choices"], types[field.name]
+        former = {f"--{old}": argparse.SUPPRESS for old, new in RENAMED.items() if new == field.name}
+        for flag, help_text in {f"--{field.name}": text, **former}.items():
+            group.add_argument(
+                flag,
+                dest=field.name,
+                type=type_,
+                choices=choices,
+                required=field.name in required,
+                default=argparse.SUPPRESS,
+                help=help_text,
+                metavar=None if choices else field.metadata["metavar"] or METAVARS[type_],
+            )
 
 
 def from_arguments(config: type, arguments: argparse.Namespace, **defaults: Any) -> Any:
-    """Build a dataclass from the options that were given, then `defaults`, then its own defaults."""
+    """Build a dataclass. Given options take precedence over `defaults`, and those over the dataclass's own."""
     names = {field.name for field in dataclasses.fields(config)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return config(**{**defaults, **given})

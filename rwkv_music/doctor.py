@@ -1,13 +1,13 @@
-"""The doctor: what this machine has, what would fail, and what to do about it.
+"""Checks of a machine's hardware and software before training, each with a remedy.
 
-`python -m rwkv_music doctor` prints one line a check and ends with status 1 if training here would fail. A machine
-without a GPU is healthy: it trains on the CPU.
+`python -m rwkv_music doctor` prints one line per check and exits with status 1 if training would fail. A machine
+without a GPU passes: it trains on the CPU.
 
 Notable choices:
-- Each check is a plain function of what it inspects, so that it can be asked about machines other than this one.
-- The operator is not only found but tried, forward and backward, against its formula in float64; on a GPU that compiles
-  the kernels, as the first training run would.
-- torch, DeepSpeed and the rest are imported inside the checks: a missing one is a finding, not a traceback.
+- Each check is a function of the facts it judges, so tests can run it for other machines.
+- The wkv7s operator is run forward and backward and compared with its formula in float64. On a GPU this compiles the
+  kernels, as the first training run would.
+- torch and DeepSpeed are imported inside the checks, so a missing or broken one is reported like any other problem.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 GIB = 2**30
-SET_UP = "run `pip install -e '.[music]'` in the project's folder: it installs the versions that are tested"
+SET_UP = "run `pip install -e '.[music]'` in the project's folder to install the tested versions"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 CORE = {"numpy": "batches", "mido": "reading and writing MIDI", "tensorboard": "curves", "tqdm": "progress bars"}
 EXTRAS = {
@@ -40,19 +40,19 @@ EXTRAS = {
     "music21": "the demo corpora",
     "matplotlib": "piano rolls",
 }
-CPU_TOLERANCE = 1e-5  # relative error of the operator in float32
+CPU_TOLERANCE = 1e-5  # relative error in float32
 CUDA_TOLERANCE = 5e-3  # in bfloat16
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at, a word or two.
-        status: "ok"; "warn": training works, something else does not or will be slow; "fail": training would fail.
+        name: what was checked, one or two words.
+        status: "ok"; "warn": training works, but something else fails or is slow; "fail": training would fail.
         detail: what was found.
-        remedy: what to do about it; empty when ok.
+        remedy: what to do about it; empty if ok.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device as torch sees it."""
+    """A CUDA device as reported by torch."""
 
     name: str
     capability: tuple[int, int]
@@ -75,11 +75,11 @@ class Gpu:
 
 
 def checks() -> Iterator[Check]:
-    """Look this machine over: one Check at a time, as each is found."""
+    """Run all checks on this machine, yielding each result as it is found."""
     yield check_python(sys.version_info[:3])
     try:
         import torch
-    except Exception as error:  # a broken torch fails in as many ways as there are shared libraries
+    except Exception as error:  # a broken shared library may raise anything
         yield Check("torch", "fail", f"cannot be imported ({_first_line(error)})", SET_UP)
         return
     gpus = find_gpus()
@@ -103,7 +103,7 @@ def checks() -> Iterator[Check]:
 
 
 def main() -> int:
-    """Print every check and a verdict; the exit status: 1 if training here would fail, else 0."""
+    """Print every check and a summary. Return the exit status: 1 if training would fail, else 0."""
     width = min(shutil.get_terminal_size().columns, 100)
     failed = 0
     for check in checks():
@@ -111,14 +111,14 @@ def main() -> int:
         failed += check.status == "fail"
     print()
     if failed:
-        print(f"Training would fail here: see the {'line' if failed == 1 else f'{failed} lines'} marked fail.")
+        print(f"Training would fail on this machine: {failed} check{'s' * (failed > 1)} failed.")
     else:
-        print("Training works here.")
+        print("Training works on this machine.")
     return int(failed > 0)
 
 
 def layout(check: Check, width: int, colour: bool = False) -> str:
-    """A check as text of at most `width` columns: status, name, detail, and the remedy on a line of its own."""
+    """Format a check in lines of at most `width` columns: status, name and detail, then the remedy."""
     indent = " " * 21
     first = f"{check.status:<6}{check.name:<15}"
     lines = textwrap.wrap(check.detail, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
@@ -134,19 +134,19 @@ def layout(check: Check, width: int, colour: bool = False) -> str:
 
 
 def check_python(version: tuple[int, ...]) -> Check:
-    """Whether this Python is one that the project is tested on."""
+    """Check the Python version against the tested range."""
     text = ".".join(map(str, version))
     oldest, newest = (".".join(map(str, v)) for v in (OLDEST_PYTHON, NEWEST_PYTHON))
     remedy = f"use Python {oldest} to {newest}"
     if version[:2] < OLDEST_PYTHON:
         return Check("python", "fail", f"{text} is too old", remedy)
     if version[:2] > NEWEST_PYTHON:
-        return Check("python", "warn", f"{text} is newer than what is tested", remedy)
+        return Check("python", "warn", f"{text} is newer than the tested versions", remedy)
     return Check("python", "ok", text)
 
 
 def find_gpus() -> list[Gpu]:
-    """The CUDA devices that torch can use."""
+    """Return the CUDA devices that torch can use."""
     import torch
 
     if not torch.cuda.is_available():
@@ -156,27 +156,27 @@ def find_gpus() -> list[Gpu]:
 
 
 def check_torch(version: str, cuda: str | None, n_gpus: int, driver_present: bool) -> Check:
-    """Whether torch can use the GPU that is there.
+    """Check that torch can use the NVIDIA GPU, if there is one.
 
     Args:
         version: torch's version.
-        cuda: the CUDA that it was built with, None for a CPU build.
-        n_gpus: GPUs that torch can use.
-        driver_present: whether the system shows an NVIDIA device.
+        cuda: version of CUDA it was built with; None for a CPU build.
+        n_gpus: number of GPUs that torch can use.
+        driver_present: whether the system has an NVIDIA device.
     """
     text = f"{version}, built for {'the CPU' if cuda is None else f'CUDA {cuda}'}"
     if driver_present and not n_gpus:
         remedy = "install a CUDA build of torch"
         if cuda is not None:
-            remedy = f"check CUDA_VISIBLE_DEVICES, and with `nvidia-smi` that the driver supports CUDA {cuda}"
-        return Check("torch", "warn", f"{text}: it does not use the NVIDIA GPU that is there", remedy)
+            remedy = f"check CUDA_VISIBLE_DEVICES, and check with `nvidia-smi` that the driver supports CUDA {cuda}"
+        return Check("torch", "warn", f"{text}: it cannot use this machine's NVIDIA GPU", remedy)
     return Check("torch", "ok", text)
 
 
 def check_gpus(gpus: list[Gpu]) -> Check:
-    """Whether our kernels run on every GPU in view."""
+    """Check that the kernels run on every visible GPU."""
     if not gpus:
-        return Check("gpu", "ok", f"none: trains on the CPU, {available_cores()} cores")
+        return Check("gpu", "ok", f"none: training runs on the CPU, {available_cores()} cores")
     kinds = {gpu: gpus.count(gpu) for gpu in gpus}
     text = "; ".join(f"{count} x {gpu}" for gpu, count in kinds.items())
     if any(gpu.capability < (8, 0) for gpu in gpus):
@@ -186,7 +186,7 @@ def check_gpus(gpus: list[Gpu]) -> Check:
 
 
 def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
-    """Whether nvcc can compile the kernels. A warning only: kernels compiled earlier run without it."""
+    """Check that nvcc can compile the kernels. Only a warning, because kernels compiled earlier run without it."""
     from rwkv_music.cuda.build import find_toolchain
 
     if not gpus:
@@ -199,22 +199,23 @@ def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
 
 
 def check_program(name: str, programs: Iterable[str], remedy: str, gpus: list[Gpu], path: str | None = None) -> Check:
-    """Whether one of `programs` is on `path` (the PATH when None, and beside this Python).
+    """Check that one of `programs`, which compile extensions, is installed.
 
-    They compile: our kernels on a GPU, and on a CPU the optimizer that DeepSpeed's offload uses.
+    Args:
+        path: search path; by default PATH and the folder of this Python.
     """
     if path is None:
         path = os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)])
     found = next(filter(None, (shutil.which(program, path=path) for program in programs)), None)
     if found:
         return Check(name, "ok", found)
-    needed = "the CUDA kernels are compiled with it" if gpus else "only DeepSpeed's offload needs it here"
+    needed = "it compiles the CUDA kernels" if gpus else "needed only for DeepSpeed's offload"
     return Check(name, "warn", f"not found; {needed}", remedy)
 
 
 def check_deepspeed(gpus: list[Gpu]) -> Check:
-    """Whether DeepSpeed can be imported, and picks the device that torch has."""
-    logging.disable(logging.WARNING)  # it announces the accelerator it picks, which is this check's own news
+    """Check that DeepSpeed can be imported and selects the right accelerator."""
+    logging.disable(logging.WARNING)  # DeepSpeed logs the accelerator, which this check prints
     try:
         import deepspeed
         from deepspeed.accelerator import get_accelerator
@@ -230,19 +231,19 @@ def check_deepspeed(gpus: list[Gpu]) -> Check:
 
 
 def judge_accelerator(version: str, accelerator: str, gpus: list[Gpu]) -> Check:
-    """Whether DeepSpeed's accelerator ("cpu", "cuda", ...) is the one that this machine trains on."""
+    """Check that DeepSpeed's accelerator ("cpu", "cuda", ...) is the device that training would use."""
     text = f"{version}, accelerator {accelerator}"
     expected = "cuda" if gpus else "cpu"
     if accelerator == expected:
         return Check("deepspeed", "ok", text)
     if accelerator == "cpu":
-        return Check("deepspeed", "warn", f"{text}, though there is a GPU", "unset DS_ACCELERATOR to train on the GPU")
+        return Check("deepspeed", "warn", f"{text}, but there is a GPU", "unset DS_ACCELERATOR to train on the GPU")
     remedy = f"export DS_ACCELERATOR={expected}"
-    return Check("deepspeed", "fail", f"{text}, but this machine trains on {expected}", remedy)
+    return Check("deepspeed", "fail", f"{text}, but training here needs {expected}", remedy)
 
 
 def check_extensions() -> Check:
-    """Whether an extension, such as DeepSpeed's optimizer for offload, is locked, so that who loads it would hang."""
+    """Check for lock files of extension builds, such as DeepSpeed's CPU optimizer: loading a locked one hangs."""
     from rwkv_music.cuda.extension_locks import extensions_folder, find_locks
 
     try:
@@ -251,29 +252,28 @@ def check_extensions() -> Check:
         return Check("extensions", "warn", *_split(error))
     locks = find_locks(folder)
     if not locks:
-        return Check("extensions", "ok", f"none is locked in {folder}")
+        return Check("extensions", "ok", f"no locks in {folder}")
     abandoned = [lock for lock in locks if lock.abandoned]
     files = " and ".join(str(lock.path) for lock in abandoned or locks)
     text = "; ".join(map(str, locks))
     if abandoned:
-        text = f"a compilation that was cut short left its lock, which hangs every start that needs it ({text})"
+        text = f"an interrupted build left a lock file, on which training can hang ({text})"
         return Check("extensions", "warn", text, f"remove {files}")
-    text = f"a compilation is running, or was cut short ({text})"
-    return Check("extensions", "warn", text, f"if none is running, remove {files}")
+    text = f"a build is running or was interrupted ({text})"
+    return Check("extensions", "warn", text, f"if no build is running, remove {files}")
 
 
 def check_collectives(gloo: bool, nccl: bool, gpus: list[Gpu]) -> Check:
-    """Whether processes can talk: over NCCL between GPUs, gloo between CPUs. DeepSpeed sets it up even for one."""
-    present = [name for name, here in (("gloo", gloo), ("nccl", nccl)) if here]
-    text = f"{' and '.join(present) or 'neither gloo nor nccl'} between processes"
-    wanted = "nccl" if gpus else "gloo"
-    if wanted not in present:
-        return Check("processes", "fail", text, f"DeepSpeed needs {wanted} here: install a torch that is built with it")
-    return Check("processes", "ok", text)
+    """Check torch's collectives: NCCL for GPUs, gloo for CPUs. DeepSpeed needs them even for one process."""
+    present = [name for name, found in (("gloo", gloo), ("nccl", nccl)) if found]
+    text, needed = " and ".join(present) or "neither gloo nor nccl", "nccl" if gpus else "gloo"
+    if needed not in present:
+        return Check("collectives", "fail", text, f"install a torch built with {needed}, which DeepSpeed needs here")
+    return Check("collectives", "ok", text)
 
 
 def check_packages(name: str, packages: dict[str, str], missing_is: Literal["warn", "fail"]) -> Check:
-    """Whether `packages` (a distribution and what it is for) are installed; nothing is imported."""
+    """Check that `packages` (distribution -> purpose) are installed, without importing them."""
     versions, missing = [], []
     for package in packages:
         try:
@@ -282,48 +282,44 @@ def check_packages(name: str, packages: dict[str, str], missing_is: Literal["war
             missing.append(package)
     if not missing:
         return Check(name, "ok", ", ".join(versions))
-    lost = ", ".join(f"{package} ({packages[package]})" for package in missing)
-    return Check(name, missing_is, f"missing: {lost}", SET_UP)
+    names = ", ".join(f"{package} ({packages[package]})" for package in missing)
+    return Check(name, missing_is, f"missing: {names}", SET_UP)
 
 
 def check_room(name: str, free_bytes: int, where: str, fail_gib: float, warn_gib: float) -> Check:
-    """Whether there is enough of the disk or the memory: below `fail_gib` even a small run fails."""
+    """Check free space on disk or in memory: below `fail_gib` even a small run fails."""
     text = f"{free_bytes / GIB:,.1f} GiB {where}"
     if free_bytes < fail_gib * GIB:
         return Check(name, "fail", text, f"free some: even a small run needs {fail_gib} GiB")
     if free_bytes < warn_gib * GIB:
-        return Check(name, "warn", text, f"free some: runs beyond the smallest presets need {warn_gib} GiB and more")
+        return Check(name, "warn", text, f"free some: all but the smallest models need {warn_gib} GiB or more")
     return Check(name, "ok", text)
 
 
 def check_operator(name: str, device: str, dtype: torch.dtype, tolerance: float) -> Check:
-    """Whether wkv7s on `device` agrees with its formula, forward and backward."""
+    """Check wkv7s on `device` against its formula, forward and backward."""
     from rwkv_music.ops.wkv7s import wkv7s
 
     try:
         error = operator_error(wkv7s, device, dtype)
-    except UserError as told:
-        return Check(name, "fail", *_split(told))
+    except UserError as problem:
+        return Check(name, "fail", *_split(problem))
     return judge_error(name, error, tolerance)
 
 
 def judge_error(name: str, error: float, tolerance: float) -> Check:
-    """Whether an operator's relative error is one that rounding explains."""
+    """Check an operator's relative error against the rounding tolerance."""
+    text = f"relative error {error:.1e} against float64, tolerance {tolerance:.0e}"
     if error <= tolerance:  # false for NaN too
-        return Check(name, "ok", f"agrees with float64: relative error {error:.1e}, {tolerance:.0e} allowed")
-    return Check(
-        name,
-        "fail",
-        f"disagrees with float64: relative error {error:.1e}, {tolerance:.0e} allowed",
-        "do not train here; reinstall torch and rwkv-music, and if it stays report it with this line",
-    )
+        return Check(name, "ok", text)
+    return Check(name, "fail", text, "reinstall torch and rwkv-music; if the error persists, report it with this line")
 
 
 def operator_error(operator: Callable, device: str, dtype: torch.dtype) -> float:
-    """How far `operator`, a wkv7s, is from its formula in float64.
+    """Return the largest relative error of `operator`, a wkv7s, against its formula in float64.
 
-    The largest relative error over y, the final state and the seven gradients, on two rows of 40 tokens and two heads
-    of 64: long enough to cross the edges of chunks of 16 and 32.
+    It is taken over y, the final state and the seven gradients, for two rows of 40 tokens and two heads of 64. This
+    length crosses the boundaries of chunks of 16 and 32 tokens.
     """
     import torch
 
@@ -336,18 +332,18 @@ def operator_error(operator: Callable, device: str, dtype: torch.dtype) -> float
     rounded.append(0.1 * torch.randn(2, 2, 64, 64, generator=generator, dtype=state_dtype))
     cotangent = torch.randn(shape, generator=generator).to(dtype)
 
-    def outcome(operator: Callable, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    def results(operator: Callable, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         leaves = [x.detach().requires_grad_() for x in inputs]
         y, state = operator(*leaves)
-        weighed = (y * cotangent.to(y)).sum() + state.sum()
-        return [x.detach().double().cpu() for x in (y, state, *torch.autograd.grad(weighed, leaves))]
+        loss = (y * cotangent.to(y)).sum() + state.sum()
+        return [x.detach().double().cpu() for x in (y, state, *torch.autograd.grad(loss, leaves))]
 
-    found = outcome(operator, [x.to(device) for x in rounded])
-    expected = outcome(_wkv7s_by_the_formula, [x.double() for x in rounded])
+    found = results(operator, [x.to(device) for x in rounded])
+    expected = results(_wkv7s_reference, [x.double() for x in rounded])
     return max(((a - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True))
 
 
-def _wkv7s_by_the_formula(r, w, k, v, a, b, state):
+def _wkv7s_reference(r, w, k, v, a, b, state):
     import torch
 
     decay = torch.exp(-math.exp(-0.5) * torch.sigmoid(w))
@@ -361,15 +357,15 @@ def _wkv7s_by_the_formula(r, w, k, v, a, b, state):
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
-    """The check, or the failure that it ran into."""
+    """Run `check`; turn any exception into a failed check."""
     try:
         return check()
-    except Exception as error:  # whatever is broken here, the other checks are still worth seeing
+    except Exception as error:  # the remaining checks must run whatever is broken here
         return Check(name, "fail", f"{type(error).__name__}: {_first_line(error)}", SET_UP)
 
 
 def _split(error: UserError) -> tuple[str, str]:
-    """The two halves of a UserError's sentence: what is wrong, and what to do."""
+    """Split a UserError's sentence into problem and remedy."""
     detail, _, remedy = str(error).rpartition(": ")
     return (detail, remedy) if detail else (remedy, "")
 

@@ -1,4 +1,7 @@
-"""How well a model predicts a split, beside what counting alone reaches, and what its completions are like."""
+"""Evaluation on a dataset split: loss, n-gram baselines, and statistics of completions.
+
+Training's validation uses `summed_loss` and `summed_loss_of_streams`; the `evaluate` command uses the rest.
+"""
 
 import math
 import os
@@ -18,7 +21,7 @@ from rwkv_music.data.pieces import Pieces
 from rwkv_music.data.streams import DocumentStreams, document_states
 from rwkv_music.errors import UserError
 from rwkv_music.generation.completion import check_counts, complete
-from rwkv_music.generation.sampling import PLAIN, Sampling
+from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.midi.edit import cut_before
 from rwkv_music.midi.measures import Measures, measure
 from rwkv_music.midi.time import bar_ticks
@@ -27,7 +30,10 @@ from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
 from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
-PARTS = 10  # of a piece, in the figures by position
+POSITION_BINS = 10  # equal parts of a piece in `Evaluation.by_position`
+
+
+# ---- loss ------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -40,11 +46,13 @@ def summed_loss(
     rank: int = 0,
     world_size: int = 1,
 ) -> torch.Tensor:
-    """This rank's share of a split's loss: float64 [2], the sum of the nats and how many targets they are of.
+    """Return this rank's part of a split's loss: float64 [2], the sum in nats and the number of targets.
 
-    Sums over ranks and divides nothing, so that every target weighs the same however the rows are shared out. With
-    `max_rows` only the first rows of the split count (rounded up to whole batches). Every rank runs the same number of
-    batches.
+    The caller adds these over ranks and then divides, so every target has the same weight on any number of ranks. Every
+    rank runs the same number of batches.
+
+    Args:
+        max_rows: use only the first rows of the split, rounded up to whole batches; 0 for all.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     rows = 0
@@ -63,13 +71,13 @@ def summed_loss(
 def summed_loss_of_streams(
     model: RWKV, streams: DocumentStreams, own: range, device: torch.device | str, max_rows: int = 0
 ) -> torch.Tensor:
-    """This rank's share of a split's loss, states carried: float64 [2], the sum of the nats, and of how many targets.
+    """As `summed_loss`, with every piece read from beginning to end: the state passes from window to window.
 
-    Every piece is read from its beginning to its end, so that neither the windows nor the streams matter. With `max_rows`
-    only the first rows of the split count (rounded up to whole windows). Every rank runs as many batches.
+    The result therefore does not depend on the windows or the number of streams.
 
     Args:
         own: the streams of this rank.
+        max_rows: use only the first rows of the split, rounded up to whole windows; 0 for all.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     state = model.init_state(len(own))
@@ -86,27 +94,38 @@ def summed_loss_of_streams(
 
 @torch.no_grad()
 def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tuple[np.ndarray, State | None]:
-    """The nats of each target that counts, in the order of `batch.positions`: float64 [P]; and the new state.
+    """Return the loss in nats at each of `batch.positions`, float64 [P], and the documents' new state.
 
-    `state` is that of each document before the batch; without it they begin from nothing, and there is no new one.
+    Args:
+        state: state of each document before the batch; None for the initial state, and then the new state is None.
     """
     batch = batch.to(model.device)
     features, state = model.features(batch.input_ids, state, batch.cu_seqlens, batch.max_length)
     features, targets = features.flatten(0, 1)[batch.positions], batch.targets.flatten()[batch.positions]
     rows = max(1, CHUNK_LOGITS // model.config.vocab_size)
     nats = [
-        F.cross_entropy(model.head(x).float(), wanted, reduction="none").double()
-        for x, wanted in zip(features.split(rows), targets.split(rows), strict=True)
+        F.cross_entropy(model.head(x).float(), target, reduction="none").double()
+        for x, target in zip(features.split(rows), targets.split(rows), strict=True)
     ]
     return torch.cat(nats).cpu().numpy() if nats else np.empty(0), state
 
 
+# ---- comparison with baselines ---------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """A split's figures. `nats_per_token` is over every token that has a predecessor in its own piece.
+    """Results on one split.
 
-    `by_position` is the same over each tenth of the pieces, from their beginnings to their ends; NaN where none is so
-    long.
+    Attributes:
+        split: "train" or "val".
+        targets: number of predicted tokens: all but the first of each piece.
+        nats_per_token: mean loss.
+        bits_per_note: total loss divided by the number of notes.
+        by_position: mean loss in nats in each tenth of the pieces, first to last; NaN for a tenth without targets.
+        ngram_nats_per_token: loss of the best n-gram model, n from 2 to LONGEST_NGRAM.
+        ngram: its n.
+        bigram_nats_per_token, unigram_nats_per_token: loss of these models.
     """
 
     split: str
@@ -114,8 +133,8 @@ class Evaluation:
     nats_per_token: float
     bits_per_note: float
     by_position: tuple[float, ...]
-    ngram_nats_per_token: float  # of the best n, from 2 to LONGEST_NGRAM
-    ngram: int  # that n
+    ngram_nats_per_token: float
+    ngram: int
     bigram_nats_per_token: float
     unigram_nats_per_token: float
 
@@ -123,14 +142,20 @@ class Evaluation:
 def evaluate(
     model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int, tbptt: bool = False
 ) -> list[Evaluation]:
-    """The model on each split of a dataset, beside n-gram, bigram and unigram models fitted on its training split.
+    """Evaluate the model on each split of a dataset, beside n-gram models fitted on its training split.
 
-    Pieces are read in windows of `ctx_len` tokens, each from an empty state, or with `carry` from that of the window
-    before. Bits a note are all the nats of the split
-    over its notes. Raises UserError if the dataset has another tokenizer than the model.
+    Args:
+        codec: the model's tokenizer.
+        data: the dataset folder.
+        ctx_len: window length in tokens.
+        batch_size: windows per batch.
+        tbptt: pass the state on from window to window, as training with --tbptt does; otherwise every window starts
+            from the initial state.
+
+    Raises UserError if the dataset was prepared with another tokenizer.
     """
     if batch_size < 1:
-        raise UserError(f"The batch size is {batch_size} rows: choose 1 or more.")
+        raise UserError(f"The batch size is {batch_size}: choose 1 or more.")
     splits, rows = read_dataset_json(data)["splits"], []
     train = BinIdx(Path(data) / "train")
     for split, counts in splits.items():
@@ -139,9 +164,11 @@ def evaluate(
         dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)
         pieces = BinIdx(Path(data) / split)
         if tbptt:
-            nats, targets = _nats_by_part_of_lanes(model, DocumentStreams(dataset, min(batch_size, len(pieces))), split)
+            nats, targets = _nats_by_position_of_streams(
+                model, DocumentStreams(dataset, min(batch_size, len(pieces))), split
+            )
         else:
-            nats, targets = _nats_by_part(model, dataset, pieces.offsets, batch_size, split)
+            nats, targets = _nats_by_position(model, dataset, pieces.offsets, batch_size, split)
         baselines = (train, pieces, codec.vocab_size)
         unigram, bigram = ngram_nats_per_token(*baselines, order=2, most_tokens=train.n_tokens)
         ngrams = ngram_nats_per_token(*baselines, order=LONGEST_NGRAM)[1:]
@@ -163,35 +190,35 @@ def evaluate(
     return rows
 
 
-def _nats_by_part(
+def _nats_by_position(
     model: RWKV, dataset: MusicDataset, offsets: np.ndarray, batch_size: int, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(nats, targets) of each tenth of the pieces, float64 and int64 [PARTS]."""
-    nats, targets = np.zeros(PARTS), np.zeros(PARTS, np.int64)
+    """Return total loss in nats and number of targets in each tenth of the pieces, float64 and int64 [10]."""
+    nats, targets = np.zeros(POSITION_BINS), np.zeros(POSITION_BINS, np.int64)
     batches = -(-dataset.n_windows // batch_size)
     for i, batch in enumerate(tqdm(dataset.validation_batches(batch_size), split, batches, disable=None)):
         if not batch.n_targets:
             continue
-        # Rows are windows of the stream of all documents, so a target's place there is its place here, and one more.
+        # The rows are consecutive windows of all documents; a target is the token after its position.
         place = i * batch.input_ids.numel() + batch.positions.numpy() + 1
         document = np.searchsorted(offsets, place, side="right") - 1
         length = offsets[document + 1] - offsets[document]
-        part = (place - offsets[document]) * PARTS // length
-        nats += np.bincount(part, nats_of_targets(model, batch)[0], PARTS)
-        targets += np.bincount(part, minlength=PARTS)
+        part = (place - offsets[document]) * POSITION_BINS // length
+        nats += np.bincount(part, nats_of_targets(model, batch)[0], POSITION_BINS)
+        targets += np.bincount(part, minlength=POSITION_BINS)
     return nats, targets
 
 
-def _nats_by_part_of_lanes(model: RWKV, streams: DocumentStreams, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The same with every piece read from its beginning to its end."""
-    figures = np.zeros((2, PARTS))
+def _nats_by_position_of_streams(model: RWKV, streams: DocumentStreams, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """As `_nats_by_position`, with every piece read from beginning to end."""
+    totals = np.zeros((2, POSITION_BINS))  # nats, targets
     state = model.init_state(streams.n_streams)
-    unfinished: dict[int, np.ndarray] = {}  # by stream: the nats of its last piece up to now
+    unfinished: dict[int, np.ndarray] = {}  # stream -> losses of its current piece so far
 
     def finish(piece: np.ndarray) -> None:
-        part = np.arange(1, len(piece) + 1) * PARTS // (len(piece) + 1)  # its first token is no target
-        figures[0] += np.bincount(part, piece, PARTS)
-        figures[1] += np.bincount(part, minlength=PARTS)
+        part = np.arange(1, len(piece) + 1) * POSITION_BINS // (len(piece) + 1)  # the first token is not a target
+        totals[0] += np.bincount(part, piece, POSITION_BINS)
+        totals[1] += np.bincount(part, minlength=POSITION_BINS)
 
     for window in tqdm(range(streams.windows_per_pass), split, disable=None):
         batch = streams.batch(window)
@@ -199,22 +226,22 @@ def _nats_by_part_of_lanes(model: RWKV, streams: DocumentStreams, split: str) ->
         state = after.rows(batch.edges.last)
         starts = batch.cu_seqlens.numpy()
         pieces = np.split(found, np.searchsorted(batch.positions.numpy(), starts[1:-1]))
-        going_on = set(batch.edges.documents.tolist())
+        continuing = set(batch.edges.documents.tolist())
         for document, piece in enumerate(pieces):
             stream = int(starts[document]) // batch.input_ids.shape[1]
             before = unfinished.pop(stream, np.empty(0))
-            if document in going_on:
+            if document in continuing:
                 piece = np.concatenate([before, piece])
             else:
                 finish(before)
             unfinished[stream] = piece
     for piece in unfinished.values():
         finish(piece)
-    return figures[0], figures[1].astype(np.int64)
+    return totals[0], totals[1].astype(np.int64)
 
 
 def as_table(rows: Sequence[Evaluation]) -> str:
-    """The figures as people read them."""
+    """Format evaluations as text tables."""
     header = ("split", "tokens", "nats/token", "bits/note", "n-gram", "bigram", "unigram")
     lines = ["{:<6}{:>12}{:>12}{:>11}{:>11}{:>9}{:>9}   (nats/token)".format(*header)]
     for r in rows:
@@ -223,9 +250,12 @@ def as_table(rows: Sequence[Evaluation]) -> str:
             f"{r.split:<6}{r.targets:>12,}{r.nats_per_token:>12.4f}{r.bits_per_note:>11.3f}{ngram:>11}"
             f"{r.bigram_nats_per_token:>9.4f}{r.unigram_nats_per_token:>9.4f}"
         )
-    lines += ["", f"nats/token by place in the piece, from its first tenth to its last, {PARTS} of them:"]
+    lines += ["", f"nats/token by position in the piece, first to last of {POSITION_BINS} equal parts:"]
     lines += [f"{r.split:<6}" + "".join(f"{value:>8.3f}" for value in r.by_position) for r in rows]
     return "\n".join(lines)
+
+
+# ---- completions -----------------------------------------------------------------------------------------------------
 
 
 def sample_measures(
@@ -236,14 +266,22 @@ def sample_measures(
     *,
     context_bars: int = 4,
     bars: int = 8,
-    sampling: Sampling = PLAIN,
+    sampling: Sampling = DEFAULT_SAMPLING,
 ) -> tuple[list[Measures], list[Measures]]:
-    """What `samples` completions are like, and the bars of the real pieces in their places: (real, completed).
+    """Complete held-out pieces and measure the completions beside the same bars of the real pieces.
 
-    Each is a held-out piece (of the training split where none is held out) from its first `context_bars` bars; the
-    measures are of the `bars` bars after them alone. Pieces are taken in order, more than once if there are too few.
+    The pieces are those of the validation split, or of the training split if that is empty. They are used in order, and
+    repeatedly if there are fewer than `samples`.
 
-    Raises UserError where no piece is long enough.
+    Args:
+        samples: number of completions.
+        context_bars: bars of each piece that the model is given.
+        bars: bars that it generates, which are the ones measured.
+
+    Returns:
+        The measures of the real bars, one per piece, and of the completions.
+
+    Raises UserError if no piece is long enough.
     """
     check_counts(context_bars, bars, samples, "--samples")
     split = "val" if read_dataset_json(data)["splits"]["val"]["pieces"] else "train"

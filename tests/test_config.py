@@ -1,7 +1,8 @@
-"""Settings: defaults from the width, the command line made from the fields, config.json there and back."""
+"""Settings: derived defaults, the command line, and config.json, also of earlier versions."""
 
 import argparse
 import dataclasses
+import json
 
 import pytest
 
@@ -9,7 +10,7 @@ from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, Train
 from rwkv_music.errors import UserError
 
 
-def test_what_is_left_out_of_a_model_follows_its_width():
+def test_default_ranks_follow_the_width():
     model = ModelConfig(n_layer=12, n_embd=768)
     # train_temp: max(32, round(factor * sqrt(C) / 32) * 32) with factors 2.5, 2.5, 1.7 and 5.
     assert (model.decay_rank, model.iclr_rank, model.value_rank, model.gate_rank) == (64, 64, 32, 128)
@@ -17,12 +18,12 @@ def test_what_is_left_out_of_a_model_follows_its_width():
     assert ModelConfig(n_embd=768, gate_rank=96).gate_rank == 96
 
 
-def test_presets_are_those_of_the_readme():
+def test_presets():
     sizes = {name: (preset["n_layer"], preset["n_embd"]) for name, preset in PRESETS.items()}
     assert sizes.items() >= {"0.1b": (12, 768), "0.4b": (24, 1024), "1.5b": (24, 2048), "7b": (32, 4096)}.items()
 
 
-def test_every_setting_has_a_flag_with_help_and_what_is_not_given_yields():
+def test_every_setting_has_a_flag_with_help():
     parser = argparse.ArgumentParser()
     add_arguments(parser, TrainConfig, required=("out",))
     options = parser.parse_args(["--out", "RUN", "--lr", "1e-3", "--schedule", "wsd"])
@@ -35,14 +36,31 @@ def test_every_setting_has_a_flag_with_help_and_what_is_not_given_yields():
     assert "(default: 0.0006)" in text
 
 
-def test_a_configuration_comes_back_as_it_was(tmp_path):
+def test_save_and_load(tmp_path):
     config = RunConfig(ModelConfig(vocab_size=7), DataConfig(data="D"), TrainConfig(out="R", grad_clip=0.5))
     config.save(tmp_path / "config.json")
     assert RunConfig.load(tmp_path / "config.json") == config
 
 
+def test_a_former_flag_works_and_is_not_listed():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, DataConfig)
+    assert vars(parser.parse_args(["--carry", "4"])) == vars(parser.parse_args(["--tbptt", "4"])) == {"tbptt": 4}
+    assert "--tbptt" in parser.format_help() and "carry" not in parser.format_help()
+
+
+def test_a_file_of_an_earlier_version_loads(tmp_path):
+    """It has `carry` instead of `tbptt`, and no `fast`."""
+    config = RunConfig(ModelConfig(vocab_size=7), DataConfig(tbptt=3), TrainConfig(out="R"))
+    tree = dataclasses.asdict(config)
+    tree["data"]["carry"] = tree["data"].pop("tbptt")
+    assert tree["train"].pop("fast") == "auto"
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert RunConfig.load(tmp_path / "config.json") == config
+
+
 @pytest.mark.parametrize("content", ("", "{", "[]", '{"model": {}}', '{"model": {"x": 1}, "data": {}, "train": {}}'))
-def test_a_damaged_configuration_is_told(tmp_path, content):
+def test_damaged_files_are_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match="cannot be read"):
         RunConfig.load(tmp_path / "config.json")

@@ -1,4 +1,4 @@
-"""The doctor: each check on machines good and bad, the report, and the exit status."""
+"""The doctor: every check on good and bad machines, the output, and the exit status."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ H200 = Gpu("NVIDIA H200", (9, 0), 140 * GIB)
 TURING = Gpu("Tesla T4", (7, 5), 15 * GIB)
 
 
-def test_this_machine_is_healthy_and_it_is_told_quickly():
+def test_this_machine_passes_quickly():
     start = time.perf_counter()
     found = list(doctor.checks())
     assert time.perf_counter() - start < 20  # under 6 s on two quiet cores
@@ -34,7 +34,7 @@ def test_python(version, status):
     assert doctor.check_python(version).status == status
 
 
-def test_a_gpu_that_torch_cannot_use_is_told():
+def test_torch():
     assert doctor.check_torch("2.13.0+cpu", None, 0, driver_present=False).status == "ok"
     assert doctor.check_torch("2.13.0+cu130", "13.0", 8, driver_present=True).status == "ok"
     cpu_build = doctor.check_torch("2.13.0+cpu", None, 0, driver_present=True)
@@ -53,17 +53,17 @@ def test_gpus():
 
 def test_programs(tmp_path):
     missing = doctor.check_program("ninja", ["ninja"], "pip install ninja", [H200], path=str(tmp_path))
-    assert missing == Check("ninja", "warn", "not found; the CUDA kernels are compiled with it", "pip install ninja")
+    assert missing == Check("ninja", "warn", "not found; it compiles the CUDA kernels", "pip install ninja")
     (tmp_path / "ninja").touch(mode=0o755)
     found = doctor.check_program("ninja", ["ninja"], "pip install ninja", [], path=str(tmp_path))
     assert found.status == "ok" and found.detail == str(tmp_path / "ninja")
 
 
-def test_cuda_toolkit_is_looked_at_only_with_a_gpu(monkeypatch):
+def test_cuda_toolkit_is_checked_only_with_a_gpu(monkeypatch):
     assert doctor.check_cuda_toolkit([]).status == "ok"
-    monkeypatch.setattr(torch.version, "cuda", "99.0")  # no nvcc is of that version, if there is one at all
-    told = doctor.check_cuda_toolkit([H200])
-    assert told.status == "warn" and "nvcc" in told.detail and "CUDA_HOME" in told.remedy
+    monkeypatch.setattr(torch.version, "cuda", "99.0")  # no nvcc has this version
+    check = doctor.check_cuda_toolkit([H200])
+    assert check.status == "warn" and "nvcc" in check.detail and "CUDA_HOME" in check.remedy
 
 
 @pytest.mark.parametrize(
@@ -74,25 +74,25 @@ def test_accelerator(accelerator, gpus, status):
     assert doctor.judge_accelerator("0.19.8", accelerator, gpus).status == status
 
 
-def test_locks_of_compilations(tmp_path, monkeypatch):
+def test_build_locks(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert doctor.check_extensions().status == "ok"
     file = tmp_path / "cpu_adam" / "lock"
     file.parent.mkdir()
     file.touch()
     young = doctor.check_extensions()
-    assert young.status == "warn" and "is running" in young.detail and young.remedy.startswith("if none is running")
+    assert young.status == "warn" and "is running" in young.detail and young.remedy.startswith("if no build is running")
     os.utime(file, (time.time() - 3600,) * 2)
     old = doctor.check_extensions()
-    assert old.status == "warn" and "cut short" in old.detail and "cpu_adam, locked for 60 min" in old.detail
+    assert old.status == "warn" and "interrupted" in old.detail and "cpu_adam, locked for 60 min" in old.detail
     assert old.remedy == f"remove {file}"
 
 
-def test_a_folder_of_extensions_that_cannot_be_made(tmp_path, monkeypatch):
+def test_an_extensions_folder_that_cannot_be_created(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file" / "folder"))
-    told = doctor.check_extensions()
-    assert told.status == "warn" and str(tmp_path / "file") in told.detail and told.remedy
+    check = doctor.check_extensions()
+    assert check.status == "warn" and str(tmp_path / "file") in check.detail and check.remedy
 
 
 def test_collectives():
@@ -102,10 +102,12 @@ def test_collectives():
     assert doctor.check_collectives(False, False, []).status == "fail"
 
 
-def test_missing_packages_are_named_with_what_they_are_for():
+def test_missing_packages_are_named_with_their_purpose():
     assert doctor.check_packages("libraries", {"numpy": "batches"}, "fail").status == "ok"
-    told = doctor.check_packages("extras", {"numpy": "batches", "no-such-package": "dreams"}, "warn")
-    assert told.status == "warn" and told.detail == "missing: no-such-package (dreams)" and "pip install" in told.remedy
+    check = doctor.check_packages("extras", {"numpy": "batches", "no-such-package": "dreams"}, "warn")
+    assert (
+        check.status == "warn" and check.detail == "missing: no-such-package (dreams)" and "pip install" in check.remedy
+    )
 
 
 @pytest.mark.parametrize("gib, status", [(0.5, "fail"), (3, "warn"), (50, "ok")])
@@ -113,7 +115,7 @@ def test_room(gib, status):
     assert doctor.check_room("disk", int(gib * GIB), "free", fail_gib=1, warn_gib=10).status == status
 
 
-def test_operator_agrees_here_and_a_wrong_one_is_caught():
+def test_the_operator_passes_and_a_wrong_one_fails():
     assert doctor.operator_error(wkv7s, "cpu", torch.float64) < 1e-12
     assert doctor.operator_error(wkv7s, "cpu", torch.bfloat16) < doctor.CUDA_TOLERANCE
 
@@ -128,14 +130,14 @@ def test_operator_agrees_here_and_a_wrong_one_is_caught():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_kernels_without_a_gpu_are_one_sentence_in_two_halves():
+def test_an_error_splits_into_problem_and_remedy():
     from rwkv_music.cuda.build import load
     from rwkv_music.errors import UserError
 
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         load()
-    detail, remedy = doctor._split(told.value)
-    assert detail and remedy and f"{detail}: {remedy}" == str(told.value)
+    detail, remedy = doctor._split(caught.value)
+    assert detail and remedy and f"{detail}: {remedy}" == str(caught.value)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -150,7 +152,7 @@ def test_every_line_fits_the_terminal(width):
     assert doctor.layout(long, width, colour=True).replace("\033[33m", "").replace("\033[0m", "") == plain
 
 
-def test_a_broken_check_is_a_finding_not_a_traceback():
+def test_an_exception_is_a_failed_check():
     def broken() -> Check:
         raise ImportError("libcudart.so.13: cannot open shared object file\nsecond line")
 
@@ -159,7 +161,7 @@ def test_a_broken_check_is_a_finding_not_a_traceback():
 
 
 def test_exit_status_is_1_when_training_would_fail():
-    """DeepSpeed told to use an accelerator that is not there."""
+    """DS_ACCELERATOR selects an accelerator that does not exist here."""
     command = [sys.executable, "-c", "import sys; from rwkv_music import doctor; sys.exit(doctor.main())"]
     done = subprocess.run(
         command, env={**os.environ, "DS_ACCELERATOR": "npu"}, capture_output=True, text=True, timeout=120
@@ -167,4 +169,4 @@ def test_exit_status_is_1_when_training_would_fail():
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("fail")][0].startswith("fail  deepspeed")
-    assert "unset DS_ACCELERATOR" in done.stdout and "Training would fail here" in done.stdout
+    assert "unset DS_ACCELERATOR" in done.stdout and "Training would fail" in done.stdout

@@ -1,4 +1,4 @@
-"""The loss of a split, however its rows are shared out, and the figures beside it."""
+"""The loss of a split on any number of ranks, the baselines, and the measures of completions."""
 
 import math
 
@@ -24,7 +24,7 @@ def model(bach_data):
     return RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=vocabulary)).requires_grad_(False)
 
 
-def test_the_sum_does_not_depend_on_batches_or_ranks(model, bach_data):
+def test_the_loss_does_not_depend_on_batches_or_ranks(model, bach_data):
     dataset = MusicDataset(bach_data, "val", 100)
     one = summed_loss(model, dataset, 4, "cpu")
     assert one[1] == dataset.n_targets
@@ -33,13 +33,13 @@ def test_the_sum_does_not_depend_on_batches_or_ranks(model, bach_data):
     torch.testing.assert_close(shared, one, rtol=1e-5, atol=0)
 
 
-def test_only_the_first_rows_when_asked(model, bach_data):
+def test_max_rows(model, bach_data):
     dataset = MusicDataset(bach_data, "val", 100)
     some = summed_loss(model, dataset, 2, "cpu", max_rows=4)
     assert some[1] == sum(batch.n_targets for _, batch in zip(range(2), dataset.validation_batches(2), strict=False))
 
 
-def test_an_untrained_model_is_near_the_uniform_and_the_bigram_far_below(model, bach_data):
+def test_an_untrained_model_is_near_uniform_and_the_baselines_are_better(model, bach_data):
     codec = load_codec(bach_data / "tokenizer.json")
     train, val = evaluate(model, codec, bach_data, ctx_len=128, batch_size=4)
     assert [row.split for row in (train, val)] == ["train", "val"]
@@ -52,8 +52,8 @@ def test_an_untrained_model_is_near_the_uniform_and_the_bigram_far_below(model, 
     assert len(as_table([train, val]).splitlines()) == 7
 
 
-def test_positions_share_out_the_whole_loss(model, bach_data):
-    """Against the loss of each piece's tenths, one token at a time."""
+def test_loss_by_position(model, bach_data):
+    """Equals a sum over the tokens of each tenth of each piece."""
     codec = load_codec(bach_data / "tokenizer.json")
     _, val = evaluate(model, codec, bach_data, ctx_len=100, batch_size=3)
     pieces, dataset = BinIdx(bach_data / "val"), MusicDataset(bach_data, "val", 100)
@@ -75,16 +75,16 @@ def test_positions_share_out_the_whole_loss(model, bach_data):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_with_states_carried_windows_do_not_matter(model, bach_data, batch_size):
-    """As if every piece were one window."""
+def test_with_tbptt_windows_do_not_matter(model, bach_data, batch_size):
+    """Equals the loss with every piece in one window."""
     codec = load_codec(bach_data / "tokenizer.json")
-    carried = evaluate(model, codec, bach_data, ctx_len=60, batch_size=batch_size, tbptt=True)
-    for split, found in zip(("train", "val"), carried, strict=True):
+    evaluations = evaluate(model, codec, bach_data, ctx_len=60, batch_size=batch_size, tbptt=True)
+    for split, found in zip(("train", "val"), evaluations, strict=True):
         nats, targets, pieces = [0.0] * 10, [0] * 10, BinIdx(bach_data / split)
         for i in range(len(pieces)):
             ids = torch.from_numpy(pieces[i].astype(np.int64))
-            of_piece = torch.nn.functional.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="none")
-            for place, value in enumerate(of_piece.tolist(), 1):
+            losses = torch.nn.functional.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="none")
+            for place, value in enumerate(losses.tolist(), 1):
                 nats[place * 10 // len(ids)] += value
                 targets[place * 10 // len(ids)] += 1
         assert found.targets == sum(targets)
@@ -93,7 +93,7 @@ def test_with_states_carried_windows_do_not_matter(model, bach_data, batch_size)
 
 
 @pytest.mark.parametrize("tokenizer", ["remi", "midi-llm"])
-def test_samples_are_measured_beside_the_same_bars_of_real_pieces(tokenizer, bach_midi, tmp_path):
+def test_completions_are_measured_beside_real_bars(tokenizer, bach_midi, tmp_path):
     prepare([bach_midi], tmp_path / "data", tokenizer=tokenizer, workers=1, val_fraction=0.2)
     codec = load_codec(tmp_path / "data" / "tokenizer.json")
     torch.manual_seed(0)
@@ -118,6 +118,6 @@ def test_another_tokenizer_is_refused(model, bach_data):
         evaluate(model, Other(), bach_data, 128, 4)
 
 
-def test_a_folder_of_something_else_is_told(model, bach_midi):
+def test_a_folder_that_is_not_a_dataset_is_refused(model, bach_midi):
     with pytest.raises(UserError, match="is not a dataset folder"):
         evaluate(model, None, bach_midi, 64, 2)

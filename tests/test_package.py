@@ -1,4 +1,4 @@
-"""The public names, and that naming the package imports nothing heavy."""
+"""The public names, which are imported on first access."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-def test_the_public_names_come_on_demand():
+def test_public_names_are_imported_lazily():
     program = (
         "import sys, rwkv_music\n"
         "assert 'torch' not in sys.modules\n"
@@ -25,7 +25,7 @@ def test_an_unknown_name_is_an_attribute_error():
         rwkv_music.nonsense  # noqa: B018
 
 
-def test_every_public_name_says_what_it_is_and_raises():
+def test_public_names_are_documented():
     import rwkv_music
     from rwkv_music import RWKV
 

@@ -1,7 +1,7 @@
-"""Low-rank adapters by the `peft` library: made, named and saved as it does, computed in our own fused way.
+"""Low-rank adapters that are created, named and saved by the `peft` library.
 
-An adapted layer's `weight` is the base's plus scale x B A, made when it is read. Whoever reads a layer's weight, the
-fused halves among them, so computes with the adapter, and autograd brings the weight's gradient to A and B.
+The `weight` of an adapted layer is a property: the base weight plus scale * B A, computed when read. Code that reads
+`weight`, such as the fused sublayers, therefore uses the adapter, and autograd passes the gradient on to A and B.
 """
 
 from pathlib import Path
@@ -26,11 +26,11 @@ ADAPTER = "default"
 
 
 class AdaptedLinear(lora.Linear):
-    """peft's layer around a linear one, with the sum of both as its weight."""
+    """A peft layer around a Linear whose `weight` includes the adapter."""
 
     @property
     def weight(self) -> Tensor:
-        """[out, in]; a new tensor each time it is read."""
+        """[out, in], a new tensor on every read."""
         down, up = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
         return torch.addmm(self.base_layer.weight, up, down, alpha=self.scaling[ADAPTER])
 
@@ -39,7 +39,7 @@ class AdaptedLinear(lora.Linear):
 
 
 def adapter_config(train: TrainConfig) -> LoraConfig:
-    """What peft keeps as adapter_config.json."""
+    """Return the content of adapter_config.json."""
     return LoraConfig(
         r=train.lora_rank,
         lora_alpha=train.lora_alpha,
@@ -49,7 +49,7 @@ def adapter_config(train: TrainConfig) -> LoraConfig:
 
 
 def save_adapter(trained: dict[str, Tensor], train: TrainConfig, out: Path) -> None:
-    """Write adapters, by the names that they train under, as the folder that peft loads."""
+    """Write the adapters `trained`, by their names in the model, as a folder that peft loads."""
     named = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight for name, weight in trained.items()}
     with atomic_folder(out) as partial:
         write_tensors(partial / "adapter_model.safetensors", named)
@@ -57,7 +57,7 @@ def save_adapter(trained: dict[str, Tensor], train: TrainConfig, out: Path) -> N
 
 
 def add_adapters(model: RWKV, train: TrainConfig) -> None:
-    """Wrap the matrices that `train.lora_targets` names. B is zero, so the model computes what it did."""
+    """Wrap the matrices that `train.lora_targets` names. B is zero, so the output does not change."""
     config = adapter_config(train)
     config._register_custom_module({nn.Linear: AdaptedLinear})
     inject_adapter_in_model(config, model, ADAPTER)

@@ -1,20 +1,26 @@
-"""The run folder RUN: what is in it, which of its checkpoints are whole, and where a run that goes on begins.
+"""The run folder and the on-disk format of a checkpoint.
 
-RUN/config.json                          the RunConfig of the last start
-RUN/tokenizer.json                       the codec of its data
-RUN/events.out.tfevents.*                TensorBoard's curves
-RUN/samples/                             completions made while training
-RUN/.owner                               the start that may write checkpoints: a later one takes over
-RUN/checkpoints/step_00001000/           a checkpoint; it got this name when it was whole
-    manifest.json                        size and SHA-256 of every other file
-    config.json                          the RunConfig it was made under
-    progress.json                        its Progress
-    tokenizer.json                       the codec
-    base.json                            of a tuned run: where its base was, and the SHA-256 of the frozen weights
-    index.json                           which rank's files hold which elements of which parameter
-    weights_00000.safetensors            what rank 0 held of the fp32 master weights
-    moments_00000.safetensors            and of AdamW's two moments
-    lanes_00000.safetensors              with --tbptt: the states of its streams
+RUN/config.json                          RunConfig of the most recent start
+RUN/tokenizer.json                       codec of the data
+RUN/base.json                            of a tuned run: BaseNote (path of its base, hash of the frozen weights)
+RUN/events.out.tfevents.*                TensorBoard event files
+RUN/samples/                             completions sampled during training
+RUN/.owner                               token of the start that may write checkpoints; a newer start replaces it
+RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
+    manifest.json                        size in bytes and SHA-256 of every other file in this folder
+    config.json                          RunConfig that it was written under
+    progress.json                        Progress: steps, rows read, skipped steps; world size and ZeRO stage
+    tokenizer.json                       copy of RUN/tokenizer.json
+    base.json                            of a tuned run: copy of RUN/base.json
+    index.json                           shape of every parameter, and its slices: [first element, length, rank]
+    weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name
+    moments_00000.safetensors            the same slices of the Adam moments: NAME.exp_avg, NAME.exp_avg_sq
+    lanes_00000.safetensors              with --tbptt: the recurrent states of rank 0's document streams
+
+A checkpoint is written to .step_00001000.partial and renamed when all ranks' files are complete and flushed. A folder
+with the final name is therefore complete unless it was damaged later. The checkpoints of a tuned run hold only the
+trained parameters. With the index, a checkpoint can be loaded by any number of ranks under any ZeRO stage.
+`training.saving` writes checkpoints, `saved_tensors` reads the tensors.
 """
 
 import dataclasses
@@ -35,18 +41,41 @@ CHECKPOINT_NAME = re.compile(r"step_(\d{8})")
 UNFINISHED_NAME = re.compile(r"\.step_\d{8}\.(partial|removed)")
 MANIFEST = "manifest.json"
 INDEX = "index.json"
-TENSORS = ".safetensors"  # files too large to be read whole at every look
+PROGRESS = "progress.json"
+TOKENIZER = "tokenizer.json"
+BASE = "base.json"
+TENSORS = ".safetensors"  # suffix of the large files, which `fault` does not hash
+STREAMS_PREFIX = "lanes_"  # name from an earlier version, kept so that older checkpoints load
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, and who wrote the checkpoint that says so."""
+    """The progress of a run at a checkpoint.
 
-    step: int  # optimizer steps done, those among them that were skipped
-    samples: int  # rows drawn: the sampler's position
-    skipped: int  # of the steps, because of a gradient that was not finite
+    Attributes:
+        step: optimizer steps done, including skipped ones.
+        samples: rows drawn so far, which is the position of the data sampler.
+        skipped: steps skipped because of a non-finite gradient.
+        world_size, zero_stage: number of ranks and ZeRO stage that wrote the checkpoint.
+    """
+
+    step: int
+    samples: int
+    skipped: int
     world_size: int
     zero_stage: int
+
+
+def weights_file(rank: int) -> str:
+    return f"weights_{rank:05d}{TENSORS}"
+
+
+def moments_file(rank: int) -> str:
+    return f"moments_{rank:05d}{TENSORS}"
+
+
+def streams_file(rank: int) -> str:
+    return f"{STREAMS_PREFIX}{rank:05d}{TENSORS}"
 
 
 def checkpoint_name(step: int) -> str:
@@ -54,20 +83,20 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoints(run: str | os.PathLike) -> list[Path]:
-    """The checkpoints of a run, the oldest first, whole or not."""
+    """Return the checkpoints of a run, oldest first, including damaged ones."""
     folder = Path(run) / CHECKPOINTS
     return sorted(p for p in folder.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
-# ---- whole or damaged ------------------------------------------------------------------------------------------------
+# ---- the manifest ----------------------------------------------------------------------------------------------------
 
 
 def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
-    """Make the manifest of a checkpoint whose other files are all there.
+    """Write the manifest of a checkpoint that is otherwise complete.
 
     Args:
-        tensor_files: "size_bytes" and "sha256" of the files that were hashed while they were written. The others are
-            small and are read.
+        tensor_files: "size_bytes" and "sha256" of each tensor file, computed while it was written. Only the other,
+            small files are read here.
     """
     files = {
         path.name: {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -78,27 +107,27 @@ def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, dict]:
-    """Size and hash of each file of a checkpoint. Raises ValueError, saying why, if there is no such manifest."""
+    """Return "size_bytes" and "sha256" of each file of a checkpoint. Raises ValueError if the manifest is not valid."""
     try:
         tree = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = tree["files"]
         for name, facts in files.items():
             if Path(name).name != name or not isinstance(facts["size_bytes"], int):
-                raise ValueError("an entry that is none")
+                raise ValueError(f"invalid entry {name}")
             bytes.fromhex(facts["sha256"])
     except FileNotFoundError:
         raise ValueError(f"it has no {MANIFEST}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read ({error})") from error
-    if tree.get("version") != 1 or not {INDEX, "config.json", "progress.json", "tokenizer.json"} <= files.keys():
-        raise ValueError(f"its {MANIFEST} is not one of this version")
+    if tree.get("version") != 1 or not {INDEX, "config.json", PROGRESS, TOKENIZER} <= files.keys():
+        raise ValueError(f"its {MANIFEST} is of another version")
     return files
 
 
 def fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, as far as can be seen without reading its tensors; None if nothing.
+    """Return what is wrong with a checkpoint as a clause, or None, without reading its tensors.
 
-    Every file must be there and of its size, and the small ones must have their hash.
+    Checks the existence and size of every file, and the hash of every file except tensor files.
     """
     try:
         files = read_manifest(checkpoint)
@@ -115,7 +144,7 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def contents_fault(checkpoint: Path, names: Iterable[str]) -> str | None:
-    """The first of the files `names` whose bytes are not those that were written, as a clause; None if none is."""
+    """Return a clause about the first of the files `names` whose hash differs from the manifest's, or None."""
     files = read_manifest(checkpoint)
     for name in names:
         try:
@@ -127,22 +156,23 @@ def contents_fault(checkpoint: Path, names: Iterable[str]) -> str | None:
 
 
 def tensor_files(checkpoint: Path) -> list[str]:
-    """The names of a checkpoint's large files, in a fixed order."""
+    """Return the names of a checkpoint's tensor files, sorted."""
     return sorted(name for name in read_manifest(checkpoint) if name.endswith(TENSORS))
 
 
-# ---- which one -------------------------------------------------------------------------------------------------------
+# ---- selection -------------------------------------------------------------------------------------------------------
 
 
 def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path | None = None) -> Path | None:
-    """The checkpoint that `resume` means: "auto", the run's newest one without a `fault`, or None; "none", None; else
-    that path.
+    """Return the checkpoint to resume from, or None to start from scratch.
 
     Args:
-        before: with "auto", only checkpoints that are older than this one.
+        resume: "auto": the newest checkpoint of `run` without a `fault`, if it has checkpoints; "none": None; else the
+            path of a checkpoint.
+        before: with "auto", consider only checkpoints older than this one.
 
-    Raises UserError if the path is no checkpoint or a damaged one, if `run` holds checkpoints that the new course would
-    mix with (any for "none", later ones for a path), or if it holds some and all are damaged.
+    Raises UserError if the path is not a checkpoint or is damaged; if `run` holds checkpoints that the new training
+    would be mixed with (any for "none", newer ones for a path); or if all its checkpoints are damaged.
     """
     found = [path for path in checkpoints(run) if before is None or path.name < before.name]
     if resume == "auto":
@@ -152,86 +182,88 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
         if found or before:
             newest = found[-1] if found else before
             raise UserError(
-                f"No checkpoint of {run} is whole ({newest.name}: {fault(newest) or 'damaged'}): restore one from a "
-                f"copy, or start again with another --out."
+                f"All checkpoints of {run} are damaged ({newest.name}: {fault(newest) or 'damaged'}): restore one from "
+                f"a copy, or start again with another --out."
             )
         return None
-    asked = None if resume == "none" else Path(resume)
-    if asked and not (asked / "progress.json").is_file():
+    chosen = None if resume == "none" else Path(resume)
+    if chosen and not (chosen / PROGRESS).is_file():
         raise UserError(
-            f"{resume} is not a checkpoint (it has no progress.json): "
+            f"{resume} is not a checkpoint (it has no {PROGRESS}): "
             f"name a folder such as RUN/{CHECKPOINTS}/step_00001000."
         )
-    if found and not (asked and asked.resolve() == found[-1].resolve()):
+    if found and not (chosen and chosen.resolve() == found[-1].resolve()):
         raise UserError(
             f"{run} already holds checkpoints, up to {found[-1].name}: "
-            f"choose another --out, or go on with --resume auto."
+            f"choose another --out, or resume from the newest with --resume auto."
         )
-    if asked and (wrong := fault(asked)):
-        raise UserError(f"{asked} is damaged ({wrong}): name another one with --resume.")
-    return asked
+    if chosen and (problem := fault(chosen)):
+        raise UserError(f"{chosen} is damaged ({problem}): name another one with --resume.")
+    return chosen
 
 
 def passed_over(run: str | os.PathLike, chosen: Path | None) -> list[str]:
-    """Of a run's checkpoints newer than `chosen`, one clause each: what is wrong with it."""
+    """Return one clause about each checkpoint newer than `chosen`, newest first: its name and what is wrong with it."""
     newer = [path for path in checkpoints(run) if chosen is None or path.name > chosen.name]
     return [f"{path.name}: {fault(path) or 'a file is not as it was written'}" for path in reversed(newer)]
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """The progress of a checkpoint. Raises UserError if its file is missing or damaged."""
+    """Return the progress of a checkpoint. Raises UserError if the file is missing or damaged."""
     try:
-        progress = Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
+        progress = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
         if not all(isinstance(value, int) for value in dataclasses.astuple(progress)):
-            raise ValueError("not all whole numbers")
+            raise ValueError("not all values are integers")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{checkpoint} is damaged (progress.json: {error}): name another one with --resume.") from error
+        raise UserError(f"{checkpoint} is damaged ({PROGRESS}: {error}): name another one with --resume.") from error
     return progress
 
 
 def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
-    """Whether a run of `config` can go on from `checkpoint`; its progress if so, else a UserError that says why not.
+    """Check that a run of `config` can resume from `checkpoint`, and return the checkpoint's progress.
 
-    The number of ranks and the ZeRO stage may be others than those that wrote it.
+    The number of ranks and the ZeRO stage may differ from those that wrote it.
+
+    Raises UserError if the model's shape, the cut of the data or what trains differs.
     """
-    started = RunConfig.load(checkpoint / "config.json")
-    for field in dataclasses.fields(started.model):
-        saved, asked = getattr(started.model, field.name), getattr(config.model, field.name)
-        if saved != asked:
+    saved_config = RunConfig.load(checkpoint / "config.json")
+    for field in dataclasses.fields(saved_config.model):
+        saved, given = getattr(saved_config.model, field.name), getattr(config.model, field.name)
+        if saved != given:
             raise UserError(
-                f"{checkpoint} holds a model of another shape ({field.name} is {saved}, not {asked}): "
+                f"{checkpoint} holds a model of another shape ({field.name} is {saved}, not {given}): "
                 f"drop the flag or the dataset that changes it, or choose another --out."
             )
-    # The sampler's position counts rows of this length, of these tasks, in this order.
+    # The sampler's position is only meaningful under the same rows in the same order.
     names = ("ctx_len", "seed", "task", "completion_weight", "context_bars", "completion_bars", "augment", "tbptt")
-    settings = {name: (getattr(started.data, name), getattr(config.data, name)) for name in names}
-    if config.data.tbptt:  # each row has its own pieces
-        settings["batch_size"] = (started.train.batch_size, config.train.batch_size)
-    for name, (saved, asked) in settings.items():
-        if saved != asked:
+    settings = {name: (getattr(saved_config.data, name), getattr(config.data, name)) for name in names}
+    if config.data.tbptt:  # each row is a stream with its own pieces
+        settings["batch_size"] = (saved_config.train.batch_size, config.train.batch_size)
+    for name, (saved, given) in settings.items():
+        if saved != given:
             raise UserError(
-                f"{checkpoint} was made with {name} {saved}, not {asked}, and its place in the data means nothing "
-                f"under another: drop --{name}, or start a new run."
+                f"{checkpoint} was made with {name} {saved}, not {given}, so its position in the data is not valid: "
+                f"drop --{name}, or start a new run."
             )
-    # It holds what trained alone, by these names and shapes.
-    names = ("tune", "lora_rank", "lora_alpha", "lora_targets") if started.train.tune == "lora" else ("tune",)
+    # The names and shapes of the trained parameters depend on these.
+    names = ("tune", "lora_rank", "lora_alpha", "lora_targets") if saved_config.train.tune == "lora" else ("tune",)
     for name in names:
-        saved, asked = getattr(started.train, name), getattr(config.train, name)
-        if saved != asked:
-            raise UserError(f"{checkpoint} was made with --{name} {saved}, not {asked}: drop it, or start a new run.")
+        saved, given = getattr(saved_config.train, name), getattr(config.train, name)
+        if saved != given:
+            raise UserError(f"{checkpoint} was made with --{name} {saved}, not {given}: drop it, or start a new run.")
     return read_progress(checkpoint)
 
 
-# ---- taking away -----------------------------------------------------------------------------------------------------
+# ---- deletion --------------------------------------------------------------------------------------------------------
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Delete a checkpoint. It loses its name first: what an interruption leaves does not look like one."""
+    """Delete a checkpoint. It is renamed first, so an interrupted deletion does not leave a partial checkpoint."""
     shutil.rmtree(take_name_away(checkpoint), ignore_errors=True)
 
 
 def take_name_away(checkpoint: Path) -> Path:
-    """Make a checkpoint one no more, at once; what is left of it, to be deleted."""
+    """Rename a checkpoint atomically so that it no longer counts as one. Return the new path, to be deleted."""
     removed = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
     os.replace(checkpoint, removed)
@@ -239,7 +271,7 @@ def take_name_away(checkpoint: Path) -> Path:
 
 
 def remove_unfinished(run: str | os.PathLike) -> None:
-    """Delete what saves and deletions that were cut short have left."""
+    """Delete the remains of interrupted saves and deletions."""
     folder = Path(run) / CHECKPOINTS
     for path in folder.iterdir() if folder.is_dir() else ():
         if UNFINISHED_NAME.fullmatch(path.name):

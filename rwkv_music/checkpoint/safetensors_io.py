@@ -1,14 +1,14 @@
-"""Tensors in files: the safetensors format, written from front to back in one pass and read in slices.
+"""Reading and writing safetensors files: written in one sequential pass, read in slices.
 
-A file is the header's length in eight bytes, the header as JSON (for each tensor its type, its shape and where its
-bytes lie), and the bytes. There is nothing in it that could run: a reader that checks the header has checked all.
+A file is the length of the header in eight bytes, the header as JSON (dtype, shape and byte range of each tensor), and
+the tensors' bytes. It contains nothing executable, so checking the header validates the file.
 
 Notable choices:
-- A checkpoint's master weights and moments are fp32; exported weights may be of another type, and so may what is read.
-- The hash is taken of what is written, while it is written, so that it costs no second pass over the disk.
-- A GPU's tensor is copied a piece at a time: saving needs no room for a second one.
+- Master weights and moments are written as fp32; exported and imported weights may have any dtype of `TYPES`.
+- The SHA-256 is computed while writing, without a second pass over the disk.
+- A GPU tensor is copied to the host in chunks, so saving needs no second copy of it.
 
-Source: the format's description, https://huggingface.co/docs/safetensors.
+Source: the format's specification, https://huggingface.co/docs/safetensors.
 """
 
 import hashlib
@@ -22,25 +22,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2**24  # elements that are copied, hashed and written at a time: 64 MiB
+CHUNK = 2**24  # elements copied, hashed and written at a time (64 MiB of fp32)
 LONGEST_HEADER = 2**27  # bytes
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class DamagedFile(ValueError):
-    """A file that is not what this module writes; the message says how."""
+    """A file that is not valid; the message says why."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a file must be found to be."""
+    """Size and hash of a written file, for the manifest."""
 
     size_bytes: int
     sha256: str
 
 
 def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor]) -> Written:
-    """Write `tensors` as fp32 to `path` and flush them to the disk."""
+    """Write `tensors` as fp32 to `path` and fsync the file."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return write_one_by_one(path, shapes, lambda name: tensors[name])
 
@@ -52,12 +52,13 @@ def write_one_by_one(
     dtype: torch.dtype = torch.float32,
     metadata: dict[str, str] | None = None,
 ) -> Written:
-    """The same for tensors that need not be there at once, in any type of `TYPES`.
+    """Write tensors that are produced one at a time to `path` and fsync the file.
 
     Args:
-        shapes: what will be written, in this order.
-        tensor: gives a tensor by its name, when its turn has come.
-        metadata: a note for readers, in the header.
+        shapes: names and shapes of the tensors, in the order of writing.
+        tensor: returns a tensor by its name.
+        dtype: one of `TYPES`, of all tensors.
+        metadata: free text entries of the header.
     """
     type_name = next(name for name, known in TYPES.items() if known == dtype)
     header: dict = {"__metadata__": metadata} if metadata else {}
@@ -84,9 +85,9 @@ def write_one_by_one(
 
 
 class TensorFile:
-    """The tensors of a safetensors file of the types in `TYPES`.
+    """The tensors of a safetensors file, with dtypes of `TYPES`.
 
-    Raises DamagedFile if its header is none, or names what does not lie in the file; OSError if it cannot be read.
+    Raises DamagedFile if the header is invalid or does not match the file's size, OSError if the file cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -104,9 +105,9 @@ class TensorFile:
             self._starts = {name: int(entry["data_offsets"][0]) for name, entry in header.items()}
             types = {name: entry["dtype"] for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise DamagedFile(f"{self._path.name} has a header that cannot be read ({error})") from error
+            raise DamagedFile(f"{self._path.name} has an unreadable header ({error})") from error
         if others := sorted({str(kind) for kind in types.values()} - TYPES.keys()):
-            raise DamagedFile(f"{self._path.name} holds {', '.join(others)}, not {', '.join(TYPES)}")
+            raise DamagedFile(f"{self._path.name} has dtype {', '.join(others)}, not one of {', '.join(TYPES)}")
         self._types = {name: TYPES[kind] for name, kind in types.items()}
         self._data = 8 + length
         for name, shape in self.shapes.items():
@@ -115,12 +116,12 @@ class TensorFile:
                 raise DamagedFile(f"{self._path.name} ends before {name} does")
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """Fill `out` (1-D) with the elements of `name` from `start` on.
+        """Fill `out` (1-D) with the elements of tensor `name`, beginning at element `start`.
 
-        Raises DamagedFile if there are not as many.
+        Raises DamagedFile if the tensor does not exist or is too short.
         """
         if name not in self.shapes or start < 0 or start + out.numel() > torch.Size(self.shapes[name]).numel():
-            raise DamagedFile(f"{self._path.name} has not {out.numel():,} elements of {name} from {start:,} on")
+            raise DamagedFile(f"{self._path.name} lacks {out.numel():,} elements of {name} from element {start:,} on")
         if not out.numel():
             return
         dtype = self._types[name]

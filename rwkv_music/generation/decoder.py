@@ -1,15 +1,14 @@
-"""A model token by token, for many rows at once, in memory that keeps its place.
+"""Token-by-token decoding of many rows at once, in preallocated tensors.
 
-`RWKV.forward` serves any length and stacks a new state for each token. Here the state is one set of tensors, written
-where it lies, and what stands between two tokens is as few launches as the operators allow, in a fixed order, so that a
-GPU can record a step once and replay it.
+`RWKV.forward` accepts any length and allocates a new state for each token. A `Decoder` updates one state in place with
+as few kernel launches as the operators allow, in a fixed order, so a step can be recorded as a CUDA graph.
 
 Notable choices:
-- The same mathematics as `model_v8` in the same precision, held to it by a test. The low-rank gates are read as two
-  stacked products instead of eight, padded with zeros to one rank.
-- Where a model's weights are not all at hand (ZeRO-3 shares them out and gathers a module's when it is called), or its
-  heads are not those of the fused operators, the model itself is called for each token.
-- A prompt is read a window at a time with the state carried, and the head runs on its last token alone.
+- The mathematics and the precision are those of `model_v8`, which a test checks. The low-rank gates are computed as two
+  batched products instead of eight, zero-padded to a common rank.
+- If the weights are partitioned (ZeRO-3 gathers a module's weights when it is called), or the head size is not that of
+  the fused operators, `ModelDecoder` calls the model for each token instead.
+- A prompt is read in windows that pass on the state, and the head runs on its last token only.
 """
 
 from collections.abc import Callable
@@ -22,23 +21,23 @@ from rwkv_music.model_v8 import RWKV, Block, State
 from rwkv_music.ops import fused
 from rwkv_music.ops.wkv7s import wkv7s_forward
 
-PREFILL_WINDOW = 1024  # tokens of a prompt read at once
-WARM_UP = 2  # runs before a graph is recorded, in which libraries choose their kernels and take their memory
-MIXES = "rkvwag"  # so that the mixes of the projections lie together, and those of the gates
+PREFILL_WINDOW = 1024  # tokens of a prompt per forward pass
+WARM_UP = 2  # runs before recording, in which libraries select kernels and allocate workspaces
+MIXES = "rkvwag"  # the inputs of the projections, then those of the gates
 GATES = "vwag"
 
 
 class Decoder:
-    """B rows of one model, a token at a time.
+    """An in-place single-token decoder for B rows.
 
     Args:
-        model: an RWKV on whatever device, its weights at hand (see `can_step`). They must not change while this lives.
+        model: an RWKV on any device that `supports_decoder`. Its weights must not change during the decoder's lifetime.
         rows: B.
 
     Attributes:
-        token: int64 [B], what `step` reads.
-        logits: [B, V], what `step` put out last.
-        state: what the rows remember.
+        token: int64 [B], input of `step`.
+        logits: [B, V], output of the last `step`.
+        state: recurrent state of the rows.
     """
 
     def __init__(self, model: RWKV, rows: int):
@@ -47,19 +46,19 @@ class Decoder:
         self.token = torch.zeros(rows, dtype=torch.int64, device=device)
         self.logits = torch.zeros(rows, model.config.vocab_size, dtype=model.emb.weight.dtype, device=device)
         self.state: State = model.init_state(rows)
-        self._first = torch.arange(rows, dtype=torch.int32, device=device)  # each token begins a document
+        self._first = torch.arange(rows, dtype=torch.int32, device=device)  # each token is a document of its own
         self._cu_seqlens = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self._layers = [_Layer(block) for block in model.blocks]
 
     def start(self, logits: Tensor, state: State) -> None:
-        """Begin where prompts ended: logits [B, V] and a state of B rows, or [1, V] and one row for all."""
+        """Start from `read_prompt`'s results: logits [B, V] and a state of B rows, or [1, V] and one row for all."""
         self.logits.copy_(logits)
         for own, given in zip(self.state, state, strict=True):
             own.copy_(given)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Read `token`: update `state` and `logits`."""
+        """Process `token`, updating `state` and `logits`."""
         model, state, first = self.model, self.state, self._first
         x = F.embedding(self.token, model.emb.weight)
         v_first = None
@@ -78,7 +77,7 @@ class Decoder:
     def _time_mixing(
         self, layer: "_Layer", x: Tensor, mixed: Tensor, v_first: Tensor | None, wkv: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x + att(mixed) and the first layer's values, both [B, C]; `wkv` [B, H, N, N] is updated."""
+        """Return x + att(mixed) and the first layer's values, both [B, C]; update `wkv` [B, H, N, N] in place."""
         att = layer.block.att
         B, C = x.shape
         heads = (B, att.n_head, att.head_size)
@@ -100,7 +99,7 @@ class Decoder:
 
 
 class _Layer:
-    """A block, and what of it is read in another shape."""
+    """A block, and its mixes and low-rank gates in stacked form."""
 
     def __init__(self, block: Block):
         att = block.att
@@ -115,55 +114,60 @@ class _Layer:
 
 
 def _shifted(x: Tensor, norm: torch.nn.LayerNorm, mixes: Tensor, first: Tensor, previous: Tensor) -> Tensor:
-    """The mixes [n, B, C] of norm(x) with the token before, which `previous` [B, C] held and now holds no more."""
+    """Return the mixes [n, B, C] of norm(x) with the preceding token's `previous` [B, C]; set `previous` to norm(x)."""
     mixed, _ = fused.norm_mix(x, norm.weight, norm.bias, mixes, first, previous, norm.eps)
     previous.copy_(norm(x))
     return mixed
 
 
-class WholeModel:
-    """The same, by calling the model for each token: for any module with `init_state` that takes and gives a state."""
+class ModelDecoder:
+    """A decoder that calls the model for each token, for any module with `init_state` and `forward(ids, state)`."""
 
     def __init__(self, model: torch.nn.Module, rows: int):
         self.model, self.rows = model, rows
         self.token = torch.zeros(rows, dtype=torch.int64, device=model.device)
 
     def start(self, logits: Tensor, state: State) -> None:
-        origins = torch.arange(self.rows) % len(logits)
+        origins = torch.arange(self.rows) % len(logits)  # one row is repeated for all
         self.logits, self.state = logits.expand(self.rows, -1), state.rows(origins)
 
-    @torch.no_grad()  # not inference mode: under ZeRO-3 weights that are gathered here are trained on
+    @torch.no_grad()  # not inference_mode: ZeRO-3 gathers weights here that are trained later
     def step(self) -> None:
         logits, self.state = self.model(self.token.unsqueeze(1), state=self.state)
         self.logits = logits[:, -1]
 
 
-def can_step(model: torch.nn.Module) -> bool:
-    """Whether a `Decoder` can read this model's weights."""
+def supports_decoder(model: torch.nn.Module) -> bool:
+    """Return whether a `Decoder` can run this model."""
     return (
         isinstance(model, RWKV)
         and model.config.head_size == fused.HEAD_SIZE
-        and not any(hasattr(parameter, "ds_id") for parameter in model.parameters())  # ZeRO-3's mark on what it shares
+        and not any(
+            hasattr(parameter, "ds_id") for parameter in model.parameters()
+        )  # ZeRO-3 sets it on partitioned parameters
     )
 
 
-def make_decoder(model: torch.nn.Module, rows: int) -> Decoder | WholeModel:
-    return Decoder(model, rows) if can_step(model) else WholeModel(model, rows)
+def make_decoder(model: torch.nn.Module, rows: int) -> Decoder | ModelDecoder:
+    """Return the fastest decoder that supports `model`."""
+    return Decoder(model, rows) if supports_decoder(model) else ModelDecoder(model, rows)
 
 
 @torch.no_grad()
 def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """Read ids int64 [B, T], or [T] for one row, T >= 1, in parallel.
+    """Process a prompt in parallel over time.
 
     Args:
-        state: of B rows, what came before; None for nothing.
+        ids: int64 [B, T], or [T] for one row, T >= 1.
+        state: state of B rows before the prompt; None for the initial state.
 
-    Returns the logits of what follows, [B, V], and the rows' state.
+    Returns:
+        The logits of the next token, [B, V], and the state after the prompt.
     """
     ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
     state = model.init_state(len(ids)) if state is None else state
     windows = ids.split(PREFILL_WINDOW, dim=1)
-    if can_step(model):
+    if supports_decoder(model):
         for window in windows:
             features, state = model.features(window, state, None, None)
         return model.head(features[:, -1]), state
@@ -172,20 +176,20 @@ def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None)
     return logits[:, -1], state
 
 
-def recorded(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """`function` as one CUDA graph, which costs the host one launch however many are in it; as it is on a CPU.
+def as_cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Record `function` as a CUDA graph and return its replay, a single launch; on a CPU return `function` itself.
 
-    It is run a few times first. It must read and write tensors that keep their place, and wait for nothing. Other
-    threads may use the GPU meanwhile.
+    `function` is run `WARM_UP` times first. It must use tensors at fixed addresses and must not synchronize. Other
+    threads may use the GPU during the recording.
     """
     if device.type != "cuda":
         return function
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
+    side_stream = torch.cuda.Stream(device)
+    side_stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side_stream):
         for _ in range(WARM_UP):
             function()
-    torch.cuda.current_stream(device).wait_stream(aside)
+    torch.cuda.current_stream(device).wait_stream(side_stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         function()

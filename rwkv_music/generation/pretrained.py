@@ -1,4 +1,4 @@
-"""The model with what users of this ecosystem expect on it: `from_pretrained` and `generate`."""
+"""The public RWKV class: the model with `from_pretrained` and `generate`."""
 
 import os
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rwkv_music import model_v8
 from rwkv_music.checkpoint.weights import load_pretrained
-from rwkv_music.generation.completion import Player
 from rwkv_music.generation.sampling import Sampling
+from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.model_v8 import State
 
 
@@ -72,8 +72,8 @@ class RWKV(model_v8.RWKV):
         if state is not None and state.wkv.shape[1] != rows:
             raise ValueError(f"The state has {state.wkv.shape[1]} rows, but input_ids has {rows}.")
         stops, done, drawn = np.array(stop_tokens, np.int64), np.zeros(rows, bool), []
-        player = Player(self, rows, Sampling(**sampling))
-        for token in player.play(input_ids.cpu().numpy(), state=state):
+        generator = TokenGenerator(self, rows, Sampling(**sampling))
+        for token in generator.generate(input_ids.cpu().numpy(), state=state):
             drawn.append(np.where(done, drawn[-1], token) if drawn else token)
             done = np.isin(drawn[-1], stops)
             if done.all() or len(drawn) == max_new_tokens:

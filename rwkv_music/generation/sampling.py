@@ -1,13 +1,11 @@
-"""Drawing tokens from a model's probabilities: the filters, the repetition penalty, and the random numbers.
+"""Sampling of tokens: filters, repetition penalty and random numbers.
 
 Notable choices:
-- Random numbers come from a counter named by (seed, row, position), so that sample 3 of seed 7 draws the same numbers
-  whether it is drawn alone or among 512. (Matrix products of another shape may round differently: in bf16 that can
-  still tip a draw, in fp32 hardly ever.)
-- What repeats in music is its frame: bar lines, positions, lengths, waits, the beat of a drum. A penalty on those would
-  break the meter and nothing else, so the repetition penalty counts struck keys alone, a key by instrument and pitch,
-  however loud. It answers a model that cannot leave a note; drums and note-offs are never discouraged.
-- A draw runs on the device from beginning to end, in tensors that keep their place: a GPU may record it as a graph.
+- Random numbers are a function of (seed, row, position). Sample 3 of seed 7 uses the same numbers alone or in a batch
+  of 512. (Matrix products of another batch size may round differently: this can change a draw in bf16, rarely in fp32.)
+- The repetition penalty counts only played notes, by instrument and pitch at any loudness. Tokens of the metrical frame
+  (bars, positions, durations, waits) and drums repeat by nature: penalizing them would break the meter.
+- A draw runs entirely on the device in preallocated tensors, so it can be recorded as a CUDA graph.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,28 +17,28 @@ from torch import Tensor
 
 from rwkv_music.errors import UserError
 
-UNIFORMS_BLOCK = 256  # random numbers made ahead, a row
+UNIFORMS_BLOCK = 256  # random numbers generated at a time, per row
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn from a model's probabilities.
+    """Sampling settings.
 
-    Every filter looks at the model's own probabilities, a token stays if all filters keep it, and the temperature
-    reshapes what is left: raising it never lets in a token that the model found implausible. RWKV's `rwkv` package and
-    llama.cpp apply their temperature last too. The likeliest token always stays.
+    Every filter applies to the model's own probabilities, and a token must pass all of them; the temperature is applied
+    to the remaining tokens. A high temperature therefore never admits a token that was filtered out. RWKV's `rwkv`
+    package and llama.cpp use the same order. The most likely token is never filtered out.
 
     Attributes:
-        temperature: exponent 1 / temperature on the probabilities; 1 leaves them, 0 always takes the likeliest token.
-        top_p: keep the smallest set of likeliest tokens whose probabilities reach this sum (nucleus sampling, Holtzman
-            et al. 2020, arXiv 1904.09751); 1 keeps all.
-        top_k: keep this many of the likeliest tokens (Fan et al. 2018, arXiv 1805.04833); 0 keeps all.
-        min_p: keep tokens at least this probable relative to the likeliest one (Nguyen et al. 2024, arXiv 2407.01082);
-            0 keeps all.
-        repetition_penalty: nats that a key loses for each time it was struck among the recent tokens, before all
-            filters; 0 for none, below 0 rewards repetition.
-        repetition_window: how many tokens are recent, those of the prompt included.
-        seed: names the random numbers.
+        temperature: probabilities are raised to 1 / temperature; 1 keeps them, 0 is greedy decoding.
+        top_p: keep the smallest set of most likely tokens whose probabilities reach this sum (nucleus sampling,
+            Holtzman et al. 2020, arXiv 1904.09751); 1 keeps all.
+        top_k: keep this many of the most likely tokens (Fan et al. 2018, arXiv 1805.04833); 0 keeps all.
+        min_p: keep tokens with at least this fraction of the highest probability (Nguyen et al. 2024, arXiv
+            2407.01082); 0 keeps all.
+        repetition_penalty: nats subtracted from a note's logit for each time the same instrument played the same pitch
+            within the window, before all filters; 0 for none, negative values reward repetition.
+        repetition_window: length of that window in tokens, including the prompt's.
+        seed: selects the random numbers.
     """
 
     temperature: float = 1.0
@@ -53,7 +51,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"The temperature is {self.temperature}: choose 0 (always the likeliest token) or more.")
+            raise UserError(f"The temperature is {self.temperature}: choose 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p is {self.top_p}: choose a probability above 0, at most 1 (1 keeps all tokens).")
         if self.top_k < 0:
@@ -70,19 +68,19 @@ class Sampling:
             raise UserError(f"The seed is {self.seed}: choose a whole number from 0 to 2^64 - 1.")
 
 
-PLAIN = Sampling()  # the model's own probabilities
+DEFAULT_SAMPLING = Sampling()  # the model's own probabilities
 
 
 def sample_token(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """Draw one token a row, by inverting the cumulative distribution at a given random number.
+    """Draw one token per row by inverting the cumulative distribution at a given random number.
 
     Args:
         logits: [B, V], any float dtype; the arithmetic is float32.
-        uniforms: float32 [B] in [0, 1). The draw is a function of its row alone.
-        sampling: the filters and the temperature; its penalty and its seed are not used.
+        uniforms: float32 [B] in [0, 1). Each draw depends on its own row only.
+        sampling: the filters and the temperature; its penalty and seed are not used.
 
     Returns:
-        int64 [B]; -1 where a row's logits are not numbers to draw from (NaN, +inf, or all -inf).
+        int64 [B]; -1 where a row's logits define no distribution (NaN, +inf, or all -inf).
     """
     logits = logits.float()
     if sampling.temperature == 0:
@@ -100,19 +98,21 @@ def sample_token(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor
     if sampling.top_k:
         keep[:, sampling.top_k :] = False
     weight = ((probability / likeliest) ** (1 / sampling.temperature)).masked_fill(~keep, 0)
-    # Tokens of weight zero stand at zero in the cumulative sum too: no rounding of it can make one of them the draw.
+    # Tokens of weight zero get zero in the cumulative sum too, so rounding cannot select one of them.
     cumulative = weight.cumsum(dim=-1).masked_fill(weight <= 0, 0)
     total = cumulative.amax(dim=-1, keepdim=True)
-    place = (cumulative > uniforms[:, None] * total).to(torch.uint8).argmax(dim=-1, keepdim=True)  # the first of them
+    place = (
+        (cumulative > uniforms[:, None] * total).to(torch.uint8).argmax(dim=-1, keepdim=True)
+    )  # the first that exceeds
     token = place if ids is None else ids.gather(-1, place)
     return token.masked_fill(~(total > 0), -1).squeeze(-1)
 
 
 def uniforms(seed: int, rows: int, device: torch.device | str = "cpu", first_row: int = 0) -> Iterator[Tensor]:
-    """Yield float32 [rows] in [0, 1) without end; the numbers of row first_row + i depend on (seed, first_row + i).
+    """Yield float32 [rows] in [0, 1) indefinitely; element i is a function of (seed, first_row + i) and the position.
 
-    Made by Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), on the host and in blocks: the
-    same on every device.
+    Generated by Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") on the host, so the
+    numbers are the same on every device.
     """
     streams = [np.random.Philox(key=np.array([seed, first_row + row], dtype=np.uint64)) for row in range(rows)]
     while True:
@@ -121,19 +121,19 @@ def uniforms(seed: int, rows: int, device: torch.device | str = "cpu", first_row
 
 
 class Sampler:
-    """Draws the next token of each of B rows, forbidding what grammars forbid. Every tensor keeps its place in memory.
+    """A sampler of B rows that masks tokens with the tables of a grammar. All tensors stay at fixed addresses.
 
     Args:
         sampling: how tokens are drawn.
         rows: B.
         vocab_size: V.
-        tables: a grammar's, each bool [classes, V]: a token is allowed if every table allows it.
-        keys: int64 [V], the key that a token strikes, -1 for the tokens that repetition does not count.
+        tables: tables of a grammar, each bool [classes, V]. A token is allowed if every table allows it.
+        keys: int64 [V], number of the (instrument, pitch) that a token plays; -1 for tokens without a penalty.
 
     Attributes:
-        numbers: float32 [B], what the next draw uses.
-        classes: int64 [len(tables), B], the line of each table that holds for each row's next draw.
-        drawn: int64 [B], the tokens of the last draw; -1 where nothing could be drawn.
+        numbers: float32 [B], random numbers of the next draw.
+        classes: int64 [len(tables), B], index into each table for the next draw of each row.
+        drawn: int64 [B], tokens of the last draw; -1 where the logits define no distribution.
     """
 
     def __init__(
@@ -149,40 +149,40 @@ class Sampler:
         self.numbers = torch.zeros(rows, device=device)
         self.classes = torch.zeros(len(tables), rows, dtype=torch.int64, device=device)
         self.drawn = torch.zeros(rows, dtype=torch.int64, device=device)
-        # One table under the other, and in it the first line of each.
+        # All tables concatenated, and the offset of each.
         self._tables = torch.as_tensor(np.concatenate(tables), device=device) if tables else None
-        heights = np.cumsum([0] + [len(table) for table in tables])[:-1]
-        self._first_lines = torch.as_tensor(heights, device=device).unsqueeze(1)
-        self._struck = None
+        offsets = np.cumsum([0] + [len(table) for table in tables])[:-1]
+        self._table_offsets = torch.as_tensor(offsets, device=device).unsqueeze(1)
+        self._recent_keys = None
         if sampling.repetition_penalty:
             keys = np.arange(vocab_size) if keys is None else keys
-            self._struck = _StruckKeys(torch.as_tensor(keys, device=device), rows, sampling.repetition_window)
+            self._recent_keys = _RecentKeys(torch.as_tensor(keys, device=device), rows, sampling.repetition_window)
 
     def start(self, prompt: Tensor) -> None:
-        """Forget what was drawn; int64 [T] or [B, T] are the tokens before the first draw."""
-        if self._struck is not None:
-            self._struck.start(prompt)
+        """Reset the penalty's window to the tokens of `prompt`, int64 [T] or [B, T]."""
+        if self._recent_keys is not None:
+            self._recent_keys.start(prompt)
 
     def draw(self, logits: Tensor) -> None:
         """Draw from logits [B, V] into `drawn`."""
-        if self._struck is not None:
-            logits = logits.float() - self.sampling.repetition_penalty * self._struck.times()
+        if self._recent_keys is not None:
+            logits = logits.float() - self.sampling.repetition_penalty * self._recent_keys.counts()
         if self._tables is not None:
-            lines = (self.classes + self._first_lines).flatten()
+            lines = (self.classes + self._table_offsets).flatten()
             allowed = self._tables.index_select(0, lines).view(len(self.classes), *logits.shape).all(dim=0)
             logits = logits.masked_fill(~allowed, -torch.inf)
         self.drawn.copy_(sample_token(logits, self.numbers, self.sampling))
-        if self._struck is not None:
-            self._struck.add(self.drawn)
+        if self._recent_keys is not None:
+            self._recent_keys.add(self.drawn)
 
 
-class _StruckKeys:
-    """How often each row struck each key in its last `window` tokens, counted as they come."""
+class _RecentKeys:
+    """Counts of each key in the last `window` tokens of each row, updated incrementally."""
 
     def __init__(self, keys: Tensor, rows: int, window: int):
-        numbers, places = keys.unique(return_inverse=True)
-        self._none = len(numbers)  # a key that stands for none of them
-        self._place_of = torch.where(keys >= 0, places, self._none)
+        distinct, indices = keys.unique(return_inverse=True)
+        self._none = len(distinct)  # index of tokens without a key
+        self._index_of = torch.where(keys >= 0, indices, self._none)
         self._recent = torch.full((window, rows), self._none, device=keys.device)
         self._counts = torch.zeros(rows, self._none + 1, device=keys.device)
         self._next = torch.zeros(1, dtype=torch.int64, device=keys.device)
@@ -196,12 +196,12 @@ class _StruckKeys:
         for tokens in prompt.expand(rows, -1)[:, -window:].T:
             self.add(tokens)
 
-    def times(self) -> Tensor:
-        """float32 [B, V]"""
-        return self._counts.index_select(1, self._place_of)
+    def counts(self) -> Tensor:
+        """Return how often each token's key occurs in the window: float32 [B, V]."""
+        return self._counts.index_select(1, self._index_of)
 
     def add(self, tokens: Tensor) -> None:
-        new = self._place_of[tokens.clamp_min(0)].unsqueeze(1)
+        new = self._index_of[tokens.clamp_min(0)].unsqueeze(1)
         old = self._recent.index_select(0, self._next).T
         self._counts.scatter_add_(1, new, self._one).scatter_add_(1, old, -self._one)
         self._counts[:, self._none].zero_()

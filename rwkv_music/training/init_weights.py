@@ -9,8 +9,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from rwkv_music.checkpoint.tensors import Weights, parameter_shapes
 from rwkv_music.checkpoint.tuning import Base
-from rwkv_music.checkpoint.weights import Weights, open_weights, parameter_shapes
+from rwkv_music.checkpoint.weights import open_weights
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.errors import UserError
 from rwkv_music.tokenizers.registry import load_codec

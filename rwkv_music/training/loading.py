@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from rwkv_music.checkpoint.reading import SavedTensors, damage_as_user_error
-from rwkv_music.checkpoint.run_folder import contents_fault, tensor_files
+from rwkv_music.checkpoint.run_folder import STREAMS_PREFIX, contents_fault, tensor_files
 from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
+from rwkv_music.checkpoint.saved_tensors import SavedTensors, damage_as_user_error
 from rwkv_music.checkpoint.tuning import Base
 from rwkv_music.errors import SharedError
 from rwkv_music.training.consensus import raise_on_any_rank
@@ -59,7 +59,7 @@ def load_checkpoint(engine: Engine, checkpoint: Path, stream_states: StreamState
 
 
 def _load_stream_states(checkpoint: Path, stream_states: StreamStates) -> None:
-    files = [TensorFile(checkpoint / name) for name in tensor_files(checkpoint) if name.startswith("lanes_")]
+    files = [TensorFile(checkpoint / name) for name in tensor_files(checkpoint) if name.startswith(STREAMS_PREFIX)]
     for name, x in stream_states.tensors().items():
         file = next((file for file in files if file.shapes.get(name) == tuple(x.shape)), None)
         if file is None:

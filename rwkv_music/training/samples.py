@@ -6,7 +6,8 @@ from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
-from rwkv_music.generation.completion import Completion, complete, save_completions
+from rwkv_music.generation.completion import Completion, complete
+from rwkv_music.generation.completion_files import save_completions
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.midi import audio, piano_roll
 from rwkv_music.model_v8 import RWKV

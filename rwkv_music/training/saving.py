@@ -28,19 +28,21 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from rwkv_music.checkpoint.reading import moments_file, streams_file, weights_file
 from rwkv_music.checkpoint.run_folder import (
+    BASE,
     CHECKPOINTS,
     INDEX,
     Progress,
     checkpoint_name,
     checkpoints,
     fault,
+    moments_file,
+    streams_file,
     take_name_away,
+    weights_file,
     write_manifest,
 )
 from rwkv_music.checkpoint.safetensors_io import Written, write_tensors
-from rwkv_music.checkpoint.tuning import BASE
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import SharedError, UserError
 from rwkv_music.files import sync_folder, write_text

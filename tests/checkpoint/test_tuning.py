@@ -1,11 +1,11 @@
-"""What trains, what a base is known by, and how a tuned model comes together again."""
+"""Which parameters train, their gradients, the hash of a base, and initial states."""
 
 import copy
 
 import pytest
 import torch
 
-from rwkv_music.checkpoint.tuning import Base, add_states, add_trained, freeze, is_frozen, part_of, take_states
+from rwkv_music.checkpoint.tuning import Base, add_states, add_trained, freeze, is_frozen, part_of, set_states
 from rwkv_music.checkpoint.weights import open_weights
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.errors import UserError
@@ -19,13 +19,13 @@ PACKED = {"cu_seqlens": torch.tensor([0, 3, 4, 70, 103, 140], dtype=torch.int32)
 def model() -> RWKV:
     torch.manual_seed(0)
     made = RWKV(SHAPE)
-    with torch.no_grad():  # from zero many gradients would be zero
+    with torch.no_grad():  # with the zero output matrices of the initialization many gradients would be zero
         for p in made.parameters():
             p += 0.05 * torch.randn_like(p)
     return made
 
 
-def test_every_parameter_is_of_a_part():
+def test_every_parameter_belongs_to_a_part():
     names = [name for name, _ in model().named_parameters()]
     assert all(part_of(name) for name in names)
     assert part_of("blocks.1.att.ln_x.weight") == {"time", "ln"}
@@ -36,14 +36,14 @@ def test_every_parameter_is_of_a_part():
 
 
 @pytest.mark.parametrize("tune", ["state,ln", "lnn", "ln,ln", ""])
-def test_what_is_no_part_is_told(tune):
+def test_unknown_parts_are_refused(tune):
     with pytest.raises(UserError, match="of emb, time, ffn, enn, ln, head"):
         TrainConfig(tune=tune)
 
 
 @pytest.mark.parametrize("packed", [{}, PACKED])
-def test_a_learned_state_is_where_every_document_starts(packed):
-    """The model that has it computes what the one without does from that state, and plays from it."""
+def test_every_document_starts_from_the_learned_state(packed):
+    """Logits equal those of the untuned model that is given the state explicitly."""
     plain = model()
     tuned = copy.deepcopy(plain)
     add_states(tuned)
@@ -57,13 +57,13 @@ def test_a_learned_state_is_where_every_document_starts(packed):
     expected, after = plain(tokens, state=state, **packed)
     torch.testing.assert_close(tuned(tokens, **packed), expected)
     assert (expected - plain(tokens, **packed)).abs().max() > 0.1
-    _, carried = tuned(tokens, state=after, **packed)  # a state that is given is taken, not the learned one
-    torch.testing.assert_close(carried, plain(tokens, state=after, **packed)[1])
+    _, continued = tuned(tokens, state=after, **packed)  # an explicit state replaces the learned one
+    torch.testing.assert_close(continued, plain(tokens, state=after, **packed)[1])
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])
 @pytest.mark.parametrize("tune", ["state", "lora", "time", "ffn,head"])
-def test_the_halves_make_the_gradients_of_what_trains_and_no_others(monkeypatch, tune, recompute):
+def test_fused_sublayers_compute_exactly_the_gradients_of_trained_parameters(monkeypatch, tune, recompute):
     net = model().double()
     train = TrainConfig(tune=tune, lora_rank=4)
     freeze(net, train)
@@ -90,7 +90,7 @@ def test_the_halves_make_the_gradients_of_what_trains_and_no_others(monkeypatch,
         assert gradient.any() and (found[name] - gradient).norm() < 1e-8 * gradient.norm(), name
 
 
-def test_optimizer_groups_have_what_trains():
+def test_optimizer_groups_contain_only_trained_parameters():
     net = model()
     freeze(net, TrainConfig(tune="ln"))
     groups = net.parameter_groups(0.1)
@@ -101,7 +101,7 @@ def test_optimizer_groups_have_what_trains():
     assert [len(group["params"]) for group in net.parameter_groups(0.1)] == [3]
 
 
-def test_a_base_is_known_by_its_weights_not_by_its_file(tmp_path):
+def test_a_base_is_identified_by_its_weights_not_by_its_file(tmp_path):
     from safetensors.torch import save_file
 
     weights = model().state_dict()
@@ -114,13 +114,13 @@ def test_a_base_is_known_by_its_weights_not_by_its_file(tmp_path):
     torch.save(half, tmp_path / "other.pth")
     other = Base(open_weights(tmp_path / "other.pth"), SHAPE, "state")
     assert other.sha256() != full.sha256()
-    with pytest.raises(UserError, match="other.pth is not the base that RUN was tuned on"):
+    with pytest.raises(UserError, match="other.pth is not the base.* RUN "):
         other.check(full.sha256(), "RUN")
-    of_others = [Base(weights, SHAPE, "time").sha256() for weights in (other.weights, full.weights)]
-    assert of_others[0] == of_others[1]  # they differ in what is trained
+    hashes = {Base(weights, SHAPE, "time").sha256() for weights in (other.weights, full.weights)}
+    assert len(hashes) == 1  # they differ only in a trained parameter
 
 
-def test_states_of_another_shape_are_told():
+def test_states_of_another_shape_are_refused():
     states = {f"blocks.{layer}.att.time_state": torch.zeros(2, 64, 64) for layer in range(2)}
     with pytest.raises(UserError, match="3 layers x 128"):
-        take_states(model(), states, "FILE")
+        set_states(model(), states, "FILE")

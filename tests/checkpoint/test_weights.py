@@ -1,4 +1,4 @@
-"""Weights from files: what is opened and with which shape, and what is refused, with its reason."""
+"""Opening weight files: formats, the inferred shape, and refused files with the reason."""
 
 import pickle
 import re
@@ -19,7 +19,7 @@ ODD = {"n_embd": 192, "dim_ffn": 320, "decay_rank": 24, "iclr_rank": 40, "value_
 
 
 def pth(folder: Path, tensors: dict[str, Tensor] | None = None, **changes) -> Path:
-    """A .pth of a random model in bf16, with layer 0's unread tensors as BlinkDL's trainer writes them."""
+    """Write a .pth of a random bf16 model, with layer 0's unread tensors as BlinkDL's trainer writes them."""
     if tensors is None:
         model = random_model(**changes)
         C, rank = model.config.n_embd, model.config.value_rank
@@ -30,12 +30,12 @@ def pth(folder: Path, tensors: dict[str, Tensor] | None = None, **changes) -> Pa
 
 
 @pytest.mark.parametrize("changes", [{}, {"channel_mix": "x070"}, ODD, {"n_layer": 1, "channel_mix": "x070", **ODD}])
-def test_the_shape_is_read_from_the_tensors(changes, tmp_path):
+def test_the_shape_is_inferred_from_the_tensors(changes, tmp_path):
     config = random_model(**changes).config
     assert open_weights(pth(tmp_path, **changes)).config == config
 
 
-def test_a_model_from_a_file_is_that_model_and_trains(tmp_path):
+def test_a_loaded_model_has_the_files_weights_and_trains(tmp_path):
     made = random_model(**ODD)
     path = pth(tmp_path, **ODD)
     model = RWKV.from_pretrained(path, dtype=torch.float32)
@@ -47,7 +47,7 @@ def test_a_model_from_a_file_is_that_model_and_trains(tmp_path):
     assert half.emb.weight.dtype == torch.bfloat16 and torch.equal(half.emb.weight.float(), model.emb.weight)
 
 
-def test_every_format_of_tensors_is_read(tmp_path):
+def test_all_tensor_formats_are_read(tmp_path):
     model = random_model()
     write_tensors(tmp_path / "model.safetensors", model.state_dict())
     torch.save(model.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -57,7 +57,7 @@ def test_every_format_of_tensors_is_read(tmp_path):
         torch.testing.assert_close(read.half(), model.emb.weight, rtol=0, atol=1e-3)
 
 
-def test_a_slice_is_read_without_the_rest(tmp_path):
+def test_a_slice_is_read(tmp_path):
     weights = open_weights(pth(tmp_path))
     out = torch.empty(7)
     weights.read_into(out, "blocks.1.att.key.weight", 100)
@@ -65,7 +65,7 @@ def test_a_slice_is_read_without_the_rest(tmp_path):
 
 
 def changed(**tensors: Tensor | None) -> dict[str, Tensor]:
-    """A v7's weights with some tensors put, or with None taken away; __ stands for a dot."""
+    """Return a v7's weights with some tensors replaced, or removed if None; __ stands for a dot."""
     weights = dict(random_model(channel_mix="x070").state_dict())
     for name, tensor in tensors.items():
         weights.pop(name.replace("__", "."), None)
@@ -79,29 +79,29 @@ def transposed() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "tensors, says",
+    "tensors, reason",
     [
         (changed(blocks__1__att__w0=None, blocks__2__ln1__bias=None), "missing: blocks.1.att.w0, blocks.2.ln1.bias)"),
-        (changed(blocks__1__ffn__s_emb__weight=torch.ones(3)), "not of this model: blocks.1.ffn.s_emb.weight)"),
-        (changed(ln_out__weight=torch.ones(64)), "of another shape: ln_out.weight [64] instead of [128])"),
-        (changed(emb__weight=None), "is not an RWKV v7 or v8 (it has no emb.weight)"),
+        (changed(blocks__1__ffn__s_emb__weight=torch.ones(3)), "unknown: blocks.1.ffn.s_emb.weight)"),
+        (changed(ln_out__weight=torch.ones(64)), "wrong shape: ln_out.weight [64] instead of [128])"),
+        (changed(emb__weight=None), "is not an RWKV v7 or v8 (no emb.weight)"),
         (changed(blocks__1__att__x_r=torch.ones(1, 1, 128, dtype=torch.int8)), "quantised (blocks.1.att.x_r is int8"),
-        (changed(emb__weight_mx=torch.ones(3)), "converted or quantised for inference (emb.weight_mx)"),
-        (changed(_strategy=torch.ones(1)), "converted or quantised for inference (_strategy)"),
-        (changed(blocks__0__att__r_k=torch.ones(128)), "laid out for inference (its r_k is flat"),
-        (transposed(), "laid out for inference (its matrices are transposed"),
-        ({"blocks.0.att.time_mix_k": torch.ones(1), "emb.weight": torch.ones(5, 4)}, "from before v7"),
-        ({}, "holds no tensors by name"),
-        ({"model": {"emb.weight": torch.ones(2)}}, "holds model beside or instead of tensors by name"),
+        (changed(emb__weight_mx=torch.ones(3)), "converted or quantised (emb.weight_mx)"),
+        (changed(_strategy=torch.ones(1)), "converted or quantised (_strategy)"),
+        (changed(blocks__0__att__r_k=torch.ones(128)), "converted (its r_k is flat"),
+        (transposed(), "converted (its matrices are transposed"),
+        ({"blocks.0.att.time_mix_k": torch.ones(1), "emb.weight": torch.ones(5, 4)}, "older than v7"),
+        ({}, "no named tensors"),
+        ({"model": {"emb.weight": torch.ones(2)}}, "not tensors (model)"),
         ({n: w for n, w in changed().items() if not n.startswith("blocks.1.")}, "no tensor of layer 1"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_what_does_not_fit_is_told_by_name(tensors, says, tmp_path):
-    with pytest.raises(UserError, match=re.escape(says)) as caught:
+def test_errors_name_the_tensors(tensors, reason, tmp_path):
+    with pytest.raises(UserError, match=re.escape(reason)) as caught:
         open_weights(pth(tmp_path, tensors))
-    said = str(caught.value)
-    assert str(tmp_path) in said and said.endswith(".") and "\n" not in said
+    message = str(caught.value)
+    assert str(tmp_path) in message and message.endswith(".") and "\n" not in message
 
 
 class Bomb:
@@ -109,7 +109,7 @@ class Bomb:
         return open, ("exploded", "w")
 
 
-def test_files_that_are_no_weights_are_refused_with_the_reason(tmp_path, monkeypatch):
+def test_other_files_are_refused_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), "script.pth")
     torch.save({"emb.weight": Bomb()}, "bomb.pth")
@@ -123,16 +123,16 @@ def test_files_that_are_no_weights_are_refused_with_the_reason(tmp_path, monkeyp
     Path("empty.pth").touch()
     Path("folder").mkdir()
     reasons = {
-        "script.pth": "a TorchScript program: its weights are constants of compiled code, so it can play but not be",
-        "bomb.pth": "holds more than tensors, which could run code",
-        "plain.pth": "holds more than tensors, which could run code",
-        "model.gguf": "a GGUF file, made for inference",
+        "script.pth": "a TorchScript program",
+        "bomb.pth": "could run code",
+        "plain.pth": "could run code",
+        "model.gguf": "a GGUF file",
         "rwkv.bin": "a ggml file of rwkv.cpp",
         "model.onnx": "an ONNX file",
         "x.safetensors": "does not begin with a header",
-        "cut.pth": "cut.pth is cut short or no .pth",
-        "empty.pth": "empty.pth is cut short or no .pth",
-        "folder": "is neither a run nor a checkpoint",
+        "cut.pth": "cut.pth is truncated or not a .pth",
+        "empty.pth": "empty.pth is truncated or not a .pth",
+        "folder": "is not a run folder or a checkpoint",
         "nowhere.pth": "There is no nowhere.pth",
     }
     for name, reason in reasons.items():
@@ -142,20 +142,20 @@ def test_files_that_are_no_weights_are_refused_with_the_reason(tmp_path, monkeyp
     assert not Path("exploded").exists()
 
 
-def test_a_codec_is_found_beside_a_file_or_missed(bach_data, tmp_path):
+def test_the_codec_is_found_beside_a_file(bach_data, tmp_path):
     path = pth(tmp_path)
-    with pytest.raises(UserError, match="No tokenizer lies beside .*model.pth.tokenizer.json"):
+    with pytest.raises(UserError, match="no tokenizer beside .*model.pth.tokenizer.json"):
         find_codec(path)
     (tmp_path / "model.pth.tokenizer.json").write_bytes((bach_data / "tokenizer.json").read_bytes())
     assert find_codec(path).name == "remi"
 
 
-def test_layers_beyond_nine_are_counted(tmp_path):
+def test_more_than_nine_layers(tmp_path):
     path = pth(tmp_path, n_layer=11, n_embd=64)
     assert open_weights(path).config == ModelConfig(n_layer=11, n_embd=64, vocab_size=61)
 
 
-def test_a_safetensors_file_by_another_name_is_opened_too(tmp_path):
+def test_a_safetensors_file_of_any_name_is_opened(tmp_path):
     model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=9))
     for name in ("weights.pth", "weights"):
         write_tensors(tmp_path / name, model.state_dict())

@@ -1,4 +1,4 @@
-"""Token by token generation, and completions that are exact to the bar."""
+"""Token-by-token generation, and completions with the exact number of bars."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +11,10 @@ import torch
 from rwkv_music.config import ModelConfig
 from rwkv_music.errors import UserError
 from rwkv_music.generation import decoder
-from rwkv_music.generation.completion import (
-    ForcedExit,
-    Player,
-    complete,
-    complete_to_files,
-    completion_paths,
-    save_completions,
-)
+from rwkv_music.generation.completion import ForcedExit, complete
+from rwkv_music.generation.completion_files import complete_to_files, completion_paths, save_completions
 from rwkv_music.generation.sampling import Sampling
+from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV
@@ -39,7 +34,7 @@ def chorale(bach_midi: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def changing_meters(tmp_path_factory) -> Path:
-    """Nine bars, 4/4, 3/4 and 6/8 by threes, over a bass note that is held across each change."""
+    """Write nine bars, three each of 4/4, 3/4 and 6/8, over a bass note held across both changes."""
     midi, track, bass = mido.MidiFile(ticks_per_beat=480), mido.MidiTrack(), mido.MidiTrack()
     midi.tracks += [track, bass]
     track.append(mido.MetaMessage("set_tempo", tempo=600_000))
@@ -57,7 +52,7 @@ def changing_meters(tmp_path_factory) -> Path:
 
 
 def small_model(vocab_size: int, seed: int = 0) -> RWKV:
-    """Two layers with random weights everywhere, so that every part of the state matters."""
+    """Return two layers with no zero weights, so that every part of the state matters."""
     torch.manual_seed(seed)
     model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=vocab_size))
     with torch.no_grad():
@@ -66,36 +61,36 @@ def small_model(vocab_size: int, seed: int = 0) -> RWKV:
     return model
 
 
-class Place(NamedTuple):
-    """How far each row of `ByHeart` has read: int64 [1, B]."""
+class Position(NamedTuple):
+    """The state of `MemorizedPiece`: tokens read by each row, int64 [1, B]."""
 
     read: torch.Tensor
 
-    def rows(self, index: torch.Tensor) -> "Place":
-        return Place(self.read[:, index])
+    def rows(self, index: torch.Tensor) -> "Position":
+        return Position(self.read[:, index])
 
 
-class ByHeart(torch.nn.Module):
-    """A model that knows one piece by heart: with n tokens behind it, it is certain of token n."""
+class MemorizedPiece(torch.nn.Module):
+    """A model that reproduces one piece: after n tokens it predicts token n with certainty."""
 
     def __init__(self, piece: np.ndarray, vocab_size: int):
         super().__init__()
         self.piece, self.config, self.device = torch.as_tensor(piece), ModelConfig(vocab_size=vocab_size), "cpu"
 
-    def init_state(self, batch: int) -> Place:
-        return Place(torch.zeros(1, batch, dtype=torch.int64))
+    def init_state(self, batch: int) -> Position:
+        return Position(torch.zeros(1, batch, dtype=torch.int64))
 
-    def forward(self, input_ids: torch.Tensor, state: Place) -> tuple[torch.Tensor, Place]:
+    def forward(self, input_ids: torch.Tensor, state: Position) -> tuple[torch.Tensor, Position]:
         T = input_ids.shape[1]
         upcoming = state.read[0][:, None] + torch.arange(1, T + 1)
         known = self.piece[upcoming.clamp(max=len(self.piece) - 1)]
-        return 50.0 * torch.nn.functional.one_hot(known, self.config.vocab_size), Place(state.read + T)
+        return 50.0 * torch.nn.functional.one_hot(known, self.config.vocab_size), Position(state.read + T)
 
 
-def by_heart(codec: Codec, path: Path) -> tuple[ByHeart, np.ndarray]:
-    """A model that knows the piece at `path`, and the piece's ids."""
+def memorized(codec: Codec, path: Path) -> tuple[MemorizedPiece, np.ndarray]:
+    """Return a model that reproduces the piece at `path`, and the piece's ids."""
     ids = codec.encode(path).astype(np.int64)
-    return ByHeart(ids, codec.vocab_size), ids
+    return MemorizedPiece(ids, codec.vocab_size), ids
 
 
 # ---- token by token --------------------------------------------------------------------------------------------------
@@ -104,13 +99,13 @@ def by_heart(codec: Codec, path: Path) -> tuple[ByHeart, np.ndarray]:
 def take(
     n: int, model: torch.nn.Module, prompt: np.ndarray, rows: int = 1, first_row: int = 0, **sampling
 ) -> np.ndarray:
-    """n tokens of each row: [rows, n]."""
-    tokens = Player(model, rows, Sampling(**sampling)).play(prompt, first_row=first_row)
+    """Return n generated tokens of each row: [rows, n]."""
+    tokens = TokenGenerator(model, rows, Sampling(**sampling)).generate(prompt, first_row=first_row)
     return np.stack([token for _, token in zip(range(n), tokens, strict=False)], axis=1)
 
 
 @pytest.mark.parametrize("window", [1, 5, 1024])
-def test_generation_equals_running_the_whole_sequence_again_for_each_token(window, monkeypatch):
+def test_generation_equals_full_forward_passes(window, monkeypatch):
     monkeypatch.setattr(decoder, "PREFILL_WINDOW", window)
     model = small_model(30)
     prompt = torch.randint(30, (1, 17), generator=torch.Generator().manual_seed(0))
@@ -123,7 +118,7 @@ def test_generation_equals_running_the_whole_sequence_again_for_each_token(windo
     assert len(np.unique(found)) > 3, "a model that repeats one token proves nothing"
 
 
-def test_a_sample_does_not_depend_on_how_many_are_drawn_with_it():
+def test_a_sample_does_not_depend_on_the_batch():
     model = small_model(30)
     prompt = np.arange(10)
     eight = take(100, model, prompt, rows=8, seed=3)
@@ -133,33 +128,33 @@ def test_a_sample_does_not_depend_on_how_many_are_drawn_with_it():
     assert not np.array_equal(take(100, model, prompt, seed=4), eight[:1])
 
 
-def test_a_player_plays_one_prompt_after_the_other():
+def test_a_generator_can_be_reused():
     model, prompts = small_model(30), (np.arange(10), np.arange(3, 29))
-    player = Player(model, 2, Sampling(seed=1, repetition_penalty=0.5))
+    generator = TokenGenerator(model, 2, Sampling(seed=1, repetition_penalty=0.5))
     for prompt in (*prompts, prompts[0]):
-        tokens = player.play(prompt)
+        tokens = generator.generate(prompt)
         found = np.stack([token for _, token in zip(range(30), tokens, strict=False)], axis=1)
         assert np.array_equal(found, take(30, model, prompt, rows=2, seed=1, repetition_penalty=0.5))
 
 
-def test_the_caller_keeps_its_own_grad_mode_between_tokens():
-    next(Player(small_model(30), 1).play(np.array([1])))
+def test_generation_keeps_the_callers_grad_mode():
+    next(TokenGenerator(small_model(30), 1).generate(np.array([1])))
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
-def test_a_diverged_model_is_told():
+def test_non_finite_logits_raise():
     model = small_model(30)
     with torch.no_grad():
         model.head.weight[3] = torch.nan
     with pytest.raises(UserError, match="not finite"):
-        next(Player(model, 1).play(np.array([1])))
+        next(TokenGenerator(model, 1).generate(np.array([1])))
 
 
-def test_memory_does_not_grow_with_the_tokens():
-    """As much after 1,800 tokens as after 300, counted by Python and by torch."""
+def test_memory_is_constant():
+    """The tensors in memory occupy as many bytes after 900 tokens as after 300."""
     import gc
 
-    tokens = Player(RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=30)), 1).play(np.arange(5))
+    tokens = TokenGenerator(RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=30)), 1).generate(np.arange(5))
 
     def tensors_after(n: int) -> int:
         for _, _ in zip(range(n), tokens, strict=False):
@@ -167,15 +162,15 @@ def test_memory_does_not_grow_with_the_tokens():
         gc.collect()
         return sum(x.numel() * x.element_size() for x in gc.get_objects() if issubclass(type(x), torch.Tensor))
 
-    assert tensors_after(300) == tensors_after(1500)
+    assert tensors_after(300) == tensors_after(600)
 
 
 # ---- completions -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("context_bars, bars", [(1, 1), (2, 5), (3, 3), (4, 4), (6, 2), (7, 1)])
-def test_completion_is_exact_to_the_bar(codec, changing_meters, context_bars, bars):
-    model, ids = by_heart(codec, changing_meters)
+def test_a_completion_has_exactly_the_requested_bars(codec, changing_meters, context_bars, bars):
+    model, ids = memorized(codec, changing_meters)
     starts = codec.bar_starts(ids)
     for completion in complete(model, codec, changing_meters, context_bars=context_bars, bars=bars, count=3):
         assert np.array_equal(completion.prompt.ids, ids[: starts[context_bars]])
@@ -192,25 +187,27 @@ def test_completion_is_exact_to_the_bar(codec, changing_meters, context_bars, ba
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-def test_real_music_comes_back_when_the_model_knows_it(tokenizer, chorale):
+def test_a_memorized_chorale_is_completed_note_for_note(tokenizer, chorale):
     codec = make_codec(tokenizer)
-    model, ids = by_heart(codec, chorale)
+    model, ids = memorized(codec, chorale)
     n_bars = len(codec.encode_piece(chorale).bar_starts)
     (completion,) = complete(model, codec, chorale, context_bars=2, bars=n_bars - 3)
     source = mido.MidiFile(chorale)
-    whole, played = read_notes(source), read_notes(completion.midi())
-    asked = whole.start_tick < bar_ticks(source, n_bars - 1)[-1]
-    in_file = sorted({(pitch, start) for pitch, start in zip(whole.pitch[asked], whole.start[asked], strict=True)})
-    heard = sorted({(pitch, start) for pitch, start in zip(played.pitch, played.start, strict=True)})
-    assert [pitch for pitch, _ in heard] == [pitch for pitch, _ in in_file]
-    late = np.array(heard)[:, 1] - np.array(in_file)[:, 1]
-    assert np.abs(late).max() < (1e-3 if tokenizer == "remi" else 0.25)  # midi-llm rounds every wait to 8 ms
+    whole, completed = read_notes(source), read_notes(completion.midi())
+    requested = whole.start_tick < bar_ticks(source, n_bars - 1)[-1]
+    expected = sorted(
+        {(pitch, start) for pitch, start in zip(whole.pitch[requested], whole.start[requested], strict=True)}
+    )
+    found = sorted({(pitch, start) for pitch, start in zip(completed.pitch, completed.start, strict=True)})
+    assert [pitch for pitch, _ in found] == [pitch for pitch, _ in expected]
+    shift = np.array(found)[:, 1] - np.array(expected)[:, 1]
+    assert np.abs(shift).max() < (1e-3 if tokenizer == "remi" else 0.25)  # midi-llm rounds every wait to 8 ms
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("temperature", [0, 1.5])
-def test_an_untrained_model_completes_too_and_to_the_bar(tokenizer, temperature, chorale, tmp_path):
-    """Whatever is drawn decodes, to the asked number of bars, and mido reads what is written."""
+def test_an_untrained_model_completes_the_requested_bars(tokenizer, temperature, chorale, tmp_path):
+    """Every sample decodes to the requested number of bars, in a file that mido can read."""
     codec = make_codec(tokenizer)
     torch.manual_seed(0)
     model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size))
@@ -237,7 +234,7 @@ def test_an_untrained_model_completes_too_and_to_the_bar(tokenizer, temperature,
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-def test_the_prompt_keeps_its_own_events(tokenizer, chorale):
+def test_the_joined_file_keeps_the_prompts_events(tokenizer, chorale):
     codec = make_codec(tokenizer)
     model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size))
     (completion,) = complete(model, codec, chorale, context_bars=2, bars=1, sampling=Sampling(temperature=1.5))
@@ -251,7 +248,7 @@ def test_the_prompt_keeps_its_own_events(tokenizer, chorale):
 
 
 def timed(track: mido.MidiTrack, before: int, finer: int) -> list[tuple]:
-    """(tick, message) of what comes before a tick, in ticks of the file that is `finer` times coarser."""
+    """Return (tick, message) of the messages before tick `before`, with ticks divided by `finer`."""
     now, found = 0, []
     for message in track:
         now += message.time
@@ -260,8 +257,8 @@ def timed(track: mido.MidiTrack, before: int, finer: int) -> list[tuple]:
     return found
 
 
-def test_ids_are_a_prompt_too(codec, changing_meters):
-    model, ids = by_heart(codec, changing_meters)
+def test_ids_as_prompt(codec, changing_meters):
+    model, ids = memorized(codec, changing_meters)
     (by_file,) = complete(model, codec, changing_meters, context_bars=2, bars=2)
     (from_ids,) = complete(model, codec, ids, context_bars=2, bars=2)
     assert np.array_equal(by_file.prompt.ids, from_ids.prompt.ids)
@@ -269,36 +266,36 @@ def test_ids_are_a_prompt_too(codec, changing_meters):
     assert np.array_equal(read_notes(by_file.midi()).pitch, read_notes(from_ids.midi()).pitch)
 
 
-def test_all_bars_of_the_prompt_may_be_its_context(codec, changing_meters):
-    model, ids = by_heart(codec, changing_meters)
+def test_the_context_may_be_the_whole_prompt(codec, changing_meters):
+    model, ids = memorized(codec, changing_meters)
     (completion,) = complete(model, codec, changing_meters, context_bars=9, bars=2, max_tokens=5)
     assert np.array_equal(completion.prompt.ids, ids[:-1])
-    assert completion.bars == 2, "bars are opened though the model would end the piece"
+    assert completion.bars == 2, "the model would end the piece here"
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-def test_a_model_that_never_ends_a_bar_is_led_to_its_end(tokenizer, chorale):
-    """One token is certain wherever it is allowed; from `max_tokens` on every row takes the shortest way out."""
+def test_a_model_that_never_ends_a_bar_is_forced_to(tokenizer, chorale):
+    """The model prefers one token wherever it is allowed; after `max_tokens` every row is ended."""
     codec = make_codec(tokenizer)
     favourite = {"remi": "Pitch_60", "midi-llm": "pi:3c:7", "midi-llm-piano": "p:3c:7"}[tokenizer]
-    stubborn = ByHeart(np.full(1, codec.vocabulary.index(favourite)), codec.vocab_size)
+    stubborn = MemorizedPiece(np.full(1, codec.vocabulary.index(favourite)), codec.vocab_size)
     (completion,) = complete(stubborn, codec, chorale, context_bars=2, bars=2, max_tokens=50)
     assert completion.bars == 2 and 50 < len(completion.new_ids) < 150
     assert len(read_notes(completion.midi_alone())) > 0
 
 
-def test_the_same_notes_however_many_are_made_at_once(codec, chorale):
+def test_completions_do_not_depend_on_rows_at_once(codec, chorale):
     model = small_model(codec.vocab_size)
     options = {"context_bars": 2, "bars": 2, "sampling": Sampling(seed=5, top_p=0.99), "max_tokens": 100}
-    together = complete(model, codec, chorale, count=5, **options)
+    at_once = complete(model, codec, chorale, count=5, **options)
     in_pairs = complete(model, codec, chorale, count=5, rows_at_once=2, **options)
-    assert len({tuple(completion.new_ids) for completion in together}) == 5
-    for one, other in zip(together, in_pairs, strict=True):
+    assert len({tuple(completion.new_ids) for completion in at_once}) == 5
+    for one, other in zip(at_once, in_pairs, strict=True):
         assert np.array_equal(one.new_ids, other.new_ids)
 
 
-def test_hurrying_leaves_every_row_a_way(codec, chorale):
-    """At any moment of any row the narrowed grammar still allows something, and bars end within a few tokens."""
+def test_forced_exit_always_allows_a_token(codec, chorale):
+    """Forced at any moment, every row is still allowed a token and ends within 14 tokens."""
     piece = codec.first_bars(codec.encode_piece(chorale), 2)
     rng = np.random.default_rng(0)
     vocabulary = np.isin(
@@ -307,15 +304,15 @@ def test_hurrying_leaves_every_row_a_way(codec, chorale):
     for begin in range(0, 40, 3):
         grammar = ForcedExit(codec.grammar(piece, 8, 2), vocabulary)
         for step in range(begin + 14):
-            grammar.hurries = step >= begin
+            grammar.active = step >= begin
             allowed = grammar.allowed()
             assert allowed.any(axis=1).all()
             grammar.feed(np.array([rng.choice(np.flatnonzero(row)) for row in allowed]))
         assert grammar.ended.all()
 
 
-def test_progress_counts_bars_and_ends_full(codec, changing_meters):
-    model, _ = by_heart(codec, changing_meters)
+def test_progress_counts_bars(codec, changing_meters):
+    model, _ = memorized(codec, changing_meters)
     calls = []
     complete(
         model, codec, changing_meters, context_bars=2, bars=3, count=2, progress=lambda *counts: calls.append(counts)
@@ -324,8 +321,8 @@ def test_progress_counts_bars_and_ends_full(codec, changing_meters):
     assert done == sorted(done) and done[0] == 0 and calls[-1] == (6, 6)
 
 
-def test_bad_prompts_are_one_sentence_each(codec, changing_meters, tmp_path):
-    model, _ = by_heart(codec, changing_meters)
+def test_bad_prompts_and_counts(codec, changing_meters, tmp_path):
+    model, _ = memorized(codec, changing_meters)
     cases = {
         "missing.mid": (None, "No such file"),
         "text.mid": (b"these are words", "not a MIDI file"),
@@ -334,23 +331,23 @@ def test_bad_prompts_are_one_sentence_each(codec, changing_meters, tmp_path):
     for name, (content, expected) in cases.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=expected) as told:
+        with pytest.raises(UserError, match=expected) as caught:
             complete(model, codec, tmp_path / name, context_bars=1, bars=1)
-        assert name in str(told.value) and "\n" not in str(told.value)
-    with pytest.raises(UserError, match=r"meters\.mid has 9 bars, fewer than the 10 .* --context-bars 9"):
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"meters\.mid has 9 bars, .* 10: .* --context-bars 9"):
         complete(model, codec, changing_meters, context_bars=10, bars=1)
     for context_bars, bars, count in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
         with pytest.raises(UserError, match="give 1 or more"):
             complete(model, codec, changing_meters, context_bars=context_bars, bars=bars, count=count)
-    with pytest.raises(UserError, match="--count is 1000000000: give 100,000 at most"):
+    with pytest.raises(UserError, match="--count is 1000000000: .*100,000"):
         complete(model, codec, changing_meters, context_bars=1, bars=1, count=10**9)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_files_are_named_read_again_and_alone(codec, changing_meters, tmp_path, capsys):
-    model, _ = by_heart(codec, changing_meters)
+def test_files_and_their_names(codec, changing_meters, tmp_path, capsys):
+    model, _ = memorized(codec, changing_meters)
     complete_to_files(model, codec, changing_meters, tmp_path / "one" / "OUT.mid", context_bars=2, bars=2)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["OUT.mid", "OUT.png"]
     complete_to_files(model, codec, changing_meters, tmp_path / "two" / "OUT.mid", context_bars=2, bars=2, count=2)
@@ -358,10 +355,10 @@ def test_files_are_named_read_again_and_alone(codec, changing_meters, tmp_path, 
     assert names == ["OUT-1.mid", "OUT-1.png", "OUT-2.mid", "OUT-2.png"]
     midi = mido.MidiFile(tmp_path / "two" / "OUT-2.mid")
     assert np.bincount(read_notes(midi).voice).tolist() == [8, 4 + 3, 1]  # the prompt's, the completion's, the bass
-    assert "4/4" in capsys.readouterr().err  # the progress bar, at its end
+    assert "4/4" in capsys.readouterr().err  # the finished progress bar
 
 
-def test_names_that_are_not_midi_are_told_before_the_work(codec, changing_meters, tmp_path):
+def test_bad_output_names_are_refused_before_generation(codec, changing_meters, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.mid"):
         complete_to_files(None, codec, changing_meters, tmp_path / "OUT.png", context_bars=2, bars=2)
     assert completion_paths("a/b.MIDI", 2) == [Path("a/b-1.MIDI"), Path("a/b-2.MIDI")]
@@ -371,8 +368,8 @@ def test_names_that_are_not_midi_are_told_before_the_work(codec, changing_meters
             completion_paths("a.mid", count, prompt)
 
 
-def test_what_cannot_be_written_leaves_nothing(codec, changing_meters, tmp_path):
-    model, _ = by_heart(codec, changing_meters)
+def test_a_failed_write_leaves_no_files(codec, changing_meters, tmp_path):
+    model, _ = memorized(codec, changing_meters)
     completions = complete(model, codec, changing_meters, context_bars=2, bars=2)
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="writing the completion"):

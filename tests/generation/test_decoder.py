@@ -1,16 +1,16 @@
-"""One token at a time in place: the model's own mathematics, for every shape of model, row by row."""
+"""The in-place decoder equals the model, for every model shape and several rows."""
 
 import pytest
 import torch
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.generation import decoder
-from rwkv_music.generation.decoder import Decoder, WholeModel, can_step, make_decoder, read_prompt
+from rwkv_music.generation.decoder import Decoder, ModelDecoder, make_decoder, read_prompt, supports_decoder
 from rwkv_music.model_v8 import RWKV
 
 
 def random_model(**config) -> RWKV:
-    """Random weights everywhere, so that every part of the state matters."""
+    """Return a float64 model with no zero weights, so that every part of the state matters."""
     torch.manual_seed(0)
     model = RWKV(ModelConfig(vocab_size=30, **config)).double()
     with torch.no_grad():
@@ -30,7 +30,7 @@ def random_model(**config) -> RWKV:
     ids=str,
 )
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_step_is_the_models_own(config, rows):
+def test_steps_equal_the_models_forward(config, rows):
     model = random_model(**config)
     prompt = torch.randint(30, (1, 7))
     ids = torch.randint(30, (rows, 12))
@@ -48,22 +48,22 @@ def test_a_step_is_the_models_own(config, rows):
         torch.testing.assert_close(own, theirs, rtol=0, atol=1e-10)
 
 
-def test_nothing_moves_in_memory():
-    """What a recorded graph reads and writes stays where it was."""
+def test_tensors_stay_at_fixed_addresses():
+    """A CUDA graph requires this of everything it reads and writes."""
     decoder = Decoder(random_model(n_layer=2, n_embd=64), 2)
     tensors = (decoder.token, decoder.logits, *decoder.state)
-    places = [x.data_ptr() for x in tensors]
+    addresses = [x.data_ptr() for x in tensors]
     for _ in range(3):
         decoder.step()
     decoder.start(*read_prompt(decoder.model, torch.arange(5)))
-    assert [x.data_ptr() for x in (decoder.token, decoder.logits, *decoder.state)] == places
+    assert [x.data_ptr() for x in (decoder.token, decoder.logits, *decoder.state)] == addresses
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_the_model_itself_steps_alike(rows):
+def test_both_decoders_agree(rows):
     model = random_model(n_layer=2, n_embd=64)
     logits, state = read_prompt(model, torch.arange(9))
-    one, other = Decoder(model, rows), WholeModel(model, rows)
+    one, other = Decoder(model, rows), ModelDecoder(model, rows)
     for each in (one, other):
         each.start(logits, state)
         for token in (3, 8, 8, 1):
@@ -72,16 +72,16 @@ def test_the_model_itself_steps_alike(rows):
     torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-10)
 
 
-def test_who_can_be_stepped():
+def test_supported_models():
     model = random_model(n_layer=1, n_embd=64)
-    assert can_step(model) and isinstance(make_decoder(model, 1), Decoder)
+    assert supports_decoder(model) and isinstance(make_decoder(model, 1), Decoder)
     wide_heads = random_model(n_layer=1, n_embd=128, head_size=128)
-    assert not can_step(wide_heads) and isinstance(make_decoder(wide_heads, 1), WholeModel)
-    model.blocks[0].att.key.weight.ds_id = 7  # as ZeRO-3 numbers what it shares out
-    assert not can_step(model)
+    assert not supports_decoder(wide_heads) and isinstance(make_decoder(wide_heads, 1), ModelDecoder)
+    model.blocks[0].att.key.weight.ds_id = 7  # as ZeRO-3 marks partitioned parameters
+    assert not supports_decoder(model)
 
 
-def test_a_prompt_is_read_alike_in_windows(monkeypatch):
+def test_prompt_windows_do_not_change_the_result(monkeypatch):
     model = random_model(n_layer=2, n_embd=64)
     ids = torch.randint(30, (23,))
     whole = read_prompt(model, ids)
@@ -94,7 +94,7 @@ def test_a_prompt_is_read_alike_in_windows(monkeypatch):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
-def test_the_head_runs_on_the_last_token_alone():
+def test_the_head_runs_on_the_last_token_only():
     model, seen = random_model(n_layer=1, n_embd=64), []
     model.head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape))
     read_prompt(model, torch.randint(30, (50,)))

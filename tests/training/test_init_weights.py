@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rwkv_music import RWKV, ModelConfig, export
-from rwkv_music.checkpoint.reading import load_model
-from rwkv_music.checkpoint.weights import UNREAD, open_weights
+from rwkv_music.checkpoint.tensors import UNREAD
+from rwkv_music.checkpoint.weights import load_model, open_weights
 from rwkv_music.tokenizers.registry import load_codec
 from tests.training.conftest import SMALL, Run, train
 

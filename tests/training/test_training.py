@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.__main__ import main as command
-from rwkv_music.checkpoint.reading import load_model
 from rwkv_music.checkpoint.run_folder import read_manifest, tensor_files
+from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.evaluation import summed_loss
 from tests.training.conftest import SMALL, train
@@ -190,4 +190,4 @@ def test_generate_completes_a_piece(one_process, bach_midi, tmp_path, capsys):
     for name in ("out-1", "out-2"):
         assert mido.MidiFile(tmp_path / f"{name}.mid").length > 0
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-    assert "2 bars given" in capsys.readouterr().out
+    assert "2 bars of prompt" in capsys.readouterr().out

@@ -1,0 +1,93 @@
+"""Reading the tensors of a training checkpoint, whatever number of ranks and ZeRO stage wrote it.
+
+Each rank's files hold the slices of the parameters that its optimizer owned: fp32 master weights and Adam moments. The
+index maps every parameter to those slices. The bf16 weights are the rounded master weights, so they are not stored.
+
+Notable choices:
+- Loading a checkpoint cannot run code: tensors are safetensors, everything else is JSON.
+- No random state is stored: every random number in a step is a function of the seed and counters.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from rwkv_music.checkpoint.run_folder import INDEX, contents_fault, moments_file, tensor_files, weights_file
+from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
+from rwkv_music.checkpoint.tensors import UNREAD, read_whole
+from rwkv_music.errors import UserError
+
+
+class SavedTensors:
+    """The tensors of a checkpoint, from which any slice can be read.
+
+    Args:
+        verify: check the master weights against the SHA-256 hashes in the manifest.
+
+    Attributes:
+        shapes: shapes of the parameters by name.
+        optimizer_steps: number of optimizer updates made.
+
+    Raises DamagedFile for an index or a file that is damaged or inconsistent, OSError for one that cannot be read.
+    """
+
+    def __init__(self, checkpoint: Path, verify: bool = False) -> None:
+        self._checkpoint = checkpoint
+        self._files: dict[str, TensorFile] = {}
+        if verify:
+            weights = (name for name in tensor_files(checkpoint) if name.startswith("weights_"))
+            if fault := contents_fault(checkpoint, weights):
+                raise DamagedFile(fault)
+        try:
+            index = json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))
+            self.shapes = {name: tuple(shape) for name, shape in index["parameters"].items()}
+            self.optimizer_steps = int(index["optimizer_steps"])
+            self._slices = {
+                name: sorted((int(start), int(length), int(rank)) for start, length, rank in slices)
+                for name, slices in index["slices"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFile(f"{INDEX} cannot be read ({error})") from error
+
+    def read_into(self, out: Tensor, name: str, start: int = 0, moment: str | None = None) -> None:
+        """Fill `out` (1-D) with elements of parameter `name`, beginning at element `start`.
+
+        Args:
+            moment: an optimizer state to read ("exp_avg", ...) instead of the master weights.
+        """
+        done = 0
+        for first, length, rank in self._slices.get(name, ()):
+            begin, end = max(start + done, first), min(start + out.numel(), first + length)
+            if begin == start + done and begin < end:
+                file = self._file(moments_file(rank) if moment else weights_file(rank))
+                key = f"{name}.{moment}" if moment else name
+                file.read_into(out[done : done + end - begin], key, begin - first)
+                done += end - begin
+        if done != out.numel():
+            raise DamagedFile(f"no file holds {name} from element {start + done:,} on")
+
+    def _file(self, name: str) -> TensorFile:
+        if name not in self._files:
+            self._files[name] = TensorFile(self._checkpoint / name)
+        return self._files[name]
+
+
+def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the fp32 master weights of a checkpoint by name. Raises UserError if it is damaged."""
+    with damage_as_user_error(checkpoint):
+        saved = SavedTensors(checkpoint, verify=True)
+        return {name: read_whole(saved, name) for name in saved.shapes if name not in UNREAD}
+
+
+@contextmanager
+def damage_as_user_error(checkpoint: Path) -> Iterator[None]:
+    """Turn a DamagedFile raised inside the block into a UserError that names `checkpoint`."""
+    try:
+        yield
+    except DamagedFile as error:
+        raise UserError(
+            f"{checkpoint} is damaged ({error}): use an earlier checkpoint, or restore it from a copy."
+        ) from error

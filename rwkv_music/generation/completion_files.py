@@ -1,0 +1,82 @@
+"""Completing a MIDI file into files: output paths, the progress bar, .mid files and their piano rolls."""
+
+import os
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from rwkv_music.errors import UserError, explained
+from rwkv_music.files import atomic_path
+from rwkv_music.generation.completion import Completion, complete
+from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
+from rwkv_music.midi import piano_roll
+from rwkv_music.tokenizers.codec import Codec
+
+
+def complete_to_files(
+    model: torch.nn.Module,
+    codec: Codec,
+    prompt: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    context_bars: int,
+    bars: int,
+    count: int = 1,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    completion_only: bool = False,
+) -> list[Completion]:
+    """Complete the MIDI file `prompt`, with a progress bar, and write the results with `save_completions`.
+
+    Arguments and errors are those of `complete` and `save_completions`.
+    """
+    completion_paths(out, count, prompt)  # reports a bad name before the generation, not after it
+    with tqdm(total=count * bars, unit=" bars", desc="completing") as bar:
+        completions = complete(
+            model,
+            codec,
+            prompt,
+            context_bars=context_bars,
+            bars=bars,
+            count=count,
+            sampling=sampling,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
+    save_completions(completions, out, completion_only)
+    return completions
+
+
+def completion_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLike | None = None) -> list[Path]:
+    """Return the .mid paths of `count` completions: OUT.mid for one, OUT-1.mid, OUT-2.mid ... for several.
+
+    Raises UserError if `out` does not end in .mid or .midi, or if one of the paths is the file `prompt`.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in (".mid", ".midi"):
+        raise UserError(f"{out} is not the name of a MIDI file: give an --out that ends in .mid.")
+    paths = [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
+    if prompt is not None and Path(prompt).resolve() in [path.resolve() for path in paths]:
+        raise UserError(f"The completion would overwrite its prompt, {prompt}: choose another --out.")
+    return paths
+
+
+def save_completions(
+    completions: list[Completion], out: str | os.PathLike, completion_only: bool = False
+) -> list[Path]:
+    """Write each completion as a .mid file and its piano roll as a .png beside it. Each file is written atomically.
+
+    Args:
+        completion_only: leave out the prompt's bars.
+
+    Returns the .mid paths of `completion_paths`. Raises UserError if a file cannot be written.
+    """
+    paths = completion_paths(out, len(completions))
+    for completion, path in zip(completions, paths, strict=True):
+        midi = completion.midi_alone() if completion_only else completion.midi()
+        with explained(f"writing the completion {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as partial:
+                midi.save(partial)
+        prompt_end = 0.0 if completion_only else completion.prompt_end_seconds()
+        piano_roll.draw(midi, path.with_suffix(".png"), prompt_end, path.stem)
+    return paths

@@ -1,0 +1,101 @@
+"""Autoregressive generation of B rows from one model: a step of the decoder and a draw of the sampler per token."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from rwkv_music.errors import UserError
+from rwkv_music.generation.decoder import Decoder, as_cuda_graph, make_decoder, read_prompt
+from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampler, Sampling, uniforms
+from rwkv_music.model_v8 import State
+from rwkv_music.tokenizers.grammar import Grammar
+
+
+class TokenGenerator:
+    """Continues prompts on B rows at once, token by token.
+
+    The device never waits for the host: the model's step on a token is already running while the host reads that token
+    and advances the grammar. On a GPU the step and the draw are one CUDA graph each.
+
+    Args:
+        model: an RWKV on any device. Its weights must not change during the lifetime of this object.
+        rows: B.
+        sampling: how tokens are drawn.
+        tables: tables of the grammars that `generate` will be given.
+        keys: see `Sampler`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        rows: int,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        tables: tuple[np.ndarray, ...] = (),
+        keys: np.ndarray | None = None,
+    ):
+        self._model, self._rows, self._sampling = model, rows, sampling
+        self._device = torch.device(model.device)
+        self._on_gpu = self._device.type == "cuda"
+        self._decoder = decoder = make_decoder(model, rows)
+        self._sampler = sampler = Sampler(sampling, rows, model.config.vocab_size, tables, keys, self._device)
+
+        def draw() -> None:
+            sampler.draw(decoder.logits)
+            decoder.token.copy_(sampler.drawn.clamp_min(0))
+
+        record = self._on_gpu and isinstance(decoder, Decoder)
+        with torch.no_grad():
+            self._draw = as_cuda_graph(draw, self._device) if record else draw
+            self._step = as_cuda_graph(decoder.step, self._device) if record else decoder.step
+        # Host buffers; asynchronous copies from and to a GPU need pinned memory.
+        self._drawn = torch.zeros(rows, dtype=torch.int64, pin_memory=self._on_gpu)
+        self._classes = torch.zeros(len(tables), rows, dtype=torch.int64, pin_memory=self._on_gpu)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt_ids: np.ndarray,
+        grammar: Grammar | None = None,
+        first_row: int = 0,
+        state: State | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yield the next token of each row, int64 [B], indefinitely. The caller decides when to stop.
+
+        Args:
+            prompt_ids: [T], T >= 1, the same for all rows; or [B, T], one per row.
+            grammar: for that prompt and B rows; each token is fed to it before it is yielded.
+            first_row: index of the first row, which selects the rows' random numbers.
+            state: state before the prompt, of one row or of B rows; None for the initial state.
+
+        Raises:
+            UserError: the model's logits are not finite.
+        """
+        prompt = torch.as_tensor(np.asarray(prompt_ids, np.int64), device=self._device)
+        logits, state = read_prompt(self._model, prompt, state)
+        self._decoder.start(logits, state)
+        self._sampler.start(prompt)
+        del logits, state
+        drawn = self._drawn.numpy()
+        for numbers in uniforms(self._sampling.seed, self._rows, self._device, first_row):
+            self._sampler.numbers.copy_(numbers)
+            if grammar is not None:
+                self._classes.numpy()[:] = grammar.classes
+                self._sampler.classes.copy_(self._classes, non_blocking=True)
+            self._draw()
+            self._drawn.copy_(self._sampler.drawn, non_blocking=True)
+            copied = torch.cuda.Event() if self._on_gpu else None
+            if copied is not None:
+                copied.record()
+            self._step()  # queued before the host waits for the token
+            if copied is not None:
+                copied.synchronize()
+            if drawn.min() < 0:
+                raise UserError(
+                    "The model's logits are not finite, so no token can be drawn: use a checkpoint from before it "
+                    "diverged."
+                )
+            token = drawn.copy()
+            if grammar is not None:
+                grammar.feed(token)
+            yield token
