@@ -169,9 +169,9 @@ std::tuple<Tensor, Maybe, Maybe, Tensor, Maybe, Tensor, Tensor, Maybe, Tensor, T
         {args.tokens, args.C, args.matrix(dw, "dw"), args.matrix(dnew_k, "dk"), args.matrix(dnew_v, "dv"),
          args.matrix(dremoval, "dremoval"), args.matrix(dreplacement, "dreplacement"),
          args.matrix(dk_extra, "dk_extra"), args.matrix(dv_extra, "dv_extra"), args.matrix(k, "k"), args.matrix(v, "v"),
-         args.matrix(v_first, "v_first"), args.matrix(a_low, "a_low"), args.matrix(v_low, "v_low"), args.vector(a0, "a0"),
-         args.vector(v0, "v0"), args.vector(k_k, "k_k"), args.vector(k_a, "k_a"), out(dk), out(dv), out(dv_first),
-         out(da_low), out(dv_low), out32(partials), out(sums)},
+         args.matrix(v_first, "v_first"), args.matrix(a_low, "a_low"), args.matrix(v_low, "v_low"),
+         args.vector(a0, "a0"), args.vector(v0, "v0"), args.vector(k_k, "k_k"), args.vector(k_a, "k_a"), out(dk),
+         out(dv), out(dv_first), out(da_low), out(dv_low), out32(partials), out(sums)},
         c10::cuda::getCurrentCUDAStream()
     ));
     return {dk, dv, dv_first, da_low, dv_low, sums[0], sums[1], dv0, sums[2], sums[3]};

@@ -126,4 +126,4 @@ class DocumentStreams:
 def entering(carried: State, batch: Batch) -> State:
     """The state of each document of a batch of streams, from that of each stream: only a piece that goes on has one."""
     edges = batch.edges
-    return carried.rows(edges.rows).among(batch.cu_seqlens.numel() - 1, edges.documents)
+    return carried.rows(edges.rows).scatter(batch.cu_seqlens.numel() - 1, edges.documents)

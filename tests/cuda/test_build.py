@@ -5,12 +5,12 @@ its calls.
 """
 
 import hashlib
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +35,13 @@ sleep "${FAKE_SLEEP:-0}"
 while [ $# -gt 0 ]; do if [ "$1" = -o ]; then touch "$2"; fi; shift; done
 """
 
-BUILD = "import torch; torch.version.cuda = '13.0'; from rwkv_music.cuda import build; print(build.build(['80']))"
+FORK = multiprocessing.get_context("fork")  # a new interpreter would import torch again, which takes seconds
+
+
+def build_in_group(queue: multiprocessing.SimpleQueue) -> None:
+    """Build in a process group of its own, so that a test can kill the compiler too."""
+    os.setsid()
+    queue.put(build.build(["80"]))
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
@@ -83,7 +89,6 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "calls"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     return tmp_path / "calls"
 
@@ -97,10 +102,15 @@ def calls(log: Path) -> int:
 
 def test_concurrent_processes_build_once(fake, monkeypatch):
     monkeypatch.setenv("FAKE_SLEEP", "0.05")
-    processes = [subprocess.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    libraries = {process.communicate(timeout=60)[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert len(libraries) == 1 and Path(libraries.pop()).is_file()
+    queue = FORK.SimpleQueue()
+    processes = [FORK.Process(target=build_in_group, args=(queue,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    libraries = {queue.get() for _ in processes}
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len(libraries) == 1 and libraries.pop().is_file()
     assert calls(fake) == CALLS_PER_BUILD
 
 
@@ -114,12 +124,13 @@ def test_existing_library_needs_no_nvcc(fake, monkeypatch):
 
 def test_build_after_a_killed_build(fake, monkeypatch):
     monkeypatch.setenv("FAKE_SLEEP", "30")
-    process = subprocess.Popen([sys.executable, "-c", BUILD], start_new_session=True, stderr=subprocess.DEVNULL)
+    process = FORK.Process(target=build_in_group, args=(FORK.SimpleQueue(),))
+    process.start()
     while not calls(fake):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     monkeypatch.setenv("FAKE_SLEEP", "0")
     library = build.build(["80"])
     assert library.is_file()

@@ -35,7 +35,7 @@ def test_equal_to_the_plain_model(monkeypatch, channel_mix, packed, recompute):
         arguments["cu_seqlens"] = torch.tensor([0, 3, 4, 70, 103, 140], dtype=torch.int32)
         arguments["max_length"] = 66
     expected_loss, expected = loss_and_gradients(plain, **arguments)
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
     plain.recompute = recompute
     loss, gradients = loss_and_gradients(plain, **arguments)
     assert abs(loss - expected_loss) < 1e-10
@@ -68,7 +68,7 @@ def test_state_in_and_out_with_its_gradients(monkeypatch, channel_mix, packed, r
         return [loss.detach(), *(x.detach() for x in state), *torch.autograd.grad(total, [*start, *net.parameters()])]
 
     expected = run()
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
     net.recompute = recompute
     names = ["loss", *(f"new {n}" for n in State._fields), *State._fields, *(n for n, _ in net.named_parameters())]
     for name, found, wanted in zip(names, run(), expected, strict=True):
@@ -79,7 +79,7 @@ def test_state_in_and_out_with_its_gradients(monkeypatch, channel_mix, packed, r
 def test_without_a_state_none_is_made(monkeypatch):
     made = []
     forward = fused_sublayers.time_mixing
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
     monkeypatch.setattr(fused_sublayers, "time_mixing", lambda *inputs: made.append(forward(*inputs)) or made[-1])
     net, tokens = model("x070"), torch.randint(40, (2, 20))
     net.loss(tokens, tokens)
@@ -88,7 +88,7 @@ def test_without_a_state_none_is_made(monkeypatch):
 
 def test_little_is_saved(monkeypatch):
     """What the halves keep a token, layer and channel; the module docstring promises about 13."""
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
     net = model("x070")
     tokens = torch.randint(40, (1, 512))
     kept: dict[int, int] = {}
