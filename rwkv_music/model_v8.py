@@ -297,7 +297,7 @@ class RWKV(nn.Module):
                 flattened tokens. Rows are then joined unless their ends are among the boundaries, and the state's batch
                 is D.
             max_length: with `cu_seqlens`, an upper bound on the documents' lengths if the caller knows one (see
-            `wkv7s`).
+                `wkv7s`).
             targets, ctx_lengths, reduction, positions: see `loss`. Without targets the others have no effect.
 
         Returns:

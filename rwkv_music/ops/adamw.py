@@ -28,7 +28,7 @@ def adamw_(
 
     Args:
         masters, exp_avg, exp_avg_sq: fp32 [n]: the master weights, and the running means of the gradient and its
-        square.
+            square.
         gradient: [n], any float dtype on the CPU, bf16 or fp32 on a GPU. Its contents are undefined afterwards.
         weights: [n]: the model's weights, overwritten by `masters` rounded to their dtype (bf16 on a GPU).
         step: fp32 scalar: the number of steps so far, including this one.
