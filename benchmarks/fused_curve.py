@@ -37,7 +37,7 @@ def train(path: str, arguments: list[str]) -> int:
     from rwkv_music.training.deepspeed_engine.fast import cuda_graphs
 
     if path == "plain":
-        fused_sublayers.fit = lambda x, head_size: False
+        fused_sublayers.supports = lambda x, head_size: False
         cuda_graphs.LAYER_FLOP = 0
     return entry.main(arguments)
 

@@ -1,21 +1,21 @@
-"""RWKV v8 "Heron" (rc00): the model, readable from top to bottom on its own.
+"""RWKV v8 "Heron" (rc00), the language model.
 
-An embedding; L blocks, each `x += att(ln1(x))` (time mixing, x070) and `x += ffn(ln2(x))` (channel mixing, x080); a
-head. What is v8 about it is DeepEmbed: each layer's channel mixing is multiplied by a vector looked up by token.
-`channel_mix="x070"` leaves that out and gives v7 "Goose".
+The model is an embedding, L blocks and a head. A block computes `x += att(ln1(x))` (time mixing, x070) and
+`x += ffn(ln2(x))` (channel mixing, x080). New in v8 is DeepEmbed: the output of each layer's channel mixing is
+multiplied by a vector that is looked up by token. `channel_mix="x070"` omits DeepEmbed and gives v7 "Goose".
 
 Notable choices:
-- Parameter names and shapes are BlinkDL's, so that an RWKV checkpoint loads with no renaming. Layer 0 has no value
-  residual (v0, v1, v2): it is where the residual starts, and parameters without a gradient have no place in an
-  optimizer.
-- One forward serves training and playing: it takes a state and gives one back, for a whole piece or a single token.
-- Documents may be packed with `cu_seqlens`; neither the recurrence nor the token shift looks over a document's edge.
-- The head runs only where the loss counts, unless that is nearly everywhere.
+- Parameter names and shapes are BlinkDL's, so RWKV checkpoints load without renaming. Layer 0 has no value residual
+  (v0, v1, v2): its values are the start of the residual, and these parameters would never receive a gradient.
+- One forward serves training and generation. It takes and returns a state, for a whole piece or a single token.
+- `cu_seqlens` packs documents; neither the recurrence nor the token shift crosses a document boundary.
+- The head skips positions that the loss ignores, unless there are only a few.
+- In training on a GPU, the blocks run on `ops.fused_sublayers`, which compute the same with less time and memory.
 
 Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialisation, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
 formulas); "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.
 
-Letters in shapes: B batch, T time, C width, H heads, N head size, V vocabulary, L layers, D packed documents.
+Shapes: B batch, T time, C width, H heads, N head size, V vocabulary, L layers, D packed documents, M = B * T tokens.
 """
 
 import math
@@ -32,50 +32,46 @@ from rwkv_music.ops.cross_entropy import Head
 from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.ops.wkv7s import wkv7s
 
-# Where fewer of the targets than this do not count, taking the others out costs more than computing them.
-WORTH_LEAVING_OUT = 1 / 32
+# If a smaller fraction of the targets is ignored, selecting the others costs more than computing all.
+MIN_IGNORED_FRACTION = 1 / 32
 
 
 class State(NamedTuple):
-    """All that a model remembers of the tokens it has read; its size does not grow with them. The batch is axis 1.
+    """The model's state after the tokens read so far; its size is constant. Axis 1 is the batch."""
 
-    `att_shift` and `ffn_shift` [L, B, C]: the last inputs of each layer's time and channel mixing, in the model's
-    dtype. `wkv` [L, B, H, N, N] float32 (value axis, key axis): the recurrence's states.
-    """
-
-    att_shift: Tensor
-    wkv: Tensor
-    ffn_shift: Tensor
+    att_shift: Tensor  # [L, B, C] in the model's dtype: the last input of each layer's time mixing
+    wkv: Tensor  # [L, B, H, N, N] float32 (value axis, key axis): the states of the recurrence
+    ffn_shift: Tensor  # [L, B, C]: the last input of each layer's channel mixing
 
     def rows(self, index: Tensor) -> "State":
-        """The states of the batch rows in `index` (int64), in that order; a row may be taken several times."""
+        """Return the states of the batch rows `index` (int64), in that order; a row may occur several times."""
         return State(*(x.index_select(1, index.to(x.device)) for x in self))
 
-    def among(self, rows: int, index: Tensor) -> "State":
-        """These states as the rows in `index` (int64, all different) of `rows` states; the others are empty ones."""
+    def scatter(self, rows: int, index: Tensor) -> "State":
+        """Return `rows` states with these at the rows `index` (int64, all different) and zeros elsewhere."""
         return State(*(x.new_zeros(len(x), rows, *x.shape[2:]).index_copy(1, index, x) for x in self))
 
     @staticmethod
     def empty(config: ModelConfig, batch: int, dtype: torch.dtype, device: torch.device | str) -> "State":
-        """The state before the first token, for `batch` rows of a model in `dtype`: zeros."""
+        """Return the zero state before the first token, for `batch` rows of a model in `dtype`."""
         shift = torch.zeros(config.n_layer, batch, config.n_embd, dtype=dtype, device=device)
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
-        square = (config.n_head, config.head_size, config.head_size)
-        wkv = torch.zeros(config.n_layer, batch, *square, dtype=exact, device=device)
+        wkv_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        wkv_shape = (config.n_layer, batch, config.n_head, config.head_size, config.head_size)
+        wkv = torch.zeros(wkv_shape, dtype=wkv_dtype, device=device)
         return State(shift, wkv, shift.clone())
 
 
 class Packing(NamedTuple):
-    """Where D documents lie in one row of tokens."""
+    """The positions of D documents packed in one row of tokens."""
 
     cu_seqlens: Tensor  # int32 [D+1]
     first: Tensor  # int64 [D]: each document's first token
-    last: Tensor  # int64 [D]
+    last: Tensor  # int64 [D]: each document's last token
     max_length: int  # no document is longer
 
 
 def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> Tensor:
-    """x [B, T, C] moved on by a token; each row or packed document starts from `previous` [B or D, C], or from zero."""
+    """Shift x [B, T, C] by one token; each row or packed document starts with `previous` [B or D, C] or zero."""
     if packing is None:
         first = x.new_zeros(x.shape[0], 1, x.shape[2]) if previous is None else previous.unsqueeze(1)
         return torch.cat([first, x[:, :-1]], dim=1)
@@ -86,13 +82,8 @@ def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> 
 
 
 def last_token(x: Tensor, packing: Packing | None) -> Tensor:
-    """The last token of each row or packed document: [B or D, C]."""
+    """Return the last token of each row or packed document: [B or D, C]."""
     return x[:, -1] if packing is None else x[0, packing.last]
-
-
-def recomputed(module: nn.Module, *inputs: Any) -> Any:
-    """`module(*inputs)`, of which only the inputs are kept for the backward pass. Nothing in the model is random."""
-    return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class TimeMixing(nn.Module):
@@ -120,13 +111,20 @@ class TimeMixing(nn.Module):
         self.value = nn.Linear(C, C, bias=False)
         self.output = nn.Linear(C, C, bias=False)
         self.ln_x = nn.GroupNorm(H, C, eps=64e-5)
-        # Where state tuning learns the state before a first token: [H, N, N] (value axis, key axis), else zero.
+        # State tuning learns the state before the first token, [H, N, N] (value axis, key axis); otherwise it is zero.
         self.register_parameter("time_state", None)
 
     def forward(
         self, x: Tensor, v_first: Tensor | None, shift: Tensor | None, state: Tensor | None, packing: Packing | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, C], layer 0's values, the carried state of the recurrence -> output, layer 0's values, new state."""
+        """Return the output [B, T, C], layer 0's values [B, T, C] and the recurrence's new state [B or D, H, N, N].
+
+        Args:
+            x: [B, T, C], normed.
+            v_first: [B, T, C]: the values of layer 0; ignored in layer 0.
+            shift: [B or D, C]: the normed token before the first one; None for zeros.
+            state: [B or D, H, N, N]: the recurrence's state before the first token; None for zeros.
+        """
         B, T, C = x.shape
         heads = (B, T, self.n_head, self.head_size)
         delta = token_shift(x, shift, packing) - x
@@ -134,7 +132,7 @@ class TimeMixing(nn.Module):
             torch.addcmul(x, delta, mix) for mix in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         )
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        w = self.w0 + torch.tanh(xw @ self.w1) @ self.w2  # the raw decay; wkv7s bounds it
+        w = self.w0 + torch.tanh(xw @ self.w1) @ self.w2  # the raw decay, before the sigmoid of wkv7s
         a = torch.sigmoid(self.a0 + (xa @ self.a1) @ self.a2)  # the in-context learning rate
         g = torch.sigmoid(xg @ self.g1) @ self.g2
         if self.layer == 0:
@@ -151,16 +149,16 @@ class TimeMixing(nn.Module):
         y = y + (r * k * self.r_k).sum(dim=-1, keepdim=True) * v
         return self.output(y.view(B, T, C) * g), v_first, state
 
-    def first_state(self, documents: int) -> Tensor | None:
-        """The recurrence's state before each of `documents` first tokens, [D, H, N, N]; None where it is zero."""
+    def initial_state(self, documents: int) -> Tensor | None:
+        """Return the learned state before the first token of each document, [D, H, N, N]; None if it is zero."""
         if self.time_state is None:
             return None
-        exact = torch.promote_types(self.time_state.dtype, torch.float32)
-        return self.time_state.to(exact).expand(documents, -1, -1, -1)
+        dtype = torch.promote_types(self.time_state.dtype, torch.float32)
+        return self.time_state.to(dtype).expand(documents, -1, -1, -1)
 
 
 class ChannelMixing(nn.Module):
-    """x080: a squared-ReLU network of the shifted input, times the token's own vector (DeepEmbed); x070: without it."""
+    """x080: token shift and mix, a squared-ReLU network, and DeepEmbed, a factor looked up by token; x070 omits it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -170,13 +168,19 @@ class ChannelMixing(nn.Module):
         self.enn = nn.Embedding(config.vocab_size, config.n_embd) if config.channel_mix == "x080" else None
 
     def forward(self, x: Tensor, input_ids: Tensor, shift: Tensor | None, packing: Packing | None) -> Tensor:
+        """Return the output [B, T, C] for x [B, T, C], normed, and input_ids int64 [B, T]; `shift` as in TimeMixing."""
         k = torch.addcmul(x, token_shift(x, shift, packing) - x, self.x_k)
         out = self.value(torch.relu(self.key(k)).square())
         return out if self.enn is None else out * self.enn(input_ids)
 
 
+def checkpointed(module: nn.Module, *inputs: Any) -> Any:
+    """Compute `module(*inputs)` with activation checkpointing: only the inputs are saved for the backward."""
+    return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing in the model is random
+
+
 class Block(nn.Module):
-    """One layer: time mixing and channel mixing, each behind a norm and added to the stream."""
+    """One layer: time mixing and channel mixing, each with a layer norm before it and a residual connection."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -196,12 +200,22 @@ class Block(nn.Module):
         packing: Packing | Documents | None,
         recompute_ffn: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        """One layer on x [B, T, C]; in training on a GPU on [M, C]. `state`: shift, wkv, shift, as in `State`."""
+        """Compute one layer.
+
+        Args:
+            x: [B, T, C]; [M, C] if `packing` is `Documents` (fused training on a GPU).
+            v_first: the values of layer 0, shaped as x; None in layer 0.
+            state: one layer's att_shift, wkv and ffn_shift of `State`, or None for zeros.
+            recompute_ffn: whether to apply activation checkpointing to channel mixing.
+
+        Returns:
+            The new x, the values of layer 0, and the new state (None with `Documents` and no `state`).
+        """
         if v_first is None:
             x = self.ln0(x)
         att_shift, wkv, ffn_shift = state or (None, None, None)
         if wkv is None:
-            wkv = self.att.first_state(x.shape[0] if packing is None else packing.cu_seqlens.numel() - 1)
+            wkv = self.att.initial_state(x.shape[0] if packing is None else packing.cu_seqlens.numel() - 1)
         if isinstance(packing, Documents):
             x, v_first, att_shift, wkv = fused_sublayers.time_mixing(self, x, v_first, packing, att_shift, wkv)
             x, ffn_shift = fused_sublayers.channel_mixing(self, x, input_ids, packing, recompute_ffn, ffn_shift)
@@ -211,17 +225,13 @@ class Block(nn.Module):
         x = x + mixed
         att_shift = last_token(h, packing)
         h = self.ln2(x)
-        if recompute_ffn:
-            x = x + checkpoint(
-                self.ffn, h, input_ids, ffn_shift, packing, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            x = x + self.ffn(h, input_ids, ffn_shift, packing)
+        inputs = h, input_ids, ffn_shift, packing
+        x = x + (checkpointed(self.ffn, *inputs) if recompute_ffn else self.ffn(*inputs))
         return x, v_first, (att_shift, wkv, last_token(h, packing))
 
 
 class Blocks(nn.ModuleList):
-    """The layers. They are called as one, so that ZeRO-3 can gather those of a small model at once."""
+    """The layers, called as one module so that ZeRO-3 can gather all layers of a small model at once."""
 
     def forward(
         self,
@@ -231,8 +241,8 @@ class Blocks(nn.ModuleList):
         packing: Packing | Documents | None,
         recompute: str,
     ) -> tuple[Tensor, State | None]:
-        """All layers on x, as in `Block`; the new state if there was one. `recompute` as in `RWKV`."""
-        v_first, carried = None, []
+        """Return x after all layers, and the new state if `state` is given. `recompute` as in `RWKV`."""
+        v_first, states = None, []
         for layer, block in enumerate(self):
             before = None if state is None else (state.att_shift[layer], state.wkv[layer], state.ffn_shift[layer])
             inputs = x, v_first, input_ids, before, packing
@@ -241,17 +251,18 @@ class Blocks(nn.ModuleList):
             elif recompute == "selective":
                 x, v_first, after = block(*inputs, recompute_ffn=True)
             else:
-                x, v_first, after = recomputed(block, *inputs)
+                x, v_first, after = checkpointed(block, *inputs)
             if state is not None:
-                carried.append(after)  # else a view of all tokens' values, which would be kept
-        return x, State(*(torch.stack(parts) for parts in zip(*carried, strict=True))) if carried else None
+                states.append(after)  # only with a state: `after` may be a view that keeps all tokens in memory
+        return x, State(*(torch.stack(parts) for parts in zip(*states, strict=True))) if states else None
 
 
 class RWKV(nn.Module):
-    """The language model. Built with the initialisation of RWKV-LM's train_temp, from torch's global random state.
+    """The language model, initialised as in RWKV-LM's train_temp with torch's global random state.
 
-    `recompute` says what training computes again in its backward rather than keep: "none"; "selective", the wide inside
-    of channel mixing; "block", all of a block but its input.
+    Attributes:
+        recompute: activation checkpointing in training: "none"; "selective" recomputes the wide activations of channel
+            mixing; "block" recomputes everything in a block but its input.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -277,26 +288,26 @@ class RWKV(nn.Module):
         positions: Tensor | None = None,
         max_length: int | None = None,
     ) -> Tensor | tuple[Tensor, State]:
-        """Logits of the next token, or with `targets` the loss instead; with `state`, the new state too.
+        """Return the logits of the next token or, with `targets`, the loss; with `state` also the new state.
 
         Args:
             input_ids: int64 [B, T], T >= 1.
-            state: from `init_state` or an earlier call; None starts from nothing and gives no state back. Gradients
-                reach it, and flow into it from the new state.
-            cu_seqlens: int32 [D+1], rising strictly from 0 to B * T: documents packed into the flattened tokens. Rows
-                go on into one another unless their edges are among them. The state's batch is then D.
-            max_length: with `cu_seqlens`, a bound on the documents' lengths where the caller knows one (see `wkv7s`).
-            targets, ctx_lengths, reduction, positions: see `loss`. Without targets they change nothing: logits are of
-                context and completion alike.
+            state: from `init_state` or an earlier call, and differentiable; None starts from zero and returns no state.
+            cu_seqlens: int32 [D+1], strictly increasing from 0 to B * T: the boundaries of documents packed into the
+                flattened tokens. Rows are then joined unless their ends are among the boundaries, and the state's batch
+                is D.
+            max_length: with `cu_seqlens`, an upper bound on the documents' lengths if the caller knows one (see
+                `wkv7s`).
+            targets, ctx_lengths, reduction, positions: see `loss`. Without targets the others have no effect.
 
         Returns:
-            logits [B, T, V] in the model's dtype, or the loss; (logits, state) or (loss, state) when `state` was given.
+            logits [B, T, V] in the model's dtype, or the loss; (logits, state) or (loss, state) if `state` is given.
         """
         x, state = self.features(input_ids, state, cu_seqlens, max_length)
         if targets is None:
             out = self.head(x)
         else:
-            out = self._loss_of_features(x, _counted_targets(targets, ctx_lengths, cu_seqlens), positions, reduction)
+            out = self._loss_from_features(x, _mask_context(targets, ctx_lengths, cu_seqlens), positions, reduction)
         return out if state is None else (out, state)
 
     def loss(
@@ -309,13 +320,16 @@ class RWKV(nn.Module):
         positions: Tensor | None = None,
         max_length: int | None = None,
     ) -> Tensor:
-        """Cross-entropy in nats of `targets` [B, T] int64, float32: the mean over the targets that count, or their sum.
+        """Return the float32 cross-entropy in nats, the mean or sum over all targets that are not ignored; 0 if none.
 
-        Targets that are -100 do not count, nor do those inside a row's context: `ctx_lengths` [B] int64 (with
-        `cu_seqlens`: [D], one a document) names how many of its first tokens are context, and the first target that
-        counts is the token after them. The head runs on the positions that count alone, unless nearly all do. The loss
-        of no target at all is 0. `positions` [P] int64, rising, names the places in the flattened `targets` that are
-        not -100, if the caller knows them: a GPU has to be waited for to find them. It goes with no `ctx_lengths`.
+        Args:
+            input_ids, cu_seqlens, max_length: see `forward`.
+            targets: int64 [B, T]; targets of -100 are ignored.
+            ctx_lengths: int64 [B], or [D] with `cu_seqlens`: the number of context tokens at the start of each row or
+                document. Context tokens are ignored as targets; the first token after them is the first target.
+            reduction: "mean" or "sum".
+            positions: int64 [P], ascending: the indices of the targets other than -100 in the flattened `targets`, if
+                the caller knows them; finding them makes the host wait for the GPU. Not valid with `ctx_lengths`.
         """
         return self(
             input_ids,
@@ -328,18 +342,18 @@ class RWKV(nn.Module):
         )
 
     def init_state(self, batch: int) -> State:
-        """The state before the first token, for `batch` rows: zeros, or what state tuning has learned."""
+        """Return the state before the first token for `batch` rows: zeros, or the state learned by state tuning."""
         state = State.empty(self.config, batch, self.emb.weight.dtype, self.emb.weight.device)
         if self.blocks[0].att.time_state is None:
             return state
-        return state._replace(wkv=torch.stack([block.att.first_state(batch) for block in self.blocks]))
+        return state._replace(wkv=torch.stack([block.att.initial_state(batch) for block in self.blocks]))
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Groups for AdamW as RWKV-LM makes them; `lr_scale` multiplies the learning rate.
+        """Return AdamW's parameter groups as in RWKV-LM; `lr_scale` multiplies the learning rate.
 
-        The decay's bias w0 learns twice as fast; weight decay reaches the large matrices alone. DeepEmbed's tables are
-        left out of it: they multiply, start at 1, and decay would pull them to 0. Frozen parameters are in no group,
-        and no group is empty.
+        The bias w0 of the decay has twice the learning rate. Weight decay applies only to the large matrices, not to
+        DeepEmbed's tables: they are factors that start at 1, and weight decay would pull them to 0. Frozen parameters
+        are in no group, and empty groups are omitted.
         """
         plain, fast, decayed = [], [], []
         for name, parameter in self.named_parameters():
@@ -359,9 +373,9 @@ class RWKV(nn.Module):
         return [group for group in groups if group["params"]]
 
     def matrix_parameters(self) -> float:
-        """How many parameters multiply every token: the matrices, but not `emb` and `enn`, which are looked up.
+        """Return the number of parameters that every token is multiplied by: all matrices except `emb` and `enn`.
 
-        A frozen one counts two thirds: of its three products in training, its own gradient is not made.
+        A frozen parameter counts as 2/3: of the three products in training, that of its gradient is omitted.
         """
         elementwise = ("emb.weight", "enn.weight", "r_k")
         matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise)]
@@ -376,11 +390,11 @@ class RWKV(nn.Module):
     def features(
         self, input_ids: Tensor, state: State | None, cu_seqlens: Tensor | None, max_length: int | None
     ) -> tuple[Tensor, State | None]:
-        """The last norm's output [B, T, C], and the new state if there was one."""
+        """Return the output of the last norm [B, T, C], and the new state if `state` is given."""
         B, T = input_ids.shape
         c, x = self.config, self.emb(input_ids)
         packing: Packing | Documents | None = None
-        if (state is None or self.training) and fused_sublayers.fit(x, c.head_size):
+        if (state is None or self.training) and fused_sublayers.supports(x, c.head_size):
             embed_vocabulary = c.vocab_size if c.channel_mix == "x080" else None
             packing = fused_sublayers.documents(input_ids, cu_seqlens, max_length, embed_vocabulary, state is not None)
             x, input_ids = x.flatten(0, 1), input_ids.flatten()
@@ -391,31 +405,32 @@ class RWKV(nn.Module):
         x, state = self.blocks(x, input_ids, state, packing, self.recompute)
         return self.ln_out(x).view(B, T, -1), state
 
-    def _loss_of_features(self, x: Tensor, targets: Tensor, positions: Tensor | None, reduction: str) -> Tensor:
+    def _loss_from_features(self, x: Tensor, targets: Tensor, positions: Tensor | None, reduction: str) -> Tensor:
         x, targets = x.flatten(0, 1), targets.reshape(-1)
         if positions is None:
             positions = (targets != IGNORE_INDEX).nonzero().squeeze(-1)
-        if targets.numel() - positions.numel() > WORTH_LEAVING_OUT * targets.numel():
+        if targets.numel() - positions.numel() > MIN_IGNORED_FRACTION * targets.numel():
             x, targets = x.index_select(0, positions), targets.index_select(0, positions)
         total = self.head(x, targets)
         return total / max(positions.numel(), 1) if reduction == "mean" else total
 
     def parts(self) -> list[nn.Module]:
-        """All of the model, in the order in which it is initialised: the vocabulary's two tables, then the layers."""
+        """Return all submodules in the order of their initialisation, which fixes the random numbers of each."""
         return [self.emb, self.head, self.ln_out, *self.blocks]
 
     def init_weights(self) -> None:
-        """Initialise as RWKV-LM's train_temp does; RWKV is not RWKV without it.
+        """Initialise all parameters as RWKV-LM's train_temp does; RWKV's quality depends on this initialisation.
 
-        Orthogonal matrices scaled by their role, outputs at zero so that each block starts as the identity, and mixes,
-        decays and gates laid out over the channels so that layers and channels start with different horizons.
+        Matrices are orthogonal with a gain that depends on their role. Output matrices are zero, so that each block
+        starts as the identity. Mixes, decays and gates vary over channels and layers, which gives them different
+        horizons.
         """
         for part in self.parts():
             self.init_part(part)
 
     @torch.no_grad()
     def init_part(self, part: nn.Module) -> None:
-        """Initialise one of `parts`, whatever its tensors hold."""
+        """Initialise one of `parts`, overwriting its tensors."""
         c = self.config
         if part is self.emb:
             nn.init.uniform_(part.weight, -1e-4, 1e-4)
@@ -464,8 +479,8 @@ class RWKV(nn.Module):
             ffn.enn.weight.fill_(1.0)
 
 
-def _counted_targets(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-    """`targets` with -100 at the positions whose target lies inside the context."""
+def _mask_context(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+    """Return `targets` with -100 at positions whose target is a context token."""
     if ctx_lengths is None:
         return targets
     positions = torch.arange(targets.numel(), device=targets.device)
@@ -475,6 +490,6 @@ def _counted_targets(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Te
     else:
         rows = torch.bucketize(positions, cu_seqlens[1:].long(), right=True)
         start = cu_seqlens.long()[rows]
-    # The target at place p of a row is its token p + 1, which is context while p + 1 < ctx_length.
+    # The target at position p of a row is token p + 1, which is context if p + 1 < ctx_length.
     inside = positions - start + 1 < ctx_lengths.to(targets.device)[rows]
     return targets.masked_fill(inside.view_as(targets), IGNORE_INDEX)

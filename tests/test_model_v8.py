@@ -1,4 +1,4 @@
-"""The model: v7 parity with the `rwkv` package, v8 parity with its formulas in numpy, and its own promises."""
+"""Tests of the model: v7 against the `rwkv` package, v8 against numpy, states, packing, the loss, initialisation."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ CONFIG = {"n_layer": 3, "n_embd": 128, "vocab_size": 61}
 
 
 def random_model(seed: int = 0, **changes) -> RWKV:
-    """A small model with every parameter off its initial value, so that no term is silently zero or one."""
+    """Return a small model with noise on every parameter, so that no term is exactly zero or one."""
     torch.manual_seed(seed)
     model = RWKV(ModelConfig(**{**CONFIG, **changes}))
     with torch.no_grad():
@@ -43,7 +43,7 @@ torch.save({"whole": whole, "single": torch.stack(single)}, out)
 """
 
 
-def test_v7_equals_the_rwkv_package(tmp_path):
+def test_v7_equals_rwkv_package(tmp_path):
     pytest.importorskip("rwkv", reason="the rwkv package is not installed")
     model = random_model(channel_mix="x070")
     ids = tokens(1, 70)
@@ -64,7 +64,7 @@ def test_v7_equals_the_rwkv_package(tmp_path):
 
 
 def numpy_heron(weights: dict[str, np.ndarray], ids: list[int], n_layer: int, n_head: int) -> np.ndarray:
-    """RWKV v8 rc00 token by token in float64, written from its formulas alone."""
+    """Return the logits of RWKV v8 rc00, token by token in float64, implemented from the formulas alone."""
     z = {name: value.astype(np.float64).squeeze() for name, value in weights.items()}
 
     def norm(x, name):
@@ -120,7 +120,7 @@ def numpy_heron(weights: dict[str, np.ndarray], ids: list[int], n_layer: int, n_
     return np.stack(out)
 
 
-def test_v8_equals_its_formulas_in_numpy():
+def test_v8_equals_numpy():
     model = random_model()
     ids = tokens(1, 70)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -135,7 +135,7 @@ def test_v8_equals_its_formulas_in_numpy():
     np.testing.assert_allclose(torch.stack(single).numpy(), expected, atol=1e-4, rtol=0)
 
 
-def test_a_fresh_v8_computes_what_a_v7_does():
+def test_initial_v8_equals_v7():
     torch.manual_seed(0)
     v8 = RWKV(ModelConfig(**CONFIG))
     v7 = RWKV(ModelConfig(**CONFIG, channel_mix="x070"))
@@ -144,7 +144,7 @@ def test_a_fresh_v8_computes_what_a_v7_does():
     assert torch.equal(v8(tokens(2, 20)), v7(tokens(2, 20)))
 
 
-def test_a_state_carries_a_piece_across_calls_and_rows_can_be_picked():
+def test_state_continues_a_piece_and_rows_can_be_selected():
     model = random_model().eval()
     ids = tokens(2, 90)
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_a_state_carries_a_piece_across_calls_and_rows_can_be_picked():
     torch.testing.assert_close(swapped, whole[[1, 0, 1], 33:], rtol=0, atol=2e-5)
 
 
-def test_packed_documents_equal_the_same_documents_alone():
+def test_packed_documents_equal_single_documents():
     model = random_model()
     ids = tokens(2, 40)
     bounds = [0, 7, 8, 40, 62, 80]
@@ -166,7 +166,7 @@ def test_packed_documents_equal_the_same_documents_alone():
         torch.testing.assert_close(packed[start:stop], alone, rtol=0, atol=2e-5)
 
 
-def test_packed_documents_continue_from_their_own_states():
+def test_packed_documents_start_from_their_own_states():
     model = random_model().eval()
     ids = tokens(1, 30)
     with torch.no_grad():
@@ -179,13 +179,13 @@ def test_packed_documents_continue_from_their_own_states():
             torch.testing.assert_close(after.rows(torch.tensor([i])).wkv, alone_after.wkv, rtol=0, atol=2e-5)
 
 
-def test_the_loss_counts_completions_alone():
+def test_loss_ignores_context():
     model = random_model()
     ids, targets = tokens(2, 20), tokens(2, 20, seed=1)
     logits = model(ids)
     each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(2, 20)
     torch.testing.assert_close(model.loss(ids, targets), each.mean())
-    # A context of 8 tokens: the target at place 6 is the 8th token, still context; at place 7 is the first to count.
+    # With 8 context tokens, the target at position 6 is the 8th token, still context; position 7 is the first to count.
     counted = torch.cat([each[0, 7:], each[1, 19:]])
     torch.testing.assert_close(model.loss(ids, targets, ctx_lengths=torch.tensor([8, 20])), counted.mean())
     packed = torch.tensor([0, 10, 20, 40], dtype=torch.int32)
@@ -195,7 +195,7 @@ def test_the_loss_counts_completions_alone():
     torch.testing.assert_close(summed, each[2:10].sum() + each[19:20].sum() + each[39:].sum())
 
 
-def test_the_head_sees_only_the_positions_that_count(monkeypatch):
+def test_head_skips_ignored_positions(monkeypatch):
     model = random_model()
     seen = []
     model.head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[0]))
@@ -204,7 +204,7 @@ def test_the_head_sees_only_the_positions_that_count(monkeypatch):
     assert seen == [10]
 
 
-def test_where_nearly_all_targets_count_none_is_taken_out():
+def test_head_runs_on_all_positions_if_few_are_ignored():
     model = random_model()
     seen = []
     model.head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[0]))
@@ -214,10 +214,10 @@ def test_where_nearly_all_targets_count_none_is_taken_out():
     torch.testing.assert_close(model.loss(ids, targets), each.sum() / 62)
     targets[0, 8] = IGNORE_INDEX
     model.loss(ids, targets)
-    assert seen[1:] == [64, 61]  # after the one that gave all logits
+    assert seen[1:] == [64, 61]  # the first entry is the call for the logits
 
 
-def test_no_target_at_all_is_a_loss_of_zero_with_zero_gradients():
+def test_no_targets_give_zero_loss_and_gradients():
     model = random_model()
     loss = model.loss(tokens(1, 5), torch.full((1, 5), IGNORE_INDEX))
     loss.backward()
@@ -235,7 +235,7 @@ def test_initialisation_follows_train_temp():
     torch.testing.assert_close(
         torch.linalg.svdvals(w["blocks.1.att.key.weight"]), torch.full((128,), 0.1), rtol=0, atol=1e-5
     )
-    # The decay's bias: channel 0 of layer 0 is -6 + 0.5 - 2.5, the slowest; the last is 0 + 0.5 + 2.5, the fastest.
+    # The bias of the decay: channel 0 of layer 0 is the slowest, -6 + 0.5 - 2.5, the last the fastest, 0.5 + 2.5.
     assert w["blocks.0.att.w0"].flatten()[[0, -1]].tolist() == pytest.approx([-8.0, 3.0])
     assert w["blocks.1.att.w0"].flatten()[64].item() == pytest.approx(
         -6 + 6 * (64 / 127) ** (1 + (1 / 3) ** 0.3) + 0.5 - 2.5, abs=1e-5
@@ -258,7 +258,7 @@ def test_parameter_groups_cover_each_parameter_once():
     assert [group["weight_decay"] for group in groups] == [0.0, 0.0, 0.1]
 
 
-def test_every_parameter_gets_a_gradient():
+def test_every_parameter_receives_a_gradient():
     model = random_model()
     model.loss(tokens(2, 30), tokens(2, 30, seed=1)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -1,1 +1,1 @@
-"""The CUDA backend of `rwkv_music.ops.wkv7s`: its kernels (*.cu), their bridge to torch (bindings.cpp), and their build."""
+"""CUDA kernels (*.cu), their torch bindings (*_bindings.cpp), their build, and the capture of CUDA graphs."""

@@ -1,4 +1,4 @@
-// The bridge from torch to adamw.cu: torch.ops.rwkv_music_cuda.adamw_, as rwkv_music/training/learning_rate.py calls it.
+// The torch operator of the AdamW kernel, torch.ops.rwkv_music_cuda.adamw_; rwkv_music/ops/adamw.py calls it.
 
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
@@ -7,21 +7,12 @@
 #include <torch/library.h>
 
 #include "adamw.cuh"
-#include "text.cuh"
+#include "check.h"
 
 namespace {
 
+using adamw::bf16;
 using at::Tensor;
-
-template <class T>
-T* data(const Tensor& x, const char* name, at::ScalarType dtype, const Tensor& like, int64_t elements) {
-    TORCH_CHECK(
-        x.scalar_type() == dtype && x.numel() == elements && x.is_contiguous() && x.device() == like.device(),
-        "adamw_: ", name, " must be ", std::to_string(elements), " contiguous elements of ", dtype, " on ",
-        like.device(), ", but it is ", text(x.sizes()), " of ", x.scalar_type(), " on ", x.device(), "."
-    );
-    return static_cast<T*>(x.mutable_data_ptr());
-}
 
 void adamw_(
     Tensor& masters, Tensor& exp_avg, Tensor& exp_avg_sq, const Tensor& gradient, Tensor& weights, double lr,
@@ -29,16 +20,17 @@ void adamw_(
     const Tensor& bad
 ) {
     const c10::cuda::CUDAGuard guard(masters.device());
+    const ArgumentChecker check("adamw_", masters.device());
     const int64_t n = masters.numel();
-    const bool wide = gradient.scalar_type() == at::kFloat;
-    const auto gradient_dtype = wide ? at::kFloat : at::kBFloat16;
+    const bool fp32 = gradient.scalar_type() == at::kFloat;
+    const void* const grad = fp32 ? static_cast<const void*>(check.elements<const float>(gradient, "gradient", n))
+                                  : check.elements<const bf16>(gradient, "gradient", n);
     C10_CUDA_CHECK(adamw::update(
-        {n, data<float>(masters, "masters", at::kFloat, masters, n), data<float>(exp_avg, "exp_avg", at::kFloat, masters, n),
-         data<float>(exp_avg_sq, "exp_avg_sq", at::kFloat, masters, n),
-         data<void>(gradient, "gradient", gradient_dtype, masters, n), wide,
-         data<__nv_bfloat16>(weights, "weights", at::kBFloat16, masters, n), lr, beta1, beta2, eps, weight_decay,
-         data<float>(step, "step", at::kFloat, masters, 1), data<float>(divisor, "divisor", at::kFloat, masters, 1),
-         data<float>(bad, "bad", at::kFloat, masters, 1)},
+        {n, check.elements<float>(masters, "masters", n), check.elements<float>(exp_avg, "exp_avg", n),
+         check.elements<float>(exp_avg_sq, "exp_avg_sq", n), grad, fp32,
+         check.elements<bf16>(weights, "weights", n), lr, beta1, beta2, eps, weight_decay,
+         check.elements<const float>(step, "step", 1),
+         check.elements<const float>(divisor, "divisor", 1), check.elements<const float>(bad, "bad", 1)},
         c10::cuda::getCurrentCUDAStream()
     ));
 }

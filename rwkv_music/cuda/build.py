@@ -1,17 +1,17 @@
-"""Compile the CUDA kernels on first use, and load them.
+"""Compile the CUDA kernels on first use, and load them as torch operators.
 
-`load()` is all that the operator needs; `architectures()` and `find_toolchain()` are what `doctor` looks at.
+The operators call `load()`; `doctor` reports `architectures()` and `find_toolchain()`.
 
 Notable choices:
-- The library lands in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions) under a name made
-  from everything that goes into it: sources, flags, torch and its CUDA. A second start finds it and compiles nothing,
-  without nvcc even; a change of any of them makes another.
-- The architecture is that of the GPUs at hand, given to nvcc by our own flags. TORCH_CUDA_ARCH_LIST is neither read
-  nor set.
-- Many processes may start at once: one builds under a file lock, the others wait. The system releases the lock when its
-  holder dies, and a library is whole or absent, so an interrupted build leaves nothing to hang on or to clean up.
-- nvcc compiles and links everything, the C++ bridge included, so that it finds its own headers and libraries wherever
-  the toolkit is installed. No Python header is needed.
+- The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). Its folder name
+  contains a hash of the sources, the flags, and the versions of torch and CUDA. A later start finds the library and
+  needs no nvcc; a change of any input builds another library.
+- The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is neither read nor set.
+- Several processes may start at once: one builds under a file lock, the others wait. The operating system releases the
+  lock when the process ends, and a library appears only when it is complete, so an interrupted build leaves neither a
+  stale lock nor a broken library.
+- nvcc compiles and links everything, including the C++ bindings, so it finds its own headers and libraries wherever the
+  toolkit is installed. No Python headers are needed.
 """
 
 import fcntl
@@ -34,24 +34,28 @@ from rwkv_music.files import atomic_folder
 
 SOURCES = Path(__file__).parent
 LIBRARY = "librwkv_music_cuda.so"
-TOOLKIT = "/usr/local/cuda"  # where NVIDIA's installers put it, whether or not it is on the PATH
+TOOLKIT = "/usr/local/cuda"  # the default of NVIDIA's installers, which may not be on the PATH
 FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC"]
-OLDEST_CAPABILITY = (8, 0)  # bf16 matrix units and asynchronous copies
+OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores and asynchronous copies
 
 
 @functools.cache
 def load():
-    """The kernels as torch operators, compiled first where they are not yet: those of the two files of bindings.
+    """Return torch.ops.rwkv_music_cuda, the operators of the *_bindings.cpp files, after building them if necessary.
 
     Raises:
-        UserError: no usable GPU, no usable compiler, or a failed compilation; in one sentence.
+        UserError: there is no usable GPU or compiler, or the compilation fails.
     """
     torch.ops.load_library(build(architectures()))
     return torch.ops.rwkv_music_cuda
 
 
 def architectures() -> list[str]:
-    """What to compile for: one name, such as "80" or "90a", for each kind of GPU that this process sees."""
+    """Return the sorted architectures of the visible GPUs, such as ["80", "90a"].
+
+    Raises:
+        UserError: torch has no CUDA, there is no GPU, or a GPU is older than OLDEST_CAPABILITY.
+    """
     if torch.version.cuda is None:
         raise UserError("This PyTorch was built without CUDA: install a CUDA build of torch to train on a GPU.")
     if not torch.cuda.is_available():
@@ -63,20 +67,20 @@ def architectures() -> list[str]:
             name = torch.cuda.get_device_name(device)
             raise UserError(
                 f"GPU {device} ({name}) has compute capability {major}.{minor}, but the kernels need 8.0 or newer: "
-                "leave it out with CUDA_VISIBLE_DEVICES, or run on the CPU."
+                "exclude it with CUDA_VISIBLE_DEVICES, or run on the CPU."
             )
         names.add(architecture(major, minor))
     return sorted(names)
 
 
 def architecture(major: int, minor: int) -> str:
-    """nvcc's name for a compute capability; Hopper with the suffix that opens its own matrix instructions."""
+    """Return nvcc's name for a compute capability; Hopper's has the suffix that enables its own instructions."""
     return "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The programs that a build runs."""
+    """The programs that a build needs."""
 
     nvcc: str
     nvcc_version: str  # "13.0"
@@ -88,28 +92,28 @@ def find_toolchain() -> Toolchain:
     """Find nvcc (CUDA_HOME, CUDA_PATH, the PATH, then TOOLKIT), a C++ compiler (CXX, g++, c++) and ninja.
 
     Raises:
-        UserError: one is missing, or nvcc is of another major version than the CUDA that torch was built with.
+        UserError: a program is missing, or nvcc and torch have different major versions of CUDA.
     """
     folders = [os.environ[name] + "/bin" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", ""), TOOLKIT + "/bin"]))
-    wanted = torch.version.cuda
+    torch_cuda = torch.version.cuda
     if nvcc is None:
         raise UserError(
-            f"nvcc was not found, and the CUDA kernels are compiled on first use: install the CUDA {wanted} toolkit, "
-            "or set CUDA_HOME to where it is."
+            f"nvcc, which compiles the CUDA kernels, was not found: install the CUDA {torch_cuda} toolkit, "
+            "or set CUDA_HOME to its folder."
         )
-    with explained(f"asking {nvcc} for its version"):
-        answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
-    release = re.search(r"release (\d+\.\d+)", answer.stdout)
+    with explained(f"running {nvcc} --version"):
+        version = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+    release = re.search(r"release (\d+\.\d+)", version.stdout)
     if release is None:
         raise UserError(
-            f"`{nvcc} --version` did not say which CUDA release it is: repair that toolkit, or set CUDA_HOME."
+            f"`{nvcc} --version` printed no CUDA release: repair that toolkit, or set CUDA_HOME to another one."
         )
-    major, wanted_major = release[1].split(".")[0], wanted.split(".")[0]
-    if major != wanted_major:
+    major, torch_major = release[1].split(".")[0], torch_cuda.split(".")[0]
+    if major != torch_major:
         raise UserError(
-            f"{nvcc} is CUDA {release[1]}, but torch {torch.__version__} was built with CUDA {wanted}: "
-            f"set CUDA_HOME to a toolkit of version {wanted_major}, or install a torch built for CUDA {major}."
+            f"{nvcc} is CUDA {release[1]}, but torch {torch.__version__} was built with CUDA {torch_cuda}: "
+            f"set CUDA_HOME to a toolkit of version {torch_major}, or install a torch built for CUDA {major}."
         )
     host_compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "c++"))), None)
     if host_compiler is None:
@@ -120,18 +124,18 @@ def find_toolchain() -> Toolchain:
 
 
 def _find_ninja() -> str:
-    # pip puts ninja beside the interpreter, which is not on the PATH of a virtual environment that is not activated.
+    # pip installs ninja next to the interpreter, which is not on the PATH if the virtual environment is not activated.
     ninja = shutil.which("ninja", path=os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)]))
     if ninja is None:
-        raise UserError("ninja was not found, and it builds the CUDA kernels: install it with `pip install ninja`.")
+        raise UserError("ninja, which builds the CUDA kernels, was not found: install it with `pip install ninja`.")
     return ninja
 
 
 def build(names: list[str]) -> Path:
-    """The library for these architectures, compiled now if it is not there yet.
+    """Return the path of the library for these architectures, after compiling it if necessary.
 
     Raises:
-        UserError: see `find_toolchain`; or nvcc does not know an architecture; or the compilation failed.
+        UserError: as `find_toolchain`; or nvcc does not support an architecture; or the compilation fails.
     """
     flags = [*FLAGS, *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
     cache = cache_folder()
@@ -148,28 +152,28 @@ def build(names: list[str]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where the libraries lie, each in a folder of its own, beside the lock of who builds one."""
-    from torch.utils.cpp_extension import get_default_build_root  # here, because its import takes a good while
+    """Return the folder of the libraries (one subfolder each) and of the build lock."""
+    from torch.utils.cpp_extension import get_default_build_root  # imported here because it is slow to import
 
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / "rwkv_music"
 
 
 def _fingerprint(flags: list[str]) -> str:
     parts = [torch.__version__, str(torch.version.cuda), *flags]
-    for path in sorted(path for path in SOURCES.iterdir() if path.suffix in (".cu", ".cuh", ".cpp")):
+    for path in sorted(path for path in SOURCES.iterdir() if path.suffix in (".cu", ".cuh", ".h", ".cpp")):
         parts += [path.name, path.read_text(encoding="utf-8")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the system releases it when this process ends, however it ends."""
+    """Hold an exclusive lock on `path`; the operating system releases it when this process ends for any reason."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(
-                f"The file system of {path} cannot lock files ({error.strerror}): "
+                f"The file system of {path} does not support file locks ({error.strerror}): "
                 "set TORCH_EXTENSIONS_DIR to a folder on a local disk."
             ) from error
         yield
@@ -185,7 +189,7 @@ def _compile(folder: Path, flags: list[str], names: list[str]) -> None:
                 "install a newer CUDA toolkit."
             )
     gpus = ", ".join(f"sm_{name}" for name in names)
-    print(f"Compiling the CUDA kernels for {gpus} into {folder}, once ...", file=sys.stderr, flush=True)
+    print(f"Compiling the CUDA kernels for {gpus} into {folder} (first use only) ...", file=sys.stderr, flush=True)
     with explained("building the CUDA kernels"), atomic_folder(folder) as partial:
         (partial / "build.ninja").write_text(_ninja_file(tools, flags), encoding="utf-8")
         command = [tools.ninja, "-C", str(partial)]
@@ -194,11 +198,11 @@ def _compile(folder: Path, flags: list[str], names: list[str]) -> None:
             log = folder.with_name(folder.name + ".log")
             log.write_text(made.stdout, encoding="utf-8")
             first = next((line.strip() for line in made.stdout.splitlines() if "error" in line.lower()), "ninja failed")
-            raise UserError(f"The CUDA kernels did not compile ({first}): {log} has the compiler's whole output.")
+            raise UserError(f"The CUDA kernels did not compile ({first}): see {log} for the compiler's output.")
 
 
 def _ninja_file(tools: Toolchain, flags: list[str]) -> str:
-    """One compilation for each source, then one link. Paths of sources are absolute, those of products relative."""
+    """Return a ninja file with one compilation per source and one link; source paths are absolute, outputs relative."""
     torch_folder = Path(torch.__file__).parent
     sources = [*sorted(SOURCES.glob("*.cu")), *sorted(SOURCES.glob("*.cpp"))]
     libraries = f"-L{torch_folder / 'lib'} -ltorch -ltorch_cpu -lc10 -lc10_cuda"
@@ -215,10 +219,10 @@ def _ninja_file(tools: Toolchain, flags: list[str]) -> str:
 
 
 def _escaped(path: Path) -> str:
-    """A path as a ninja build line wants it."""
+    """Escape a path for a build line of ninja."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
 def _quoted(path: Path | str) -> str:
-    """A path as a command in a ninja file wants it: ninja expands `$`, then the shell reads the line."""
+    """Quote a path for a command in a ninja file: ninja expands `$`, then the shell parses the line."""
     return "'" + str(path).replace("$", "$$") + "'"

@@ -1,26 +1,27 @@
-// One chunk of 32 tokens: what the forward and the backward kernels share.
+// Processing one chunk of 32 tokens: the code that the forward, backward and segment kernels share.
 //
 // With P_t the product of the decays up to token t of the chunk (P_{-1} = 1), element by element along the key axis:
 //
 //     a~_t = P_{t-1} a_t    r~_t = P_t r_t    k-_t = k_t / P_t    b-_t = b_t / P_t
 //     A_ab = tril(a~ b-^T, -1)    A_ak = tril(a~ k-^T, -1)    A_rb = tril(r~ b-^T)    A_rk = tril(r~ k-^T)
 //
-// and for a state S at the chunk's head (its last row of P is P_L):
+// and for a state S at the start of the chunk, with P_L the last row of P:
 //
 //     U = (I - A_ab)^-1 (a~ S^T + A_ak V)    Y = r~ S^T + A_rb U + A_rk V    S' = (S + U^T b- + V^T k-) diag(P_L)
 //
 // Notable choices:
-// - d > 0.545, so P_t > 3e-9 over 32 tokens: P and 1 / P stay far inside bf16's range, and no second level is needed.
-// - A chunk is two tiles of 16 tokens, which is what the matrix unit takes. A score matrix is three blocks of
-//   [16, 16]; (I - A_ab)^-1 is applied tile by tile, so that only the two blocks on the diagonal are inverted.
-// - A head size N of 64 or 128, with N / 16 warps. A warp has 16 of the value rows of the state, whose chain of
-//   products it runs alone, the state in its registers. Where no state is met it has 16 of the key columns.
-// - All that the chain makes is transposed, [value rows, tokens]: each product is the next one's operand as it lies.
-// - r~, a~, k-, b- are rounded to bf16 for the matrix unit. The score matrices are rounded to tf32, eight times finer,
-//   because their errors add up over a chunk and cost little to avoid.
-// - Where decays are slow, k- goes into the state, and both k- and b- meet its gradient, as the sum of two bf16: what
-//   rounding left over is the second. Keys that all lie around one direction are taken out of the state again along it,
-//   but what rounding leaves across it would stay and add up. Where decays are fast it is soon gone.
+// - d > 0.545, so P_t > 3e-9 over 32 tokens: P and 1 / P stay well inside bf16's range, and no second level is needed.
+// - A chunk is two tiles of 16 tokens, the size of a tensor core operand. A score matrix is three blocks of [16, 16].
+//   (I - A_ab)^-1 is applied tile by tile, so only the two diagonal blocks are inverted.
+// - The head size N is 64 or 128, with N / 16 warps. A warp owns 16 value rows of the state and keeps them in
+//   registers; it runs their chain of products without other warps. In steps without the state it owns 16 key columns.
+// - All results of the chain are transposed, [value rows, tokens], so each product has the layout of the next operand.
+// - r~, a~, k-, b- are rounded to bf16 for the tensor cores. The score matrices are rounded to tf32, eight times finer,
+//   because their errors add up over a chunk and are cheap to avoid.
+// - If decays are slow, the state receives k-, and its gradient is multiplied by k- and b-, as the sum of two bf16
+//   values: the rounded value and its rounding residual. Keys that are all close to one direction are removed from the
+//   state again along that direction, but rounding errors across it would remain and add up. Fast decays erase them
+//   soon.
 
 #pragma once
 
@@ -40,24 +41,22 @@ template <int N>
 constexpr int THREADS = 32 * WARPS<N>;
 
 // log2 d = LOG2_DECAY_SCALE sigmoid(w), from d = exp(-exp(-1/2) sigmoid(w)).
-constexpr float LOG_DECAY_SCALE = -0.60653065971263342f;
-constexpr float LOG2_E = 1.44269504088896341f;
 constexpr float LOG2_DECAY_SCALE = LOG_DECAY_SCALE * LOG2_E;
 
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal_fast(1.0f + exp2_fast(-LOG2_E * x)); }
 
-// ---- In shared memory ---------------------------------------------------------------------------------------------
+// ---- Shared memory ------------------------------------------------------------------------------------------------
 
-// ROWS rows of N bf16. The 16-byte pieces of a row are permuted by its number, so that neither a matrix load nor a walk
-// over the tokens meets one bank twice.
+// ROWS rows of N bf16. The 16-byte pieces of a row are permuted by the row number, so that neither matrix loads nor
+// loops over the tokens have bank conflicts.
 template <int ROWS, int N>
 struct Tile {
-    alignas(128) __nv_bfloat16 x[ROWS * N];
+    alignas(128) bf16 x[ROWS * N];
 
     static __device__ int place(int row, int column) { return row * N + (column ^ ((row ^ (row / 4 & 2)) % 8 * 8)); }
-    __device__ __nv_bfloat16* at(int row, int column) { return x + place(row, column); }
+    __device__ bf16* at(int row, int column) { return x + place(row, column); }
 
-    // The [16, 16] submatrix that begins here, for load_a and its kin; row and column are multiples of 16.
+    // The [16, 16] submatrix that begins here, for load_a and the like; row and column are multiples of 16.
     __device__ auto from(int row, int column) {
         return [=, this](int i, int j) { return x + row * N + (place(i, j) ^ column); };
     }
@@ -66,22 +65,22 @@ struct Tile {
 template <int N>
 using Chunk = Tile<L, N>;
 
-// A [16, 16] matrix in tf32. Stride and permutation keep both ways of reading it off each other's banks.
-struct Small {
+// A [16, 16] block of a score matrix, in tf32. Stride and permutation avoid bank conflicts by rows and by columns.
+struct ScoreTile {
     alignas(16) float x[TILE * (TILE + 8)];
 
     __device__ float* at(int row, int column) { return x + row * (TILE + 8) + (column ^ (row / 4 % 2 * 8)); }
-    __device__ const float* at(int row, int column) const { return const_cast<Small*>(this)->at(row, column); }
+    __device__ const float* at(int row, int column) const { return const_cast<ScoreTile*>(this)->at(row, column); }
 };
 
-// A lower triangular [32, 32] matrix by blocks.
-struct Lower {
-    Small diagonal[TILES];
-    Small below;
+// A lower triangular [32, 32] score matrix, by blocks.
+struct Triangular {
+    ScoreTile diagonal[TILES];
+    ScoreTile below;
 };
 
 // c += a m^T.
-__device__ __forceinline__ void multiply_add_transposed(Accumulator& c, const Operand32& a, const Small& m) {
+__device__ __forceinline__ void multiply_add_transposed(Accumulator& c, const Operand32& a, const ScoreTile& m) {
     const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -94,7 +93,7 @@ __device__ __forceinline__ void multiply_add_transposed(Accumulator& c, const Op
 }
 
 // c += a m.
-__device__ __forceinline__ void multiply_add(Accumulator& c, const Operand32& a, const Small& m) {
+__device__ __forceinline__ void multiply_add(Accumulator& c, const Operand32& a, const ScoreTile& m) {
     const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -108,14 +107,14 @@ __device__ __forceinline__ void multiply_add(Accumulator& c, const Operand32& a,
 
 // ---- Work ---------------------------------------------------------------------------------------------------------
 
-// What a block works on: one head of one segment, which is a whole document where there are no segments.
+// The work of a thread block: one head of one segment. Without segments, a segment is a whole document.
 template <int N>
 struct Work {
     int head, heads, document, slot;
-    int begin, length, chunks;  // tokens, and in chunks
+    int begin, length, chunks;  // first token, number of tokens and of chunks
     int checkpoint;             // the slot of its first checkpoint
-    bool first, last;           // in its document
-    bool exists;                // some slots are empty
+    bool first, last;           // of its document
+    bool exists;                // false for unused slots
 
     __device__ Work(const Inputs& in, const Segments& segments) {
         heads = in.heads;
@@ -145,14 +144,14 @@ struct Work {
         chunks = (length + L - 1) / L;
     }
 
-    __device__ int left(int chunk) const { return length - chunk * L; }  // tokens from the chunk's head on
+    __device__ int left(int chunk) const { return length - chunk * L; }  // tokens from the start of the chunk
 
-    // Where things begin in global memory, in elements: a chunk in [tokens, heads, N], and this head's matrix in
-    // [documents, heads, N, N] and in [slots, heads, N, N].
+    // Offsets in global memory, in elements: of a chunk in [tokens, heads, N], and of this head's matrix in
+    // [documents, heads, N, N] and [slots, heads, N, N].
     __device__ int64_t token_stride() const { return int64_t(heads) * N; }
     __device__ int64_t at(int chunk) const { return (begin + int64_t(chunk) * L) * token_stride() + head * N; }
     __device__ int64_t state_at() const { return matrix(document); }
-    __device__ int64_t edge_at(int segment) const { return matrix(segment); }
+    __device__ int64_t boundary_at(int segment) const { return matrix(segment); }
     __device__ int64_t checkpoint_at(int chunk) const { return matrix(checkpoint + chunk); }
 
 private:
@@ -161,21 +160,21 @@ private:
 
 // ---- Inputs -------------------------------------------------------------------------------------------------------
 
-// Begin to copy one chunk of one input [tokens, heads, N]; tokens past the end become zeros.
+// Starts to copy one chunk of one input [tokens, heads, N]; tokens past the end become zeros.
 template <int N>
-__device__ __forceinline__ void load_chunk(Chunk<N>& to, const __nv_bfloat16* from, const Work<N>& work, int chunk) {
+__device__ __forceinline__ void load_chunk(Chunk<N>& to, const bf16* from, const Work<N>& work, int chunk) {
     const int row = threadIdx.x / (N / 8), column = threadIdx.x % (N / 8) * 8, left = work.left(chunk);
     from += work.at(chunk);
 #pragma unroll
     for (int t = 0; t < L; t += TILE) {
-        const bool wanted = row + t < left;
-        copy_async(to.at(row, column) + t * N, from + (wanted ? (row + t) * work.token_stride() : 0) + column, wanted);
+        const bool valid = row + t < left;
+        copy_async(to.at(row, column) + t * N, from + (valid ? (row + t) * work.token_stride() : 0) + column, valid);
     }
 }
 
-// The same lanes take the same elements out as load_chunk put in.
+// Each lane stores the elements that it loaded in load_chunk.
 template <int N>
-__device__ __forceinline__ void store_chunk(__nv_bfloat16* to, Chunk<N>& from, const Work<N>& work, int chunk) {
+__device__ __forceinline__ void store_chunk(bf16* to, Chunk<N>& from, const Work<N>& work, int chunk) {
     const int row = threadIdx.x / (N / 8), column = threadIdx.x % (N / 8) * 8, left = work.left(chunk);
     to += work.at(chunk);
 #pragma unroll
@@ -187,25 +186,26 @@ __device__ __forceinline__ void store_chunk(__nv_bfloat16* to, Chunk<N>& from, c
     }
 }
 
-// Multiply four columns of one token, which lie at `place`, by `factors`. What rounding leaves over goes to `rest`,
-// unless that is null.
+// Multiplies four columns of one token, at `place`, by `factors`. Writes the rounding residuals to `residual` unless it
+// is null.
 template <int N>
-__device__ __forceinline__ void scale(Chunk<N>& chunk, int place, const float (&factors)[4], Chunk<N>* rest = nullptr) {
+__device__ __forceinline__ void scale(
+    Chunk<N>& chunk, int place, const float (&factors)[4], Chunk<N>* residual = nullptr
+) {
     uint2* const at = reinterpret_cast<uint2*>(chunk.x + place);
     const uint2 x = *at;
     const float y[4] = {bf16_low(x.x) * factors[0], bf16_high(x.x) * factors[1], bf16_low(x.y) * factors[2],
                         bf16_high(x.y) * factors[3]};
     const uint2 rounded = make_uint2(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
     *at = rounded;
-    if (rest) {
-        *reinterpret_cast<uint2*>(rest->x + place) =
+    if (residual) {
+        *reinterpret_cast<uint2*>(residual->x + place) =
             make_uint2(pack_bf16(y[0] - bf16_low(rounded.x), y[1] - bf16_high(rounded.x)),
                        pack_bf16(y[2] - bf16_low(rounded.y), y[3] - bf16_high(rounded.y)));
     }
 }
 
-// P by key columns: [N, 32] in fp32, permuted so that both the lanes that write it and those that read it are off each
-// other's banks.
+// P by key columns: [N, 32] in fp32, permuted to avoid bank conflicts of both writes and reads.
 template <int N>
 struct Decays {
     alignas(128) float x[N * L];
@@ -215,24 +215,24 @@ struct Decays {
     }
 };
 
-// What scale_by_decays works on. All but w, a, b may be null.
+// The arguments of scale_by_decays. All but w, a, b may be null.
 template <int N>
 struct Scaling {
     Chunk<N> *r = nullptr, *w, *k = nullptr, *a, *b;
-    Chunk<N> *k_rest = nullptr, *b_rest = nullptr;  // what rounding to bf16 leaves over; w's place will do
+    Chunk<N> *k_residual = nullptr, *b_residual = nullptr;  // rounding residuals of bf16; may share the memory of w
     Decays<N>* decays = nullptr;                    // P
 };
 
-// Decays are slow where P_L is more than this in any key column.
-constexpr float SLOW = 0.125f;
+// Decays count as slow if P_L exceeds this in any key column.
+constexpr float SLOW_DECAY = 0.125f;
 
-// r, a, k, b become r~, a~, k-, b- in place, and P_L goes to `whole`. Tokens past `length` get a w of -infinity: they
-// do not decay. A lane has four tokens and four columns, a warp 16 columns. Returns whether decays are slow in one of
-// the lane's columns; the lanes that have not the last tokens do not know and return false.
+// Scales r, a, k, b to r~, a~, k-, b- in place and writes P_L to `whole`. Tokens past `length` get w = -infinity, no
+// decay. A lane processes four tokens and four columns, a warp 16 columns. Returns whether decays are slow in one of
+// the lane's columns; only the lanes with the last tokens know, the others return false.
 template <int N>
 __device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&whole)[N], int length) {
     const int lane = threadIdx.x % 32, first = lane / 4 * 4, column = threadIdx.x / 32 * 16 + lane % 4 * 4;
-    int place[4];  // of this lane's tokens; as Chunk<N>::place(first + t, column), first being a multiple of 4
+    int place[4];  // of this lane's tokens: Chunk<N>::place(first + t, column), first being a multiple of 4
 #pragma unroll
     for (int t = 0; t < 4; t++) place[t] = (Chunk<N>::place(first, column) ^ (8 * t)) + N * t;
 
@@ -244,7 +244,7 @@ __device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&who
         }
     }
 
-    float log2_P[4][4];  // [token][column]; at first within this lane's tokens, then within the chunk
+    float log2_P[4][4];  // [token][column]; summed over this lane's tokens, then over the chunk
 #pragma unroll
     for (int t = 0; t < 4; t++) {
         const uint2 w = *reinterpret_cast<const uint2*>(x.w->x + place[t]);
@@ -260,7 +260,7 @@ __device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&who
         float sum = log2_P[3][i];
 #pragma unroll
         for (int step = 4; step < 32; step *= 2) {
-            const float other = __shfl_up_sync(0xffffffff, sum, step);
+            const float other = __shfl_up_sync(FULL_MASK, sum, step);
             if (lane >= step) sum += other;
         }
         const float before = sum - log2_P[3][i];
@@ -279,8 +279,8 @@ __device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&who
         }
         scale(*x.a, place[t], t == 0 ? P_before : P[t - 1]);
         if (x.r) scale(*x.r, place[t], P[t]);
-        if (x.k) scale(*x.k, place[t], inverse, x.k_rest);
-        scale(*x.b, place[t], inverse, x.b_rest);
+        if (x.k) scale(*x.k, place[t], inverse, x.k_residual);
+        scale(*x.b, place[t], inverse, x.b_residual);
     }
     if (x.decays) {
 #pragma unroll
@@ -291,7 +291,7 @@ __device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&who
     }
     if (first + 4 < L) return false;
     *reinterpret_cast<float4*>(&whole[column]) = make_float4(P[3][0], P[3][1], P[3][2], P[3][3]);
-    return fmaxf(fmaxf(P[3][0], P[3][1]), fmaxf(P[3][2], P[3][3])) > SLOW;
+    return fmaxf(fmaxf(P[3][0], P[3][1]), fmaxf(P[3][2], P[3][3])) > SLOW_DECAY;
 }
 
 // ---- Scores -------------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ __device__ __forceinline__ void multiply_lower(Accumulator (&c)[3], Chunk<N>& x,
     }
 }
 
-__device__ __forceinline__ void store(Small& to, const Accumulator& c) {
+__device__ __forceinline__ void store(ScoreTile& to, const Accumulator& c) {
     const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
@@ -329,7 +329,7 @@ __device__ __forceinline__ void store(Small& to, const Accumulator& c) {
     }
 }
 
-__device__ __forceinline__ void store_transposed(Small& to, const Accumulator& c) {
+__device__ __forceinline__ void store_transposed(ScoreTile& to, const Accumulator& c) {
     const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
@@ -338,11 +338,11 @@ __device__ __forceinline__ void store_transposed(Small& to, const Accumulator& c
     }
 }
 
-// x -> (I - x)^-1 in place, rounded to tf32, for two strictly lower triangular matrices at once. One warp; a lane makes
-// a column.
-__device__ __forceinline__ void invert_unit_lower(Small (&matrices)[2]) {
+// x -> (I - x)^-1 in place, rounded to tf32, for two strictly lower triangular matrices at once. One warp; each lane
+// computes a column.
+__device__ __forceinline__ void invert_unit_lower(ScoreTile (&matrices)[2]) {
     const int column = threadIdx.x % 16;
-    Small& matrix = matrices[threadIdx.x % 32 / 16];
+    ScoreTile& matrix = matrices[threadIdx.x % 32 / 16];
     float inverse[TILE];
 #pragma unroll
     for (int t = 0; t < TILE; t++) {
@@ -363,13 +363,13 @@ __device__ __forceinline__ void invert_unit_lower(Small (&matrices)[2]) {
 }
 
 struct Scores {
-    Lower ab, ak, rb, rk;  // the diagonal blocks of ab are those of (I - A_ab)^-1
+    Triangular ab, ak, rb, rk;  // the diagonal blocks of ab are those of (I - A_ab)^-1
 };
 
-// One score matrix, by one warp; its blocks each transposed if so wished.
+// Computes one score matrix in one warp, each block transposed if `transposed`.
 template <int N>
 __device__ __forceinline__ void make_score(
-    Lower& out, Chunk<N>& rows, Chunk<N>& columns, bool with_diagonal, bool transposed
+    Triangular& out, Chunk<N>& rows, Chunk<N>& columns, bool with_diagonal, bool transposed
 ) {
     Accumulator c[3];
     multiply_lower(c, rows, columns, with_diagonal);
@@ -384,9 +384,9 @@ __device__ __forceinline__ void make_score(
     }
 }
 
-// A_ab, on the diagonal the blocks of (I - A_ab)^-1, by one warp.
+// Computes A_ab in one warp, with the blocks of (I - A_ab)^-1 on the diagonal.
 template <int N>
-__device__ __forceinline__ void make_inverse(Lower& out, Chunk<N>& a, Chunk<N>& b) {
+__device__ __forceinline__ void make_inverse(Triangular& out, Chunk<N>& a, Chunk<N>& b) {
     Accumulator c[3];
     multiply_lower(c, a, b, false);
     store(out.diagonal[0], c[0]);
@@ -396,7 +396,7 @@ __device__ __forceinline__ void make_inverse(Lower& out, Chunk<N>& a, Chunk<N>& 
     invert_unit_lower(out.diagonal);
 }
 
-// All four, one a warp; the blocks of rb and rk each transposed if `r_transposed`.
+// Computes all four score matrices, one per warp, the blocks of rb and rk transposed if `r_transposed`.
 template <bool r_transposed, int N>
 __device__ __forceinline__ void make_scores(Scores& scores, Chunk<N>& r, Chunk<N>& k, Chunk<N>& a, Chunk<N>& b) {
     const int which = threadIdx.x / 32;
@@ -412,13 +412,13 @@ __device__ __forceinline__ void make_scores(Scores& scores, Chunk<N>& r, Chunk<N
 // ---- The state ----------------------------------------------------------------------------------------------------
 
 // A warp's 16 value rows of a state, or of its gradient: element j has the key columns 16 j .. 16 j + 15. Functions
-// tell the head size by the number of elements, K = N / 16.
+// deduce the head size from the number of elements, K = N / 16.
 template <int N>
 using State = Accumulator[N / 16];
 template <int N>
 using StateOperand = Operand[N / 16];
 
-// A warp's rows of all that has a value axis and the chunk's tokens, transposed: element t has tokens 16 t .. + 15.
+// A warp's value rows of a [tokens, N] matrix, transposed: element t has tokens 16 t .. 16 t + 15.
 using Rows = Accumulator[TILES];
 
 template <int K>
@@ -454,9 +454,9 @@ __device__ __forceinline__ void to_bf16(Operand (&to)[K], const Accumulator (&fr
     for (int j = 0; j < K; j++) to[j] = to_bf16(from[j]);
 }
 
-// Checkpoints keep a state's elements in the order in which the lanes hold them.
+// Checkpoints store a state in the register layout of the lanes.
 template <int K>
-__device__ __forceinline__ void store_checkpoint(__nv_bfloat16* to, const Operand (&S)[K]) {
+__device__ __forceinline__ void store_checkpoint(bf16* to, const Operand (&S)[K]) {
 #pragma unroll
     for (int j = 0; j < K; j++) {
         reinterpret_cast<uint4*>(to)[j * THREADS<16 * K> + threadIdx.x] =
@@ -465,7 +465,7 @@ __device__ __forceinline__ void store_checkpoint(__nv_bfloat16* to, const Operan
 }
 
 template <int K>
-__device__ __forceinline__ void load_checkpoint(Operand (&S)[K], const __nv_bfloat16* from) {
+__device__ __forceinline__ void load_checkpoint(Operand (&S)[K], const bf16* from) {
 #pragma unroll
     for (int j = 0; j < K; j++) {
         const uint4 x = reinterpret_cast<const uint4*>(from)[j * THREADS<16 * K> + threadIdx.x];
@@ -488,7 +488,7 @@ __device__ __forceinline__ void decay_columns(Accumulator (&c)[K], const float (
     }
 }
 
-// Value rows to and from a [value rows, key columns] matrix in shared memory.
+// Stores value rows to, and loads them from, a [value rows, key columns] matrix in shared memory.
 template <int K>
 __device__ __forceinline__ void store_rows(Tile<16 * K, 16 * K>& to, const Operand (&from)[K]) {
 #pragma unroll
@@ -501,7 +501,7 @@ __device__ __forceinline__ void load_rows(Operand (&to)[K], Tile<16 * K, 16 * K>
     for (int j = 0; j < K; j++) to[j] = load_a(from.from(threadIdx.x / 32 * 16, 16 * j));
 }
 
-// Transposed rows to and from a [tokens, value columns] matrix in shared memory.
+// Stores transposed rows to, and loads them from, a [tokens, value columns] matrix in shared memory.
 template <int N>
 __device__ __forceinline__ void store_columns(Chunk<N>& to, const Operand (&from)[TILES]) {
 #pragma unroll
@@ -540,28 +540,30 @@ __device__ __forceinline__ void multiply_add(Accumulator (&S)[K], const Operand 
 }
 
 // y += x A^T for a lower triangular A: token by token, y_t += sum of A[t][s] x_s.
-__device__ __forceinline__ void multiply_add_transposed(Rows& y, const Operand32 (&x)[TILES], const Lower& A) {
+__device__ __forceinline__ void multiply_add_transposed(Rows& y, const Operand32 (&x)[TILES], const Triangular& A) {
     multiply_add_transposed(y[0], x[0], A.diagonal[0]);
     multiply_add_transposed(y[1], x[0], A.below);
     multiply_add_transposed(y[1], x[1], A.diagonal[1]);
 }
 
 // y += x A.
-__device__ __forceinline__ void multiply_add(Rows& y, const Operand32 (&x)[TILES], const Lower& A) {
+__device__ __forceinline__ void multiply_add(Rows& y, const Operand32 (&x)[TILES], const Triangular& A) {
     multiply_add(y[0], x[0], A.diagonal[0]);
     multiply_add(y[0], x[1], A.below);
     multiply_add(y[1], x[1], A.diagonal[1]);
 }
 
-// y += x A, the blocks of A transposed each.
-__device__ __forceinline__ void multiply_add_blocks_transposed(Rows& y, const Operand32 (&x)[TILES], const Lower& A) {
+// y += x A, with each block of A stored transposed.
+__device__ __forceinline__ void multiply_add_blocks_transposed(
+    Rows& y, const Operand32 (&x)[TILES], const Triangular& A
+) {
     multiply_add_transposed(y[0], x[0], A.diagonal[0]);
     multiply_add_transposed(y[0], x[1], A.below);
     multiply_add_transposed(y[1], x[1], A.diagonal[1]);
 }
 
-// Z -> U = Z (I - A_ab)^-T in place: tile 1 sees the U of tile 0. Also as tf32.
-__device__ __forceinline__ void solve(Rows& U, Operand32 (&U_tf32)[TILES], const Lower& ab) {
+// Z -> U = Z (I - A_ab)^-T in place, and U as tf32. Tile 1 depends on the U of tile 0.
+__device__ __forceinline__ void solve(Rows& U, Operand32 (&U_tf32)[TILES], const Triangular& ab) {
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
         if (t == 1) multiply_add_transposed(U[1], U_tf32[0], ab.below);
@@ -572,8 +574,8 @@ __device__ __forceinline__ void solve(Rows& U, Operand32 (&U_tf32)[TILES], const
     }
 }
 
-// dU -> dZ = dU (I - A_ab)^-1 in place: tile 0 sees the dZ of tile 1. Also as tf32.
-__device__ __forceinline__ void solve_backward(Rows& dU, Operand32 (&dZ_tf32)[TILES], const Lower& ab) {
+// dU -> dZ = dU (I - A_ab)^-1 in place, and dZ as tf32. Tile 0 depends on the dZ of tile 1.
+__device__ __forceinline__ void solve_backward(Rows& dU, Operand32 (&dZ_tf32)[TILES], const Triangular& ab) {
 #pragma unroll
     for (int t = TILES - 1; t >= 0; t--) {
         if (t == 0) multiply_add(dU[0], dZ_tf32[1], ab.below);

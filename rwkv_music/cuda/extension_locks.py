@@ -1,14 +1,14 @@
-"""The locks under which torch compiles C++ extensions, DeepSpeed's among them.
+"""The lock files under which torch compiles C++ extensions, including DeepSpeed's.
 
-Who compiles an extension first makes a file `lock` in its folder and removes it at the end; who finds one there waits
-until it is gone. A process that is killed while it compiles (memory, a time limit, a machine that goes down) leaves it
-for good, and then every later start waits for ever, without a word.
+The first process to compile an extension creates a file `lock` in the extension's folder and removes it at the end;
+other processes wait until it is gone. If the process is killed while compiling (out of memory, time limit, host
+failure), the file stays, and every later start waits forever without a message.
 
 Notable choices:
-- Nothing in the file says whose it is, and where nodes share a home its maker may be on another one. So a lock is told
-  to be abandoned by its age alone, and is never removed from here.
-- A younger one is waited for as torch would wait, but it is said which.
-- Our own kernels' lock is not among them: the system releases it (see cuda/build.py).
+- The file does not identify its process, which may run on another node that shares the home directory. A lock therefore
+  counts as abandoned by its age alone, and this module never removes one.
+- For a younger lock, training waits as torch would, but prints which extension it waits for.
+- The lock of this project's own kernels is excluded: the operating system releases it (see cuda/build.py).
 
 Source: torch/utils/file_baton.py and torch/utils/cpp_extension.py of torch 2.13.
 """
@@ -21,13 +21,13 @@ from pathlib import Path
 from rwkv_music.cuda.build import cache_folder
 from rwkv_music.errors import UserError, explained
 
-ABANDONED_MINUTES = 10  # DeepSpeed's optimizer for offload compiles in under 2
-LOOK_SECONDS = 0.2
+ABANDONED_MINUTES = 10  # DeepSpeed's optimizer for offload compiles in less than 2
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock file, and for how many seconds it had been there when it was found."""
+    """A lock file, and its age in seconds when it was found."""
 
     path: Path
     age_seconds: float
@@ -46,18 +46,21 @@ class Lock:
 
 
 def extensions_folder() -> Path:
-    """Where this Python's torch keeps compiled extensions, each in a folder of its own; it is made if need be.
+    """Return the folder in which torch keeps the compiled extensions of this Python version, one subfolder each.
 
-    Raises UserError if it cannot be.
+    Creates the folder if necessary.
+
+    Raises:
+        UserError: the folder cannot be created.
     """
-    from torch.utils.cpp_extension import _get_build_directory  # here, because its import takes a good while
+    from torch.utils.cpp_extension import _get_build_directory  # imported here because it is slow to import
 
-    with explained("making torch's folder of compiled extensions"):
+    with explained("creating torch's folder of compiled extensions"):
         return Path(_get_build_directory("", verbose=False))
 
 
 def find_lock(folder: Path, extension: str) -> Lock | None:
-    """The lock of one extension in `folder`, an `extensions_folder`, if it has one."""
+    """Return the lock of one extension in `folder` (see `extensions_folder`), or None."""
     path = folder / extension / "lock"
     try:
         return Lock(path, time.time() - path.stat().st_mtime)
@@ -66,7 +69,7 @@ def find_lock(folder: Path, extension: str) -> Lock | None:
 
 
 def find_locks(folder: Path) -> list[Lock]:
-    """Those of all extensions in `folder` but our own."""
+    """Return the locks of all extensions in `folder` except this project's own."""
     own = cache_folder()
     names = sorted(path.parent.name for path in folder.glob("*/lock") if path.parent != own)
     return [lock for name in names if (lock := find_lock(folder, name))]
@@ -76,24 +79,24 @@ def wait_for(extensions: Iterable[str], say: Callable[[str], None]) -> None:
     """Wait until none of `extensions` is locked.
 
     Args:
-        say: is given a sentence for each one that is.
+        say: called with one sentence for each locked extension.
 
     Raises:
-        UserError: a lock is abandoned, or has become so in the meantime.
+        UserError: a lock is abandoned, or becomes so while waiting.
     """
     folder = extensions_folder()
     for extension in extensions:
-        told = False
+        announced = False
         while lock := find_lock(folder, extension):
             if lock.abandoned:
                 raise UserError(
-                    f"A compilation of {extension} was cut short and left its lock, which DeepSpeed would wait for "
-                    f"without end: if no process on any node is compiling it, remove {lock.path} and start again."
+                    f"A compilation of {extension} was interrupted and left its lock, for which DeepSpeed would wait "
+                    f"forever: if no process on any node is compiling it, remove {lock.path} and start again."
                 )
-            if not told:
+            if not announced:
                 say(
-                    f"Waiting for another process to compile {extension}; if none does, one was cut short: "
-                    f"remove {lock.path} to go on."
+                    f"Waiting for another process to compile {extension}; if there is none, a compilation was "
+                    f"interrupted: remove {lock.path} to continue."
                 )
-                told = True
-            time.sleep(LOOK_SECONDS)
+                announced = True
+            time.sleep(POLL_SECONDS)

@@ -1,22 +1,21 @@
-// The fused operators around the matrix products: their arguments and launchers. No torch header is read here.
+// The fused operators between the matrix products: arguments and launchers.
 //
-// Each is defined by its plain form in rwkv_music/ops/fused.py, which says what the names mean. Notable choices:
-// - Bound by memory: each input is read once and each output written once, 16 bytes a thread; all between is fp32.
-// - A sum over tokens is made in two steps, both in a fixed order: every block leaves the sum over its own tokens in
-//   `parts`, and sum_parts adds those. How many blocks there are depends on shapes and the GPU alone.
-// - Shapes: tokens x C, C a multiple of 64; vectors are [C]; everything contiguous, bf16 where no type is given.
+// rwkv_music/ops/fused.py defines each operator in PyTorch and explains the names. Notable choices:
+// - The operators are bound by memory bandwidth. A thread moves 16 bytes at a time. Each input is read once and each
+//   output is written once; intermediate values are fp32.
+// - A sum over tokens takes two steps, both in a fixed order: every block writes the sum over its own tokens to
+//   `partials`, and reduce_partials adds those. The number of blocks depends only on shapes and the GPU.
+// - Shapes: [tokens, C], C a multiple of 64; vectors are [C]. Arrays are contiguous, and bf16 unless typed otherwise.
 
 #pragma once
 
-#include <cstdint>
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
+#include "common.cuh"
 
 namespace fused {
 
-using bf16 = __nv_bfloat16;
+using namespace common;
 
-constexpr int HEAD = 64;                  // channels of a head
+constexpr int HEAD = 64;                  // channels per head
 constexpr int WIDEST_NORM = 4096;         // channels: norm_mix keeps a token in the registers of one block
 constexpr float GROUP_NORM_EPS = 64e-5f;
 constexpr float NORMALIZE_EPS = 1e-12f;
@@ -40,8 +39,8 @@ struct NormMixBackward {
     const bf16 *ln_weight, *ln_bias, *mixes;
     const int32_t* first;
     const bf16 *previous, *dresidual;  // or null
-    bf16 *dx, *dprevious;              // dprevious null with previous; zeros beforehand, for documents without tokens
-    float* parts;                      // [norm_mix_parts(...), n + 2, C]
+    bf16 *dx, *dprevious;              // dprevious: null if previous is; zeroed by the caller for empty documents
+    float* partials;                      // [norm_mix_partials(...), n + 2, C]
     bf16* sums;                        // [n + 2, C]: dmixes, dln_weight, dln_bias
 };
 
@@ -58,12 +57,12 @@ struct GatesBackward {
     int64_t tokens;
     int C;
     const bf16 *dw, *dnew_k, *dnew_v, *dremoval, *dreplacement;
-    const bf16 *dk_more, *dv_more;     // or null
+    const bf16 *dk_extra, *dv_extra;     // or null
     const bf16 *k, *v, *v_first, *a_low, *v_low;
     const bf16 *a0, *v0, *k_k, *k_a;
-    bf16 *dk, *dv, *dv_first, *da_low, *dv_low;  // in layer 0 only dk and da_low, and dv where there is dv_more
-    float* parts;                      // [token_parts(...), 5, C]
-    bf16* sums;                        // [5, C]: dw0, da0, dk_k, dk_a, dv0 (of no meaning in layer 0)
+    bf16 *dk, *dv, *dv_first, *da_low, *dv_low;  // layer 0: only dk and da_low, and dv if dv_extra is given
+    float* partials;                      // [token_partials(...), 5, C]
+    bf16* sums;                        // [5, C]: dw0, da0, dk_k, dk_a, dv0 (undefined in layer 0)
 };
 
 struct NormBonusGate {
@@ -77,8 +76,8 @@ struct NormBonusGateBackward {
     int64_t tokens;
     int C;
     const bf16 *dout, *y, *r, *k, *v, *g, *r_k, *ln_weight, *ln_bias;
-    bf16 *dy, *dr, *dk, *dv, *dg, *out;  // out: the forward's, once more
-    float* parts;                      // [token_parts(...), 3, C]
+    bf16 *dy, *dr, *dk, *dv, *dg, *out;  // out: the output of the forward, recomputed
+    float* partials;                      // [token_partials(...), 3, C]
     bf16* sums;                        // [3, C]: dr_k, dln_weight, dln_bias
 };
 
@@ -90,32 +89,33 @@ struct EmbedGate {
     bf16* result;
 };
 
-// Sums of rows over equal ids: of dx * out, and dx * enn[id] besides; or of dx alone, where out, enn and dout are null.
+// For each id the sum of dx * out over its tokens (dtable), and dout = dx * enn[id]. If out, enn and dout are null, the
+// sum of dx alone.
 struct EmbedSums {
     int64_t tokens;
     int C;
-    const int64_t *ids, *positions;    // [tokens], ids rising
+    const int64_t *ids, *positions;    // [tokens]; ids ascending
     const bf16 *dx, *out, *enn;
-    bf16 *dout, *dtable;               // dtable [V, C]: zeros beforehand, for ids that do not occur
-    float* edges;                      // [embed_chunks(tokens), 2, C]
+    bf16 *dout, *dtable;               // dtable [V, C]: zeroed by the caller for ids that do not occur
+    float* partials;                      // [embed_chunks(tokens), 2, C]
 };
 
 struct CrossEntropy {
     int64_t rows;
     int V;
-    bf16* logits;                      // [rows, V]: becomes the gradient
-    const int64_t* targets;            // [rows]; a negative one does not count
-    const float* scale_at;             // or null for `scale`
+    bf16* logits;                      // [rows, V]; overwritten by their gradient
+    const int64_t* targets;            // [rows]; negative targets are ignored
+    const float* scale_tensor;             // a scalar, or null to use `scale`
     float scale;
     float* nats;                       // [rows]
 };
 
-constexpr int EMBED_CHUNK = 32;  // places in the order of ids that one warp works on
-inline int64_t embed_chunks(int64_t tokens) { return (tokens + EMBED_CHUNK - 1) / EMBED_CHUNK; }
+constexpr int EMBED_CHUNK = 32;  // sorted tokens that one warp processes
+inline int64_t embed_chunks(int64_t tokens) { return ceil_div(tokens, EMBED_CHUNK); }
 
-// How many blocks share the tokens on the current device, and so how many partial sums there are.
-int norm_mix_parts(int64_t tokens, int C);
-int token_parts(int64_t tokens, int C);
+// The number of blocks that share the tokens on the current device, and so of partial sums.
+int norm_mix_partials(int64_t tokens, int C);
+int token_partials(int64_t tokens, int C);
 
 cudaError_t norm_mix(const NormMix& args, cudaStream_t stream);
 cudaError_t norm_mix_backward(const NormMixBackward& args, cudaStream_t stream);
@@ -131,7 +131,7 @@ cudaError_t embed_gate(const EmbedGate& args, cudaStream_t stream);
 cudaError_t embed_sums(const EmbedSums& args, cudaStream_t stream);
 cudaError_t cross_entropy(const CrossEntropy& args, cudaStream_t stream);
 
-// sums [columns] = the sum of parts [count, columns] over its first axis; columns is a multiple of 32.
-cudaError_t sum_parts(const float* parts, int count, int columns, bf16* sums, cudaStream_t stream);
+// sums [columns] = the sum of partials [count, columns] over its first axis; columns is a multiple of 32.
+cudaError_t reduce_partials(const float* partials, int count, int columns, bf16* sums, cudaStream_t stream);
 
 }  // namespace fused

@@ -1,4 +1,4 @@
-// Channel mixing's squared ReLU, DeepEmbed with the residual, and the gradients of tables that are looked up by token.
+// Channel mixing's squared ReLU, DeepEmbed with the residual, and the gradients of embedding tables.
 
 #include "vec8.cuh"
 
@@ -8,108 +8,109 @@ namespace {
 constexpr int THREADS = 256;
 
 __global__ __launch_bounds__(THREADS) void relu_squared_kernel(const bf16* k, bf16* out, int64_t elements) {
-    const int64_t at = (int64_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
-    if (at >= elements) return;
-    const Eight positive = relu(read(k + at));
-    write(out + at, positive * positive);
+    const int64_t offset = (int64_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
+    if (offset >= elements) return;
+    const Vec8 positive = relu(read(k + offset));
+    write(out + offset, positive * positive);
 }
 
 __global__ __launch_bounds__(THREADS) void relu_squared_backward_kernel(
     const bf16* dout, const bf16* k, bf16* out, bf16* dk, int64_t elements
 ) {
-    const int64_t at = (int64_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
-    if (at >= elements) return;
-    const Eight positive = relu(read(k + at));
-    write(out + at, positive * positive);
-    write(dk + at, positive * read(dout + at) * 2);
+    const int64_t offset = (int64_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
+    if (offset >= elements) return;
+    const Vec8 positive = relu(read(k + offset));
+    write(out + offset, positive * positive);
+    write(dk + offset, positive * read(dout + offset) * 2);
 }
 
 __global__ __launch_bounds__(WARPS * WARP) void embed_gate_kernel(const EmbedGate args) {
-    const Place place(args.C);
-    if (!place.inside) return;
-    for (int64_t token = place.token; token < args.tokens; token += place.step) {
-        const int64_t at = token * args.C + place.channel;
-        const Eight row = read(args.enn + args.ids[token] * args.C + place.channel);
-        write(args.result + at, read(args.x + at) + read(args.out + at) * row);
+    const GridPosition position(args.C);
+    if (!position.inside) return;
+    for (int64_t token = position.token; token < args.tokens; token += position.step) {
+        const int64_t offset = token * args.C + position.channel;
+        const Vec8 row = read(args.enn + args.ids[token] * args.C + position.channel);
+        write(args.result + offset, read(args.x + offset) + read(args.out + offset) * row);
     }
 }
 
-// A run is the places that hold one id. A warp has a chunk of EMBED_CHUNK places, so that work is even however long the
-// runs are. A run inside one chunk is done with; of a longer one each chunk leaves its share in `edges`: in [chunk, 1]
-// where the run begins in the chunk, else in [chunk, 0].
+// Tokens are sorted by id; a run is the tokens of one id. A warp processes a chunk of EMBED_CHUNK sorted tokens, so the
+// work is balanced for runs of any lengths. The sum of a run inside one chunk is written directly. A run that
+// crosses chunks leaves one partial sum per chunk: in partials[chunk, 1] if the run begins in that chunk, otherwise in
+// partials[chunk, 0].
 template <bool GATED>
 __global__ __launch_bounds__(WARPS * WARP) void embed_sums_kernel(const EmbedSums args) {
-    constexpr int AHEAD = 4;  // tokens whose rows are on their way at once
-    static_assert(EMBED_CHUNK == WARP, "a lane looks up a place");
+    constexpr int AHEAD = 4;  // tokens whose rows are loaded at once
+    static_assert(EMBED_CHUNK == WARP, "each lane reads the id of one token");
     const int lane = threadIdx.x % WARP, C = args.C;
     const int64_t chunk = int64_t(blockIdx.y) * WARPS + threadIdx.x / WARP, begin = chunk * EMBED_CHUNK;
     if (begin >= args.tokens) return;
-    const Place place(C);
+    const GridPosition position(C);
     const int count = int(min(args.tokens - begin, int64_t(EMBED_CHUNK)));
     const int64_t mine = begin + min(lane, count - 1);
     const int64_t my_id = args.ids[mine], my_position = args.positions[mine];
-    // Whether the next place, which may be another chunk's, holds the same id.
-    const unsigned goes_on = __ballot_sync(ALL_LANES, mine + 1 < args.tokens && args.ids[mine + 1] == my_id);
-    bool began_before = begin > 0 && args.ids[begin - 1] == args.ids[begin];
+    // Whether the next token, which may belong to another chunk, has the same id.
+    const unsigned continues = __ballot_sync(FULL_MASK, mine + 1 < args.tokens && args.ids[mine + 1] == my_id);
+    bool began_earlier = begin > 0 && args.ids[begin - 1] == args.ids[begin];
 
-    Eight total = eight(0);
+    Vec8 total = broadcast(0);
     for (int group = 0; group < count; group += AHEAD) {
         Packed dx[AHEAD], out[AHEAD], row[AHEAD];
-        int64_t at[AHEAD], id[AHEAD];
+        int64_t offset[AHEAD], id[AHEAD];
 #pragma unroll
         for (int j = 0; j < AHEAD; j++) {
-            at[j] = __shfl_sync(ALL_LANES, my_position, group + j) * C + place.channel;
-            id[j] = __shfl_sync(ALL_LANES, my_id, group + j);
-            dx[j] = load(args.dx + at[j]);
+            offset[j] = __shfl_sync(FULL_MASK, my_position, group + j) * C + position.channel;
+            id[j] = __shfl_sync(FULL_MASK, my_id, group + j);
+            dx[j] = load(args.dx + offset[j]);
             if constexpr (GATED) {
-                out[j] = load(args.out + at[j]);
-                row[j] = load(args.enn + id[j] * C + place.channel);
+                out[j] = load(args.out + offset[j]);
+                row[j] = load(args.enn + id[j] * C + position.channel);
             }
         }
 #pragma unroll
         for (int j = 0; j < AHEAD; j++) {
             if (group + j >= count) break;
             if constexpr (GATED) {
-                if (place.inside) write(args.dout + at[j], unpack(dx[j]) * unpack(row[j]));
+                if (position.inside) write(args.dout + offset[j], unpack(dx[j]) * unpack(row[j]));
                 total = total + unpack(dx[j]) * unpack(out[j]);
             } else {
                 total = total + unpack(dx[j]);
             }
-            const bool same_next = goes_on >> (group + j) & 1;
+            const bool same_next = continues >> (group + j) & 1;
             if (same_next && group + j + 1 < count) continue;
-            if (place.inside) {
-                if (same_next || began_before) {
-                    write(args.edges + (2 * chunk + (began_before ? 0 : 1)) * C + place.channel, total);
+            if (position.inside) {
+                if (same_next || began_earlier) {
+                    write(args.partials + (2 * chunk + (began_earlier ? 0 : 1)) * C + position.channel, total);
                 } else {
-                    write(args.dtable + id[j] * C + place.channel, total);
+                    write(args.dtable + id[j] * C + position.channel, total);
                 }
             }
-            total = eight(0);
-            began_before = false;
+            total = broadcast(0);
+            began_earlier = false;
         }
     }
 }
 
-// For each run that goes beyond the chunk it begins in: the sum of its shares.
-__global__ __launch_bounds__(WARPS * WARP) void embed_edges_kernel(const EmbedSums args) {
+// For each run that crosses chunks: the sum of its partial sums.
+__global__ __launch_bounds__(WARPS * WARP) void embed_partials_kernel(const EmbedSums args) {
     const int lane = threadIdx.x % WARP, C = args.C;
     const int64_t chunk = int64_t(blockIdx.y) * WARPS + threadIdx.x / WARP;
     const int64_t begin = chunk * EMBED_CHUNK, end = begin + EMBED_CHUNK;
     if (end >= args.tokens || args.ids[end] != args.ids[end - 1]) return;
     const int64_t id = args.ids[end];
     if (begin > 0 && args.ids[begin - 1] == id) return;
-    int64_t last = chunk;  // the last chunk that the run reaches: found by looking into 32 at once
-    for (unsigned reached = ALL_LANES; reached == ALL_LANES; last += __popc(reached)) {
+    int64_t last = chunk;  // the last chunk of the run; the lanes search 32 chunks at once
+    for (unsigned reached = FULL_MASK; reached == FULL_MASK; last += __popc(reached)) {
         const int64_t start = (last + 1 + lane) * EMBED_CHUNK;
-        reached = __ballot_sync(ALL_LANES, start < args.tokens && args.ids[start] == id);
+        reached = __ballot_sync(FULL_MASK, start < args.tokens && args.ids[start] == id);
     }
-    const Place place(C);
-    Eight total = read(args.edges + (2 * chunk + 1) * C + place.channel);
+    const GridPosition position(C);
+    Vec8 total = read(args.partials + (2 * chunk + 1) * C + position.channel);
 #pragma unroll 8
     for (int64_t other = chunk + 1; other <= last; other++) {
-        total = total + read(args.edges + 2 * other * C + place.channel);
+        total = total + read(args.partials + 2 * other * C + position.channel);
     }
-    if (place.inside) write(args.dtable + id * C + place.channel, total);
+    if (position.inside) write(args.dtable + id * C + position.channel, total);
 }
 
 }  // namespace
@@ -135,7 +136,7 @@ cudaError_t embed_sums(const EmbedSums& args, cudaStream_t stream) {
     const dim3 grid(unsigned(ceil_div(args.C, SLICE)), unsigned(ceil_div(embed_chunks(args.tokens), WARPS)));
     const auto kernel = args.out ? embed_sums_kernel<true> : embed_sums_kernel<false>;
     const cudaError_t launched = launch(kernel, grid, WARPS * WARP, 0, stream, args);
-    return launched ? launched : launch(embed_edges_kernel, grid, WARPS * WARP, 0, stream, args);
+    return launched ? launched : launch(embed_partials_kernel, grid, WARPS * WARP, 0, stream, args);
 }
 
 }  // namespace fused

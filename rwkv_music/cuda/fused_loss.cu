@@ -1,7 +1,7 @@
-// Cross-entropy that leaves its gradient where the logits were: one block a row, the row in registers between.
+// Cross-entropy that overwrites the logits with their gradient. One block processes one row and keeps it in registers.
 //
-// A row of a vocabulary that is no multiple of 8 begins and ends inside 16 bytes that it shares with its neighbours:
-// those two vectors are read and written element by element.
+// If the vocabulary size is not a multiple of 8, a row shares its first and last 16-byte vector with the neighbouring
+// rows. Those two vectors are read and written element by element.
 
 #include "vec8.cuh"
 
@@ -9,11 +9,11 @@ namespace fused {
 namespace {
 
 constexpr int THREADS = 512;
-constexpr unsigned short MINUS_INFINITY = 0xff80;  // as bf16: for elements that are not the row's
+constexpr unsigned short MINUS_INFINITY = 0xff80;  // in bf16; stands for elements outside the row
 
 struct Row {
-    bf16* begin;    // the row's first vector
-    int lead, V;    // the row's elements are lead <= i < lead + V from there
+    bf16* begin;    // the row's first vector, aligned to 16 bytes
+    int lead, V;    // the row's elements are begin[lead .. lead + V - 1]
     int vectors;
 
     __device__ Row(bf16* row, int V) : V(V) {
@@ -36,38 +36,38 @@ struct Row {
         return *reinterpret_cast<const Packed*>(elements);
     }
 
-    __device__ void write_vector(int vector, const Eight& x) const {
+    __device__ void write_vector(int vector, const Vec8& x) const {
         if (whole(vector)) return write(begin + 8 * vector, x);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            if (has(8 * vector + i)) begin[8 * vector + i] = __float2bfloat16(x.at[i]);
+            if (has(8 * vector + i)) begin[8 * vector + i] = __float2bfloat16(x.x[i]);
         }
     }
 };
 
-__device__ float maximum(const Eight& a) {
-    float out = a.at[0];
+__device__ float maximum(const Vec8& a) {
+    float out = a.x[0];
 #pragma unroll
-    for (int i = 1; i < 8; i++) out = fmaxf(out, a.at[i]);
+    for (int i = 1; i < 8; i++) out = fmaxf(out, a.x[i]);
     return out;
 }
 
 __device__ float block_maximum(float x) {
     __shared__ float shared[THREADS / WARP];
 #pragma unroll
-    for (int other = 1; other < WARP; other *= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, other));
+    for (int other = 1; other < WARP; other *= 2) x = fmaxf(x, __shfl_xor_sync(FULL_MASK, x, other));
     if (threadIdx.x % WARP == 0) shared[threadIdx.x / WARP] = x;
     __syncthreads();
     for (int warp = 0; warp < THREADS / WARP; warp++) x = fmaxf(x, shared[warp]);
     return x;
 }
 
-// KEPT vectors of the row stay in each thread's registers; 0 reads the row again instead, however long it is.
+// Each thread keeps KEPT vectors of the row in registers. KEPT = 0 reads the row again in each pass, for any length.
 template <int KEPT>
 __global__ __launch_bounds__(THREADS, KEPT > 5 ? 1 : 2) void cross_entropy_kernel(const CrossEntropy args) {
     const Row row(args.logits + int64_t(blockIdx.x) * args.V, args.V);
     const int64_t target = args.targets[blockIdx.x];
-    const float scale = args.scale_at ? *args.scale_at : args.scale;
+    const float scale = args.scale_tensor ? *args.scale_tensor : args.scale;
     const float target_logit = target < 0 ? 0 : __bfloat162float(row.begin[row.lead + target]);
 
     Packed kept[KEPT ? KEPT : 1];
@@ -90,21 +90,21 @@ __global__ __launch_bounds__(THREADS, KEPT > 5 ? 1 : 2) void cross_entropy_kerne
     each_vector([&](int, const Packed& x) { top = fmaxf(top, maximum(unpack(x))); });
     top = block_maximum(top);
     const auto exponentials = [&](const Packed& x) {
-        const Eight logits = unpack(x);
-        return each([&](int i) { return exp2_fast(fmaf(logits.at[i], LOG2_E, -top * LOG2_E)); });
+        const Vec8 logits = unpack(x);
+        return make_vec8([&](int i) { return exp2_fast(fmaf(logits.x[i], LOG2_E, -top * LOG2_E)); });
     };
     float total[1] = {0};
     each_vector([&](int, const Packed& x) { total[0] += sum(exponentials(x)); });
-    int turn = 0;
-    block_sum(total, turn);
+    int buffer = 0;
+    block_sum(total, buffer);
 
     if (threadIdx.x == 0) args.nats[blockIdx.x] = target < 0 ? 0 : logf(total[0]) + (top - target_logit);
     const float factor = target < 0 ? 0 : scale / total[0];
     const int target_element = target < 0 ? -8 : row.lead + int(target);
     each_vector([&](int vector, const Packed& x) {
-        Eight gradient = exponentials(x) * factor;
+        Vec8 gradient = exponentials(x) * factor;
         if (target_element / 8 == vector) {
-            gradient = each([&](int i) { return gradient.at[i] - (8 * vector + i == target_element ? scale : 0); });
+            gradient = make_vec8([&](int i) { return gradient.x[i] - (8 * vector + i == target_element ? scale : 0); });
         }
         row.write_vector(vector, gradient);
     });

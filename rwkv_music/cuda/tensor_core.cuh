@@ -1,23 +1,24 @@
-// The matrix unit's instructions, and how their operands lie in a warp and in shared memory. Compute capability 8.0 and
-// up.
+// Tensor core instructions, and the layout of their operands in a warp and in shared memory. Requires compute
+// capability 8.0.
 //
 // A warp multiplies D[16, 8] += A[16, K] B[K, 8]. Lane 4 g + q (g < 8, q < 4) holds of D the elements [g][2q],
 // [g][2q + 1], [g + 8][2q], [g + 8][2q + 1]. bf16 products have K = 16 and tf32 products K = 8.
 //
 // Notable choices:
-// - Two accumulators side by side, D[16, 16], packed to bf16, are an A operand as they lie: chains of products stay in
-//   registers.
-// - The order of K is free as long as A and B agree. For tf32 we take it so that an accumulator is an A operand as it
-//   lies: lane 4 g + q brings columns 2q and 2q + 1, which the instruction calls q and q + 4.
-// - Of fp32 handed to a tf32 product the unit drops the last 13 bits. What many products read is rounded when it is
-//   stored, since what is dropped all has one sign and adds up; what one product reads is handed over as it is.
+// - Two accumulators side by side, D[16, 16], packed to bf16, have the layout of an A operand: chains of products stay
+//   in registers.
+// - The order of K is free as long as A and B agree. For tf32 it is chosen such that an accumulator has the layout of
+//   an A operand: lane 4 g + q supplies columns 2q and 2q + 1, which the instruction calls q and q + 4.
+// - A tf32 product truncates fp32 inputs: it drops the last 13 bits. Truncation errors all have one sign and add up, so
+//   a value that many products read is rounded when it is stored. A value that one product reads is passed as it is.
 
 #pragma once
 
-#include <cstdint>
-#include <cuda_bf16.h>
+#include "common.cuh"
 
 namespace wkv7s {
+
+using namespace common;
 
 // ---- Arithmetic ---------------------------------------------------------------------------------------------------
 
@@ -41,19 +42,10 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return y;
 }
 
-__device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
-
-// x such that a tf32 product, which drops the last 13 bits, takes it rounded to nearest.
+// x adjusted so that a tf32 product, which drops the last 13 bits, reads it rounded to nearest.
 __device__ __forceinline__ float rounded_tf32(float x) { return __uint_as_float(__float_as_uint(x) + 0x1000u); }
 
-// 2^x and 1 / x, to the last bit or two.
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
+// 1 / x, accurate to the last bit or two.
 __device__ __forceinline__ float reciprocal_fast(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -62,21 +54,21 @@ __device__ __forceinline__ float reciprocal_fast(float x) {
 
 // ---- Copies -------------------------------------------------------------------------------------------------------
 
-// Four 8 x 8 matrices of bf16 from shared memory; lane l names row l % 8 of matrix l / 8.
-__device__ __forceinline__ void ldmatrix(uint32_t (&x)[4], const __nv_bfloat16* row) {
+// Loads four 8 x 8 matrices of bf16 from shared memory; lane l passes the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void ldmatrix(uint32_t (&x)[4], const bf16* row) {
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address));
 }
 
-__device__ __forceinline__ void ldmatrix_transposed(uint32_t (&x)[4], const __nv_bfloat16* row) {
+__device__ __forceinline__ void ldmatrix_transposed(uint32_t (&x)[4], const bf16* row) {
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address));
 }
 
 // The reverse of ldmatrix, and of ldmatrix_transposed.
-__device__ __forceinline__ void stmatrix(__nv_bfloat16* row, const uint32_t (&x)[4]) {
+__device__ __forceinline__ void stmatrix(bf16* row, const uint32_t (&x)[4]) {
 #if __CUDA_ARCH__ >= 900
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};"
@@ -85,13 +77,13 @@ __device__ __forceinline__ void stmatrix(__nv_bfloat16* row, const uint32_t (&x)
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const uint64_t to = __shfl_sync(0xffffffff, reinterpret_cast<uint64_t>(row), 8 * i + lane / 4);
+        const uint64_t to = __shfl_sync(FULL_MASK, reinterpret_cast<uint64_t>(row), 8 * i + lane / 4);
         reinterpret_cast<uint32_t*>(to)[lane % 4] = x[i];
     }
 #endif
 }
 
-__device__ __forceinline__ void stmatrix_transposed(__nv_bfloat16* row, const uint32_t (&x)[4]) {
+__device__ __forceinline__ void stmatrix_transposed(bf16* row, const uint32_t (&x)[4]) {
 #if __CUDA_ARCH__ >= 900
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};"
@@ -104,19 +96,11 @@ __device__ __forceinline__ void stmatrix_transposed(__nv_bfloat16* row, const ui
 #endif
 }
 
-// 16 bytes from global to shared memory, in the background; zeros unless `wanted`.
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool wanted) {
+// Copies 16 bytes from global to shared memory asynchronously; writes zeros unless `valid`. See copy_async_commit.
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :: "r"(address), "l"(from), "r"(wanted ? 16 : 0) : "memory");
-}
-
-__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-// Wait until at most `pending` of this thread's commits are still under way.
-template <int pending>
-__device__ __forceinline__ void copy_async_wait() {
-    asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory");
+                 :: "r"(address), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
 // ---- Operands -----------------------------------------------------------------------------------------------------
@@ -131,14 +115,14 @@ struct Operand32 {
     uint32_t x[2][4];
 };
 
-// D [16, 16] in fp32: columns 0..7, then 8..15. It begins as zero, but not in an array of arrays, which nvcc 13.0
-// leaves as it is, braces or none.
+// D [16, 16] in fp32: columns 0..7, then 8..15. Initialised to zero, except in an array of arrays, which nvcc 13.0
+// leaves uninitialised with or without braces.
 struct Accumulator {
     float x[2][4] = {};
 };
 
-// Matrices in shared memory are named by the address of their row, so that any layout will do: `row(i, j)` is where
-// elements [i][j .. j + 7] lie, j a multiple of 8.
+// A matrix in shared memory is described by the addresses of its rows, so that any layout works: `row(i, j)` is the
+// address of elements [i][j .. j + 7], j a multiple of 8.
 
 // A = M[0..15][0..15].
 template <class Row>
@@ -176,7 +160,7 @@ __device__ __forceinline__ Operand load_b_transposed(Row row) {
     return b;
 }
 
-// M[0..15][0..15] = x, an accumulator as to_bf16 packs it.
+// M[0..15][0..15] = x, an accumulator packed by to_bf16.
 template <class Row>
 __device__ __forceinline__ void store(Row row, const Operand& x) {
     const int lane = threadIdx.x % 32;
@@ -217,7 +201,7 @@ __device__ __forceinline__ Accumulator rounded_tf32(const Accumulator& c) {
     return y;
 }
 
-// bf16 is tf32 already.
+// Exact: every bf16 value is a tf32 value.
 __device__ __forceinline__ Operand32 to_tf32(const Operand& a) {
     Operand32 y;
 #pragma unroll

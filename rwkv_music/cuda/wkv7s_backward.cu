@@ -1,5 +1,5 @@
-// WKV7s backward, from the last chunk to the first: one block a document (or segment of one) and head. See chunk.cuh
-// for the forward's algebra and names.
+// WKV7s backward, from the last chunk to the first: one block per head and document (or segment). See chunk.cuh for the
+// algebra and names of the forward.
 //
 // With G the gradient of the state after a chunk and G' = G diag(P_L), a chunk's gradients are
 //
@@ -8,18 +8,19 @@
 //     da~ = dZ S + dA_ab b- + dA_ak k-            dr~ = dY S + dA_rb b- + dA_rk k-
 //     db- = dA_ab^T a~ + dA_rb^T r~ + U G'        dk- = dA_ak^T a~ + dA_rk^T r~ + V G'
 //
-// and G' + dY^T r~ + dZ^T a~ is the gradient of the state before it. The decay's gradient follows from the others: with
-// H_t the column sums of S_t * dS_t, token by token from the end,
+// and G' + dY^T r~ + dZ^T a~ is the gradient of the state before the chunk. The gradient of the decay follows from the
+// others: with H_t the column sums of S_t * dS_t, token by token from the end,
 //
 //     d(log d_t) = H_t + r~ dr~ - b- db- - k- dk-      H_{t-1} = d(log d_t) + a~ da~
 //
 // Notable choices:
-// - A chunk is what lies between two checkpoints: its states need not be rebuilt, only its U.
-// - H is summed from the states after every chunk. Carried on from chunk to chunk it would gather rounding errors that
-//   never decay, while what it stands for does.
-// - r~, not r, is multiplied with dr~ there, and so on: the gradient of what was computed. Its rounding errors cancel.
-// - A warp has 16 value rows of G, S, U, dU, dZ, dV, then 32 key columns and 16 tokens of da~, dr~, db-, dk-.
-//   Gradients replace the inputs in shared memory and leave from there in whole lines.
+// - A chunk spans two checkpoints: only its U is recomputed, not its states.
+// - H is recomputed from the state after every chunk. If it were carried from chunk to chunk, it would accumulate
+//   rounding errors that never decay, while H itself does.
+// - The formula multiplies dr~ by the rounded r~, not by r, and so on: it is the gradient of what the forward computed,
+//   and the rounding errors cancel.
+// - A warp owns 16 value rows of G, S, U, dU, dZ, dV, then 32 key columns and 16 tokens of da~, dr~, db-, dk-.
+//   Gradients overwrite the inputs in shared memory and are stored from there in full cache lines.
 
 #include "chunk.cuh"
 
@@ -31,9 +32,9 @@ struct Stage {
     Chunk<N> r, w, k, v, a, b, dy;
 };
 
-// A [16, 16] matrix as the sum of two in bf16.
+// A [16, 16] matrix as the sum of two bf16 matrices.
 struct Block {
-    alignas(128) __nv_bfloat16 x[2][TILE * TILE];
+    alignas(128) bf16 x[2][TILE * TILE];
 
     __device__ auto part(int which) {
         return [=, this](int i, int j) { return x[which] + i * TILE + (j ^ (i / 4 % 2 * 8)); };
@@ -51,31 +52,31 @@ struct ScoreGradients {
     LowerGradient ab, ak, rb, rk;
 };
 
-// What one chunk is worked on with.
+// The working memory of one chunk.
 template <int N>
 struct Shared {
-    // S, the state before the chunk, and G'. With a head size of 128 there is room for one alone: G' comes after S.
+    // S, the state before the chunk, and G'. With a head size of 128 they share the memory: G' follows S.
     static constexpr bool BOTH = N == 64;
     Tile<N, N> S_and_G[BOTH ? 2 : 1];
-    Chunk<N> U, dZ;  // until they are made: what rounding to bf16 leaves over of k- and b-
+    Chunk<N> U, dZ;  // before they are computed: the rounding residuals of k- and b-
     union {
-        Scores scores;      // the blocks of rb and rk transposed
-        ScoreGradients dA;  // once the scores are done with
+        Scores scores;      // rb and rk with transposed blocks
+        ScoreGradients dA;  // once the scores are no longer needed
     };
     Decays<N> decays;
     alignas(16) float decay[N];     // P_L
-    float H_of_warp[WARPS<N>][N];   // the warps' shares of H after the chunk
-    float H_of_tile[N];             // what tile 1 adds to it
+    float H_of_warp[WARPS<N>][N];   // each warp's part of H after the chunk
+    float H_of_tile[N];             // the contribution of tile 1
 
     __device__ Tile<N, N>& S() { return S_and_G[0]; }
     __device__ Tile<N, N>& G() { return S_and_G[BOTH]; }
 };
 
-// This warp's share of H: the column sums of S * G over its rows.
+// This warp's part of H: the column sums of S * G over its rows.
 template <int K>
 __device__ __forceinline__ void sum_columns(float (&H)[16 * K], const Operand (&S)[K], const Accumulator (&G)[K]) {
     const int lane = threadIdx.x % 32, q = lane % 4;
-    float sums[4 * K];  // of two rows; columns 8 i + 2 q and 8 i + 2 q + 1 at 2 i and 2 i + 1
+    float sums[4 * K];  // over two rows; columns 8 i + 2 q and 8 i + 2 q + 1 at 2 i and 2 i + 1
 #pragma unroll
     for (int i = 0; i < 2 * K; i++) {
         const auto& x = G[i / 2].x[i % 2];
@@ -83,7 +84,7 @@ __device__ __forceinline__ void sum_columns(float (&H)[16 * K], const Operand (&
         sums[2 * i] = bf16_low(upper) * x[0] + bf16_low(lower) * x[2];
         sums[2 * i + 1] = bf16_high(upper) * x[1] + bf16_high(lower) * x[3];
     }
-    // Eight lanes have the same columns: at each step a lane gives away half of its sums and takes the other half's.
+    // Eight lanes have the same columns: in each step two lanes exchange halves of their sums and each adds one half.
     int column = 2 * q;
     const auto halve = [&]<int half>(int bit) {
         const bool upper = lane & bit;
@@ -91,7 +92,7 @@ __device__ __forceinline__ void sum_columns(float (&H)[16 * K], const Operand (&
 #pragma unroll
         for (int i = 0; i < half; i++) {
             const float given = upper ? sums[i] : sums[i + half], kept = upper ? sums[i + half] : sums[i];
-            sums[i] = kept + __shfl_xor_sync(0xffffffff, given, bit);
+            sums[i] = kept + __shfl_xor_sync(FULL_MASK, given, bit);
         }
     };
     halve.template operator()<2 * K>(4);
@@ -124,7 +125,7 @@ __device__ __forceinline__ void advance(
     to_bf16(S_bf16, S);
 }
 
-// Gradients of the four score matrices, one a warp.
+// Gradients of the four score matrices, one per warp.
 template <int N>
 __device__ __forceinline__ void gradients_of_scores(
     ScoreGradients& dA, Chunk<N>& dY, Chunk<N>& V, Chunk<N>& U, Chunk<N>& dZ
@@ -136,32 +137,32 @@ __device__ __forceinline__ void gradients_of_scores(
     multiply_lower(c, which < 2 ? dZ : dY, which % 2 == 0 ? U : V, which >= 2);
     const auto keep = [](Block& to, const Accumulator& x) {
         const Operand high = to_bf16(x);
-        Accumulator rest;
+        Accumulator residual;
 #pragma unroll
         for (int j = 0; j < 2; j++) {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                rest.x[j][2 * i] = x.x[j][2 * i] - bf16_low(high.x[2 * j + i]);
-                rest.x[j][2 * i + 1] = x.x[j][2 * i + 1] - bf16_high(high.x[2 * j + i]);
+                residual.x[j][2 * i] = x.x[j][2 * i] - bf16_low(high.x[2 * j + i]);
+                residual.x[j][2 * i + 1] = x.x[j][2 * i + 1] - bf16_high(high.x[2 * j + i]);
             }
         }
         store(to.part(0), high);
-        store(to.part(1), to_bf16(rest));
+        store(to.part(1), to_bf16(residual));
     };
 #pragma unroll
     for (int t = 0; t < TILES; t++) keep(out.diagonal[t], c[t]);
     keep(out.below, c[2]);
 }
 
-// Of four neighbouring lanes' x: the sum over all of them, and over those after this lane.
+// Sums of x over four neighbouring lanes: over all of them, and over those after this lane.
 struct QuadSums {
     float all, after;
 };
 
 __device__ __forceinline__ QuadSums quad_sums(float x) {
     const int q = threadIdx.x % 4;
-    const float neighbour = __shfl_xor_sync(0xffffffff, x, 1);
-    const float pair = __shfl_xor_sync(0xffffffff, x + neighbour, 2);
+    const float neighbour = __shfl_xor_sync(FULL_MASK, x, 1);
+    const float pair = __shfl_xor_sync(FULL_MASK, x + neighbour, 2);
     return {x + neighbour + pair, (q & 1 ? 0.0f : neighbour) + (q & 2 ? 0.0f : pair)};
 }
 
@@ -171,15 +172,15 @@ __device__ __forceinline__ float decay_slope(float w) {
     return LOG_DECAY_SCALE * e * s * s;
 }
 
-// Key columns of a chunk's gradients: dr, dw, dk, da, db take the places of r~, w, k-, a~, b-, and dV that of v.
-// A warp has 32 key columns, as rows of the transposes, and one of the two tiles of tokens.
+// A chunk's gradients by key columns: dr, dw, dk, da, db overwrite r~, w, k-, a~, b-, and dV overwrites v. A warp owns
+// 32 key columns, as rows of the transposes, and one of the two tiles of tokens.
 template <int N>
 __device__ __forceinline__ void gradients_by_column(
     Shared<N>& shared, Stage<N>& stage, const Operand (&dV)[TILES], const StateOperand<N>& G_bf16
 ) {
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
     const int tile = warp % TILES, token = TILE * tile, keys = warp / TILES * 32;
-    // x^T [16 key columns, 16 tokens] as an operand A, which is also how a gradient's accumulator lies.
+    // x^T [16 key columns, 16 tokens] as an A operand, which is also the layout of a gradient's accumulator.
     const auto columns = [&](Chunk<N>& x, int t, int m) { return load_a_transposed(x.from(TILE * t, keys + 16 * m)); };
 
     Accumulator da[2], dr[2], db[2], dk[2];
@@ -211,7 +212,7 @@ __device__ __forceinline__ void gradients_by_column(
         }
     }
     for (int t = 0; t < TILES; t++) {
-        if (t <= tile) {  // this tile's tokens look at those of tile t
+        if (t <= tile) {  // the tokens of this tile read those of tile t
             const Operand b[2] = {columns(stage.b, t, 0), columns(stage.b, t, 1)};
             const Operand k[2] = {columns(stage.k, t, 0), columns(stage.k, t, 1)};
 #pragma unroll
@@ -229,7 +230,7 @@ __device__ __forceinline__ void gradients_by_column(
                 }
             }
         }
-        if (t >= tile) {  // and are looked at by those of tile t
+        if (t >= tile) {  // and are read by those of tile t
             const Operand a[2] = {columns(stage.a, t, 0), columns(stage.a, t, 1)};
             const Operand r[2] = {columns(stage.r, t, 0), columns(stage.r, t, 1)};
 #pragma unroll
@@ -249,8 +250,9 @@ __device__ __forceinline__ void gradients_by_column(
         }
     }
 
-    // A lane has of each tile two key columns (i), and of those the tokens 8 j + 2 q and 8 j + 2 q + 1.
-    // H: what token t adds on the way from H_t to d(log d_t), then to H_{t-1}; the latter summed from the tile's end.
+    // A lane holds two key columns (i) of each tile, and of those the tokens 8 j + 2 q and 8 j + 2 q + 1. add: what
+    // token t adds to H_t to give d(log d_t). H: the sum from the end of the tile of what each token adds between H_t
+    // and H_{t-1}.
     float add[2][2][2][2], H[2][2][2][2], total[2][2];  // [m][i][j][first or second token]
 #pragma unroll
     for (int m = 0; m < 2; m++) {
@@ -281,7 +283,7 @@ __device__ __forceinline__ void gradients_by_column(
             if (tile == 1 && q == 0) shared.H_of_tile[keys + 16 * m + 8 * i + g] = total[m][i];
         }
     }
-    __syncthreads();  // the inputs have been read by all: their places may be taken
+    __syncthreads();  // all warps have read the inputs, which may now be overwritten
 
     store_columns(stage.v, dV);
 #pragma unroll
@@ -321,7 +323,8 @@ struct Staged {
     Stage<N> stages[STAGES];
 };
 
-// With two stages the next chunk is copied while this one is worked on; with one, where shared memory is short, after.
+// With two stages the next chunk is copied while this one is processed; with one, for devices with little shared
+// memory, afterwards.
 template <int N, int STAGES>
 __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(const Backward args) {
     extern __shared__ char shared_bytes[];
@@ -348,7 +351,7 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(c
 
     State<N> G;
     if (!work.last) {
-        load_state(G, args.segments.edges + work.edge_at(work.slot + 1));
+        load_state(G, args.segments.boundaries + work.boundary_at(work.slot + 1));
     } else if (args.dfinal_state) {
         load_state(G, args.dfinal_state + work.state_at());
     }
@@ -356,20 +359,20 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(c
     for (int chunk = work.chunks - 1; chunk >= 0; chunk--) {
         const bool last = work.last && chunk == work.chunks - 1;
         Stage<N>& stage = staged.stages[chunk % STAGES];
-        Chunk<N>&k_rest = shared.U, &b_rest = shared.dZ;
+        Chunk<N>&k_residual = shared.U, &b_residual = shared.dZ;
         StateOperand<N> S;  // before the chunk
         load_checkpoint(S, args.checkpoints + work.checkpoint_at(chunk));
         copy_async_wait<0>();
-        __syncthreads();  // this chunk is here, and nobody is at the last one any more
+        __syncthreads();  // this chunk has arrived, and all warps are done with the last one
         if (STAGES > 1) load(chunk - 1);
         const Scaling<N> scaling = {
             .r = &stage.r, .w = &stage.w, .k = &stage.k, .a = &stage.a, .b = &stage.b,
-            .k_rest = &k_rest, .b_rest = &b_rest, .decays = &shared.decays,
+            .k_residual = &k_residual, .b_residual = &b_residual, .decays = &shared.decays,
         };
         const bool slow = __syncthreads_or(scale_by_decays(scaling, shared.decay, work.left(chunk)));
         make_scores<true>(shared.scores, stage.r, stage.k, stage.a, stage.b);
 
-        if (!last) {  // the state after this chunk is the one before the next, which was worked on just now
+        if (!last) {  // the state after this chunk is the state before the next one, which was just processed
             StateOperand<N> S_after;
             if (chunk == work.chunks - 1 || !Shared<N>::BOTH) {
                 load_checkpoint(S_after, args.checkpoints + work.checkpoint_at(chunk + 1));
@@ -388,10 +391,10 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(c
         multiply_add_transposed(dU, G_bf16, stage.b);
         multiply_add_transposed(dV, G_bf16, stage.k);
         if (slow) {
-            multiply_add_transposed(dU, G_bf16, b_rest);
-            multiply_add_transposed(dV, G_bf16, k_rest);
+            multiply_add_transposed(dU, G_bf16, b_residual);
+            multiply_add_transposed(dV, G_bf16, k_residual);
         }
-        __syncthreads();  // the scores are here; what was left over is done with
+        __syncthreads();  // the scores are ready, and the residuals are no longer needed
 
         {
             Operand V[TILES], U_bf16[TILES];
@@ -425,7 +428,7 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(c
             multiply_add(G, dY, stage.r);
             multiply_add(G, dZ, stage.a);
         }
-        __syncthreads();  // U, dZ, S and G' are here; the scores are done with
+        __syncthreads();  // U, dZ, S and G' are ready, and the scores are no longer needed
         gradients_of_scores(shared.dA, stage.dy, stage.v, shared.U, shared.dZ);
         __syncthreads();
         gradients_by_column(shared, stage, dV_bf16, G_bf16);
@@ -436,23 +439,23 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(c
         store_chunk(args.dv, stage.v, work, chunk);
         store_chunk(args.da, stage.a, work, chunk);
         store_chunk(args.db, stage.b, work, chunk);
-        if (STAGES == 1) load(chunk - 1);  // each thread into the places that it has just read
+        if (STAGES == 1) load(chunk - 1);  // each thread overwrites what it has just stored
     }
     if (work.first) store_state(args.dstate + work.state_at(), G);
 }
 
 template <int N, int STAGES>
 cudaError_t launch_backward(const Backward& args, cudaStream_t stream) {
-    const int64_t blocks = int64_t(args.segments.slots) * args.in.heads;
+    const dim3 blocks(unsigned(int64_t(args.segments.slots) * args.in.heads));
     return launch(backward_kernel<N, STAGES>, blocks, THREADS<N>, sizeof(Staged<N, STAGES>), stream, args);
 }
 
 }  // namespace
 
 cudaError_t backward(const Backward& args, int max_length, cudaStream_t stream) {
-    if (max_length <= SHORT) return recurrent_backward(args, stream);
+    if (max_length <= MAX_RECURRENT) return recurrent_backward(args, stream);
     if (args.segments.tokens) {
-        const cudaError_t made = make_edges(args, stream);
+        const cudaError_t made = compute_boundaries(args, stream);
         if (made != cudaSuccess) return made;
     }
     if (args.in.head_size == 128) return launch_backward<128, 1>(args, stream);

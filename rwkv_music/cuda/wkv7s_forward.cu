@@ -1,9 +1,9 @@
-// WKV7s forward, chunk by chunk: one block a document (or segment of one) and head. See chunk.cuh for the algebra.
+// WKV7s forward, chunk by chunk: one block per head and document (or segment). See chunk.cuh for the algebra.
 //
 // Notable choices:
 // - The state stays in registers, in fp32, from the first token to the last.
-// - The next chunks are copied while this one is worked on, as many as leave room for a second block. r, a, k, b are
-//   scaled where they land; what is left over of k- takes w's place, and y leaves by way of v.
+// - The next chunks are copied while the current one is processed, as many as leave room for a second block. r, a, k, b
+//   are scaled in place; the rounding residual of k- overwrites w, and y is stored through the memory of v.
 
 #include "chunk.cuh"
 
@@ -41,26 +41,26 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void forward_kernel(co
         }
         copy_async_commit();
     };
-    // With one stage a chunk is copied once the one before it is done with.
+    // With one stage, a chunk is copied after the previous one has been processed.
     constexpr int AHEAD = STAGES > 1 ? STAGES - 1 : 1;
 #pragma unroll
     for (int chunk = 0; chunk < AHEAD; chunk++) load(chunk);
 
     State<N> S;
     if (!work.first) {
-        load_state(S, args.segments.edges + work.edge_at(work.slot - 1));
+        load_state(S, args.segments.boundaries + work.boundary_at(work.slot - 1));
     } else if (args.state) {
         load_state(S, args.state + work.state_at());
     }
 
     for (int chunk = 0; chunk < work.chunks; chunk++) {
         Stage<N>& stage = shared.stages[chunk % STAGES];
-        Chunk<N>& k_rest = stage.w;
+        Chunk<N>& k_residual = stage.w;
         copy_async_wait<AHEAD - 1>();
-        __syncthreads();  // this chunk is here, and nobody is at the last one any more
+        __syncthreads();  // this chunk has arrived, and all warps are done with the last one
         if (STAGES > 1) load(chunk + AHEAD);
         const Scaling<N> scaling = {
-            .r = &stage.r, .w = &stage.w, .k = &stage.k, .a = &stage.a, .b = &stage.b, .k_rest = &k_rest,
+            .r = &stage.r, .w = &stage.w, .k = &stage.k, .a = &stage.a, .b = &stage.b, .k_residual = &k_residual,
         };
         const bool slow = __syncthreads_or(scale_by_decays(scaling, shared.decay, work.left(chunk)));
         make_scores<false>(shared.scores, stage.r, stage.k, stage.a, stage.b);
@@ -77,7 +77,7 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void forward_kernel(co
         Operand32 V_tf32[TILES], U_tf32[TILES];
         load_columns(V, stage.v);
         to_tf32(V_tf32, V);
-        __syncthreads();  // the scores are here
+        __syncthreads();  // the scores are ready
         multiply_add_transposed(U, V_tf32, shared.scores.ak);
         solve(U, U_tf32, shared.scores.ab);
         multiply_add_transposed(Y, V_tf32, shared.scores.rk);
@@ -86,10 +86,10 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void forward_kernel(co
         to_bf16(U_bf16, U);
         multiply_add(S, U_bf16, stage.b);
         multiply_add(S, V, stage.k);
-        if (slow) multiply_add(S, V, k_rest);
+        if (slow) multiply_add(S, V, k_residual);
         decay_columns(S, shared.decay);
 
-        // This warp alone reads its 16 columns of v, and has.
+        // Only this warp reads these 16 columns of v, and it is done with them.
         Operand Y_bf16[TILES];
         to_bf16(Y_bf16, Y);
         __syncwarp();
@@ -114,16 +114,16 @@ __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void forward_kernel(co
 
 template <int N, int STAGES>
 cudaError_t launch_forward(const Forward& args, cudaStream_t stream) {
-    const int64_t blocks = int64_t(args.segments.slots) * args.in.heads;
+    const dim3 blocks(unsigned(int64_t(args.segments.slots) * args.in.heads));
     return launch(forward_kernel<N, STAGES>, blocks, THREADS<N>, sizeof(Shared<N, STAGES>), stream, args);
 }
 
 }  // namespace
 
 cudaError_t forward(const Forward& args, int max_length, cudaStream_t stream) {
-    if (max_length <= SHORT) return recurrent_forward(args, max_length, stream);
+    if (max_length <= MAX_RECURRENT) return recurrent_forward(args, max_length, stream);
     if (args.segments.tokens) {
-        const cudaError_t made = make_edges(args, stream);
+        const cudaError_t made = compute_boundaries(args, stream);
         if (made != cudaSuccess) return made;
     }
     SharedMemory memory;

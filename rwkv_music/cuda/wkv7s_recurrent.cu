@@ -1,28 +1,25 @@
-// WKV7s token by token in fp32, for documents too short to fill a chunk: above all generation, one token for many rows.
+// WKV7s token by token in fp32, for documents too short to fill a chunk: above all generation, one token of many rows.
 //
-// With G_t the gradient of S_t, y_t's own share included (G_t += dy_t r_t^T), and u_t = S_{t-1} a_t:
+// With G_t the gradient of S_t, including the term of y_t (G_t += dy_t r_t^T), and u_t = S_{t-1} a_t:
 //
 //     dr_t = S_t^T dy_t    dv_t = G_t k_t     dk_t = G_t^T v_t
 //     du_t = G_t b_t       db_t = G_t^T u_t   da_t = S_{t-1}^T du_t
 //     dd_t = colsum(G_t * S_{t-1})            G_{t-1} = G_t diag(d_t) + du_t a_t^T
 //
 // Notable choices:
-// - One block a document and head. Nothing is rounded between tokens; a chunk's products in bf16 would be no faster
-//   here, and few numbers average their errors out less.
-// - Forward: four lanes share a row of the state, so that it is read and written in whole lines: for one token that
-//   traffic is all there is.
-// - Backward: products along the key axis want G by rows, those along the value axis by columns: a thread keeps 64
-//   elements of row i and 64 of column i, and N / 64 neighbours share an i. States are rebuilt forward from the
-//   document's head and never by dividing a decay back out, which would lose 1.8 times more accuracy with every token.
-//   STRIDE of them fit in shared memory, so the document is rebuilt once for each STRIDE tokens.
+// - One block per document and head. Nothing is rounded between tokens. The bf16 products of a chunk would be no faster
+//   here, and rounding errors average out less over few numbers.
+// - Forward: four lanes share a row of the state, so that it is read and written in full cache lines. For one token
+//   this traffic is the whole cost.
+// - Backward: products along the key axis need G by rows, those along the value axis by columns. A thread keeps 64
+//   elements of row i and 64 of column i, and N / 64 neighbouring threads share an i. States are recomputed forward
+//   from the start of the document, not backward by dividing by the decay, which would lose a factor of 1.8 in accuracy
+//   with every token. STRIDE states fit in shared memory, so the document is recomputed once for every STRIDE tokens.
 
 #include "wkv7s.cuh"
 
 namespace wkv7s {
 namespace {
-
-// d = exp(-exp(-1/2) sigmoid(w))
-constexpr float LOG_DECAY_SCALE = -0.60653065971263342f;
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ float decay(float w) { return expf(LOG_DECAY_SCALE * sigmoid(w)); }
@@ -32,7 +29,7 @@ __device__ __forceinline__ float decay_gradient(float w, float d) {
     return d * LOG_DECAY_SCALE * sigmoid(w) * sigmoid(-w);
 }
 
-// The only checkpoint of a short document: its initial state, [key, value].
+// The offset of the only checkpoint of a short document: its initial state, [key, value].
 template <int N>
 __device__ __forceinline__ int64_t checkpoint_at(const Inputs& in, int document, int head) {
     return ((in.cu_seqlens[document] / CHECKPOINT_EVERY + document) * int64_t(in.heads) + head) * (N * N);
@@ -40,7 +37,7 @@ __device__ __forceinline__ int64_t checkpoint_at(const Inputs& in, int document,
 
 // ---- Forward ------------------------------------------------------------------------------------------------------
 
-constexpr int PARTS = 4;  // lanes to a row
+constexpr int LANES = 4;  // lanes that share a row
 
 template <int N>
 struct alignas(16) Token {
@@ -49,30 +46,25 @@ struct alignas(16) Token {
 
 __device__ __forceinline__ float dot(float4 x, float4 y) { return x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w; }
 
-__device__ __forceinline__ float sum_of_parts(float x) {
-    x += __shfl_xor_sync(0xffffffff, x, 1);
-    return x + __shfl_xor_sync(0xffffffff, x, 2);
-}
-
 template <int N>
-__global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args, const int max_length) {
-    constexpr int FOURS = N / PARTS / 4;  // groups of four columns that a lane has of its row
+__global__ __launch_bounds__(LANES * N) void forward_kernel(const Forward args, const int max_length) {
+    constexpr int FOURS = N / LANES / 4;  // groups of four columns of its row that a lane holds
     extern __shared__ float shared_floats[];
     Token<N>* const tokens = reinterpret_cast<Token<N>*>(shared_floats);
-    const int row = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
+    const int row = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const int head = blockIdx.x % args.in.heads, document = blockIdx.x / args.in.heads;
     const int begin = args.in.cu_seqlens[document];
-    const int length = min(args.in.cu_seqlens[document + 1] - begin, max_length);  // what there is memory for
-    const int64_t state_at = (int64_t(document) * args.in.heads + head) * (N * N) + row * N + 4 * part;
+    const int length = min(args.in.cu_seqlens[document + 1] - begin, max_length);  // the shared memory holds no more
+    const int64_t state_at = (int64_t(document) * args.in.heads + head) * (N * N) + row * N + 4 * lane;
     const int64_t first = (int64_t(begin) * args.in.heads + head) * N;
-    const int64_t step = int64_t(args.in.heads) * N;  // from a token to the next
+    const int64_t step = int64_t(args.in.heads) * N;  // from one token to the next
 
-    float4 S[FOURS];  // columns 16 i + 4 part ..
+    float4 S[FOURS];  // columns 16 i + 4 lane ..
 #pragma unroll
     for (int i = 0; i < FOURS; i++) {
         S[i] = args.state ? *reinterpret_cast<const float4*>(args.state + state_at + 16 * i) : make_float4(0, 0, 0, 0);
     }
-    for (int i = threadIdx.x; i < length * N; i += PARTS * N) {
+    for (int i = threadIdx.x; i < length * N; i += LANES * N) {
         const int64_t at = first + i / N * step + i % N;
         Token<N>& token = tokens[i / N];
         token.r[i % N] = __bfloat162float(args.in.r[at]);
@@ -83,23 +75,23 @@ __global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args, 
         token.b[i % N] = __bfloat162float(args.in.b[at]);
     }
     if (args.checkpoints) {
-        __nv_bfloat16* const to = args.checkpoints + checkpoint_at<N>(args.in, document, head) + row;
+        bf16* const to = args.checkpoints + checkpoint_at<N>(args.in, document, head) + row;
 #pragma unroll
         for (int i = 0; i < FOURS; i++) {
             const float x[4] = {S[i].x, S[i].y, S[i].z, S[i].w};
 #pragma unroll
-            for (int e = 0; e < 4; e++) to[(16 * i + 4 * part + e) * N] = __float2bfloat16(x[e]);
+            for (int e = 0; e < 4; e++) to[(16 * i + 4 * lane + e) * N] = __float2bfloat16(x[e]);
         }
     }
     __syncthreads();
 
     for (int t = 0; t < length; t++) {
         const Token<N>& token = tokens[t];
-        const auto four = [&](const float* x, int i) { return reinterpret_cast<const float4*>(x)[PARTS * i + part]; };
+        const auto four = [&](const float* x, int i) { return reinterpret_cast<const float4*>(x)[LANES * i + lane]; };
         float u = 0.0f;
 #pragma unroll
         for (int i = 0; i < FOURS; i++) u += dot(S[i], four(token.a, i));
-        u = sum_of_parts(u);
+        u = warp_sum<LANES>(u);
         const float v = token.v[row];
         float y = 0.0f;
 #pragma unroll
@@ -111,8 +103,8 @@ __global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args, 
             S[i].w = S[i].w * d.w + u * b.w + v * k.w;
             y += dot(S[i], four(token.r, i));
         }
-        y = sum_of_parts(y);
-        if (part == 0) args.y[first + t * step + row] = __float2bfloat16(y);
+        y = warp_sum<LANES>(y);
+        if (lane == 0) args.y[first + t * step + row] = __float2bfloat16(y);
     }
 #pragma unroll
     for (int i = 0; i < FOURS; i++) *reinterpret_cast<float4*>(args.final_state + state_at + 16 * i) = S[i];
@@ -120,45 +112,40 @@ __global__ __launch_bounds__(PARTS * N) void forward_kernel(const Forward args, 
 
 // ---- Backward -----------------------------------------------------------------------------------------------------
 
-constexpr int HELD = 64;  // elements that a thread keeps of its row, and of its column
+constexpr int PER_THREAD = 64;  // elements of its row, and of its column, that a thread keeps
 
 template <int N>
 struct Shared {
-    static constexpr int STRIDE = N == 64 ? 4 : 1;  // states held at once
+    static constexpr int STRIDE = N == 64 ? 4 : 1;  // states in shared memory at once
 
-    float S[STRIDE][N][N + 1];  // S_{t-1} for the tokens at hand; padded: written by rows and read by columns
+    float S[STRIDE][N][N + 1];  // S_{t-1} of the current tokens; padded: written by rows, read by columns
     float u[STRIDE][N];
-    float du[2][N];             // two, so that one barrier a token is enough
-    float r[SHORT][N], d[SHORT][N], k[SHORT][N], v[SHORT][N], a[SHORT][N], b[SHORT][N], dy[SHORT][N];
+    float du[2][N];             // two buffers, so that one barrier per token is enough
+    float r[MAX_RECURRENT][N], d[MAX_RECURRENT][N], k[MAX_RECURRENT][N], v[MAX_RECURRENT][N];
+    float a[MAX_RECURRENT][N], b[MAX_RECURRENT][N], dy[MAX_RECURRENT][N];
 };
 
-// The sum over the PARTS neighbours that share a row or column.
-template <int PARTS>
-__device__ __forceinline__ float sum_over(float x) {
-    if constexpr (PARTS == 2) x += __shfl_xor_sync(0xffffffff, x, 1);
-    return x;
-}
-
 template <int N>
-__global__ __launch_bounds__(N * N / HELD) void backward_kernel(const Backward args) {
-    constexpr int STRIDE = Shared<N>::STRIDE, PARTS = N / HELD;
+__global__ __launch_bounds__(N * N / PER_THREAD) void backward_kernel(const Backward args) {
+    constexpr int STRIDE = Shared<N>::STRIDE, LANES = N / PER_THREAD;
     extern __shared__ float shared_floats[];
     Shared<N>& shared = *reinterpret_cast<Shared<N>*>(shared_floats);
-    const int i = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
+    const int i = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const int head = blockIdx.x % args.in.heads, document = blockIdx.x / args.in.heads;
-    const int begin = args.in.cu_seqlens[document], length = min(args.in.cu_seqlens[document + 1] - begin, SHORT);
+    const int begin = args.in.cu_seqlens[document];
+    const int length = min(args.in.cu_seqlens[document + 1] - begin, MAX_RECURRENT);
     const int64_t state_at = (int64_t(document) * args.in.heads + head) * (N * N);
     const int64_t first = (int64_t(begin) * args.in.heads + head) * N + i;
     const int64_t step = int64_t(args.in.heads) * N;
-    const __nv_bfloat16* const checkpoint = args.checkpoints + checkpoint_at<N>(args.in, document, head) + i;
+    const bf16* const checkpoint = args.checkpoints + checkpoint_at<N>(args.in, document, head) + i;
 
-    float row[HELD], column[HELD];  // of G: elements PARTS j + part
+    float row[PER_THREAD], column[PER_THREAD];  // of G: elements LANES j + lane
 #pragma unroll
-    for (int j = 0; j < HELD; j++) {
-        row[j] = args.dfinal_state ? args.dfinal_state[state_at + i * N + PARTS * j + part] : 0;
-        column[j] = args.dfinal_state ? args.dfinal_state[state_at + (PARTS * j + part) * N + i] : 0;
+    for (int j = 0; j < PER_THREAD; j++) {
+        row[j] = args.dfinal_state ? args.dfinal_state[state_at + i * N + LANES * j + lane] : 0;
+        column[j] = args.dfinal_state ? args.dfinal_state[state_at + (LANES * j + lane) * N + i] : 0;
     }
-    for (int t = part; t < length; t += PARTS) {
+    for (int t = lane; t < length; t += LANES) {
         shared.r[t][i] = __bfloat162float(args.in.r[first + t * step]);
         shared.d[t][i] = decay(__bfloat162float(args.in.w[first + t * step]));
         shared.k[t][i] = __bfloat162float(args.in.k[first + t * step]);
@@ -172,23 +159,23 @@ __global__ __launch_bounds__(N * N / HELD) void backward_kernel(const Backward a
         const int high = min(low + STRIDE, length);
         __syncthreads();
         {
-            float S[HELD];
+            float S[PER_THREAD];
 #pragma unroll
-            for (int j = 0; j < HELD; j++) S[j] = __bfloat162float(checkpoint[(PARTS * j + part) * N]);
+            for (int j = 0; j < PER_THREAD; j++) S[j] = __bfloat162float(checkpoint[(LANES * j + lane) * N]);
             for (int t = 0; t < high; t++) {
                 float u = 0.0f;
 #pragma unroll
-                for (int j = 0; j < HELD; j++) u += S[j] * shared.a[t][PARTS * j + part];
-                u = sum_over<PARTS>(u);
+                for (int j = 0; j < PER_THREAD; j++) u += S[j] * shared.a[t][LANES * j + lane];
+                u = warp_sum<LANES>(u);
                 if (t >= low) {
-                    if (part == 0) shared.u[t - low][i] = u;
+                    if (lane == 0) shared.u[t - low][i] = u;
 #pragma unroll
-                    for (int j = 0; j < HELD; j++) shared.S[t - low][i][PARTS * j + part] = S[j];
+                    for (int j = 0; j < PER_THREAD; j++) shared.S[t - low][i][LANES * j + lane] = S[j];
                 }
                 const float v = shared.v[t][i];
 #pragma unroll
-                for (int j = 0; j < HELD; j++) {
-                    const int c = PARTS * j + part;
+                for (int j = 0; j < PER_THREAD; j++) {
+                    const int c = LANES * j + lane;
                     S[j] = S[j] * shared.d[t][c] + u * shared.b[t][c] + v * shared.k[t][c];
                 }
             }
@@ -199,28 +186,28 @@ __global__ __launch_bounds__(N * N / HELD) void backward_kernel(const Backward a
             const float dy = shared.dy[t][i];
             float dv = 0.0f, du = 0.0f;
 #pragma unroll
-            for (int j = 0; j < HELD; j++) {
-                const int c = PARTS * j + part;
+            for (int j = 0; j < PER_THREAD; j++) {
+                const int c = LANES * j + lane;
                 row[j] += dy * shared.r[t][c];
                 dv += row[j] * shared.k[t][c];
                 du += row[j] * shared.b[t][c];
             }
-            dv = sum_over<PARTS>(dv);
-            du = sum_over<PARTS>(du);
+            dv = warp_sum<LANES>(dv);
+            du = warp_sum<LANES>(du);
 #pragma unroll
-            for (int j = 0; j < HELD; j++) {
-                const int c = PARTS * j + part;
+            for (int j = 0; j < PER_THREAD; j++) {
+                const int c = LANES * j + lane;
                 row[j] = row[j] * shared.d[t][c] + du * shared.a[t][c];
             }
-            if (part == 0) shared.du[t & 1][i] = du;
+            if (lane == 0) shared.du[t & 1][i] = du;
             __syncthreads();
 
             const float r = shared.r[t][i], d = shared.d[t][i], k = shared.k[t][i];
             const float a = shared.a[t][i], b = shared.b[t][i];
             float dr = 0.0f, dk = 0.0f, db = 0.0f, da = 0.0f, dd = 0.0f;
 #pragma unroll
-            for (int j = 0; j < HELD; j++) {
-                const int c = PARTS * j + part;
+            for (int j = 0; j < PER_THREAD; j++) {
+                const int c = LANES * j + lane;
                 const float before = shared.S[t - low][c][i];
                 const float u = shared.u[t - low][c], v = shared.v[t][c];
                 const float dy_c = shared.dy[t][c], du_c = shared.du[t & 1][c];
@@ -232,12 +219,12 @@ __global__ __launch_bounds__(N * N / HELD) void backward_kernel(const Backward a
                 da += before * du_c;
                 column[j] = column[j] * d + du_c * a;
             }
-            dr = sum_over<PARTS>(dr);
-            dk = sum_over<PARTS>(dk);
-            db = sum_over<PARTS>(db);
-            da = sum_over<PARTS>(da);
-            dd = sum_over<PARTS>(dd);
-            if (part == 0) {
+            dr = warp_sum<LANES>(dr);
+            dk = warp_sum<LANES>(dk);
+            db = warp_sum<LANES>(db);
+            da = warp_sum<LANES>(da);
+            dd = warp_sum<LANES>(dd);
+            if (lane == 0) {
                 const int64_t out = first + t * step;
                 args.dr[out] = __float2bfloat16(dr);
                 args.dw[out] = __float2bfloat16(dd * decay_gradient(__bfloat162float(args.in.w[out]), d));
@@ -249,19 +236,19 @@ __global__ __launch_bounds__(N * N / HELD) void backward_kernel(const Backward a
         }
     }
 #pragma unroll
-    for (int j = 0; j < HELD; j++) args.dstate[state_at + i * N + PARTS * j + part] = row[j];
+    for (int j = 0; j < PER_THREAD; j++) args.dstate[state_at + i * N + LANES * j + lane] = row[j];
 }
 
 template <int N>
 cudaError_t launch_forward(const Forward& args, int max_length, cudaStream_t stream) {
-    const int64_t blocks = int64_t(args.in.documents) * args.in.heads;
-    return launch(forward_kernel<N>, blocks, PARTS * N, max_length * sizeof(Token<N>), stream, args, max_length);
+    const dim3 blocks(unsigned(int64_t(args.in.documents) * args.in.heads));
+    return launch(forward_kernel<N>, blocks, LANES * N, max_length * sizeof(Token<N>), stream, args, max_length);
 }
 
 template <int N>
 cudaError_t launch_backward(const Backward& args, cudaStream_t stream) {
-    const int64_t blocks = int64_t(args.in.documents) * args.in.heads;
-    return launch(backward_kernel<N>, blocks, N * N / HELD, sizeof(Shared<N>), stream, args);
+    const dim3 blocks(unsigned(int64_t(args.in.documents) * args.in.heads));
+    return launch(backward_kernel<N>, blocks, N * N / PER_THREAD, sizeof(Shared<N>), stream, args);
 }
 
 }  // namespace

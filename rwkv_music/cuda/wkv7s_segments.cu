@@ -1,20 +1,20 @@
-// WKV7s by segments: where heads are few and documents long, segments of a document run at once.
+// WKV7s by segments: with few heads and long documents, the segments of a document run in parallel.
 //
-// All that a segment does to a state S that enters it is S -> S T + E, and all that it does to a gradient G that comes
-// back is G -> G T^T + E'. Three steps make the states between segments (the gradients, for the backward pass):
+// A segment maps the incoming state S to S T + E, and the incoming gradient G to G T^T + E'. Three steps compute the
+// states at the segment boundaries (in the backward pass, the gradients):
 //
-// 1. Each segment's T and E, all at once: T is what becomes of the identity, with no values coming in; E is what
-//    becomes of a state of zeros. Both are carried through the chunks side by side, as chunk.cuh does one state.
+// 1. T and E of every segment, in parallel. T is the result for the identity as initial state without values, E the
+//    result for a zero state. Both run through the chunks side by side, each as chunk.cuh runs one state.
 // 2. A scan over the segments of a document, one product of [64, 64] matrices after another.
-// 3. The forward or backward kernel proper, each segment from its own edge.
+// 3. The forward or backward kernel itself, with each segment starting from its own boundary.
 //
 // Notable choices:
-// - Both passes are one template: forward a state is read with a~ and written with b-, and v k-^T comes in; backward a
-//   gradient is read with b- and written with a~, and dy r~^T comes in.
+// - One template serves both passes. Forward, a state is read with a~ and written with b-, and v k-^T is added.
+//   Backward, a gradient is read with b- and written with a~, and dy r~^T is added.
 // - The head size is 64: with 128, T and E together would not fit in the registers.
-// - T goes out as the sum of two bf16, and the state that the scan multiplies is split likewise: rounding all of a
-//   state at every edge would add up over the segments where the decay is slow.
-// - The last segment of a document (the first, for the backward pass) hands nothing on and is not summed up.
+// - T is stored as the sum of two bf16 values, and so is the state that the scan multiplies. Rounding a state to bf16
+//   at every boundary would add up over the segments if the decay is slow.
+// - The last segment of a document (backward, the first) has no successor and is skipped in steps 1 and 2.
 
 #include <algorithm>
 #include <type_traits>
@@ -28,9 +28,7 @@ constexpr int N = 64;
 constexpr int STAGES = 2;
 constexpr int SHORTEST_SEGMENT = 4 * L;  // tokens
 
-int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
-
-// The identity.
+// T = the identity.
 __device__ __forceinline__ void start(State<N>& T) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -42,23 +40,23 @@ __device__ __forceinline__ void start(State<N>& T) {
     }
 }
 
-// x as the sum of two in bf16.
+// x as the sum of two bf16 operands.
 __device__ __forceinline__ void split(StateOperand<N>& high, StateOperand<N>& low, const State<N>& x) {
     to_bf16(high, x);
-    State<N> rest;
+    State<N> residual;
 #pragma unroll
     for (int j = 0; j < N / 16; j++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            rest[j].x[i / 2][i % 2 * 2] = x[j].x[i / 2][i % 2 * 2] - bf16_low(high[j].x[i]);
-            rest[j].x[i / 2][i % 2 * 2 + 1] = x[j].x[i / 2][i % 2 * 2 + 1] - bf16_high(high[j].x[i]);
+            residual[j].x[i / 2][i % 2 * 2] = x[j].x[i / 2][i % 2 * 2] - bf16_low(high[j].x[i]);
+            residual[j].x[i / 2][i % 2 * 2 + 1] = x[j].x[i / 2][i % 2 * 2 + 1] - bf16_high(high[j].x[i]);
         }
     }
-    to_bf16(low, rest);
+    to_bf16(low, residual);
 }
 
-// Rows to a plain [N, N] matrix in global memory.
-__device__ __forceinline__ void store_rows(__nv_bfloat16* to, const StateOperand<N>& x) {
+// Stores value rows to a row-major [N, N] matrix in global memory.
+__device__ __forceinline__ void store_rows(bf16* to, const StateOperand<N>& x) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < N / 16; j++) {
@@ -77,11 +75,11 @@ struct Stage {
 
 struct Shared {
     Stage stages[STAGES];
-    Lower ab, score;  // A_ak, backward the blocks of A_rb transposed
+    Triangular ab, score;  // score: A_ak; backward A_rb with transposed blocks
     alignas(16) float decay[N];
 };
 
-// `Pass` is Forward or Backward. Backward T is the transpose of the forward's.
+// `Pass` is Forward or Backward. The backward T is the transpose of the forward T.
 template <class Pass>
 __global__ __launch_bounds__(THREADS<N>, 2) void summarize_kernel(const Pass args) {
     constexpr bool forward = std::is_same_v<Pass, Forward>;
@@ -115,13 +113,14 @@ __global__ __launch_bounds__(THREADS<N>, 2) void summarize_kernel(const Pass arg
     start(T);
     for (int step = 0; step < work.chunks; step++) {
         Stage& stage = shared.stages[step % STAGES];
-        Chunk<N>& rest = stage.w;  // of k-, backward of b-
+        Chunk<N>& residual = stage.w;  // of k-; backward, of b-
         copy_async_wait<0>();
-        __syncthreads();  // this chunk is here, and nobody is at the last one any more
+        __syncthreads();  // this chunk has arrived, and all warps are done with the last one
         load(step + 1);
         const Scaling<N> scaling = {
             .r = forward ? nullptr : &stage.key, .w = &stage.w, .k = forward ? &stage.key : nullptr,
-            .a = &stage.a, .b = &stage.b, .k_rest = forward ? &rest : nullptr, .b_rest = forward ? nullptr : &rest,
+            .a = &stage.a, .b = &stage.b,
+            .k_residual = forward ? &residual : nullptr, .b_residual = forward ? nullptr : &residual,
         };
         const bool slow = __syncthreads_or(scale_by_decays(scaling, shared.decay, work.left(chunk_of(step))));
         if (warp == 0) {
@@ -130,13 +129,13 @@ __global__ __launch_bounds__(THREADS<N>, 2) void summarize_kernel(const Pass arg
             make_score(shared.score, forward ? stage.a : stage.key, forward ? stage.key : stage.b, !forward, !forward);
         }
 
-        Rows U_E, U_T;  // backward dU, then dZ
+        Rows U_E, U_T;  // backward: dU, then dZ
         const auto read = [&](Rows& U, State<N>& x) {
             if (!forward) decay_columns(x, shared.decay);
             StateOperand<N> x_bf16;
             to_bf16(x_bf16, x);
             multiply_add_transposed(U, x_bf16, forward ? stage.a : stage.b);
-            if (!forward && slow) multiply_add_transposed(U, x_bf16, rest);
+            if (!forward && slow) multiply_add_transposed(U, x_bf16, residual);
         };
         read(U_E, E);
         read(U_T, T);
@@ -144,14 +143,14 @@ __global__ __launch_bounds__(THREADS<N>, 2) void summarize_kernel(const Pass arg
         Operand32 value_tf32[TILES];
         load_columns(value, stage.value);
         to_tf32(value_tf32, value);
-        __syncthreads();  // the scores are here
+        __syncthreads();  // the scores are ready
         if (forward) {
             multiply_add_transposed(U_E, value_tf32, shared.score);
         } else {
             multiply_add_blocks_transposed(U_E, value_tf32, shared.score);
         }
         multiply_add(E, value, stage.key);
-        if (forward && slow) multiply_add(E, value, rest);
+        if (forward && slow) multiply_add(E, value, residual);
         const auto write = [&](State<N>& x, Rows& U) {
             Operand32 U_tf32[TILES];
             Operand U_bf16[TILES];
@@ -167,10 +166,10 @@ __global__ __launch_bounds__(THREADS<N>, 2) void summarize_kernel(const Pass arg
         write(E, U_E);
         write(T, U_T);
     }
-    store_state(args.segments.edges + work.edge_at(work.slot), E);
+    store_state(args.segments.boundaries + work.boundary_at(work.slot), E);
     StateOperand<N> high, low;
     split(high, low, T);
-    __nv_bfloat16* const transition = args.segments.transitions + 2 * work.edge_at(work.slot);
+    bf16* const transition = args.segments.transitions + 2 * work.boundary_at(work.slot);
     store_rows(transition, high);
     store_rows(transition + N * N, low);
 }
@@ -181,8 +180,8 @@ struct ScanShared {
     Tile<N, N> transitions[2][2];  // [buffer][high or low]
 };
 
-// One block a document and head. `initial` is the state that enters the document, or the gradient that comes back to it
-// (null for zero); `forward` says which, and so the direction. Edges are replaced by the sums up to them.
+// One block per document and head. `initial` is the state before the document or, unless `forward`, the gradient after
+// it (null for zero). Replaces the E in `boundaries` by the states (gradients) at the boundaries.
 __global__ __launch_bounds__(THREADS<N>) void scan_kernel(
     const Inputs in, const Segments segments, const float* initial, const bool forward
 ) {
@@ -199,7 +198,7 @@ __global__ __launch_bounds__(THREADS<N>) void scan_kernel(
 
     const auto load = [&](int step) {
         if (step < steps) {
-            const __nv_bfloat16* const from = segments.transitions + 2 * place(step);
+            const bf16* const from = segments.transitions + 2 * place(step);
 #pragma unroll
             for (int i = threadIdx.x; i < 2 * N * N / 8; i += THREADS<N>) {
                 Tile<N, N>& to = shared.transitions[step % 2][i / (N * N / 8)];
@@ -213,9 +212,9 @@ __global__ __launch_bounds__(THREADS<N>) void scan_kernel(
     State<N> S;
     if (initial) load_state(S, initial + (int64_t(document) * in.heads + head) * (N * N));
     for (int step = 0; step < steps; step++) {
-        float* const edge = segments.edges + place(step);
+        float* const boundary = segments.boundaries + place(step);
         State<N> next;
-        load_state(next, edge);
+        load_state(next, boundary);
         copy_async_wait<0>();
         __syncthreads();
         load(step + 1);
@@ -234,42 +233,42 @@ __global__ __launch_bounds__(THREADS<N>) void scan_kernel(
         }
 #pragma unroll
         for (int j = 0; j < N / 16; j++) S[j] = next[j];
-        store_state(edge, S);
+        store_state(boundary, S);
     }
 }
 
 template <class Pass>
-cudaError_t make_edges(const Pass& args, const float* initial, bool forward, cudaStream_t stream) {
+cudaError_t compute_boundaries(const Pass& args, const float* initial, bool forward, cudaStream_t stream) {
     const Inputs& in = args.in;
-    const int64_t summed = int64_t(args.segments.slots) * in.heads, scanned = int64_t(in.documents) * in.heads;
-    const cudaError_t error = launch(summarize_kernel<Pass>, summed, THREADS<N>, sizeof(Shared), stream, args);
+    const dim3 segments(unsigned(int64_t(args.segments.slots) * in.heads));
+    const dim3 documents(unsigned(int64_t(in.documents) * in.heads));
+    const cudaError_t error = launch(summarize_kernel<Pass>, segments, THREADS<N>, sizeof(Shared), stream, args);
     if (error != cudaSuccess) return error;
     return launch(
-        scan_kernel, scanned, THREADS<N>, sizeof(ScanShared), stream, in, args.segments, initial, forward
+        scan_kernel, documents, THREADS<N>, sizeof(ScanShared), stream, in, args.segments, initial, forward
     );
 }
 
 }  // namespace
 
 int choose_segment_tokens(int64_t tokens, int64_t documents, int64_t heads, int64_t max_length) {
-    int device = 0, multiprocessors = 1;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    // Two blocks fit on a multiprocessor, and the best cut is the one that just fills them all: each document into as
-    // many equal parts as that leaves it, or, where documents are many, each block its share of all tokens. Summing the
-    // segments up adds six tenths to a forward pass and a quarter to a backward pass, and blocks that share a
-    // multiprocessor are slower than lone ones, so that two parts gain nothing.
-    const int64_t blocks = 2 * multiprocessors;
+    // Two blocks fit on a multiprocessor, and the best segments are those that just fill them all: each document is cut
+    // into as many equal parts as there are blocks for it or, with many documents, into pieces of the tokens per block.
+    // Steps 1 and 2 add 0.6 of a forward pass and 0.25 of a backward pass, and blocks that share a multiprocessor are
+    // slower than single ones, so two parts gain nothing.
+    const int64_t blocks = 2 * multiprocessors();
     const int64_t parts = blocks / (documents * heads);
-    const int64_t wanted = parts ? divide_up(tokens, documents * parts) : divide_up(tokens * heads, blocks);
-    const int64_t segment = std::max<int64_t>(divide_up(wanted, L) * L, SHORTEST_SEGMENT);
+    const int64_t tokens_per_block = parts ? ceil_div(tokens, documents * parts) : ceil_div(tokens * heads, blocks);
+    const int64_t segment = std::max<int64_t>(ceil_div(tokens_per_block, L) * L, SHORTEST_SEGMENT);
     return 2 * max_length >= 5 * segment ? int(segment) : 0;
 }
 
-cudaError_t make_edges(const Forward& args, cudaStream_t stream) { return make_edges(args, args.state, true, stream); }
+cudaError_t compute_boundaries(const Forward& args, cudaStream_t stream) {
+    return compute_boundaries(args, args.state, true, stream);
+}
 
-cudaError_t make_edges(const Backward& args, cudaStream_t stream) {
-    return make_edges(args, args.dfinal_state, false, stream);
+cudaError_t compute_boundaries(const Backward& args, cudaStream_t stream) {
+    return compute_boundaries(args, args.dfinal_state, false, stream);
 }
 
 }  // namespace wkv7s

@@ -126,4 +126,4 @@ class DocumentStreams:
 def document_states(stream_states: State, batch: Batch) -> State:
     """Return the initial state of each document of a batch: its stream's if it continues a piece, else zero."""
     edges = batch.edges
-    return stream_states.rows(edges.rows).among(batch.cu_seqlens.numel() - 1, edges.documents)
+    return stream_states.rows(edges.rows).scatter(batch.cu_seqlens.numel() - 1, edges.documents)

@@ -23,9 +23,9 @@ from rwkv_music.errors import UserError, explained
 from rwkv_music.generation.prompt_file import match_prompt
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
-from rwkv_music.midi import piano_roll
 from rwkv_music.midi.edit import cut_before, join, lengthen
 from rwkv_music.midi.events import RejectedMidi
+from rwkv_music.midi.time import bar_ticks, tick_seconds
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.vocabulary import read_vocabulary
@@ -98,26 +98,26 @@ class Completion:
             return decoded
         opening, line = self.opening
         joined = join(opening, line, decoded, decoded_line)
-        lengthen(joined, int(piano_roll.bar_ticks(joined, self._leading_bars + self.context_bars + self.bars)[-1]))
+        lengthen(joined, int(bar_ticks(joined, self._leading_bars + self.context_bars + self.bars)[-1]))
         return joined
 
     def midi_alone(self) -> mido.MidiFile:
         """Return the completion without the prompt, with the tempo, meter and programs in force at its beginning."""
         decoded, line = self._decoded
         alone = cut_before(decoded, line)
-        lengthen(alone, int(piano_roll.bar_ticks(alone, self.bars)[-1]))
+        lengthen(alone, int(bar_ticks(alone, self.bars)[-1]))
         return alone
 
     def prompt_end_seconds(self) -> float:
         """Return the time in seconds at which the completion begins in `midi()`."""
         file, line = self.opening or self._decoded
-        return float(piano_roll.tick_seconds(file, np.array([line]))[0])
+        return float(tick_seconds(file, np.array([line]))[0])
 
     @cached_property
     def _decoded(self) -> tuple[mido.MidiFile, int]:
         """All tokens decoded as one file, and the tick at which the prompt ends in it."""
         midi = self.codec.decode(np.concatenate([self.prompt.ids, self.new_ids]), self.prompt.bar_lines)
-        lines = piano_roll.bar_ticks(midi, self.context_bars + self.bars)
+        lines = bar_ticks(midi, self.context_bars + self.bars)
         lengthen(midi, int(lines[-1]))
         return midi, int(lines[self.context_bars])
 
@@ -125,7 +125,7 @@ class Completion:
     def _leading_bars(self) -> int:
         """Number of silent bars at the beginning of the file, which a codec leaves out of the prompt."""
         opening, line = self.opening
-        return int(np.searchsorted(piano_roll.bar_ticks(opening, MOST_BARS), line)) - self.context_bars
+        return int(np.searchsorted(bar_ticks(opening, MOST_BARS), line)) - self.context_bars
 
 
 def complete(

@@ -1,1 +1,1 @@
-"""Differentiable operators: the WKV7s recurrence, the fused training operators, and the head with its loss."""
+"""Operators: the WKV7s recurrence, the fused training operators, the output head with its loss, and AdamW."""

@@ -1,4 +1,4 @@
-"""AdamW on flat tensors: one kernel of ours on a GPU, torch's fused implementation elsewhere."""
+"""AdamW on flat tensors: this project's kernel on a GPU, torch's fused implementation elsewhere."""
 
 import torch
 from torch import Tensor
@@ -22,17 +22,18 @@ def adamw_(
     divisor: Tensor,
     bad: Tensor,
 ) -> None:
-    """One step of AdamW (arXiv 1711.05101) in place, from the gradient as it came to the weights that the model reads.
+    """Take one AdamW step (arXiv 1711.05101) in place on the master weights, and round them to the model's weights.
 
-    On a GPU in one pass of our own kernel, which needs no fp32 copy of the gradient; elsewhere by torch's.
+    On a GPU, one kernel does this in one pass over memory, without an fp32 copy of the gradient.
 
     Args:
-        masters, exp_avg, exp_avg_sq: fp32 [n]: the weights, and the running means of the gradient and of its square.
-        gradient: [n], of any float dtype on the CPU, bf16 or fp32 on a GPU. What is left in it is not defined.
-        weights: [n]: becomes `masters`, rounded to its dtype (bf16 on a GPU).
-        step: fp32 scalar: how many steps there have been, this one included.
-        divisor: fp32 scalar that the gradient is divided by first.
-        bad: fp32 scalar; when it is not 0, nothing is changed.
+        masters, exp_avg, exp_avg_sq: fp32 [n]: the master weights, and the running means of the gradient and its
+            square.
+        gradient: [n], any float dtype on the CPU, bf16 or fp32 on a GPU. Its contents are undefined afterwards.
+        weights: [n]: the model's weights, overwritten by `masters` rounded to their dtype (bf16 on a GPU).
+        step: fp32 scalar: the number of steps so far, including this one.
+        divisor: fp32 scalar by which the gradient is divided first.
+        bad: fp32 scalar; if it is not 0, the step is skipped.
     """
     if masters.is_cuda and weights.dtype == torch.bfloat16:
         build.load().adamw_(

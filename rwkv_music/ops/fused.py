@@ -1,19 +1,19 @@
-"""What stands between the model's matrix products, each as one pass over memory, forward and backward.
+"""Fused operators for everything between the model's matrix products, each one pass over memory, with their backwards.
 
-These operators are bound by memory. On a GPU in bf16 each is one of our kernels (`rwkv_music/cuda/fused_*.cu`), which
-reads each input once, computes in fp32 and writes each output once; elsewhere, and in any other dtype, it is the plain
-PyTorch form that defines it.
+These operators are bound by memory bandwidth. On a GPU in bf16 each is one CUDA kernel (`rwkv_music/cuda/fused_*.cu`),
+which reads each input once, computes in fp32 and writes each output once. On other devices and for other dtypes each is
+plain PyTorch (`plain_*`), which defines the operator.
 
 Notable choices:
-- None of them records a gradient: each comes as a pair, `op` and `op_backward`, for whoever writes a half-block's
-  backward by hand and would rather recompute than save. The plain forms (`plain_*`) can be differentiated, and the
-  backward's plain form is just that, by autograd.
-- The kernels do not round between two steps as the plain forms do in bf16: they are closer to exact arithmetic.
+- The operators do not record gradients. Each comes as a pair, `op` and `op_backward`, for the hand-written backward
+  passes of `fused_sublayers`, which recompute rather than save. In plain PyTorch, `op_backward` runs autograd on
+  `plain_op`.
+- The kernels do not round intermediate values to bf16 as plain PyTorch does, so they are closer to exact arithmetic.
 - Sums over tokens are fp32 and in a fixed order: the same input gives the same bits.
-- Nothing waits for the device, and nothing is allocated but outputs and partial sums.
+- No operator waits for the GPU, and none allocates more than its outputs and partial sums.
 
-Letters in shapes: M tokens of all rows and documents, C width (a multiple of 64), H = C / 64 heads, D documents, V
-vocabulary. A kernel wants contiguous tensors.
+Shapes: M tokens of all rows and documents, C width (a multiple of 64), H = C / 64 heads, D documents, V vocabulary. The
+kernels require contiguous tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rwkv_music.config import IGNORE_INDEX
+from rwkv_music.cuda import build
 
 HEAD_SIZE = 64
 GROUP_NORM_EPS = 64e-5
-WIDEST_NORM = 4096  # channels: a norm's kernel keeps a whole token's in one block's registers
+WIDEST_NORM = 4096  # channels: the kernel of norm_mix keeps a token in the registers of one block
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -43,23 +44,23 @@ def norm_mix(
     previous: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """Layer norm, and n mixes of each token with the one before it.
+    """Layer norm, token shift, and n mixes of each token with the previous one.
 
     With h = layer_norm(x) and s_t = h_{t-1}: mixed[i] = h + (s - h) * mixes[i].
 
     Args:
         x: [M, C].
         ln_weight, ln_bias: [C].
-        mixes: [n, C]; n is 6 before time mixing and 1 before channel mixing (the kernels know no other).
-        first: int32 [M]: the number of the document that token t begins, or -1 where it begins none. Token 0 begins
-            one. `document_starts` makes it.
+        mixes: [n, C]; n is 6 for time mixing and 1 for channel mixing (the kernels support no other).
+        first: int32 [M], from `document_starts`: the document of which token t is the first, or -1. Token 0 starts a
+            document.
         previous: [D, C]: the s of each document's first token; None for zeros.
 
     Returns:
-        mixed [n, M, C], and the norm's mean and reciprocal deviation [M, 2], fp32 or wider, for the backward.
+        mixed [n, M, C], and the mean and reciprocal standard deviation [M, 2], fp32 or wider, for the backward.
     """
-    if _kernels_take(x) and x.shape[1] <= WIDEST_NORM:
-        return _kernels().norm_mix(x, ln_weight, ln_bias, mixes, first, previous, eps)
+    if _uses_kernels(x) and x.shape[1] <= WIDEST_NORM:
+        return build.load().norm_mix(x, ln_weight, ln_bias, mixes, first, previous, eps)
     return plain_norm_mix(x, ln_weight, ln_bias, mixes, first, previous, eps)
 
 
@@ -81,7 +82,7 @@ def plain_norm_mix(
 
 
 class NormMixGrads(NamedTuple):
-    """Gradients of norm_mix's inputs."""
+    """Gradients of the inputs of norm_mix."""
 
     x: Tensor
     ln_weight: Tensor
@@ -102,10 +103,10 @@ def norm_mix_backward(
     dresidual: Tensor | None = None,
     eps: float = 1e-5,
 ) -> NormMixGrads:
-    """From dmixed [n, M, C]; `dresidual` [M, C], the gradient that reaches x around the norm, is added to x's."""
-    if _kernels_take(x) and x.shape[1] <= WIDEST_NORM:
+    """Return the gradients from dmixed [n, M, C]; `dresidual` [M, C], of the residual path, is added to that of x."""
+    if _uses_kernels(x) and x.shape[1] <= WIDEST_NORM:
         inputs = (dmixed, x, mean_rstd, ln_weight, ln_bias, mixes, first, previous, dresidual)
-        return NormMixGrads(*_kernels().norm_mix_backward(*inputs))
+        return NormMixGrads(*build.load().norm_mix_backward(*inputs))
 
     def mixed(x: Tensor, ln_weight: Tensor, ln_bias: Tensor, mixes: Tensor, previous: Tensor | None) -> list[Tensor]:
         return [plain_norm_mix(x, ln_weight, ln_bias, mixes, first, previous, eps)[0]]
@@ -115,7 +116,7 @@ def norm_mix_backward(
 
 
 def document_starts(cu_seqlens: Tensor, tokens: int) -> Tensor:
-    """`first` int32 [tokens] for documents packed by cu_seqlens int32 [D+1]; a document may be empty."""
+    """Return `first`, int32 [tokens], for documents packed by cu_seqlens int32 [D+1]; documents may be empty."""
     token = torch.arange(tokens, dtype=torch.int32, device=cu_seqlens.device)
     document = torch.searchsorted(cu_seqlens[1:], token, right=True, out_int32=True)
     return torch.where(cu_seqlens[document] == token, document, -1)
@@ -126,11 +127,11 @@ def document_starts(cu_seqlens: Tensor, tokens: int) -> Tensor:
 
 
 class Gates(NamedTuple):
-    """What the recurrence takes besides r, each [M, C]."""
+    """The inputs of the recurrence besides r, each [M, C]."""
 
     w: Tensor  # the raw decay
     k: Tensor  # the replacement key
-    v: Tensor  # the value, with its residual
+    v: Tensor  # the value, with the value residual
     removal: Tensor  # -kk, the a of wkv7s
     replacement: Tensor  # kk * a, the b of wkv7s
 
@@ -154,13 +155,13 @@ def gates(
     k = k * (1 + (a - 1) * k_a), v = lerp(v, v_first, sigmoid(v0 + v_low)), removal = -kk, replacement = kk * a.
 
     Args:
-        k, v, v_first [M, C]: the key, the value, and layer 0's value. Layer 0 itself has no v_first, v_low, v0 (None),
-            and its v comes back as it is.
-        w_low, a_low, v_low [M, C]: what the low-rank products put out.
-        w0, a0, v0, k_k, k_a [C].
+        k, v, v_first: [M, C]: the key, the value, and the value of layer 0. In layer 0 itself, v_first, v_low and v0
+            are None, and v is returned unchanged.
+        w_low, a_low, v_low: [M, C]: outputs of the low-rank products.
+        w0, a0, v0, k_k, k_a: [C].
     """
-    if _kernels_take(k):
-        w, new_k, new_v, removal, replacement = _kernels().gates(
+    if _uses_kernels(k):
+        w, new_k, new_v, removal, replacement = build.load().gates(
             k, None if v_first is None else v, v_first, w_low, a_low, v_low, w0, a0, v0, k_k, k_a
         )
         return Gates(w, new_k, v if v_first is None else new_v, removal, replacement)
@@ -187,7 +188,7 @@ def plain_gates(
 
 
 class GatesGrads(NamedTuple):
-    """Gradients of the inputs of `gates`, but w_low's, which is w's own. None where layer 0 has no such input."""
+    """Gradients of the inputs of `gates`, without w_low, whose gradient is that of w. None for inputs layer 0 lacks."""
 
     k: Tensor
     v: Tensor
@@ -203,8 +204,8 @@ class GatesGrads(NamedTuple):
 
 def gates_backward(
     dout: Gates,
-    dk_more: Tensor | None,
-    dv_more: Tensor | None,
+    dk_extra: Tensor | None,
+    dv_extra: Tensor | None,
     k: Tensor,
     v: Tensor,
     v_first: Tensor | None,
@@ -215,15 +216,18 @@ def gates_backward(
     k_k: Tensor,
     k_a: Tensor,
 ) -> GatesGrads:
-    """From the gradients `dout` of all five outputs; `dk_more` and `dv_more` [M, C] are added to those of k and v.
+    """Return the gradients of `gates` from `dout`, the gradients of its five outputs.
 
-    The inputs are those of `gates`; w_low and w0, which the gradients do not depend on, are left out. In layer 0 the
-    gradient of v is that of its output, and may be the same tensor.
+    Args:
+        dk_extra, dv_extra: [M, C] or None: added to the gradients of the outputs k and v.
+        k, v, v_first, a_low, v_low, a0, v0, k_k, k_a: as in `gates`. The gradients do not depend on w_low and w0.
+
+    In layer 0 the gradient of v is that of its output, and may be the same tensor.
     """
-    if _kernels_take(k):
+    if _uses_kernels(k):
         v = None if v_first is None else v
         grads = GatesGrads(
-            *_kernels().gates_backward(*dout, dk_more, dv_more, k, v, v_first, a_low, v_low, a0, v0, k_k, k_a)
+            *build.load().gates_backward(*dout, dk_extra, dv_extra, k, v, v_first, a_low, v_low, a0, v0, k_k, k_a)
         )
         return grads._replace(v=dout.v) if grads.v is None else grads
 
@@ -231,8 +235,8 @@ def gates_backward(
         k, v, v_first, a_low, v_low, a0, v0, k_k, k_a = inputs
         return plain_gates(k, v, v_first, a_low, a_low, v_low, a0, a0, v0, k_k, k_a)[1:]
 
-    dk = dout.k if dk_more is None else dout.k + dk_more
-    dv = dout.v if dv_more is None else dout.v + dv_more
+    dk = dout.k if dk_extra is None else dout.k + dk_extra
+    dv = dout.v if dv_extra is None else dout.v + dv_extra
     inputs = (k, v, v_first, a_low, v_low, a0, v0, k_k, k_a)
     *tokens, da0, dv0, dk_k, dk_a = _vjp(without_w, inputs, [dk, dv, dout.removal, dout.replacement])
     return GatesGrads(*tokens, dout.w.sum(0), da0, dv0, dk_k, dk_a)
@@ -245,13 +249,16 @@ def gates_backward(
 def norm_bonus_gate(
     y: Tensor, r: Tensor, k: Tensor, v: Tensor, g: Tensor, r_k: Tensor, ln_weight: Tensor, ln_bias: Tensor
 ) -> Tensor:
-    """(group_norm(y) + (r . k . r_k) v) * g, norm and dot product over each head: [M, C].
+    """Return (group_norm(y) + (r . k . r_k) v) * g, [M, C], with the norm and the dot product over each head.
 
-    y is what the recurrence puts out, r, k, v are what it took, g is the output gate, all [M, C]; r_k, ln_weight and
-    ln_bias are [C].
+    Args:
+        y: [M, C]: the output of the recurrence.
+        r, k, v: [M, C]: inputs of the recurrence.
+        g: [M, C]: the output gate.
+        r_k, ln_weight, ln_bias: [C].
     """
-    if _kernels_take(y):
-        return _kernels().norm_bonus_gate(y, r, k, v, g, r_k, ln_weight, ln_bias)
+    if _uses_kernels(y):
+        return build.load().norm_bonus_gate(y, r, k, v, g, r_k, ln_weight, ln_bias)
     return plain_norm_bonus_gate(y, r, k, v, g, r_k, ln_weight, ln_bias)
 
 
@@ -265,7 +272,7 @@ def plain_norm_bonus_gate(
 
 
 class NormBonusGateGrads(NamedTuple):
-    """Gradients of norm_bonus_gate's inputs; and `out` once more, for a backward that did not save it."""
+    """Gradients of the inputs of norm_bonus_gate, and its recomputed output `out`."""
 
     y: Tensor
     r: Tensor
@@ -281,10 +288,10 @@ class NormBonusGateGrads(NamedTuple):
 def norm_bonus_gate_backward(
     dout: Tensor, y: Tensor, r: Tensor, k: Tensor, v: Tensor, g: Tensor, r_k: Tensor, ln_weight: Tensor, ln_bias: Tensor
 ) -> NormBonusGateGrads:
-    """From dout [M, C]."""
+    """Return the gradients from dout [M, C]."""
     inputs = (y, r, k, v, g, r_k, ln_weight, ln_bias)
-    if _kernels_take(y):
-        return NormBonusGateGrads(*_kernels().norm_bonus_gate_backward(dout, *inputs))
+    if _uses_kernels(y):
+        return NormBonusGateGrads(*build.load().norm_bonus_gate_backward(dout, *inputs))
     grads = _vjp(lambda *inputs: [plain_norm_bonus_gate(*inputs)], inputs, [dout])
     return NormBonusGateGrads(*grads, plain_norm_bonus_gate(*inputs))
 
@@ -294,8 +301,8 @@ def norm_bonus_gate_backward(
 
 
 def relu_squared(k: Tensor) -> Tensor:
-    """relu(k)^2 of k [M, F], F a multiple of 8."""
-    return _kernels().relu_squared(k) if _kernels_take(k) else plain_relu_squared(k)
+    """Return relu(k)^2 for k [M, F], F a multiple of 8."""
+    return build.load().relu_squared(k) if _uses_kernels(k) else plain_relu_squared(k)
 
 
 def plain_relu_squared(k: Tensor) -> Tensor:
@@ -303,28 +310,28 @@ def plain_relu_squared(k: Tensor) -> Tensor:
 
 
 def relu_squared_backward(dout: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """relu(k)^2 once more, and the gradient of k: a backward that saved k alone needs both."""
-    if _kernels_take(k):
-        return _kernels().relu_squared_backward(dout, k)
+    """Return relu(k)^2, recomputed, and the gradient of k."""
+    if _uses_kernels(k):
+        return build.load().relu_squared_backward(dout, k)
     return plain_relu_squared(k), *_vjp(lambda k: [plain_relu_squared(k)], (k,), [dout])
 
 
 class EmbedOrder(NamedTuple):
-    """The tokens of a batch, ordered by what they are; those that are the same keep their order."""
+    """The tokens of a batch in a stable sort by id."""
 
-    ids: Tensor  # int64 [M], rising
-    positions: Tensor  # int64 [M]: where each of them stands in the batch
+    ids: Tensor  # int64 [M], ascending
+    positions: Tensor  # int64 [M]: the position in the batch of each sorted token
     vocab_size: int
 
 
 def embed_order(ids: Tensor, vocab_size: int) -> EmbedOrder:
-    """The order in which gradients of tables [vocab_size, C] are summed, for ids int64 [M]: once a batch, for all."""
+    """Sort ids int64 [M] for the gradients of all tables [vocab_size, C]; once per batch."""
     return EmbedOrder(*torch.sort(ids, stable=True), vocab_size)
 
 
 def embed_gate(x: Tensor, out: Tensor, enn: Tensor, ids: Tensor) -> Tensor:
-    """x + out * enn[ids]: DeepEmbed and the residual. x, out [M, C]; enn [V, C]; ids int64 [M], each below V."""
-    return _kernels().embed_gate(x, out, enn, ids) if _kernels_take(x) else plain_embed_gate(x, out, enn, ids)
+    """Return x + out * enn[ids]: DeepEmbed and the residual. x, out [M, C]; enn [V, C]; ids int64 [M] below V."""
+    return build.load().embed_gate(x, out, enn, ids) if _uses_kernels(x) else plain_embed_gate(x, out, enn, ids)
 
 
 def plain_embed_gate(x: Tensor, out: Tensor, enn: Tensor, ids: Tensor) -> Tensor:
@@ -332,18 +339,18 @@ def plain_embed_gate(x: Tensor, out: Tensor, enn: Tensor, ids: Tensor) -> Tensor
 
 
 def embed_gate_backward(dx: Tensor, out: Tensor, enn: Tensor, order: EmbedOrder) -> tuple[Tensor, Tensor]:
-    """The gradients of out [M, C] and of enn [V, C] from dx [M, C], which is also the gradient of x."""
-    if _kernels_take(dx):
-        return _kernels().embed_gate_backward(dx, out, enn, order.ids, order.positions)
+    """Return the gradients of out [M, C] and enn [V, C] from dx [M, C], which is also the gradient of x."""
+    if _uses_kernels(dx):
+        return build.load().embed_gate_backward(dx, out, enn, order.ids, order.positions)
     ids = torch.empty_like(order.ids).scatter_(0, order.positions, order.ids)
     wide = torch.promote_types(dx.dtype, torch.float32)
     return dx * F.embedding(ids, enn), _sum_by_id(dx.to(wide) * out, order).to(enn.dtype)
 
 
 def embedding_grad(dx: Tensor, order: EmbedOrder) -> Tensor:
-    """The gradient [V, C] of an embedding's table from dx [M, C]: the sum over a token's occurrences."""
-    if _kernels_take(dx):
-        return _kernels().embedding_grad(dx, order.ids, order.positions, order.vocab_size)
+    """Return the gradient [V, C] of an embedding table from dx [M, C]: for each id the sum over its tokens."""
+    if _uses_kernels(dx):
+        return build.load().embedding_grad(dx, order.ids, order.positions, order.vocab_size)
     return _sum_by_id(dx, order).to(dx.dtype)
 
 
@@ -359,14 +366,19 @@ def _sum_by_id(x: Tensor, order: EmbedOrder) -> Tensor:
 
 @torch.no_grad()
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-    """Cross-entropy in nats, each row's own, fp32 or wider [P]; the logits [P, V] become its gradient times `scale`.
+    """Return each row's cross-entropy and overwrite the logits with its gradient times `scale`.
 
-    Targets are int64 [P] below V, or IGNORE_INDEX: then the row has 0 nats and no gradient. `scale` is a number, or an fp32
-    scalar on the logits' device.
+    Args:
+        logits: [P, V], overwritten.
+        targets: int64 [P], below V or IGNORE_INDEX. An ignored row has 0 nats and a zero gradient.
+        scale: a number, or an fp32 scalar tensor on the device of the logits.
+
+    Returns:
+        The nats of each row [P], fp32 or wider.
     """
-    if _kernels_take(logits):
+    if _uses_kernels(logits):
         tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
-        return _kernels().cross_entropy_(logits, targets, tensor, number)
+        return build.load().cross_entropy_(logits, targets, tensor, number)
     counted = (targets != IGNORE_INDEX).unsqueeze(1)
     target = targets.unsqueeze(1).clamp(min=0)
     logs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -379,22 +391,16 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor | float = 1.0)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _kernels_take(x: Tensor) -> bool:
+def _uses_kernels(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.bfloat16
-
-
-def _kernels():
-    from rwkv_music.cuda import build
-
-    return build.load()
 
 
 def _vjp(
     function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients of `inputs` from those of `function`'s outputs, by autograd; None for an input that is None."""
+    """Return the gradients of `inputs` from those of the outputs of `function`, by autograd; None for None inputs."""
     with torch.enable_grad():
         leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
         outputs = function(*leaves)
-        found = iter(torch.autograd.grad(outputs, [x for x in leaves if x is not None], grads))
-    return [None if x is None else next(found) for x in leaves]
+        input_grads = iter(torch.autograd.grad(outputs, [x for x in leaves if x is not None], grads))
+    return [None if x is None else next(input_grads) for x in leaves]

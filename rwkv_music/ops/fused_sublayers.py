@@ -1,19 +1,20 @@
-"""A block's two halves for training on a GPU, each as one step of autograd that saves little.
+"""The two sublayers of a block for training on a GPU, each one autograd function that saves little memory.
 
-`time_mixing(block, ...)` computes `x + att(ln1(x))` and `channel_mixing(block, ...)` `x + ffn(ln2(x))`, as the modules
-in `model_v8` do in plain PyTorch, which stay the reference. What differs is the cost:
+`time_mixing(block, ...)` computes `x + att(ln1(x))` and `channel_mixing(block, ...)` computes `x + ffn(ln2(x))`. The
+modules of `model_v8` compute the same in plain PyTorch and are the reference. The differences:
 
-- Between the matrix products everything runs in the fused operators of `fused`, which read and write memory once.
-- Time mixing keeps for its backward x, r, k, v, y, the recurrence's checkpoints and the narrow inside of the gates:
-  about 8 C values a token instead of 40. Channel mixing keeps x and what the squared ReLU took, 5 C. The mixes, the
-  gates, the recurrence's inputs and every normed or squared value are made again: cheap to compute, dear to keep.
-- The residual is added by the product that makes what is added to it.
-- A state may come in and go out: the recurrence's, and the token before the first one, normed. All of it has a
-  gradient. Where there is none, nothing is computed or kept for it.
-- The product that makes a matrix's gradient is left out where the matrix is frozen.
-- Products are written as such: for `F.linear` ZeRO-3 puts a function of its own in, with autograd to pay for.
+- Everything between the matrix products runs in the operators of `fused`, which read and write memory once.
+- Time mixing saves x, r, k, v, y, the checkpoints of the recurrence and the low-rank hidden values of the gates: about
+  8 C values per token instead of 40. Channel mixing saves x and the input of the squared ReLU, 5 C. The backward
+  recomputes the mixes, the gates, the inputs of the recurrence and all normed or squared values, which are cheap to
+  compute.
+- The matrix product of a sublayer's output adds the residual.
+- States are optional inputs and outputs: the state of the recurrence, and the normed token before the first one. They
+  have gradients. Without states, nothing is computed or saved for them.
+- The gradient of a frozen matrix is not computed.
+- Products are written as `@`, because ZeRO-3 replaces `F.linear` by an autograd function of its own, which costs time.
 
-Everything here is flattened: M tokens of all documents, [M, C].
+All tensors are flattened: M tokens of all documents, [M, C].
 """
 
 from typing import NamedTuple
@@ -27,13 +28,13 @@ from rwkv_music.ops import fused
 
 
 class Documents(NamedTuple):
-    """A batch of M tokens in D documents, and what all layers need to know of it."""
+    """The D documents of a batch of M tokens, and what all layers derive from them."""
 
     cu_seqlens: Tensor  # int32 [D+1]
     max_length: int
-    first: Tensor  # int32 [M]: the document that a token begins, -1 where it begins none
+    first: Tensor  # int32 [M]: see `fused.document_starts`
     order: fused.EmbedOrder | None  # for DeepEmbed's gradients
-    last: Tensor | None  # int64 [D]: each document's last token, where the state after it is asked for
+    last: Tensor | None  # int64 [D]: each document's last token; None if no state is returned
 
 
 def documents(
@@ -41,11 +42,14 @@ def documents(
     cu_seqlens: Tensor | None,
     max_length: int | None,
     embed_vocabulary: int | None,
-    gives_state: bool = False,
+    return_state: bool = False,
 ) -> Documents:
-    """Of input_ids [B, T]: the rows, or what `cu_seqlens` packs; `embed_vocabulary` is V where there is a DeepEmbed.
+    """Return the documents of input_ids [B, T]: its rows, or those that `cu_seqlens` int32 [D+1] packs.
 
-    With `gives_state` the halves return the state after each document.
+    Args:
+        max_length: an upper bound on the documents' lengths; None for B * T.
+        embed_vocabulary: V if the model has DeepEmbed tables, otherwise None.
+        return_state: whether the sublayers return the state after each document.
     """
     B, T = input_ids.shape
     if cu_seqlens is None:
@@ -54,12 +58,12 @@ def documents(
     order = None
     if embed_vocabulary is not None and torch.is_grad_enabled():
         order = fused.embed_order(input_ids.flatten(), embed_vocabulary)
-    last = cu_seqlens[1:].long() - 1 if gives_state else None
+    last = cu_seqlens[1:].long() - 1 if return_state else None
     return Documents(cu_seqlens, max_length or B * T, fused.document_starts(cu_seqlens, B * T), order, last)
 
 
-def fit(x: Tensor, head_size: int) -> bool:
-    """Whether these halves are the way to compute on x: the kernels take it."""
+def supports(x: Tensor, head_size: int) -> bool:
+    """Return whether the kernels support the device and dtype of x, and the head size."""
     return x.is_cuda and x.dtype == torch.bfloat16 and head_size == fused.HEAD_SIZE
 
 
@@ -71,10 +75,16 @@ def time_mixing(
     shift: Tensor | None = None,
     wkv: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """x [M, C], the first layer's values [M, C] (None in it) -> x + att(ln1(x)), the first layer's values, new state.
+    """Compute x + att(ln1(x)).
 
-    The state is that of each document: `shift` [D, C], the normed token before its first one, and `wkv` [D, H, N, N]
-    fp32; either may be None, for zeros. The new one, shift and wkv, is None unless `documents` asks for it.
+    Args:
+        x: [M, C].
+        v_first: [M, C]: the values of layer 0; None in layer 0.
+        shift: [D, C]: the normed token before each document's first one; None for zeros.
+        wkv: fp32 [D, H, N, N]: the recurrence's state before each document; None for zeros.
+
+    Returns:
+        The result [M, C], the values of layer 0 [M, C], and the new shift and wkv, None unless `documents.last` is set.
     """
     att, norm = block.att, block.ln1
     vectors = (norm.weight, norm.bias, att.ln_x.weight, att.ln_x.bias)
@@ -96,9 +106,16 @@ def channel_mixing(
     recompute: bool,
     shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """x [M, C], tokens int64 [M] -> x + ffn(ln2(x)), the new shift; `shift` [D, C] or None, as in `time_mixing`.
+    """Compute x + ffn(ln2(x)).
 
-    With `recompute` the backward makes the wide product again.
+    Args:
+        x: [M, C].
+        input_ids: int64 [M].
+        recompute: whether the backward recomputes the wide product (activation checkpointing).
+        shift: [D, C] or None, as in `time_mixing`.
+
+    Returns:
+        The result [M, C] and the new shift, None unless `documents.last` is set.
     """
     ffn, norm = block.ffn, block.ln2
     enn = None if ffn.enn is None else ffn.enn.weight
@@ -108,7 +125,7 @@ def channel_mixing(
     )  # fmt: skip
 
 
-# What _TimeMixing takes from its argument FIRST_MATRIX on.
+# The matrices among the arguments of _TimeMixing, which start at argument FIRST_MATRIX.
 MATRICES = ("w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2", "receptance", "key", "value", "output")
 FIRST_MATRIX = 16
 
@@ -117,7 +134,7 @@ class _TimeMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, v_first, documents, save, shift, wkv, ln_w, ln_b, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                 w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output, *mixes):  # fmt: skip
-        # Shaped here, where autograd keeps no account of it: for small models that account is what a step waits for.
+        # Reshaped here, where autograd does not record it: for small models that overhead limits the speed of a step.
         ctx.shapes = w0.shape, r_k.shape
         mixes = torch.cat(mixes).view(len(mixes), -1)
         w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))
@@ -160,22 +177,22 @@ class _TimeMixing(torch.autograd.Function):
             k, v, v_first, w0, a0, v0, k_k, k_a, hidden_w, hidden_a, hidden_v, hidden_g, w2, a2, v2, g2
         )
 
-        # The output's product, the norm over the heads with its bonus and gate, the recurrence, the gates.
+        # The output projection; the group norm with bonus and gate; the recurrence; the gates.
         dy, dr_bonus, dk2_bonus, dv2_bonus, dg, dr_k, dlnx_w, dlnx_b, z = fused.norm_bonus_gate_backward(
             dout @ output, y, r, k2, v2_, g, r_k, lnx_w, lnx_b
         )
-        wanted = dict(zip(MATRICES, ctx.needs_input_grad[FIRST_MATRIX:], strict=False))
+        trains = dict(zip(MATRICES, ctx.needs_input_grad[FIRST_MATRIX:], strict=False))
 
         def product(name: str, left: Tensor, right: Tensor) -> Tensor | None:
-            """left^T right, the gradient of that matrix; None where it is frozen."""
-            return left.T @ right if wanted[name] else None
+            """Return left^T right, the gradient of matrix `name`; None if it is frozen."""
+            return left.T @ right if trains[name] else None
 
         doutput = product("output", dout, z)
         del z
-        if dfinal_wkv is None:  # the state after each document goes nowhere
-            heads_of_state = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
-            exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-            dfinal_wkv = x.new_zeros(*heads_of_state, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=exact)
+        if dfinal_wkv is None:  # the final states are not used
+            documents_and_heads = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
+            state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            dfinal_wkv = x.new_zeros(*documents_and_heads, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=state_dtype)
         *dinputs, dwkv = _recurrence(x).wkv7s_backward(
             *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
             documents.cu_seqlens, documents.max_length, checkpoints, dy.view(heads), dfinal_wkv.contiguous(),
@@ -183,18 +200,18 @@ class _TimeMixing(torch.autograd.Function):
         dr, *dinputs = (grad.view_as(x) for grad in dinputs)
         dr += dr_bonus
         dinputs = fused.Gates(*dinputs)
-        dw = dinputs.w  # and of its low-rank part
+        dw = dinputs.w  # also the gradient of w_low
         a_low, v_low = hidden_a @ a2, None if v_first is None else hidden_v @ v2
         dk, dv, dv_first, da_low, dv_low, dw0, da0, dv0, dk_k, dk_a = fused.gates_backward(
             dinputs, dk2_bonus, dv2_bonus, k, v, v_first, a_low, v_low, a0, v0, k_k, k_a
         )
         del w, k2, v2_, removal, replacement, dinputs, dk2_bonus, dv2_bonus, a_low, v_low
         if v_first is None:
-            dv += dv_first_after  # this layer's values are what all layers' residuals start from
+            dv += dv_first_after  # the value residuals of all layers start from this layer's values
         else:
             dv_first += dv_first_after
 
-        # The projections, the mixes before them, the norm.
+        # The projections, the token-shift mixes, the layer norm.
         mixed, _ = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
         xr, xw, xk, xv, xa, xg = mixed.unbind(0)
         dmixed = torch.empty_like(mixed)
@@ -228,15 +245,15 @@ class _TimeMixing(torch.autograd.Function):
 
 
 def _recurrence(x: Tensor):
-    """Where wkv7s_forward and wkv7s_backward are; on a GPU the kernels, with no autograd to pay for."""
+    """Return the namespace of wkv7s_forward and wkv7s_backward; on a GPU the kernels, without the cost of autograd."""
     return build.load() if x.is_cuda else torch.ops.rwkv_music
 
 
 def _recurrence_inputs(k, v, v_first, w0, a0, v0, k_k, k_a, hidden_w, hidden_a, hidden_v, hidden_g, w2, a2, v2, g2):
-    """w, k, v, a, b of the recurrence [M, C], and the output gate g."""
+    """Return the inputs w, k, v, a, b of the recurrence and the output gate g, each [M, C]."""
     v_low = None if v_first is None else hidden_v @ v2
-    made = fused.gates(k, v, v_first, hidden_w @ w2, hidden_a @ a2, v_low, w0, a0, v0, k_k, k_a)
-    return made, hidden_g @ g2
+    inputs = fused.gates(k, v, v_first, hidden_w @ w2, hidden_a @ a2, v_low, w0, a0, v0, k_k, k_a)
+    return inputs, hidden_g @ g2
 
 
 class _ChannelMixing(torch.autograd.Function):
@@ -285,18 +302,18 @@ class _ChannelMixing(torch.autograd.Function):
 
 
 def _normed(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The layer norm of some rows of x [M, C]: [D, C]."""
+    """Return the layer norm of rows int64 [D] of x [M, C]: [D, C]."""
     return F.layer_norm(x[rows], x.shape[1:], weight, bias)
 
 
 def _normed_backward(
     dout: Tensor, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor, dbias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Adds the gradient of x in `_normed` to `dx`, in place; returns those of weight and bias, added to the given."""
-    chosen, shape = x[rows], x.shape[1:]
-    _, mean, rstd = torch.native_layer_norm(chosen, shape, weight, bias, 1e-5)
-    dchosen, dweight_too, dbias_too = torch.ops.aten.native_layer_norm_backward(
-        dout.contiguous(), chosen, shape, mean, rstd, weight, bias, [True, True, True]
+    """Add the gradients of `_normed`: of x to `dx` in place; return `dweight` and `dbias` with theirs added."""
+    selected, shape = x[rows], x.shape[1:]
+    _, mean, rstd = torch.native_layer_norm(selected, shape, weight, bias, 1e-5)
+    dselected, dweight_normed, dbias_normed = torch.ops.aten.native_layer_norm_backward(
+        dout.contiguous(), selected, shape, mean, rstd, weight, bias, [True, True, True]
     )
-    dx.index_add_(0, rows, dchosen)
-    return dweight + dweight_too, dbias + dbias_too
+    dx.index_add_(0, rows, dselected)
+    return dweight + dweight_normed, dbias + dbias_normed

@@ -1,21 +1,24 @@
-"""WKV7s: the recurrence of RWKV v7 "Goose" and v8 "Heron", with carried state and all gradients.
+"""WKV7s: the recurrence of RWKV v7 "Goose" and v8 "Heron", with state input and output and gradients of all inputs.
 
 For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
 
     S_t = S_{t-1} diag(d_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T          y_t = S_t r_t
 
-The one public function is `wkv7s`. Behind it stand two custom operators, `rwkv_music::wkv7s_forward` and
-`rwkv_music::wkv7s_backward`, registered with torch.library (fake kernels and autograd included) with two backends:
+`wkv7s` is the public function. It calls the custom operators `rwkv_music::wkv7s_forward` and
+`rwkv_music::wkv7s_backward`, registered with torch.library (with fake kernels and autograd) for two backends:
 
-- CUDA: our kernels in `rwkv_music/cuda/`, compiled on first use; bf16 in and out, products of bf16 summed in fp32, and
-  the state in fp32. Outside of torch.compile `wkv7s` calls them with autograd of their own (`bindings.cpp`): a custom
-  operator in Python costs the host as much as a small model's kernels take.
-- CPU: the chunked form of `wkv7s_cpu.py`, in matrix products; any float dtype, fp32 (or fp64) inside.
+- CUDA: the kernels in `rwkv_music/cuda/`, compiled on first use. Inputs and outputs are bf16, products of bf16 are
+  summed in fp32, and the state is fp32. Outside of torch.compile, `wkv7s` calls them through an autograd function in
+  C++ (`wkv7s_bindings.cpp`): a custom operator in Python would take the host as long as a small model's kernels take
+  the GPU.
+- CPU: the chunked form in matrix products of `wkv7s_cpu.py`. Inputs may have any float dtype; it computes in fp32 or
+  fp64.
 
 Notable choices:
-- Both operators see one packed layout, [tokens, H, N] with `cu_seqlens`; a plain batch is B documents of T tokens.
-- Each backend keeps the state at the head of every chunk for backward. On CUDA, where memory is dear, the rest is
-  recomputed; on the CPU, where products are, a chunk's scores and what was solved from them are kept as well.
+- Both operators use one packed layout, [tokens, H, N] with `cu_seqlens`; a batch without it is B documents of T tokens.
+- Each backend saves the state at the start of every chunk for the backward. CUDA, short of memory, recomputes
+  everything else. The CPU, where products are expensive, also saves a chunk's scores and the solution of its triangular
+  system.
 
 Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (arXiv 2503.14456) and BlinkDL's RWKV-LM. The chunked
 forms are derived in `cuda/README.md` and in `wkv7s_cpu.py`.
@@ -25,6 +28,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from rwkv_music.cuda import build
 from rwkv_music.ops import wkv7s_cpu
 from rwkv_music.ops.wkv7s_cpu import CHECKPOINT_EVERY
 
@@ -40,43 +44,45 @@ def wkv7s(
     cu_seqlens: Tensor | None = None,
     max_length: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the WKV7s recurrence over T tokens, from `state`, and return what it puts out and where it ends.
+    """Run the WKV7s recurrence over T tokens from `state`; return the outputs and the final state.
+
+    r, w, k, v, a, b and state all receive gradients, from both outputs.
 
     Args:
-        r, w, k, v, a, b: [B, T, H, N], one dtype and device, T >= 1. On CUDA bfloat16 with N of 64 or 128; on the CPU
-            also float32 and float64, any N. `w` is the raw decay, before the sigmoid; in the model a is -kk and b is
-            kk * gate.
+        r, w, k, v, a, b: [B, T, H, N], one dtype and device, B and T >= 1. On CUDA bfloat16 with N of 64 or 128; on the
+            CPU also float32 and float64, any N. `w` is the raw decay, before the sigmoid; the model passes a = -kk and
+            b = kk * gate.
         state: [B, H, N, N] (value axis, key axis), float32 (float64 with float64 inputs); None starts from zero.
-        cu_seqlens: int32 [D+1], rising from 0 to T. Packs D documents in one row (B must be 1); each starts from its
-            own state and knows nothing of its neighbours. `state` and the final state are then [D, H, N, N]. Its
-            values are checked on the CPU only: reading them back from a GPU would stall it.
-        max_length: with `cu_seqlens`, a bound on the documents' lengths, if the caller knows a closer one than T: the
-            kernels then share the work out better. A document longer than it is not computed rightly.
+        cu_seqlens: int32 [D+1], non-decreasing from 0 to T: D documents packed in one row (B must be 1). Each document
+            starts from its own state and is independent of the others. `state` and the final state are then
+            [D, H, N, N]. The values are checked on the CPU only: reading them back from a GPU would stall it.
+        max_length: with `cu_seqlens`, an upper bound on the documents' lengths if the caller knows one below T. The
+            kernels then balance the work better. Results are wrong if a document is longer.
 
     Returns:
-        y [B, T, H, N] in the inputs' dtype, and the final state, shaped and typed as `state`.
-
-    Gradients reach all seven inputs, and `state` from the final state's gradient.
+        y [B, T, H, N] in the inputs' dtype, and the final state in the shape and dtype of `state`.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, in one sentence.
-        UserError: on CUDA, when the kernels cannot be built; the sentence says what is missing.
+        ValueError: the shapes, dtypes or devices do not match.
+        UserError: on CUDA, the kernels cannot be built.
     """
     if r.dim() != 4 or any(x.shape != r.shape for x in (w, k, v, a, b)):
         shapes = ", ".join(str(tuple(x.shape)) for x in (r, w, k, v, a, b))
-        raise ValueError(f"wkv7s takes r, w, k, v, a, b of one shape [B, T, H, N], but got {shapes}.")
+        raise ValueError(f"wkv7s needs r, w, k, v, a, b of one shape [B, T, H, N], but got {shapes}.")
     if any(x.dtype != r.dtype or x.device != r.device for x in (w, k, v, a, b)):
-        raise ValueError("wkv7s takes r, w, k, v, a, b of one dtype on one device; convert them first.")
+        raise ValueError(
+            "wkv7s needs r, w, k, v, a, b of one dtype on one device, but they differ; convert them first."
+        )
     B, T, H, N = r.shape
     if T < 1 or B < 1:
         raise ValueError(f"wkv7s needs at least one row and one token, but r is {tuple(r.shape)}.")
     if r.is_cuda and (r.dtype != torch.bfloat16 or N not in (64, 128)):
         raise ValueError(
-            f"wkv7s on CUDA takes bfloat16 and a head size of 64 or 128, but got {r.dtype} and {N}; "
+            f"wkv7s on CUDA needs bfloat16 and a head size of 64 or 128, but got {r.dtype} and {N}; "
             "use .bfloat16() or the CPU."
         )
     if not r.dtype.is_floating_point:
-        raise ValueError(f"wkv7s takes floating-point inputs, but got {r.dtype}.")
+        raise ValueError(f"wkv7s needs floating-point inputs, but got {r.dtype}.")
     state_dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
     if cu_seqlens is None:
         documents = B
@@ -84,7 +90,10 @@ def wkv7s(
     else:
         documents = cu_seqlens.numel() - 1
         if cu_seqlens.dim() != 1 or cu_seqlens.dtype != torch.int32 or cu_seqlens.device != r.device or documents < 1:
-            raise ValueError("cu_seqlens must be an int32 vector [D+1] on the device of the inputs.")
+            raise ValueError(
+                f"cu_seqlens must be an int32 vector [D+1] on {r.device}, "
+                f"but it is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)} on {cu_seqlens.device}."
+            )
         if B != 1:
             raise ValueError(
                 f"cu_seqlens packs documents in one row, but B is {B}; reshape the inputs to [1, B * T, H, N]."
@@ -104,8 +113,6 @@ def wkv7s(
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *(() if state is None else (state,))))
     max_length = min(max_length or T, T)
     if r.is_cuda and save and type(r) is not FakeTensor and not torch.compiler.is_compiling():
-        from rwkv_music.cuda import build
-
         return build.load().wkv7s(*inputs, state, cu_seqlens, max_length)
     packed = (x.reshape(B * T, H, N) for x in inputs)
     y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, state, cu_seqlens, max_length, save)
@@ -113,15 +120,15 @@ def wkv7s(
 
 
 def checkpoint_slots(tokens: int, documents: int) -> int:
-    """How many states the forward keeps for the backward: enough for any split of `tokens` into `documents`.
+    """Return the number of saved states that suffices for any split of `tokens` into `documents`.
 
-    It depends on shapes alone, so that nothing has to be read back from the device.
+    It depends only on shapes, so nothing has to be read back from the device. `cuda/wkv7s.cuh` repeats this rule.
     """
     return tokens // CHECKPOINT_EVERY + documents
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The operators: one schema, two backends, a fake each, autograd between them.
+# The custom operators: forward and backward, each with a CPU, a CUDA and a fake kernel; autograd connects them.
 
 
 @torch.library.custom_op("rwkv_music::wkv7s_forward", mutates_args=(), device_types="cpu")
@@ -137,10 +144,15 @@ def wkv7s_forward(
     max_length: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """FlatParams forward: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1] -> y, final, checkpoints.
+    """Forward over packed documents: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1].
 
-    No document is longer than `max_length`. The checkpoints [slots, H, ...] (no slot unless `save`) belong to the
-    backend that made them: [N, N] states on CUDA, the numbers of `wkv7s_cpu.Kept` on the CPU.
+    Args:
+        max_length: no document may be longer.
+        save: whether to save checkpoints for the backward.
+
+    Returns:
+        y [M, H, N], the final state [D, H, N, N], and checkpoints [slots, H, ...], with no slots unless `save`. Their
+        contents depend on the backend: [N, N] states on CUDA, `wkv7s_cpu.Saved` on the CPU.
     """
     slots = checkpoint_slots(r.shape[0], cu_seqlens.numel() - 1) if save else 0
     return wkv7s_cpu.forward(r, w, k, v, a, b, state, cu_seqlens, slots)
@@ -160,14 +172,12 @@ def wkv7s_backward(
     grad_y: Tensor,
     grad_final_state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """FlatParams backward: gradients of r..b [M, H, N] in their dtype, and of the initial state [D, H, N, N]."""
+    """Return the gradients of r..b [M, H, N], in their dtype, and of the initial state [D, H, N, N]."""
     return wkv7s_cpu.backward(r, w, k, v, a, b, cu_seqlens, checkpoints, grad_y, grad_final_state)
 
 
 @wkv7s_forward.register_kernel("cuda")
 def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
-    from rwkv_music.cuda import build
-
     r, w, k, v, a, b = (x.contiguous() for x in (r, w, k, v, a, b))
     state = None if state is None else state.contiguous()
     return build.load().wkv7s_forward(r, w, k, v, a, b, state, cu_seqlens.contiguous(), max_length, save)
@@ -175,8 +185,6 @@ def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
 
 @wkv7s_backward.register_kernel("cuda")
 def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
-    from rwkv_music.cuda import build
-
     inputs = (x.contiguous() for x in (r, w, k, v, a, b, cu_seqlens))
     if grad_final_state is not None:
         grad_final_state = grad_final_state.contiguous()
@@ -193,7 +201,7 @@ def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
     if r.is_cuda:
         checkpoints = r.new_empty(slots, H, N, N, dtype=torch.bfloat16)
     else:
-        checkpoints = r.new_empty(slots, H, wkv7s_cpu.Kept.numbers(CHECKPOINT_EVERY, N), dtype=state_dtype)
+        checkpoints = r.new_empty(slots, H, wkv7s_cpu.Saved.elements(CHECKPOINT_EVERY, N), dtype=state_dtype)
     return r.new_empty(M, H, N), final_state, checkpoints
 
 
@@ -207,9 +215,7 @@ def _setup_context(ctx, inputs, output):
     y, _, checkpoints = output
     ctx.has_state = state is not None
     ctx.max_length = max_length
-    ctx.set_materialize_grads(
-        False
-    )  # else autograd makes zeros as large as the checkpoints, which nothing differentiates
+    ctx.set_materialize_grads(False)  # otherwise autograd allocates a zero gradient for the checkpoints
     if save:
         ctx.save_for_backward(r, w, k, v, a, b, cu_seqlens, checkpoints)
 

@@ -1,12 +1,13 @@
 """WKV7s on a CPU: the chunked form in matrix products, forward and backward, in fp32 or fp64.
 
-`forward` and `backward` are what the operators of `wkv7s.py` run on a CPU, over packed inputs [M, H, N].
+`forward` and `backward` are the CPU backend of the operators of `wkv7s.py`, over packed inputs [M, H, N].
 
 Notable choices:
-- Within a chunk P_t, the product of the decays up to t, stays far inside fp32's range, so that the products
-  (P_t r_t) . (k_s / P_s) factorise without cancellation and everything but the state's own chain is parallel.
-- A chunk's scores and what was solved from them are kept for backward beside its state: products are dear here.
-- The chain is short steps on small matrices, so the slices it reads are cut before it, all at once.
+- Within a chunk, the product P_t of the decays up to t stays well inside fp32's range. The products (P_t r_t) . (k_s /
+  P_s) therefore factorise without cancellation, and everything but the chain of states is parallel.
+- A chunk's scores and the solution of its triangular system are saved for the backward beside its state, because matrix
+  products are expensive on a CPU.
+- The chain consists of short steps on small matrices, so the slices that it reads are cut all at once before it.
 
 Source: the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
 """
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 LOG_DECAY_SCALE = -math.exp(-0.5)  # log d = LOG_DECAY_SCALE * sigmoid(w)
-CHECKPOINT_EVERY = 32  # tokens between two saved states: a chunk, here and on CUDA
+CHECKPOINT_EVERY = 32  # tokens between two saved states, the length of a chunk, here and on CUDA
 
 
 def forward(
@@ -33,22 +34,29 @@ def forward(
     cu_seqlens: Tensor,
     slots: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """r..b [M, H, N], state [D, H, N, N] or None -> y [M, H, N], final state, what is kept [slots, H, ...].
+    """Run the recurrence over packed documents.
 
-    With no slots nothing is kept.
+    Args:
+        r, w, k, v, a, b: [M, H, N].
+        state: [D, H, N, N], or None for zeros.
+        cu_seqlens: int32 [D+1].
+        slots: the number of chunks to save for the backward; see `wkv7s.checkpoint_slots`. 0 saves nothing.
+
+    Returns:
+        y [M, H, N], the final state [D, H, N, N], and the saved tensors [slots, H, ...] in one buffer (see `Saved`).
     """
     M, H, N = r.shape
     documents = cu_seqlens.numel() - 1
     inputs = (r, w, k, v, a, b)
     compute = torch.float64 if r.dtype == torch.float64 else torch.float32
     initial = r.new_zeros(documents, H, N, N, dtype=compute) if state is None else state.clone()
-    buffer = initial.new_empty(slots, H, Kept.numbers(CHECKPOINT_EVERY, N))
+    buffer = initial.new_empty(slots, H, Saved.elements(CHECKPOINT_EVERY, N))
     if not slots and M == documents and bool((cu_seqlens.diff() == 1).all()):
         y, final = _step(*(x.to(compute) for x in inputs), initial)
         return y.to(r.dtype), final, buffer
     plan = _plan_chunks(cu_seqlens, H)
-    used = plan.chunks * Kept.numbers(plan.length, N)
-    buffer.view(-1)[used:] = 0  # room left over; else its bits are by chance
+    used = plan.chunks * Saved.elements(plan.length, N)
+    buffer.view(-1)[used:] = 0  # unused space; otherwise its bits would be arbitrary
     y, final = _chunk_forward(plan, inputs, initial, buffer if slots else initial.new_empty(used))
     return plan.join(y, r), final, buffer
 
@@ -61,43 +69,43 @@ def backward(
     a: Tensor,
     b: Tensor,
     cu_seqlens: Tensor,
-    kept: Tensor,
+    saved: Tensor,
     grad_y: Tensor,
     grad_final_state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of r..b [M, H, N] in their dtype and of the initial state [D, H, N, N], from what `forward` kept."""
+    """Return the gradients of r..b [M, H, N] in their dtype and of the initial state, from the buffer of `forward`."""
     plan = _plan_chunks(cu_seqlens, r.shape[1])
-    *grads, grad_state = _chunk_backward(plan, (r, w, k, v, a, b), kept, grad_y, grad_final_state)
+    *grads, grad_state = _chunk_backward(plan, (r, w, k, v, a, b), saved, grad_y, grad_final_state)
     dr, dw, dk, dv, da, db = (plan.join(x, r) for x in grads)
     return dr, dw, dk, dv, da, db, grad_state
 
 
 @dataclass
 class _ChunkPlan:
-    """How packed documents fall into chunks of L places, none across a document's end; each head has its own chunks.
+    """The division of packed documents into chunks of L places; no chunk crosses a document's end.
 
-    Chunks are ordered by their place in the document first: chunk 0 of every document, then chunk 1 of those that have
-    one, and so on, longest document first. So each step of the state's chain is one slice, whatever the lengths are.
-    A row is one head's vector of one token: row token * H + head of [M * H, N].
+    Each head has its own chunks. Chunks are ordered by their index in the document: chunk 0 of every document, then
+    chunk 1 of every document that has one, and so on, longest document first. Each step of the chain of states is then
+    one slice for any lengths. A row is one head's vector of one token: row token * H + head of [M * H, N].
     """
 
-    chunks: int  # of all heads: H times those of one head; the heads of a document's chunk lie side by side
+    chunks: int  # of all heads; the H heads of a document's chunk are adjacent
     length: int  # L
-    row_of_place: Tensor  # int64 [chunks * L]; row 0 at the padding places
-    padding: Tensor  # int64: the places that hold no token
+    row_of_place: Tensor  # int64 [chunks * L]; 0 at padding places
+    padding: Tensor  # int64: the places without a token
     place_of_row: Tensor  # int64 [M * H]
     by_length: Tensor  # int64 [D]: documents, longest first
-    steps: list[int]  # how many chunks each step of the chain has; step j serves the first of by_length
+    steps: list[int]  # chunks of each step of the chain; step j covers the first documents of by_length
 
     def split(self, x: Tensor, dtype: torch.dtype, padding: float = 0.0) -> Tensor:
-        """[M, H, N] to [chunks, L, N] in `dtype`, with `padding` at the places that hold no token."""
+        """Convert [M, H, N] to [chunks, L, N] in `dtype`, with `padding` at places without a token."""
         x = x.reshape(-1, x.shape[-1]).index_select(0, self.row_of_place).to(dtype)
         if self.padding.numel():
             x.index_fill_(0, self.padding, padding)
         return x.view(self.chunks, self.length, -1)
 
     def join(self, x: Tensor, like: Tensor) -> Tensor:
-        """The inverse of `split`: [chunks, L, N] to [M, H, N] in the dtype of `like`."""
+        """Invert `split`: convert [chunks, L, N] to [M, H, N] in the dtype of `like`."""
         return x.reshape(-1, x.shape[-1]).to(like.dtype).index_select(0, self.place_of_row).view(like.shape)
 
 
@@ -107,13 +115,13 @@ def _plan_chunks(cu_seqlens: Tensor, H: int) -> _ChunkPlan:
     by_length = torch.argsort(lengths, descending=True, stable=True)
     L = max(1, min(CHECKPOINT_EVERY, int(lengths.max())))
     starts, lengths = bounds[:-1][by_length], lengths[by_length]
-    chunk_counts = (lengths + L - 1) // L  # falling
-    served = (chunk_counts > torch.arange(int(chunk_counts[0])).unsqueeze(1)).sum(1)  # documents, by step
+    chunk_counts = (lengths + L - 1) // L  # descending
+    served = (chunk_counts > torch.arange(int(chunk_counts[0])).unsqueeze(1)).sum(1)  # documents per step
     ends = served.cumsum(0)
-    step = torch.arange(len(served)).repeat_interleave(served)  # of each chunk
-    document = torch.arange(len(step)) - (ends - served)[step]  # its place in by_length
+    step = torch.arange(len(served)).repeat_interleave(served)  # of each chunk of one head
+    document = torch.arange(len(step)) - (ends - served)[step]  # its index in by_length
 
-    token = (step * L).unsqueeze(1) + torch.arange(L)  # in the document
+    token = (step * L).unsqueeze(1) + torch.arange(L)  # within the document
     held = (token < lengths[document].unsqueeze(1)).unsqueeze(1).expand(-1, H, -1).flatten()
     row = ((token + starts[document].unsqueeze(1)).unsqueeze(1) * H + torch.arange(H).unsqueeze(1)).flatten()
     places = held.nonzero().squeeze(1)
@@ -129,7 +137,7 @@ def _plan_chunks(cu_seqlens: Tensor, H: int) -> _ChunkPlan:
 
 
 def _step(r, w, k, v, a, b, S):
-    """One token a document: the recurrence as it is written. r..b [D, H, N], S [D, H, N, N]."""
+    """Run one token per document by the recurrence formula. r..b [D, H, N], S [D, H, N, N]."""
     removed = S @ a.unsqueeze(-1)
     S = S * torch.exp(LOG_DECAY_SCALE * torch.sigmoid(w)).unsqueeze(-2)
     S = S + removed * b.unsqueeze(-2) + v.unsqueeze(-1) * k.unsqueeze(-2)
@@ -137,8 +145,8 @@ def _step(r, w, k, v, a, b, S):
 
 
 @dataclass
-class Kept:
-    """What a chunk's forward keeps for its backward, each [chunks, ...] and contiguous, in one buffer."""
+class Saved:
+    """What the forward saves for the backward, each tensor [chunks, ...] and contiguous, in one buffer."""
 
     states: Tensor  # [chunks, N, N]: S_0, the state before the chunk
     U: Tensor  # [chunks, L, N]
@@ -146,13 +154,13 @@ class Kept:
     inverse: Tensor  # [chunks, L, L]: (I - ab)^-1
 
     @staticmethod
-    def numbers(L: int, N: int) -> int:
-        """How many numbers a chunk keeps; 1,408 bytes a token in fp32 at L = 32 and N = 64; the inputs are 1,536."""
+    def elements(L: int, N: int) -> int:
+        """Return the elements saved per chunk. With L = 32 and N = 64: 1,408 bytes per token in fp32; inputs: 1,536."""
         return N * N + L * N + 5 * L * L
 
     @classmethod
-    def carve(cls, buffer: Tensor, plan: _ChunkPlan, N: int) -> "Kept":
-        """Views into `buffer`, which has room for at least `plan.chunks` times `numbers(plan.length, N)`."""
+    def views(cls, buffer: Tensor, plan: _ChunkPlan, N: int) -> "Saved":
+        """Return views into `buffer`, which has at least `plan.chunks * elements(plan.length, N)` elements."""
         L = plan.length
         shapes = ((N, N), (L, N), (2 * L, 2 * L), (L, L))
         sizes = [plan.chunks * rows * columns for rows, columns in shapes]
@@ -162,9 +170,9 @@ class Kept:
 
 @dataclass
 class _Scaled:
-    """A chunk's inputs with the decays multiplied into them, in pairs: see `_chunk_forward`."""
+    """The inputs of all chunks multiplied by the decay products, in pairs: see `_chunk_forward`."""
 
-    P: Tensor  # [chunks, L, N]: product of the decays up to and with t
+    P: Tensor  # [chunks, L, N]: product of the decays up to and including t
     P_before: Tensor  # up to t - 1
     P_inverse: Tensor
     queries: Tensor  # [chunks, 2L, N]: P_{t-1} a_t, then P_t r_t
@@ -189,21 +197,22 @@ class _Scaled:
 
     @property
     def P_chunk(self) -> Tensor:
-        """Product of the decays of the whole chunk [chunks, 1, N]."""
+        """The product of all decays of each chunk, [chunks, 1, N]."""
         return self.P[:, -1:]
 
 
 def _causal(L: int, dtype: torch.dtype) -> Tensor:
-    """The scores' mask [2L, 2L]: a_t sees what was written before t, r_t what was written up to and with t."""
+    """Return the mask of the scores [2L, 2L]: a_t reads writes before t, r_t reads writes up to and including t."""
     ones = torch.ones(L, L, dtype=dtype)
     return torch.cat([ones.tril(-1), ones.tril()]).repeat(1, 2)
 
 
 def _unit_inverse(A: Tensor) -> Tensor:
-    """(I - A)^-1 of strictly lower triangular A [chunks, L, L].
+    """Return (I - A)^-1 of strictly lower triangular A [chunks, L, L].
 
-    By halves, and (I + A)(I + A^2)(I + A^4) at the bottom: a few products of all chunks, where torch's triangular solve
-    goes from matrix to matrix. Halves keep the powers low: those of a large A grow far beyond the inverse.
+    Recursive over halves down to size 8, where the inverse is (I + A)(I + A^2)(I + A^4). This is a few products over
+    all chunks, while torch's triangular solve goes from matrix to matrix. The halves keep the powers low, which for a
+    large A grow far beyond the inverse.
     """
     L = A.shape[-1]
     if L <= 8:
@@ -225,31 +234,32 @@ def _unit_inverse(A: Tensor) -> Tensor:
 def _chunk_forward(
     plan: _ChunkPlan, inputs: Sequence[Tensor], initial: Tensor, buffer: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """y [chunks, L, N] and final state [D, H, N, N] of inputs r..b [M, H, N]; `buffer` takes what is kept.
+    """Return y [chunks, L, N] and the final state [D, H, N, N] of r..b [M, H, N]; fill `buffer` for the backward.
 
-    With u_t = S_{t-1} a_t the state inside a chunk is S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t), the b
-    and k divided by P_s. Put into u_t and y_t this is attention with a state: rows stacked over the chunk, a and r
-    multiplied by their P, queries = [a; r], keys = [b; k], values = [U; V] and scores = queries keys^T, masked,
+    With u_t = S_{t-1} a_t, the state inside a chunk is S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t), with
+    b_s and k_s divided by P_s. Inserted into u_t and y_t, this is attention with a state. With rows stacked over the
+    chunk, a_t multiplied by P_{t-1} and r_t by P_t, queries = [a; r], keys = [b; k], values = [U; V] and the masked
+    scores = queries keys^T:
 
         [U; Y] = queries S_0^T + scores values            S_L = (S_0 + values^T keys) diag(P_L)
 
-    U stands on both sides. Solved for it, with ab and ak the quarters of the scores that belong to a,
+    U is on both sides. Solved for U, with ab and ak the quarters of the scores that belong to a:
 
         U = (I - ab)^-1 (a S_0^T + ak V) = W S_0^T + U_0
 
-    Only U and S_L wait for the chunk before; all else runs over all chunks at once.
+    Only U and S_L depend on the previous chunk; everything else runs over all chunks at once.
     """
     r, w, k, v, a, b = inputs
     N, L, dtype = r.shape[-1], plan.length, initial.dtype
-    kept = Kept.carve(buffer, plan, N)
-    states, U, scores = kept.states, kept.U, kept.scores
+    saved = Saved.views(buffer, plan, N)
+    states, U, scores = saved.states, saved.U, saved.scores
     x = _Scaled.scale(plan, dtype, r, w, k, a, b)
     V = plan.split(v, dtype)
     torch.bmm(x.queries, x.keys.mT, out=scores).mul_(_causal(L, dtype))
     ab, ak = scores[:, :L].split(L, dim=-1)
-    kept.inverse.copy_(_unit_inverse(ab))
-    W = kept.inverse @ x.queries[:, :L]
-    torch.bmm(kept.inverse, ak @ V, out=U)
+    saved.inverse.copy_(_unit_inverse(ab))
+    W = saved.inverse @ x.queries[:, :L]
+    torch.bmm(saved.inverse, ak @ V, out=U)
     b, k = x.keys.split(L, dim=1)
     from_v = V.mT @ k
     S = initial[plan.by_length].flatten(0, 1)
@@ -267,22 +277,22 @@ def _chunk_forward(
 def _chunk_backward(
     plan: _ChunkPlan, inputs: Sequence[Tensor], buffer: Tensor, grad_y: Tensor, grad_final_state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of r, w, k, v, a, b [chunks, L, N] and of the initial state [D, H, N, N]; grad_y [M, H, N].
+    """Return the gradients of r, w, k, v, a, b [chunks, L, N] and of the initial state [D, H, N, N]; grad_y [M, H, N].
 
-    `_chunk_forward` in reverse. Z = a S_0^T + ak V is what the triangle is solved for, so that dZ = (I - ab)^-T dU; G
-    is the gradient of the bracket S_0 + values^T keys, and dU = rb^T dY + b G^T. The gradient of the state goes from a
-    chunk's end to its beginning as dS_0 = G + dY^T r + dZ^T a with G = dS_L diag(P_L).
+    The reverse of `_chunk_forward`. With Z = a S_0^T + ak V the right-hand side of the triangular system,
+    dZ = (I - ab)^-T dU. With G = dS_L diag(P_L) the gradient of S_0 + values^T keys, dU = rb^T dY + b G^T. The gradient
+    of the state before the chunk is dS_0 = G + dY^T r + dZ^T a.
     """
     r, w, k, v, a, b = inputs
     N, L, dtype = r.shape[-1], plan.length, buffer.dtype
-    kept = Kept.carve(buffer, plan, N)
-    states, scores = kept.states, kept.scores
+    saved = Saved.views(buffer, plan, N)
+    states, scores = saved.states, saved.scores
     x = _Scaled.scale(plan, dtype, r, w, k, a, b)
     dY = plan.split(grad_y, dtype)
     a, r = x.queries.split(L, dim=1)
     b, k = x.keys.split(L, dim=1)
-    dZ = kept.inverse.mT @ (scores[:, L:, :L].mT @ dY)
-    W = kept.inverse.mT @ b  # what G contributes to dZ
+    dZ = saved.inverse.mT @ (scores[:, L:, :L].mT @ dY)
+    W = saved.inverse.mT @ b  # the factor of G in dZ
     d_states = dY.mT @ r
     G = torch.empty_like(d_states)
     dS = grad_final_state.to(dtype)[plan.by_length].flatten(0, 1)
@@ -297,28 +307,29 @@ def _chunk_backward(
         0, plan.by_length, dS.view_as(grad_final_state)
     )
 
-    values = torch.cat([kept.U, plan.split(v, dtype)], dim=1)
+    values = torch.cat([saved.U, plan.split(v, dtype)], dim=1)
     d_out = torch.cat([dZ, dY], dim=1)
     d_scores = torch.bmm(d_out, values.mT).mul_(_causal(L, dtype))
     d_queries = torch.bmm(d_out, states).baddbmm_(d_scores, x.keys)
     d_keys = torch.bmm(values, G).baddbmm_(d_scores.mT, x.queries)
     dv = torch.bmm(k, G.mT).baddbmm_(scores[:, :, L:].mT, d_out)
 
-    # The gradient of log d_t is what the state is worth as it decays at t: on each key axis, the state times its
-    # gradient. That is what S_0 was worth, and what keys before t have brought in (k dk), less what queries before t
-    # have taken out (r dr), and a_t too, which reads before the decay. So one sum from the chunk's start gives it.
-    # What is not needed again is written over, here and below: fresh memory costs more than these products.
+    # The gradient of log d_t is, for each key channel, the sum of the state times its gradient as it decays at t. This
+    # equals the sum for S_0, plus the contributions k dk and b db of the keys before t, minus those of the queries
+    # before t (r dr, and a da including a_t, which reads before the decay). One cumulative sum from the start of the
+    # chunk gives it. Tensors that are no longer needed are overwritten here and below: new memory costs more than these
+    # products.
     a_da, r_dr = x.queries.mul_(d_queries).split(L, dim=1)
     b_db, k_dk = x.keys.mul_(d_keys).split(L, dim=1)
     at_t = r_dr.sub_(b_db).sub_(k_dk)
-    worth = d_states.mul_(states).sum(1, keepdim=True)
-    of_log_decay = a_da.add_(at_t).cumsum(1).neg_().add_(at_t).add_(worth)
+    initial = d_states.mul_(states).sum(1, keepdim=True)
+    d_log_decay = a_da.add_(at_t).cumsum(1).neg_().add_(at_t).add_(initial)
     w = plan.split(w, dtype)
-    slope = torch.sigmoid(w).mul_(LOG_DECAY_SCALE)  # of log d by w
-    slope.mul_(w.neg_().sigmoid_())  # not 1 - sigmoid(w), which is 0 in fp32 from w = 17 on
+    slope = torch.sigmoid(w).mul_(LOG_DECAY_SCALE)  # d(log d) / dw
+    slope.mul_(w.neg_().sigmoid_())  # not 1 - sigmoid(w), which is 0 in fp32 for w above 17
     return (
         torch.mul(d_queries[:, L:], x.P, out=x.P),
-        of_log_decay.mul_(slope),
+        d_log_decay.mul_(slope),
         d_keys[:, L:] * x.P_inverse,
         dv,
         torch.mul(d_queries[:, :L], x.P_before, out=x.P_before),

@@ -1,10 +1,10 @@
-"""Options of the GPU tests: another build of the kernels, and fewer shapes."""
+"""Options of the GPU tests: --portable tests another build of the kernels, --small only small shapes."""
 
 import pytest
 
 from rwkv_music.cuda import build
 
-SMALL = {"T": 100, "H": 3}  # the largest that --small leaves
+SMALL = {"T": 100, "H": 3}  # the largest values of these parameters under --small
 
 
 def pytest_addoption(parser):
@@ -14,7 +14,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(autouse=True, scope="session")
 def library(pytestconfig):
-    """With --portable `build.load` finds a library of PTX for 8.0 alone, which the driver compiles for its GPU."""
+    """With --portable, make `build.load` build only PTX for 8.0, which the driver compiles for its GPU."""
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getoption("--portable", False):
             patch.setattr(build, "FLAGS", [*build.FLAGS, "-gencode=arch=compute_80,code=compute_80"])

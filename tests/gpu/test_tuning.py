@@ -43,7 +43,7 @@ def test_gradients_of_what_trains(monkeypatch, tune):
 
     expected, found = gradients(exact), gradients(rounded)
     with monkeypatch.context() as patch:
-        patch.setattr(fused_sublayers, "fit", lambda x, head_size: False)
+        patch.setattr(fused_sublayers, "supports", lambda x, head_size: False)
         cu_seqlens = cu_seqlens[:6]
         plain = gradients(rounded)
     assert found.keys() == expected.keys() == {name for name, p in rounded.named_parameters() if p.requires_grad}

@@ -1,11 +1,11 @@
-"""The CUDA kernels of WKV7s against the float64 reference: outputs, final state, and the gradients of all seven inputs.
+"""Tests of the WKV7s kernels against the float64 reference: outputs, final state, and gradients of all seven inputs.
 
-Uninitialised memory is NaN while the operator runs, so an element that no kernel wrote cannot pass. Heads are
-independent, and the reference goes token by token: with many heads it follows the first, the middle and the last.
+Uninitialised memory is NaN while the operator runs, so an element that no kernel writes fails the test. Heads are
+independent and the naive reference is slow, so it checks only the first, middle and last head.
 
-    pytest tests/gpu/test_wkv7s.py --portable     the same tests on the kernels as PTX for compute capability 8.0
+    pytest tests/gpu/test_wkv7s.py --portable     the same tests with the kernels as PTX for compute capability 8.0
     compute-sanitizer --tool memcheck --kernel-name kns=wkv7s --error-exitcode 1 \
-        python -m pytest tests/gpu/test_wkv7s.py --small     the sweep's small shapes, under memcheck or racecheck
+        python -m pytest tests/gpu/test_wkv7s.py --small     small shapes only, under memcheck or racecheck
 """
 
 import subprocess
@@ -32,15 +32,15 @@ def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def run(operator, inputs, state, cu_seqlens, dy, dfinal_state) -> list[torch.Tensor]:
-    """What NAMES names, from `operator` on leaves made of the inputs; no dstate when there is no state."""
+    """Return the tensors of NAMES computed by `operator`, without dstate if there is no state."""
     leaves = [x.detach().requires_grad_() for x in (*inputs, *(() if state is None else (state,)))]
     y, final_state = operator(*leaves[:6], leaves[6] if state is not None else None, cu_seqlens)
     grads = torch.autograd.grad([y, final_state], leaves, [dy.to(y.dtype), dfinal_state.to(final_state.dtype)])
     return [y.detach(), final_state.detach(), *grads]
 
 
-def poisoned(*args, operator=wkv7s) -> list[torch.Tensor]:
-    """Run the operator with every uninitialised element NaN."""
+def run_poisoned(*args, operator=wkv7s) -> list[torch.Tensor]:
+    """Run the operator with NaN in all uninitialised memory."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         return run(operator, *args)
@@ -51,7 +51,7 @@ def poisoned(*args, operator=wkv7s) -> list[torch.Tensor]:
 def make(
     B: int, T: int, H: int, N: int = 64, *, seed: int, with_state: bool, cu_seqlens: list[int] | None = None, **inputs
 ):
-    """Arguments of `run`: inputs, state, cu_seqlens, dy, dfinal_state."""
+    """Return arguments of `run`: inputs, state, cu_seqlens, dy, dfinal_state."""
     r_to_b = wkv7s_inputs(B, T, H, N, seed=seed, dtype=torch.bfloat16, device="cuda", **inputs)
     documents = B if cu_seqlens is None else len(cu_seqlens) - 1
     generator = torch.Generator("cuda").manual_seed(seed)
@@ -63,33 +63,33 @@ def make(
 
 
 def on_the_cpu(r, w, k, v, a, b, state, cu_seqlens):
-    """The CPU backend, chunk by chunk: given float64 a reference for documents too long to go through by tokens."""
+    """Run the CPU backend; in float64 it is the reference for documents too long for the naive reference."""
     to_cpu = (None if x is None else x.cpu() for x in (r, w, k, v, a, b, state, cu_seqlens))
     return tuple(x.to(r.device) for x in wkv7s(*to_cpu))
 
 
 def check(arguments, bound: float, *operators, reference=wkv7s_reference) -> None:
-    """Hold each of the operators, `wkv7s` when none is named, to the reference in float64."""
+    """Compare each of the operators (default `wkv7s`) with the reference in float64."""
     inputs, state, cu_seqlens, dy, dfinal_state = arguments
-    outputs = [poisoned(*arguments, operator=operator) for operator in operators or (wkv7s,)]
+    outputs = [run_poisoned(*arguments, operator=operator) for operator in operators or (wkv7s,)]
     H = dy.shape[2]
     heads = sorted({0, H // 2, H - 1})
     states = [None if x is None else x[:, heads] for x in (state, dfinal_state)]
     tokens = [x[:, :, heads] for x in (*inputs, dy)]
     if states[0] is not None:
         states[0] = states[0].double()
-    wanted = run(reference, [x.double() for x in tokens[:6]], states[0], cu_seqlens, tokens[6], states[1])
+    references = run(reference, [x.double() for x in tokens[:6]], states[0], cu_seqlens, tokens[6], states[1])
     for out in outputs:
         errors = {}
-        for name, x, expected in zip(NAMES, out, wanted, strict=False):
+        for name, x, expected in zip(NAMES, out, references, strict=False):
             assert not x.isnan().any(), f"{name} has NaN"
             is_state = name in ("final_state", "dstate")
             errors[name] = relative_error(x[:, heads] if is_state else x[:, :, heads], expected)
         assert max(errors.values()) < bound, errors
 
 
-class Cut(torch.autograd.Function):
-    """The CUDA operator with its documents cut into segments of a given length, whatever it would choose itself."""
+class WithSegments(torch.autograd.Function):
+    """The CUDA operator with a given segment length."""
 
     @staticmethod
     def forward(ctx, r, w, k, v, a, b, state, cu_seqlens, segment_tokens):
@@ -109,7 +109,7 @@ class Cut(torch.autograd.Function):
 
 
 def documents(T: int) -> list[int]:
-    """Bounds that fill T tokens with documents of many lengths, empty ones at both ends and inside."""
+    """Return boundaries of documents of many lengths in T tokens, with empty ones at both ends and inside."""
     bounds = [0, 0]
     for length in (1, 15, 0, 16, 17, 64, 200, 33, 0, 1000):
         bounds.append(min(T, bounds[-1] + length))
@@ -143,9 +143,9 @@ def test_extremes_of_decay_and_correlated_keys(T, w_range, correlated):
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("T", [64, 65, 300, 1000])
 @pytest.mark.parametrize("segment_tokens", [0, 64, 128])
-def test_documents_cut_into_segments(segment_tokens, T, packed, with_state):
+def test_segments(segment_tokens, T, packed, with_state):
     def operator(r, w, k, v, a, b, state, cu_seqlens):
-        return Cut.apply(r, w, k, v, a, b, state, cu_seqlens, segment_tokens)
+        return WithSegments.apply(r, w, k, v, a, b, state, cu_seqlens, segment_tokens)
 
     bounds = documents(T) if packed else [0, T]
     check(make(1, T, 3, seed=T, with_state=with_state, cu_seqlens=bounds), RANDOM, operator)
@@ -178,13 +178,13 @@ def test_head_size_128_with_correlated_keys(w_range):
 @pytest.mark.parametrize("hard", [False, True], ids=["random", "hard"])
 @pytest.mark.parametrize("T", [65536])
 def test_very_long_documents(T, hard, packed):
-    """In segments, as the operator chooses with so few heads, and whole."""
+    """Run with segments, which the operator chooses for so few heads, and without."""
     inputs = dict(w_range=(-10, -3), correlated=True) if hard else {}
     bounds = [0, 30000, 30001, 30031, T] if packed else [0, T]
     arguments = make(1, T, 2, seed=10, with_state=True, cu_seqlens=bounds, **inputs)
 
     def whole(*args):
-        return Cut.apply(*args, 0)
+        return WithSegments.apply(*args, 0)
 
     check(arguments, EXTREME if hard else RANDOM, wkv7s, whole, reference=on_the_cpu)
 
@@ -192,18 +192,18 @@ def test_very_long_documents(T, hard, packed):
 @pytest.mark.parametrize("N", [64, 128])
 def test_same_input_same_bits(N):
     arguments = make(2, 333, 12, N, seed=5, with_state=True)
-    for first, second in zip(poisoned(*arguments), poisoned(*arguments), strict=True):
+    for first, second in zip(run_poisoned(*arguments), run_poisoned(*arguments), strict=True):
         assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("T, N", [(10, 64), (100, 64), (5000, 64), (100, 128)])
-def test_a_final_state_that_goes_nowhere_and_the_custom_operator(T, N):
+def test_unused_final_state_and_custom_operator(T, N):
     inputs, state, _, dy, _ = make(1, T, 3, N, seed=5, with_state=True)
-    nowhere = torch.zeros_like(state)
+    no_gradient = torch.zeros_like(state)
 
     def without(*leaves):
         y, final_state = wkv7s(*leaves)
-        return y, final_state.detach().requires_grad_() + 0 * y.sum()  # of which nothing comes back
+        return y, final_state.detach().requires_grad_() + 0 * y.sum()  # its gradient does not reach wkv7s
 
     def registered(*leaves):
         cu_seqlens = torch.tensor([0, T], dtype=torch.int32, device="cuda")
@@ -211,13 +211,13 @@ def test_a_final_state_that_goes_nowhere_and_the_custom_operator(T, N):
         y, final_state, _ = torch.ops.rwkv_music.wkv7s_forward(*packed, leaves[6], cu_seqlens, T, True)
         return y.unflatten(0, (1, T)), final_state
 
-    expected = run(wkv7s, inputs, state, None, dy, nowhere)
+    expected = run(wkv7s, inputs, state, None, dy, no_gradient)
     for operator in (without, registered):
-        for x, wanted in zip(run(operator, inputs, state, None, dy, nowhere), expected, strict=True):
-            assert torch.equal(x, wanted)
+        for x, reference in zip(run(operator, inputs, state, None, dy, no_gradient), expected, strict=True):
+            assert torch.equal(x, reference)
 
 
-def test_gradients_of_gradients_are_refused():
+def test_gradients_of_gradients_raise():
     inputs, *_ = make(1, 20, 1, seed=4, with_state=False)
     leaves = [x.requires_grad_() for x in inputs]
     with pytest.raises(RuntimeError, match="gradients of gradients"):
@@ -228,16 +228,18 @@ def test_packed_documents_equal_separate_ones():
     lengths = [40, 17, 100]
     bounds = [0, 40, 57, 157]
     inputs, state, _, dy, dfinal_state = arguments = make(1, 157, 3, seed=6, with_state=True, cu_seqlens=bounds)
-    packed = poisoned(*arguments)
+    packed = run_poisoned(*arguments)
     for i, (begin, length) in enumerate(zip(bounds, lengths, strict=False)):
         tokens = slice(begin, begin + length)
-        alone = poisoned([x[:, tokens] for x in inputs], state[i : i + 1], None, dy[:, tokens], dfinal_state[i : i + 1])
+        alone = run_poisoned(
+            [x[:, tokens] for x in inputs], state[i : i + 1], None, dy[:, tokens], dfinal_state[i : i + 1]
+        )
         for name, x, expected in zip(NAMES, packed, alone, strict=True):
             part = x[i : i + 1] if name in ("final_state", "dstate") else x[:, tokens]
             assert torch.equal(part, expected), name
 
 
-def test_state_carries_over_a_cut():
+def test_state_continues_the_row():
     inputs, state, _, _, _ = make(1, 200, 2, seed=7, with_state=True)
     with torch.no_grad():
         y, final_state = wkv7s(*inputs, state)
@@ -247,25 +249,25 @@ def test_state_carries_over_a_cut():
     assert relative_error(last, final_state) < RANDOM
 
 
-def test_inputs_that_are_not_contiguous():
+def test_non_contiguous_inputs():
     arguments = make(2, 50, 3, seed=8, with_state=True)
     inputs, *others = arguments
     strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
-    for x, expected in zip(poisoned(strided, *others), poisoned(inputs, *others), strict=True):
+    for x, expected in zip(run_poisoned(strided, *others), run_poisoned(inputs, *others), strict=True):
         assert torch.equal(x, expected)
 
 
-def test_other_head_sizes_are_refused():
+def test_other_head_sizes_raise():
     inputs, *_ = make(1, 3, 2, 32, seed=11, with_state=False)
-    with pytest.raises(ValueError, match="head size of 64 or 128, but got torch.bfloat16 and 32"):
+    with pytest.raises(ValueError, match="64 or 128.* 32"):
         wkv7s(*inputs)
 
 
-def test_the_portable_path(request):
-    """The kernels as PTX for 8.0, which newer GPUs run too, in a process that has not loaded them for its own GPU."""
+def test_portable_build(request):
+    """Test the kernels as PTX for 8.0, which newer GPUs can run, in a process that has not loaded the native build."""
     if request.config.getoption("--portable", False) or request.config.getoption("--small", False):
-        pytest.skip("this run is of one library already")
-    tests = "extremes and correlated and 64 or cut_into and 300 and packed or head_size_128 and 100 or same_bits"
+        pytest.skip("--portable and --small test one library only")
+    tests = "extremes and correlated and 64 or test_segments and 300 and packed or head_size_128 and 100 or same_bits"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--portable", __file__, "-k", tests]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-5000:]
+    completed = subprocess.run(command, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout[-5000:]

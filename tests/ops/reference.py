@@ -1,7 +1,7 @@
-"""The WKV7s recurrence, token by token in float64: what every backend is held to.
+"""The naive WKV7s reference for all backends: the recurrence token by token in float64.
 
-It restates the formula of `rwkv_music.ops.wkv7s` in the plainest way, shares no code with it, and is differentiable by
-autograd, so that its gradients are a reference too.
+It implements the formula of `rwkv_music.ops.wkv7s` without sharing code with it. Autograd differentiates it, which also
+gives reference gradients.
 """
 
 import math
@@ -20,7 +20,7 @@ def wkv7s_reference(
     state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y [B, T, H, N] and final state [B, H, N, N] in float64; with `cu_seqlens` [D+1] the states are [D, H, N, N]."""
+    """Return y [B, T, H, N] and the final state [B, H, N, N], or [D, H, N, N] with `cu_seqlens` [D+1], in float64."""
     r, w, k, v, a, b = (x.double() for x in (r, w, k, v, a, b))
     if cu_seqlens is not None:
         bounds = cu_seqlens.tolist()
@@ -35,14 +35,11 @@ def wkv7s_reference(
     S = r.new_zeros(B, H, N, N) if state is None else state.double()
     decay = torch.exp(-math.exp(-0.5) * torch.sigmoid(w))
     ys = []
-    for t in range(T):
-        removed = S @ a[:, t].unsqueeze(-1)  # [B, H, N, 1]
-        S = (
-            S * decay[:, t].unsqueeze(-2)
-            + removed @ b[:, t].unsqueeze(-2)
-            + v[:, t].unsqueeze(-1) @ k[:, t].unsqueeze(-2)
-        )
-        ys.append((S @ r[:, t].unsqueeze(-1)).squeeze(-1))
+    # unbind and not x[:, t], whose backward allocates a tensor of the size of x for every token.
+    for r_t, d_t, k_t, v_t, a_t, b_t in zip(*(x.unbind(1) for x in (r, decay, k, v, a, b)), strict=True):
+        removed = S @ a_t.unsqueeze(-1)  # [B, H, N, 1]
+        S = S * d_t.unsqueeze(-2) + removed @ b_t.unsqueeze(-2) + v_t.unsqueeze(-1) @ k_t.unsqueeze(-2)
+        ys.append((S @ r_t.unsqueeze(-1)).squeeze(-1))
     y = torch.stack(ys, dim=1) if ys else r
     return y, S
 
@@ -59,10 +56,12 @@ def wkv7s_inputs(
     w_range: tuple[float, float] | None = None,
     correlated: bool = False,
 ) -> tuple[Tensor, ...]:
-    """r, w, k, v, a, b [B, T, H, N] as the model makes them: a = -kk, b = kk * gate with kk of unit length.
+    """Return random r, w, k, v, a, b [B, T, H, N] as in the model: a = -kk, b = kk * gate with kk of unit length.
 
-    `w_range` draws w uniformly from it (else a normal as at the start of training); `correlated` draws all keys of a
-    head around one direction, the hard case for the triangular solve inside a chunk.
+    Args:
+        w_range: the interval from which w is drawn uniformly; None draws from a normal as at the start of training.
+        correlated: whether to draw all keys of a head near one direction, the hard case for the triangular solve inside
+            a chunk.
     """
     generator = torch.Generator().manual_seed(seed)
 

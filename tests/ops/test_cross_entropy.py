@@ -1,4 +1,4 @@
-"""The head's loss against logits and cross_entropy."""
+"""Tests of the head's summed loss against the logits and torch's cross_entropy."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from rwkv_music.ops.cross_entropy import Head
 
 
 @pytest.mark.parametrize("chunk", [7, 50, 10**6])
-def test_equal_to_cross_entropy(monkeypatch, chunk):
+def test_equals_cross_entropy(monkeypatch, chunk):
     torch.manual_seed(0)
     monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", chunk * 30)
     module = Head(16, 30).double()
@@ -23,7 +23,7 @@ def test_equal_to_cross_entropy(monkeypatch, chunk):
         torch.testing.assert_close(a, b)
 
 
-def test_gradients_by_differences():
+def test_gradcheck():
     torch.manual_seed(0)
     module = Head(4, 6).double()
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
@@ -31,7 +31,7 @@ def test_gradients_by_differences():
     assert torch.autograd.gradcheck(lambda x: module(x, targets), (x,))
 
 
-def test_no_target_is_no_loss():
+def test_no_targets_give_zero_loss_and_gradients():
     module = Head(4, 6)
     x = torch.randn(0, 4, requires_grad=True)
     loss = module(x, torch.zeros(0, dtype=torch.int64))
@@ -39,7 +39,7 @@ def test_no_target_is_no_loss():
     assert loss.item() == 0 and not module.weight.grad.any()
 
 
-def test_without_gradients_nothing_is_kept():
+def test_frozen_head_records_no_graph():
     module = Head(4, 6).requires_grad_(False)
     loss = module(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64))
     assert loss.grad_fn is None and loss.item() > 0

@@ -1,5 +1,8 @@
-"""The operators between the matrix products, in their plain form: against formulas written out token by token and head
-by head in float64, and every backward against differences."""
+"""Tests of the fused operators in plain PyTorch, in float64.
+
+The forwards are compared with formulas token by token and head by head, the backwards with finite differences.
+tests/gpu/test_fused.py compares the kernels with plain PyTorch.
+"""
 
 import itertools
 
@@ -26,10 +29,12 @@ def close(x: torch.Tensor, expected: torch.Tensor) -> bool:
     return torch.allclose(x, expected.to(x.dtype), rtol=1e-10, atol=1e-12)
 
 
-def check_by_differences(function, backward, inputs) -> None:
-    """The gradients that `backward(*grads of the outputs)` gives, along a random direction, against differences.
+def check_gradients(function, backward, inputs) -> None:
+    """Compare the gradients with finite differences along random directions.
 
-    `function` takes the inputs and returns the outputs; None among the inputs stays None.
+    Args:
+        function: computes the outputs from `inputs`.
+        backward: computes the gradients of `inputs` from those of the outputs; None for inputs that are None.
     """
     outputs = function(*inputs)
     cotangents = [normal(*x.shape, seed=7 + i) for i, x in enumerate(outputs)]
@@ -40,12 +45,12 @@ def check_by_differences(function, backward, inputs) -> None:
             continue
         assert grad.shape == x.shape and grad.dtype == x.dtype
         direction, step = normal(*x.shape, seed=50 + i), 1e-6
-        there, here = (function(*inputs[:i], x + s * direction, *inputs[i + 1 :]) for s in (step, -step))
-        slope = sum(((a - b) * c).sum() for a, b, c in zip(there, here, cotangents, strict=True)) / (2 * step)
+        after, before = (function(*inputs[:i], x + s * direction, *inputs[i + 1 :]) for s in (step, -step))
+        slope = sum(((a - b) * c).sum() for a, b, c in zip(after, before, cotangents, strict=True)) / (2 * step)
         assert torch.isclose((grad * direction).sum(), slope, rtol=1e-5, atol=1e-5), i
 
 
-def test_document_starts_skips_empty_documents():
+def test_document_starts_with_empty_documents():
     first = fused.document_starts(torch.tensor(BOUNDS, dtype=torch.int32), M)
     assert first.dtype == torch.int32
     assert first.tolist() == [1, -1, -1, -1, 3, 4, -1, -1, -1]
@@ -82,7 +87,7 @@ def test_norm_mix_backward(with_previous):
     def backward(dmixed, dresidual=None):
         return fused.norm_mix_backward(dmixed, x, mean_rstd, weight, bias, mixes, first, previous, dresidual)
 
-    check_by_differences(forward, backward, inputs)
+    check_gradients(forward, backward, inputs)
     dmixed, dresidual = normal(6, M, C, seed=9), normal(M, C, seed=10)
     assert close(backward(dmixed, dresidual).x, backward(dmixed).x + dresidual)
 
@@ -100,15 +105,15 @@ def test_gates_head_by_head():
     out = fused.gates(*inputs)
     assert close(out.w, w0 + w_low)
     for t, head in itertools.product(range(M), range(C // 64)):
-        of = slice(64 * head, 64 * head + 64)
-        a = 1 / (1 + torch.exp(-(a0 + a_low[t])[of]))
-        share = 1 / (1 + torch.exp(-(v0 + v_low[t])[of]))
-        kk = (k[t] * k_k)[of]
+        head_slice = slice(64 * head, 64 * head + 64)
+        a = 1 / (1 + torch.exp(-(a0 + a_low[t])[head_slice]))
+        share = 1 / (1 + torch.exp(-(v0 + v_low[t])[head_slice]))
+        kk = (k[t] * k_k)[head_slice]
         kk = kk / kk.square().sum().sqrt()
-        assert close(out.k[t, of], k[t, of] * (1 - k_a[of] + a * k_a[of]))
-        assert close(out.v[t, of], (1 - share) * v[t, of] + share * v_first[t, of])
-        assert close(out.removal[t, of], -kk)
-        assert close(out.replacement[t, of], kk * a)
+        assert close(out.k[t, head_slice], k[t, head_slice] * (1 - k_a[head_slice] + a * k_a[head_slice]))
+        assert close(out.v[t, head_slice], (1 - share) * v[t, head_slice] + share * v_first[t, head_slice])
+        assert close(out.removal[t, head_slice], -kk)
+        assert close(out.replacement[t, head_slice], kk * a)
 
 
 @pytest.mark.parametrize("layer", (0, 1))
@@ -118,16 +123,16 @@ def test_gates_backward(layer):
 
     def backward(*dout, more=(None, None)):
         grads = fused.gates_backward(fused.Gates(*dout), *more, k, v, v_first, a_low, v_low, a0, v0, k_k, k_a)
-        return [*grads[:3], dout[0], *grads[3:]]  # w_low's is w's
+        return [*grads[:3], dout[0], *grads[3:]]  # the gradient of w_low is that of w
 
-    check_by_differences(fused.gates, backward, inputs)
+    check_gradients(fused.gates, backward, inputs)
     dout, (dk_more, dv_more) = many(5, M, C, seed=3), many(2, M, C, seed=4)
     summed = backward(dout[0], dout[1] + dk_more, dout[2] + dv_more, *dout[3:])
     for x, expected in zip(backward(*dout, more=(dk_more, dv_more)), summed, strict=True):
         assert x is expected is None or close(x, expected)
 
 
-def test_gates_of_a_key_that_is_zero_are_finite():
+def test_gates_of_zero_key_are_finite():
     inputs = gates_inputs(1)
     inputs[0][0] = 0
     k, v, v_first, _, a_low, v_low, _, a0, v0, k_k, k_a = inputs
@@ -142,16 +147,16 @@ def test_norm_bonus_gate_head_by_head():
     r_k, weight, bias = many(3, C, seed=1)
     out = fused.norm_bonus_gate(y, r, k, v, g, r_k, weight, bias)
     for t, head in itertools.product(range(M), range(C // 64)):
-        of = slice(64 * head, 64 * head + 64)
-        centred = y[t, of] - y[t, of].mean()
-        norm = centred / (centred.square().mean() + 64e-5).sqrt() * weight[of] + bias[of]
-        bonus = (r[t, of] * k[t, of] * r_k[of]).sum() * v[t, of]
-        assert close(out[t, of], (norm + bonus) * g[t, of])
+        head_slice = slice(64 * head, 64 * head + 64)
+        centred = y[t, head_slice] - y[t, head_slice].mean()
+        norm = centred / (centred.square().mean() + 64e-5).sqrt() * weight[head_slice] + bias[head_slice]
+        bonus = (r[t, head_slice] * k[t, head_slice] * r_k[head_slice]).sum() * v[t, head_slice]
+        assert close(out[t, head_slice], (norm + bonus) * g[t, head_slice])
 
 
 def test_norm_bonus_gate_backward():
     inputs = [*many(5, M, C), *many(3, C, seed=1)]
-    check_by_differences(
+    check_gradients(
         lambda *inputs: [fused.norm_bonus_gate(*inputs)],
         lambda dout: fused.norm_bonus_gate_backward(dout, *inputs)[:-1],
         inputs,
@@ -167,13 +172,13 @@ def test_relu_squared():
     assert close(dk, torch.where(k > 0, 2 * k * dout, 0))
 
 
-def test_embed_order_keeps_the_order_of_equal_tokens():
+def test_embed_order_is_stable():
     order = fused.embed_order(torch.tensor([3, 1, 3, 0, 1, 3]), V)
     assert order.ids.tolist() == [0, 1, 1, 3, 3, 3]
     assert order.positions.tolist() == [3, 1, 4, 0, 2, 5]
 
 
-def test_embed_gate_and_its_backward():
+def test_embed_gate_and_backward():
     ids = torch.tensor([3, 1, 3, 0, 1, 3, 3, 3, 0])
     order = fused.embed_order(ids, V)
     x, out, dx = many(3, M, C)
@@ -197,7 +202,7 @@ def test_embedding_grad_sums_in_fp32():
 
 
 @pytest.mark.parametrize("scale", (0.25, torch.tensor(0.25)))
-def test_cross_entropy_leaves_the_gradient_in_the_logits(scale):
+def test_cross_entropy_overwrites_logits_with_gradient(scale):
     logits = 5 * normal(M, 37)
     targets = torch.tensor([0, 36, 5, IGNORE_INDEX, 7, 7, 7, IGNORE_INDEX, 1])
     leaf = logits.clone().requires_grad_()
@@ -207,7 +212,7 @@ def test_cross_entropy_leaves_the_gradient_in_the_logits(scale):
     assert close(nats, expected.detach()) and close(logits, gradient)
 
 
-def test_bf16_comes_back_as_bf16_and_statistics_as_fp32():
+def test_dtypes_of_bf16_inputs():
     x, dmixed = normal(M, C, dtype=torch.bfloat16), normal(1, M, C, dtype=torch.bfloat16)
     weight, bias, mixes = (normal(*shape, dtype=torch.bfloat16) for shape in ((C,), (C,), (1, C)))
     first = fused.document_starts(torch.tensor([0, M], dtype=torch.int32), M)

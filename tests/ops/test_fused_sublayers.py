@@ -1,4 +1,4 @@
-"""The halves with hand-made backwards against the model in plain PyTorch, whose gradients autograd makes."""
+"""Tests of the fused sublayers and their hand-written backwards against the plain PyTorch model under autograd."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.ops import fused_sublayers
 
 
-def model(channel_mix: str) -> RWKV:
+def random_model(channel_mix: str) -> RWKV:
     torch.manual_seed(0)
-    made = RWKV(ModelConfig(n_layer=3, n_embd=128, vocab_size=40, channel_mix=channel_mix)).double()
+    model = RWKV(ModelConfig(n_layer=3, n_embd=128, vocab_size=40, channel_mix=channel_mix)).double()
     with torch.no_grad():
-        for p in made.parameters():  # from zero many gradients would be zero
+        for p in model.parameters():  # with zero weights many gradients would be zero
             p += 0.05 * torch.randn_like(p)
-    return made
+    return model
 
 
 def loss_and_gradients(model: RWKV, **arguments: object) -> tuple[float, dict[str, torch.Tensor]]:
@@ -27,15 +27,15 @@ def loss_and_gradients(model: RWKV, **arguments: object) -> tuple[float, dict[st
 @pytest.mark.parametrize("channel_mix", ["x080", "x070"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])
-def test_equal_to_the_plain_model(monkeypatch, channel_mix, packed, recompute):
-    plain = model(channel_mix)
+def test_equals_plain_model(monkeypatch, channel_mix, packed, recompute):
+    plain = random_model(channel_mix)
     tokens = torch.randint(40, (2, 71))
     arguments = {"input_ids": tokens[:, :-1], "targets": tokens[:, 1:]}
     if packed:
         arguments["cu_seqlens"] = torch.tensor([0, 3, 4, 70, 103, 140], dtype=torch.int32)
         arguments["max_length"] = 66
     expected_loss, expected = loss_and_gradients(plain, **arguments)
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
     plain.recompute = recompute
     loss, gradients = loss_and_gradients(plain, **arguments)
     assert abs(loss - expected_loss) < 1e-10
@@ -49,9 +49,9 @@ def test_equal_to_the_plain_model(monkeypatch, channel_mix, packed, recompute):
 @pytest.mark.parametrize("channel_mix", ["x080", "x070"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])
-def test_state_in_and_out_with_its_gradients(monkeypatch, channel_mix, packed, recompute):
-    """The loss and a function of the new state, differentiated by the weights and by the state that came in."""
-    net = model(channel_mix)
+def test_state_and_its_gradients(monkeypatch, channel_mix, packed, recompute):
+    """Compare the loss, the new state, and gradients of both with respect to the weights and the initial state."""
+    net = random_model(channel_mix)
     tokens = torch.randint(40, (2, 71))
     arguments = {"input_ids": tokens[:, :-1], "targets": tokens[:, 1:]}
     if packed:
@@ -68,39 +68,39 @@ def test_state_in_and_out_with_its_gradients(monkeypatch, channel_mix, packed, r
         return [loss.detach(), *(x.detach() for x in state), *torch.autograd.grad(total, [*start, *net.parameters()])]
 
     expected = run()
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
     net.recompute = recompute
     names = ["loss", *(f"new {n}" for n in State._fields), *State._fields, *(n for n, _ in net.named_parameters())]
-    for name, found, wanted in zip(names, run(), expected, strict=True):
-        difference = (found - wanted).norm() / wanted.norm()
-        assert wanted.norm() > 0 and difference < 1e-8, f"{name}: {difference:.1e}"
+    for name, actual, reference in zip(names, run(), expected, strict=True):
+        difference = (actual - reference).norm() / reference.norm()
+        assert reference.norm() > 0 and difference < 1e-8, f"{name}: {difference:.1e}"
 
 
-def test_without_a_state_none_is_made(monkeypatch):
-    made = []
+def test_no_state_is_returned_without_state(monkeypatch):
+    outputs = []
     forward = fused_sublayers.time_mixing
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
-    monkeypatch.setattr(fused_sublayers, "time_mixing", lambda *inputs: made.append(forward(*inputs)) or made[-1])
-    net, tokens = model("x070"), torch.randint(40, (2, 20))
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
+    monkeypatch.setattr(fused_sublayers, "time_mixing", lambda *inputs: outputs.append(forward(*inputs)) or outputs[-1])
+    net, tokens = random_model("x070"), torch.randint(40, (2, 20))
     net.loss(tokens, tokens)
-    assert all(shift is None and wkv is None for _, _, shift, wkv in made)
+    assert all(shift is None and wkv is None for _, _, shift, wkv in outputs)
 
 
-def test_little_is_saved(monkeypatch):
-    """What the halves keep a token, layer and channel; the module docstring promises about 13."""
-    monkeypatch.setattr(fused_sublayers, "fit", lambda x, head_size: True)
-    net = model("x070")
+def test_saved_memory(monkeypatch):
+    """Count saved values per token, layer and channel; the module docstring states about 13."""
+    monkeypatch.setattr(fused_sublayers, "supports", lambda x, head_size: True)
+    net = random_model("x070")
     tokens = torch.randint(40, (1, 512))
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+    def save(x: torch.Tensor) -> torch.Tensor:
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
         net.loss(tokens, tokens)
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    values = sum(size for pointer, size in kept.items() if pointer not in weights) / 8
+    values = sum(size for pointer, size in saved.items() if pointer not in weights) / 8
     per_token_and_layer = values / (512 * 3 * 128)
-    # The narrow hidden values are wide beside C = 128, and the CPU's operator keeps a state every 64 tokens.
+    # With C = 128 the low-rank hidden values are relatively wide, and the CPU operator saves a state every 64 tokens.
     assert per_token_and_layer < 22

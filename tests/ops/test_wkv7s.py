@@ -1,4 +1,4 @@
-"""The CPU backend of WKV7s against the float64 step-by-step reference, and the operator's contract."""
+"""Tests of the CPU backend of WKV7s against the naive float64 reference, and of the operator's interface."""
 
 import pytest
 import torch
@@ -11,24 +11,45 @@ NAMES = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
 
 
 def relative_errors(inputs, state, cu_seqlens=None) -> dict[str, float]:
-    """Relative error of the outputs and of all gradients under a random cotangent."""
-    leaves = [x.detach().requires_grad_() for x in (*inputs, *(() if state is None else (state,)))]
-    carried = leaves[6] if state is not None else None
-    y, final = wkv7s(*leaves[:6], state=carried, cu_seqlens=cu_seqlens)
-    y_ref, final_ref = wkv7s_reference(*leaves[:6], state=carried, cu_seqlens=cu_seqlens)
+    """Return the relative errors of the outputs and of all gradients for random gradients of the outputs.
+
+    The naive reference is slow and heads are independent, so for large inputs it checks only the first, middle and last
+    head, and the float64 backend checks all heads.
+    """
+    B, T, H, _ = inputs[0].shape
+    arguments = [*inputs, *(() if state is None else (state,))]
     generator = torch.Generator().manual_seed(1)
-    dy = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
-    dfinal = torch.randn(final.shape, generator=generator, dtype=torch.float64).to(final.dtype)
-    got = (y, final, *torch.autograd.grad((y, final), leaves, (dy, dfinal)))
-    want = (y_ref, final_ref, *torch.autograd.grad((y_ref, final_ref), leaves, (dy.double(), dfinal.double())))
-    for name, x in zip(NAMES, got, strict=False):
+    outputs = wkv7s(*inputs, state=state, cu_seqlens=cu_seqlens)
+    grads = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in outputs]
+
+    def run(operator, heads: slice, dtype: torch.dtype | None = None) -> list[torch.Tensor]:
+        """Return the outputs and gradients on some heads."""
+        leaves = [
+            select(x, heads, i == 6).detach().to(dtype or x.dtype).requires_grad_() for i, x in enumerate(arguments)
+        ]
+        results = operator(*leaves[:6], state=leaves[6] if state is not None else None, cu_seqlens=cu_seqlens)
+        given = [select(x, heads, i == 1).to(y.dtype) for i, (x, y) in enumerate(zip(grads, results, strict=True))]
+        return [*results, *torch.autograd.grad(results, leaves, given)]
+
+    def select(x: torch.Tensor, heads: slice, is_state: bool) -> torch.Tensor:
+        return x[:, heads] if is_state else x[:, :, heads]
+
+    actual = run(wkv7s, slice(None))
+    for name, x in zip(NAMES, actual, strict=False):
         assert torch.isfinite(x).all(), f"{name} has a value that is not finite"
-    # A gradient that is exactly zero (of w at the first token of an empty state) is measured against the largest one.
-    scale = max(x.double().norm() for x in want)
-    errors = {}
-    for name, x, expected in zip(NAMES, got, want, strict=False):
-        norm = expected.double().norm()
-        errors[name] = ((x.double() - expected).norm() / (norm if norm > 0 else scale)).item()
+    large = B * T * H > 4096
+    some = slice(0, None, max(1, (H - 1) // 2)) if large else slice(None)
+    errors: dict[str, float] = {}
+    references = [(some, run(wkv7s_reference, some))]
+    if large and H > 1:
+        references.append((slice(None), run(wkv7s, slice(None), torch.float64)))
+    for heads, reference in references:
+        # A gradient that is exactly zero (of w at the first token of a zero state) is compared with the largest one.
+        scale = max(x.double().norm() for x in reference)
+        for name, x, expected in zip(NAMES, actual, reference, strict=False):
+            norm = expected.double().norm()
+            difference = select(x, heads, name in ("final_state", "dstate")).double() - expected
+            errors[name] = max(errors.get(name, 0.0), (difference.norm() / (norm if norm > 0 else scale)).item())
     return errors
 
 
@@ -39,7 +60,7 @@ def assert_close(errors: dict[str, float], bound: float) -> None:
 @pytest.mark.parametrize("T", LENGTHS)
 @pytest.mark.parametrize("heads", (1, 12))
 @pytest.mark.parametrize("with_state", (False, True))
-def test_fp32_equals_the_reference(T, heads, with_state):
+def test_fp32_equals_reference(T, heads, with_state):
     inputs = wkv7s_inputs(1 if T > 100 else 2, T, heads, seed=T + heads)
     state = (
         torch.randn(inputs[0].shape[0], heads, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -56,7 +77,7 @@ def test_fp32_with_many_heads_and_a_long_row():
 
 @pytest.mark.parametrize("w_range", ((-20.0, 20.0), (-20.0, -20.0), (20.0, 20.0), (-1.0, 1.0)))
 @pytest.mark.parametrize("correlated", (False, True))
-def test_fp32_at_the_extremes_of_decay_and_with_correlated_keys(w_range, correlated):
+def test_fp32_with_extreme_decays_and_correlated_keys(w_range, correlated):
     inputs = wkv7s_inputs(2, 200, 3, seed=3, w_range=w_range, correlated=correlated)
     assert_close(relative_errors(inputs, torch.zeros(2, 3, 64, 64)), 1e-5)
 
@@ -66,7 +87,7 @@ def test_fp32_at_the_extremes_of_decay_and_with_correlated_keys(w_range, correla
     ([0, 200], [0, 1, 2, 200], [0, 64, 128, 200], [0, 0, 65, 65, 200], [0, 130, 131, 200], [0, 31, 63, 96, 200]),
 )
 @pytest.mark.parametrize("with_state", (False, True))
-def test_packed_documents_do_not_see_each_other(bounds, with_state):
+def test_packed_documents_are_independent(bounds, with_state):
     inputs = wkv7s_inputs(1, 200, 3, seed=len(bounds))
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
     state = torch.randn(len(bounds) - 1, 3, 64, 64) if with_state else None
@@ -78,7 +99,7 @@ def test_any_head_size(N):
     assert_close(relative_errors(wkv7s_inputs(2, 70, 2, N=N, seed=N), torch.randn(2, 2, N, N)), 1e-5)
 
 
-def test_the_gradient_of_the_decay_holds_with_a_state_far_larger_than_what_is_written():
+def test_gradient_of_decay_with_large_state():
     inputs = wkv7s_inputs(1, 200, 2, seed=13)
     assert_close(relative_errors(inputs, 1e4 * torch.randn(1, 2, 64, 64)), 1e-5)
 
@@ -89,27 +110,29 @@ def test_float64_gradients_pass_gradcheck():
     state = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     leaves = tuple(x.requires_grad_() for x in (*inputs, state))
     assert torch.autograd.gradcheck(lambda *x: wkv7s(*x[:6], state=x[6], cu_seqlens=packed), leaves)
-    # Longer than a chunk, so that the chain between chunks is checked too.
+    # Longer than a chunk, to check the chain between chunks too.
     inputs = tuple(x.requires_grad_() for x in wkv7s_inputs(1, 67, 1, N=2, seed=4, dtype=torch.float64))
     assert torch.autograd.gradcheck(lambda *x: wkv7s(*x), inputs)
 
 
-def test_bf16_rounds_its_inputs_and_outputs_only():
+def test_bf16_rounds_only_inputs_and_outputs():
     inputs = wkv7s_inputs(2, 100, 2, seed=8, dtype=torch.bfloat16)
     assert_close(relative_errors(inputs, torch.randn(2, 2, 64, 64)), 3e-3)
 
 
 @pytest.mark.parametrize("used", ("y", "final_state"))
-def test_gradients_of_one_output_alone(used):
+def test_gradients_of_one_output(used):
     inputs = [x.requires_grad_() for x in wkv7s_inputs(2, 70, 2, seed=12)]
     index = ("y", "final_state").index(used)
-    got = torch.autograd.grad(wkv7s(*inputs)[index].square().sum(), inputs)
-    want = torch.autograd.grad(wkv7s_reference(*inputs)[index].square().sum(), inputs, materialize_grads=True)
-    scale = max(x.norm() for x in want)
-    assert all((x - y).norm() < 1e-5 * (y.norm() if y.norm() > 0 else scale) for x, y in zip(got, want, strict=True))
+    actual = torch.autograd.grad(wkv7s(*inputs)[index].square().sum(), inputs)
+    expected = torch.autograd.grad(wkv7s_reference(*inputs)[index].square().sum(), inputs, materialize_grads=True)
+    scale = max(x.norm() for x in expected)
+    assert all(
+        (x - y).norm() < 1e-5 * (y.norm() if y.norm() > 0 else scale) for x, y in zip(actual, expected, strict=True)
+    )
 
 
-def test_a_carried_state_continues_the_row():
+def test_state_continues_the_row():
     inputs = wkv7s_inputs(2, 150, 2, seed=9)
     y, final = wkv7s(*inputs)
     with torch.no_grad():
@@ -121,7 +144,7 @@ def test_a_carried_state_continues_the_row():
     assert (state - final).norm() < 1e-5 * final.norm()
 
 
-def test_the_same_input_gives_the_same_bits():
+def test_same_input_gives_same_bits():
     inputs = [x.requires_grad_() for x in wkv7s_inputs(2, 130, 2, seed=10)]
     first, second = ([wkv7s(*inputs)[0]] for _ in range(2))
     first += torch.autograd.grad(first[0].sum(), inputs)
@@ -147,31 +170,31 @@ def test_nothing_is_saved_without_gradients():
     assert torch.ops.rwkv_music.wkv7s_forward(*inputs, None, cu_seqlens, 100, False)[2].numel() == 0
 
 
-def test_less_is_kept_for_backward_than_the_inputs_hold():
+def test_checkpoints_are_smaller_than_inputs():
     inputs = [x.view(-1, 4, 64) for x in wkv7s_inputs(4, 512, 4)]
     cu_seqlens = torch.arange(0, 2049, 512, dtype=torch.int32)
-    kept = torch.ops.rwkv_music.wkv7s_forward(*inputs, None, cu_seqlens, 512, True)[2]
-    assert 0 < kept.nbytes < sum(x.nbytes for x in inputs)
+    checkpoints = torch.ops.rwkv_music.wkv7s_forward(*inputs, None, cu_seqlens, 512, True)[2]
+    assert 0 < checkpoints.nbytes < sum(x.nbytes for x in inputs)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda x: {"r": x["r"][:, :1]}, "of one shape"),
-        (lambda x: {"r": x["r"].double()}, "of one dtype"),
-        (lambda x: {name: x[name][:, :0] for name in "rwkvab"}, "at least one row and one token"),
-        (lambda x: {"state": torch.zeros(1, 2, 64, 63)}, "state must be"),
+        (lambda x: {"r": x["r"][:, :1]}, "one shape"),
+        (lambda x: {"r": x["r"].double()}, "one dtype"),
+        (lambda x: {name: x[name][:, :0] for name in "rwkvab"}, "one row and one token"),
+        (lambda x: {"state": torch.zeros(1, 2, 64, 63)}, r"state must be .*63"),
         (lambda x: {"cu_seqlens": torch.tensor([0, 4], dtype=torch.int32)}, "rise from 0 to T = 5"),
         (lambda x: {"cu_seqlens": torch.tensor([0, 5])}, "int32 vector"),
         (lambda x: {name: x[name].int() for name in "rwkvab"}, "floating-point"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_sentence(change, message):
+def test_invalid_arguments_raise(change, message):
     arguments = dict(zip("rwkvab", wkv7s_inputs(1, 5, 2), strict=True))
     with pytest.raises(ValueError, match=message):
         wkv7s(**{**arguments, **change(arguments)})
 
 
-def test_two_rows_cannot_be_packed_again():
-    with pytest.raises(ValueError, match="packs documents in one row"):
+def test_cu_seqlens_with_two_rows_raises():
+    with pytest.raises(ValueError, match="one row.* B is 2"):
         wkv7s(*wkv7s_inputs(2, 5, 2), cu_seqlens=torch.tensor([0, 5], dtype=torch.int32))

@@ -1,12 +1,12 @@
-// The bridge from torch to the WKV7s kernels, and the only file here that reads torch's headers.
+// torch operators of the WKV7s kernels, in torch.ops.rwkv_music_cuda.
 //
-// It defines torch.ops.rwkv_music_cuda.wkv7s_forward and .wkv7s_backward: checks on what they are given, memory for
-// what they return, and a launch on the current stream. And .wkv7s, both as one step of autograd: in Python that step
-// would take the host longer than a small model's kernels take the GPU. Fakes, the other backend and the choice between
-// them are in rwkv_music/ops/wkv7s.py.
+// wkv7s_forward and wkv7s_backward check their arguments, allocate their outputs and launch on the current stream.
+// wkv7s combines both in one autograd function in C++: the same function in Python would take the host longer than a
+// small model's kernels take the GPU. Fake kernels, the CPU backend and the choice between the backends are in
+// rwkv_music/ops/wkv7s.py.
 //
-// Registered with torch's dispatcher rather than as a Python module: a call costs the same, no Python header is needed
-// to compile, and one build serves every Python version.
+// The operators are registered with torch's dispatcher, not as a Python module. A call costs the same, compilation
+// needs no Python headers, and one build serves every Python version.
 
 #include <tuple>
 
@@ -20,35 +20,24 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "text.cuh"
+#include "check.h"
 #include "wkv7s.cuh"
 
 namespace {
 
 using at::Tensor;
+using wkv7s::bf16;
 
-const __nv_bfloat16* bf16(const Tensor& x) { return static_cast<const __nv_bfloat16*>(x.const_data_ptr()); }
-__nv_bfloat16* bf16_out(const Tensor& x) { return static_cast<__nv_bfloat16*>(x.mutable_data_ptr()); }
-const float* f32(const std::optional<Tensor>& x) {
-    return x ? static_cast<const float*>(x->const_data_ptr()) : nullptr;
-}
-float* f32_out(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
+constexpr size_t STATE_ALIGNMENT = 16;  // bytes: the kernels read states as vectors
 
-void check(const Tensor& x, const char* name, at::ScalarType dtype, at::IntArrayRef shape, const at::Device& device) {
-    TORCH_CHECK(x.scalar_type() == dtype, "wkv7s: ", name, " must be ", dtype, ", but it is ", x.scalar_type(), ".");
-    TORCH_CHECK(x.sizes() == shape, "wkv7s: ", name, " must have the shape ", text(shape), ", but it has ", text(x.sizes()), ".");
-    TORCH_CHECK(x.device() == device, "wkv7s: ", name, " must be on ", device, ", but it is on ", x.device(), ".");
-    TORCH_CHECK(x.is_contiguous(), "wkv7s: ", name, " must be contiguous.");
-    // The kernels read 16 bytes at a time.
-    TORCH_CHECK(
-        reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 || x.scalar_type() == at::kInt,
-        "wkv7s: ", name, " must begin at a multiple of 16 bytes; pass a copy of it."
-    );
-}
+bf16* out_bf16(const Tensor& x) { return static_cast<bf16*>(x.mutable_data_ptr()); }
+float* out_f32(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
+
+ArgumentChecker checker(const Tensor& r) { return {"wkv7s", r.device()}; }
 
 wkv7s::Inputs check_inputs(
     const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
-    const Tensor& cu_seqlens
+    const Tensor& cu_seqlens, int64_t max_length
 ) {
     TORCH_CHECK(
         r.dim() == 3 && (r.size(2) == 64 || r.size(2) == 128),
@@ -56,41 +45,48 @@ wkv7s::Inputs check_inputs(
     );
     TORCH_CHECK(
         cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 2,
-        "wkv7s: cu_seqlens must hold the bounds of at least one document."
+        "wkv7s: cu_seqlens must be [documents + 1] with at least one document, but it is ", text(cu_seqlens.sizes()),
+        "."
     );
-    check(r, "r", at::kBFloat16, r.sizes(), r.device());
-    check(w, "w", at::kBFloat16, r.sizes(), r.device());
-    check(k, "k", at::kBFloat16, r.sizes(), r.device());
-    check(v, "v", at::kBFloat16, r.sizes(), r.device());
-    check(a, "a", at::kBFloat16, r.sizes(), r.device());
-    check(b, "b", at::kBFloat16, r.sizes(), r.device());
-    check(cu_seqlens, "cu_seqlens", at::kInt, cu_seqlens.sizes(), r.device());
-    const int64_t documents = cu_seqlens.size(0) - 1, heads = r.size(1);
-    TORCH_CHECK(
-        r.size(0) <= INT32_MAX && documents * heads <= INT32_MAX,
-        "wkv7s: too many tokens or documents for one call: r is ", text(r.sizes()), " in ", std::to_string(documents), " documents."
-    );
-    return {
-        bf16(r), bf16(w), bf16(k), bf16(v), bf16(a), bf16(b),
-        static_cast<const int32_t*>(cu_seqlens.const_data_ptr()), int(documents), int(heads),
+    const int64_t tokens = r.size(0), heads = r.size(1), documents = cu_seqlens.size(0) - 1;
+    const auto check = checker(r);
+    const auto input = [&](const Tensor& x, const char* name) {
+        return check.tensor<const bf16>(x, name, r.sizes());
+    };
+    const wkv7s::Inputs inputs = {
+        input(r, "r"), input(w, "w"), input(k, "k"), input(v, "v"), input(a, "a"), input(b, "b"),
+        check.tensor<const int32_t>(cu_seqlens, "cu_seqlens", cu_seqlens.sizes()), int(documents), int(heads),
         int(r.size(2))
     };
+    TORCH_CHECK(
+        tokens <= INT32_MAX && documents * heads <= INT32_MAX,
+        "wkv7s: tokens and documents * heads must be at most 2^31 - 1, but r is ", text(r.sizes()), " in ",
+        std::to_string(documents), " documents."
+    );
+    TORCH_CHECK(
+        max_length >= 0 && max_length <= tokens,
+        "wkv7s: max_length must be between 0 and ", std::to_string(tokens), ", the number of tokens, but it is ",
+        std::to_string(max_length), "."
+    );
+    return inputs;
 }
 
-// The cut into segments that these shapes want, or that the caller does, and memory for what it needs.
-struct Cut {
+// The segments that the documents are cut into, and the memory that they need. With segment_tokens = -1 the shapes
+// decide the length of the segments.
+struct SegmentPlan {
     wkv7s::Segments segments;
-    Tensor transitions, edges;
+    Tensor transitions, boundaries;
 
-    Cut(const wkv7s::Inputs& in, const Tensor& r, int64_t max_length, int64_t segment_tokens) {
+    SegmentPlan(const wkv7s::Inputs& in, const Tensor& r, int64_t max_length, int64_t segment_tokens) {
         TORCH_CHECK(
             segment_tokens >= -1 && segment_tokens % wkv7s::CHECKPOINT_EVERY <= 0 && segment_tokens <= INT32_MAX,
             "wkv7s: segment_tokens must be a multiple of ", wkv7s::CHECKPOINT_EVERY,
-            ", or 0 for none, or -1 to choose, but it is ", segment_tokens, "."
+            ", or 0 for no segments, or -1 to choose, but it is ", segment_tokens, "."
         );
         TORCH_CHECK(
             segment_tokens <= 0 || in.head_size == 64,
-            "wkv7s: documents are cut into segments for a head size of 64 alone, not ", in.head_size, "."
+            "wkv7s: segment_tokens must be 0 or -1 for a head size of ", in.head_size, ", but it is ", segment_tokens,
+            "; only a head size of 64 supports segments."
         );
         if (segment_tokens == -1 && in.head_size != 64) segment_tokens = 0;
         if (segment_tokens == -1) {
@@ -99,72 +95,66 @@ struct Cut {
         const int64_t slots = wkv7s::segment_slots(r.size(0), in.documents, int(segment_tokens));
         TORCH_CHECK(
             slots * in.heads <= INT32_MAX,
-            "wkv7s: too many segments for one call: ", slots, " of ", in.heads, " heads."
+            "wkv7s: segments * heads must be at most 2^31 - 1, but there are ", slots, " segments of ", in.heads,
+            " heads."
         );
-        const int64_t kept = segment_tokens ? slots : 0, N = in.head_size;
-        transitions = at::empty({kept, in.heads, 2, N, N}, r.options());
-        edges = at::empty({kept, in.heads, N, N}, r.options().dtype(at::kFloat));
-        segments = {int(segment_tokens), int(slots), bf16_out(transitions), f32_out(edges)};
+        const int64_t allocated = segment_tokens ? slots : 0, N = in.head_size;
+        transitions = at::empty({allocated, in.heads, 2, N, N}, r.options());
+        boundaries = at::empty({allocated, in.heads, N, N}, r.options().dtype(at::kFloat));
+        segments = {int(segment_tokens), int(slots), out_bf16(transitions), out_f32(boundaries)};
     }
 };
 
-// y [M, H, N], final_state [D, H, N, N], checkpoints [slots, H, N, N] (no slot unless save).
+// Returns y [M, H, N], final_state [D, H, N, N] and checkpoints [slots, H, N, N], with no slots unless save.
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
     const std::optional<Tensor>& state, const Tensor& cu_seqlens, int64_t max_length, bool save,
     int64_t segment_tokens
 ) {
-    const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens);
-    TORCH_CHECK(
-        max_length >= 0 && max_length <= r.size(0),
-        "wkv7s: max_length must be between 0 and the number of tokens, but it is ", max_length, "."
-    );
+    const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens, max_length);
     const c10::cuda::CUDAGuard guard(r.device());
     const auto options = r.options().dtype(at::kFloat);
     const int64_t slots = save ? wkv7s::checkpoint_slots(r.size(0), in.documents) : 0, N = in.head_size;
     Tensor y = at::empty_like(r);
     Tensor final_state = at::empty({in.documents, in.heads, N, N}, options);
     Tensor checkpoints = at::empty({slots, in.heads, N, N}, r.options());
-    if (state) check(*state, "state", at::kFloat, final_state.sizes(), r.device());
+    const float* const initial = checker(r).tensor<const float>(state, "state", final_state.sizes(), STATE_ALIGNMENT);
     if (in.heads == 0) return {y, final_state, checkpoints};
-    const Cut cut(in, r, max_length, segment_tokens);
+    const SegmentPlan plan(in, r, max_length, segment_tokens);
     C10_CUDA_CHECK(wkv7s::forward(
-        {in, cut.segments, f32(state), bf16_out(y), f32_out(final_state),
-         save ? bf16_out(checkpoints) : nullptr},
+        {in, plan.segments, initial, out_bf16(y), out_f32(final_state), save ? out_bf16(checkpoints) : nullptr},
         int(max_length), c10::cuda::getCurrentCUDAStream()
     ));
     return {y, final_state, checkpoints};
 }
 
-// dr, dw, dk, dv, da, db [M, H, N] and dstate [D, H, N, N].
+// Returns dr, dw, dk, dv, da, db [M, H, N] and dstate [D, H, N, N].
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a, const Tensor& b,
     const Tensor& cu_seqlens, int64_t max_length, const Tensor& checkpoints, const Tensor& dy,
     const std::optional<Tensor>& dfinal_state, int64_t segment_tokens
 ) {
-    const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens);
-    TORCH_CHECK(
-        max_length >= 0 && max_length <= r.size(0),
-        "wkv7s: max_length must be between 0 and the number of tokens, but it is ", max_length, "."
-    );
+    const auto in = check_inputs(r, w, k, v, a, b, cu_seqlens, max_length);
     const c10::cuda::CUDAGuard guard(r.device());
     const int64_t slots = wkv7s::checkpoint_slots(r.size(0), in.documents), N = in.head_size;
-    check(checkpoints, "checkpoints", at::kBFloat16, {slots, in.heads, N, N}, r.device());
-    check(dy, "grad_y", at::kBFloat16, r.sizes(), r.device());
+    const auto check = checker(r);
+    const bf16* const states = check.tensor<const bf16>(checkpoints, "checkpoints", {slots, in.heads, N, N});
+    const bf16* const grad_y = check.tensor<const bf16>(dy, "grad_y", r.sizes());
     Tensor dstate = at::empty({in.documents, in.heads, N, N}, r.options().dtype(at::kFloat));
-    if (dfinal_state) check(*dfinal_state, "grad_final_state", at::kFloat, dstate.sizes(), r.device());
+    const float* const grad_final_state =
+        check.tensor<const float>(dfinal_state, "grad_final_state", dstate.sizes(), STATE_ALIGNMENT);
     Tensor dr = at::empty_like(r), dw = at::empty_like(r), dk = at::empty_like(r);
     Tensor dv = at::empty_like(r), da = at::empty_like(r), db = at::empty_like(r);
     if (in.heads == 0) return {dr, dw, dk, dv, da, db, dstate};
-    const Cut cut(in, r, max_length, segment_tokens);
+    const SegmentPlan plan(in, r, max_length, segment_tokens);
     const cudaError_t error = wkv7s::backward(
-        {in, cut.segments, bf16(checkpoints), bf16(dy), f32(dfinal_state),
-         bf16_out(dr), bf16_out(dw), bf16_out(dk), bf16_out(dv), bf16_out(da), bf16_out(db), f32_out(dstate)},
+        {in, plan.segments, states, grad_y, grad_final_state, out_bf16(dr), out_bf16(dw), out_bf16(dk), out_bf16(dv),
+         out_bf16(da), out_bf16(db), out_f32(dstate)},
         int(max_length), c10::cuda::getCurrentCUDAStream()
     );
     TORCH_CHECK(
-        error != cudaErrorNotSupported, "wkv7s: gradients with a head size of ", N,
-        " take more shared memory than this GPU has; train with a head size of 64."
+        error != cudaErrorNotSupported, "wkv7s: the backward pass with a head size of ", N,
+        " needs more shared memory than this GPU has; train with a head size of 64."
     );
     C10_CUDA_CHECK(error);
     return {dr, dw, dk, dv, da, db, dstate};
@@ -173,23 +163,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// r..b [B, T, H, N], state [D, H, N, N] or none -> y [B, T, H, N], final_state; gradients for all seven.
+// Autograd of r..b [B, T, H, N] and an optional state [D, H, N, N] -> y [B, T, H, N] and final_state.
 struct Differentiable : torch::autograd::Function<Differentiable> {
     static variable_list forward(
         AutogradContext* ctx, const Tensor& r, const Tensor& w, const Tensor& k, const Tensor& v, const Tensor& a,
         const Tensor& b, const std::optional<Tensor>& state, const Tensor& cu_seqlens, int64_t max_length
     ) {
         const at::AutoDispatchBelowADInplaceOrView guard;
-        TORCH_CHECK(r.dim() == 4, "wkv7s: r must be [rows, tokens, heads, head size], but it is ", text(r.sizes()), ".");
+        TORCH_CHECK(
+            r.dim() == 4, "wkv7s: r must be [rows, tokens, heads, head size], but it is ", text(r.sizes()), "."
+        );
         const auto packed = [](const Tensor& x) { return x.flatten(0, 1).contiguous(); };
-        variable_list kept = {packed(r), packed(w), packed(k), packed(v), packed(a), packed(b), cu_seqlens.contiguous()};
+        variable_list saved = {
+            packed(r), packed(w), packed(k), packed(v), packed(a), packed(b), cu_seqlens.contiguous()
+        };
         const auto initial = state ? std::optional<Tensor>(state->contiguous()) : std::nullopt;
         auto [y, final_state, checkpoints] = ::forward(
-            kept[0], kept[1], kept[2], kept[3], kept[4], kept[5], initial, kept[6], max_length, true, -1
+            saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], initial, saved[6], max_length, true, -1
         );
-        kept.push_back(checkpoints);
-        ctx->set_materialize_grads(false);  // most final states go nowhere
-        ctx->save_for_backward(std::move(kept));
+        saved.push_back(checkpoints);
+        ctx->set_materialize_grads(false);  // most final states are not used
+        ctx->save_for_backward(std::move(saved));
         ctx->saved_data["shape"] = r.sizes().vec();
         ctx->saved_data["has_state"] = state.has_value();
         ctx->saved_data["max_length"] = max_length;
@@ -197,14 +191,17 @@ struct Differentiable : torch::autograd::Function<Differentiable> {
     }
 
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        TORCH_CHECK(!c10::GradMode::is_enabled(), "wkv7s has no gradients of gradients: leave create_graph out.");
-        const variable_list kept = ctx->get_saved_variables();
+        TORCH_CHECK(
+            !c10::GradMode::is_enabled(),
+            "wkv7s does not support gradients of gradients: call backward without create_graph."
+        );
+        const variable_list saved = ctx->get_saved_variables();
         const auto shape = ctx->saved_data["shape"].toIntVector();
-        const Tensor dy = grads[0].defined() ? grads[0].flatten(0, 1).contiguous() : at::zeros_like(kept[0]);
+        const Tensor dy = grads[0].defined() ? grads[0].flatten(0, 1).contiguous() : at::zeros_like(saved[0]);
         const auto dfinal_state = grads[1].defined() ? std::optional<Tensor>(grads[1].contiguous()) : std::nullopt;
         const auto [dr, dw, dk, dv, da, db, dstate] = ::backward(
-            kept[0], kept[1], kept[2], kept[3], kept[4], kept[5], kept[6], ctx->saved_data["max_length"].toInt(), kept[7],
-            dy, dfinal_state, -1
+            saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], saved[6],
+            ctx->saved_data["max_length"].toInt(), saved[7], dy, dfinal_state, -1
         );
         return {
             dr.view(shape), dw.view(shape), dk.view(shape), dv.view(shape), da.view(shape), db.view(shape),

@@ -1,0 +1,45 @@
+"""Warm-up and capture of CUDA graphs.
+
+A CUDA graph launches all kernels of a captured function as one. To capture `function` once and replay it:
+
+    graphs.warm_up(function)
+    graph, outputs = graphs.capture(function)
+    graph.replay()  # reruns the kernels on the same memory; `outputs` hold the new results
+
+A captured function must read and write tensors that stay at the same address, and must not wait for the GPU. Both
+functions use the current device and stream.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+WARM_UP_RUNS = 2  # in which libraries choose their kernels and allocate their workspaces
+
+
+def warm_up(function: Callable[[], T]) -> T:
+    """Run `function` WARM_UP_RUNS times on a side stream, as capture requires, and return the last result."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_RUNS):
+            result = function()
+    torch.cuda.current_stream().wait_stream(stream)
+    return result
+
+
+def capture(function: Callable[[], T], pool: tuple[int, int] | None = None) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture one call of `function` and return the graph and the call's result, which replays overwrite.
+
+    Other threads may use the GPU meanwhile, such as the one that loads the next batch.
+
+    Args:
+        pool: a `torch.cuda.graph_pool_handle()` for graphs that share memory; only one of them may be replayed at a
+            time. None gives the graph memory of its own.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = function()
+    return graph, result
