@@ -68,6 +68,40 @@ def test_launchers_print_their_help(file):
     assert ("sbatch" in done.stderr) == (file == "slurm.sh")
 
 
+@pytest.mark.parametrize(
+    "ends, status",
+    [("0 0", 0), ("75 75", 75), ("130 130", 130), ("0 70", 70), ("1 0", 1), ("0 -9", 137)],
+)
+def test_the_launcher_passes_exit_statuses_on(ends, status):
+    rank = "import os, sys; end = int(sys.argv[1:][int(os.environ['RANK'])])"
+    rank += "; sys.exit(end) if end >= 0 else os.kill(os.getpid(), -end)"
+    line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", "-c", rank, *ends.split()]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert ("local rank 1 was killed by SIGKILL" in done.stderr) == (status == 137)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_ranks_receive_the_launchers_signals_once_and_outlive_it_only_to_save(number, status, tmp_path):
+    """Ranks of a killed launcher receive SIGTERM."""
+    rank = (
+        "import os, pathlib, signal, sys, time; got = []; own = pathlib.Path(sys.argv[1], os.environ['RANK'])\n"
+        "signal.signal(signal.SIGTERM, lambda *_: got.append(1)); own.write_text('ready')\n"
+        "while not got: time.sleep(0.05)\n"
+        "time.sleep(0.5); own.write_text(f'saved after {len(got)}'); sys.exit(75)"
+    )
+    line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", "-c", rank, str(tmp_path)]
+
+    def texts() -> list[str]:
+        return [path.read_text() for path in tmp_path.iterdir()]
+
+    launcher = subprocess.Popen(line)
+    wait_for(lambda: texts() == ["ready"] * 2)
+    launcher.send_signal(number)
+    assert launcher.wait(60) == status
+    wait_for(lambda: texts() == ["saved after 1"] * 2)
+
+
 def test_ranks_of_a_host_share_its_cores():
     line = [
         sys.executable,
@@ -83,12 +117,15 @@ def test_ranks_of_a_host_share_its_cores():
 
 
 @pytest.mark.parametrize("minimum, nodes", [("3", "2"), ("0", "2"), ("some", "2"), ("2", None)])
-def test_an_invalid_minimum_of_hosts_is_reported(minimum, nodes):
-    shared = {name: value for name, value in environment().items() if name != "NODES"}
-    line = [sys.executable, str(PROJECT / "launch" / "elastic.py"), minimum, "1", "train.py", "--out", "run"]
-    done = subprocess.run(line, env=shared | ({"NODES": nodes} if nodes else {}), capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert f"--elastic {minimum} " in done.stderr and f"from 1 to {nodes or 1} (NODES)" in done.stderr
+def test_an_invalid_minimum_of_hosts_is_reported(minimum, nodes, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "launch"))
+    import elastic
+
+    monkeypatch.delenv("NODES", raising=False)
+    if nodes:
+        monkeypatch.setenv("NODES", nodes)
+    with pytest.raises(SystemExit, match=rf"--elastic {minimum} .* from 1 to {nodes or 1} \(NODES\)"):
+        elastic.main([minimum, "1", "train.py", "--out", "run"])
 
 
 def test_a_lost_host_joins_again(bach_data, fp32, tmp_path):
