@@ -109,11 +109,7 @@ def main(arguments: list[str]) -> int:
 
 
 def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
-    """Connect to the rendezvous; host 0 also serves it, on the interface of MASTER_ADDR only.
-
-    Raises:
-        RendezvousError: nothing answers at MASTER_ADDR:MASTER_PORT.
-    """
+    """Connect to the rendezvous; host 0 also serves it, on the interface of MASTER_ADDR only."""
     host, port = socket.gethostbyname(os.environ["MASTER_ADDR"]), int(os.environ["MASTER_PORT"])
     listener = socket.create_server((host, port)) if serves_rendezvous() else None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

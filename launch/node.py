@@ -54,14 +54,7 @@ def forward(number: int, processes: Sequence[subprocess.Popen]) -> None:
 def start(
     arguments: list[str], ranks: int, first_rank: int, world_size: int, **environment: str
 ) -> list[subprocess.Popen]:
-    """Start this host's ranks.
-
-    Args:
-        arguments: what each rank's Python interpreter runs.
-        ranks: the number of ranks on this host.
-        first_rank: the global rank of the first of them.
-        environment: variables to set in addition to those that torch.distributed reads.
-    """
+    """Start this host's ranks: one Python interpreter each, with `arguments` and the added `environment` variables."""
     processes = []
     threads = {}  # a single rank has the whole host; torch's default fits
     if ranks > 1 and "OMP_NUM_THREADS" not in os.environ:  # more threads than cores spin against each other
@@ -82,13 +75,9 @@ def start(
 
 
 def wait(processes: list[subprocess.Popen], poll: Callable[[], None] = lambda: None) -> int:
-    """Wait until all ranks have ended, and kill those that outlive a failed one by more than the grace period.
+    """Wait for all ranks, kill those that outlive a failed one by the grace period, and return the exit status.
 
-    Args:
-        poll: called about ten times a second while all ranks run.
-
-    Returns:
-        The exit status for the host; 128 + n for a rank killed by signal n.
+    `poll` is called about ten times a second while all ranks run. A rank killed by signal n has status 128 + n.
     """
     failed_at, status = None, 0
     while True:
