@@ -1,5 +1,5 @@
-# make demo: from nothing to a trained small model and completed pieces.   make test: the tests.
-# Both set up first, in .venv. PYTHON names another interpreter: make demo PYTHON=python3.12
+# make demo: train a small model and complete pieces with it.   make test: run the checks and tests.
+# Both first install the project into .venv. PYTHON selects the interpreter: make demo PYTHON=python3.12
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -9,17 +9,17 @@ READY := .venv/.ready
 READY_TO_TEST := .venv/.ready-to-test
 
 help:
-	@echo "make demo   set up, train a small model on Bach's chorales, complete three of them (demo/)"
-	@echo "make test   set up, check the style, run the tests"
-	@echo "make clean  remove the demo's data, run and completions"
+	@echo "make demo   install into .venv, train a small model on Bach's chorales and complete three of them (in demo/)"
+	@echo "make test   install into .venv, run ruff, import-linter and pytest"
+	@echo "make clean  delete demo/"
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
-	  || { echo "$(PYTHON) is not Python 3.10 to 3.13: name one that is, as in make PYTHON=python3.12"; exit 1; }
+	  || { echo "$(PYTHON) is not Python 3.10 to 3.13: select one, as in make test PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
-	  || { echo "$(PYTHON) cannot make a virtual environment: apt install python3-venv"; exit 1; }
+	  || { echo "$(PYTHON) cannot create a virtual environment: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
-# torch before what depends on it, so that its pinned build is the one that is used.
+# torch first: otherwise a dependency may install another build of it.
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music]'
 	@touch $@
@@ -28,7 +28,7 @@ $(READY_TO_TEST): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music,test]'
 	@touch $@
 
-# On a GPU the same model trains in seconds; the settings are for two CPU cores.
+# Settings for two CPU cores; a GPU trains this model in seconds.
 TRAIN := --preset tiny --ctx_len 256 --batch_size 8 --steps 500 --warmup_steps 20 --lr 2e-3 --lr_final 1e-4 \
   --val_every 100 --sample_every 250 --save_every 100
 
@@ -37,16 +37,17 @@ demo: $(READY)
 	$(BIN)/python -m rwkv_music prepare demo/midi --out demo/data --tokenizer remi
 	$(BIN)/deepspeed train.py --data demo/data --out demo/run --deepspeed_config ds_configs/zero2.json $(TRAIN)
 	$(BIN)/python -m rwkv_music evaluate demo/run --data demo/data
-# Three pieces that the model has not seen: the first of the validation split.
+# Complete the first three pieces of the validation split, which the model has not been trained on.
 	@sed -n 's/^{"split": "val", "file": "\([^"]*\)".*/\1/p' demo/data/pieces.jsonl | head -n 3 | while read -r piece; do \
 	  $(BIN)/python -m rwkv_music generate demo/run --prompt "$$piece" --context-bars 4 --bars 8 --top-p 0.95 \
 	    --out "demo/completions/$$(basename "$$piece")"; done
-	@echo; echo "Listen to demo/completions/*.mid and look at the .png beside each."
+	@echo; echo "Listen to demo/completions/*.mid and see the piano roll (.png) of each."
 	@echo "Curves: $(BIN)/tensorboard --logdir demo/run"
 
 test: $(READY_TO_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest
 
 clean:

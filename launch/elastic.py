@@ -1,21 +1,22 @@
-"""Start this machine's ranks of a run that goes on when machines are lost and takes them back when they return.
+"""Start the ranks of this host in a run that continues when hosts are lost and uses them again when they return.
 
-    python launch/elastic.py MACHINES RANKS train.py ARGUMENTS...
+    python launch/elastic.py MIN_HOSTS RANKS train.py ARGUMENTS...
 
-Started on each machine: NODES is how many there are, MACHINES the fewest with which to go on, MASTER_ADDR and
-MASTER_PORT where they meet; NODE_RANK 0 keeps that place, and when it is lost the run ends there, to be started again.
+Run this on every host. NODES is the number of hosts, MIN_HOSTS the fewest with which training continues, and
+MASTER_ADDR and MASTER_PORT the rendezvous address. The host with NODE_RANK 0 serves the rendezvous; when it is lost the
+run ends and must be started again.
 
-Who takes part is agreed on by torch's rendezvous. When a machine is lost, its ranks take the others' with them; the
-machines that are left meet again and start theirs from the last checkpoint. When one returns, the ranks save and stop,
-and all meet. CRASHES crashes (3) in which the run got no further than its last checkpoint end it.
+Hosts agree on the members of the run through torch's rendezvous. When a host is lost, the ranks of the other hosts
+fail, and the remaining hosts start new ranks from the last checkpoint. When a host joins, the ranks save and stop, and
+all hosts start again together. After CRASHES (default 3) crashes without a new checkpoint the run ends.
 
 Notable choices:
-- Of torch's elastic launcher this is the rendezvous alone. Its agent kills ranks half a minute after it has asked them
-  to stop, checkpoint or none, and takes a stop with a checkpoint for a failure.
-- A machine is missed when it has given no sign of life for 10 seconds.
+- Only the rendezvous of torch's elastic launcher is used. When membership changes, its agent kills ranks 30 seconds
+  after SIGTERM, saved or not (--shutdown-timeout does not apply there), and treats exit status 75 as a failure.
+- A host counts as lost when it has sent no heartbeat for 10 seconds.
 
-Exit status: 0 the run is finished; 75 this machine was asked to stop, 130 by Ctrl-C, with a checkpoint; 70 the meeting
-place is lost, or too few machines came; else that of the rank that ended badly first.
+Exit status: 0 the run is finished; 75 this host received SIGTERM or SIGUSR1 and its ranks saved a checkpoint; 130 the
+same after Ctrl-C; 70 the rendezvous is lost or too few hosts joined; otherwise that of the rank that failed first.
 """
 
 import contextlib
@@ -29,9 +30,9 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from node import SIGNALS, attend, pass_on, start
+from node import SIGNALS, forward, start, wait
 
-os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a machine that is lost is told here, not by the stacks of its sockets
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a lost host would otherwise print the C++ stacks of its sockets
 from torch.distributed import TCPStore
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
@@ -42,76 +43,78 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-del os.environ["TORCH_CPP_LOG_LEVEL"]  # which is the ranks' own
+from rwkv_music.training.signals import CRASHED, GO_ON_LATER, INTERRUPTED
 
-RUN = "rwkv-music"
-TOLD, INTERRUPTED, GO_ON_LATER, CRASHED = (1, 2), 130, 75, 70  # statuses, as in rwkv_music/training/signals.py
-SIGN_OF_LIFE_SECONDS, SIGNS_MISSED = 2, 5
-LATECOMERS_SECONDS = 10  # how long those who are enough wait for more: longer than ranks take to notice a loss
-LOOK_SECONDS = 1.0  # between two looks for who has come back
-FAREWELL_SECONDS = 3  # that the meeting place stays open for those who wait, so that they learn of the end
+del os.environ["TORCH_CPP_LOG_LEVEL"]  # the ranks keep their own setting
+
+RUN_ID = "rwkv-music"
+USER_ERRORS = (1, 2)
+HEARTBEAT_SECONDS, HEARTBEATS_MISSED = 2, 5
+LAST_CALL_SECONDS = 10  # wait for more hosts once MIN_HOSTS have joined; longer than ranks take to notice a loss
+JOIN_CHECK_SECONDS = 1.0
+CLOSING_SECONDS = 3  # the rendezvous server outlives the run by this time, so that waiting hosts see it closed
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) < 3 or not arguments[1].isdecimal():
         print(__doc__.strip())
         return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
-    machines = int(os.environ.get("NODES", "1"))
-    fewest, ranks, command = arguments[0], int(arguments[1]), arguments[2:]
-    if not (fewest.isdecimal() and 1 <= int(fewest) <= machines):
-        sys.exit(f"launch/elastic.py: --elastic {fewest}: give a number of machines from 1 to {machines} (NODES).")
-    least = int(fewest)
+    hosts = int(os.environ.get("NODES", "1"))
+    minimum, ranks, command = arguments[0], int(arguments[1]), arguments[2:]
+    if not (minimum.isdecimal() and 1 <= int(minimum) <= hosts):
+        sys.exit(f"launch/elastic.py: --elastic {minimum} must be a number of hosts from 1 to {hosts} (NODES).")
+    min_hosts = int(minimum)
     processes: list[subprocess.Popen] = []
-    asked: list[int] = []  # the signals that this machine was sent
+    received: list[int] = []  # signals sent to this launcher
 
     def stop(number: int, _frame: object) -> None:
-        asked.append(number)
-        pass_on(number, processes)
-        if all(process.poll() is not None for process in processes):  # it waits for others
+        received.append(number)
+        forward(number, processes)
+        if all(process.poll() is not None for process in processes):  # no rank runs: in the rendezvous
             sys.exit(INTERRUPTED if number == signal.SIGINT else GO_ON_LATER)
 
     for number in SIGNALS:
         signal.signal(number, stop)
-    crashes = Crashes(run_folder(command))
+    crashes = CrashCounter(run_folder(command))
     try:
-        rendezvous = open_rendezvous(least, most=machines)
+        rendezvous = open_rendezvous(min_hosts, max_hosts=hosts)
         while True:
-            place = rendezvous.next_rendezvous()
-            master = place.bootstrap_store_info
-            say(f"{place.world_size} machines meet; this one is number {place.rank}")
+            members = rendezvous.next_rendezvous()
+            master = members.bootstrap_store_info
+            log(f"{members.world_size} hosts joined; this is host {members.rank}")
             processes[:] = start(
                 command,
                 ranks,
-                first_rank=place.rank * ranks,
-                world_size=place.world_size * ranks,
+                first_rank=members.rank * ranks,
+                world_size=members.world_size * ranks,
                 MASTER_ADDR=master.master_addr,
                 MASTER_PORT=str(master.master_port),
             )
-            status = attend(processes, Newcomers(rendezvous, processes))
-            if asked:
+            status = wait(processes, StopOnJoin(rendezvous, processes))
+            if received:
                 return status
-            if status in (0, *TOLD):
-                return end_for_all(rendezvous, status)
-            if status not in (GO_ON_LATER, INTERRUPTED) and not crashes.forgive():
-                say(f"{crashes.count} crashes (status {status}) with no checkpoint between them: look for their cause")
-                return end_for_all(rendezvous, status)
+            if status in (0, *USER_ERRORS):
+                return close(rendezvous, status)
+            if status not in (GO_ON_LATER, INTERRUPTED) and not crashes.may_restart():
+                log(f"{crashes.count} crashes (status {status}) without a new checkpoint; see the errors above")
+                return close(rendezvous, status)
     except RendezvousClosedError:
-        return 0  # the others have ended; what there is to say they have said
+        return 0  # the other hosts have ended the run and reported why
     except RendezvousTimeoutError:
-        say(f"fewer than {least} machines came")
+        log(f"fewer than {min_hosts} hosts joined")
         return CRASHED
     except RendezvousError as error:
-        say(f"the meeting place is lost ({error})")
+        log(f"the rendezvous is lost ({error})")
         return CRASHED
 
 
-def open_rendezvous(least: int, most: int) -> RendezvousHandler:
-    """The agreement on who takes part, kept by the machine that is NODE_RANK 0, on the job's interface alone."""
+def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
+    """Connect to the rendezvous; host 0 also serves it, on the interface of MASTER_ADDR only."""
     host, port = socket.gethostbyname(os.environ["MASTER_ADDR"]), int(os.environ["MASTER_PORT"])
-    listener = socket.create_server((host, port)) if keeps_the_place() else None
+    listener = socket.create_server((host, port)) if serves_rendezvous() else None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, port))  # sends nothing
-        own = probe.getsockname()[0]
+        probe.connect((host, port))  # sends nothing; selects the interface that reaches `host`
+        own_address = probe.getsockname()[0]
     try:
         store = TCPStore(
             host,
@@ -122,86 +125,86 @@ def open_rendezvous(least: int, most: int) -> RendezvousHandler:
             wait_for_workers=False,
         )
     except RuntimeError as error:
-        raise RendezvousError(f"nobody answers at {host}:{port}") from error
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the ranks meet at a port of their own
+        raise RendezvousError(f"no answer from {host}:{port}") from error
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the ranks' process group uses its own port
     return DynamicRendezvousHandler.from_backend(
-        RUN,
+        RUN_ID,
         store,
-        C10dRendezvousBackend(store, RUN),
-        least,
-        most,
-        local_addr=own,
-        timeout=RendezvousTimeout(last_call=timedelta(seconds=LATECOMERS_SECONDS)),
-        keep_alive_interval=SIGN_OF_LIFE_SECONDS,
-        keep_alive_max_attempt=SIGNS_MISSED,
+        C10dRendezvousBackend(store, RUN_ID),
+        min_hosts,
+        max_hosts,
+        local_addr=own_address,
+        timeout=RendezvousTimeout(last_call=timedelta(seconds=LAST_CALL_SECONDS)),
+        keep_alive_interval=HEARTBEAT_SECONDS,
+        keep_alive_max_attempt=HEARTBEATS_MISSED,
     )
 
 
-def end_for_all(rendezvous: RendezvousHandler, status: int) -> int:
-    """Nobody meets any more; `status`."""
-    with contextlib.suppress(RendezvousError):  # who keeps the meeting place has ended before
+def close(rendezvous: RendezvousHandler, status: int) -> int:
+    """End the run on all hosts and return `status`."""
+    with contextlib.suppress(RendezvousError):  # host 0 has ended already
         rendezvous.set_closed()
-        if keeps_the_place():
-            time.sleep(FAREWELL_SECONDS)
+        if serves_rendezvous():
+            time.sleep(CLOSING_SECONDS)
     return status
 
 
-def keeps_the_place() -> bool:
+def serves_rendezvous() -> bool:
     return os.environ.get("NODE_RANK", "0") == "0"
 
 
-class Newcomers:
-    """Looks whether a machine waits to take part, and has the ranks save and stop if one does."""
+class StopOnJoin:
+    """A poll for `node.wait` that makes the ranks save and stop when another host waits to join."""
 
     def __init__(self, rendezvous: RendezvousHandler, processes: list[subprocess.Popen]) -> None:
-        self._rendezvous, self._processes, self._looked = rendezvous, processes, time.monotonic()
-        self._told = False
+        self._rendezvous, self._processes, self._checked_at = rendezvous, processes, time.monotonic()
+        self._stopping = False
 
     def __call__(self) -> None:
-        if self._told or time.monotonic() < self._looked + LOOK_SECONDS:
+        if self._stopping or time.monotonic() < self._checked_at + JOIN_CHECK_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         try:
-            self._told = self._rendezvous.num_nodes_waiting() > 0
-        except RendezvousError:  # the meeting place is lost: its ranks too, which ours will notice
+            self._stopping = self._rendezvous.num_nodes_waiting() > 0
+        except RendezvousError:  # host 0 is lost, and its ranks with it; ours fail in their next collective
             return
-        if self._told:
-            say("a machine has come: the ranks save and stop, and all meet")
-            pass_on(signal.SIGTERM, self._processes)
+        if self._stopping:
+            log("another host waits to join: the ranks save a checkpoint and stop, then all hosts start again")
+            forward(signal.SIGTERM, self._processes)
 
 
-class Crashes:
-    """Counts those in which the run got no further than the last checkpoint."""
+class CrashCounter:
+    """A count of successive crashes without a new checkpoint in the run folder."""
 
     def __init__(self, run: Path) -> None:
         self._run, self.count = run, 0
-        self._from = self._last_checkpoint()
+        self._started_from = self._newest_checkpoint()
 
-    def forgive(self) -> bool:
-        """Whether to go on after one more."""
-        last = self._last_checkpoint()
-        self.count = self.count + 1 if last == self._from else 1
-        self._from = last
+    def may_restart(self) -> bool:
+        """Count one crash; return whether the count is below the limit."""
+        newest = self._newest_checkpoint()
+        self.count = self.count + 1 if newest == self._started_from else 1
+        self._started_from = newest
         return self.count < int(os.environ.get("CRASHES", "3"))
 
-    def _last_checkpoint(self) -> str:
-        """The one written last: a damaged one of a later step may be there."""
+    def _newest_checkpoint(self) -> str:
+        """Return the name of the checkpoint written last (by time: one of a later step may be a damaged leftover)."""
         found = [(0.0, "")]
         for path in self._run.glob("checkpoints/step_*"):
-            with contextlib.suppress(FileNotFoundError):  # one that is being deleted
+            with contextlib.suppress(FileNotFoundError):  # being deleted
                 found.append((path.stat().st_mtime, path.name))
         return max(found)[1]
 
 
 def run_folder(command: list[str]) -> Path:
-    """What `--out` names in a command line of train.py."""
+    """Return the value of `--out` in a train.py command line."""
     for argument, following in zip(command, [*command[1:], ""], strict=True):
         if found := re.match("--out(?:=(.*))?$", argument):
             return Path(found[1] or following)
-    sys.exit("launch/elastic.py: no --out: name the run folder.")
+    sys.exit("launch/elastic.py: --out is missing; give the run folder.")
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"launch/elastic.py: {text}.", file=sys.stderr, flush=True)
 
 

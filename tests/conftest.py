@@ -1,4 +1,4 @@
-"""Real music for the tests: twelve Bach chorales, written and prepared once a session."""
+"""Real music for the tests: twelve Bach chorales, written and prepared once per session."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import torch
 from rwkv_music.prepare.corpus import write_corpus
 from rwkv_music.prepare.pipeline import prepare
 
-# The tensors here are small: on a machine that does other work too, a second thread is waited for more than it helps.
+# The tests' tensors are small: on a busy machine, waiting for a second thread costs more than the thread saves.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def bach_midi(tmp_path_factory) -> Path:
-    """A folder of twelve chorales as .mid."""
+    """Return a folder of twelve chorales as .mid files."""
     folder = tmp_path_factory.mktemp("bach_midi")
     report = write_corpus("bach", folder, workers=1, limit=12)
     assert report.written == 12, report
@@ -23,7 +23,7 @@ def bach_midi(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def bach_data(bach_midi, tmp_path_factory) -> Path:
-    """Those chorales as a dataset folder; do not write to it."""
+    """Return the same chorales as a dataset folder; tests must not write to it."""
     folder = tmp_path_factory.mktemp("bach") / "data"
     prepare([bach_midi], folder, workers=1, val_fraction=0.2)
     return folder

@@ -1,4 +1,4 @@
-"""launch/elastic.py: two machines on the loopback interface, one of which is lost and returns."""
+"""The launchers: their help, and launch/elastic.py on two simulated hosts, one of which is lost and joins again."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from tests.training.test_checkpoint import wait_for
 
 STEPS = 200
 JOB = [*SMALL, "--steps", str(STEPS), "--val_every", "0", "--save_every", "10", "--keep", "3", "--batch_size", "5"]
-# Over so many steps a higher rate would carry the rounding of sums past any bound; and without an epsilon AdamW makes
-# whole steps of the rounding in gradients that are zero.
+# With a higher learning rate rounding differences of sums grow too large to compare over so many steps. With a smaller
+# epsilon AdamW turns rounding noise in zero gradients into full-size updates.
 JOB += ["--lr", "2e-4", "--adam_eps", "1e-8"]
 
 
-class Machine:
-    """One of two, with one rank; what it says goes to a file."""
+class Host:
+    """One of two simulated hosts, with one rank; its output goes to a file."""
 
     def __init__(self, number: int, line: list[str], shared: dict[str, str], log: Path) -> None:
         self.log = log
@@ -37,13 +37,13 @@ class Machine:
         found = subprocess.run(["pgrep", "-P", str(self.launcher.pid)], capture_output=True, text=True).stdout
         return [int(process) for process in found.split()]
 
-    def is_lost(self) -> None:
-        """Everything on it stops at once."""
+    def kill(self) -> None:
+        """Kill all its processes at once."""
         for process in (*self.ranks(), self.launcher.pid):
             os.kill(process, signal.SIGKILL)
         self.launcher.wait()
 
-    def end(self) -> int:
+    def wait(self) -> int:
         return self.launcher.wait(120)
 
 
@@ -58,17 +58,51 @@ def fp32(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("file", ["node.py", "elastic.py", "workstation.sh", "slurm.sh"])
-def test_each_says_what_it_takes(file):
+def test_launchers_print_their_help(file):
     path = PROJECT / "launch" / file
     outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     program = [sys.executable] if path.suffix == ".py" else ["bash"]
     done = subprocess.run([*program, str(path), "--help"], env=outside, capture_output=True, text=True)
     assert done.returncode == (2 if file == "slurm.sh" else 0), done.stderr
     assert f"launch/{file} " in done.stdout and "#" not in done.stdout.split("usage:")[0]
-    assert ("submit this file with sbatch" in done.stderr) == (file == "slurm.sh")
+    assert ("sbatch" in done.stderr) == (file == "slurm.sh")
 
 
-def test_the_ranks_of_a_machine_share_its_cores():
+@pytest.mark.parametrize(
+    "ends, status",
+    [("0 0", 0), ("75 75", 75), ("130 130", 130), ("0 70", 70), ("1 0", 1), ("0 -9", 137)],
+)
+def test_the_launcher_passes_exit_statuses_on(ends, status):
+    rank = "import os, sys; end = int(sys.argv[1:][int(os.environ['RANK'])])"
+    rank += "; sys.exit(end) if end >= 0 else os.kill(os.getpid(), -end)"
+    line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", "-c", rank, *ends.split()]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert ("local rank 1 was killed by SIGKILL" in done.stderr) == (status == 137)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_ranks_receive_the_launchers_signals_once_and_outlive_it_only_to_save(number, status, tmp_path):
+    """Ranks of a killed launcher receive SIGTERM."""
+    rank = (
+        "import os, pathlib, signal, sys, time; got = []; own = pathlib.Path(sys.argv[1], os.environ['RANK'])\n"
+        "signal.signal(signal.SIGTERM, lambda *_: got.append(1)); own.write_text('ready')\n"
+        "while not got: time.sleep(0.05)\n"
+        "time.sleep(0.5); own.write_text(f'saved after {len(got)}'); sys.exit(75)"
+    )
+    line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", "-c", rank, str(tmp_path)]
+
+    def texts() -> list[str]:
+        return [path.read_text() for path in tmp_path.iterdir()]
+
+    launcher = subprocess.Popen(line)
+    wait_for(lambda: texts() == ["ready"] * 2)
+    launcher.send_signal(number)
+    assert launcher.wait(60) == status
+    wait_for(lambda: texts() == ["saved after 1"] * 2)
+
+
+def test_ranks_of_a_host_share_its_cores():
     line = [
         sys.executable,
         str(PROJECT / "launch" / "node.py"),
@@ -82,43 +116,45 @@ def test_the_ranks_of_a_machine_share_its_cores():
         assert done.stdout.split() == [str(threads)] * 2
 
 
-@pytest.mark.parametrize("fewest, nodes", [("3", "2"), ("0", "2"), ("some", "2"), ("2", None)])
-def test_a_number_of_machines_that_cannot_be(fewest, nodes):
-    shared = {name: value for name, value in environment().items() if name != "NODES"}
-    line = [sys.executable, str(PROJECT / "launch" / "elastic.py"), fewest, "1", "train.py", "--out", "run"]
-    done = subprocess.run(line, env=shared | ({"NODES": nodes} if nodes else {}), capture_output=True, text=True)
-    assert done.returncode == 1
-    remedy = f"give a number of machines from 1 to {nodes or 1} (NODES)."
-    assert done.stderr == f"launch/elastic.py: --elastic {fewest}: {remedy}\n"
+@pytest.mark.parametrize("minimum, nodes", [("3", "2"), ("0", "2"), ("some", "2"), ("2", None)])
+def test_an_invalid_minimum_of_hosts_is_reported(minimum, nodes, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "launch"))
+    import elastic
+
+    monkeypatch.delenv("NODES", raising=False)
+    if nodes:
+        monkeypatch.setenv("NODES", nodes)
+    with pytest.raises(SystemExit, match=rf"--elastic {minimum} .* from 1 to {nodes or 1} \(NODES\)"):
+        elastic.main([minimum, "1", "train.py", "--out", "run"])
 
 
-def test_a_machine_is_lost_and_taken_back(bach_data, fp32, tmp_path):
+def test_a_lost_host_joins_again(bach_data, fp32, tmp_path):
     line = command(tmp_path / "run", "--data", bach_data, *JOB, "--elastic", 1, config=fp32)
     shared, logs = environment(), [tmp_path / "0.log", tmp_path / "1.log"]
-    first, second = (Machine(number, line, shared, logs[number]) for number in (0, 1))
+    first, second = (Host(number, line, shared, logs[number]) for number in (0, 1))
     wait_for(lambda: newest(tmp_path / "run") >= 20)
-    second.is_lost()
+    second.kill()
     lost_at = newest(tmp_path / "run")
-    wait_for(lambda: newest(tmp_path / "run") > lost_at + 10, 60)  # the other goes on
-    second = Machine(1, line, shared, logs[1])
-    assert (first.end(), second.end()) == (0, 0), [log.read_text()[-3000:] for log in logs]
-    said = logs[0].read_text()
-    assert re.findall(r"tokens a step: (\d) ranks?", said) == ["2", "1", "2"], said[-3000:]
-    assert "a machine has come: the ranks save and stop, and all meet" in said and "Traceback" not in said
+    wait_for(lambda: newest(tmp_path / "run") > lost_at + 10, 60)  # the other host continues
+    second = Host(1, line, shared, logs[1])
+    assert (first.wait(), second.wait()) == (0, 0), [log.read_text()[-3000:] for log in logs]
+    output = logs[0].read_text()
+    assert re.findall(r"tokens a step: (\d) ranks?", output) == ["2", "1", "2"], output[-3000:]
+    assert "another host waits to join" in output and "Traceback" not in output
     last = read_progress(checkpoints(tmp_path / "run")[-1])
-    assert (last.step, last.samples) == (STEPS, 5 * STEPS)  # as many rows in every step
+    assert (last.step, last.samples) == (STEPS, 5 * STEPS)  # the same number of rows in every step
     unbroken = train(tmp_path / "unbroken", "--data", bach_data, *JOB, config=fp32)
     differences = np.abs(np.subtract(Run(tmp_path / "run", 0, "").curve(), unbroken.curve()))
     assert len(differences) == STEPS and differences.max() < 1e-3, differences
 
 
-def test_a_machine_that_is_asked_to_stop_leaves_with_a_checkpoint_and_the_others_go_on(bach_data, tmp_path):
+def test_a_host_that_receives_sigterm_saves_and_leaves_while_the_other_continues(bach_data, tmp_path):
     line = command(tmp_path / "run", "--data", bach_data, *JOB, "--save_every", 0, "--elastic", 1)
     shared, logs = environment(), [tmp_path / "0.log", tmp_path / "1.log"]
-    first, second = (Machine(number, line, shared, logs[number]) for number in (0, 1))
+    first, second = (Host(number, line, shared, logs[number]) for number in (0, 1))
     wait_for(lambda: logs[0].exists() and "loss" in logs[0].read_text(errors="replace"))
     second.launcher.send_signal(signal.SIGTERM)
-    assert second.end() == 75
+    assert second.wait() == 75
     left_at = newest(tmp_path / "run")
-    assert 0 < left_at < STEPS and first.end() == 0 and newest(tmp_path / "run") == STEPS
+    assert 0 < left_at < STEPS and first.wait() == 0 and newest(tmp_path / "run") == STEPS
     assert f"step_{left_at:08d}, step {left_at}" in logs[0].read_text()

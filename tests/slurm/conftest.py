@@ -1,7 +1,6 @@
-"""A real Slurm on the loopback interface: a controller and two nodes, each of which is a slurmd of its own.
+"""A real Slurm on the loopback interface: one controller and two nodes, each with its own slurmd.
 
-Skipped, with a word, where Slurm is not installed or may not be started: that takes root, and
-`apt-get install slurm-wlm munge iproute2`.
+The tests are skipped where Slurm is not installed (`apt-get install slurm-wlm munge iproute2`) or without root rights.
 """
 
 import os
@@ -24,7 +23,7 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A job that is queued again waits until its last credential has expired, two minutes by default.
+# A requeued job starts only after its previous credential has expired, by default after two minutes.
 AuthInfo=cred_expire=5
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -52,13 +51,13 @@ PartitionName=all Nodes=n1,n2 Default=YES OverSubscribe=YES MaxTime=INFINITE Sta
 
 @dataclass
 class Slurm:
-    """The cluster; `folder` holds its configuration, logs and pid files."""
+    """A running cluster; `folder` holds its configuration, logs and pid files."""
 
     folder: Path
     daemons: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     def run(self, *command: object) -> str:
-        """What a Slurm command prints."""
+        """Run a Slurm command and return its output."""
         done = subprocess.run([*map(str, command)], env=self.environment, capture_output=True, text=True, cwd=PROJECT)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
@@ -69,19 +68,19 @@ class Slurm:
         return {**os.environ, **own}
 
     def start(self, name: str) -> None:
-        """slurmctld, or the slurmd of a node."""
+        """Start slurmctld, or the slurmd of the node `name`."""
         command = ["slurmctld", "-D"] if name == "slurmctld" else ["slurmd", "-D", "-N", name]
         command += ["-f", str(self.folder / "slurm.conf")]
         with open(self.folder / f"{name}.out", "ab") as out:
             self.daemons[name] = subprocess.Popen(command, stdout=out, stderr=out)
 
     def idle(self) -> bool:
-        """Whether both nodes wait for work."""
+        """Return whether both nodes are idle."""
         states = self.run("sinfo", "--noheader", "--Node", "--nodes=n1,n2", "--format=%T").split()
         return states == ["idle", "idle"]
 
     def facts(self, job: str) -> dict[str, str]:
-        """What the controller knows of a job."""
+        """Return the fields of `scontrol show job`."""
         words = self.run("scontrol", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -91,7 +90,7 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
     missing = [tool for tool in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(
-            f"no Slurm to test on ({', '.join(missing) or 'not root'}): apt-get install slurm-wlm munge, as root"
+            f"Slurm cannot run here ({', '.join(missing) or 'not root'}): apt-get install slurm-wlm munge, as root"
         )
     munged = _start_munge()
     folder = tmp_path_factory.mktemp("slurm")
@@ -108,7 +107,7 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
         try:
             wait_until(cluster.idle, 30)
         except AssertionError:
-            pytest.skip(f"Slurm does not start here: {(folder / 'slurmctld.log').read_text()[-300:]}")
+            pytest.skip(f"Slurm did not start: {(folder / 'slurmctld.log').read_text()[-300:]}")
         yield cluster
     finally:
         subprocess.run(["scancel", "--user=root"], env=cluster.environment, capture_output=True)
@@ -122,7 +121,7 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
 
 
 def _start_munge() -> subprocess.Popen | None:
-    """munged, in the foreground; None if one runs already."""
+    """Start munged in the foreground and return it; None if it runs already."""
     if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
         return None
     for folder in ("/run/munge", "/var/log/munge"):
@@ -134,13 +133,13 @@ def _start_munge() -> subprocess.Popen | None:
 
 
 def wait_until(condition, seconds: float):
-    """What `condition` returns when it is true."""
+    """Wait until `condition()` is true and return its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             if found := condition():
                 return found
-        except AssertionError:  # a daemon that does not answer yet
+        except AssertionError:  # the daemon does not answer yet
             pass
         time.sleep(0.25)
-    raise AssertionError(f"waited {seconds} s in vain")
+    raise AssertionError(f"the condition was still false after {seconds} s")

@@ -97,13 +97,13 @@ def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
     status, said, seconds = end_a_rank(1, signal.SIGKILL, bach_data, tmp_path / "run")
     assert seconds < 15 and status in (70, 137)
     assert re.search(r"rank 0 lost another rank after step [\d,]+; the same command goes on from step_\d+", said), said
-    assert "launch/node.py: local rank 1 was ended by SIGKILL, as Linux does when memory runs out" in said
+    assert re.search(r"local rank 1 .*SIGKILL.*memory", said), said
 
 
 def test_a_crash_below_python_shows_where_it_was(bach_data, tmp_path):
     _, said, _ = end_a_rank(0, signal.SIGSEGV, bach_data, tmp_path / "run")
     assert "Fatal Python error: Segmentation fault" in said and 'loop.py", line' in said, said[-3000:]
-    assert "local rank 0 was ended by SIGSEGV" in said
+    assert re.search(r"local rank 0 .*SIGSEGV", said), said
 
 
 def test_threads_that_outlive_the_run_do_not_turn_its_end_into_a_crash(bach_data, tmp_path):
