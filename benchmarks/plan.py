@@ -29,7 +29,7 @@ from ranks import PROJECT, on_ranks
 MAX_LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 MODELS = {"0.1B": 0.1e9, "1.3B": 1.3e9, "7B": 7e9, "14B": 14e9}
 GPUS = (8, 64, 256, 1024)
-GPUS_A_NODE = 8
+GPUS_PER_NODE = 8
 ROOM_GIB = 40  # of 80 or more; the rest is for activations and buckets
 
 
@@ -43,13 +43,13 @@ class Plan:
     sent_between_nodes: float  # of it, by hierarchical collectives where the file has them
 
 
-def plan(file: dict, parameters: float, gpus: int, gpus_a_node: int = GPUS_A_NODE) -> Plan:
+def plan(file: dict, parameters: float, gpus: int, gpus_per_node: int = GPUS_PER_NODE) -> Plan:
     """The formulas above for a DeepSpeed file."""
     zero = file["zero_optimization"]
     stage, P, share = zero["stage"], parameters, (gpus - 1) / gpus
     hierarchical = zero.get("zero_hpz_partition_size", 1) > 1
     offloaded = zero.get("offload_optimizer", {}).get("device", "none") == "cpu"
-    weights = 2 * P / (gpus if stage == 3 else 1) + (2 * P / min(gpus_a_node, gpus) if hierarchical else 0)
+    weights = 2 * P / (gpus if stage == 3 else 1) + (2 * P / min(gpus_per_node, gpus) if hierarchical else 0)
     gradients = 2 * P / (gpus if stage >= 2 else 1)
     states = 12 * P / gpus
     if offloaded:  # the gradients are kept there too, in fp32
@@ -58,15 +58,15 @@ def plan(file: dict, parameters: float, gpus: int, gpus_a_node: int = GPUS_A_NOD
         memory = (weights + gradients + states, 0)
     if stage < 3:
         sent = share * (2 * 2 * P + 2 * P)
-        return Plan(*memory, sent, sent if gpus > gpus_a_node else 0)
+        return Plan(*memory, sent, sent if gpus > gpus_per_node else 0)
     gathers = 1 if P <= MAX_LIVE else 2
     weight_bytes = 1 if zero.get("zero_quantized_weights") else 2
     gradient_bytes = 0.5 if zero.get("zero_quantized_gradients") else 2
     gather, scatter = share * weight_bytes * P, share * gradient_bytes * P
-    within = 2 * P * (1 - 1 / min(gpus_a_node, gpus)) if hierarchical else gather
+    within = 2 * P * (1 - 1 / min(gpus_per_node, gpus)) if hierarchical else gather
     sent = gather + (gathers - 1) * within + scatter
     between = gather + scatter + (0 if hierarchical else (gathers - 1) * gather)
-    return Plan(*memory, sent, between if gpus > gpus_a_node else 0)
+    return Plan(*memory, sent, between if gpus > gpus_per_node else 0)
 
 
 def files() -> dict[str, dict]:
@@ -202,7 +202,7 @@ def main() -> int:
         import report
 
         report.write("plan", {"bytes_a_parameter_at_two_ranks": check()})
-    print(f"GiB a GPU for weights, gradients and AdamW / GB sent a GPU between nodes of {GPUS_A_NODE} in a step:\n")
+    print(f"GiB a GPU for weights, gradients and AdamW / GB sent a GPU between nodes of {GPUS_PER_NODE} in a step:\n")
     print(table())
     return 0
 
