@@ -38,7 +38,7 @@ def run(*command: str) -> str:
 
 def read_measures(output: str) -> dict[str, dict[str, str]]:
     """Parse the symbolic measures that `evaluate --samples` printed: {measure: {group: cell}}."""
-    table = output.split("deviation over the pieces:\n")[1]
+    table = re.split(r"mean \+- .*:\n", output)[1]
     names, *rows = (re.split(r"  +", line.strip()) for line in table.splitlines() if line.strip())
     return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
