@@ -1,12 +1,11 @@
-"""What does the 0.1b preset learn from music21's whole corpus in minutes on one GPU? Trains, evaluates, completes.
+"""Train, evaluate and complete with the 0.1b preset on music21's whole corpus, on one GPU.
 
-    python -m rwkv_music corpus bach --out midi/bach      # and the others that `corpus` lists
+    python -m rwkv_music corpus bach --out midi/bach      # and the other corpora that `corpus` lists
     python -m rwkv_music prepare midi --out DATA
     python benchmarks/corpus_run.py --data DATA --prompts a.mid b.mid c.mid --steps 5000
 
-The prompts are pieces of the held-out split. Writes results/corpus.json, and results/corpus/: the curve, and a
-completion of each prompt with its piano roll.
-"""
+The prompts are pieces of the validation split. Writes results/corpus.json and, to results/corpus/, the loss curve and a
+completion of each prompt with its piano roll."""
 
 import argparse
 import json
@@ -25,7 +24,7 @@ BARS = ("--context-bars", "4", "--bars", "8")
 
 
 def run(*command: str) -> str:
-    """What `command` printed; it goes on the terminal too. Its failure is ours."""
+    """Run `command`, echo its output and return it. Exits if the command fails."""
     print("$", *command, flush=True)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
     lines = []
@@ -38,8 +37,8 @@ def run(*command: str) -> str:
 
 
 def read_measures(output: str) -> dict[str, dict[str, str]]:
-    """The table of symbolic measures that `evaluate --samples` printed: of each measure, a cell for each group."""
-    table = output.split("deviation over the pieces:\n")[1]
+    """Parse the symbolic measures that `evaluate --samples` printed: {measure: {group: cell}}."""
+    table = re.split(r"mean \+- .*:\n", output)[1]
     names, *rows = (re.split(r"  +", line.strip()) for line in table.splitlines() if line.strip())
     return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
@@ -50,7 +49,9 @@ def main() -> None:
     parser.add_argument("--prompts", required=True, nargs="+", metavar="IN.mid", help="held-out pieces to complete")
     parser.add_argument("--steps", type=int, default=5000, help="optimizer steps (default: 5000)")
     parser.add_argument("--samples", type=int, default=100, help="completions to measure (default: 100)")
-    parser.add_argument("--out", default=report.RESULTS, type=Path, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--out", default=report.RESULTS, type=Path, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     options, more = parser.parse_known_args()
     folder = options.out / "corpus"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,9 @@
-"""How long does `make demo` take on this machine, and what comes out? Runs it twice in a clean clone.
+"""Time `make demo` in a clean clone, twice, and keep what it produces.
 
     python benchmarks/demo.py
-    python benchmarks/demo.py --before COMMIT     # beside an earlier state of the project, one after the other
+    python benchmarks/demo.py --before COMMIT     # also time the demo of an earlier commit
 
-Writes results/demo.json, and results/demo/: the curve, and the three completions with their piano rolls.
-"""
+Writes results/demo.json and, to results/demo/, the loss curve and the three completions with their piano rolls."""
 
 import argparse
 import shutil
@@ -21,7 +20,7 @@ PROJECT = Path(__file__).parent.parent
 
 
 def timed_demo(clone: Path) -> tuple[float, str]:
-    """Seconds that `make demo` takes, and what it printed."""
+    """Run `make demo`; return the seconds it took and its output."""
     start = time.perf_counter()
     done = subprocess.run(["make", "demo"], cwd=clone, capture_output=True, text=True)
     if done.returncode != 0:
@@ -30,7 +29,7 @@ def timed_demo(clone: Path) -> tuple[float, str]:
 
 
 def both_times(clone: Path, commit: str = "HEAD") -> tuple[dict[str, int], str]:
-    """Seconds of the first `make demo` in a clone of the project and of the one after it; what the first printed."""
+    """Clone the project and run `make demo` twice; return the seconds of each and the first one's output."""
     subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
     subprocess.run(["git", "checkout", "--quiet", commit], cwd=clone, check=True)
     first, output = timed_demo(clone)
@@ -39,17 +38,17 @@ def both_times(clone: Path, commit: str = "HEAD") -> tuple[dict[str, int], str]:
 
 
 def read_evaluation(output: str) -> dict[str, dict[str, float]]:
-    """The table that `evaluate` printed, by split."""
+    """Parse the table that `evaluate` printed: {split: {column: value}}."""
     columns = ("targets", "nats_per_token", "bits_per_note", "ngram", "ngram_nats_per_token")
     columns += ("bigram_nats_per_token", "unigram_nats_per_token")
-    # The n-gram's "5: 1.2023" tells these lines from those by place in the piece.
+    # Only the lines of this table contain a colon, in the n-gram column: "5: 1.2023".
     lines = (line for line in output.splitlines() if line.startswith(("train ", "val ")) and ":" in line)
     rows = (line.replace(",", "").replace(":", "").split() for line in lines)
     return {row[0]: dict(zip(columns, map(float, row[1:]), strict=True)) for row in rows}
 
 
 def draw_curve(run: Path, bigram: float, path: Path) -> dict[str, list]:
-    """The losses over the steps, with the bigram's as a line; returns them."""
+    """Plot and return the loss curves of a run; the bigram model's loss is a horizontal line."""
     events = EventAccumulator(str(run)).Reload()
     curves = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
@@ -57,7 +56,7 @@ def draw_curve(run: Path, bigram: float, path: Path) -> dict[str, list]:
     axes.plot(*zip(*curves["train/loss"], strict=True), color="#1b5e9b", label="training")
     axes.plot(*zip(*curves["val/loss"], strict=True), "o-", color="#d2521a", label="validation")
     axes.axhline(bigram, color="#555", linestyle="--", label="bigram model, validation")
-    axes.set(xlabel="optimizer step", ylabel="nats a token", ylim=(0, 4), xlim=(0, None))
+    axes.set(xlabel="optimizer step", ylabel="nats per token", ylim=(0, 4), xlim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path)
@@ -66,7 +65,7 @@ def draw_curve(run: Path, bigram: float, path: Path) -> dict[str, list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", metavar="COMMIT", help="time the demo of this commit as well")
+    parser.add_argument("--before", metavar="COMMIT", help="also time the demo of this commit")
     before = parser.parse_args().before
     out = report.RESULTS / "demo"
     out.mkdir(parents=True, exist_ok=True)

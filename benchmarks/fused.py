@@ -1,13 +1,12 @@
-"""How fast are the fused operators? With --compile beside torch.compile of their plain forms.
+"""Measure the fused operators, and with --compile torch.compile of their plain forms.
 
     python benchmarks/fused.py [--compile]
 
-Needs a GPU. Writes results/fused.json: for every operator and shape the median microseconds of forward and backward,
-and how many bytes a second that is if each input is read once and each output written once.
+Needs a GPU. Writes results/fused.json: for every operator and shape, the median microseconds of forward and backward,
+and the bytes per second if each input is read once and each output written once.
 
-Compiled, relu_squared's backward is the faster one, as it writes one tensor: what it would write besides, the square,
-is then kept from the forward pass, 4 C values a token. Ours keeps nothing and makes the square again.
-"""
+For relu_squared, the compiled backward is faster because it writes one tensor less: it keeps the square from the
+forward pass, 4 C values per token. The fused operator keeps nothing and recomputes the square."""
 
 import argparse
 import itertools
@@ -25,16 +24,16 @@ from rwkv_music.ops import fused
 TOKENS = 16384
 WIDTHS = (768, 2048)
 VOCABULARY = 20_096
-HEAD_ROWS = 3328  # rows of logits that are held at once
+HEAD_ROWS = 3328  # rows of logits held at once
 
 
 class Case(NamedTuple):
-    """One operator's two halves, and the plain form that autograd goes through, with their arguments."""
+    """An operator's forward and backward, and its plain form for autograd, with their arguments."""
 
     name: str
     forward: Callable
     forward_args: tuple
-    backward: Callable | None  # none where the forward makes the gradient
+    backward: Callable | None  # None if the forward computes the gradient
     backward_args: tuple
     plain: Callable[..., tuple[Tensor, ...]]
     plain_args: tuple[Tensor, ...]
@@ -54,7 +53,7 @@ def cases(M: int, C: int) -> Iterator[Case]:
         args = (x, weight, bias, mixes, first)
         mean_rstd = fused.norm_mix(*args)[1]
 
-        # The residual's gradient joins x's: a second output that is x itself.
+        # A second output, x itself, adds the residual's gradient to x's.
         def norm_mix(x: Tensor, weight: Tensor, bias: Tensor, mixes: Tensor) -> tuple[Tensor, ...]:
             return fused.plain_norm_mix(x, weight, bias, mixes, first)[0], x * 1
 
@@ -121,10 +120,10 @@ def moved_bytes(args: tuple, results: tuple) -> int:
 
 
 def time_gpu(run: Callable[[Callable[[], None]], None], repeats: int = 20) -> list[float]:
-    """Median microseconds between the marks that `run` makes by calling what it is given.
+    """Return the median microseconds between consecutive calls of the `mark` function that `run` receives.
 
-    Before each repetition a buffer larger than the L2 cache is written, so that no time is that of a warm cache; and
-    the GPU is kept busy until all are queued, so that no time is the host's.
+    Before each repetition a buffer larger than the L2 cache is written, so that the cache is cold. The GPU is kept busy
+    until all repetitions are queued, so that the host's launch time does not count.
     """
     spill = torch.empty(128 << 20, dtype=torch.uint8, device="cuda")
     repetitions = []
@@ -177,16 +176,16 @@ def time_case(case: Case, compile_plain: bool) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile", action="store_true", help="time torch.compile of the plain forms too")
+    parser.add_argument("--compile", action="store_true", help="also time torch.compile of the plain forms")
     parser.add_argument(
-        "--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)"
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
     )
     options = parser.parse_args()
     torch.manual_seed(0)
     rows = []
     print(
         f"{torch.cuda.get_device_name()}, bf16, {TOKENS} tokens: us (GB/s) of forward and backward"
-        + (", us of both compiled" if options.compile else "")
+        + (", us of both when compiled" if options.compile else "")
     )
     for C in WIDTHS:
         for case in cases(TOKENS, C):

@@ -1,12 +1,11 @@
-"""Do the fused half-blocks train as the plain model does? Three runs of 200 steps on real data, on a GPU.
+"""Compare the training curves of the fused sublayers and of the plain model: 200 steps on real data, on a GPU.
 
     python benchmarks/fused_curve.py --data DATA
 
-The same start, the same batches: the fused path; the plain PyTorch path; and the plain path again with each batch in
-two halves, which changes nothing but the rounding of bf16. How far the first two lie apart is read beside how far the
-last two do. Writes results/fused_curve.json and fused_curve.png; exit status 1 if the fused path lies further from the
-plain one than three times what rounding alone does.
-"""
+Three runs start from the same weights and read the same batches: the fused path; the plain PyTorch path; and the plain
+path with each batch in two halves, which changes nothing but bf16 rounding. The distance between the first two is
+compared with the distance between the last two. Writes results/fused_curve.json and fused_curve.png. Exit status 1 if
+the mean distance of the fused path from the plain one is more than three times that caused by rounding."""
 
 import argparse
 import statistics
@@ -27,9 +26,10 @@ RUNS = {"fused": ("fused", ()), "plain": ("plain", ()), "plain, in halves": ("pl
 
 
 def train(path: str, arguments: list[str]) -> int:
-    """train.py, with the half-blocks as they are chosen; or never chosen, and launched kernel by kernel.
+    """Run train.py; with path "plain", without the fused sublayers and without CUDA graphs.
 
-    Plain PyTorch cannot be recorded as a graph here: it looks for the last token of empty documents, which fill one up.
+    The plain path cannot be recorded as a CUDA graph: it indexes the last token of each document, and a graph's inputs
+    are padded with empty documents.
     """
     sys.path.insert(0, str(PROJECT))
     import train as entry
@@ -43,6 +43,7 @@ def train(path: str, arguments: list[str]) -> int:
 
 
 def curve(name: str, data: str, steps: int) -> list[float]:
+    """Train in a process of its own and return the training losses, in nats per token."""
     path, more = RUNS[name]
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, __file__, "--run", path, "--data", data, "--out", run, "--preset", "0.1b"]
@@ -52,8 +53,8 @@ def curve(name: str, data: str, steps: int) -> list[float]:
         return [event.value for event in EventAccumulator(run).Reload().Scalars("train/loss")]
 
 
-def apart(a: list[float], b: list[float]) -> dict[str, float]:
-    """Mean and largest distance of two curves, in nats a token."""
+def distance(a: list[float], b: list[float]) -> dict[str, float]:
+    """Return the mean and the largest absolute difference of two curves, in nats per token."""
     distances = [abs(x - y) for x, y in zip(a, b, strict=True)]
     return {"mean": statistics.mean(distances), "largest": max(distances)}
 
@@ -65,23 +66,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DATA", help="prepared dataset folder")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
-    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     options = parser.parse_args()
     curves = {name: curve(name, options.data, options.steps) for name in RUNS}
     figures = {
-        "fused_from_plain": apart(curves["fused"], curves["plain"]),
-        "rounding_alone": apart(curves["plain, in halves"], curves["plain"]),
+        "fused_from_plain": distance(curves["fused"], curves["plain"]),
+        "rounding_alone": distance(curves["plain, in halves"], curves["plain"]),
         "curves": curves,
     }
     print(report.write("fused_curve", figures, options.out))
     axes = plt.figure(figsize=(7, 3.5), layout="constrained").subplots()
     for (name, values), style in zip(curves.items(), ("-", "--", ":"), strict=True):
         axes.plot(values, style, label=name)
-    axes.set(xlabel="optimizer step", ylabel="nats a token", title="0.1b: fused and plain")
+    axes.set(xlabel="optimizer step", ylabel="nats per token", title="0.1b: fused and plain")
     axes.legend()
     axes.figure.savefig(Path(options.out) / "fused_curve.png", dpi=110)
     for pair in ("fused_from_plain", "rounding_alone"):
-        print(f"{pair}: mean {figures[pair]['mean']:.4f}, largest {figures[pair]['largest']:.4f} nats a token")
+        print(f"{pair}: mean {figures[pair]['mean']:.4f}, largest {figures[pair]['largest']:.4f} nats per token")
     return 0 if figures["fused_from_plain"]["mean"] < 3 * figures["rounding_alone"]["mean"] else 1
 
 

@@ -1,16 +1,14 @@
-"""Is the CUDA operator right on shapes and inputs that nobody thought of? Random cases against float64, on the GPU.
+"""Compare the WKV7s CUDA operator with a float64 reference on random shapes and inputs, on a GPU.
 
     python benchmarks/fuzz_wkv7s.py [--cases 3000] [--seed 0] [--head-size 64]
 
-Each case draws its shape, its cut into documents (empty ones too) and into segments, its range of w, how alike its keys
-are, and whether a state comes in; it is run twice and must give the same bits. Writes results/wkv7s_fuzz.json, or
-wkv7s_fuzz_128.json for that head size; exits with 1 when an output is over its bound, is NaN, or differs between the
-runs.
+Each case draws its shape, its division into documents (including empty ones) and segments, the range of w, the
+similarity of its keys, and whether there is an initial state. It runs twice and must give the same bits. Writes
+results/wkv7s_fuzz.json, or wkv7s_fuzz_128.json for head size 128. Exit status 1 if an output exceeds its error bound,
+is NaN, or differs between the two runs.
 
-The reference is written out by hand, gradients included, and shares no code with the operator or with the tests'
-reference. Heads are independent, so the documents and heads of many cases are its rows, and it goes token by token
-through all of them at once.
-"""
+The reference, including its gradients, is written out by hand and shares no code with the operator or with the tests'
+reference. It processes the documents and heads of many cases at once, as rows of one batch, token by token."""
 
 import argparse
 import math
@@ -29,20 +27,22 @@ from rwkv_music.cuda import build
 from rwkv_music.ops.wkv7s import wkv7s
 
 OUTPUTS = ("y", "final_state", "dr", "dw", "dk", "dv", "da", "db", "dstate")
-ORDINARY, HARD = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||; hard: extremes of w, keys alike
-BATCH = 400_000 * 64**2  # elements of the states that the reference holds at once: 13 GB
+ORDINARY, HARD = 5e-3, 8e-3  # bounds on ||out - reference|| / ||reference||; hard: extreme w or similar keys
+BATCH = 400_000 * 64**2  # largest number of state elements in the reference: 13 GB
 
 
 @dataclass
 class Case:
-    bounds: list[int]  # of its documents
-    rows: int  # > 0: a batch of so many equal rows, not packed
+    """A random input of the operator."""
+
+    bounds: list[int]  # document boundaries, in tokens
+    rows: int  # > 0: a batch of this many rows of equal length; 0: packed documents
     heads: int
     head_size: int
     w_range: tuple[float, float] | None  # None: normal, as at the start of training
-    noise: float | None  # keys lie around one direction, this far apart; None: anywhere
+    noise: float | None  # keys are one direction plus this much noise; None: independent
     with_state: bool
-    segment_tokens: int | None  # None: the public operator, which chooses
+    segment_tokens: int | None  # None: the public operator chooses
     seed: int
 
     @property
@@ -65,7 +65,7 @@ def draw_case(chance: random.Random, head_size: int) -> Case:
     low = chance.uniform(-20, 20)
     ranges = (
         *((-20, 20), (-20, -20), (20, 20), (-20, -19), (19, 20)),
-        *((-10, -3), (-6, -4)),  # slow decays, the worst for keys that are alike
+        *((-10, -3), (-6, -4)),  # slow decays, the worst case for similar keys
         (low, chance.uniform(low, 20)),
     )
     return Case(
@@ -82,7 +82,7 @@ def draw_case(chance: random.Random, head_size: int) -> Case:
 
 
 def make_inputs(case: Case) -> tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
-    """r, w, k, v, a, b [tokens, H, N], state or None, dy, gradient of the final state; on the GPU."""
+    """Return [r, w, k, v, a, b] [tokens, H, N], state or None, dy, and the final state's gradient, on the GPU."""
     generator = torch.Generator("cuda").manual_seed(case.seed)
     N = case.head_size
 
@@ -106,10 +106,10 @@ def make_inputs(case: Case) -> tuple[list[Tensor], Tensor | None, Tensor, Tensor
 
 
 def run_operator(case: Case, inputs: list[Tensor], state: Tensor | None, dy: Tensor, dfinal: Tensor) -> list[Tensor]:
-    """OUTPUTS, tokens packed; dstate also where no state came in and the segments were ours to choose."""
+    """Return OUTPUTS with packed tokens. Without an initial state, dstate exists only for explicit segments."""
     T = case.bounds[-1]
     bounds = torch.tensor(case.bounds, dtype=torch.int32, device="cuda")
-    longest = T // max(case.rows, 1)  # as the public operator would say it
+    longest = T // max(case.rows, 1)  # as the public operator computes it
     if case.segment_tokens is not None:
         ops = build.load()
         y, final, saved = ops.wkv7s_forward(*inputs, state, bounds, longest, True, case.segment_tokens)
@@ -124,7 +124,12 @@ def run_operator(case: Case, inputs: list[Tensor], state: Tensor | None, dy: Ten
 def reference(
     r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor, dy: Tensor, dfinal: Tensor
 ) -> list[Tensor]:
-    """OUTPUTS in float64. Tokens [T, R, N], states [R, N, N]; past a row's end w is -infinity, the rest 0."""
+    """Return OUTPUTS in float64.
+
+    Args:
+        r, w, k, v, a, b, dy: [T, R, N]. Past a row's end, w is -infinity and the others are 0.
+        state, dfinal: [R, N, N].
+    """
     decay = torch.exp(-math.exp(-0.5) * torch.sigmoid(w))
     slope = -math.exp(-0.5) * torch.sigmoid(w) * torch.sigmoid(-w) * decay  # d decay / dw
     T = len(r)
@@ -151,20 +156,22 @@ def reference(
 
 
 def check_batch(cases: list[Case]) -> list[dict]:
-    """For each case: its relative errors by output, and whether two runs agreed."""
+    """Return, for each case, its relative error by output, and whether its two runs gave the same bits."""
     made = [make_inputs(case) for case in cases]
     results = []
     for case, arguments in zip(cases, made, strict=True):
         first, second = (run_operator(case, *arguments) for _ in range(2))
         results.append((first, all(map(torch.equal, first, second))))
 
-    rows = [(c, d) for c, case in enumerate(cases) for d in range(len(case.lengths))]  # times the case's heads
+    rows = [
+        (c, d) for c, case in enumerate(cases) for d in range(len(case.lengths))
+    ]  # each occupies as many rows as the case has heads
     starts = [0]
     for c, _ in rows:
         starts.append(starts[-1] + cases[c].heads)
     T, N = max(max(case.lengths) for case in cases), cases[0].head_size
     filled = [torch.zeros(T, starts[-1], N, dtype=torch.float64, device="cuda") for _ in range(7)]
-    filled[1].fill_(-math.inf)  # past the end of a document its state stays as it is
+    filled[1].fill_(-math.inf)  # past a document's end, its state does not change
     state, dfinal = (torch.zeros(starts[-1], N, N, dtype=torch.float64, device="cuda") for _ in range(2))
     places = [[] for _ in cases]
     for (c, d), start, stop in zip(rows, starts[:-1], starts[1:], strict=True):
@@ -190,7 +197,9 @@ def check_batch(cases: list[Case]) -> list[dict]:
             errors[name] = (out.double() - parts).norm() / torch.where(scale > 0, scale, 1.0)
         found.append({"same": same, "errors": errors})
     names = [[*result["errors"]] for result in found]
-    values = torch.stack([x for result in found for x in result["errors"].values()]).tolist()  # one wait for all
+    values = torch.stack(
+        [x for result in found for x in result["errors"].values()]
+    ).tolist()  # one synchronization for all
     for result, keys in zip(found, names, strict=True):
         result["errors"] = dict(zip(keys, values, strict=False))
         del values[: len(keys)]
@@ -198,7 +207,7 @@ def check_batch(cases: list[Case]) -> list[dict]:
 
 
 def batches(cases: list[Case]) -> list[list[Case]]:
-    """Cases of like length together, each batch small enough for the reference."""
+    """Group cases of similar length into batches that fit the reference."""
     found, size = [[]], 0
     for case in sorted(cases, key=lambda case: max(case.lengths)):
         rows = len(case.lengths) * case.heads * case.head_size**2
@@ -212,10 +221,12 @@ def batches(cases: list[Case]) -> list[list[Case]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=3000, metavar="COUNT")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--head-size", type=int, default=64, choices=(64, 128))
-    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON")
+    parser.add_argument("--cases", type=int, default=3000, metavar="COUNT", help="random cases (default: 3000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases (default: 0)")
+    parser.add_argument("--head-size", type=int, default=64, choices=(64, 128), help="head size N (default: 64)")
+    parser.add_argument(
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     options = parser.parse_args()
     chance = random.Random(options.seed)
     cases = [draw_case(chance, options.head_size) for _ in range(options.cases)]
@@ -235,14 +246,14 @@ def main() -> None:
                 wrong.append({"case": vars(case), **result})
     seconds = time.perf_counter() - start
 
-    print(f"{options.cases} cases in {seconds:.0f} s; the worst ||out - reference|| / ||reference||, in thousandths")
+    print(f"{options.cases} cases in {seconds:.0f} s; largest ||out - reference|| / ||reference||, in thousandths")
     print(f"{'':<24}" + "".join(f"{name:>12}" for name in OUTPUTS))
     for kind, errors in worst.items():
         label = f"{kind} ({counts[kind]} cases)"
         print(f"{label:<24}" + "".join(f"{1e3 * error:>12.2f}" for error in errors.values()))
     print(f"over 5e-3: {over['over_5e-3']}, over 8e-3: {over['over_8e-3']}")
     for item in wrong[:20]:
-        print("disagrees:", item)
+        print("mismatch:", item)
     figures = {
         "cases": dict(counts),
         "seed": options.seed,
@@ -256,7 +267,7 @@ def main() -> None:
     name = "wkv7s_fuzz" if options.head_size == 64 else f"wkv7s_fuzz_{options.head_size}"
     print(report.write(name, figures, options.out))
     if wrong:
-        sys.exit(f"{len(wrong)} of {options.cases} cases disagree with the reference or with themselves.")
+        sys.exit(f"{len(wrong)} of {options.cases} cases differ from the reference or between two runs.")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""How fast are completions, does memory stay flat, and is whatever comes out a file with the asked number of bars?
+"""Measure the speed and the memory of generation, and check that samples are well-formed and have the requested bars.
 
-    python benchmarks/generation.py                     what this machine can do, on a GPU if there is one
-    python benchmarks/generation.py --only samples      1,000 samples from a barely trained model alone
+    python benchmarks/generation.py                     # all parts, on a GPU if there is one
+    python benchmarks/generation.py --only samples      # only the 1,000 samples of a barely trained model
 
-- speed: tokens a second of a preset, one piece and many at once, the grammar's masks and the host's look at every token
-  included; beside it the model called for each token, as it is trained. The asks are those of 0.1b: on a GPU 1,000 for
-  one piece and 60,000 for 512, on two CPU cores 20.
-- memory: what the process (or the GPU) holds after 1,000 tokens and after 100,000, of a tiny model.
-- samples: a tiny model is trained for a few steps on what it will be prompted with, then draws at temperature 1.5 with
-  both tokenizers. Every file is read back with mido: no note hangs, and bars are counted in it.
+- speed: tokens per second of a preset for one piece and for many at once, including the grammar's masks and the host's
+  processing of every token; for comparison, the model called once per token as in training. The required speeds of 0.1b
+  are, on a GPU, 1,000 for one piece and 60,000 for 512, and 20 on two CPU cores.
+- memory: bytes held by the process (or the GPU) after 1,000 and after 100,000 tokens of a tiny model.
+- samples: a tiny model is trained for a few steps on its own prompt and then samples at temperature 1.5 with both
+  tokenizers. Every file is read back with mido to check that all notes end and to count the bars.
 
-Weights are random: they change no speed. Writes results/generation_cpu.json or generation_cuda.json; exit status 1 if
-an ask is missed.
-"""
+The weights are random, which does not affect the speed. Writes results/generation_cpu.json or generation_cuda.json,
+with --only also the part's name. Exit status 1 if a requirement is not met."""
 
 import argparse
 import io
@@ -42,45 +41,50 @@ from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ASKS = {"cpu": {1: 20}, "cuda": {1: 1_000, 512: 60_000}}  # tokens a second by rows, 0.1b
+REQUIRED = {"cpu": {1: 20}, "cuda": {1: 1_000, 512: 60_000}}  # tokens per second by number of rows, 0.1b
 PROMPT_TOKENS = 512
 PARTS = ("speed", "memory", "samples")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="0.1b", help="of the speeds (default: 0.1b)")
-    parser.add_argument("--tokenizer", default="midi-llm", help="of the speeds (default: midi-llm, 20,096 tokens)")
-    parser.add_argument("--only", choices=PARTS, help="one part alone")
-    parser.add_argument("--samples", type=int, default=1000, help="samples a tokenizer (default: 1000)")
-    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON")
+    parser.add_argument("--preset", choices=PRESETS, default="0.1b", help="model of the speed part (default: 0.1b)")
+    parser.add_argument(
+        "--tokenizer", default="midi-llm", help="tokenizer of the speed part (default: midi-llm, 20,096 tokens)"
+    )
+    parser.add_argument("--only", choices=PARTS, help="run only this part")
+    parser.add_argument("--samples", type=int, default=1000, help="samples per tokenizer (default: 1000)")
+    parser.add_argument(
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     options = parser.parse_args()
-    figures, well = {}, True
+    figures, passed = {}, True
     if options.only in (None, "speed"):
         figures["speed"] = speeds(options.preset, make_codec(options.tokenizer))
-        asks = ASKS[DEVICE.type] if options.preset == "0.1b" else {}
-        well &= all(figures["speed"][str(rows)]["tokens_per_second"] >= ask for rows, ask in asks.items())
+        required = REQUIRED[DEVICE.type] if options.preset == "0.1b" else {}
+        passed &= all(figures["speed"][str(rows)]["tokens_per_second"] >= rate for rows, rate in required.items())
     if options.only in (None, "memory"):
         figures["memory"] = memory()
-        well &= figures["memory"]["bytes_grown"] < 2**22
+        passed &= figures["memory"]["bytes_grown"] < 2**22
     if options.only in (None, "samples"):
         figures["samples"] = {name: samples(make_codec(name), options.samples) for name in ("remi", "midi-llm")}
-        well &= all(
+        passed &= all(
             found["well_formed"] == found["to_the_bar"] == options.samples for found in figures["samples"].values()
         )
     name = f"generation_{DEVICE.type}" + (f"_{options.only}" if options.only else "")
     print(report.write(name, figures, options.out))
-    return 0 if well else 1
+    return 0 if passed else 1
 
 
 def make_model(codec: Codec, preset: str) -> RWKV:
+    """Return a model with random weights, in bf16 on a GPU."""
     torch.manual_seed(0)
     model = RWKV(ModelConfig(**PRESETS[preset], vocab_size=codec.vocab_size)).requires_grad_(False)
     return model.to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
 
 
 def speeds(preset: str, codec: Codec) -> dict:
-    """Tokens a second of 5 runs each, by rows; and milliseconds until the first token of a prompt."""
+    """Return tokens per second over 5 runs, and milliseconds to the first token, by number of rows."""
     model = make_model(codec, preset)
     prompt = np.full(PROMPT_TOKENS, codec.bos_id)
     piece = Piece(prompt, np.array([1]))
@@ -118,7 +122,7 @@ def speeds(preset: str, codec: Codec) -> dict:
 
 
 def called_for_each(model: RWKV, rows: int, n: int) -> float:
-    """Tokens a second of `model(token, state)`, without a draw."""
+    """Return tokens per second of `model(token, state)` without sampling."""
     whole = ModelDecoder(model, rows)
     with torch.no_grad():
         logits, state = model(whole.token[:1, None], state=model.init_state(1))
@@ -134,7 +138,7 @@ def called_for_each(model: RWKV, rows: int, n: int) -> float:
 
 
 def memory() -> dict:
-    """Bytes held after 1,000 tokens and after 100,000 of one piece."""
+    """Return the bytes held after 1,000 and after 100,000 tokens of one piece."""
     codec = make_codec("midi-llm-piano")
     torch.manual_seed(0)
     model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size)).requires_grad_(False)
@@ -153,14 +157,14 @@ def memory() -> dict:
 
 
 def _held() -> int:
-    """The most that the GPU, or this process, has held."""
+    """Return the peak memory of the GPU or of this process, in bytes."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def samples(codec: Codec, n: int) -> dict:
-    """How many of n samples at temperature 1.5 are well-formed files, and how many have all their bars and no more."""
+    """Count which of n samples at temperature 1.5 are well-formed files and have exactly the requested bars."""
     context_bars, bars = 2, 4
     source = tune()
     model = barely_trained(codec, codec.encode(source))
@@ -187,7 +191,7 @@ def samples(codec: Codec, n: int) -> dict:
 
 
 def tune() -> bytes:
-    """Sixteen bars for a piano and a bass, as a file."""
+    """Return a MIDI file of sixteen bars for piano and bass."""
     midi = mido.MidiFile(ticks_per_beat=480)
     for channel, (program, base, step) in enumerate(((0, 60, 240), (32, 40, 480))):
         track = mido.MidiTrack([mido.Message("program_change", program=program, channel=channel)])
@@ -202,6 +206,7 @@ def tune() -> bytes:
 
 
 def barely_trained(codec: Codec, ids: np.ndarray, steps: int = 20) -> RWKV:
+    """Return a small model after a few steps on `ids`."""
     torch.manual_seed(0)
     model = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=codec.vocab_size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -211,19 +216,19 @@ def barely_trained(codec: Codec, ids: np.ndarray, steps: int = 20) -> RWKV:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"{codec.name}: {steps} steps, loss {loss:.2f} of {np.log(codec.vocab_size):.2f}")
+    print(f"{codec.name}: {steps} steps, loss {loss:.2f}, {np.log(codec.vocab_size):.2f} at random")
     return model.requires_grad_(False).to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
 
 
 def read_back(midi: mido.MidiFile) -> mido.MidiFile:
-    """What mido reads of what it wrote."""
+    """Return the file after writing and reading it with mido."""
     file = io.BytesIO()
     midi.save(file=file)
     return mido.MidiFile(file=io.BytesIO(file.getvalue()))
 
 
 def is_well_formed(midi: mido.MidiFile) -> bool:
-    """Every note ends, after it began, and each that ends had begun."""
+    """Return whether every note that begins ends later, and every note that ends has begun."""
     for track in midi.tracks:
         sounding: dict[tuple[int, int], int] = {}
         now = 0
@@ -244,7 +249,7 @@ def is_well_formed(midi: mido.MidiFile) -> bool:
 
 
 def lasts(midi: mido.MidiFile, bars: int) -> bool:
-    """Whether the file has so many bars: it reaches the end of the last one, and no note begins after it."""
+    """Return whether the file lasts this many bars: it reaches the last bar's end, and no note begins after it."""
     end = int(bar_ticks(midi, bars)[-1])
     length = max(sum(message.time for message in track) for track in midi.tracks)
     notes = read_notes(midi)

@@ -1,14 +1,14 @@
-"""What beginning with a file of weights takes in memory: the peak of a node's ranks under ZeRO-3, beside the file.
+"""Measure the host memory that loading initial weights takes under ZeRO-3.
 
-python benchmarks/init_memory.py --n_layer 24 --n_embd 2048 --vocab_size 65536 --ranks 2
+    python benchmarks/init_memory.py --n_layer 24 --n_embd 2048 --vocab_size 65536 --ranks 2
 
-A `.pth` of that shape is written with random bf16 weights. Each rank then does what train.py does to begin with it, and
-a sampler adds up the ranks' proportional set sizes (/proc/PID/smaps_rollup): a page that both map, such as the file's,
-counts once. Three figures: before anything is allocated; the most until this rank's share of the model lies in memory;
-and the most until weights and fp32 masters are the file's. What the optimizer and the engine hold for good (masters,
-moments, bf16 shares, gradient buffers) is no cost of loading, so it is measured by itself: a start from zeros of the
-same shape, without a file. The difference of the two peaks, over the file's size, is what loading took.
-"""
+Writes a `.pth` file of that shape with random bf16 weights. Each rank then loads it as train.py --init does, and a
+sampler adds up the ranks' proportional set sizes (/proc/PID/smaps_rollup), which count a page shared by two ranks once.
+It records the peak until each of four marks: before allocation; when this rank's partition of the model is allocated;
+when the engine is built; and when weights and fp32 master weights are loaded. The engine's own memory (master weights,
+moments, bf16 partitions, gradient buffers) is not a cost of loading. It is measured separately, by a start without a
+file. The difference of the two peaks, divided by the file's size, is the cost of loading. Writes
+results/init_memory.json."""
 
 import argparse
 import json
@@ -64,11 +64,13 @@ leave(0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in SHAPE.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the file of weights")
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"of the model (default: {value})")
+    parser.add_argument("--ranks", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for the file of weights"
+    )
     options = parser.parse_args()
     shape = {name: getattr(options, name) for name in SHAPE}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -87,6 +89,7 @@ def main() -> None:
 
 
 def write_weights(path: Path, shape: dict[str, int]) -> None:
+    """Write a `.pth` file with random bf16 weights."""
     import torch
 
     from rwkv_music.checkpoint.tensors import parameter_shapes
@@ -97,7 +100,7 @@ def write_weights(path: Path, shape: dict[str, int]) -> None:
 
 
 def peaks(folder: Path, file: Path | None, shape: dict[str, int], ranks: int) -> dict[str, int]:
-    """The most that the ranks held together until each mark, in bytes."""
+    """Return the peak memory of all ranks together until each mark, in bytes."""
     marks = folder / ("marks" if file else "marks_without")
     marks.mkdir()
     ds_file = Path(__file__).parent.parent / "ds_configs" / "zero3.json"
@@ -126,6 +129,7 @@ def peaks(folder: Path, file: Path | None, shape: dict[str, int], ranks: int) ->
 
 
 def pss(pid: int) -> int:
+    """Return the proportional set size of a process in bytes, 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return 1024 * int(next(line.split()[1] for line in lines if line.startswith("Pss:")))

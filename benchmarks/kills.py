@@ -1,11 +1,10 @@
-"""Does a run survive being killed at any moment? kill -9, many times, half of them while a checkpoint is being written.
+"""Kill a run with SIGKILL many times, half of them while it writes a checkpoint, and check what it resumes from.
 
     python benchmarks/kills.py --kills 100
 
-Trains a small model that saves every second step, kills it, starts it again, and looks each time whether what it goes
-on from is whole: every byte of every file as the manifest says. Writes results/kills.json; exit status 1 if it once is
-not.
-"""
+Trains a small model that saves every second step, kills it, and restarts it. Each time, every byte of the checkpoint
+that the run would resume from is compared with the manifest. Writes results/kills.json. Exit status 1 if a run would
+have resumed from a damaged checkpoint."""
 
 import argparse
 import os
@@ -35,8 +34,8 @@ SMALL = "--n_layer 2 --n_embd 64 --ctx_len 128 --batch_size 4 --steps 1000000 --
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="how often (default: 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--kills", type=int, default=100, help="number of kills (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: 0)")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     counts = {"kills": 0, "left_a_partial_one": 0, "damaged_under_a_steps_name": 0, "resumed_from_a_damaged_one": 0}
@@ -64,11 +63,11 @@ def main() -> int:
             if kill % 2:
                 while running.poll() is None and not unfinished(run):
                     pass
-                time.sleep(moments.uniform(0, 0.03))  # a save of this model takes about as long
+                time.sleep(moments.uniform(0, 0.03))  # about as long as this model takes to save
             else:
                 time.sleep(moments.uniform(0, 1))
             if running.poll() is not None:
-                sys.exit(f"train.py ended by itself, with status {running.returncode}.")
+                sys.exit(f"train.py exited with status {running.returncode} before it was killed.")
             running.kill()
             running.wait()
             counts["kills"] += 1
@@ -82,15 +81,17 @@ def main() -> int:
 
 
 def unfinished(run: Path) -> list[Path]:
+    """Return the checkpoints that are being written."""
     return list((run / "checkpoints").glob(".step_*.partial"))
 
 
 def newest_step(run: Path) -> int:
+    """Return the step of the newest checkpoint, 0 if there is none."""
     return max((int(path.name.removeprefix("step_")) for path in checkpoints(run)), default=0)
 
 
 def whole(checkpoint: Path) -> bool:
-    """Whether every byte is as it was written."""
+    """Return whether every byte is as it was written."""
     if fault(checkpoint) or contents_fault(checkpoint, read_manifest(checkpoint)):
         return False
     return read_progress(checkpoint).step == int(checkpoint.name.removeprefix("step_"))

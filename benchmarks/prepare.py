@@ -1,16 +1,16 @@
-"""How fast, how small and how hard to break is `prepare`?
+"""Measure the speed, the memory and the robustness of `prepare`.
 
     python benchmarks/prepare.py MIDI_DIR... [--peer MIDI-LLM-tokenizer] [--only rates memory kills fuzz]
 
-MIDI_DIR holds real music, such as what `python -m rwkv_music corpus bach` writes; --peer is a checkout of
-https://github.com/briansemrau/MIDI-LLM-tokenizer. Everything else is made from that music in a temporary folder.
+MIDI_DIR contains real music, such as `python -m rwkv_music corpus bach` writes. --peer is a checkout of
+https://github.com/briansemrau/MIDI-LLM-tokenizer. All other inputs are derived from that music in a temporary folder.
+Writes results/prepare.json.
 
-- rates: files a second of one core's time, round after round on the same files: both tokenizers beside what MidiTok
-  and the peer need for the same step, and the whole of `prepare` but its start; ratios are medians over rounds.
-- memory: the highest resident size of `prepare` and of its worker with 1,000 and 50,000 different files.
-- kills: killed at random moments 20 times and resumed, is the dataset the same, byte for byte?
-- fuzz: 10,000 mutated files: is each a piece or in rejected.jsonl, and did a reader crash or hang?
-"""
+- rates: files per second of CPU time on one core: each tokenizer, MidiTok's and the peer's for the same step, and all
+  of `prepare` without its start-up. Several rounds over the same files; ratios are medians over the rounds.
+- memory: the peak resident size of `prepare` and of its worker for 1,000 and for 50,000 different files.
+- kills: whether the dataset is byte for byte the same after 20 kills at random moments, each followed by --resume.
+- fuzz: whether each of 10,000 mutated files becomes a piece or is listed in rejected.jsonl."""
 
 import argparse
 import contextlib
@@ -48,8 +48,8 @@ PEERS_FILES = {
     "midi-llm": ("vocab_config.json", "tokenizer-midi.json"),
     "midi-llm-piano": ("vocab_config_piano.json", "tokenizer-midipiano.json"),
 }
-# What a subprocess runs: prepare, then its memory in KiB, its own and its largest worker's. Its own is asked of /proc:
-# what getrusage says would count the memory of the process that started it.
+# Runs prepare in a subprocess and prints the peak memory of the process and of its largest worker in KiB. The process's
+# own comes from /proc, because getrusage would include the memory of its parent.
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
@@ -65,18 +65,18 @@ if __name__ == "__main__":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="MIDI_DIR")
-    parser.add_argument("--peer", type=Path)
-    parser.add_argument("--only", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    parser.add_argument("folders", nargs="+", type=Path, metavar="MIDI_DIR", help="folders of MIDI files")
+    parser.add_argument("--peer", type=Path, metavar="DIR", help="checkout of MIDI-LLM-tokenizer")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
     options = parser.parse_args()
     sources = sorted(path for folder in options.folders for path in folder.rglob("*.mid"))
     figures = {"files": len(sources)}
     for name in options.only:
         with tempfile.TemporaryDirectory() as scratch:
-            figures[name] = QUESTIONS[name](sources, Path(scratch), options.peer)
+            figures[name] = PARTS[name](sources, Path(scratch), options.peer)
         print(name, json.dumps(figures[name], indent=2), flush=True)
     earlier = report.RESULTS / "prepare.json"
-    if earlier.exists():  # parts that were measured before stay, with the machine of the last run
+    if earlier.exists():  # keep the other parts; "machine" is that of the last run
         figures = {**{k: v for k, v in json.loads(earlier.read_text()).items() if k != "machine"}, **figures}
     print(report.write("prepare", figures))
 
@@ -106,7 +106,7 @@ def rates(sources: list[Path], scratch: Path, peer: Path | None) -> dict:
             seconds[name].append(time.process_time() - start)
         for tokenizer in ("remi", "midi-llm"):
             seconds[f"prepare {tokenizer}"].append(_whole_prepare(folder, scratch / "out", tokenizer))
-        if number == 0:  # the first round imports and fills caches
+        if number == 0:  # the first round is a warm-up
             seconds = {name: [] for name in seconds}
     rate = {name: round(len(files) / statistics.median(values), 1) for name, values in seconds.items()}
     pairs = [("remi", "MidiTok"), ("prepare remi", "MidiTok")]
@@ -123,7 +123,7 @@ def rates(sources: list[Path], scratch: Path, peer: Path | None) -> dict:
 
 
 def _whole_prepare(folder: Path, out: Path, tokenizer: str) -> float:
-    """CPU seconds of this process and its worker for all of prepare, without the worker's start."""
+    """Return the CPU seconds of this process and its worker for `prepare`, without start-up."""
     empty = folder.parent / "one"
     empty.mkdir(exist_ok=True)
     shutil.copy(min(folder.iterdir()), empty)
@@ -142,7 +142,7 @@ def _cpu_seconds() -> float:
 
 
 class Peer:
-    """MIDI-LLM-tokenizer's own code, with one piece a file: neither cut at silences nor left out when short."""
+    """MIDI-LLM-tokenizer's own code, without its splitting at silences and its filter for short pieces."""
 
     def __init__(self, checkout: Path, name: str):
         if str(checkout) not in sys.path:
@@ -163,7 +163,7 @@ class Peer:
 
 
 def _compare_ids(sources: list[Path], peer: Peer) -> dict:
-    """On how many files the ids are the same, differ, or are refused by one or both."""
+    """Count the files on which the ids are the same, differ, or one of the two rejects the file."""
     codec, found = make_codec(peer.name), Counter()
     for path in sources:
         data = path.read_bytes()
@@ -173,11 +173,11 @@ def _compare_ids(sources: list[Path], peer: Peer) -> dict:
             ours = error.reason
         try:
             theirs = peer.ids(data)
-        except Exception:  # mido raises what it likes
+        except Exception:  # mido raises many types
             theirs = None
         if isinstance(ours, str):
             found[f"left out: {ours}"] += 1
-            # Nothing was left out in which the peer finds a key struck.
+            # Must be 0: rejected files in which the peer finds notes.
             found["of these with notes for the peer"] += bool(theirs) and codec.count_notes(theirs) > 0
         else:
             found["the same" if ours == theirs else "different"] += 1
@@ -263,7 +263,7 @@ def fuzz(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
 
 
 def _mutated(data: bytes, draws: random.Random) -> bytes:
-    """`data` with some of it changed, lost or repeated, anywhere; or inside its tracks, with lengths that fit again."""
+    """Return `data` with random bytes changed, lost or repeated: anywhere, or within tracks of corrected length."""
     if draws.randrange(4) == 0:
         return _mutated_bytes(data, draws)
     chunks, position = [], 0
@@ -276,7 +276,7 @@ def _mutated(data: bytes, draws: random.Random) -> bytes:
     if change == 0:
         chunks.insert(chosen, draws.choice(chunks[1:]))
     elif change == 1:
-        chunks[0] = (chunks[0][0], chunks[0][1][:4] + draws.randbytes(2))  # ticks a quarter note
+        chunks[0] = (chunks[0][0], chunks[0][1][:4] + draws.randbytes(2))  # ticks per quarter note
     else:
         kind, content = chunks[chosen]
         chunks[chosen] = (kind, _mutated_bytes(content, draws))
@@ -300,9 +300,9 @@ def _mutated_bytes(data: bytes, draws: random.Random) -> bytes:
             mutant[at:at] = mutant[at : at + draws.randrange(1, 200)]
         elif change == 5 and draws.randrange(4) == 0:
             del mutant[at:]
-        elif change == 6:  # what may be read as a wait of up to 2^28 ticks
+        elif change == 6:  # may be read as a delta time of up to 2^28 ticks
             mutant[at:at] = bytes([0x80 | draws.randrange(128) for _ in range(draws.randrange(1, 4))])
-        elif change == 7:  # a whole event: a controller, a program, a tempo, a time signature, another note
+        elif change == 7:  # a whole event: controller, program, tempo, time signature or note
             mutant[at:at] = draws.choice(
                 [
                     bytes([0, 0xB0 | draws.randrange(16), draws.choice([7, 11, 64, 120, 123]), draws.randrange(128)]),
@@ -318,7 +318,7 @@ def _mutated_bytes(data: bytes, draws: random.Random) -> bytes:
 
 
 def _write_variations(sources: list[Path], folder: Path, n: int) -> None:
-    """`n` different files: real music, transposed and with other velocities."""
+    """Write `n` different files: real music, transposed and with other velocities."""
     from symusic import Note, Score
 
     folder.mkdir(exist_ok=True)
@@ -340,14 +340,14 @@ def _write_variations(sources: list[Path], folder: Path, n: int) -> None:
 
 
 def _run_prepare(folder: Path, out: Path, tokenizer: str, resume: bool = False) -> tuple[int, int]:
-    """Run it by itself; its memory in KiB and its largest worker's."""
+    """Run `prepare` in a process; return the peak memory of it and of its largest worker in KiB."""
     command = _command(folder, out, tokenizer, resume)
     done = subprocess.run(command, env=_environment(), check=True, stdout=subprocess.PIPE, text=True)
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _command(folder: Path, out: Path, tokenizer: str, resume: bool) -> list[str | Path]:
-    program = out.parent / "program.py"  # in a file, which worker processes can import
+    program = out.parent / "program.py"  # a file, because worker processes import it
     program.write_text(PROGRAM)
     return [sys.executable, program, folder, out, tokenizer, "resume" if resume else "anew"]
 
@@ -369,14 +369,14 @@ def _sources_done(unfinished: Path) -> int | None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files with the same bytes."""
+    """Return whether two folders contain the same files with the same bytes."""
     names = {path.name for path in one.iterdir()}
     return names == {path.name for path in other.iterdir()} and all(
         (one / name).read_bytes() == (other / name).read_bytes() for name in names
     )
 
 
-QUESTIONS = {"rates": rates, "memory": memory, "kills": kills, "fuzz": fuzz}
+PARTS = {"rates": rates, "memory": memory, "kills": kills, "fuzz": fuzz}
 
 if __name__ == "__main__":
     main()

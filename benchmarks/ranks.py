@@ -1,4 +1,4 @@
-"""A program on several ranks of this machine, as launch/node.py starts them."""
+"""Start a program on several ranks of this machine, as launch/node.py does."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ PROJECT = Path(__file__).parent.parent
 
 
 def on_ranks(ranks: int, program: str | os.PathLike, *arguments: object, **own: object) -> tuple[list[str], dict]:
-    """The command line, and its environment with what is its `own`: the ranks meet at a port that was free."""
+    """Return a command line and its environment, with `own` variables; the ranks connect at a free port."""
     line = [sys.executable, PROJECT / "launch" / "node.py", ranks, program, *arguments]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

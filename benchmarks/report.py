@@ -1,4 +1,4 @@
-"""What every benchmark writes: its figures beside the machine and the versions that made them."""
+"""Write benchmark results: the figures with the machine and the versions that produced them."""
 
 import datetime
 import json
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
-    """The hardware and the software of this process."""
+    """Return the hardware and the software of this process."""
     facts = {
         "date": datetime.date.today().isoformat(),
         "rwkv_music": rwkv_music.__version__,
@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
 
 
 def card() -> str:
-    """The GPU's model in short, such as "h200" or "rtx_4090"."""
+    """Return a short name of the GPU, such as "h200" or "rtx_4090"."""
     found = re.search(r"RTX \w+|[A-Z]+\d+\w*", torch.cuda.get_device_name())
     return found[0].lower().replace(" ", "_") if found else "gpu"
 

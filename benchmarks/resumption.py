@@ -1,13 +1,12 @@
-"""Does the loss go on as it would have, when a run resumes on other ranks or under another ZeRO stage?
+"""Measure how far the loss departs when a run resumes on another number of ranks or under another ZeRO stage.
 
-    python benchmarks/resumption.py --data DATA                                       # on the CPU, 1, 2 and 4 ranks
+    python benchmarks/resumption.py --data DATA                                       # on the CPU: 1, 2 and 4 ranks
     python benchmarks/resumption.py --data DATA --preset 0.1b --ranks 1 2 --ctx_len 1024    # on two GPUs
 
-A run is saved in its middle and goes on for 20 steps, under ZeRO-2 with the file that we ship; copies of what was saved
-go on with each number of ranks under ZeRO-1, 2 and 3, with the files that we ship. Nothing else is said to them: rows
-that do not divide as before are divided anew. Writes results/resumption_DEVICE.json: how far each loss lies from that
-of the unbroken run. Exit status 1 if one is further than 1e-3.
-"""
+A run saves a checkpoint under ds_configs/zero2.json and continues for 20 steps. Copies of the checkpoint resume on each
+number of ranks with zero1.json, zero2.json and zero3.json, without any other argument: rows that no longer divide as
+before are divided anew. Writes results/resumption_DEVICE.json: how far each loss is from that of the uninterrupted run.
+Exit status 1 if a difference exceeds 1e-3."""
 
 import argparse
 import shutil
@@ -22,16 +21,18 @@ import torch
 from ranks import PROJECT, on_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-STEPS = 20  # after the middle
+STEPS = 20  # after the checkpoint
 
 
 def train(run: Path, ranks: int, file: str, *arguments: object) -> list[float]:
-    """The losses that the run folder shows when train.py has ended."""
+    """Run train.py and return the training losses of its run folder."""
     files = ["--out", run, "--deepspeed_config", PROJECT / "ds_configs" / f"{file}.json"]
     line, environment = on_ranks(ranks, PROJECT / "train.py", *files, *arguments, OMP_NUM_THREADS=1)
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{run.name} failed with status {done.returncode}: {done.stderr[:10_000]}")  # the cause comes first
+        sys.exit(
+            f"{run.name} failed with status {done.returncode}: {done.stderr[:10_000]}"
+        )  # the cause is at the beginning
     return [event.value for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
 
 
@@ -41,19 +42,21 @@ def main() -> int:
     )
     parser.add_argument("--data", required=True, metavar="DATA", help="prepared dataset folder")
     parser.add_argument("--preset", default="tiny", help="model preset (default: tiny)")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="how many (default: 1 2 4)")
-    parser.add_argument("--at", type=int, default=300, help="the step at which it is saved (default: 300)")
-    parser.add_argument("--batch_size", type=int, default=16, help="rows in a step (default: 16)")
-    parser.add_argument("--ctx_len", type=int, default=256, help="tokens in a row (default: 256)")
-    parser.add_argument("--beside", type=int, default=1, help="runs beside each other (default: 1)")
-    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="folder of the results")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="numbers of ranks (default: 1 2 4)")
+    parser.add_argument("--at", type=int, default=300, help="step of the checkpoint (default: 300)")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows per step (default: 16)")
+    parser.add_argument("--ctx_len", type=int, default=256, help="tokens per row (default: 256)")
+    parser.add_argument("--beside", type=int, default=1, help="runs at the same time (default: 1)")
+    parser.add_argument(
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     options = parser.parse_args()
     new = ["--data", options.data, "--preset", options.preset, "--steps", options.at + STEPS, "--log_every", 1]
     new += ["--batch_size", options.batch_size, "--ctx_len", options.ctx_len, "--val_every", 0]
     new += ["--save_every", options.at]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.beside) as beside:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.beside) as pool:
         here = Path(folder)
-        unbroken = {ranks: beside.submit(train, here / str(ranks), ranks, "zero2", *new) for ranks in options.ranks}
+        unbroken = {ranks: pool.submit(train, here / str(ranks), ranks, "zero2", *new) for ranks in options.ranks}
 
         def resume(before: int, after: int, stage: int) -> dict[str, object]:
             expected = unbroken[before].result()[options.at :]
@@ -64,11 +67,11 @@ def main() -> int:
             shutil.rmtree(run)
             apart = [abs(a - b) for a, b in zip(losses, expected, strict=True)]
             row = {"ranks": before, "then_ranks": after, "then_stage": stage, "largest": max(apart), "apart": apart}
-            print(f"{before} ranks to {after}, ZeRO-2 to {stage}: at most {max(apart):.2e} apart", flush=True)
+            print(f"{before} to {after} ranks, ZeRO-2 to ZeRO-{stage}: largest difference {max(apart):.2e}", flush=True)
             return row
 
-        asked = [(b, a, stage) for b in options.ranks for a in options.ranks for stage in (1, 2, 3)]
-        rows = [row.result() for row in [beside.submit(resume, *each) for each in asked]]
+        layouts = [(b, a, stage) for b in options.ranks for a in options.ranks for stage in (1, 2, 3)]
+        rows = [row.result() for row in [pool.submit(resume, *each) for each in layouts]]
         figures = {
             "arguments": {key: value for key, value in vars(options).items() if key not in ("data", "out", "beside")},
             "largest": max(row["largest"] for row in rows),
@@ -77,7 +80,7 @@ def main() -> int:
         }
     device = report.card() if torch.cuda.is_available() else "cpu"
     print(report.write(f"resumption_{device}", figures, options.out))
-    print(f"at most {figures['largest']:.2e} nats a token apart")
+    print(f"largest difference: {figures['largest']:.2e} nats per token")
     return int(figures["largest"] > 1e-3)
 
 

@@ -1,10 +1,9 @@
-"""How long does training stand still for a checkpoint? Saved while it goes on, and with it waiting.
+"""Measure how long a checkpoint interrupts training, in each --save_mode.
 
     python benchmarks/saving.py
 
-Trains a model whose checkpoint is about 500 MB on the CPU, in each --save_mode, and times what the main thread spends
-on a checkpoint, and the steps beside which one is written. Writes results/saving.json.
-"""
+Trains a model on the CPU whose checkpoint is about 500 MB. Measures the time that the main thread spends on a
+checkpoint, and the duration of steps with and without a checkpoint being written. Writes results/saving.json."""
 
 import argparse
 import json
@@ -33,22 +32,22 @@ def main() -> int:
     options = parser.parse_args()
     if options.only:
         print(json.dumps(measure(*options.only)))
-        leave(0)  # DeepSpeed's engine and this process have one life
+        leave(0)  # skips the interpreter's shutdown, which DeepSpeed's threads would abort
     with tempfile.TemporaryDirectory() as folder:
         write_corpus("bach", Path(folder) / "midi", workers=1, limit=12)
         prepare([Path(folder) / "midi"], Path(folder) / "data", workers=1)
         results = {}
         for mode in ("blocking", "overlapped"):
             line = [sys.executable, __file__, "--only", mode, f"{folder}/data"]
-            said = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
-            results[mode] = json.loads(said.splitlines()[-1])
+            output = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
+            results[mode] = json.loads(output.splitlines()[-1])
             print(mode, results[mode], flush=True)
     report.write("saving", results)
     return 0
 
 
 def measure(mode: str, data: str) -> dict[str, float]:
-    """Seconds: the median of the main thread's time on a checkpoint, and of steps without and with one beside them."""
+    """Return the medians, in seconds, of a checkpoint's pause and of steps with and without one being written."""
     from rwkv_music.training.loop import Loop
     from rwkv_music.training.setup import setup
 
@@ -64,7 +63,7 @@ def measure(mode: str, data: str) -> dict[str, float]:
         )
         config = RunConfig(ModelConfig(n_layer=9, n_embd=512), DataConfig(data=data, ctx_len=128), train)
         trainer = Loop(setup(config, PROJECT / "ds_configs" / "zero2.json", given=set()))
-        standing: dict[int, float] = {}  # by the number of the checkpoint, the first of which also makes the copies
+        standing: dict[int, float] = {}  # by checkpoint; the first one also allocates the copies
         quiet, beside = [], []
         under_way = []
         step, save, finish = trainer.step, trainer.saver.save, trainer.saver.finish

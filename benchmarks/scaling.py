@@ -1,17 +1,16 @@
-"""How does training scale over the GPUs of one host? Presets under DeepSpeed files on 1, 2, 4 and 8 of them.
+"""Measure how training scales over the GPUs of one host: presets under DeepSpeed files on 1, 2, 4 and 8 GPUs.
 
     python benchmarks/scaling.py                    # scaling.json and scaling.png in results/, within ten minutes
-    python benchmarks/scaling.py --add              # what that had no time for
+    python benchmarks/scaling.py --add              # measure what the first call had no time for
     python benchmarks/scaling.py --preset 1.5b --file zero3 zeropp --channel_mix x080
     python benchmarks/scaling.py --preset tiny --gpus 1 2 --folder DIR      # without GPUs: ranks on the CPU
 
-Weak scaling: every GPU has the batch of `ONE_GPU`. Strong: all of them together have it. A row is one configuration,
-measured by step.py (which says what its figures are) in processes of its own; one that fails says why, and the others
-go on. Rows run beside each other where the host has GPUs enough, but for those that offload the optimizer to it;
---alone measures one after the other.
+Weak scaling: every GPU has the batch of `ONE_GPU`. Strong scaling: all GPUs together have it. A row is one
+configuration, measured by step.py in separate processes. If one fails, its row gives the reason and the others run on.
+Rows run at the same time if the host has enough GPUs, except those that offload the optimizer to the host; --alone
+measures one after the other.
 
-Options that are not listed go to step.py: --n_layer, --channel_mix, --recompute, --measured ...
-"""
+Options that are not listed go to step.py: --n_layer, --channel_mix, --recompute, --measured ..."""
 
 import argparse
 import json
@@ -35,22 +34,22 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from ranks import PROJECT, on_ranks
 
-# Rows of one GPU, and how it trains. Of v7's shape unless asked otherwise, as RWKV-LM's public figures are.
+# Rows on one GPU and further arguments of step.py. Models are v7 by default, like RWKV-LM's public figures.
 ONE_GPU = {
     "tiny": (8, "--ctx_len 256"),
     "0.1b": (16, "--ctx_len 1024"),
     "0.4b": (8, "--ctx_len 2048"),
     "1.5b": (8, "--ctx_len 2048"),
-    "7b": (4, "--ctx_len 4096 --measured 3"),  # fits in 80 GB beside half of the optimizer; a step takes seconds
+    "7b": (4, "--ctx_len 4096 --measured 3"),  # fits in 80 GB with half of the optimizer states; a step takes seconds
 }
-FIRST_GUESS_S = 60  # for a preset's row, until one is measured
-# The cause comes first; what the other ranks say about the loss of that one comes after it.
+FIRST_GUESS_S = 60  # expected seconds of a preset's row until one is measured
+# The first match is the cause; later ones are other ranks' errors about the lost rank.
 ERROR = re.compile(r"^(?:\[rank\d+\]: )?((?:[\w.]*(?:Error|Exception)|step\.py: error): .+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A configuration; that of one GPU is the base of both scalings, and called weak."""
+    """A configuration. On one GPU, the base of both scalings, it is called weak."""
 
     preset: str
     file: str
@@ -70,9 +69,9 @@ class Job:
 
 
 def jobs(presets: list[str] | None, files: list[str], scalings: list[str], counts: list[int]) -> list[Job]:
-    """What is wanted, the most telling first: weak before strong, a file's largest count first.
+    """Return the jobs in order of importance: weak before strong, largest number of GPUs first.
 
-    Without `presets` it is the table: two presets, and one row of a model that takes all GPUs.
+    Without `presets`, these are the rows of the table: two presets, and one row of a model that needs all GPUs.
     """
     counts = sorted(counts, reverse=True)
     wanted = [
@@ -88,24 +87,24 @@ def jobs(presets: list[str] | None, files: list[str], scalings: list[str], count
 
 
 class Running:
-    """A job under way on some of the host's GPUs (their names, as CUDA_VISIBLE_DEVICES takes them)."""
+    """A job that runs on some of the host's GPUs, named as in CUDA_VISIBLE_DEVICES."""
 
     def __init__(self, job: Job, places: list[str], folder: str, more: list[str]) -> None:
         self.job, self.places, self.started = job, places, time.monotonic()
         name = str(job).replace(" ", "_")
-        self._answer, self._said = Path(folder) / f"{name}.json", Path(folder) / f"{name}.txt"
+        self._figures, self._log = Path(folder) / f"{name}.json", Path(folder) / f"{name}.txt"
         rows, arguments = ONE_GPU[job.preset]
         batch_size = rows * job.gpus if job.scaling == "weak" else rows
         line, environment = on_ranks(
             job.gpus,
             PROJECT / "benchmarks" / "step.py",
             *["--preset", job.preset, "--deepspeed_config", job.ds_file, "--batch_size", batch_size],
-            *["--channel_mix", "x070", "--measured", "10", *arguments.split(), *more, "--write", self._answer],
+            *["--channel_mix", "x070", "--measured", "10", *arguments.split(), *more, "--write", self._figures],
             CUDA_VISIBLE_DEVICES=",".join(places),
             TMPDIR=folder,
         )
-        with self._said.open("w") as said:
-            self._process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
     def ended(self) -> bool:
         return self._process.poll() is not None
@@ -119,15 +118,15 @@ class Running:
             self._process.wait()
 
     def row(self) -> dict[str, Any]:
-        """Of a job that has ended: what it is, how long it took, and its figures or why there are none."""
+        """Return the row of a job that has ended: the job, its seconds, and its figures or the cause of its failure."""
         row = {**asdict(self.job), "seconds": round(time.monotonic() - self.started, 1)}
         if self._process.returncode == 0:
-            figures = json.loads(self._answer.read_text())
+            figures = json.loads(self._figures.read_text())
             figures.pop("costliest_kernels", None)
             return row | figures
-        said = self._said.read_text(errors="replace").strip()
-        cause = ERROR.search(said)
-        last_line = said.splitlines()[-1] if said else f"exit status {self._process.returncode}"
+        log = self._log.read_text(errors="replace").strip()
+        cause = ERROR.search(log)
+        last_line = log.splitlines()[-1] if log else f"exit status {self._process.returncode}"
         return row | {"failed": (cause[1] if cause else last_line)[:300]}
 
 
@@ -139,12 +138,12 @@ def measure(
     note: Callable[[Job, dict[str, Any]], None],
     alone: bool = False,
 ) -> None:
-    """Run the jobs in their order, as many at once as there are places for; those without the time are left out.
+    """Run the jobs in order, as many at once as there are GPUs for. Jobs that do not fit the deadline are left out.
 
     Args:
         places: names of GPUs.
-        deadline: on time.monotonic's clock; what runs then is stopped.
-        note: called with each job that has ended by itself, and its row.
+        deadline: by time.monotonic; jobs that still run then are stopped.
+        note: called with each finished job and its row.
     """
     queue, free, longest = deque(wanted), list(places), {}
     running: list[Running] = []
@@ -171,7 +170,7 @@ def measure(
 
 
 def add_ratios(rows: list[dict[str, Any]]) -> None:
-    """Tokens a second over those of one GPU under the same file, None where that was not measured."""
+    """Add each row's speed-up over one GPU under the same file; None if that was not measured."""
     base = {(row["preset"], row["file"]): row.get("tokens_per_second") for row in rows if row["gpus"] == 1}
     for row in rows:
         one = base.get((row["preset"], row["file"]))
@@ -180,7 +179,7 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text; communication in milliseconds a step."""
+    """Return the rows as text; communication in milliseconds per step."""
     lines = [f"{'':<30}{'tokens/s':>11}{'x one':>7}{'MFU':>7}{'GiB':>7}{'states GB':>11}{'hidden':>8}{'exposed':>9}"]
     for row in sorted(rows, key=lambda row: (row["preset"], row["file"], row["scaling"] == "strong", row["gpus"])):
         name = f"{row['preset']} {row['file']} {row['scaling']} x {row['gpus']}"
@@ -197,7 +196,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """For each preset measured on several counts, over them: speed, communication, memory (a file keeps its colour)."""
+    """Plot speed, communication and memory by number of GPUs, for each preset measured on several numbers of GPUs."""
     rows = sorted((row for row in rows if "failed" not in row), key=lambda row: row["gpus"])
     presets = [p for p in ONE_GPU if len({row["gpus"] for row in rows if row["preset"] == p}) > 1]
     if not presets:
@@ -207,7 +206,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         mine = [row for row in rows if row["preset"] == preset]
         counts, files = sorted({row["gpus"] for row in mine}), sorted({row["file"] for row in mine})
         speed.plot(counts, counts, color="0.8", linewidth=4, label="ideal")
-        memory.plot(counts, [0] * len(counts), alpha=0)  # so that the room above is a share of all of it
+        memory.plot(counts, [0] * len(counts), alpha=0)  # so that the margin is a fraction of the whole range
         for number, file in enumerate(files):
             color = f"C{number}"
             weak = [row for row in mine if row["file"] == file and row["scaling"] == "weak"]
@@ -226,11 +225,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             width = 0.7 / len(files)
             sent.bar(at, exposed, width, color=color)
             sent.bar(at, hidden, width, bottom=exposed, color=color, alpha=0.3)
-        speed.set(title=f"{preset}: tokens/s, times one GPU", xticks=counts, ylim=0)
-        sent.set(title="NCCL, % of a step (weak): exposed, paler hidden", ylim=0)
+        speed.set(title=f"{preset}: speed-up over one GPU", xticks=counts, ylim=0)
+        sent.set(title="NCCL, % of a step (weak): exposed (dark), hidden (light)", ylim=0)
         several = [gpus for gpus in counts if gpus > 1]
         sent.set(xticks=[counts.index(gpus) for gpus in several], xticklabels=several)
-        memory.set(title="peak GiB a GPU (weak)", xticks=counts, ylim=0)
+        memory.set(title="peak GiB per GPU (weak)", xticks=counts, ylim=0)
         for axes in (speed, sent, memory):
             axes.set_xlabel("GPUs")
             if axes.get_legend_handles_labels()[0]:
@@ -245,18 +244,26 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     files = sorted(path.stem for path in (PROJECT / "ds_configs").glob("*.json"))
-    presets = "these instead of 1.5b and 0.1b, and 7b under zero2 on all GPUs"
+    presets = "presets to measure (default: 1.5b and 0.1b, and 7b under zero2 on all GPUs)"
     parser.add_argument("--preset", nargs="+", choices=ONE_GPU, help=presets)
-    parser.add_argument("--file", nargs="+", choices=files, default=["zero1", "zero2", "zero3"], help="of ds_configs/")
-    parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4, 8], help="how many (default: 1 2 4 8)")
+    parser.add_argument(
+        "--file",
+        nargs="+",
+        choices=files,
+        default=["zero1", "zero2", "zero3"],
+        help="files of ds_configs/ (default: zero1 zero2 zero3)",
+    )
+    parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of GPUs (default: 1 2 4 8)")
     parser.add_argument("--scaling", nargs="+", choices=("weak", "strong"), default=["weak", "strong"])
     parser.add_argument(
-        "--minutes", type=float, default=9.5, help="for all of it; what is left out is told (default: 9.5)"
+        "--minutes", type=float, default=9.5, help="time limit in minutes; rows left out are listed (default: 9.5)"
     )
-    parser.add_argument("--add", action="store_true", help="keep the rows that are there, of the same code and machine")
-    parser.add_argument("--alone", action="store_true", help="no row beside another")
-    parser.add_argument("--plot", action="store_true", help="only draw scaling.json again")
-    parser.add_argument("--folder", default=report.RESULTS, metavar="DIR", help="where scaling.json and .png go")
+    parser.add_argument("--add", action="store_true", help="keep existing rows of the same commit and machine")
+    parser.add_argument("--alone", action="store_true", help="measure one row at a time")
+    parser.add_argument("--plot", action="store_true", help="only draw scaling.png from scaling.json")
+    parser.add_argument(
+        "--folder", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     options, more = parser.parse_known_args()
     result, picture = Path(options.folder) / "scaling.json", Path(options.folder) / "scaling.png"
     if options.plot:
@@ -264,7 +271,7 @@ def main() -> int:
         return 0
     on_gpus = torch.cuda.is_available()
     if not on_gpus and (not options.preset or Path(options.folder) == report.RESULTS):
-        print("There is no CUDA GPU: --preset tiny --folder DIR tries this on the CPU.", file=sys.stderr)
+        print("There is no CUDA GPU: use --preset tiny --folder DIR to run on the CPU.", file=sys.stderr)
         return 1
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if on_gpus else None
     places = visible.split(",") if visible else [str(n) for n in range(os.cpu_count())]
@@ -272,20 +279,25 @@ def main() -> int:
         places = places[: torch.cuda.device_count()]
     counts = [gpus for gpus in options.gpus if 0 < gpus <= len(places)]
     if not counts:
-        print(f"There are {len(places)} here: give --gpus of that or less.", file=sys.stderr)
+        print(f"--gpus: this host has {len(places)}; give at most that number.", file=sys.stderr)
         return 1
-    # What changes the figures, and so has to be the same for rows that stand beside each other.
+    # Rows of one file must agree in what affects the figures.
     setting = {"arguments": more, "nccl": {key: os.environ[key] for key in sorted(os.environ) if key[:5] == "NCCL_"}}
     same = {key: value for key, value in report.machine().items() if key != "date"} | setting
     rows: list[dict[str, Any]] = []
     if options.add and result.exists():
         kept = json.loads(result.read_text())
         if any({**kept["machine"], **kept}.get(key) != value for key, value in same.items()):
-            print(f"{result} is of another commit, machine or setting: measure without --add.", file=sys.stderr)
+            print(
+                f"{result} was measured with another commit, machine or setting: measure without --add.",
+                file=sys.stderr,
+            )
             return 1
         rows = [row for row in kept["rows"] if "failed" not in row]
-    there = [tuple(row[field] for field in Job.__dataclass_fields__) for row in rows]
-    wanted = [job for job in jobs(options.preset, options.file, options.scaling, counts) if astuple(job) not in there]
+    measured = [tuple(row[field] for field in Job.__dataclass_fields__) for row in rows]
+    wanted = [
+        job for job in jobs(options.preset, options.file, options.scaling, counts) if astuple(job) not in measured
+    ]
     left_out = list(wanted)
 
     def write() -> None:
@@ -296,14 +308,14 @@ def main() -> int:
         rows.append(row)
         left_out.remove(job)
         print(f"{job}: {row.get('failed') or 'measured'} ({row['seconds']:.0f} s)", flush=True)
-        write()  # after each, so that an end from outside loses no more than what runs
+        write()  # after each row, so that a kill loses only the running ones
 
     measure(wanted, places, started + 60 * options.minutes, more, note, options.alone)
     write()
     plot(rows, picture)
     print(table(rows))
     for job in left_out:
-        print(f"{job}: left out, no time (--add measures it)")
+        print(f"{job}: left out for lack of time; measure it with --add")
     return int(any("failed" in row for row in rows))
 
 

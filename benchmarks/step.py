@@ -1,23 +1,22 @@
-"""Where does a training step's time go? The trainer's own step on tokens made here, taken apart.
+"""Measure a training step and its parts, on random tokens.
 
     python benchmarks/step.py                                        # the table: step_h200.json on an H200
-    python benchmarks/step.py --card                                 # what a card of 24 GB trains: step_24gib.json
+    python benchmarks/step.py --card                                 # what fits in 24 GiB: step_24gib.json
     python benchmarks/step.py --preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070
     deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 16 --ctx_len 2048
     python benchmarks/step.py --preset 0.1b --profile 3 --folder DIR  # and a trace of three steps in DIR/profile/
 
-Tokens a second are over `--measured` steps of wall time, reading included. The parts are times on the GPU's clock:
-forward and backward from their first launch to their last kernel, the rest of a step (optimizer, clipping, waiting)
-what lies between a backward's end and the next forward's begin. `gaps` is what no kernel runs in, from a profile of a
-few steps. The peak of memory is that of the whole process, since a step that is replayed allocates nothing any more.
-On a CPU there is wall time alone.
+Tokens per second is wall time over `--measured` steps, including reading the batches. The parts are times on the GPU:
+forward and backward, each from its first launch to its last kernel; the rest of a step (optimizer, clipping, waiting)
+is the time from the end of backward to the next forward. `gaps` is the time in which no kernel runs, from a profile of
+a few steps. Peak memory is that of the whole process, because replaying a CUDA graph allocates nothing. On a CPU only
+wall time is measured.
 
-Of several ranks, time, peak and optimizer bytes are those of the rank with the most; parts and kernels are rank 0's.
-`communication` is the time in which NCCL's kernels run, the wait for the slowest rank included: `hidden` while others
-compute beside them, `exposed` while none does.
+On several ranks, time, peak memory and optimizer bytes are the maximum over the ranks; parts and kernels are rank 0's.
+`communication` is the time in which NCCL kernels run, including the wait for the slowest rank: `hidden` while other
+kernels compute, `exposed` while none does.
 
-MFU is the usual one: 6 x matrix parameters x tokens a second over the chips' dense bf16 peak.
-"""
+MFU is 6 x matrix parameters x tokens per second / peak dense bf16 FLOP/s of the GPUs."""
 
 import argparse
 import json
@@ -45,7 +44,7 @@ from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.training.signals import leave
 
 PROJECT = Path(__file__).parent.parent
-# RWKV-LM's train_temp on an H200 under the same DeepSpeed file: tokens/s and peak GiB, for the rows of the table.
+# The rows of the table, by name: arguments of this script.
 ROWS = {
     "L12 C768, 16 x 1024": "--preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070",
     "L12 C768, 8 x 4096": "--preset 0.1b --batch_size 8 --ctx_len 4096 --channel_mix x070",
@@ -54,13 +53,13 @@ ROWS = {
     "L12 C768, 8 x 4096, DeepEmbed": "--preset 0.1b --batch_size 8 --ctx_len 4096",
     "L24 C2048, 8 x 2048, DeepEmbed": "--preset 1.5b --batch_size 8 --ctx_len 2048",
 }
-# A workstation's card: full fine-tuning, in a process that is given 24 GiB of the GPU's memory.
+# Full fine-tuning on a workstation's GPU: the process may use 24 GiB of the GPU's memory.
 CARD = {
     "L24 C1024, 8 x 2048": "--preset 0.4b --batch_size 8 --ctx_len 2048 --recompute selective",
     "L24 C2048, 4 x 2048, offload": "--preset 1.5b --batch_size 4 --ctx_len 2048 --recompute selective "
     f"--deepspeed_config {PROJECT / 'ds_configs' / 'zero2_offload.json'}",
 }
-# Kernels by what their names hold; the first that fits counts.
+# Kinds of kernels by parts of their names; the first match counts.
 KINDS = {
     "matrix products": ("gemm", "nvjet", "cutlass", "sm90_xmma", "splitk", "cublas"),
     "recurrence": ("wkv7s",),
@@ -72,7 +71,7 @@ KINDS = {
 
 
 def make_data(folder: Path, vocab_size: int, rows: int, ctx_len: int) -> None:
-    """One endless piece of random tokens, so that every row is one document."""
+    """Write a dataset of one long document of random tokens, so that every row is within one document."""
     with BinIdxWriter(folder / "train") as writer:
         writer.add(np.random.default_rng(0).integers(3, vocab_size, rows * ctx_len + 1))
     (folder / "tokenizer.json").write_text("{}")
@@ -82,7 +81,7 @@ def make_data(folder: Path, vocab_size: int, rows: int, ctx_len: int) -> None:
 
 
 class Marks:
-    """Events on the GPU's clock around the parts of each step, set by wrapping the engine's three methods."""
+    """CUDA events around forward, backward and step, recorded by wrapping these methods of the engine."""
 
     def __init__(self, engine: Any) -> None:
         self.steps: list[dict[str, torch.cuda.Event]] = []
@@ -105,7 +104,7 @@ class Marks:
         event.record()
 
     def medians(self) -> dict[str, float]:
-        """Milliseconds of each part, median over the steps."""
+        """Return the median milliseconds of each part over the steps."""
         torch.cuda.synchronize()
         pairs = list(zip(self.steps[:-1], self.steps[1:], strict=True))
 
@@ -122,7 +121,7 @@ class Marks:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Something that ran on the GPU, and when: milliseconds on the profile's clock."""
+    """A kernel or copy on the GPU, with its start and end in milliseconds of the profile."""
 
     name: str
     kind: str
@@ -131,10 +130,10 @@ class Kernel:
 
 
 def profiled_kernels(profiler: torch.profiler.profile) -> list[Kernel]:
-    """Kernels and copies of a profile, with their kinds."""
+    """Return the kernels and copies of a profile, with their kinds."""
     kernels = []
     for event in profiler.events():
-        # An annotation spans the kernels that were launched within it.
+        # Annotations are not kernels; they span the kernels launched within them.
         if event.device_type != torch.autograd.DeviceType.CUDA or event.is_user_annotation:
             continue
         name = event.name.lower()
@@ -144,7 +143,7 @@ def profiled_kernels(profiler: torch.profiler.profile) -> list[Kernel]:
 
 
 def kernel_times(kernels: list[Kernel], steps: int) -> tuple[dict[str, float], list[tuple[str, float, int]]]:
-    """Milliseconds of GPU time a step by kind of kernel, and the twenty-five costliest kernels with their counts."""
+    """Return the GPU milliseconds per step by kind of kernel, and the 25 costliest kernels with their counts."""
     by_kind: dict[str, float] = defaultdict(float)
     by_name: dict[str, list[float]] = defaultdict(list)
     for kernel in kernels:
@@ -155,7 +154,7 @@ def kernel_times(kernels: list[Kernel], steps: int) -> tuple[dict[str, float], l
 
 
 def covered(kernels: Iterable[Kernel]) -> float:
-    """Milliseconds in which at least one of them runs."""
+    """Return the milliseconds in which at least one of the kernels runs."""
     total, reached = 0.0, -math.inf
     for kernel in sorted(kernels, key=lambda kernel: kernel.start):
         total += max(0.0, kernel.end - max(kernel.start, reached))
@@ -164,9 +163,9 @@ def covered(kernels: Iterable[Kernel]) -> float:
 
 
 def communication(kernels: list[Kernel], steps: int) -> dict[str, float]:
-    """Milliseconds a step in which collectives run, hidden behind the model's mathematics and exposed.
+    """Return the milliseconds per step of collectives: in all, hidden by computation, and exposed.
 
-    Copies and fills hide nothing: many are there for the sake of the collectives, into and out of buckets.
+    Copies and fills do not count as computation, because many of them serve the collectives' buckets.
     """
     collectives = [kernel for kernel in kernels if kernel.kind == "communication"]
     computing = [kernel for kernel in kernels if kernel.kind not in ("communication", "copies and fills")]
@@ -175,7 +174,7 @@ def communication(kernels: list[Kernel], steps: int) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One configuration, in this process."""
+    """Measure one configuration in this process."""
     from rwkv_music.training.loop import Loop
     from rwkv_music.training.metrics import Trace, model_flop_utilisation, peak_memory_bytes
     from rwkv_music.training.setup import setup
@@ -194,7 +193,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         wait = 0.0
 
         def run(steps: int, after_each: Callable[[], Any] = lambda: None) -> float:
-            """Seconds for so many steps."""
+            """Take some steps; return the seconds."""
             nonlocal wait
             begin, wait = time.perf_counter(), 0.0
             with ThreadPoolExecutor(1) as reader:
@@ -272,7 +271,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(wanted: dict[str, str], more: list[str]) -> dict[str, Any]:
-    """Every row in a process of its own."""
+    """Measure every row in a separate process; print the table."""
     rows = {}
     for name, arguments in wanted.items():
         with tempfile.NamedTemporaryFile() as answer:
@@ -281,7 +280,7 @@ def table(wanted: dict[str, str], more: list[str]) -> dict[str, Any]:
             if done.returncode == 0:
                 rows[name] = json.loads(Path(answer.name).read_text())
             else:
-                print(f"{name}: failed with status {done.returncode}, and is left out", file=sys.stderr, flush=True)
+                print(f"{name}: failed with status {done.returncode}", file=sys.stderr, flush=True)
     print(
         f"{'':<34}{'step ms':>9}{'tokens/s':>10}{'MFU':>7}{'GiB':>7}{'forward':>9}{'backward':>9}{'rest':>7}{'gaps':>7}"
     )
@@ -296,15 +295,20 @@ def table(wanted: dict[str, str], more: list[str]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, help="measure this alone; without it, the rows of the table")
+    parser.add_argument("--preset", choices=PRESETS, help="measure this configuration instead of the table")
     parser.add_argument("--vocab", type=int, default=20096, help="vocabulary size (default: 20096)")
     parser.add_argument("--measured", type=int, default=20, help="steps to measure (default: 20)")
     parser.add_argument("--deepspeed_config", default=str(PROJECT / "ds_configs" / "zero2.json"), metavar="FILE")
-    parser.add_argument("--card", action="store_true", help="measure what trains in 24 GiB")
-    parser.add_argument("--limit_gib", type=float, help="let the process have no more of the GPU's memory, in GiB")
+    parser.add_argument("--card", action="store_true", help="measure configurations that train in 24 GiB")
+    parser.add_argument("--limit_gib", type=float, help="limit the process to this much GPU memory, in GiB")
     parser.add_argument("--kernels", action="store_true", help="print the costliest kernels")
-    parser.add_argument("--write", metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--folder", default=report.RESULTS, metavar="DIR", help="where the table's JSON and traces go")
+    parser.add_argument("--write", metavar="FILE", help="write the figures of --preset as JSON")
+    parser.add_argument(
+        "--folder",
+        default=report.RESULTS,
+        metavar="DIR",
+        help="output folder for JSON and traces (default: benchmarks/results)",
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     add_arguments(parser, ModelConfig, skip=("vocab_size",))
     add_arguments(parser, TrainConfig, skip=("out", "steps"))
@@ -315,8 +319,8 @@ def main() -> int:
         return 1
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if options.limit_gib:
-        all_of_it = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(options.limit_gib * 2**30 / all_of_it)
+        total_bytes = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(options.limit_gib * 2**30 / total_bytes)
     if options.preset:
         measure(options)
         return 0
@@ -330,4 +334,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())  # DeepSpeed's engine and this process have one life
+    leave(main())  # skips the interpreter's shutdown, which DeepSpeed's threads would abort

@@ -1,10 +1,9 @@
-"""Does a preset train? Runs `train.py` on real data and keeps its curve.
+"""Train a preset on real data and keep its curves.
 
     python benchmarks/training_run.py --data DATA --preset 0.1b --steps 200
 
-Writes results/training_PRESET.json: the losses, the speed, the memory. Exit status 1 if a loss is not finite or the
-loss did not fall.
-"""
+Writes results/training_PRESET.json: losses, speed and memory. Exit status 1 if a loss is not finite or the loss does
+not fall. Options that are not listed go to train.py."""
 
 import argparse
 import math
@@ -28,7 +27,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
     parser.add_argument("--deepspeed_config", default=str(TRAIN.parent / "ds_configs" / "zero2.json"), metavar="FILE")
     parser.add_argument(
-        "--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)"
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
     )
     options, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as run:

@@ -1,17 +1,16 @@
-"""How much of what full fine-tuning learns of a composer does a tuned state learn?
+"""Measure how much a tuned initial state learns of a composer, compared with full fine-tuning.
 
     python benchmarks/tuning.py --work DIR
 
-Trains a base on music21's corpora without Palestrina, then tunes it on some of his movements: every weight, and an
-initial state a layer alone, in as many steps, each at several learning rates. The loss is that of movements which
-neither has seen. Writes results/tuning.json; exit status 1 if the best state does not move the loss at least half as
-far as the best full fine-tuning, has 1% of the parameters or more, or if the base's file has changed.
+Trains a base model on music21's corpora without Palestrina, then tunes it on some of his movements: all weights, and
+only an initial state per layer, for the same number of steps and at several learning rates. The loss is that of
+held-out movements. Writes results/tuning.json. Exit status 1 if the best state improves the loss less than half as much
+as the best full fine-tuning, if it has 1% of the parameters or more, or if the base model's file has changed.
 
-What DIR holds already is taken as it is. The defaults are for a CPU core and under 20 minutes; on a GPU:
+Results that DIR already contains are reused. The defaults take under 20 minutes on a CPU core. On a GPU:
 
     python benchmarks/tuning.py --work DIR --n_layer 12 --n_embd 768 --ctx_len 1024 --batch_size 16 \\
-        --base_steps 3000 --steps 300 --name tuning_gpu
-"""
+        --base_steps 3000 --steps 300 --name tuning_gpu"""
 
 import argparse
 import hashlib
@@ -33,14 +32,16 @@ RATES = {"all": (3e-4, 1e-3, 3e-3), "state": (0.3, 1.0, 3.0)}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="folder for scores, datasets and runs")
-    parser.add_argument("--n_layer", type=int, default=2)
-    parser.add_argument("--n_embd", type=int, default=320)
-    parser.add_argument("--ctx_len", type=int, default=256)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--base_steps", type=int, default=900, help="optimizer steps of the base (default: 900)")
+    parser.add_argument("--n_layer", type=int, default=2, help="layers (default: 2)")
+    parser.add_argument("--n_embd", type=int, default=320, help="width (default: 320)")
+    parser.add_argument("--ctx_len", type=int, default=256, help="tokens per row (default: 256)")
+    parser.add_argument("--batch_size", type=int, default=8, help="rows per step (default: 8)")
+    parser.add_argument("--base_steps", type=int, default=900, help="optimizer steps of the base model (default: 900)")
     parser.add_argument("--steps", type=int, default=150, help="optimizer steps of each tuning (default: 150)")
-    parser.add_argument("--name", default="tuning", help="of the JSON (default: tuning)")
-    parser.add_argument("--out", default=report.RESULTS, metavar="DIR", help="its folder (default: benchmarks/results)")
+    parser.add_argument("--name", default="tuning", help="name of the JSON file (default: tuning)")
+    parser.add_argument(
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     options = parser.parse_args()
     work = options.work
 
@@ -63,7 +64,7 @@ def main() -> int:
                 tuned = ["--init", base, "--tune", tune, "--val_every", options.steps]
                 train(run, "--data", composer, *shape, *schedule, *tuned)
             curve = EventAccumulator(str(run)).Reload()
-            trained, parameters = trained_of(run)
+            trained, parameters = parameter_counts(run)
             rows.append(
                 {
                     "tune": tune,
@@ -98,13 +99,16 @@ def main() -> int:
         "state_over_all": moved["state"] / moved["all"],
     }
     print(report.write(options.name, figures, options.out))
-    print(f"of {moved['all']:.3f} nats a state moves {moved['state']:.3f} with {best['state']['share']:.2%} trained")
+    print(
+        f"improvement in nats per token: {moved['all']:.3f} by full fine-tuning, {moved['state']:.3f} by a state with "
+        f"{best['state']['share']:.2%} of the parameters"
+    )
     enough = moved["state"] >= moved["all"] / 2 and best["state"]["share"] < 0.01
     return 0 if enough and figures["base"]["unchanged"] else 1
 
 
 def dataset(work: Path, name: str, corpora: dict[str, int]) -> Path:
-    """The first scores of each of music21's corpora, prepared."""
+    """Prepare the first scores of each corpus; return the dataset folder."""
     folder = work / name
     if not (folder / "dataset.json").exists():
         for corpus, limit in corpora.items():
@@ -115,17 +119,19 @@ def dataset(work: Path, name: str, corpora: dict[str, int]) -> Path:
 
 
 def train(run: Path, *arguments: object) -> None:
+    """Run train.py with ZeRO-1."""
     command("train.py", "--out", run, "--deepspeed_config", "ds_configs/zero1.json", *arguments)
 
 
 def command(*arguments: object) -> str:
+    """Run Python with these arguments in the project's folder; return its output."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=PROJECT, check=True, text=True, stdout=subprocess.PIPE
     ).stdout
 
 
 def evaluated(run: Path, data: Path) -> float:
-    """A run's loss on the held-out pieces of `data`, nats a token."""
+    """Return a run's loss on the held-out pieces of `data`, in nats per token."""
     table = command("-m", "rwkv_music", "evaluate", run, "--data", data)
     return float(next(line for line in table.splitlines() if line.startswith("val")).split()[2])
 
@@ -134,8 +140,8 @@ def last_checkpoint(run: Path) -> Path:
     return max((run / "checkpoints").glob("step_*"))
 
 
-def trained_of(run: Path) -> tuple[int, int]:
-    """Parameters that the run trained, and all of its model's, as its summary says."""
+def parameter_counts(run: Path) -> tuple[int, int]:
+    """Return the numbers of trained and of all parameters, from the run's summary in TensorBoard."""
     texts = EventAccumulator(str(run)).Reload()
     summary = texts.Tensors("run/text_summary")[-1].tensor_proto.string_val[0].decode()
     parameters = int(re.search(r"([\d,]+) parameters, vocabulary", summary)[1].replace(",", ""))
@@ -144,7 +150,7 @@ def trained_of(run: Path) -> tuple[int, int]:
 
 
 def seconds(run: Path) -> int:
-    """That its training and validation took, from the first point of a curve to the last."""
+    """Return the seconds between the first and the last point of a run's curves."""
     points = [point for tag in ("train/loss", "val/loss") for point in EventAccumulator(str(run)).Reload().Scalars(tag)]
     return round(max(p.wall_time for p in points) - min(p.wall_time for p in points))
 

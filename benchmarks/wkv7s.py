@@ -1,13 +1,12 @@
-"""How fast is the WKV7s operator? On the CPU beside a loop over tokens, on a GPU beside flash-linear-attention's.
+"""Measure the WKV7s operator: on a CPU against a loop over tokens, on a GPU against flash-linear-attention's.
 
     python benchmarks/wkv7s.py
-    python benchmarks/wkv7s.py --before 0daa86e     # on a CPU: how much faster than the operator of that commit?
-    python benchmarks/wkv7s.py --portable           # on a GPU: beside the same kernels as PTX for 8.0
+    python benchmarks/wkv7s.py --before 0daa86e     # on a CPU: against the operator of that commit
+    python benchmarks/wkv7s.py --portable           # on a GPU: against the same kernels compiled as PTX for 8.0
 
-Writes results/wkv7s_cpu.json or wkv7s_cpu_before.json; where there is a GPU results/wkv7s_gpu.json, and fla-core, if it
-is installed, is timed in the same run; with --portable results/wkv7s_portable.json. Times are medians in milliseconds;
-on a shared machine the ratios count.
-"""
+Writes results/wkv7s_cpu.json, wkv7s_cpu_before.json, wkv7s_gpu.json or wkv7s_portable.json. On a GPU, fla-core is
+measured in the same run if it is installed. Times are medians in milliseconds; on a shared machine only the ratios are
+meaningful."""
 
 import argparse
 import importlib.util
@@ -28,13 +27,13 @@ from rwkv_music.cuda import build
 from rwkv_music.ops.wkv7s import wkv7s
 from rwkv_music.ops.wkv7s_cpu import LOG_DECAY_SCALE
 
-# B, T, H with N = 64: a full chip, a half-full one, small models, and one long row.
+# B, T, H with N = 64: a fully occupied GPU, a half-occupied one, small models, and single long rows.
 SHAPES = [(8, 4096, 64), (8, 4096, 32), (16, 1024, 12), (4, 4096, 12), (1, 16384, 12), (1, 32768, 64)]
 Operator = Callable[..., Tensor]
 
 
 def inputs(B: int, T: int, H: int, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """r, w, k, v, a, b [B, T, H, 64] as the model makes them, with gradients asked for."""
+    """Return r, w, k, v, a, b [B, T, H, 64], distributed as in the model, with requires_grad."""
     torch.manual_seed(0)
     r, w, k, v, kk, gate = (torch.randn(B, T, H, 64, device=device) for _ in range(6))
     kk = torch.nn.functional.normalize(kk, dim=-1)
@@ -46,7 +45,7 @@ def ours(*arguments: Tensor) -> Tensor:
 
 
 def token_loop(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The recurrence as its formula stands, one token after the other: what a plain PyTorch port does."""
+    """Compute the recurrence from its formula, token by token, as a plain PyTorch port does."""
     B, T, H, N = r.shape
     S = r.new_zeros(B, H, N, N)
     decay = torch.exp(LOG_DECAY_SCALE * torch.sigmoid(w))
@@ -62,7 +61,7 @@ def token_loop(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor)
 
 
 def time_cpu(operator: Operator, repeats: int, arguments: list[Tensor]) -> tuple[float, float]:
-    """Median milliseconds of forward and of backward."""
+    """Return the median milliseconds of forward and of backward."""
     forward, backward = [], []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -75,7 +74,7 @@ def time_cpu(operator: Operator, repeats: int, arguments: list[Tensor]) -> tuple
 
 
 def operator_at(commit: str) -> Operator:
-    """The operator as it was at a commit of this repository, its CPU backend under a namespace of its own."""
+    """Return the operator of a commit of this repository, registered under another namespace."""
     command = ["git", "show", f"{commit}:rwkv_music/ops/wkv7s.py"]
     source = subprocess.run(command, cwd=report.RESULTS.parent, capture_output=True, text=True, check=True).stdout
     source = source.replace("rwkv_music::", "rwkv_music_before::").replace("ops.rwkv_music.", "ops.rwkv_music_before.")
@@ -90,19 +89,17 @@ def operator_at(commit: str) -> Operator:
 
 
 def benchmark_cpu(before: str | None) -> dict:
-    """Beside a loop over tokens; and, for a commit `before`, beside the operator as it was then."""
+    """Compare with a loop over tokens or, given a commit `before`, with the operator of that commit."""
     operators: dict[str, tuple[Operator, int]] = {"wkv7s": (ours, 5), "token_loop": (token_loop, 1)}
     shapes = [(4, 512, 4)]
     if before:
         operators = {"wkv7s": (ours, 5), f"wkv7s at {before}": (operator_at(before), 5)}
         shapes += [(4, 1024, 2), (1, 1024, 2), (8, 256, 2)]
-    print(
-        f"CPU, fp32, {torch.get_num_threads()} threads, milliseconds; forward / backward / both, and the last by ours"
-    )
+    print(f"CPU, fp32, {torch.get_num_threads()} threads, milliseconds of forward / backward / both, and the ratio")
     rows = []
     for B, T, H in shapes:
         arguments = inputs(B, T, H, torch.float32, "cpu")
-        # Interleaved in rounds, so that a machine that slows down slows both.
+        # Interleaved in rounds, so that a slowdown of the machine affects both.
         rounds = [[time_cpu(*operator, arguments) for operator in operators.values()] for _ in range(7)]
         row: dict = {"B": B, "T": T, "H": H, "N": 64}
         for i, name in enumerate(operators):
@@ -120,9 +117,9 @@ def benchmark_cpu(before: str | None) -> dict:
 
 
 def time_gpu(operator: Operator, arguments: list[Tensor], repeats: int = 20) -> tuple[float, float]:
-    """Median milliseconds of forward and of backward on the GPU's own clock.
+    """Return the median milliseconds of forward and of backward by CUDA events.
 
-    Between repetitions a buffer larger than the L2 cache is written, so that no time is that of a warm cache.
+    Before each repetition a buffer larger than the L2 cache is written, so that the cache is cold.
     """
     spill = torch.empty(128 << 20, dtype=torch.uint8, device="cuda")
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(4)] for _ in range(repeats + 5)]
@@ -143,7 +140,7 @@ def time_gpu(operator: Operator, arguments: list[Tensor], repeats: int = 20) -> 
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a large device-to-device copy."""
+    """Return the bytes per second, read and written, of a large device-to-device copy."""
     source = torch.empty(4 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     times = []
@@ -158,11 +155,11 @@ def copy_bandwidth() -> float:
 
 
 def peers() -> dict[str, Operator]:
-    """flash-linear-attention's chunked operator in both forms, if it is installed; it takes the decay's logarithm."""
+    """Return flash-linear-attention's chunked operator in both forms if it is installed; w is its log decay."""
     try:
         from fla.ops.rwkv7 import chunk_rwkv7
     except ImportError:
-        print("fla-core is not installed: only our own kernels are timed (pip install fla-core).")
+        print("fla-core is not installed: only this project's kernels are measured (pip install fla-core).")
         return {}
 
     def fla(**form: object) -> Operator:
@@ -183,7 +180,7 @@ def benchmark_gpu() -> dict:
     rows = []
     for B, T, H in SHAPES:
         arguments = inputs(B, T, H, torch.bfloat16, "cuda")
-        # Each input read once and each output written once: 6 + 1 tensors forward, 7 + 6 backward.
+        # The time to read each input and write each output once: 6 + 1 tensors forward, 7 + 6 backward.
         floor = 1e3 * 20 * arguments[0].numel() * 2 / bandwidth
         row = {"B": B, "T": T, "H": H, "floor_ms": floor}
         for name, operator in operators.items():
@@ -209,15 +206,15 @@ def benchmark_gpu() -> dict:
 
 
 def times_of_ours(portable: bool) -> list[tuple[float, float]]:
-    """Milliseconds forward and backward at each of SHAPES, of the kernels for this GPU or as PTX for 8.0."""
+    """Return the milliseconds of forward and backward at each of SHAPES, native or as PTX for 8.0."""
     if portable:
         build.FLAGS = [*build.FLAGS, "-gencode=arch=compute_80,code=compute_80"]
-        build.architectures = list  # none by name
+        build.architectures = list  # no native ones
     return [time_gpu(ours, inputs(B, T, H, torch.bfloat16, "cuda")) for B, T, H in SHAPES]
 
 
 def benchmark_portable() -> dict:
-    """The two builds take turns, three times, each in a process of its own: their operators have the same names."""
+    """Compare the two builds in three alternating rounds, in separate processes: their operators share names."""
     turns: dict[str, list] = {"native": [], "portable": []}
     for kind in [*turns] * 3:
         command = [sys.executable, __file__, "--times-of", kind]
@@ -239,12 +236,14 @@ def benchmark_portable() -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", default=report.RESULTS, metavar="DIR", help="folder of the JSON (default: benchmarks/results)"
+        "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
     )
     parser.add_argument(
-        "--before", metavar="COMMIT", help="on a CPU, compare with the operator of this commit, not with a loop"
+        "--before", metavar="COMMIT", help="on a CPU, compare with the operator of this commit instead of a loop"
     )
-    parser.add_argument("--portable", action="store_true", help="on a GPU, time the kernels as PTX for 8.0 too")
+    parser.add_argument(
+        "--portable", action="store_true", help="on a GPU, compare with the kernels compiled as PTX for 8.0"
+    )
     parser.add_argument("--times-of", choices=("native", "portable"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.times_of:

@@ -1,4 +1,4 @@
-"""The README's figures are those of benchmarks/results, and its marked examples run as they are printed."""
+"""README.md and docs/: generated tables are up to date, links resolve, and marked examples run as printed."""
 
 import os
 import re
@@ -13,27 +13,58 @@ from rwkv_music import export
 from tests.training.conftest import PROJECT, environment, train
 
 README = PROJECT / "README.md"
+PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
+by_page = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+EXAMPLE = re.compile(r"<!-- run by tests/test_readme.py -->\n+```(\w+)\n(.*?)```", flags=re.DOTALL)
+EXAMPLES = [example for page in PAGES for example in EXAMPLE.findall(page.read_text(encoding="utf-8"))]
 
 
-def test_figures_are_those_of_the_results(monkeypatch):
+@pytest.fixture
+def tables(monkeypatch):
     monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
-    import readme
+    import tables
 
-    text = README.read_text(encoding="utf-8")
-    assert readme.with_figures(text) == text, "run `python benchmarks/readme.py`"
-    for path in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        assert (PROJECT / path).exists(), path
-    sys.modules.pop("readme")
+    yield tables
+    for name in ("tables", "plan", "ranks", "report"):
+        sys.modules.pop(name, None)
 
 
-EXAMPLES = re.findall(
-    r"<!-- run by tests/test_readme.py -->\n+```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S
-)
+@by_page
+def test_tables_are_up_to_date(page, tables):
+    text = page.read_text(encoding="utf-8")
+    assert tables.with_tables(text, tables.root_of(page)) == text, "run `python benchmarks/tables.py`"
+    assert text.count("<!-- table") == text.count(tables.END) == len(tables.BLOCK.findall(text))
+
+
+def test_every_table_is_on_one_page(tables):
+    used = [name for page in tables.pages() for name in tables.BLOCK.findall(page.read_text(encoding="utf-8"))]
+    assert sorted(used) == sorted(tables.BLOCKS)
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
+
+
+@by_page
+def test_relative_links_resolve(page):
+    """To an existing file and, with a #fragment, to one of its headings."""
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, fragment = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not fragment or fragment in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to a page's headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ +(.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.fixture(scope="module")
 def users_folder(bach_midi, bach_data, tmp_path_factory) -> Path:
-    """What a user has who reads on: the repository's files, data, a small run, a file of weights, a piece."""
+    """A folder with the repository's files, a dataset, a small run, a file of weights and a piece."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("train.py", "ds_configs", "rwkv_music"):
         (folder / name).symlink_to(PROJECT / name)
@@ -47,12 +78,12 @@ def users_folder(bach_midi, bach_data, tmp_path_factory) -> Path:
     return folder
 
 
-def test_there_are_examples_of_both_kinds():
-    assert sorted(language for language, _ in EXAMPLES) == ["bash", "bash", "python", "python"]
+def test_examples_of_both_languages_are_marked():
+    assert sorted(language for language, _ in EXAMPLES) == ["bash", "bash", "python", "python", "python"]
 
 
 @pytest.mark.parametrize("language, text", EXAMPLES, ids=[f"{i}-{kind}" for i, (kind, _) in enumerate(EXAMPLES)])
-def test_an_example_runs_as_it_is_printed(language, text, users_folder):
+def test_example_runs_as_printed(language, text, users_folder):
     before = set(users_folder.iterdir())
     command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
     paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(users_folder)}
@@ -60,11 +91,13 @@ def test_an_example_runs_as_it_is_printed(language, text, users_folder):
         command, cwd=users_folder, env={**environment(), **paths}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    made = {path.name for path in set(users_folder.iterdir()) - before}
-    if "complete(" in text:
-        assert made == {"completed.mid"}
+    written = {path.name for path in set(users_folder.iterdir()) - before}
+    if "count=3" in text:
+        assert len(written) == 6
+    elif "complete(" in text:
+        assert written == {"completed.mid"}
     elif "--tune" in text:
-        assert {"style.mid", "style.png", "style.pth"} <= made
+        assert {"style.mid", "style.png", "style.pth"} <= written
     elif language == "bash":
-        assert {"tuned.pth", "tuned.safetensors", "tuned_hf"} <= made
+        assert {"tuned.pth", "tuned.safetensors", "tuned_hf"} <= written
         assert (users_folder / "runs" / "tuned" / "checkpoints" / "step_00000003").is_dir()

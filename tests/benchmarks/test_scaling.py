@@ -1,4 +1,4 @@
-"""benchmarks/scaling.py: what is hidden and what is exposed, what runs when, and a measurement on two CPU ranks."""
+"""benchmarks/scaling.py: hidden and exposed communication, the order of jobs, and a measurement on two CPU ranks."""
 
 import json
 import os
@@ -25,13 +25,13 @@ def scaling(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(line, env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
 
 
-def test_communication_is_hidden_where_the_model_computes_and_exposed_elsewhere(benchmarks):
+def test_communication_is_hidden_while_other_kernels_compute(benchmarks):
     from step import Kernel, communication, covered
 
     def kernels(kind: str, *spans: tuple[float, float]) -> list[Kernel]:
         return [Kernel(kind, kind, start, end) for start, end in spans]
 
-    # Two collectives overlap (10 to 40), one stands alone (60 to 70); the mathematics has gaps, in two streams.
+    # Two collectives overlap (10 to 40), one is separate (60 to 70); the computing kernels have gaps, in two streams.
     sent = kernels("communication", (20, 40), (10, 30), (60, 70))
     computing = kernels("matrix products", (0, 15), (35, 50), (5, 12)) + kernels("recurrence", (48, 55), (62, 63))
     copies = kernels("copies and fills", (15, 35), (80, 90))
@@ -42,7 +42,7 @@ def test_communication_is_hidden_where_the_model_computes_and_exposed_elsewhere(
     assert communication(computing, 2) == {"whole_ms": 0, "hidden_ms": 0, "exposed_ms": 0}
 
 
-def test_the_most_telling_come_first_and_one_gpu_is_the_base_of_both(benchmarks):
+def test_order_of_jobs_and_speed_up_over_one_gpu(benchmarks):
     from scaling import Job, add_ratios, jobs
 
     wanted = jobs(["0.1b"], ["zero1", "zero3"], ["strong", "weak"], [1, 2, 8])
@@ -59,25 +59,25 @@ def test_the_most_telling_come_first_and_one_gpu_is_the_base_of_both(benchmarks)
 
 
 def test_a_measurement_on_two_ranks(tmp_path):
-    """Weak and strong; then what is left for --add, where one configuration cannot run."""
+    """Weak and strong scaling; then --add measures one more file and keeps the existing rows."""
     done = scaling(*TINY, "--file", "zero2", "--folder", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    answer = json.loads((tmp_path / "scaling.json").read_text())
-    assert answer["left_out"] == [] and len(answer["rows"]) == 3 and (tmp_path / "scaling.png").stat().st_size > 10_000
-    rows = {(row["scaling"], row["gpus"]): row for row in answer["rows"]}
+    result = json.loads((tmp_path / "scaling.json").read_text())
+    assert result["left_out"] == [] and len(result["rows"]) == 3 and (tmp_path / "scaling.png").stat().st_size > 10_000
+    rows = {(row["scaling"], row["gpus"]): row for row in result["rows"]}
     one, weak, strong = rows["weak", 1], rows["weak", 2], rows["strong", 2]
     assert [row["batch"] for row in (one, weak, strong)] == [[8, 32], [16, 32], [8, 32]]
     assert [row["ranks"] for row in (one, weak, strong)] == [1, 2, 2]
     assert weak["optimizer_bytes"] == pytest.approx(one["optimizer_bytes"] / 2, rel=0.01)
     assert weak["times_one_gpu"] == weak["tokens_per_second"] / one["tokens_per_second"] > 0
-    assert one["peak_gib"] is None and "communication" not in weak  # they are a GPU's
+    assert one["peak_gib"] is None and "communication" not in weak  # measured on GPUs only
 
     added = scaling(*TINY, "--file", "zero2", "zero3", "--gpus", 1, "--folder", tmp_path, "--add")
     assert added.returncode == 0 and "zero2" not in added.stdout.split("tokens/s")[0]
     assert len(json.loads((tmp_path / "scaling.json").read_text())["rows"]) == 4
 
 
-def test_what_fails_says_why_and_the_rest_goes_on(tmp_path):
+def test_failed_row_gives_the_cause_and_the_others_run(tmp_path):
     done = scaling(*TINY, "--file", "zero2", "--scaling", "weak", "--folder", tmp_path, "--micro_batch_size", 5)
     assert done.returncode == 1
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
@@ -86,7 +86,7 @@ def test_what_fails_says_why_and_the_rest_goes_on(tmp_path):
     )
 
 
-def test_what_there_is_no_time_for_is_stopped_or_not_begun(benchmarks, monkeypatch):
+def test_jobs_past_the_deadline_are_stopped_or_not_started(benchmarks, monkeypatch):
     import scaling
 
     monkeypatch.setattr(scaling, "FIRST_GUESS_S", 2)

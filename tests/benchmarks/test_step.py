@@ -1,4 +1,4 @@
-"""benchmarks/step.py on a CPU: its figures and its trace; and the names of the files that a card's go to."""
+"""benchmarks/step.py on a CPU: its figures and its trace; and the short names of GPUs in file names."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ import torch
 from tests.benchmarks.test_scaling import PROJECT, SHAPE, benchmarks  # noqa: F401
 
 
-def test_figures_and_a_trace_of_some_steps(tmp_path):
+def test_figures_and_trace(tmp_path):
     line = [sys.executable, str(PROJECT / "benchmarks" / "step.py"), "--preset", "tiny", "--batch_size", "2", *SHAPE]
     line += ["--profile", "2", "--folder", str(tmp_path), "--write", str(tmp_path / "figures.json")]
     own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)}
@@ -22,7 +22,7 @@ def test_figures_and_a_trace_of_some_steps(tmp_path):
     assert figures["tokens_per_second"] == pytest.approx(2 * 32 / figures["step_ms"] * 1e3)
     assert figures["recompute"] == "none" and figures["ranks"] == 1
     events = json.loads(gzip.open(tmp_path / "profile" / "rank_00.json.gz").read())["traceEvents"]
-    assert sum(event.get("name") == "ViewsBackward" for event in events) == 2 * 3  # one a flat parameter and step
+    assert sum(event.get("name") == "ViewsBackward" for event in events) == 2 * 3  # one per flat parameter and step
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_figures_and_a_trace_of_some_steps(tmp_path):
         ("Tesla T4", "t4"),
     ],
 )
-def test_a_cards_short_name(name, short, benchmarks, monkeypatch):  # noqa: F811
+def test_short_name_of_a_gpu(name, short, benchmarks, monkeypatch):  # noqa: F811
     import report
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)

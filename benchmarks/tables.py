@@ -1,0 +1,467 @@
+"""Write the generated tables of README.md and docs/ from results/*.json, so that no figure is typed by hand.
+
+    python benchmarks/tables.py
+
+A block of a page stands between `<!-- table NAME, written by benchmarks/tables.py -->` and `<!-- end of table -->`. The
+function of the same name in BLOCKS writes it.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import plan
+import report
+
+from rwkv_music.config import PRESETS
+
+PROJECT = Path(__file__).parent.parent
+BEGIN, END = "<!-- table {}, written by benchmarks/tables.py -->", "<!-- end of table -->"
+BLOCK = re.compile(BEGIN.format(r"(\w+)") + ".*?" + END, flags=re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Return the pages that may contain generated blocks: README.md first, then docs/."""
+    return [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def results(name: str) -> dict:
+    """Return the content of results/NAME.json."""
+    return json.loads((report.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def gpu(machine: dict) -> str:
+    """Return the short name of a result's GPU, such as "H100"."""
+    return machine["gpu"].removeprefix("NVIDIA ").split()[0]
+
+
+# Each block is a function of the path from its page to the project's root: "" in README.md, "../" in docs/.
+
+
+def demo(root: str) -> str:
+    """Return the time that `make demo` takes, one of its completions and its curves."""
+    result, images = results("demo"), f"{root}benchmarks/results/demo"
+    name = min(path.stem for path in (report.RESULTS / "demo").glob("*.mid"))
+    return f"""
+`make demo` takes {result["first_seconds"]} s in a clean clone on {result["machine"]["cores"]} CPU cores, installation
+included, and {result["again_seconds"]} s when repeated. One of its completions, {name}: four bars by Bach, then eight
+by the model ([listen]({images}/{name}.mid)):
+
+![Piano roll of {name}: four given bars, then eight completed bars]({images}/{name}.png)
+
+Its loss curves, against a bigram model of the same tokens:
+
+![Training and validation loss by optimizer step, both far below the bigram model's]({images}/curve.png)
+"""
+
+
+def summary(root: str) -> str:
+    """Return one row for each kind of result."""
+    bach, corpus, tuned = results("demo"), results("corpus"), results("tuning")
+    h200, h100, many = results("step_h200"), results("step_h100"), results("scaling")
+    kernels, speed, kills = results("wkv7s_gpu"), results("generation_cuda_speed"), results("kills")
+    losses = [
+        f"{val['nats_per_token']:.3f} nats per token ({val['ngram']:.0f}-gram model: {val['ngram_nats_per_token']:.3f})"
+        for val in (made["evaluation"]["val"] for made in (bach, corpus))
+    ]
+    steps = {
+        shape: " and ".join(
+            f"{row['tokens_per_second']:,.0f} tokens/s ({row['mfu']:.0%} MFU) on one {gpu(made['machine'])}"
+            for made in (h200, h100)
+            for row in [made["rows"][shape]]
+        )
+        for shape in ("L12 C768, 8 x 4096", "L24 C2048, 8 x 2048")
+    }
+    scaled = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in many["rows"]}
+    most, card = max(row["gpus"] for row in many["rows"]), gpu(many["machine"])
+    whole, weak = scaled["7b", "zero2", "weak", most], scaled["1.5b", "zero2", "weak", most]
+    ratios = [ratio for row in kernels["rows"] for ratio in row["faster_than"].values()]
+    one, batch = (speed["speed"][pieces]["tokens_per_second"] for pieces in ("1", "512"))
+    state = min((row for row in tuned["tuned"] if row["tune"] == "state"), key=lambda row: row["val_loss"])
+    docs = f"{root}docs"
+    rows = [
+        ["Held-out Bach chorales, `make demo`", losses[0], f"[music.md]({docs}/music.md#what-the-models-learn)"],
+        [
+            f"Held-out pieces of music21's corpus, `0.1b`, {corpus['minutes']:.1f} minutes on one "
+            f"{gpu(corpus['machine'])}",
+            losses[1],
+            f"[music.md]({docs}/music.md#what-the-models-learn)",
+        ],
+        ["Training, 12 layers x 768", steps["L12 C768, 8 x 4096"], f"[performance.md]({docs}/performance.md)"],
+        ["Training, 24 layers x 2048", steps["L24 C2048, 8 x 2048"], f"[performance.md]({docs}/performance.md)"],
+        [
+            "Training, `7b`",
+            f"{whole['tokens_per_second']:,.0f} tokens/s ({whole['mfu']:.0%} MFU) on {most} {card}s",
+            f"[cluster.md]({docs}/cluster.md#scaling)",
+        ],
+        [
+            "Scaling, `1.5b`, ZeRO-2, constant batch per GPU",
+            f"{weak['times_one_gpu']:.2f} times the throughput of one {card} on {most}",
+            f"[cluster.md]({docs}/cluster.md#scaling)",
+        ],
+        [
+            "WKV7s kernels, forward and backward",
+            f"{min(ratios):.1f} to {max(ratios):.1f} times as fast as flash-linear-attention on an "
+            f"{gpu(kernels['machine'])}",
+            f"[performance.md]({docs}/performance.md#the-wkv7s-kernels)",
+        ],
+        [
+            "Generation, `0.1b`",
+            f"{one:,.0f} tokens/s for one piece, {batch:,.0f} for 512 pieces at once on an {gpu(speed['machine'])}",
+            f"[performance.md]({docs}/performance.md#generation)",
+        ],
+        [
+            "State tuning to a composer",
+            f"{tuned['state_over_all']:.0%} of full fine-tuning's gain with {state['share']:.2%} of the parameters",
+            f"[tuning.md]({docs}/tuning.md#how-much-a-state-learns)",
+        ],
+        [
+            f"A run killed {kills['kills']} times at random moments",
+            f"{kills['resumed_from_a_damaged_one']} resumptions from a damaged checkpoint",
+            f"[training.md]({docs}/training.md#checkpoints-and-resuming)",
+        ],
+    ]
+    return f"\n{table(['', 'result', 'details'], rows)}\n"
+
+
+def presets(root: str) -> str:
+    """Return the model sizes."""
+    rows = [[f"`{name}`", str(shape["n_layer"]), str(shape["n_embd"])] for name, shape in PRESETS.items()]
+    return f"\n{table(['`--preset`', 'layers', 'width'], rows)}\n"
+
+
+def losses(root: str) -> str:
+    """Return the losses of the demo's model and of `0.1b` on music21's corpus beside those of n-gram models."""
+    bach, corpus = results("demo"), results("corpus")
+    first, second = (made["evaluation"]["val"] for made in (bach, corpus))
+    counts = corpus["data"]["splits"]["train"]
+    rows, ctx_len = corpus["batch"]
+    step, lowest = min(corpus["curves"]["val/loss"], key=lambda point: point[1])
+    cells = []
+    for name, key in (
+        ("the trained model", ""),
+        (f"{first['ngram']:.0f}-gram model", "ngram_"),
+        ("bigram model", "bigram_"),
+        ("unigram model", "unigram_"),
+    ):
+        row = [name]
+        for val in (first, second):
+            nats = val[f"{key}nats_per_token"]
+            row += [f"{nats:.3f}", f"{nats * val['bits_per_note'] / val['nats_per_token']:.2f}"]
+        cells.append(row)
+    heads = ["", "chorales: nats per token", "bits per note", "corpus: nats per token", "bits per note"]
+    return f"""
+Two models on the pieces held out from their training:
+
+- *chorales*: `make demo`, 3 layers x 128, {bach["first_seconds"]} s on {bach["machine"]["cores"]} CPU cores with
+  installation; {first["targets"]:,.0f} held-out tokens ([demo.json]({root}benchmarks/results/demo.json)).
+- *corpus*: the `0.1b` preset, 12 layers x 768, on music21's corpus ({counts["pieces"]:,} training pieces,
+  {counts["tokens"]:,} tokens), {corpus["minutes"]:.1f} minutes on one {gpu(corpus["machine"])}:
+  {corpus["steps"]:,} steps of {rows} x {ctx_len} tokens with `{" ".join(corpus["options"])}`
+  ([corpus.json]({root}benchmarks/results/corpus.json)).
+
+{table(heads, cells)}
+
+![Training and validation loss of 0.1b on music21's corpus]({root}benchmarks/results/corpus/curve.png)
+
+{corpus["steps"]:,} steps are too many for this corpus: the validation loss is lowest at step {step:,}, {lowest:.3f}
+nats per token.
+"""
+
+
+def measures(root: str) -> str:
+    """Return the symbolic measures of real and completed bars, and three completions."""
+    result, images = results("corpus")["measures"], f"{root}benchmarks/results/corpus"
+    columns = list(next(iter(result.values())))
+    rows = [[name, *(cells[column] for column in columns)] for name, cells in result.items()]
+    rolls = "\n\n".join(
+        f"{name} ([listen]({images}/{name}.mid)):\n\n![Piano roll of {name}]({images}/{name}.png)"
+        for name in sorted(path.stem for path in (report.RESULTS / "corpus").glob("*.mid"))
+    )
+    return f"""
+Eight bars after four given bars, in the real pieces and in the completions of the corpus model (mean +- standard
+deviation over the pieces):
+
+{table(["", *columns], rows)}
+
+Three completions of held-out pieces, four bars given and eight completed:
+
+{rolls}
+"""
+
+
+def step(root: str) -> str:
+    """Return the throughput of training on one GPU."""
+    h200, h100, limited = results("step_h200"), results("step_h100"), results("step_24gib")
+    rows = []
+    for name, row in h100["rows"].items():
+        speeds = [f"{x['tokens_per_second']:,.0f} | {x['mfu']:.0%}" for x in (h200["rows"][name], row)]
+        rows.append([name, *speeds, f"{row['peak_gib']:.1f}"])
+    small = [
+        [name, row["recompute"], f"{row['tokens_per_second']:,.0f}", f"{row['mfu']:.0%}", f"{row['peak_gib']:.1f}"]
+        for name, row in limited["rows"].items()
+    ]
+    source = f"{root}benchmarks/results"
+    return f"""
+Tokens per second on one GPU: DeepSpeed ZeRO-2, bf16, vocabulary 20,096, no activation checkpointing. Measured on the
+H200 at commit {h200["machine"]["commit"]} ([step_h200.json]({source}/step_h200.json)) and on the H100 at commit
+{h100["machine"]["commit"]} ([step_h100.json]({source}/step_h100.json)).
+
+{table(["layers, width, rows x tokens", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
+
+MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s.
+
+With GPU memory limited to {limited["limit_gib"]} GiB, on an {gpu(limited["machine"])}
+([step_24gib.json]({source}/step_24gib.json)):
+
+{table(["layers, width, rows x tokens", "`--recompute auto` selects", "tokens/s", "MFU", "peak GiB"], small)}
+"""
+
+
+def kernels(root: str) -> str:
+    """Return the times of the WKV7s operator beside flash-linear-attention's, and on a CPU."""
+    result, cpu, portable = results("wkv7s_gpu"), results("wkv7s_cpu"), results("wkv7s_portable")
+    source = f"{root}benchmarks/results"
+    rows = [
+        [f"{row['B']} x {row['T']:,} x {row['H']}", *(f"{row[name]['both_ms']:.2f}" for name in result["operators"])]
+        + [f"{min(row['faster_than'].values()):.1f} to {max(row['faster_than'].values()):.1f}"]
+        for row in result["rows"]
+    ]
+    slower = [row["slower"] for row in portable["rows"]]
+    [loop] = cpu["rows"]
+    return f"""
+Milliseconds of forward and backward together on an {gpu(result["machine"])}, bf16, head size {result["N"]}, measured in
+one run at commit {result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)). `fla` is
+flash-linear-attention's `chunk_rwkv7`, in its default form and with `safe_gate`.
+
+{table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "ratio"], rows)}
+
+The same kernels compiled as PTX for compute capability 8.0 take {min(slower):.2f} to {max(slower):.2f} times as long as
+native ones ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On {cpu["machine"]["threads"]} CPU cores in fp32 the
+operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop over tokens, for {loop["B"]} x {loop["T"]} x
+{loop["H"]} ([wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
+"""
+
+
+def fused(root: str) -> str:
+    """Return the times of the fused operators beside torch.compile's."""
+    result = results("fused")
+    rows = []
+    for row in result["rows"]:
+        backward = row.get("backward", {}).get("us")
+        cells = [row["forward"]["us"], row["compiled"]["forward_us"], backward, row["compiled"]["backward_us"]]
+        rows.append([row["operator"], str(row["C"]), *("" if us is None else f"{us:.0f}" for us in cells)])
+    heads = ["operator", "width", "forward", "compiled", "backward", "compiled"]
+    return f"""
+Microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}, beside `torch.compile` of the plain form
+([fused.json]({root}benchmarks/results/fused.json)). `cross_entropy` computes its gradient in the forward pass.
+
+{table(heads, rows)}
+"""
+
+
+def generation(root: str) -> str:
+    """Return the throughput of generation."""
+    rows = []
+    for name in ("generation_cuda_speed", "generation_cpu_speed"):
+        result = results(name)
+        machine = result["machine"]
+        device = gpu(machine) if "gpu" in machine else f"{machine['threads']} CPU cores"
+        link = f"[{name}.json]({root}benchmarks/results/{name}.json)"
+        for pieces, x in result["speed"].items():
+            if pieces.isdecimal():
+                rows.append([device, pieces, f"{x['tokens_per_second']:,.0f}", f"{x['first_token_ms']:.0f}", link])
+    memory = results("generation_cuda_memory")["memory"]
+    return f"""
+The `0.1b` preset with the `midi-llm` tokenizer:
+
+{table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
+
+Memory does not grow with length: between 1,000 and 100,000 generated tokens it grows by {memory["bytes_grown"]} bytes
+([generation_cuda_memory.json]({root}benchmarks/results/generation_cuda_memory.json)).
+"""
+
+
+def prepare(root: str) -> str:
+    """Return the speed and the memory of `prepare`."""
+    result = results("prepare")
+    rate, memory = result["rates"]["files_per_second_and_core"], result["memory"]
+    rows = [
+        [f"`{name}`", f"{rate[name]:,.0f}", f"{rate[f'prepare {name}']:,.0f}", f"{peer} {rate[peer]:,.0f}"]
+        for name, peer in (("remi", "MidiTok"), ("midi-llm", "MIDI-LLM-tokenizer"))
+    ]
+    sizes = " and ".join(
+        f"{x['prepare_mib'] + x['worker_mib']:.0f} MiB for {int(name.split()[0]):,} files"
+        for name, x in memory.items()
+        if name.endswith("files")
+    )
+    return f"""
+Files per second and CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
+
+{table(["tokenizer", "tokenizing alone", "all of `prepare`", "the reference implementation"], rows)}
+
+With one worker process, `prepare` uses {sizes}.
+"""
+
+
+def scaling(root: str) -> str:
+    """Return the throughput on several GPUs of one host."""
+    result = results("scaling")
+    by_key = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in result["rows"]}
+    counts = sorted({row["gpus"] for row in result["rows"]} - {1})
+    columns = [(kind, gpus) for kind in ("weak", "strong") for gpus in counts]
+    heads = ["preset", "file", "tokens/s on one GPU"]
+    heads += [
+        f"{'constant batch per GPU' if kind == 'weak' else 'constant total batch'}, {n} GPUs" for kind, n in columns
+    ]
+    heads += [f"optimizer GB per GPU on {', '.join(map(str, (1, *counts)))}"]
+    rows = []
+    for preset in ("0.1b", "1.5b"):
+        for file in sorted({row["file"] for row in result["rows"]}):
+            speedups = [
+                f"{by_key[key]['times_one_gpu']:.2f}" if (key := (preset, file, *column)) in by_key else "not measured"
+                for column in columns
+            ]
+            held = [by_key[preset, file, "weak", gpus]["optimizer_bytes"] / 1e9 for gpus in (1, *counts)]
+            one = f"{by_key[preset, file, 'weak', 1]['tokens_per_second']:,.0f}"
+            rows.append([f"`{preset}`", file, one, *speedups, ", ".join(f"{x:.1f}" for x in held)])
+    whole = by_key["7b", "zero2", "weak", counts[-1]]
+    return f"""
+Speed-up over one {gpu(result["machine"])} on the same host, with up to {counts[-1]} GPUs, at commit
+{result["machine"]["commit"]} ([scaling.json]({root}benchmarks/results/scaling.json)):
+
+{table(heads, rows)}
+
+![Speed-up, communication and memory by number of GPUs]({root}benchmarks/results/scaling.png)
+
+The `7b` preset ({whole["batch"][0]} x {whole["batch"][1]} tokens per step, ZeRO-2) trains at
+{whole["tokens_per_second"]:,.0f} tokens per second on {counts[-1]} of these GPUs: {whole["mfu"]:.0%} MFU and
+{whole["peak_gib"]:.0f} GiB per GPU. `--recompute auto` selects `{whole["recompute"]}` for it.
+"""
+
+
+def tuning(root: str) -> str:
+    """Return what state tuning and full fine-tuning learn of a composer."""
+    result = results("tuning")
+    base, composer = result["base"], result["composer"]
+    rows = [
+        [f"`--tune {row['tune']}`", f"{row['lr']:g}", f"{row['parameters']:,}"]
+        + [f"{row['share']:.2%}", f"{row['checkpoint_bytes'] / 1e6:.1f}", f"{row['val_loss']:.3f}"]
+        for row in result["tuned"]
+    ]  # fmt: skip
+    best = {
+        tune: min((row for row in result["tuned"] if row["tune"] == tune), key=lambda row: row["val_loss"])
+        for tune in ("all", "state")
+    }
+    heads = ["", "learning rate", "trained parameters", "of the model", "checkpoint MB", "validation loss"]
+    return f"""
+A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) trained without Palestrina, then tuned for
+{result["steps"]} steps on {composer["train"]["pieces"]} of his movements. Before tuning, its loss on
+{composer["val"]["pieces"]} held-out movements is {result["untuned_val_loss"]:.3f} nats per token
+([tuning.json]({root}benchmarks/results/tuning.json)):
+
+{table(heads, rows)}
+
+At the best of three learning rates each, a state with {best["state"]["share"]:.2%} of the parameters achieves
+{result["state_over_all"]:.0%} of the improvement of full fine-tuning ([tuning.py]({root}benchmarks/tuning.py)).
+"""
+
+
+def saving(root: str) -> str:
+    """Return how long a checkpoint interrupts training."""
+    result = results("saving")
+    rows = [
+        [f"`--save_mode {mode}`", f"{x['checkpoint_mb']}", f"{x['standing_still_s']:.2f}", f"{x['step_s']:.2f}"]
+        + ["" if x["step_while_writing_s"] is None else f"{x['step_while_writing_s']:.2f}"]
+        for mode, x in ((mode, result[mode]) for mode in ("overlapped", "blocking"))
+    ]
+    heads = ["", "checkpoint MB", "pause in s", "step in s", "step while writing in s"]
+    return f"""
+A checkpoint of a small model on {result["machine"]["cores"]} CPU cores
+([saving.json]({root}benchmarks/results/saving.json)):
+
+{table(heads, rows)}
+"""
+
+
+def kills(root: str) -> str:
+    """Return what happened to a run that was killed many times."""
+    result = results("kills")
+    return f"""
+A run was killed {result["kills"]} times at random moments, half of them while it wrote a checkpoint
+([kills.json]({root}benchmarks/results/kills.json)). {result["left_a_partial_one"]} kills left a partly written
+checkpoint. {result["damaged_under_a_steps_name"]} complete checkpoints were damaged, and the run resumed from a damaged
+checkpoint {result["resumed_from_a_damaged_one"]} times.
+"""
+
+
+def resumption(root: str) -> str:
+    """Return how far a run that resumes under another layout departs from the uninterrupted run."""
+    rows = []
+    for name in ("resumption_cpu", "resumption_h100", "resumption_h200"):
+        result = results(name)
+        arguments, device = result["arguments"], result["machine"].get("gpu", "CPU")
+        largest = [row["largest"] for row in result["rows"]]
+        rows.append([f"`{arguments['preset']}`", f"{', '.join(map(str, arguments['ranks']))} x {device}"])
+        rows[-1] += [f"{statistics.median(largest):.1e}", f"{max(largest):.1e}"]
+        rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
+    at = results("resumption_cpu")["arguments"]["at"]
+    return f"""
+On each number of ranks, a run was saved at step {at} under ZeRO-2 and resumed on each number of ranks under ZeRO-1, 2
+and 3 with the files of `ds_configs/`. For each resumption we take the largest difference of the next 20 losses from
+those of the uninterrupted run, in nats per token. The table gives the median and the maximum over the resumptions.
+
+{table(["preset", "ranks", "median", "maximum", "source"], rows)}
+"""
+
+
+def zero(root: str) -> str:
+    """Return memory and traffic under each DeepSpeed file."""
+    return f"""
+Each cell gives two numbers: GiB per GPU for weights, gradients and AdamW states, and GB that a GPU sends between nodes
+of {plan.GPUS_PER_NODE} GPUs in a step. Both come from formulas, which [plan.py]({root}benchmarks/plan.py) states and
+checks on two ranks ([plan.json]({root}benchmarks/results/plan.json)).
+
+{plan.table()}
+"""
+
+
+BLOCKS: dict[str, Callable[[str], str]] = {
+    block.__name__: block
+    for block in (
+        demo, summary, presets, losses, measures, step, kernels, fused, generation, prepare, scaling, tuning, saving,
+        kills, resumption, zero,
+    )
+}  # fmt: skip
+
+
+def with_tables(text: str, root: str) -> str:
+    """Return a page with its generated blocks written anew.
+
+    Args:
+        text: the page.
+        root: the path from the page to the project's root, "" or ending with "/".
+    """
+
+    def block(match: re.Match) -> str:
+        return f"{BEGIN.format(match[1])}\n{BLOCKS[match[1]](root)}\n{END}"
+
+    return BLOCK.sub(block, text)
+
+
+def root_of(page: Path) -> str:
+    """Return the path from a page to the project's root."""
+    return "../" * (len(page.relative_to(PROJECT).parts) - 1)
+
+
+if __name__ == "__main__":
+    for page in pages():
+        page.write_text(with_tables(page.read_text(encoding="utf-8"), root_of(page)), encoding="utf-8")
