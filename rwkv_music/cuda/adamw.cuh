@@ -1,5 +1,5 @@
 // AdamW on fp32 master weights in one pass over memory: reads gradients in their own dtype, updates the masters and
-// both moments, and writes the bf16 weights that the model reads. rwkv_music/ops/adamw.py defines the operator.
+// both moments, and writes the bf16 weights that the model reads. rwkv_music/training/deepspeed_engine/fast/adamw.py defines the operator.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// The torch operator of the AdamW kernel, torch.ops.rwkv_music_cuda.adamw_; rwkv_music/ops/adamw.py calls it.
+// The torch operator of the AdamW kernel, torch.ops.rwkv_music_cuda.adamw_; rwkv_music/training/deepspeed_engine/fast/adamw.py calls it.
 
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>

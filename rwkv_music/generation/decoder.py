@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rwkv_music.cuda import graphs
 from rwkv_music.model_v8 import RWKV, Block, State
 from rwkv_music.ops import fused
 from rwkv_music.ops.wkv7s import wkv7s_forward
 
 PREFILL_WINDOW = 1024  # tokens of a prompt per forward pass
-WARM_UP = 2  # runs before recording, in which libraries select kernels and allocate workspaces
 MIXES = "rkvwag"  # the inputs of the projections, then those of the gates
 GATES = "vwag"
 
@@ -179,18 +179,10 @@ def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None)
 def as_cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Record `function` as a CUDA graph and return its replay, a single launch; on a CPU return `function` itself.
 
-    `function` is run `WARM_UP` times first. It must use tensors at fixed addresses and must not synchronize. Other
-    threads may use the GPU during the recording.
+    `function` is run a few times first. It must use tensors at fixed addresses and must not synchronize.
     """
     if device.type != "cuda":
         return function
-    side_stream = torch.cuda.Stream(device)
-    side_stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side_stream):
-        for _ in range(WARM_UP):
-            function()
-    torch.cuda.current_stream(device).wait_stream(side_stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        function()
-    return graph.replay
+    with torch.cuda.device(device):
+        graphs.warm_up(function)
+        return graphs.capture(function)[0].replay

@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def configure(arguments: argparse.Namespace) -> RunConfig:
-    """Combine the command line, the settings of the run to resume (if any), and the preset, in this order of priority."""
+    """Combine the command line, the settings of the run to resume (if any) and the preset, in this priority."""
     train = from_arguments(TrainConfig, arguments, **TUNING_DEFAULTS.get(getattr(arguments, "tune", "all"), {}))
     model, data = PRESETS[arguments.preset or "tiny"], {}
     checkpoint = find_checkpoint(train.out, train.resume)

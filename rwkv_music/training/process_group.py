@@ -27,14 +27,14 @@ ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"),
     # DeepSpeed sets and removes it when it loads a kernel, unless it exists; empty means the same as unset.
     "TORCH_CUDA_ARCH_LIST": "",
-    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, to write a record of
-    # the collectives: a minute by default. A process group reads it when it is created.
+    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, to write a record
+    # of the collectives: a minute by default. A process group reads it when it is created.
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "2000",
 }
 
 
 def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
-    """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; without them, one of one rank.
+    """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; without them, form one alone.
 
     Args:
         backend: "nccl" or "gloo".
@@ -75,8 +75,8 @@ def _store(rank: int, world_size: int) -> dist.TCPStore:
         interface = interface_towards(address)
     except OSError as error:
         raise UserError(
-            f"Rank {rank} cannot connect to {host}:{port} ({error.strerror}): set MASTER_ADDR and MASTER_PORT to an address "
-            f"of rank 0's host and a free port there."
+            f"Rank {rank} cannot connect to {host}:{port} ({error.strerror}): set MASTER_ADDR and MASTER_PORT to an "
+            f"address of rank 0's host and a free port there."
         ) from error
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -91,8 +91,8 @@ def _store(rank: int, world_size: int) -> dist.TCPStore:
         )
     except (dist.DistError, RuntimeError) as error:
         raise UserError(
-            f"Rank {rank} waited {MEETING_MINUTES} minutes at {host}:{port}, but not all {world_size} ranks joined: check the "
-            f"output of the others, and whether this host reaches that address."
+            f"Rank {rank} waited {MEETING_MINUTES} minutes at {host}:{port}, but not all {world_size} ranks joined: "
+            f"check the output of the others, and whether this host reaches that address."
         ) from error
 
 

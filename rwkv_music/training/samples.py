@@ -55,7 +55,7 @@ class HeldOut:
 
 
 def show(completion: Completion, curves: Curves, step: int, folder: Path) -> None:
-    """Write a completion's piano roll (and its sound, if FluidSynth is installed) to TensorBoard, a .mid to `folder`."""
+    """Write a completion's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`."""
     midi = completion.midi()
     title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
     curves.image(step, "samples/completion", piano_roll.figure_array(midi, completion.prompt_end_seconds(), title))

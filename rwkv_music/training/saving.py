@@ -142,7 +142,7 @@ class Saver:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until all ranks have written the current checkpoint, and give it its name; do nothing if there is none."""
+        """Wait until all ranks have written the current checkpoint, and name it; do nothing if there is none."""
         if self._written is None:
             return
         try:
@@ -213,7 +213,7 @@ class Saver:
         return Snapshot(files, note, wait_for_copies)
 
     def _copy(self, tensors: list[Tensor]) -> tuple[Iterator[Tensor], Callable[[], None]]:
-        """Copy `tensors` to the host, into the memory of earlier copies; return the copies and a function that waits."""
+        """Copy `tensors` to the host, into earlier copies' memory; return the copies and a function that waits."""
         if [copy.shape for copy in self._copies] != [tensor.shape for tensor in tensors]:
             self._copies = []
             try:

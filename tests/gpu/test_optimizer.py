@@ -6,7 +6,7 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
-from rwkv_music.ops.adamw import adamw_
+from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
 
 OPTIONS = {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-18, "weight_decay": 0.1}
 

@@ -141,7 +141,7 @@ def at_once(model, flat, zero, at_once):
 engine._zero3_section = at_once
 """
 MANY_FLAT = LAUNCHED.replace(
-    "cuda_graphs.LAYER_FLOP = 0", "cuda_graphs.LAYER_FLOP, flat_params.LARGE_ENOUGH = 0, 2**22"
+    "cuda_graphs.LAYER_FLOP = 0", "cuda_graphs.LAYER_FLOP, flat_params.MIN_ELEMENTS = 0, 2**22"
 )
 REPLAYED = COUNTED.replace("counted, replay", f"replays = True{AT_ONCE}counted, replay", 1)
 SENT = {

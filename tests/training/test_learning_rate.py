@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rwkv_music.config import TrainConfig
-from rwkv_music.ops.adamw import adamw_
+from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
 from rwkv_music.training.learning_rate import learning_rate, set_learning_rate
 
 

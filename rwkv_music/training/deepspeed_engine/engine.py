@@ -29,7 +29,7 @@ from rwkv_music.training.batch_plan import BatchPlan
 from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_engine.fast import cuda_graphs, gather, paths, upstream
 from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
-from rwkv_music.training.deepspeed_engine.fast.overlap import reduce_beside
+from rwkv_music.training.deepspeed_engine.fast.overlap import overlap_reduction
 from rwkv_music.training.deepspeed_engine.fast.paths import FastPaths
 from rwkv_music.training.deepspeed_engine.fast.update import UpdateOnDevice
 from rwkv_music.training.deepspeed_engine.fast.zero3_flat_params import Zero3FlatParams
@@ -255,7 +255,7 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
     if not offloads(zero) and not offloads(zero, "param"):
         update = UpdateOnDevice(engine)
         if device.type == "cuda" and config["zero_optimization"].get("overlap_comm", zero["stage"] == 3):
-            reduce_beside(engine.optimizer)
+            overlap_reduction(engine.optimizer)
     if zero["stage"] == 3:
         communicates = dist.get_world_size() > 1 or offloads(zero, "param")
         gather.reduce_host_waits(engine, fast.gathers_at_once, communicates)

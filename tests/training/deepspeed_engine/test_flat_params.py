@@ -9,7 +9,7 @@ from rwkv_music.checkpoint.tuning import freeze
 from rwkv_music.config import ModelConfig, TrainConfig
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.deepspeed_engine.fast import flat_params
-from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams, _block, unpack
+from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams, _block, unflatten
 
 
 def model() -> RWKV:
@@ -22,7 +22,7 @@ def model() -> RWKV:
 
 
 def packed(monkeypatch, large_enough: int, overlaps: bool = False, tune: str = "all") -> tuple[RWKV, FlatParams]:
-    monkeypatch.setattr(flat_params, "LARGE_ENOUGH", large_enough)
+    monkeypatch.setattr(flat_params, "MIN_ELEMENTS", large_enough)
     plain, taken = model(), model()
     for one in (plain, taken):
         freeze(one, TrainConfig(tune=tune))
@@ -39,7 +39,7 @@ def test_loss_and_gradients_are_the_models(monkeypatch, recompute, tune, overlap
     tokens = torch.randint(20, (2, 33))
     for net in (plain, flat):
         net(tokens[:, :-1], targets=tokens[:, 1:]).backward()
-    gradients = unpack({f"flat.{i}": p.grad for i, p in enumerate(flat.flat)}, flat.layout)
+    gradients = unflatten({f"flat.{i}": p.grad for i, p in enumerate(flat.flat)}, flat.layout)
     trained = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
     assert trained.keys() == gradients.keys()
     assert all(torch.equal(gradients[name], grad) for name, grad in trained.items())
@@ -54,7 +54,7 @@ def test_windows_of_one_backward_pass(monkeypatch):
         with torch.no_grad():
             net(tokens)
         sum(losses).backward()
-    gradients = unpack({f"flat.{i}": p.grad for i, p in enumerate(flat.flat)}, flat.layout)
+    gradients = unflatten({f"flat.{i}": p.grad for i, p in enumerate(flat.flat)}, flat.layout)
     for name, parameter in plain.named_parameters():
         assert torch.allclose(gradients[name], parameter.grad, atol=1e-6), name
 
@@ -83,7 +83,7 @@ def test_gradients_come_as_the_backward_pass_gets_to_them(monkeypatch, recompute
 
 def test_unpacked_weights_are_views_of_the_flat_ones(monkeypatch):
     plain, flat = packed(monkeypatch, 10**9)
-    weights = unpack(dict(flat.named_parameters()), flat.layout)
+    weights = unflatten(dict(flat.named_parameters()), flat.layout)
     assert weights.keys() == dict(plain.named_parameters()).keys()
     assert all(torch.equal(weights[name], parameter) for name, parameter in plain.named_parameters())
     with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.model_v8 import RWKV
-from rwkv_music.training.deepspeed_engine.fast.flat_params import unpack
+from rwkv_music.training.deepspeed_engine.fast.flat_params import unflatten
 from rwkv_music.training.deepspeed_engine.fast.zero3_flat_params import Zero3FlatParams
 
 
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_the_models(channel_mix, recompute):
         losses[-1].backward()
     assert torch.equal(*losses)
     gradients = {name: p.grad for name, p in taken.named_parameters()}
-    gradients |= unpack({name: gradients.pop(name) for name in flat.layout}, flat.layout)
+    gradients |= unflatten({name: gradients.pop(name) for name in flat.layout}, flat.layout)
     expected = {name: p.grad for name, p in plain.named_parameters()}
     assert gradients.keys() == expected.keys()
     assert all(torch.equal(gradients[name], grad) for name, grad in expected.items())
@@ -95,7 +95,7 @@ def test_reads_other_tensors_while_it_is_told_to():
     assert torch.equal(loss, expected)
     assert not any(p.grad is not None for p in own)
     names = [name for name, _ in taken.named_parameters() if name in flat.layout]
-    gradients = unpack({name: p.grad for name, p in zip(names, others, strict=True)}, flat.layout)
+    gradients = unflatten({name: p.grad for name, p in zip(names, others, strict=True)}, flat.layout)
     assert all(torch.equal(grad, plain.get_parameter(name).grad) for name, grad in gradients.items())
     flat.read_from(None)
     assert torch.equal(taken(tokens), halved) and not torch.equal(plain(tokens), halved)
@@ -136,5 +136,5 @@ def test_made_on_the_meta_device_and_initialised_through_views():
         else:
             taken.init_part(part)
     weights = dict(taken.named_parameters())
-    weights |= unpack({name: weights.pop(name) for name in flat.layout}, flat.layout)
+    weights |= unflatten({name: weights.pop(name) for name in flat.layout}, flat.layout)
     assert all(torch.equal(weights[name], p) for name, p in plain.named_parameters())

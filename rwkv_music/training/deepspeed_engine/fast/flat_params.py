@@ -1,21 +1,20 @@
-"""Hundreds of small parameters as a few large ones, so that DeepSpeed's cost for each tensor stops mattering.
+"""The model's many parameters as a few large flat ones, so that DeepSpeed's cost per tensor becomes negligible.
 
-DeepSpeed's stages 1 and 2 do a fixed amount of host work for every parameter tensor: a hook and a copy into a bucket in
-backward, and a dozen launches for the overflow check and the norm in the step. RWKV has 36 tensors a layer, and for a
-small model that work outlasts the mathematics. Here the parameters of an optimizer group lie one after the other in a
-few flat ones, and the model's own are views of them.
+DeepSpeed's stages 1 and 2 do a fixed amount of host work per parameter tensor: a hook and a copy into a bucket in
+backward, and a dozen launches for the overflow check and the norm in the step. RWKV has 36 tensors per layer, and for a
+small model this work takes longer than the computation. Here the parameters of an optimizer group are concatenated into
+a few flat parameters, and the model's own are views of them.
 
 Notable choices:
-- The model's names stay: a state dict has them, not the flat ones, and by `layout` a checkpoint cuts the optimizer's
-  master weights and moments into the model's parameters too.
-- A flat parameter takes neighbouring layers until it is large enough. One for all would do for a single GPU, but then
-  no gradient could be on its way to other ranks before the backward pass has ended.
-- Where gradients are to go to other ranks beside the backward pass, a flat parameter is viewed when the forward pass
-  reaches the first block that has a part in it. Of what it can do autograd takes first what was made last: views made
-  at the beginning wait for the end of the backward pass, and all the gradients with them. Elsewhere they may, as there
-  is more room for them then.
-- Frozen parameters stay as they are: nothing is done with each of them but to compute with it.
-- ZeRO-3 shares out each module's own parameters, and gathers them when it is called: see `zero3_flat_params`.
+- The model's names remain: a state dict contains them, not the flat ones, and with `layout` a checkpoint divides the
+  optimizer's master weights and moments into the model's parameters.
+- A flat parameter collects neighbouring layers until it is large enough. One for the whole model would do on a single
+  GPU, but no gradient could be reduced before the end of the backward pass.
+- If gradients are reduced during the backward pass, a flat parameter is viewed when the forward pass reaches the first
+  block that uses it. Autograd runs backward nodes in reverse order of creation: views created at the start of forward
+  would make every gradient wait for the end of backward. Without overlap they are created at the start.
+- Frozen parameters stay as they are: DeepSpeed does nothing with them.
+- ZeRO-3 partitions and gathers parameters per module: see `zero3_flat_params`.
 """
 
 import re
@@ -30,22 +29,21 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.deepspeed_engine.zero_shards import Layout
 
-LARGE_ENOUGH = 2**25  # elements; DeepSpeed's cost for a tensor is then below a tenth of what is done with it
+MIN_ELEMENTS = 2**25  # of a flat parameter: DeepSpeed's cost per tensor is then below a tenth of the work on it
 
 
 class FlatParams(nn.Module):
-    """`model`, called as it is called, with its parameters in a few flat ones.
+    """A module that is called like `model`, with the model's parameters in a few flat ones.
 
     Args:
-        model: the parameters of its groups are taken over; it is usable through this module alone afterwards.
-        groups: of the optimizer, as `RWKV.parameter_groups` makes them. Parameters of different groups never share a
-            flat one.
-        overlaps: whether each flat parameter's gradient is to come as soon as the backward pass has it.
+        model: its trainable parameters are taken over; afterwards it can only be used through this module.
+        groups: optimizer groups from `RWKV.parameter_groups`. Different groups never share a flat parameter.
+        overlaps: whether each flat parameter's gradient must be complete as early in backward as possible.
 
     Attributes:
         groups: the same groups with the flat parameters.
-        layout: see `unpack`.
-        replayed_loss: if training steps are replayed (cuda_graphs.py), the function that computes a batch's summed loss.
+        layout: the members of each flat parameter; see `unflatten`.
+        replayed_loss: if steps are replayed (cuda_graphs.py), the function that computes a batch's summed loss.
     """
 
     def __init__(self, model: RWKV, groups: list[dict[str, Any]], overlaps: bool = False) -> None:
@@ -60,16 +58,16 @@ class FlatParams(nn.Module):
         self.replayed_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
         self.groups: list[dict[str, Any]] = []
         self._places: list[list[tuple[nn.Module, str]]] = []
-        self._shapes: list[list[Tensor]] = []  # as tensors without content, which is how torch wants them
-        self._needed_by: list[int] = []  # the block that each flat parameter is viewed at
-        self._to_view: list[Tensor | None] = []  # what is still to be viewed in the forward pass under way
+        self._shapes: list[list[Tensor]] = []  # meta tensors of the members' shapes
+        self._needed_by: list[int] = []  # for each flat parameter, the first block that uses it
+        self._to_view: list[Tensor | None] = []  # flat parameters not yet viewed in this forward pass
         self._overlaps = overlaps
         if overlaps:
             for number, block in enumerate(model.blocks):
                 block.register_forward_pre_hook(partial(self._view_at, number))
         for group in groups:
             first = len(self.flat)
-            for members in _cut(group["params"]):
+            for members in _runs(group["params"]):
                 flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in members]))
                 self.layout[f"flat.{len(self.flat)}"] = [(names[p], list(p.shape)) for p in members]
                 self.flat.append(flat)
@@ -80,8 +78,8 @@ class FlatParams(nn.Module):
                     module, name = places[parameter]
                     del module._parameters[name]
             self.groups.append({**group, "params": list(self.flat)[first:]})
-        self.register_state_dict_post_hook(_show_the_models_names)
-        self.register_load_state_dict_pre_hook(_take_the_models_names)
+        self.register_state_dict_post_hook(_unflatten_state_dict)
+        self.register_load_state_dict_pre_hook(_flatten_state_dict)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -95,10 +93,12 @@ class FlatParams(nn.Module):
         return self.model(*args, **kwargs)
 
     def unpacked(self, flat: Sequence[Tensor] | None = None) -> RWKV:
-        """The model, with views of the flat parameters, as they are now, for its weights.
+        """Set the model's weights to views of the flat parameters, and return the model.
 
-        They stay in place, because what is recomputed in the backward pass needs them then. `flat` may name other
-        tensors to view, laid out as the flat parameters are.
+        The views stay set, because activation checkpointing needs them in the backward pass.
+
+        Args:
+            flat: tensors to view instead, laid out like the flat parameters.
         """
         self._to_view = list(flat or self.flat)
         for number in range(len(self.flat)):
@@ -111,7 +111,7 @@ class FlatParams(nn.Module):
                 self._view(number)
 
     def _view(self, number: int) -> None:
-        """Unless it has been done: the blocks come by again when they are recomputed."""
+        """View a flat parameter once per forward pass: recomputation calls the blocks again."""
         parameter, self._to_view[number] = self._to_view[number], None
         if parameter is not None:
             views = Views.apply(parameter, self._shapes[number])
@@ -120,15 +120,15 @@ class FlatParams(nn.Module):
 
 
 def _block(name: str, n_blocks: int) -> int:
-    """The number of the block at which the parameter `name` must be there."""
+    """Return the index of the first block before which the parameter `name` is needed."""
     place = re.match(r"blocks\.(\d+)\.", name)
     if place is None:
         return 0 if name == "emb.weight" else n_blocks - 1
     return int(place[1])
 
 
-def unpack(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Flat tensors, by the names that they have in a `FlatParams`, as views by the model's own names and shapes."""
+def unflatten(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Divide flat tensors into views with the members' names and shapes, as `layout` lists them."""
     out = {}
     for flat_name, members in layout.items():
         sizes = [torch.Size(shape).numel() for _, shape in members]
@@ -137,16 +137,16 @@ def unpack(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return out
 
 
-def _show_the_models_names(module: FlatParams, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
+def _unflatten_state_dict(module: FlatParams, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
     flat = {name: state.pop(prefix + name) for name in module.layout}
-    for name in [name for name in state if name.startswith(prefix + "model.")]:  # the frozen ones
+    for name in [name for name in state if name.startswith(prefix + "model.")]:  # frozen parameters
         state[prefix + name.removeprefix(prefix + "model.")] = state.pop(name)
-    state.update({prefix + name: weight for name, weight in unpack(flat, module.layout).items()})
+    state.update({prefix + name: weight for name, weight in unflatten(flat, module.layout).items()})
 
 
-def _take_the_models_names(module: FlatParams, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+def _flatten_state_dict(module: FlatParams, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     for flat_name, members in module.layout.items():
-        if all(prefix + name in state for name, _ in members):  # what is missing is told of by who called
+        if all(prefix + name in state for name, _ in members):  # the caller reports missing names
             pieces = [state.pop(prefix + name).reshape(-1) for name, _ in members]
             state[prefix + flat_name] = torch.cat(pieces)
     for name, _ in module.model.named_parameters():
@@ -154,26 +154,26 @@ def _take_the_models_names(module: FlatParams, state: dict[str, Tensor], prefix:
             state[f"{prefix}model.{name}"] = state.pop(prefix + name)
 
 
-def _cut(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """The parameters of a group, in order, cut where enough has come together; a remainder joins the last."""
+def _runs(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Divide a group's parameters, in order, into runs of at least MIN_ELEMENTS; a remainder joins the last run."""
     runs: list[list[nn.Parameter]] = []
-    size = LARGE_ENOUGH
+    size = MIN_ELEMENTS
     for parameter in parameters:
-        if size >= LARGE_ENOUGH:
+        if size >= MIN_ELEMENTS:
             runs.append([])
             size = 0
         runs[-1].append(parameter)
         size += parameter.numel()
-    if len(runs) > 1 and size < LARGE_ENOUGH:
+    if len(runs) > 1 and size < MIN_ELEMENTS:
         last = runs.pop()
         runs[-1] += last
     return iter(runs)
 
 
 class Views(torch.autograd.Function):
-    """A flat tensor as views of the shapes that lie in it; backward puts their gradients together again.
+    """Views of a flat tensor as one autograd node, whose backward concatenates the views' gradients.
 
-    One node of the graph instead of two for each parameter, which is host time in every step.
+    Separate slicing and viewing would create two nodes per parameter, which is host time in every step.
     """
 
     @staticmethod

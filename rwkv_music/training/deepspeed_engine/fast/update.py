@@ -23,7 +23,7 @@ from deepspeed.runtime.utils import all_gather_dp_groups
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from torch import Tensor
 
-from rwkv_music.ops.adamw import adamw_
+from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
 from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 
 # A partition: its optimizer group, fp32 master weights, weights as the model reads them, and gradients, whose

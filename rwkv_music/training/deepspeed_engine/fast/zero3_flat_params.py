@@ -1,18 +1,18 @@
-"""Each block's parameters as a few flat ones of its own, so that ZeRO-3 gathers and shares out a block as one.
+"""Each block's parameters as a few flat ones, so that ZeRO-3 gathers and partitions a block as a unit.
 
-ZeRO-3 gathers what a module holds before it is called, lets go of it afterwards, and gathers it again for the backward
-pass; DeepSpeed does that tensor by tensor. RWKV has 36 of them a layer, and with several ranks the GPUs waited for that
-work of the host's. Here a block holds one flat parameter for each optimizer group, and while it is computed the model's
-own weights are views of these.
+ZeRO-3 gathers a module's parameters before it is called, releases them afterwards, and gathers them again for the
+backward pass, tensor by tensor. RWKV has 36 tensors per layer, and with several ranks the GPUs waited for this host
+work. Here a block holds one flat parameter per optimizer group, and the model's own weights are views of it while the
+block is called.
 
 Notable choices:
-- In place: names of modules stay, and the engine's module is the model, which plays and validates as it did.
-- What autograd keeps of a weight for the backward pass is where it lies in the flat one. A view would hold on to the
-  memory of what was gathered, and ZeRO-3 would free nothing.
-- A replayed step reads copies that stay where they are (`read_from`), and keeps them as any tensor is kept.
-- A block has views for as long as it is called, for the same reason, and at other times shapes without content.
-- Not with quantised weights: neighbours share a scale there, and different tensors should not. Nor with quantised
-  gradients: DeepSpeed quantises matrices alone. Nor where parameters are frozen: a tuned run has little else.
+- In place: module names remain, and the engine's module is the model, which generates and validates as before.
+- Autograd saves a weight as its place in the flat parameter. A view would keep the gathered memory alive, and ZeRO-3
+  would free nothing.
+- A replayed step reads copies at fixed addresses (`read_from`), which autograd saves like any tensor.
+- Outside its call a block holds meta tensors instead of views, for the same reason.
+- Not used with quantized weights (neighbours would share a scale), with quantized gradients (DeepSpeed quantizes only
+  matrices), or with frozen parameters (a tuned run trains little else).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,18 +28,19 @@ from rwkv_music.model_v8 import RWKV, Block
 from rwkv_music.training.deepspeed_engine.fast.flat_params import Views
 from rwkv_music.training.deepspeed_engine.zero_shards import Layout
 
-Place = tuple[int, int, torch.Size, tuple[int, ...]]  # of a weight: its flat one's number, offset, shape, strides
+Place = tuple[int, int, torch.Size, tuple[int, ...]]  # a weight's flat parameter, offset in it, shape and strides
 
 
 class Zero3FlatParams:
-    """The blocks of `model`, whose parameters are taken over; they may be on the meta device.
+    """Flat parameters in the blocks of `model`, which may be on the meta device.
 
     Args:
-        groups: of the optimizer, as `RWKV.parameter_groups` makes them.
+        model: its blocks' parameters are taken over.
+        groups: optimizer groups from `RWKV.parameter_groups`.
 
     Attributes:
-        layout: see `packing.unpack`.
-        small: elements of each flat parameter but the largest of its block, which has the matrices.
+        layout: the members of each flat parameter; see `flat_params.unflatten`.
+        small: sizes in elements of all flat parameters except the largest of each block, which holds the matrices.
     """
 
     def __init__(self, model: RWKV, groups: list[dict[str, Any]]) -> None:
@@ -49,9 +50,9 @@ class Zero3FlatParams:
         self._viewed: Block | None = None
         self._instead: dict[Block, list[Tensor]] = {}
         self._members: dict[Block, list[list[tuple[nn.Module, str]]]] = {}
-        self._shapes: dict[Block, list[list[Tensor]]] = {}  # without content, which is how torch wants them
+        self._shapes: dict[Block, list[list[Tensor]]] = {}  # meta tensors of the members' shapes
         self.layout: Layout = {}
-        of_groups: list[list[str]] = [[] for _ in groups]  # names, as the parameters are others when they have memory
+        of_groups: list[list[str]] = [[] for _ in groups]  # names, because materializing replaces parameters
         for index, block in enumerate(model.blocks):
             places = {p: (module, name) for module in block.modules() for name, p in module._parameters.items()}
             self._members[block], self._shapes[block] = [], []
@@ -79,23 +80,23 @@ class Zero3FlatParams:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """Of the optimizer: those that were given, of the flat parameters and of those that are in no block."""
+        """The given optimizer groups, with the flat parameters and those outside the blocks."""
         return [
             {**group, "params": [self._model.get_parameter(name) for name in group["params"]]} for group in self._groups
         ]
 
     def read_from(self, tensors: Sequence[Tensor] | None) -> None:
-        """From now on the weights are views of these, one for each of the blocks' parameters; None: of the parameters.
+        """Make the weights views of `tensors`, one per flat parameter of the blocks; None: of the parameters again.
 
-        These must stay where they are until the backward pass has ended, and be read from until then if blocks are
-        recomputed in it.
+        The tensors must keep their addresses until the backward pass ends; with activation checkpointing this setting
+        must remain until then, too.
         """
         rest = iter(tensors or ())
         self._instead = {block: [next(rest) for _ in _flat(block)] for block in self._members} if tensors else {}
 
     @contextmanager
     def viewed(self, block: Block) -> Iterator[None]:
-        """In it `block` has its weights: views of its flat parameters as they are now, or of what is read instead."""
+        """A context in which the weights of `block` are views of its flat parameters or of the tensors read instead."""
         self._viewed = block
         flat = self._instead.get(block) or _flat(block)
         self._set(block, [Views.apply(*one) for one in zip(flat, self._shapes[block], strict=True)])
@@ -113,18 +114,18 @@ class Zero3FlatParams:
     def _ffn_forward(self, block: Block, forward: Callable, *args: Any) -> Tensor:
         if self._viewed is block:
             return forward(*args)
-        with self.viewed(block):  # it is recomputed, without the rest of the block
+        with self.viewed(block):  # recomputed without the rest of the block
             return forward(*args)
 
     def _forward(self, block: Block, forward: Callable, *args: Any, **kwargs: Any) -> Any:
-        # Within the call, so that in the backward pass the flat gradients come before that of the block's input, with
-        # which ZeRO-3 is done with the block, or of the first one's with all of them.
-        with self.viewed(block), self._kept_as_places(block):
+        # The views are created inside the call, so that in backward the flat gradients are complete before the gradient
+        # of the block's input, at which ZeRO-3 reduces them.
+        with self.viewed(block), self._saved_as_places(block):
             return forward(*args, **kwargs)
 
-    def _kept_as_places(self, block: Block) -> AbstractContextManager:
-        """In it autograd keeps weights as where they lie in the flat ones, and takes them from there again."""
-        # What is read instead is not lost, and with recomputed blocks autograd keeps none at all.
+    def _saved_as_places(self, block: Block) -> AbstractContextManager:
+        """A context in which autograd saves weights as places in the flat parameters, and reads them from there."""
+        # Tensors read instead are not released, and with whole blocks recomputed autograd saves no weights.
         if self._instead or not torch.is_grad_enabled() or self._model.recompute == "block":
             return nullcontext()
         flat = _flat(block)
@@ -137,10 +138,10 @@ class Zero3FlatParams:
                     return number, (address - start) // x.element_size(), x.shape, x.stride()
             return x
 
-        def unpack(kept: Tensor | Place) -> Tensor:
-            if isinstance(kept, Tensor):
-                return kept
-            number, offset, shape, stride = kept
+        def unpack(saved: Tensor | Place) -> Tensor:
+            if isinstance(saved, Tensor):
+                return saved
+            number, offset, shape, stride = saved
             gathered = flat[number].detach()
             return gathered.as_strided(shape, stride, gathered.storage_offset() + offset)
 
@@ -148,5 +149,5 @@ class Zero3FlatParams:
 
 
 def _flat(block: Block) -> list[nn.Parameter]:
-    """The parameters that a block has itself."""
+    """Return the flat parameters of a block."""
     return list(block.parameters(recurse=False))
