@@ -267,7 +267,7 @@ def _write_dataset(
             else:
                 split = SPLITS[int(in_val[number])]
                 if bpe_vocab_size is not None:
-                    piece = codec.merged(tokens)
+                    piece = codec.apply_merges(tokens)
                     tokens, piece_bars = piece.ids, np.diff(piece.bar_starts, prepend=0).astype(np.uint16)
                     line |= {"n_tokens": len(tokens)}
                 documents[split].add(tokens)

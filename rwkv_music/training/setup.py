@@ -180,9 +180,10 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
         Stopped: the ranks do not see the same files.
     """
     # What each rank checks alone.
-    config, plan, data = _read_inputs(config, deepspeed_file, given)
+    config, plan, rows = _read_inputs(config, deepspeed_file, given)
     folder = Path(config.train.out)
-    start = _find_start(config, plan, data)
+    start = _find_start(config, plan, rows)
+    data = _read_data(config, plan, rows)
     if (folder / "config.json").exists():
         RunConfig.load(folder / "config.json")  # reject a folder of something else
 
@@ -240,15 +241,15 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
 
 def _read_inputs(
     config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]
-) -> tuple[RunConfig, BatchPlan, RunData]:
+) -> tuple[RunConfig, BatchPlan, MusicDataset]:
     """Bring the command line, the DeepSpeed file and the data into agreement."""
     file = read_deepspeed_file(deepspeed_file)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     train, data = config.train, config.data
     if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
         limit = train.micro_batch_size  # of a run that may have had another number of ranks
-        rows = largest_micro_batch(train.batch_size, world_size, limit)
-        train = dataclasses.replace(train, micro_batch_size=rows)
+        micro_batch_size = largest_micro_batch(train.batch_size, world_size, limit)
+        train = dataclasses.replace(train, micro_batch_size=micro_batch_size)
     plan = plan_batches(train, given, file, deepspeed_file, world_size, windows=max(1, data.tbptt))
     train = plan.train
     if train.log == "wandb":
@@ -261,21 +262,26 @@ def _read_inputs(
             f"The model's vocabulary has {config.model.vocab_size} tokens, but that of {data.data} has "
             f"{rows.vocab_size}: prepare the data with the model's tokenizer, or start a new run."
         )
-    config = RunConfig(dataclasses.replace(config.model, vocab_size=rows.vocab_size), data, train)
-    streams = DocumentStreams(rows, train.batch_size, data.tbptt) if data.tbptt else None
-    validation = Validation.of(config, world_size)
+    return RunConfig(dataclasses.replace(config.model, vocab_size=rows.vocab_size), data, train), plan, rows
+
+
+def _read_data(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunData:
+    """Open the rest of what the run reads."""
+    train, tbptt = config.train, config.data.tbptt
+    streams = DocumentStreams(rows, train.batch_size, tbptt) if tbptt else None
+    validation = Validation.of(config, plan.world_size)
     held_out = HeldOut(config, "val" if validation else "train") if train.sample_every else None
-    return config, plan, RunData(rows, streams, validation, held_out)
+    return RunData(rows, streams, validation, held_out)
 
 
-def _find_start(config: RunConfig, plan: BatchPlan, data: RunData) -> RunStart:
+def _find_start(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunStart:
     """Find the checkpoint or the weights to start from, as far as one rank can tell alone."""
     train = config.train
     folder = Path(train.out)
     checkpoint = find_checkpoint(folder, train.resume)
     damaged = passed_over(folder, checkpoint) if train.resume == "auto" else []
     if checkpoint is not None:
-        if load_codec(checkpoint / "tokenizer.json").fingerprint != data.train.fingerprint:
+        if load_codec(checkpoint / "tokenizer.json").fingerprint != rows.fingerprint:
             raise UserError(
                 f"{config.data.data} was prepared with another tokenizer than {folder} was trained with: prepare the "
                 f"data with the run's tokenizer, or choose another --out."
@@ -283,7 +289,7 @@ def _find_start(config: RunConfig, plan: BatchPlan, data: RunData) -> RunStart:
         check_resumable(checkpoint, config)
     initial = base = None
     if train.init and (checkpoint is None or train.tune != "all"):
-        initial = open_initial(train.init, config.model, data.train.fingerprint)
+        initial = open_initial(train.init, config.model, rows.fingerprint)
         base = open_base(initial, config.model, train.tune) if train.tune != "all" else None
     progress = Progress(0, 0, 0, plan.world_size, plan.zero_stage)
     return RunStart(checkpoint, tuple(damaged), initial, base, progress, "")

@@ -124,7 +124,7 @@ def test_a_bit_that_flipped_in_a_tensor_is_noticed(unbroken, tmp_path):
     with pytest.raises(UserError, match="weights_00000.safetensors is not as it was written"):
         load_model(tmp_path / "run")
     resumed = train(tmp_path / "run", "--steps", 41)
-    assert "Passed over step_00000040: its weights_00000.safetensors is not as it was written" in resumed.output
+    assert "step_00000040: its weights_00000.safetensors" in resumed.output
     assert "step_00000020, step 20" in resumed.output
     assert fault(tmp_path / "run" / "checkpoints" / "step_00000041") is None
 
@@ -152,7 +152,7 @@ def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, bach_da
     began_with = (tmp_path / "run" / "config.json").read_text()
     shutil.copytree(bach_data, tmp_path / "data")
     again = train(tmp_path / "run", "--save_every", 4, "--stop_after", 24, "--data", tmp_path / "data")
-    assert f"The data were {bach_data} up to here." in again.output
+    assert f"the data were {bach_data}." in again.output
     assert (tmp_path / "run" / "config.json").read_text() == began_with  # under the other one nothing was done
     assert "step_00000024, step 24" in again.output
     assert "Step 24 is reached already: raise --stop_after to go on." in again.output
@@ -191,7 +191,7 @@ def test_a_job_that_was_thought_dead_does_not_write_into_the_run(bach_data, tmp_
     running = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: checkpoints(folder))
     (folder / ".owner").write_text("another\n")
-    assert "Another start of this run has taken" in running.communicate(timeout=60)[1]
+    assert "has taken over" in running.communicate(timeout=60)[1]
     assert running.returncode == 1
 
 

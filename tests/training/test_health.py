@@ -46,7 +46,7 @@ def test_too_many_in_a_row_end_the_run_at_the_last_good_checkpoint(bach_data, tm
     assert run.status == 1 and "Traceback" not in run.output, run.output[-3000:]
     said = run.output.strip().splitlines()[-1]
     assert "The last 5 steps changed nothing because the gradient was not finite, up to step 11" in said
-    assert "start again from step_00000006 with a lower --lr" in said
+    assert "from step_00000006 with a lower --lr" in said
     assert run.last_checkpoint.name == "step_00000006"
 
 
@@ -96,7 +96,7 @@ def end_a_rank(number: int, how: signal.Signals, data: Path, run: Path) -> tuple
 def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
     status, said, seconds = end_a_rank(1, signal.SIGKILL, bach_data, tmp_path / "run")
     assert seconds < 15 and status in (70, 137)
-    assert re.search(r"rank 0 lost another rank after step [\d,]+; the same command goes on from step_\d+", said), said
+    assert re.search(r"rank 0 lost another rank after step [\d,]+; the same command resumes from step_\d+", said), said
     assert re.search(r"local rank 1 .*SIGKILL.*memory", said), said
 
 

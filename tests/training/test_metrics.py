@@ -49,7 +49,7 @@ def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
         told.append(trace.step())
     path = tmp_path / "profile" / "rank_03.json.gz"
     assert [i for i, value in enumerate(told, 1) if value] == [12]
-    assert told[11] == f"The last 2 steps are traced in {path}"
+    assert "2 steps" in told[11] and str(path) in told[11]
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     assert sum(event.get("name") == "aten::ones" for event in events) == 2
 
@@ -65,7 +65,7 @@ def test_a_trace_that_the_end_cuts_short_is_written_as_far_as_it_got(steps, trac
     assert path.exists() == bool(traced)
     if traced:
         events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-        assert sum(event.get("name") == "aten::ones" for event in events) == traced and "traced in" in said
+        assert sum(event.get("name") == "aten::ones" for event in events) == traced and "rank_00.json.gz" in said
     else:
         assert f"only {steps}: no trace" in said
 

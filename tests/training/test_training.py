@@ -143,7 +143,7 @@ def test_tensorboard_shows_the_curves_and_a_completion(one_process):
 def test_the_summary_says_what_is_about_to_happen(one_process):
     for line in (
         "RWKV v8 Heron, 2 layers x 64",
-        "4 rows x 128 tokens = 512 tokens a step",
+        "4 rows x 128 tokens = 512 tokens per step",
         "warm-up 100, longer than the run",
         "bf16 weights",
         "ZeRO-2",
@@ -175,7 +175,7 @@ def test_a_mix_is_validated_on_both_of_its_tasks(bach_data, tmp_path):
     mixed = ["--task", "mix", "--ctx_len", 256, "--steps", 2, "--val_every", 2]
     run = train(tmp_path / "run", "--data", bach_data, *SMALL, *mixed)
     both = run.curve("val/loss") + run.curve("val/completion_loss")
-    assert f"validation loss {both[0]:.4f} nats a token, {both[1]:.4f} of completions" in run.output
+    assert f"validation loss {both[0]:.4f} nats per token, {both[1]:.4f} on completions" in run.output
     model = load_model(run.folder)[0]
     completions = MusicDataset(bach_data, "val", 256, task="completion")
     nats, targets = summed_loss(model, completions, 4, "cpu").tolist()
