@@ -155,7 +155,7 @@ def test_an_elastic_job_continues_without_a_lost_node_until_it_joins_again(slurm
     for process in (launcher, rank):
         os.kill(process, signal.SIGKILL)
     text = finished(slurm, job, run)
-    sizes = re.findall(r"tokens a step: (\d) ranks?", text)
+    sizes = re.findall(r"tokens per step: (\d) ranks?", text)
     assert sizes[0] == sizes[-1] == "2" and len(sizes) >= 2, text[-3000:]
     assert slurm.facts(job)["Restarts"] == "0"
     assert find_checkpoint(run).name == "step_00000200"

@@ -155,7 +155,7 @@ def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, bach_da
     assert f"the data were {bach_data}." in again.output
     assert (tmp_path / "run" / "config.json").read_text() == began_with  # under the other one nothing was done
     assert "step_00000024, step 24" in again.output
-    assert "Step 24 is reached already: raise --stop_after to go on." in again.output
+    assert "Step 24 has been reached: raise --stop_after" in again.output
 
 
 # To rank 1 the last checkpoint is not there yet.

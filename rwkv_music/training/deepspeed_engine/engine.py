@@ -248,7 +248,8 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic's are ValueErrors
         what = " ".join(str(error).split())[:300]
-        raise UserError(f"DeepSpeed rejects its file ({type(error).__name__}: {what}): correct it.") from error
+        remedy = f"install DeepSpeed {upstream.TESTED_VERSION}" if upstream.mismatch() else "correct it"
+        raise UserError(f"DeepSpeed rejects its file ({type(error).__name__}: {what}): {remedy}.") from error
     if not fast.enabled:
         return Engine(engine, None)
     update = None

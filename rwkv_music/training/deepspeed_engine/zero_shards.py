@@ -27,6 +27,15 @@ from torch import distributed as dist
 from rwkv_music.errors import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# What this module reads of DeepSpeed's optimizers.
+STAGE_1_2_ATTRIBUTES = (
+    "single_partition_of_fp32_groups", "round_robin_bit16_groups", "round_robin_bit16_offsets", "round_robin_gradients",
+    "partition_size", "real_dp_process_group", "update_lp_params",
+)  # fmt: skip
+STAGE_3_ATTRIBUTES = (
+    "fp32_partitioned_groups_flat", "fp16_groups", "sub_group_process_groups", "checkpoint_event_prologue",
+    "checkpoint_event_epilogue", "_reassign_or_swap_out_partitioned_parameters",
+)  # fmt: skip
 
 Layout = dict[str, list[tuple[str, list[int]]]]  # flat parameter -> names and shapes of its members, in order
 
@@ -76,15 +85,17 @@ class ZeroShards:
     def __init__(self, engine: deepspeed.DeepSpeedEngine, layout: Layout) -> None:
         self._engine, self._zero = engine, engine.optimizer
         self.stage3 = type(self._zero) is DeepSpeedZeroOptimizer_Stage3
-        if type(self._zero) is DeepSpeedZeroOptimizer:
-            self.masters: list[Tensor] = self._zero.single_partition_of_fp32_groups
-        elif self.stage3 and not self._zero.swap_optimizer and self._zero.partial_offload == 1:
-            self.masters = self._zero.fp32_partitioned_groups_flat
-        else:
+        whole = self.stage3 and not self._zero.swap_optimizer and self._zero.partial_offload == 1
+        if not whole and type(self._zero) is not DeepSpeedZeroOptimizer:
             raise UserError(
                 "The DeepSpeed file keeps optimizer states on NVMe, partly on the CPU, or in an optimizer other than "
                 "ZeRO-1, 2 or 3, which checkpoints do not support: use a file like one of ds_configs."
             )
+        if not all(hasattr(self._zero, name) for name in STAGE_3_ATTRIBUTES * self.stage3 or STAGE_1_2_ATTRIBUTES):
+            raise _unknown_layout()
+        self.masters: list[Tensor] = (
+            self._zero.fp32_partitioned_groups_flat if self.stage3 else self._zero.single_partition_of_fp32_groups
+        )
         self.slices = list(self._slices(layout))
 
     def _slices(self, layout: Layout) -> Iterator[ParameterSlice]:
@@ -132,10 +143,7 @@ class ZeroShards:
         """Raise UserError if DeepSpeed's public accessor finds a shard elsewhere than this module does."""
         same_place = public.device != master.device or public.data_ptr() == master[offset:].data_ptr()  # else a copy
         if public.numel() != length or not same_place:
-            raise UserError(
-                f"DeepSpeed {deepspeed.__version__} lays out its ZeRO partitions differently from DeepSpeed 0.19, so "
-                f"checkpoints cannot be written or read: install the version that pyproject.toml pins."
-            )
+            raise _unknown_layout()
 
     def optimizer_state(self, master: Tensor) -> dict[str, Any]:
         """Return AdamW's state of a partition ("step" and both `MOMENTS`), created as AdamW creates it if missing."""
@@ -181,3 +189,10 @@ class ZeroShards:
                 values = parameter.ds_tensor.data.view(-1)[: max(0, min(share, parameter.ds_numel - start))]
             if len(values):
                 yield name.removeprefix("model."), values, start  # a `FlatParams` holds the model under that name
+
+
+def _unknown_layout() -> UserError:
+    return UserError(
+        f"DeepSpeed {deepspeed.__version__} lays out its ZeRO partitions differently from DeepSpeed 0.19, so "
+        f"checkpoints cannot be written or read: install the version that pyproject.toml pins."
+    )

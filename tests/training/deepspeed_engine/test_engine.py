@@ -143,3 +143,6 @@ def test_another_partition_layout_is_refused(bach_data, tmp_path, monkeypatch):
     monkeypatch.setattr(zero_shards, "safe_get_local_fp32_param", lambda parameter: torch.zeros(3))
     run = train(tmp_path / "run", "--data", bach_data, *LINE, config=fp32_file(tmp_path, 3), check=False)
     assert run.status == 1 and "lays out its ZeRO partitions differently" in run.output
+    monkeypatch.setattr(zero_shards, "STAGE_1_2_ATTRIBUTES", (*zero_shards.STAGE_1_2_ATTRIBUTES, "renamed"))
+    run = train(tmp_path / "run", "--data", bach_data, *LINE, config=fp32_file(tmp_path, 2), check=False)
+    assert run.status == 1 and "lays out its ZeRO partitions differently" in run.output

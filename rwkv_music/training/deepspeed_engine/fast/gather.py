@@ -22,7 +22,8 @@ from rwkv_music.training.deepspeed_file import offloads, quantizes
 # step is replayed as CUDA graphs, of a copy.
 GATHER_AT_ONCE_LIMIT = 2**29
 
-_no_gather_of_deepspeed = partition_parameters._no_gather_coalesced
+# None in a DeepSpeed without it: this package must be importable there, though it will not be used.
+_no_gather_of_deepspeed = getattr(partition_parameters, "_no_gather_coalesced", None)
 
 
 def may_gather_at_once(zero: dict[str, Any], parameters: int) -> bool:

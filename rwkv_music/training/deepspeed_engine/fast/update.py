@@ -19,8 +19,8 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed import comm as dist
-from deepspeed.runtime.utils import all_gather_dp_groups
-from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
+from deepspeed.runtime import utils
+from deepspeed.runtime.zero import stage_1_and_2
 from torch import Tensor
 
 from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
@@ -64,7 +64,7 @@ class UpdateOnDevice:
             self._zero._pre_step()
             self._zero._partition_all_parameters()
         else:
-            self._zero.micro_step_id = INITIAL_MICRO_STEP_ID
+            self._zero.micro_step_id = stage_1_and_2.INITIAL_MICRO_STEP_ID
         shares = list(self._shares_of_stage3() if self._stage3 else self._shares_of_stage_1_and_2())
         self._zero._global_grad_norm = self._norm([gradient for *_, gradients in shares for gradient in gradients])
         for group, masters, weights, gradients in shares:
@@ -129,7 +129,7 @@ class UpdateOnDevice:
         for i in range(len(zero.bit16_groups)):
             zero.averaged_gradients[i] = zero.all_grad_tensors[i] = None
             zero.free_grad_in_param_list(zero.params_in_partition[i] + zero.params_not_in_partition[i])
-        all_gather_dp_groups(
+        utils.all_gather_dp_groups(
             groups_flat=zero.bit16_groups_flat,
             partitioned_param_groups=zero.parallel_partitioned_bit16_groups,
             dp_process_group=zero.real_dp_process_group,
