@@ -31,7 +31,7 @@ from rwkv_music.ops.cross_entropy import Head
 from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.ops.wkv7s import wkv7s
 
-# The head skips positions that the loss ignores, unless they are a smaller fraction: then selection costs more.
+# The head skips ignored positions only above this fraction. Below it, selecting the others costs more than it saves.
 MIN_IGNORED_FRACTION = 1 / 32
 
 
@@ -230,12 +230,7 @@ class Blocks(nn.ModuleList):
     """The layers, called as one module so that ZeRO-3 can gather all layers of a small model at once."""
 
     def forward(
-        self,
-        x: Tensor,
-        input_ids: Tensor,
-        state: State | None,
-        packing: Packing | Documents | None,
-        recompute: str,
+        self, x: Tensor, input_ids: Tensor, state: State | None, packing: Packing | Documents | None, recompute: str
     ) -> tuple[Tensor, State | None]:
         """Return x after all layers, and the new state if `state` is given. `recompute` as in `RWKV`."""
         v_first, states = None, []

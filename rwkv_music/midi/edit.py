@@ -91,7 +91,7 @@ def without_notes_from(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
 def join(opening: mido.MidiFile, line: int, decoded: mido.MidiFile, decoded_line: int) -> mido.MidiFile:
     """Return the events of `opening` before tick `line`, followed by those of `decoded` from tick `decoded_line` on.
 
-    Each tick counts in the resolution of its own file. Notes of `opening` that sound across the line end where they end
+    Both ticks are in the resolution of their own file. Notes of `opening` that sound across the line end where they end
     in `decoded`. At the line, the pedals, volumes, expressions and pitch bends of `opening` are reset to their initial
     values, which `decoded` assumes.
     """

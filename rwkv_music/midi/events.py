@@ -42,8 +42,8 @@ class RejectedMidi(Exception):
 def read_midi(source: Path | bytes) -> bytes:
     """Return the bytes of a Standard MIDI File after checking its header and chunk sizes.
 
-    Raises RejectedMidi if they are not those of a format 0 or 1 file with musical time, and UserError if the file
-    cannot be read.
+    Raises RejectedMidi unless it is a complete file of format 0 or 1 with a resolution in ticks per quarter note, and
+    UserError if it cannot be read.
     """
     data = source
     if not isinstance(source, bytes):

@@ -36,7 +36,10 @@ class Notes:
 
 
 def read_notes(midi: mido.MidiFile) -> Notes:
-    """Return the notes of a file. A note without a note-off ends with its track; overlapping ones end in order."""
+    """Return the notes of a file.
+
+    A note without a note-off ends with its track. Overlapping notes of one pitch end in the order in which they start.
+    """
     rows: list[tuple[int, int, int, int, int]] = []
     voice_names: list[str] = []
     for track in midi.tracks:

@@ -112,8 +112,8 @@ def tick_seconds(midi: mido.MidiFile, ticks: np.ndarray) -> np.ndarray:
 def time_messages(lines: np.ndarray, tempos: np.ndarray, signatures: np.ndarray) -> list[TimedMessage]:
     """Return the tempo and time signature messages, one wherever the value changes from bar to bar.
 
-    Args are the tick at which each bar starts, int64 [bars], its tempo in microseconds per quarter note, int64 [bars],
-    and its time signature, int64 [bars, 2].
+    The arguments give the tick at which each bar starts, int64 [bars], its tempo in microseconds per quarter note,
+    int64 [bars], and its time signature, int64 [bars, 2].
     """
     messages = []
     last_tempo = last_signature = None

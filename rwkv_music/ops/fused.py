@@ -54,8 +54,7 @@ def norm_mix(
         first: int32 [M], from `document_starts`: the document that token t starts, or -1. Token 0 must start one.
         previous: [D, C]: the s of each document's first token; None for zeros.
 
-    Returns:
-        mixed [n, M, C], and the mean and reciprocal standard deviation [M, 2], fp32 or wider, for the backward.
+    Returns mixed [n, M, C], and the mean and reciprocal standard deviation [M, 2], fp32 or wider, for the backward.
     """
     if _uses_kernels(x) and x.shape[1] <= WIDEST_NORM:
         return build.load().norm_mix(x, ln_weight, ln_bias, mixes, first, previous, eps)
@@ -186,7 +185,7 @@ def plain_gates(
 
 
 class GatesGrads(NamedTuple):
-    """Gradients of the inputs of `gates`, without w_low, whose gradient is that of w. None for inputs layer 0 lacks."""
+    """Gradients of the inputs of `gates` except w_low (equal to that of w); None for the inputs that layer 0 lacks."""
 
     k: Tensor
     v: Tensor

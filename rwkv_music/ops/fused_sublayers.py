@@ -94,12 +94,7 @@ def time_mixing(
 
 
 def channel_mixing(
-    block: nn.Module,
-    x: Tensor,
-    input_ids: Tensor,
-    documents: Documents,
-    recompute: bool,
-    shift: Tensor | None = None,
+    block: nn.Module, x: Tensor, input_ids: Tensor, documents: Documents, recompute: bool, shift: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Compute x + ffn(ln2(x)) for x [M, C] and input_ids int64 [M], with `shift` as in `time_mixing`.
 

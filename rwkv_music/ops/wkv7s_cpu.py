@@ -5,8 +5,7 @@
 Notable choices:
 - Within a chunk, the product P_t of the decays up to t stays well inside fp32's range. The products (P_t r_t) . (k_s /
   P_s) therefore factorise without cancellation, and everything but the chain of states is parallel.
-- The scores of a chunk and the solution of its triangular system are saved for the backward, because matrix products
-  are expensive on a CPU.
+- The scores and triangular solution of each chunk are saved for the backward, because products are slow on a CPU.
 - The chain of states consists of short steps on small matrices. Its slices are therefore cut all at once beforehand.
 
 Source: the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
@@ -80,7 +79,7 @@ class _ChunkPlan:
 
     Each head has its own chunks. Chunks are ordered by their index in the document: chunk 0 of every document, then
     chunk 1 of every document that has one, and so on, longest document first. Each step of the chain of states is then
-    one slice for any lengths. A row is one head's vector of one token: row token * H + head of [M * H, N].
+    one slice, whatever the lengths. A row is one head's vector of one token: row token * H + head of [M * H, N].
     """
 
     chunks: int  # of all heads; the H heads of a document's chunk are adjacent

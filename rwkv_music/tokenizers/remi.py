@@ -78,10 +78,8 @@ class Remi(Codec):
             parts = BytePairs(len(base), self._merges).parts
             vocabulary = [" ".join(base[i] for i in ids) for ids in parts]
             libraries = {package: version(package) for package in ("miditok", "symusic")}
-        options = dict(self._miditok_options)
-        if self._merges:
-            options["merges"] = [list(merge) for merge in self._merges]
-        super().__init__(options, vocabulary, libraries)
+        merges_option = {"merges": [list(merge) for merge in self._merges]} if self._merges else {}
+        super().__init__(self._miditok_options | merges_option, vocabulary, libraries)
         self._starts_bar = np.array([token.startswith("Bar_") for token in self.vocabulary])
         self._n_notes = np.array([token.count("Pitch") for token in self.vocabulary])
 
@@ -251,10 +249,9 @@ def _to_mido(score: "Score") -> mido.MidiFile:
     """
     midi = mido.MidiFile(type=1, ticks_per_beat=score.ticks_per_quarter)
     meta = [(change.time, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(change.tempo))) for change in score.tempos]
-    meta += [
-        (change.time, mido.MetaMessage("time_signature", numerator=change.numerator, denominator=change.denominator))
-        for change in score.time_signatures
-    ]
+    for s in score.time_signatures:
+        message = mido.MetaMessage("time_signature", numerator=s.numerator, denominator=s.denominator)
+        meta.append((s.time, message))
     midi.tracks.append(to_track(meta))
 
     melodic_channels = cycle(MELODIC_CHANNELS)
