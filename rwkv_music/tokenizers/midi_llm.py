@@ -5,7 +5,7 @@
     instrument, then hexadecimal numbers). Loudness 0 is a note-off.
 
 `midi-llm` has 13 instruments and 12 loudness levels (20,096 tokens). `midi-llm-piano` has only the keyboards and 16
-loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokenizer exactly:
+loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokenizer, so the arithmetic is the same:
 
 - All tracks are merged. Simultaneous tokens are sorted by instrument, then pitch. Silence before the first token is
   removed, and other silences are cut to ten seconds. Each wait is rounded separately and dropped if it rounds to 0.
