@@ -9,8 +9,7 @@ Notable choices:
   (v0, v1, v2): its values are the start of the residual, and these parameters would never receive a gradient.
 - One forward serves training and generation. It takes and returns a state, for a whole piece or a single token.
 - `cu_seqlens` packs documents; neither the recurrence nor the token shift crosses a document boundary.
-- The head skips positions that the loss ignores, unless there are only a few.
-- In training on a GPU, the blocks run on `ops.fused_sublayers`, which compute the same with less time and memory.
+- In training on a GPU, the blocks run on `ops.fused_sublayers`, which computes the same with less time and memory.
 
 Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialisation, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
 formulas); "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.
@@ -32,7 +31,7 @@ from rwkv_music.ops.cross_entropy import Head
 from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.ops.wkv7s import wkv7s
 
-# If a smaller fraction of the targets is ignored, selecting the others costs more than computing all.
+# The head skips ignored positions only above this fraction. Below it, selecting the others costs more than it saves.
 MIN_IGNORED_FRACTION = 1 / 32
 
 
@@ -120,7 +119,7 @@ class TimeMixing(nn.Module):
         """Return the output [B, T, C], layer 0's values [B, T, C] and the recurrence's new state [B or D, H, N, N].
 
         Args:
-            x: [B, T, C], normed.
+            x: [B, T, C], after the layer norm.
             v_first: [B, T, C]: the values of layer 0; ignored in layer 0.
             shift: [B or D, C]: the normed token before the first one; None for zeros.
             state: [B or D, H, N, N]: the recurrence's state before the first token; None for zeros.
@@ -200,16 +199,13 @@ class Block(nn.Module):
         packing: Packing | Documents | None,
         recompute_ffn: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        """Compute one layer.
+        """Return the new x, the values of layer 0, and the new state (None with `Documents` and no `state`).
 
         Args:
             x: [B, T, C]; [M, C] if `packing` is `Documents` (fused training on a GPU).
             v_first: the values of layer 0, shaped as x; None in layer 0.
             state: one layer's att_shift, wkv and ffn_shift of `State`, or None for zeros.
             recompute_ffn: whether to apply activation checkpointing to channel mixing.
-
-        Returns:
-            The new x, the values of layer 0, and the new state (None with `Documents` and no `state`).
         """
         if v_first is None:
             x = self.ln0(x)
@@ -234,12 +230,7 @@ class Blocks(nn.ModuleList):
     """The layers, called as one module so that ZeRO-3 can gather all layers of a small model at once."""
 
     def forward(
-        self,
-        x: Tensor,
-        input_ids: Tensor,
-        state: State | None,
-        packing: Packing | Documents | None,
-        recompute: str,
+        self, x: Tensor, input_ids: Tensor, state: State | None, packing: Packing | Documents | None, recompute: str
     ) -> tuple[Tensor, State | None]:
         """Return x after all layers, and the new state if `state` is given. `recompute` as in `RWKV`."""
         v_first, states = None, []
@@ -260,9 +251,8 @@ class Blocks(nn.ModuleList):
 class RWKV(nn.Module):
     """The language model, initialised as in RWKV-LM's train_temp with torch's global random state.
 
-    Attributes:
-        recompute: activation checkpointing in training: "none"; "selective" recomputes the wide activations of channel
-            mixing; "block" recomputes everything in a block but its input.
+    The attribute `recompute` selects activation checkpointing in training: "none"; "selective", for the wide
+    activations of channel mixing; or "block", which saves only the input of each block.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -293,15 +283,12 @@ class RWKV(nn.Module):
         Args:
             input_ids: int64 [B, T], T >= 1.
             state: from `init_state` or an earlier call, and differentiable; None starts from zero and returns no state.
-            cu_seqlens: int32 [D+1], strictly increasing from 0 to B * T: the boundaries of documents packed into the
-                flattened tokens. Rows are then joined unless their ends are among the boundaries, and the state's batch
-                is D.
-            max_length: with `cu_seqlens`, an upper bound on the documents' lengths if the caller knows one (see
-                `wkv7s`).
+            cu_seqlens: int32 [D+1], strictly increasing from 0 to B * T: the boundaries of the documents in the
+                flattened tokens. Rows are joined unless their ends are boundaries, and the state's batch is D.
+            max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
             targets, ctx_lengths, reduction, positions: see `loss`. Without targets the others have no effect.
 
-        Returns:
-            logits [B, T, V] in the model's dtype, or the loss; (logits, state) or (loss, state) if `state` is given.
+        Logits are [B, T, V] in the model's dtype.
         """
         x, state = self.features(input_ids, state, cu_seqlens, max_length)
         if targets is None:
@@ -320,7 +307,7 @@ class RWKV(nn.Module):
         positions: Tensor | None = None,
         max_length: int | None = None,
     ) -> Tensor:
-        """Return the float32 cross-entropy in nats, the mean or sum over all targets that are not ignored; 0 if none.
+        """Return the float32 cross-entropy in nats over the targets that are not ignored; 0 if there are none.
 
         Args:
             input_ids, cu_seqlens, max_length: see `forward`.
@@ -328,8 +315,8 @@ class RWKV(nn.Module):
             ctx_lengths: int64 [B], or [D] with `cu_seqlens`: the number of context tokens at the start of each row or
                 document. Context tokens are ignored as targets; the first token after them is the first target.
             reduction: "mean" or "sum".
-            positions: int64 [P], ascending: the indices of the targets other than -100 in the flattened `targets`, if
-                the caller knows them; finding them makes the host wait for the GPU. Not valid with `ctx_lengths`.
+            positions: int64 [P], ascending: the indices of the targets other than -100 in the flattened `targets`.
+                None finds them, for which the host waits for the GPU. Not valid with `ctx_lengths`.
         """
         return self(
             input_ids,
@@ -373,9 +360,9 @@ class RWKV(nn.Module):
         return [group for group in groups if group["params"]]
 
     def matrix_parameters(self) -> float:
-        """Return the number of parameters that every token is multiplied by: all matrices except `emb` and `enn`.
+        """Return the number of parameters that multiply every token: all matrices except `emb` and `enn`.
 
-        A frozen parameter counts as 2/3: of the three products in training, that of its gradient is omitted.
+        A frozen parameter counts as 2/3, because training omits one of its three products, that of its gradient.
         """
         elementwise = ("emb.weight", "enn.weight", "r_k")
         matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise)]
@@ -421,9 +408,8 @@ class RWKV(nn.Module):
     def init_weights(self) -> None:
         """Initialise all parameters as RWKV-LM's train_temp does; RWKV's quality depends on this initialisation.
 
-        Matrices are orthogonal with a gain that depends on their role. Output matrices are zero, so that each block
-        starts as the identity. Mixes, decays and gates vary over channels and layers, which gives them different
-        horizons.
+        Matrices are orthogonal with a gain that depends on their role. Output matrices are zero, so each block starts
+        as the identity. Mixes, decays and gates vary over channels and layers, which gives them different horizons.
         """
         for part in self.parts():
             self.init_part(part)

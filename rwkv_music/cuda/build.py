@@ -1,17 +1,15 @@
 """Compile the CUDA kernels on first use, and load them as torch operators.
 
-The operators call `load()`; `doctor` reports `architectures()` and `find_toolchain()`.
-
 Notable choices:
 - The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). Its folder name
-  contains a hash of the sources, the flags, and the versions of torch and CUDA. A later start finds the library and
-  needs no nvcc; a change of any input builds another library.
-- The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is neither read nor set.
-- Several processes may start at once: one builds under a file lock, the others wait. The operating system releases the
-  lock when the process ends, and a library appears only when it is complete, so an interrupted build leaves neither a
-  stale lock nor a broken library.
-- nvcc compiles and links everything, including the C++ bindings, so it finds its own headers and libraries wherever the
-  toolkit is installed. No Python headers are needed.
+  contains a hash of the sources, the flags, and the versions of torch and CUDA. Later starts reuse the library without
+  nvcc; a change of any input builds another one.
+- The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is ignored.
+- Of several processes, one builds under a file lock and the others wait. The operating system releases the lock when
+  the process ends, and a library appears only when it is complete, so an interrupted build leaves nothing behind that
+  blocks or breaks the next one.
+- nvcc also compiles and links the C++ bindings, so they use the toolkit's own headers and libraries wherever it is
+  installed. No Python headers are needed.
 """
 
 import fcntl
@@ -43,8 +41,7 @@ OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores and asynchronous copies
 def load():
     """Return torch.ops.rwkv_music_cuda, the operators of the *_bindings.cpp files, after building them if necessary.
 
-    Raises:
-        UserError: there is no usable GPU or compiler, or the compilation fails.
+    Raises UserError if there is no usable GPU or compiler, or if the compilation fails.
     """
     torch.ops.load_library(build(architectures()))
     return torch.ops.rwkv_music_cuda
@@ -53,8 +50,7 @@ def load():
 def architectures() -> list[str]:
     """Return the sorted architectures of the visible GPUs, such as ["80", "90a"].
 
-    Raises:
-        UserError: torch has no CUDA, there is no GPU, or a GPU is older than OLDEST_CAPABILITY.
+    Raises UserError if torch has no CUDA, no GPU is visible, or a GPU is older than OLDEST_CAPABILITY.
     """
     if torch.version.cuda is None:
         raise UserError("This PyTorch was built without CUDA: install a CUDA build of torch to train on a GPU.")
@@ -74,7 +70,7 @@ def architectures() -> list[str]:
 
 
 def architecture(major: int, minor: int) -> str:
-    """Return nvcc's name for a compute capability; Hopper's has the suffix that enables its own instructions."""
+    """Return nvcc's name for a compute capability. The suffix "a" enables the instructions that only Hopper has."""
     return "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
 
 
@@ -91,8 +87,7 @@ class Toolchain:
 def find_toolchain() -> Toolchain:
     """Find nvcc (CUDA_HOME, CUDA_PATH, the PATH, then TOOLKIT), a C++ compiler (CXX, g++, c++) and ninja.
 
-    Raises:
-        UserError: a program is missing, or nvcc and torch have different major versions of CUDA.
+    Raises UserError if a program is missing, or if nvcc and torch have different major versions of CUDA.
     """
     folders = [os.environ[name] + "/bin" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", ""), TOOLKIT + "/bin"]))
@@ -124,7 +119,7 @@ def find_toolchain() -> Toolchain:
 
 
 def _find_ninja() -> str:
-    # pip installs ninja next to the interpreter, which is not on the PATH if the virtual environment is not activated.
+    # pip installs ninja next to the interpreter. That folder is on the PATH only if the virtual environment is active.
     ninja = shutil.which("ninja", path=os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)]))
     if ninja is None:
         raise UserError("ninja, which builds the CUDA kernels, was not found: install it with `pip install ninja`.")
@@ -134,8 +129,7 @@ def _find_ninja() -> str:
 def build(names: list[str]) -> Path:
     """Return the path of the library for these architectures, after compiling it if necessary.
 
-    Raises:
-        UserError: as `find_toolchain`; or nvcc does not support an architecture; or the compilation fails.
+    Raises UserError like `find_toolchain`, and if nvcc does not support an architecture or the compilation fails.
     """
     flags = [*FLAGS, *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
     cache = cache_folder()
@@ -202,7 +196,7 @@ def _compile(folder: Path, flags: list[str], names: list[str]) -> None:
 
 
 def _ninja_file(tools: Toolchain, flags: list[str]) -> str:
-    """Return a ninja file with one compilation per source and one link; source paths are absolute, outputs relative."""
+    """Return a ninja file that compiles each source and links the library."""
     torch_folder = Path(torch.__file__).parent
     sources = [*sorted(SOURCES.glob("*.cu")), *sorted(SOURCES.glob("*.cpp"))]
     libraries = f"-L{torch_folder / 'lib'} -ltorch -ltorch_cpu -lc10 -lc10_cuda"

@@ -4,11 +4,8 @@ The first process to compile an extension creates a file `lock` in the extension
 other processes wait until it is gone. If the process is killed while compiling (out of memory, time limit, host
 failure), the file stays, and every later start waits forever without a message.
 
-Notable choices:
-- The file does not identify its process, which may run on another node that shares the home directory. A lock therefore
-  counts as abandoned by its age alone, and this module never removes one.
-- For a younger lock, training waits as torch would, but prints which extension it waits for.
-- The lock of this project's own kernels is excluded: the operating system releases it (see cuda/build.py).
+The file does not identify its process, which may run on another node that shares the home directory. A lock therefore
+counts as abandoned by its age alone, and this module never removes one.
 
 Source: torch/utils/file_baton.py and torch/utils/cpp_extension.py of torch 2.13.
 """
@@ -46,12 +43,9 @@ class Lock:
 
 
 def extensions_folder() -> Path:
-    """Return the folder in which torch keeps the compiled extensions of this Python version, one subfolder each.
+    """Return torch's folder of compiled extensions, one subfolder each, after creating it if necessary.
 
-    Creates the folder if necessary.
-
-    Raises:
-        UserError: the folder cannot be created.
+    Raises UserError if it cannot be created.
     """
     from torch.utils.cpp_extension import _get_build_directory  # imported here because it is slow to import
 
@@ -69,20 +63,16 @@ def find_lock(folder: Path, extension: str) -> Lock | None:
 
 
 def find_locks(folder: Path) -> list[Lock]:
-    """Return the locks of all extensions in `folder` except this project's own."""
+    """Return the locks of all extensions in `folder`, except this project's own, which cannot be abandoned."""
     own = cache_folder()
     names = sorted(path.parent.name for path in folder.glob("*/lock") if path.parent != own)
     return [lock for name in names if (lock := find_lock(folder, name))]
 
 
 def wait_for(extensions: Iterable[str], say: Callable[[str], None]) -> None:
-    """Wait until none of `extensions` is locked.
+    """Wait until none of `extensions` is locked; call `say` with one sentence for each extension that is.
 
-    Args:
-        say: called with one sentence for each locked extension.
-
-    Raises:
-        UserError: a lock is abandoned, or becomes so while waiting.
+    Raises UserError if a lock is abandoned, or becomes so while waiting.
     """
     folder = extensions_folder()
     for extension in extensions:

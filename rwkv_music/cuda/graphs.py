@@ -33,11 +33,8 @@ def warm_up(function: Callable[[], T]) -> T:
 def capture(function: Callable[[], T], pool: tuple[int, int] | None = None) -> tuple[torch.cuda.CUDAGraph, T]:
     """Capture one call of `function` and return the graph and the call's result, which replays overwrite.
 
-    Other threads may use the GPU meanwhile, such as the one that loads the next batch.
-
-    Args:
-        pool: a `torch.cuda.graph_pool_handle()` for graphs that share memory; only one of them may be replayed at a
-            time. None gives the graph memory of its own.
+    Graphs with the same `pool` (a `torch.cuda.graph_pool_handle()`) share memory; only one of them may be replayed at a
+    time. With None the graph has its own memory. Other threads may use the GPU during the capture.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):

@@ -48,10 +48,7 @@ def check_audio(soundfont: str | os.PathLike | None = None) -> Path:
 
 
 def render(midi: mido.MidiFile, out: str | os.PathLike, soundfont: str | os.PathLike | None = None) -> None:
-    """Write `midi` to `out` atomically as a 16-bit stereo .wav at 44.1 kHz.
-
-    Raises UserError if FluidSynth or a SoundFont is missing, or if FluidSynth fails.
-    """
+    """Write `midi` to `out` atomically as a 16-bit stereo .wav at 44.1 kHz. Raises UserError if that fails."""
     font = check_audio(soundfont)
     out = Path(out)
     with tempfile.TemporaryDirectory() as folder, explained(f"writing the audio {out}"):
@@ -72,10 +69,7 @@ def render(midi: mido.MidiFile, out: str | os.PathLike, soundfont: str | os.Path
 
 
 def sound(midi: mido.MidiFile, soundfont: str | os.PathLike | None = None) -> np.ndarray:
-    """Return `midi` as mono audio at `SAMPLE_RATE`, float32 [1, n] in -1..1, for SummaryWriter.add_audio.
-
-    Raises the errors of `render`.
-    """
+    """Return `midi` as mono audio at SAMPLE_RATE, float32 [1, n] in -1..1, for SummaryWriter.add_audio."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.wav"
         render(midi, path, soundfont)

@@ -1,7 +1,7 @@
 """Cutting MIDI files at a tick and joining them, event by event.
 
-A completion is decoded from tokens, which are coarser than the file that was used as the prompt. A joined piece
-therefore takes its first bars from that file, with every event unchanged. The completion follows in tracks of its own.
+A completion is decoded from tokens, which are coarser than the prompt file. A joined piece therefore takes its first
+bars from that file, with every event unchanged. The completion follows in separate tracks.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
     cut = mido.MidiFile(type=midi.type, ticks_per_beat=midi.ticks_per_beat)
     for track in midi.tracks:
         settings: dict[tuple, mido.messages.BaseMessage] = {}
-        removed: dict[tuple[int, int], int] = {}  # how many removed notes still sound, by channel and pitch
+        removed: dict[tuple[int, int], int] = defaultdict(int)  # removed notes that still sound, by channel and pitch
         kept = mido.MidiTrack()
         now = last = 0
         for message in track:
@@ -36,9 +36,9 @@ def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
                 key = (message.channel, message.note)
                 starts = is_note_on(message)
                 if now < tick:
-                    removed[key] = max(0, removed.get(key, 0) + (1 if starts else -1))
+                    removed[key] = max(0, removed[key] + (1 if starts else -1))
                     continue
-                if not starts and removed.get(key):  # overlapping notes of one pitch end in order
+                if not starts and removed[key]:  # overlapping notes of one pitch end in order
                     removed[key] -= 1
                     continue
             elif now < tick and message.type != "end_of_track":
@@ -91,9 +91,9 @@ def without_notes_from(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
 def join(opening: mido.MidiFile, line: int, decoded: mido.MidiFile, decoded_line: int) -> mido.MidiFile:
     """Return the events of `opening` before tick `line`, followed by those of `decoded` from tick `decoded_line` on.
 
-    Each line is in the ticks of its own file. Notes of `opening` that sound across the line end where they end in
-    `decoded`. At the line sustain pedals, volumes, expressions and pitch bends of `opening` are reset to their initial
-    values, because `decoded` assumes these.
+    Both ticks are in the resolution of their own file. Notes of `opening` that sound across the line end where they end
+    in `decoded`. At the line, the pedals, volumes, expressions and pitch bends of `opening` are reset to their initial
+    values, which `decoded` assumes.
     """
     division = opening.ticks_per_beat * decoded.ticks_per_beat // gcd(opening.ticks_per_beat, decoded.ticks_per_beat)
     if division > MAX_TICKS_PER_QUARTER:
@@ -106,10 +106,8 @@ def join(opening: mido.MidiFile, line: int, decoded: mido.MidiFile, decoded_line
 
     notes = read_notes(decoded)
     crossing = (notes.start_tick < decoded_line) & (notes.end_tick > decoded_line)
-    ends = {
-        pitch: moved(end)
-        for pitch, end in zip(notes.pitch[crossing].tolist(), notes.end_tick[crossing].tolist(), strict=True)
-    }
+    crossing = zip(notes.pitch[crossing].tolist(), notes.end_tick[crossing].tolist(), strict=True)
+    ends = {pitch: moved(end) for pitch, end in crossing}
     added = []
     first_added: dict[tuple[int, int], int] = {}  # the tick of the first added note, by channel and pitch
     for track in cut_before(decoded, decoded_line).tracks:

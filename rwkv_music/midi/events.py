@@ -32,10 +32,7 @@ TimedMessage = tuple[int, mido.messages.BaseMessage]  # (absolute tick, message)
 
 
 class RejectedMidi(Exception):
-    """A file that cannot be encoded.
-
-    `reason` is a short fixed phrase such as "no notes", so that reasons can be counted.
-    """
+    """A file that cannot be encoded. `reason` is a short fixed phrase such as "no notes", so that it can be counted."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -45,13 +42,11 @@ class RejectedMidi(Exception):
 def read_midi(source: Path | bytes) -> bytes:
     """Return the bytes of a Standard MIDI File after checking its header and chunk sizes.
 
-    Raises:
-        RejectedMidi: the file is empty, not MIDI, truncated, of format 2, or uses SMPTE time.
-        UserError: the file cannot be opened or read.
+    Raises RejectedMidi unless it is a complete file of format 0 or 1 with a resolution in ticks per quarter note, and
+    UserError if it cannot be read.
     """
-    if isinstance(source, bytes):
-        data = source
-    else:
+    data = source
+    if not isinstance(source, bytes):
         with explained(f"reading {source}"):
             data = Path(source).read_bytes()
     if not data:
@@ -72,13 +67,10 @@ def read_midi(source: Path | bytes) -> bytes:
     position, found = 8 + header_size, 0
     # The specification allows other chunks between tracks. Bytes after the last track are ignored.
     while found < n_tracks:
-        if position + 8 > len(data):
-            raise RejectedMidi("truncated")
-        kind, size = struct.unpack(">4sI", data[position : position + 8])
-        position += 8 + size
+        found += data[position : position + 4] == b"MTrk"
+        position += 8 + int.from_bytes(data[position + 4 : position + 8], "big")
         if position > len(data):
             raise RejectedMidi("truncated")
-        found += kind == b"MTrk"
     return data
 
 
@@ -87,15 +79,11 @@ def read_events(data: bytes) -> tuple[int, list[Event]]:
 
     An event is (tick, kind, channel, a, b). Kinds of 0x80 and above are channel statuses with data bytes a and b. TEMPO
     has microseconds per quarter note in a. TIME_SIGNATURE has its numerator in a and its denominator in b. Consecutive
-    other events at one tick become one OTHER.
-
-    Raises:
-        RejectedMidi: a track contains malformed events.
+    other events at one tick become one OTHER. Raises RejectedMidi if a track contains malformed events.
     """
-    n_tracks, ticks_per_quarter = int.from_bytes(data[10:12], "big"), int.from_bytes(data[12:14], "big")
-    position = 8 + int.from_bytes(data[4:8], "big")
+    header_size, _, n_tracks, ticks_per_quarter = struct.unpack(">IHHH", data[4:14])
+    position, found = 8 + header_size, 0
     events: list[Event] = []
-    found = 0
     try:
         while found < n_tracks:
             end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "big")

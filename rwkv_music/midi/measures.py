@@ -96,9 +96,7 @@ def scale_consistency(pitch: np.ndarray) -> float:
 def groove_consistency(onset_ticks: np.ndarray, line_ticks: np.ndarray) -> float:
     """Return 1 minus the mean Hamming distance per step between the onset patterns of consecutive bars.
 
-    Args:
-        onset_ticks: int64 [n].
-        line_ticks: int64 [bars + 1], the start of each bar and the end of the last one.
+    `onset_ticks` is int64 [n]; `line_ticks` int64 [bars + 1] holds the start of each bar and the end of the last one.
     """
     n_bars = len(line_ticks) - 1
     if n_bars < 2:

@@ -1,11 +1,9 @@
 """Piano rolls: pictures of MIDI files, for TensorBoard and next to every completion.
 
-The x axis is time, with bar numbers, minutes and seconds. The y axis is pitch. The prompt is drawn in cool hues and the
-completion in warm ones, which stay distinguishable under red-green and blue-yellow colour blindness. Each voice has its
-own hue. Softer notes are paler.
+The prompt is drawn in cool hues and the completion in warm ones, which stay distinguishable under red-green and
+blue-yellow colour blindness. Each voice has its own hue. Softer notes are paler.
 
-Matplotlib is imported only when a picture is drawn. Only its object interface is used: this module never touches pyplot
-or a display, so it does not interfere with a program that draws figures of its own.
+This module uses Matplotlib's object interface, not pyplot, so it needs no display and changes no global figure state.
 """
 
 import os
@@ -31,14 +29,8 @@ MIN_LABEL_DISTANCE = 0.035  # fraction of the width that the label "bar 1" needs
 def draw(midi: mido.MidiFile, out: str | os.PathLike, prompt_end_seconds: float | None = None, title: str = "") -> None:
     """Write the piano roll of `midi` to `out` atomically, as a PNG of 2400 x 800 pixels.
 
-    Args:
-        midi: the piece.
-        out: the file to write.
-        prompt_end_seconds: notes that start here or later are drawn as the completion; None draws all as the prompt.
-        title: text above the picture.
-
-    Raises:
-        UserError: `out` cannot be written.
+    Notes that start at `prompt_end_seconds` or later are drawn as the completion; None draws all as the prompt. Raises
+    UserError if `out` cannot be written.
     """
     figure = _figure(midi, prompt_end_seconds, title, dpi=200)
     with explained(f"writing the piano roll {out}"), atomic_path(out) as partial:
@@ -53,10 +45,7 @@ def figure_array(midi: mido.MidiFile, prompt_end_seconds: float | None = None, t
 
 
 def note_colours(notes: Notes, prompt_end_seconds: float | None) -> np.ndarray:
-    """Return the RGB colour of each note, float [n, 3] in 0..1.
-
-    The hue depends on the voice and on whether the note belongs to the completion, the shade on the velocity.
-    """
+    """Return the RGB colour of each note, float [n, 3] in 0..1."""
     hues = np.array([[int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)] for hue in PROMPT_HUES + COMPLETION_HUES])
     boundary = np.inf if prompt_end_seconds is None else prompt_end_seconds - 1e-6
     hue = notes.voice % len(PROMPT_HUES) + len(PROMPT_HUES) * (notes.start >= boundary)
@@ -102,23 +91,22 @@ def _pitch_range(pitch: np.ndarray) -> tuple[int, int]:
 
 def _draw_pitch_rows(axes, low: int, high: int) -> None:
     """Shade the rows of the black keys and label every C."""
+    cs = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
     for pitch in range(low, high + 1):
         if pitch % 12 in (1, 3, 6, 8, 10):
             axes.axhspan(pitch - 0.5, pitch + 0.5, color="#F3F4F6", linewidth=0, zorder=0)
-        elif pitch % 12 == 0:
-            axes.axhline(pitch - 0.5, color="#D5D8DD", linewidth=0.8, zorder=1)
-    cs = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
+    for pitch in cs:
+        axes.axhline(pitch - 0.5, color="#D5D8DD", linewidth=0.8, zorder=1)
     axes.set_yticks(cs, [f"C{pitch // 12 - 1}" for pitch in cs])
     axes.tick_params(axis="y", length=0, labelsize=9, labelcolor="#4A4F57", pad=4)
 
 
 def _draw_bar_lines(axes, midi: mido.MidiFile, length: float) -> None:
     """Draw the bar lines, and label as many as fit with bar number and time."""
-    n_bars = 64
-    lines = tick_seconds(midi, bar_ticks(midi, n_bars))
-    while lines[-1] <= length and n_bars < 100_000:
-        n_bars *= 4
+    n_bars, lines = 64, np.zeros(1)
+    while lines[-1] <= length and n_bars < 400_000:
         lines = tick_seconds(midi, bar_ticks(midi, n_bars))
+        n_bars *= 4
     lines = lines[lines < length - 1e-6]
     step = next((step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if len(lines) / step <= 24), 1024)
     if len(lines) <= 200:
@@ -140,25 +128,15 @@ def _draw_labels(axes, notes: Notes, prompt_end_seconds: float | None, length: f
     from matplotlib.patches import Patch
 
     axes.text(0, 1.15, title, transform=axes.transAxes, fontsize=11.5, fontweight="bold", color="#22262B", va="center")
-    families = [PROMPT_HUES]
+    families = [PROMPT_HUES] if prompt_end_seconds is None else [PROMPT_HUES, COMPLETION_HUES]
     if prompt_end_seconds is not None:
-        families = [PROMPT_HUES, COMPLETION_HUES]
         axes.axvspan(prompt_end_seconds, length, color="#FFF6EC", linewidth=0, zorder=0.5, alpha=0.7)
         axes.axvline(prompt_end_seconds, color="#22262B", linewidth=1.6, zorder=4)
         sides = [("prompt ", "right", prompt_end_seconds), (" completion", "left", length - prompt_end_seconds)]
         for (text, side, room), hues in zip(sides, families, strict=True):
             if room > 0.08 * length:
-                axes.text(
-                    prompt_end_seconds,
-                    1.045,
-                    text,
-                    transform=axes.get_xaxis_transform(),
-                    ha=side,
-                    va="center",
-                    color=hues[0],
-                    fontsize=9.5,
-                    fontweight="bold",
-                )
+                style = {"ha": side, "va": "center", "color": hues[0], "fontsize": 9.5, "fontweight": "bold"}
+                axes.text(prompt_end_seconds, 1.045, text, transform=axes.get_xaxis_transform(), **style)
     if 2 <= len(notes.voice_names) <= len(PROMPT_HUES):
         axes.legend(
             [tuple(Patch(color=hues[voice]) for hues in families) for voice in range(len(notes.voice_names))],

@@ -1,8 +1,8 @@
 """Statistics of a MIDI file that do not depend on the tokenizer, filters on them, and a key for finding duplicates.
 
-Two files with the same music have the same key. The order of the notes, the time resolution, velocities, tempos,
-instruments, the start time and transposition do not change it. The key hashes the intervals between notes in time (in
-forty-eighths of a quarter note) and in pitch. Drums cannot be transposed and are hashed separately.
+The key hashes the intervals between notes, in time (forty-eighths of a quarter note) and in pitch. It does not depend
+on the order of the notes, the time resolution, velocities, tempos, instruments, the start time or transposition. Drums
+cannot be transposed and are hashed separately.
 """
 
 import hashlib
@@ -32,27 +32,16 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class MidiStats:
-    """The statistics of one piece.
+    """The statistics of one piece."""
 
-    Attributes:
-        seconds: time from the start of the first note to the end of the last one.
-        notes: number of notes.
-        tempo: the tempo that lasts longest, in quarter notes per minute.
-        tracks: number of parts with notes, where each combination of track, channel and program is a part.
-        programs: bool [129], which General MIDI programs play; the last one is drums.
-        pitch: int64 [128], number of notes of each pitch, without drums.
-        velocity: int64 [32], number of notes in each group of four velocities.
-        key: 128 bits as hex, equal for copies and transpositions of the same music.
-    """
-
-    seconds: float
+    seconds: float  # from the start of the first note to the end of the last one
     notes: int
-    tempo: float
-    tracks: int
-    programs: np.ndarray
-    pitch: np.ndarray
-    velocity: np.ndarray
-    key: str
+    tempo: float  # the tempo that lasts longest, in quarter notes per minute
+    tracks: int  # combinations of track, channel and program that have notes
+    programs: np.ndarray  # bool [129]: the General MIDI programs that play; the last one is drums
+    pitch: np.ndarray  # int64 [128]: the number of notes of each pitch, without drums
+    velocity: np.ndarray  # int64 [32]: the number of notes in each group of four velocities
+    key: str  # 128 bits as hex
 
     def record(self) -> np.ndarray:
         """Return the statistics as one RECORD [1]. Histogram counts are capped at 65,535."""
@@ -64,9 +53,7 @@ class MidiStats:
 def compute_stats(data: bytes) -> MidiStats:
     """Compute the statistics of a MIDI file from its bytes.
 
-    Raises:
-        RejectedMidi: the file is damaged or has no notes.
-        UserError: symusic is not installed.
+    Raises RejectedMidi if it is damaged or has no notes, and UserError if symusic is not installed.
     """
     try:
         from symusic import Score
@@ -111,9 +98,7 @@ def _key(onset: np.ndarray, pitch: np.ndarray, is_drum: np.ndarray) -> str:
     drums = np.unique(onset[is_drum] * 256 + pitch[is_drum])
     digest.update(np.diff(melody).astype("<i8").tobytes())
     digest.update(b"drums")
-    if len(drums):
-        first = onset.min() * 256
-        digest.update((drums - first).astype("<i8").tobytes())
+    digest.update((drums - onset.min() * 256).astype("<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -121,17 +106,13 @@ def _key(onset: np.ndarray, pitch: np.ndarray, is_drum: np.ndarray) -> str:
 class Filters:
     """Conditions that a piece must meet to be kept. Bounds are (minimum, maximum), inclusive; None accepts everything.
 
-    Attributes:
-        seconds: bounds of the length.
-        notes_per_second: bounds of the note density.
-        tracks: bounds of the number of parts.
-        programs: the allowed General MIDI programs, 0..127, and 128 for drums. A piece with any other is rejected.
+    A piece is rejected if it has a program that is not in `programs`.
     """
 
     seconds: tuple[float, float] | None = None
     notes_per_second: tuple[float, float] | None = None
     tracks: tuple[float, float] | None = None
-    programs: tuple[int, ...] | None = None
+    programs: tuple[int, ...] | None = None  # General MIDI's 0..127, and 128 for drums
 
     def __post_init__(self) -> None:
         for name in ("seconds", "notes_per_second", "tracks"):

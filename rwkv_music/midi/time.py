@@ -1,7 +1,6 @@
-"""Musical time: tempo maps (ticks to seconds) and bar grids (ticks to bars).
+"""Musical time: tempo maps (ticks to seconds) and bar grids (ticks to bars), built from a file's changes.
 
-Both are built from a file's tempo or time signature changes, whether these come from mido messages (`from_midi`), event
-tuples (`from_events`) or elsewhere (the constructors). Of several changes at one tick the last one counts.
+Of several tempo or time signature changes at one tick, the last one counts.
 """
 
 from collections.abc import Iterable
@@ -19,15 +18,9 @@ FINEST_BEAT = 64  # the largest valid denominator of a time signature
 
 
 class TempoMap:
-    """The tempo changes of a piece.
+    """The tempo changes of a piece, (tick, microseconds per quarter note) each, in any order.
 
-    Args:
-        changes: (tick, microseconds per quarter note), in any order.
-        ticks_per_quarter: the time resolution.
-
-    Attributes:
-        ticks: int64 [changes + 1], non-decreasing, starting with 0.
-        tempos: float64 [changes + 1], in microseconds per quarter note, starting with `DEFAULT_TEMPO`.
+    `ticks` int64 [changes + 1] starts with 0, and `tempos` float64 [changes + 1] with DEFAULT_TEMPO.
     """
 
     def __init__(self, changes: Iterable[tuple[int, float]], ticks_per_quarter: int):
@@ -68,12 +61,8 @@ class TempoMap:
 class BarGrid:
     """The bars of a piece, numbered from 0. The last time signature continues without end.
 
-    A time signature starts a new bar, as in a score, even inside a bar. Time signatures without beats, or with beats
-    shorter than a sixty-fourth note, are ignored.
-
-    Args:
-        changes: (tick, numerator, denominator), in any order.
-        ticks_per_quarter: the time resolution.
+    The changes are (tick, numerator, denominator), in any order. A time signature starts a new bar, even inside a bar.
+    Time signatures without beats, or with beats shorter than a sixty-fourth note, are ignored.
     """
 
     def __init__(self, changes: Iterable[tuple[int, int, int]], ticks_per_quarter: int):
@@ -123,13 +112,11 @@ def tick_seconds(midi: mido.MidiFile, ticks: np.ndarray) -> np.ndarray:
 def time_messages(lines: np.ndarray, tempos: np.ndarray, signatures: np.ndarray) -> list[TimedMessage]:
     """Return the tempo and time signature messages, one wherever the value changes from bar to bar.
 
-    Args:
-        lines: int64 [bars], the tick at which each bar starts.
-        tempos: int64 [bars], in microseconds per quarter note.
-        signatures: int64 [bars, 2].
+    The arguments give the tick at which each bar starts, int64 [bars], its tempo in microseconds per quarter note,
+    int64 [bars], and its time signature, int64 [bars, 2].
     """
     messages = []
-    last_tempo, last_signature = None, None
+    last_tempo = last_signature = None
     for tick, tempo, signature in zip(lines.tolist(), tempos.tolist(), signatures.tolist(), strict=True):
         if signature != last_signature:
             numerator, denominator = last_signature = signature

@@ -1,8 +1,7 @@
 """The output head and its loss in one module, which never holds the logits of all tokens at once.
 
-For a vocabulary of 20,096, the logits of 16,384 tokens take 1.3 GB in float32, and several copies of them are needed.
-This module processes a chunk of positions at a time and computes the gradients in the forward pass, from the chunk's
-logits.
+With a vocabulary of 20,096, each of several copies of the logits of 16,384 tokens would take 1.3 GB in float32. This
+module processes a chunk of positions at a time and computes the gradients in the forward pass, from the chunk's logits.
 """
 
 import torch
@@ -23,14 +22,9 @@ class Head(nn.Linear):
         super().__init__(width, vocab_size, bias=False)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Return logits or the summed cross-entropy.
+        """Return the logits [..., V] of x [..., C], or the summed cross-entropy of x [P, C] in nats.
 
-        Args:
-            x: [..., C]; with targets [P, C].
-            targets: int64 [P], below V or IGNORE_INDEX.
-
-        Returns:
-            logits [..., V]; with targets the sum of their nats, a float32 scalar (float64 for float64 inputs).
+        `targets` are int64 [P], below V or IGNORE_INDEX. The sum is a float32 scalar (float64 for float64 inputs).
         """
         if targets is None:
             return super().forward(x)

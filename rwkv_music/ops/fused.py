@@ -5,11 +5,10 @@ which reads each input once, computes in fp32 and writes each output once. On ot
 plain PyTorch (`plain_*`), which defines the operator.
 
 Notable choices:
-- The operators do not record gradients. Each comes as a pair, `op` and `op_backward`, for the hand-written backward
-  passes of `fused_sublayers`, which recompute rather than save. In plain PyTorch, `op_backward` runs autograd on
-  `plain_op`.
-- The kernels do not round intermediate values to bf16 as plain PyTorch does, so they are closer to exact arithmetic.
-- Sums over tokens are fp32 and in a fixed order: the same input gives the same bits.
+- The operators do not record gradients. Each has an `op_backward` for the hand-written backward passes of
+  `fused_sublayers`; in plain PyTorch it runs autograd on `plain_op`.
+- The kernels keep intermediate values in fp32, where plain PyTorch rounds them to bf16.
+- Sums over tokens are fp32 and in a fixed order, so the same input gives the same bits.
 - No operator waits for the GPU, and none allocates more than its outputs and partial sums.
 
 Shapes: M tokens of all rows and documents, C width (a multiple of 64), H = C / 64 heads, D documents, V vocabulary. The
@@ -52,12 +51,10 @@ def norm_mix(
         x: [M, C].
         ln_weight, ln_bias: [C].
         mixes: [n, C]; n is 6 for time mixing and 1 for channel mixing (the kernels support no other).
-        first: int32 [M], from `document_starts`: the document of which token t is the first, or -1. Token 0 starts a
-            document.
+        first: int32 [M], from `document_starts`: the document that token t starts, or -1. Token 0 must start one.
         previous: [D, C]: the s of each document's first token; None for zeros.
 
-    Returns:
-        mixed [n, M, C], and the mean and reciprocal standard deviation [M, 2], fp32 or wider, for the backward.
+    Returns mixed [n, M, C], and the mean and reciprocal standard deviation [M, 2], fp32 or wider, for the backward.
     """
     if _uses_kernels(x) and x.shape[1] <= WIDEST_NORM:
         return build.load().norm_mix(x, ln_weight, ln_bias, mixes, first, previous, eps)
@@ -188,7 +185,7 @@ def plain_gates(
 
 
 class GatesGrads(NamedTuple):
-    """Gradients of the inputs of `gates`, without w_low, whose gradient is that of w. None for inputs layer 0 lacks."""
+    """Gradients of the inputs of `gates` except w_low (equal to that of w); None for the inputs that layer 0 lacks."""
 
     k: Tensor
     v: Tensor
@@ -218,11 +215,8 @@ def gates_backward(
 ) -> GatesGrads:
     """Return the gradients of `gates` from `dout`, the gradients of its five outputs.
 
-    Args:
-        dk_extra, dv_extra: [M, C] or None: added to the gradients of the outputs k and v.
-        k, v, v_first, a_low, v_low, a0, v0, k_k, k_a: as in `gates`. The gradients do not depend on w_low and w0.
-
-    In layer 0 the gradient of v is that of its output, and may be the same tensor.
+    dk_extra and dv_extra, [M, C] or None, are added to the gradients of the outputs k and v. The gradients do not
+    depend on w_low and w0. In layer 0 the gradient of v is that of its output, and may be the same tensor.
     """
     if _uses_kernels(k):
         v = None if v_first is None else v
@@ -251,11 +245,8 @@ def norm_bonus_gate(
 ) -> Tensor:
     """Return (group_norm(y) + (r . k . r_k) v) * g, [M, C], with the norm and the dot product over each head.
 
-    Args:
-        y: [M, C]: the output of the recurrence.
-        r, k, v: [M, C]: inputs of the recurrence.
-        g: [M, C]: the output gate.
-        r_k, ln_weight, ln_bias: [C].
+    y [M, C] is the output of the recurrence; r, k, v [M, C] are its inputs; g [M, C] is the output gate. r_k, ln_weight
+    and ln_bias are [C].
     """
     if _uses_kernels(y):
         return build.load().norm_bonus_gate(y, r, k, v, g, r_k, ln_weight, ln_bias)
@@ -366,15 +357,10 @@ def _sum_by_id(x: Tensor, order: EmbedOrder) -> Tensor:
 
 @torch.no_grad()
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-    """Return each row's cross-entropy and overwrite the logits with its gradient times `scale`.
+    """Return the cross-entropy of each row of logits [P, V] in nats, fp32 or wider [P].
 
-    Args:
-        logits: [P, V], overwritten.
-        targets: int64 [P], below V or IGNORE_INDEX. An ignored row has 0 nats and a zero gradient.
-        scale: a number, or an fp32 scalar tensor on the device of the logits.
-
-    Returns:
-        The nats of each row [P], fp32 or wider.
+    The logits are overwritten with its gradient times `scale`, a number or an fp32 scalar tensor on their device.
+    `targets` are int64 [P], below V or IGNORE_INDEX. An ignored row has 0 nats and a zero gradient.
     """
     if _uses_kernels(logits):
         tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)

@@ -6,11 +6,10 @@ modules of `model_v8` compute the same in plain PyTorch and are the reference. T
 - Everything between the matrix products runs in the operators of `fused`, which read and write memory once.
 - Time mixing saves x, r, k, v, y, the checkpoints of the recurrence and the low-rank hidden values of the gates: about
   8 C values per token instead of 40. Channel mixing saves x and the input of the squared ReLU, 5 C. The backward
-  recomputes the mixes, the gates, the inputs of the recurrence and all normed or squared values, which are cheap to
-  compute.
+  recomputes the rest, which is cheap: the mixes, the gates, and all normed or squared values.
 - The matrix product of a sublayer's output adds the residual.
-- States are optional inputs and outputs: the state of the recurrence, and the normed token before the first one. They
-  have gradients. Without states, nothing is computed or saved for them.
+- The states (of the recurrence, and the normed token before the first one) are optional inputs and outputs. They have
+  gradients, and cost nothing if they are not used.
 - The gradient of a frozen matrix is not computed.
 - Products are written as `@`, because ZeRO-3 replaces `F.linear` by an autograd function of its own, which costs time.
 
@@ -46,10 +45,8 @@ def documents(
 ) -> Documents:
     """Return the documents of input_ids [B, T]: its rows, or those that `cu_seqlens` int32 [D+1] packs.
 
-    Args:
-        max_length: an upper bound on the documents' lengths; None for B * T.
-        embed_vocabulary: V if the model has DeepEmbed tables, otherwise None.
-        return_state: whether the sublayers return the state after each document.
+    `max_length` bounds the documents' lengths; None means B * T. `embed_vocabulary` is V if the model has DeepEmbed
+    tables, otherwise None. `return_state` makes the sublayers return the state after each document.
     """
     B, T = input_ids.shape
     if cu_seqlens is None:
@@ -75,16 +72,14 @@ def time_mixing(
     shift: Tensor | None = None,
     wkv: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Compute x + att(ln1(x)).
+    """Compute x + att(ln1(x)) for x [M, C].
 
     Args:
-        x: [M, C].
         v_first: [M, C]: the values of layer 0; None in layer 0.
         shift: [D, C]: the normed token before each document's first one; None for zeros.
         wkv: fp32 [D, H, N, N]: the recurrence's state before each document; None for zeros.
 
-    Returns:
-        The result [M, C], the values of layer 0 [M, C], and the new shift and wkv, None unless `documents.last` is set.
+    Returns the result [M, C], the values of layer 0 [M, C], and the new shift and wkv (None without `documents.last`).
     """
     att, norm = block.att, block.ln1
     vectors = (norm.weight, norm.bias, att.ln_x.weight, att.ln_x.bias)
@@ -99,23 +94,12 @@ def time_mixing(
 
 
 def channel_mixing(
-    block: nn.Module,
-    x: Tensor,
-    input_ids: Tensor,
-    documents: Documents,
-    recompute: bool,
-    shift: Tensor | None = None,
+    block: nn.Module, x: Tensor, input_ids: Tensor, documents: Documents, recompute: bool, shift: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute x + ffn(ln2(x)).
+    """Compute x + ffn(ln2(x)) for x [M, C] and input_ids int64 [M], with `shift` as in `time_mixing`.
 
-    Args:
-        x: [M, C].
-        input_ids: int64 [M].
-        recompute: whether the backward recomputes the wide product (activation checkpointing).
-        shift: [D, C] or None, as in `time_mixing`.
-
-    Returns:
-        The result [M, C] and the new shift, None unless `documents.last` is set.
+    With `recompute`, the backward recomputes the wide product (activation checkpointing). Returns the result [M, C] and
+    the new shift (None without `documents.last`).
     """
     ffn, norm = block.ffn, block.ln2
     enn = None if ffn.enn is None else ffn.enn.weight
@@ -245,7 +229,7 @@ class _TimeMixing(torch.autograd.Function):
 
 
 def _recurrence(x: Tensor):
-    """Return the namespace of wkv7s_forward and wkv7s_backward; on a GPU the kernels, without the cost of autograd."""
+    """Return the namespace of wkv7s_forward and wkv7s_backward: on a GPU the kernels, without autograd's overhead."""
     return build.load() if x.is_cuda else torch.ops.rwkv_music
 
 

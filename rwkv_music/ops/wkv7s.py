@@ -4,21 +4,18 @@ For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
 
     S_t = S_{t-1} diag(d_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T          y_t = S_t r_t
 
-`wkv7s` is the public function. It calls the custom operators `rwkv_music::wkv7s_forward` and
-`rwkv_music::wkv7s_backward`, registered with torch.library (with fake kernels and autograd) for two backends:
+`wkv7s` calls the custom operators `rwkv_music::wkv7s_forward` and `rwkv_music::wkv7s_backward`, registered with
+torch.library (with fake kernels and autograd) for two backends:
 
-- CUDA: the kernels in `rwkv_music/cuda/`, compiled on first use. Inputs and outputs are bf16, products of bf16 are
-  summed in fp32, and the state is fp32. Outside of torch.compile, `wkv7s` calls them through an autograd function in
-  C++ (`wkv7s_bindings.cpp`): a custom operator in Python would take the host as long as a small model's kernels take
-  the GPU.
-- CPU: the chunked form in matrix products of `wkv7s_cpu.py`. Inputs may have any float dtype; it computes in fp32 or
-  fp64.
+- CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16; sums of products and the state are fp32. Outside
+  of torch.compile, training calls them through an autograd function in C++ (`wkv7s_bindings.cpp`), because for a small
+  model a custom operator in Python takes the host as long as the kernels take the GPU.
+- CPU: the chunked form in matrix products (`wkv7s_cpu.py`), for any float dtype, computed in fp32 or fp64.
 
 Notable choices:
 - Both operators use one packed layout, [tokens, H, N] with `cu_seqlens`; a batch without it is B documents of T tokens.
-- Each backend saves the state at the start of every chunk for the backward. CUDA, short of memory, recomputes
-  everything else. The CPU, where products are expensive, also saves a chunk's scores and the solution of its triangular
-  system.
+- Each backend saves the state at the start of every chunk for the backward. CUDA recomputes everything else, to save
+  memory. The CPU also saves a chunk's scores and the solution of its triangular system, to save time.
 
 Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (arXiv 2503.14456) and BlinkDL's RWKV-LM. The chunked
 forms are derived in `cuda/README.md` and in `wkv7s_cpu.py`.
@@ -53,18 +50,14 @@ def wkv7s(
             CPU also float32 and float64, any N. `w` is the raw decay, before the sigmoid; the model passes a = -kk and
             b = kk * gate.
         state: [B, H, N, N] (value axis, key axis), float32 (float64 with float64 inputs); None starts from zero.
-        cu_seqlens: int32 [D+1], non-decreasing from 0 to T: D documents packed in one row (B must be 1). Each document
-            starts from its own state and is independent of the others. `state` and the final state are then
-            [D, H, N, N]. The values are checked on the CPU only: reading them back from a GPU would stall it.
-        max_length: with `cu_seqlens`, an upper bound on the documents' lengths if the caller knows one below T. The
-            kernels then balance the work better. Results are wrong if a document is longer.
+        cu_seqlens: int32 [D+1], non-decreasing from 0 to T: D independent documents packed in one row (B must be 1).
+            `state` and the final state are then [D, H, N, N]. The values are checked only on the CPU, because reading
+            them back from a GPU would stall it.
+        max_length: an upper bound on the documents' lengths, below T, which lets the kernels balance the work better.
+            Results are wrong if a document is longer.
 
-    Returns:
-        y [B, T, H, N] in the inputs' dtype, and the final state in the shape and dtype of `state`.
-
-    Raises:
-        ValueError: the shapes, dtypes or devices do not match.
-        UserError: on CUDA, the kernels cannot be built.
+    Returns y [B, T, H, N] in the inputs' dtype, and the final state in the shape and dtype of `state`. Raises
+    ValueError if shapes, dtypes or devices do not match, and UserError if the CUDA kernels cannot be built.
     """
     if r.dim() != 4 or any(x.shape != r.shape for x in (w, k, v, a, b)):
         shapes = ", ".join(str(tuple(x.shape)) for x in (r, w, k, v, a, b))
@@ -144,15 +137,10 @@ def wkv7s_forward(
     max_length: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward over packed documents: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1].
+    """Run the recurrence over packed documents: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1].
 
-    Args:
-        max_length: no document may be longer.
-        save: whether to save checkpoints for the backward.
-
-    Returns:
-        y [M, H, N], the final state [D, H, N, N], and checkpoints [slots, H, ...], with no slots unless `save`. Their
-        contents depend on the backend: [N, N] states on CUDA, `wkv7s_cpu.Saved` on the CPU.
+    Returns y [M, H, N], the final state [D, H, N, N], and the checkpoints for the backward [slots, H, ...], with no
+    slots unless `save`. Checkpoints are [N, N] states on CUDA and `wkv7s_cpu.Saved` on the CPU.
     """
     slots = checkpoint_slots(r.shape[0], cu_seqlens.numel() - 1) if save else 0
     return wkv7s_cpu.forward(r, w, k, v, a, b, state, cu_seqlens, slots)

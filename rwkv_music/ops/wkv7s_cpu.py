@@ -5,9 +5,8 @@
 Notable choices:
 - Within a chunk, the product P_t of the decays up to t stays well inside fp32's range. The products (P_t r_t) . (k_s /
   P_s) therefore factorise without cancellation, and everything but the chain of states is parallel.
-- A chunk's scores and the solution of its triangular system are saved for the backward beside its state, because matrix
-  products are expensive on a CPU.
-- The chain consists of short steps on small matrices, so the slices that it reads are cut all at once before it.
+- The scores and triangular solution of each chunk are saved for the backward, because products are slow on a CPU.
+- The chain of states consists of short steps on small matrices. Its slices are therefore cut all at once beforehand.
 
 Source: the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
 """
@@ -34,16 +33,10 @@ def forward(
     cu_seqlens: Tensor,
     slots: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the recurrence over packed documents.
+    """Run the recurrence over packed documents: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1].
 
-    Args:
-        r, w, k, v, a, b: [M, H, N].
-        state: [D, H, N, N], or None for zeros.
-        cu_seqlens: int32 [D+1].
-        slots: the number of chunks to save for the backward; see `wkv7s.checkpoint_slots`. 0 saves nothing.
-
-    Returns:
-        y [M, H, N], the final state [D, H, N, N], and the saved tensors [slots, H, ...] in one buffer (see `Saved`).
+    Returns y [M, H, N], the final state [D, H, N, N], and the tensors saved for the backward in one buffer
+    [slots, H, ...] (see `Saved`). `slots` is `wkv7s.checkpoint_slots`, or 0 to save nothing.
     """
     M, H, N = r.shape
     documents = cu_seqlens.numel() - 1
@@ -86,7 +79,7 @@ class _ChunkPlan:
 
     Each head has its own chunks. Chunks are ordered by their index in the document: chunk 0 of every document, then
     chunk 1 of every document that has one, and so on, longest document first. Each step of the chain of states is then
-    one slice for any lengths. A row is one head's vector of one token: row token * H + head of [M * H, N].
+    one slice, whatever the lengths. A row is one head's vector of one token: row token * H + head of [M * H, N].
     """
 
     chunks: int  # of all heads; the H heads of a document's chunk are adjacent
@@ -210,9 +203,9 @@ def _causal(L: int, dtype: torch.dtype) -> Tensor:
 def _unit_inverse(A: Tensor) -> Tensor:
     """Return (I - A)^-1 of strictly lower triangular A [chunks, L, L].
 
-    Recursive over halves down to size 8, where the inverse is (I + A)(I + A^2)(I + A^4). This is a few products over
-    all chunks, while torch's triangular solve goes from matrix to matrix. The halves keep the powers low, which for a
-    large A grow far beyond the inverse.
+    The recursion halves A down to size 8, where the inverse is (I + A)(I + A^2)(I + A^4). This takes a few products
+    over all chunks, while torch's triangular solve processes one matrix at a time. Higher powers of a large A would
+    grow far beyond the inverse, which is why it is halved first.
     """
     L = A.shape[-1]
     if L <= 8:

@@ -5,13 +5,8 @@
     grammar = codec.grammar(prompt, rows=3, bars=8)    constrains sampling: three continuations of eight bars
     midi = codec.decode(ids, prompt.bar_lines)         any ids as a valid MIDI file
 
-`encode` is `encode_piece` without the bars. registry.py creates codecs by name.
-
-Notable choices:
-- A codec is fully described by its JSON file: name, options and vocabulary.
-- Two codecs have the same `fingerprint` if and only if they encode all music to the same ids. A model is never combined
-  with a dataset of another fingerprint.
-- Files that cannot be encoded raise `RejectedMidi` with a short fixed reason, so that reasons can be counted.
+registry.py creates codecs by name. A codec is fully described by its JSON file: name, options and vocabulary. Codecs
+with the same `fingerprint` encode music to the same ids, and a model only accepts datasets with its own fingerprint.
 """
 
 import hashlib
@@ -38,43 +33,34 @@ FORMAT_VERSION = 1
 class BarLines:
     """The times of the bar lines of a piece. After the last bar, bars of the same length follow.
 
-    Attributes:
-        start_ms: float64 [bars + 1], increasing: the start of each bar and the end of the last one, in milliseconds
-            since the first token. The first bar may start earlier, at a negative time.
-        signatures: int64 [bars, 2], the time signature (numerator, denominator) of each bar.
+    `start_ms` holds the start of each bar and the end of the last one, in milliseconds since the first token. The first
+    bar may start earlier, at a negative time.
     """
 
-    start_ms: np.ndarray
-    signatures: np.ndarray
+    start_ms: np.ndarray  # float64 [bars + 1], increasing
+    signatures: np.ndarray  # int64 [bars, 2]: (numerator, denominator) of each bar
 
 
 @dataclass(frozen=True)
 class Piece:
     """A piece of music as tokens.
 
-    Attributes:
-        ids: uint16 [n], starting with BOS and ending with EOS unless the piece was cut.
-        bar_starts: int64 [bars], non-decreasing, the index in `ids` of each bar's first token. A bar without tokens has
-            the index of the next bar.
-        bar_lines: the bar lines that `decode` needs; None for codecs whose tokens contain the bars.
+    `bar_starts` holds the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
     """
 
-    ids: np.ndarray
-    bar_starts: np.ndarray
-    bar_lines: BarLines | None = None
+    ids: np.ndarray  # uint16 [n], starting with BOS and ending with EOS unless the piece was cut
+    bar_starts: np.ndarray  # int64 [bars], non-decreasing
+    bar_lines: BarLines | None = None  # needed by `decode`; None for codecs whose tokens contain the bars
 
 
 class Codec(ABC):
     """A codec, which encodes each piece as one document that starts with `bos_id` and ends with `eos_id`.
 
-    Attributes:
-        name: the value of `--tokenizer`.
-        options: the constructor's options as JSON values.
-        vocabulary: the text of each token.
-        libraries: versions of the packages that created the vocabulary; not part of the fingerprint.
+    `options` are the constructor's options as JSON values, and `vocabulary` holds the text of each token. `libraries`
+    are the versions of the packages that created the vocabulary; they are not part of the fingerprint.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # the value of `--tokenizer`
     pad_id: ClassVar[int]
     bos_id: ClassVar[int]
     eos_id: ClassVar[int]
@@ -86,13 +72,9 @@ class Codec(ABC):
 
     @abstractmethod
     def encode_piece(self, source: Path | bytes) -> Piece:
-        """Encode a whole MIDI file, given as a path or as bytes.
+        """Encode a whole MIDI file, given as a path or as bytes. The last note starts in the last bar.
 
-        The last bar is the one in which the last note starts.
-
-        Raises:
-            RejectedMidi: the file cannot be encoded.
-            UserError: the file cannot be opened.
+        Raises RejectedMidi if the file cannot be encoded, and UserError if it cannot be opened.
         """
 
     def encode(self, source: Path | bytes) -> np.ndarray:
@@ -101,13 +83,9 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
-        """Return a valid MIDI file for any ids [n].
+        """Return a valid MIDI file for any ids [n]; `bar_lines` are those of the piece or prompt that they start with.
 
         BOS, EOS, PAD and tokens that are invalid in their context are ignored. Every note has a positive length.
-
-        Args:
-            ids: the tokens.
-            bar_lines: those of the piece or prompt that `ids` starts with.
         """
 
     @abstractmethod
@@ -116,20 +94,16 @@ class Codec(ABC):
 
     @abstractmethod
     def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> Grammar:
-        """Return a grammar that constrains continuations of `prompt` (see grammar.py).
+        """Return a grammar that constrains `rows` independent continuations of `prompt` (see grammar.py).
 
-        Args:
-            prompt: a piece cut at a bar line by `first_bars`. The rows start with the next bar.
-            rows: number of independent continuations.
-            bars: number of bars after which a row ends; None to end rows only by EOS.
-            may_end: whether EOS may end a row earlier. It always may if `bars` is None.
+        `prompt` is a piece cut by `first_bars`; the rows start with the next bar. A row ends after `bars` bars, or
+        earlier by EOS if `may_end`. If `bars` is None, only EOS ends a row.
         """
 
     def first_bars(self, piece: Piece, n: int) -> Piece:
-        """Return the first `n` bars of `piece` without EOS. For n = 0 this is BOS and what precedes the first bar.
+        """Return the first `n` bars of `piece` without EOS; n = 0 keeps BOS and all tokens before the first bar.
 
-        Raises:
-            IndexError: `piece` has fewer than `n` bars.
+        Raises IndexError if `piece` has fewer than `n` bars.
         """
         if not 0 <= n <= len(piece.bar_starts):
             raise IndexError(f"cannot take {n} bars of a piece with {len(piece.bar_starts)}")
@@ -159,20 +133,10 @@ class Codec(ABC):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the codec to one JSON file (tokenizer.json)."""
-        contents = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "name": self.name,
-            "options": self.options,
-            "vocab_size": self.vocab_size,
-            "pad_id": self.pad_id,
-            "bos_id": self.bos_id,
-            "eos_id": self.eos_id,
-            "fingerprint": self.fingerprint,
-            "libraries": self.libraries,
-            "vocabulary_sha256": self.vocabulary_sha256,
-            "vocabulary": self.vocabulary,
-        }
+        names = (
+            "name options vocab_size pad_id bos_id eos_id fingerprint libraries vocabulary_sha256 vocabulary".split()
+        )
+        contents = {"format": FORMAT, "format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in names}
         with explained(f"writing {path}"):
             write_text(path, json.dumps(contents, indent=1) + "\n")
 

@@ -11,9 +11,8 @@ feeds it the drawn tokens:
     ids = [*prompt.ids, *row, *grammar.closing(row)]
 
 Notable choices:
-- The state of a row is a few small integers on the host. `tables` are constant and may live on a GPU, and `classes`
-  selects a line of each table for each row. A token is allowed if every table allows it, so independent conditions do
-  not need a table of all their combinations.
+- The state of a row is a few integers on the host, which select a line of each of the constant `tables`. A token is
+  allowed if every table allows it, so independent conditions do not need a table of all their combinations.
 - Unless a piece `may_end`, EOS is not allowed before the last requested bar is complete. Every row can always advance
   to its next bar, so every row can end.
 """
@@ -24,14 +23,10 @@ import numpy as np
 
 
 class Grammar(ABC):
-    """The state of `rows` continuations of one prompt.
-
-    Args:
-        rows: number of rows.
-        max_bars: number of bars after which a row ends; None to end rows only by EOS.
+    """The state of `rows` continuations of one prompt. A row ends after `max_bars` bars, or only by EOS if it is None.
 
     Attributes:
-        tables: constant, each bool [classes, V]: the tokens that one condition allows.
+        tables: each bool [classes, V]: the tokens that one condition allows.
         classes: int64 [len(tables), rows], the line of each table that applies to the next token of each row.
         bars: int64 [rows], the number of bars that each row has completed since the prompt.
         ended: bool [rows], whether the row has ended. The token that ends a row is EOS or starts the bar after the last

@@ -1,24 +1,22 @@
 """The `midi-llm` codecs, which use the vocabulary of the RWKV community's music checkpoints and players.
 
     0 <pad>   1 <start>   2 <end>   3..127 t1..t125, waits in units of 8 ms
-    then one token per instrument, pitch and loudness, ordered in this way. It is written as the first letters of the
-    instrument, the pitch and the loudness in hexadecimal, such as `pi:3c:8`. Loudness 0 is a note-off.
+    128 and up: one token per instrument, pitch and loudness, in this order, such as `pi:3c:8` (the first letters of the
+    instrument, then hexadecimal numbers). Loudness 0 is a note-off.
 
 `midi-llm` has 13 instruments and 12 loudness levels (20,096 tokens). `midi-llm-piano` has only the keyboards and 16
-loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokenizer exactly, so all floating-point
-operations are the same:
+loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokenizer, so the arithmetic is the same:
 
 - All tracks are merged. Simultaneous tokens are sorted by instrument, then pitch. Silence before the first token is
   removed, and other silences are cut to ten seconds. Each wait is rounded separately and dropped if it rounds to 0.
 - Loudness is velocity times the channel's volume and expression. The bins widen towards the loud end.
 - A note-off while the sustain pedal is down is delayed until the pedal is released, and dropped if the same pitch
   starts again before that.
-- Sound effects, and with `midi-llm-piano` everything but keyboards, are removed.
+- Sound effects are removed; `midi-llm-piano` removes everything but keyboards.
 
 Notable choices:
-- A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts; here only the filters
-  of `prepare` drop pieces.
-- Delta times of unknown meta events count, which MIDI-LLM-tokenizer loses.
+- A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts.
+- Delta times of unknown meta events count; MIDI-LLM-tokenizer loses them.
 - When decoding, a note ends at its note-off or where its pitch starts again. Without either it ends after five seconds
   or at the end of the piece. A note of length 0 lasts one tick, which encoding rounds away again. Unmatched note-offs
   are dropped; if one divided a silence of over ten seconds, encoding the result again shortens the whole silence.
@@ -83,10 +81,10 @@ MAX_UNENDED_NOTE_MS = 5000  # the length of a note without a note-off
 
 @dataclass(frozen=True)
 class Instrument:
-    """A group of General MIDI programs, with the program that plays it when decoded."""
+    """A group of General MIDI programs."""
 
     name: str
-    program: int
+    program: int  # the one that plays the group when decoded
     programs: tuple[range, ...]
 
 
@@ -143,8 +141,7 @@ class MidiLlm(Codec):
     def _encode_events(self, events: list[Event], ticks_per_quarter: int) -> tuple[list[int], Moments, int]:
         """Return (ids, their moments, the tick at which the last note starts).
 
-        Times are summed in the order and precision of MIDI-LLM-tokenizer, so that waits round to the same side. This is
-        why `TempoMap` is not used here.
+        Times are summed as MIDI-LLM-tokenizer does, without `TempoMap`, so that waits round in the same direction.
         """
         first_token, loudness, n_bins, order = self._first_token, self._loudness, self.velocity_bins, self._order
         programs, volumes, expressions = [0] * 16, [127] * 16, [127] * 16
@@ -250,7 +247,8 @@ class MidiLlm(Codec):
 
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
         ids = np.asarray(ids)
-        clocks = self._clocks(ids)
+        waits = self._wait_ms[ids]
+        clocks = np.cumsum(waits) - waits  # the time at which each token starts
         notes = np.flatnonzero(self._is_note[ids])
         if not len(notes):
             return np.empty(0, np.int64)
@@ -262,11 +260,9 @@ class MidiLlm(Codec):
         return int(self._is_note[np.asarray(ids)].sum())
 
     def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> MidiLlmGrammar:
-        lines = prompt.bar_lines
-        n = len(prompt.bar_starts)
-        if lines is None:
-            line_ms, bar_ms = n * DEFAULT_BAR_MS, DEFAULT_BAR_MS
-        else:
+        lines, n = prompt.bar_lines, len(prompt.bar_starts)
+        line_ms, bar_ms = n * DEFAULT_BAR_MS, DEFAULT_BAR_MS
+        if lines is not None:
             line_ms, bar_ms = float(lines.start_ms[n]), float(lines.start_ms[-1] - lines.start_ms[-2])
         clock = self._wait_ms[prompt.ids].sum()
         return MidiLlmGrammar(self._rules, int(prompt.ids[-1]), clock - line_ms, bar_ms, rows, bars, may_end)
@@ -294,44 +290,30 @@ class MidiLlm(Codec):
         return [(start, end, key, loudness) for (start, key), (end, loudness) in notes.items()], clock
 
     def _channel(self, instrument: int) -> int:
-        """Return the drum channel for percussion, and the other channels in order for the other instruments."""
+        """Return the drum channel for percussion, and the other channels in order for the rest."""
         if self.instruments[instrument] is PERCUSSION:
             return DRUM_CHANNEL
         channel = instrument - (PERCUSSION in self.instruments[:instrument])
         return channel + (channel >= DRUM_CHANNEL)
 
-    def _clocks(self, ids: np.ndarray) -> np.ndarray:
-        """Return the time at which each token starts, in milliseconds: int64 [n]."""
-        waits = self._wait_ms[ids]
-        return np.cumsum(waits) - waits
-
     @classmethod
     def _vocabulary(cls) -> list[str]:
+        n_keys = PITCHES * cls.velocity_bins  # of one instrument
         names: list[str] = []
         for instrument in cls.instruments:
             length = next(n for n in range(1, 99) if instrument.name[:n] not in names)
             names.append(instrument.name[:length])
         waits = [f"t{n}" for n in range(1, WAIT_LEVELS + 1)]
-        keys = [
-            f"{name}:{pitch:x}:{loud:x}"
-            for name in names
-            for pitch in range(PITCHES)
-            for loud in range(cls.velocity_bins)
-        ]
+        keys = [f"{name}:{i // cls.velocity_bins:x}:{i % cls.velocity_bins:x}" for name in names for i in range(n_keys)]
         return ["<pad>", "<start>", "<end>", *waits, *keys]
 
     @cached_property
     def _first_token(self) -> list[list[int]]:
         """For each channel and program, the first token of its instrument (note-off of pitch 0), or NO_INSTRUMENT."""
         first = [FIRST_NOTE + i * PITCHES * self.velocity_bins for i in range(len(self.instruments))]
-        melodic = [NO_INSTRUMENT] * 128
-        drums = NO_INSTRUMENT
-        for instrument, token in zip(self.instruments, first, strict=True):
-            if instrument is PERCUSSION:
-                drums = token
-            for span in instrument.programs:
-                for program in span:
-                    melodic[program] = token
+        token_of = {p: t for i, t in zip(self.instruments, first, strict=True) for span in i.programs for p in span}
+        melodic = [token_of.get(program, NO_INSTRUMENT) for program in range(128)]
+        drums = first[self.instruments.index(PERCUSSION)] if PERCUSSION in self.instruments else NO_INSTRUMENT
         return [[drums] * 128 if channel == DRUM_CHANNEL else melodic for channel in range(16)]
 
     @cached_property

@@ -1,7 +1,4 @@
-"""Bar lines of `midi-llm` tokens: from ticks of a file to the tokens' clock, and from there to ticks of a new file.
-
-The tokens' clock is the sum of their waits.
-"""
+"""Bar lines of `midi-llm` tokens: from ticks of a file to the tokens' clock (the sum of their waits), and back."""
 
 from math import ceil
 
@@ -42,15 +39,9 @@ def place_bars(lines: np.ndarray, moments: Moments, tempo_map: TempoMap) -> tupl
     A line between two moments divides the time between them in the same ratio in the file and on the tokens' clock,
     where waits are rounded and long silences are cut.
 
-    Args:
-        lines: int64 [n + 1], the ticks of the bar lines. The first is 0, and all but the last one are not after the
-            last note-on.
-        moments: the moments of the tokens.
-        tempo_map: the tempos of the file.
-
-    Returns:
-        The index of each bar's first token, int64 [bars], and the time of each bar line in milliseconds, float64
-        [bars + 1]. Bars that end before the first moment are dropped, so that bars <= n.
+    `lines` int64 [n + 1] are the ticks of the bar lines; the first is 0, and only the last is after the last note-on.
+    Returns the index of each bar's first token, int64 [bars], and the time of each bar line in milliseconds, float64
+    [bars + 1]. Bars that end before the first moment are dropped, so that bars <= n.
     """
     first_ticks, last_ticks = np.array(moments.first_ticks), np.array(moments.last_ticks)
     clocks, waits_at, notes_at = np.array(moments.clocks), np.array(moments.waits_at), np.array(moments.notes_at)
@@ -73,11 +64,9 @@ def place_bars(lines: np.ndarray, moments: Moments, tempo_map: TempoMap) -> tupl
 def tick_map(bar_lines: BarLines | None, end_ms: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the bars up to `end_ms` for a decoded file.
 
-    Bars of the default length are used if `bar_lines` is None or has bars that no MIDI tempo can represent.
-
-    Returns:
-        The time of each bar line in milliseconds, float64 [n + 1]; the tick of each bar line, int64 [n + 1]; the tempo
-        of each bar in microseconds per quarter note, int64 [n]; the time signature of each bar, int64 [n, 2].
+    Bars have the default length if `bar_lines` is None or has bars that no MIDI tempo can represent. Returns the time
+    of each bar line in milliseconds, float64 [n + 1], and its tick, int64 [n + 1]; the tempo of each bar in
+    microseconds per quarter note, int64 [n], and its time signature, int64 [n, 2].
     """
     if bar_lines is not None:
         start_ms, signatures = bar_lines.start_ms, bar_lines.signatures

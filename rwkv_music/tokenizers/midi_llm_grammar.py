@@ -15,15 +15,10 @@ NO_EOS, WITH_EOS = range(2)  # classes of the second table
 
 
 class MidiLlmRules:
-    """The tables of `MidiLlmGrammar`, computed once per vocabulary.
+    """The tables of `MidiLlmGrammar`, computed once per vocabulary from the key and wait of each token.
 
-    Args:
-        key: int64 [V], instrument * 128 + pitch; -1 for other tokens.
-        wait_ms: int64 [V], 0 for other tokens.
-        eos_id: the id of EOS.
-
-    Attributes:
-        tables: the tokens allowed after the last token, bool [3 + keys, V], and without or with EOS, bool [2, V].
+    `key` int64 [V] is instrument * 128 + pitch, or -1 for other tokens; `wait_ms` int64 [V] is 0 for other tokens. The
+    `tables` are the tokens allowed after the last token, bool [3 + keys, V], and without or with EOS, bool [2, V].
     """
 
     def __init__(self, key: np.ndarray, wait_ms: np.ndarray, eos_id: int):
@@ -38,13 +33,7 @@ class MidiLlmRules:
 class MidiLlmGrammar(Grammar):
     """Rows of `midi-llm` tokens. A bar is complete when the clock reaches its end, to within half a unit of waits.
 
-    Args:
-        rules: the tables.
-        last_id: the last token of the prompt.
-        late_ms: the time from the bar line at which the rows start to the end of the prompt.
-        bar_ms: the length of a bar.
-        rows, max_bars: see `Grammar`.
-        may_end: whether EOS is allowed before `max_bars` bars are complete.
+    The prompt ends with the token `last_id`, `late_ms` after the bar line at which the rows start. Bars last `bar_ms`.
     """
 
     def __init__(

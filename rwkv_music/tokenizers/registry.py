@@ -25,14 +25,9 @@ TOKENIZERS = tuple(CODECS)
 
 
 def make_codec(name: str, **options: Any) -> Codec:
-    """Return a new codec.
+    """Return a new codec: `name` is one of TOKENIZERS, `options` are arguments of its constructor.
 
-    Args:
-        name: one of TOKENIZERS.
-        options: arguments of the codec's constructor; omitted ones have their defaults.
-
-    Raises:
-        UserError: the codec or an option does not exist, or an option is out of range.
+    Raises UserError if the codec or an option does not exist, or if an option is out of range.
     """
     codec_class = _codec_class(name)
     unknown = set(options) - set(inspect.signature(codec_class).parameters)
@@ -44,8 +39,7 @@ def make_codec(name: str, **options: Any) -> Codec:
 def load_codec(path: str | os.PathLike) -> Codec:
     """Load the codec that `Codec.save` wrote to `path`.
 
-    Raises:
-        UserError: the file is missing, is not a tokenizer.json of this version, or was modified.
+    Raises UserError if the file is missing, is not a tokenizer.json of this version, or was modified.
     """
     with explained(f"reading the tokenizer {path}"):
         text = Path(path).read_text(encoding="utf-8", errors="replace")

@@ -4,9 +4,8 @@ A bar is `Bar TimeSig`, followed by its moments. A moment is `Position`, `Tempo`
 `Pitch Velocity Duration` for each note.
 
 Notable choices:
-- There are 24 positions per beat, and durations of up to 16 beats on the same grid. Note values down to a thirty-second
-  note and their triplets are exact. A step is 21 ms at 120 beats per minute.
-- `Program` appears only where the instrument changes, so a piece for one instrument needs it once.
+- There are 24 positions per beat (21 ms at 120 beats per minute), and durations of up to 16 beats on the same grid.
+  Note values down to a thirty-second note and their triplets are exact.
 - Quantised notes are the same after a round trip to MIDI and back. MIDI cannot represent overlapping notes of one pitch
   and instrument, so a note ends where its pitch starts again, and of two that start together the longer is kept.
 - Equal music has equal ids: tracks of one instrument are merged, instruments are sorted by program, and simultaneous
@@ -79,10 +78,8 @@ class Remi(Codec):
             parts = BytePairs(len(base), self._merges).parts
             vocabulary = [" ".join(base[i] for i in ids) for ids in parts]
             libraries = {package: version(package) for package in ("miditok", "symusic")}
-        options = dict(self._miditok_options)
-        if self._merges:
-            options["merges"] = [list(merge) for merge in self._merges]
-        super().__init__(options, vocabulary, libraries)
+        merges_option = {"merges": [list(merge) for merge in self._merges]} if self._merges else {}
+        super().__init__(self._miditok_options | merges_option, vocabulary, libraries)
         self._starts_bar = np.array([token.startswith("Bar_") for token in self.vocabulary])
         self._n_notes = np.array([token.count("Pitch") for token in self.vocabulary])
 
@@ -132,17 +129,14 @@ class Remi(Codec):
 
     def apply_merges(self, ids: np.ndarray) -> Piece:
         """Return the piece with the given ids before merging, uint16 [n]."""
-        piece = Piece(ids, self.bar_starts(ids))
-        if not self._merges:
-            return piece
-        ids = self._byte_pairs.merge(ids, piece.bar_starts)
+        if self._merges:
+            ids = self._byte_pairs.merge(ids, self.bar_starts(ids))
         return Piece(ids, self.bar_starts(ids))
 
     def with_merges(self, documents: Documents, n: int, vocab_size: int) -> "Remi":
         """Return this codec with merges learned from the `n` pieces of `documents`, for `vocab_size` tokens.
 
-        Raises:
-            UserError: `vocab_size` is too small or too large.
+        Raises UserError if `vocab_size` is too small or too large.
         """
         self.check_byte_pairs(vocab_size)
         merges = learn_merges(_make_miditok(**self._miditok_options), documents, n, vocab_size)
@@ -172,10 +166,7 @@ class Remi(Codec):
         return tokenizer
 
     def _normalise(self, score: "Score") -> None:
-        """Remove overlaps, limit durations and sort the tracks of a quantised score, in place.
-
-        The result is the same after a round trip to MIDI and back.
-        """
+        """Remove overlaps, limit durations and sort tracks in place, so that the score survives a MIDI round trip."""
         from symusic import Note
 
         changes = score.time_signatures.numpy()
@@ -258,10 +249,9 @@ def _to_mido(score: "Score") -> mido.MidiFile:
     """
     midi = mido.MidiFile(type=1, ticks_per_beat=score.ticks_per_quarter)
     meta = [(change.time, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(change.tempo))) for change in score.tempos]
-    meta += [
-        (change.time, mido.MetaMessage("time_signature", numerator=change.numerator, denominator=change.denominator))
-        for change in score.time_signatures
-    ]
+    for s in score.time_signatures:
+        message = mido.MetaMessage("time_signature", numerator=s.numerator, denominator=s.denominator)
+        meta.append((s.time, message))
     midi.tracks.append(to_track(meta))
 
     melodic_channels = cycle(MELODIC_CHANNELS)

@@ -27,14 +27,9 @@ FIRST_CHARACTER = 33  # MidiTok represents token i by the character 33 + i
 
 
 class BytePairs:
-    """Applies and undoes merges.
+    """The merges of a vocabulary of `n_base` tokens, in the order in which they were learned.
 
-    Args:
-        n_base: size of the vocabulary without merges.
-        merges: in the order in which they were learned.
-
-    Attributes:
-        parts: the base ids that each id consists of.
+    `parts` are the base ids that each id consists of.
     """
 
     def __init__(self, n_base: int, merges: list[Merge]):
@@ -44,10 +39,7 @@ class BytePairs:
             self.parts.append(self.parts[left] + self.parts[right])
 
     def merge(self, ids: np.ndarray, bar_starts: np.ndarray) -> np.ndarray:
-        """Merge the base ids [n] of a piece with BOS and EOS. Returns ids [m], m <= n.
-
-        `bar_starts` is the index of each bar's first token.
-        """
+        """Merge the base ids [n] of a piece with BOS and EOS, whose bars start at `bar_starts`, to ids [m], m <= n."""
         bars = [bar for bar in np.split(ids[:-1], bar_starts) if len(bar)]
         merged = self._model.encode_batch([_as_text(bar) for bar in bars])
         return np.array([*(i for bar in merged for i in bar.ids), ids[-1]], dtype=ids.dtype)
@@ -62,22 +54,14 @@ class BytePairs:
         from tokenizers.models import BPE
 
         texts = [_as_text(parts) for parts in self.parts]
-        return Tokenizer(
-            BPE(
-                vocab={text: i for i, text in enumerate(texts)},
-                merges=[(texts[left], texts[right]) for left, right in self.merges],
-            )
-        )
+        merges = [(texts[left], texts[right]) for left, right in self.merges]
+        return Tokenizer(BPE(vocab={text: i for i, text in enumerate(texts)}, merges=merges))
 
 
 def learn_merges(tokenizer: "REMI", documents: Documents, n: int, vocab_size: int) -> list[Merge]:
-    """Learn merges with MidiTok's trainer, up to a vocabulary of `vocab_size`; fewer if the music repeats too little.
+    """Learn merges from the `n` pieces of `documents`, for a vocabulary of `vocab_size` or less if little repeats.
 
-    Args:
-        tokenizer: a tokenizer without merges, which is modified.
-        documents: the pieces to learn from.
-        n: number of pieces.
-        vocab_size: target size of the vocabulary.
+    `tokenizer` has no merges and is modified.
     """
 
     class Bars:

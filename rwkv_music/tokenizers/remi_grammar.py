@@ -3,7 +3,7 @@
     Bar TimeSig (Position [Tempo] [Program] Pitch Velocity Duration ([Program] Pitch Velocity Duration)*)* Bar ...
 
 Positions increase within a bar and stay within its time signature. Within a moment programs increase, with drums first,
-and within a program pitches increase. `Remi.encode` writes the same order, and it makes every bar finite. A token that
+and within a program pitches increase. This is the order of `Remi.encode`, and it makes every bar finite. A token that
 byte-pair encoding merged from several is allowed if its parts are allowed one after another.
 """
 

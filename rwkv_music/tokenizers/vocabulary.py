@@ -1,7 +1,6 @@
-"""The musical meaning of a codec's tokens as arrays, derived from the text of its vocabulary.
+"""The musical meaning of a codec's tokens as arrays, for augmentation and sampling.
 
-Augmentation, the repetition penalty and sampling use it. Tokens that byte-pair encoding merged from several have no
-meaning here.
+It is derived from the text of the vocabulary. Tokens that byte-pair encoding merged from several have no properties.
 """
 
 import re
@@ -19,27 +18,16 @@ SINGLE_TOKEN = re.compile(r"[A-Za-z]+_(None|[-0-9./]+)")  # a `remi` token that 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Properties of each of V tokens. An entry is NONE if the token does not have the property.
+    """Properties of each of V tokens. An int64 entry is NONE if the token does not have the property."""
 
-    Attributes:
-        kinds: str [V], such as "Pitch", "Bar", "Wait", "Key".
-        pitch: int64 [V], the MIDI pitch of a note-on or note-off.
-        is_onset: bool [V], whether the token starts a note.
-        program: int64 [V], the General MIDI program (DRUMS for percussion) that the token plays or selects.
-        loudness: int64 [V], the rank of the velocity, 0 for the softest.
-        tempo: int64 [V], the rank of the tempo, 0 for the slowest.
-        wait: int64 [V], the time that the token waits, in the codec's unit.
-        compound: whether some tokens are merges of several.
-    """
-
-    kinds: np.ndarray
-    pitch: np.ndarray
-    is_onset: np.ndarray
-    program: np.ndarray
-    loudness: np.ndarray
-    tempo: np.ndarray
-    wait: np.ndarray
-    compound: bool
+    kinds: np.ndarray  # str [V], such as "Pitch", "Bar", "Wait", "Key"
+    pitch: np.ndarray  # int64 [V]: the MIDI pitch of a note-on or note-off
+    is_onset: np.ndarray  # bool [V]: whether the token starts a note
+    program: np.ndarray  # int64 [V]: the General MIDI program (DRUMS for percussion) that the token plays or selects
+    loudness: np.ndarray  # int64 [V]: the rank of the velocity, 0 for the softest
+    tempo: np.ndarray  # int64 [V]: the rank of the tempo, 0 for the slowest
+    wait: np.ndarray  # int64 [V]: the time that the token waits, in the codec's unit
+    compound: bool  # whether some tokens are merges of several
 
     @property
     def keys(self) -> np.ndarray:
