@@ -43,7 +43,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-from rwkv_music.training.signals import CRASHED, GO_ON_LATER, INTERRUPTED
+from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED
 
 del os.environ["TORCH_CPP_LOG_LEVEL"]  # the ranks keep their own setting
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         received.append(number)
         forward(number, processes)
         if all(process.poll() is not None for process in processes):  # no rank runs: in the rendezvous
-            sys.exit(INTERRUPTED if number == signal.SIGINT else GO_ON_LATER)
+            sys.exit(INTERRUPTED if number == signal.SIGINT else EXIT_RESUMABLE)
 
     for number in SIGNALS:
         signal.signal(number, stop)
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
                 return status
             if status in (0, *USER_ERRORS):
                 return close(rendezvous, status)
-            if status not in (GO_ON_LATER, INTERRUPTED) and not crashes.may_restart():
+            if status not in (EXIT_RESUMABLE, INTERRUPTED) and not crashes.may_restart():
                 log(f"{crashes.count} crashes (status {status}) without a new checkpoint; see the errors above")
                 return close(rendezvous, status)
     except RendezvousClosedError:

@@ -24,9 +24,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be installed
-from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED
+from rwkv_music.training.signals import EXIT_RESUMABLE, INTERRUPTED
 
-SUCCESS = (0, GO_ON_LATER, INTERRUPTED)
+SUCCESS = (0, EXIT_RESUMABLE, INTERRUPTED)
 FAILURE_GRACE_SECONDS = 8
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process receives when its parent dies

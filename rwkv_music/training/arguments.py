@@ -7,7 +7,7 @@ from rwkv_music.checkpoint.run_folder import find_checkpoint
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.errors import UserError
 
-# Settings of one command, which a resumed run does not take over.
+# Settings that a resumed run does not inherit.
 OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
 # Defaults of a tuned run. A state's values are large and start from zero: of the learning rates that

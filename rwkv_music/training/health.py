@@ -11,7 +11,7 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class SkippedSteps:
-    """Counter of the steps that changed nothing because their gradient was not finite.
+    """Counter of the steps that were skipped because their gradient was not finite.
 
     Whether a step was skipped is known on the device, the same on every rank; the host reads it when it waits anyway.
 

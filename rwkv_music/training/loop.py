@@ -1,12 +1,14 @@
 """The training loop: steps, and what happens between them.
 
-A step reads `batch_size` rows, named by one counter. Each rank takes its share in micro-batches. The loss is summed
-over targets and divided by the number of targets in the whole step, so that neither the number of ranks nor the
+A step reads `batch_size` rows, numbered by a single counter. Each rank takes its share in micro-batches. The loss is
+summed over targets and divided by the number of targets in the whole step, so that neither the number of ranks nor the
 accumulation changes what a step computes. With `tbptt` a row is a document stream, and a step reads several windows.
 
-A run may end before its last step because of a signal (`signals`: one more checkpoint, then `Stopped`), too many steps
-with a gradient that is not finite (`health`), a rank that hangs (`watchdog`) or a fault of the machine (a one-sentence
-error). In each case the last checkpoint stays valid.
+A run may end before its last step for four reasons. In each case the last checkpoint stays valid.
+- A signal (`signals`): the run saves and raises `Stopped`.
+- Too many consecutive steps with a gradient that is not finite (`health`).
+- A rank that hangs (`watchdog`).
+- An error of the machine, such as a full disk: a one-sentence error.
 """
 
 import dataclasses
@@ -47,7 +49,7 @@ from rwkv_music.training.metrics import (
 from rwkv_music.training.process_group import is_loss_of_a_rank
 from rwkv_music.training.samples import show
 from rwkv_music.training.setup import Context
-from rwkv_music.training.signals import CRASHED, GO_ON_LATER, INTERRUPTED, Stopped, StopSignals
+from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import hyperparameters, summary
 from rwkv_music.training.wandb_run import WandbRun
 from rwkv_music.training.watchdog import Watchdog
@@ -57,10 +59,10 @@ METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_seco
 
 
 def train(context: Context) -> None:
-    """Train to the last step of this start, and close the run. Collective.
+    """Train to the last step of this invocation, and close the run. Collective.
 
     Raises:
-        UserError: continuing is pointless, or something cannot be read or written.
+        UserError: the loss diverged, or a file could not be read or written.
         Stopped: a signal requested it, or another rank is lost.
     """
     loop = Loop(context)
@@ -69,11 +71,11 @@ def train(context: Context) -> None:
     except Stopped:
         try:
             loop.close()
-        except UserError as error:  # about the curves; the checkpoint is complete
+        except UserError as error:  # writing the curves failed; the checkpoint is already complete
             if context.rank == 0:
                 print(f"train.py: {error}", file=sys.stderr)
         raise
-    except KeyboardInterrupt:  # the second one: ends at once
+    except KeyboardInterrupt:  # second Ctrl-C: exit immediately
         raise Stopped(f"interrupted {loop.position()}", INTERRUPTED, on_every_rank=True) from None
     except Exception as error:
         if not isinstance(error, UserError) and is_loss_of_a_rank(error):
@@ -102,7 +104,7 @@ class Loop:
         self.skipped = SkippedSteps(self.engine, self.progress.skipped)
         self.spikes = SpikeDetector()
         self.rollbacks: dict[str, int] = {}
-        self.last_calm_step = self.progress.step  # the last one whose loss was no spike
+        self.last_step_without_spike = self.progress.step
         self.saved_at = time.monotonic()
         self.stopwatch = Stopwatch()
         self.trace = Trace(context.folder, context.rank, self.config.train.profile, context.device)
@@ -114,12 +116,12 @@ class Loop:
         self.wandb = WandbRun(context.folder, self.hyperparameters) if with_wandb else None
         self.curves = Curves(context.folder, self.progress.step + 1, first, self.wandb)
         self.bar: tqdm | None = None
-        # What set-up made stays to the end: the garbage collector need not search it again during steps.
+        # Objects created in set-up live until exit: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
 
     def run(self) -> None:
-        """Train to the last step of this start."""
+        """Train to the last step of this invocation."""
         context, t = self.context, self.config.train
         context.say(f"RWKV-Music\n{self.summary}")
         if context.fast_mismatch:
@@ -128,7 +130,7 @@ class Loop:
             context.say(f"Skipped the damaged checkpoint {damaged}.")
         previous = context.start.previous_data
         if previous and Path(previous) != Path(self.config.data.data):
-            context.say(f"Up to this step the data were {previous}.")
+            context.say(f"Up to step {self.progress.step:,} the data were {previous}.")
         if self.progress.step >= context.last_step:
             limit = "--steps" if context.last_step == t.steps else "--stop_after"
             context.say(f"Step {self.progress.step:,} has been reached: raise {limit} to continue.")
@@ -177,7 +179,7 @@ class Loop:
             if t.on_spike == "rollback" and loss is not None:
                 if self.spikes.is_spike(loss) and self.roll_back(loss):
                     return
-                self.last_calm_step = step
+                self.last_step_without_spike = step
         self.stopwatch.pause()
         self.watchdog.pause()
         if note := self.trace.step(last or stopping):
@@ -190,7 +192,7 @@ class Loop:
 
         if stopping and not last:
             self.saver.finish()
-            reason, status = ("interrupted", INTERRUPTED) if interrupted else ("asked to stop", GO_ON_LATER)
+            reason, status = ("interrupted", INTERRUPTED) if interrupted else ("stopped by a signal", EXIT_RESUMABLE)
             raise Stopped(f"{reason} {self.position()}", status)
 
         self.watchdog.pause()
@@ -205,7 +207,7 @@ class Loop:
         self.stopwatch.resume()
 
     def read_step(self, first_sample: int) -> list[Batch]:
-        """Read this rank's micro-batches of the step that starts with row `first_sample`; of streams, the windows."""
+        """Read this rank's micro-batches (with streams: windows) of the step that starts with row `first_sample`."""
         data, rank = self.context.data, self.context.rank
         if data.streams:
             first_window = first_sample // data.streams.n_streams
@@ -240,7 +242,7 @@ class Loop:
         return torch.stack([nats, torch.full_like(nats, counted)])
 
     def log(self, lr: float) -> float | None:
-        """Write a point of the training curves; return the mean loss, None if every step since the last was skipped."""
+        """Write a point of the training curves; return the mean loss, None if all its steps were skipped."""
         context, tokens_per_second = self.context, self.stopwatch.lap()
         total = self.window.clone()
         self.window.zero_()
@@ -250,8 +252,8 @@ class Loop:
         if loss is not None and not math.isfinite(loss):
             self.saver.finish()
             raise SharedError(
-                f"The loss is {loss} at step {self.progress.step:,}: the weights have diverged. Restart "
-                f"{self._newest_checkpoint()} with a lower --lr or a longer --warmup_steps."
+                f"The loss is {loss} at step {self.progress.step:,}, so the weights have diverged: lower --lr or "
+                f"lengthen --warmup_steps and restart; the run resumes {self._newest_checkpoint()}."
             )
         skipped, in_a_row = self.skipped.read()
         if in_a_row > self.config.train.max_skipped_steps:
@@ -276,7 +278,7 @@ class Loop:
         return loss
 
     def save(self, last: bool) -> None:
-        """Save a checkpoint, unless the latest steps were skipped: then the weights may have diverged."""
+        """Save a checkpoint, unless the latest step was skipped: then the weights may have diverged."""
         skipped, in_a_row = self.skipped.read()
         if in_a_row:
             if last:
@@ -312,7 +314,9 @@ class Loop:
         context, step = self.context, self.progress.step
         self.watchdog.pause()
         self.saver.finish()
-        older = [path for path in checkpoints(context.folder) if path.name <= checkpoint_name(self.last_calm_step)]
+        older = [
+            path for path in checkpoints(context.folder) if path.name <= checkpoint_name(self.last_step_without_spike)
+        ]
         chosen = [[path for path in older if fault(path) is None]]
         dist.broadcast_object_list(chosen, src=0)  # rank 0's view of the file system decides
         [valid] = chosen
@@ -337,7 +341,7 @@ class Loop:
         raise_on_any_rank(f"going back to {target}", on_rank0(remove_newer))
         load_checkpoint(self.engine, target)
         if context.stream_states:
-            context.stream_states.reset()  # they belong to these rows, but to weights that were discarded
+            context.stream_states.reset()  # the states were computed with the discarded weights
         restored = check_resumable(target, self.config).step
         self.progress = dataclasses.replace(self.progress, step=restored)
         self.curves.close()
@@ -350,7 +354,7 @@ class Loop:
         return f"after step {self.progress.step:,}; the same command resumes {self._newest_checkpoint()}"
 
     def close(self) -> None:
-        """Close the curves and leave the process group. Collective; not after an error, when ranks may be gone."""
+        """Close the curves and leave the process group. Collective; not after an error: ranks may be gone."""
         self.saver.close()
         self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
         self.curves.close()
@@ -366,7 +370,7 @@ class Loop:
     def _diverged(self, skipped_in_a_row: int) -> SharedError:
         self.saver.finish()
         return SharedError(
-            f"The last {plural(skipped_in_a_row, 'step')} changed nothing because the gradient was not finite, up to "
-            f"step {self.progress.step:,}: restart {self._newest_checkpoint()} with a lower --lr or a longer "
-            f"--warmup_steps."
+            f"The last {plural(skipped_in_a_row, 'step')}, up to step {self.progress.step:,}, were skipped because the "
+            f"gradient was not finite: lower --lr or lengthen --warmup_steps and restart; the run resumes "
+            f"{self._newest_checkpoint()}."
         )

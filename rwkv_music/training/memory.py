@@ -23,7 +23,7 @@ from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_file import uses_bf16
 
 BF16, FP32 = 2, 4
-ROOM = 0.94  # usable fraction of the available memory: no peak in benchmarks/results/ exceeds its estimate by more
+USABLE_FRACTION = 0.94  # of the available memory: no peak in benchmarks/results/ exceeds its estimate by more
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def least_recompute(
     """
     levels = RECOMPUTE if requested == "auto" else (requested,)
     estimates = {level: estimate_with(level) for level in levels}
-    chosen = next((level for level in levels if estimates[level].peak <= ROOM * available), levels[-1])
+    chosen = next((level for level in levels if estimates[level].peak <= USABLE_FRACTION * available), levels[-1])
     return chosen, estimates[chosen]
 
 

@@ -4,14 +4,14 @@ Each rank copies what its optimizer holds into host memory, and a thread writes 
 all ranks have written, the checkpoint gets its name, between two steps.
 
 Notable choices:
-- A checkpoint is written under a hidden name. It gets its step's name once every rank is done and a manifest of sizes
-  and hashes is in it: whatever has that name was complete once, and the manifest tells whether it still is.
-- The thread only writes. Collectives run on the main thread: in another thread they would interleave with a step's.
+- A checkpoint is written under a hidden name, and renamed once every rank is done and a manifest of sizes and hashes is
+  in it. A folder with the final name was complete when renamed; the manifest detects later damage.
+- The thread only writes. Collectives run on the main thread: those of a second thread could interleave with a step's.
 - The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds, allocated at the first save and
   kept. `--save_mode blocking` makes no copy, and training waits.
-- On a GPU the copies are queued after the step, and the next step after them. The main thread waits for them when the
-  ranks agree on what to write: gigabytes to the host, not to the disk.
-- A failure on one rank is reported once, as one sentence, and nothing of the checkpoint remains.
+- On a GPU the copies are enqueued on the stream between two steps. The ranks' collective check waits for the transfer
+  to host memory, but not for the disk.
+- A failure on one rank is reported once, as one sentence, and the partial checkpoint is deleted.
 """
 
 import contextlib
@@ -213,7 +213,7 @@ class Saver:
         return Snapshot(files, note, wait_for_copies)
 
     def _copy(self, tensors: list[Tensor]) -> tuple[Iterator[Tensor], Callable[[], None]]:
-        """Copy `tensors` to the host, into earlier copies' memory; return the copies and a function that waits."""
+        """Copy `tensors` into the previous snapshot's host buffers; return the copies and a function that waits."""
         if [copy.shape for copy in self._copies] != [tensor.shape for tensor in tensors]:
             self._copies = []
             try:
@@ -253,14 +253,14 @@ class Saver:
             raise UserError(
                 f"The checkpoint of step {self._progress.step} is incomplete ({wrong}): check the file system."
             )
-        nameless = [take_name_away(final)] if final.exists() else []  # from before a rollback, or damaged
+        to_delete = [take_name_away(final)] if final.exists() else []  # from before a rollback, or damaged
         os.replace(partial, final)
         sync_folder(final.parent)
         keep = self._config.train.keep
-        # A damaged one that was skipped may be newer, and does not count: it would cost the last valid one.
+        # Newer, damaged checkpoints do not count: counting them could delete the last valid one.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
-        nameless += [take_name_away(old) for old in kept[:-keep]] if keep else []
-        for folder in nameless:
+        to_delete += [take_name_away(old) for old in kept[:-keep]] if keep else []
+        for folder in to_delete:
             self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
 
     def _end_save(self) -> None:
@@ -272,7 +272,7 @@ class Saver:
 
 
 def _nothing() -> None:
-    """Wait for nothing."""
+    """Do nothing: there are no copies to wait for."""
 
 
 def _index(notes: list[dict]) -> dict:

@@ -1,8 +1,8 @@
-"""Set-up of a run: from its configuration to a `Context` that can take the next step.
+"""Set up a run: build its `Context` from its configuration.
 
-`setup` reads from top to bottom. First come the checks that each rank can make alone, so that a mistake is reported
-before ranks wait for one another; then what the ranks agree on; then what takes minutes. Nothing is written before all
-of it has succeeded.
+`setup` reads from top to bottom. First come the checks that each rank makes alone, so that an error is reported before
+ranks wait for one another. Then come collective checks, then the model and its weights, which may take minutes. The run
+folder is written last.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ from rwkv_music.training.wandb_run import check_wandb
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads.
+    """The datasets of a run.
 
     Attributes:
         train: rows of the training split.
@@ -78,13 +78,13 @@ class RunData:
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a run starts from.
+    """The checkpoint or weights that a run starts from.
 
     Attributes:
         checkpoint: the checkpoint that it resumes from, if any.
-        passed_over: newer checkpoints that are damaged, a clause each.
-        initial: else the weights that it starts from, if any.
-        base: of `initial`, what a tuned run leaves frozen.
+        passed_over: one message per newer damaged checkpoint.
+        initial: weights given by --init; None when resuming, unless the run is tuned.
+        base: the frozen part of `initial` in a tuned run.
         progress: steps and rows done so far.
         previous_data: the dataset folder that the checkpoint was trained on; "" without one.
     """
@@ -99,7 +99,7 @@ class RunStart:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Elements of the model: all, those that train, and `RWKV.matrix_parameters`."""
+    """Parameter counts: total, trained, and in matrix products (`RWKV.matrix_parameters`)."""
 
     parameters: int
     trained: int
@@ -123,7 +123,7 @@ class Context:
         config, plan: its settings, and how its rows are divided.
         folder: the run folder.
         data, start: what it reads, and what it starts from.
-        store: the store through which the ranks met.
+        store: the rendezvous store.
         rank: this process's rank.
         engine: model and optimizer.
         stream_states: the states of document streams, with `tbptt`.
@@ -152,7 +152,7 @@ class Context:
 
     @property
     def last_step(self) -> int:
-        """The step at which this start ends."""
+        """The step at which this invocation ends."""
         train = self.config.train
         return min(train.steps, train.stop_after or train.steps)
 
@@ -176,10 +176,10 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
         given: names of the settings that the user set; the DeepSpeed file may set the others.
 
     Raises:
-        UserError: something does not fit together, before anything is written or allocated.
+        UserError: settings, data and files do not fit together, or cannot be read or written.
         Stopped: the ranks do not see the same files.
     """
-    # What each rank checks alone.
+    # Checks on each rank.
     config, plan, rows = _read_inputs(config, deepspeed_file, given)
     folder = Path(config.train.out)
     start = _find_start(config, plan, rows)
@@ -187,7 +187,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
     if (folder / "config.json").exists():
         RunConfig.load(folder / "config.json")  # reject a folder of something else
 
-    # What the ranks agree on.
+    # Collective checks.
     hang_minutes = config.train.hang_minutes
     # Collectives time out after the watchdog, so that the watchdog reports the hang.
     minutes = hang_minutes + 5 if hang_minutes else 7 * 24 * 60
@@ -199,7 +199,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
     _check_same_checkpoint(folder, start.checkpoint)
     start = _verify_start(config, plan, folder, start)
 
-    # What takes minutes.
+    # Model and weights.
     model, size = _make_model(config, plan, device, start)
     fast = deepspeed_engine.choose_paths(
         config, plan, device, ranks_share_a_host(), size.matrix_parameters, size.parameters
@@ -217,7 +217,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
     base_note = _load_weights(engine, stream_states, config, start)
     unread = _unread_tensors(config, start)
 
-    # What is written.
+    # Output files.
     token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
     context = Context(
         config=config,
@@ -242,12 +242,12 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
 def _read_inputs(
     config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]
 ) -> tuple[RunConfig, BatchPlan, MusicDataset]:
-    """Bring the command line, the DeepSpeed file and the data into agreement."""
+    """Read and cross-check the command line, the DeepSpeed file and the data."""
     file = read_deepspeed_file(deepspeed_file)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     train, data = config.train, config.data
     if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
-        limit = train.micro_batch_size  # of a run that may have had another number of ranks
+        limit = train.micro_batch_size  # saved by a run that may have used another number of ranks
         micro_batch_size = largest_micro_batch(train.batch_size, world_size, limit)
         train = dataclasses.replace(train, micro_batch_size=micro_batch_size)
     plan = plan_batches(train, given, file, deepspeed_file, world_size, windows=max(1, data.tbptt))
@@ -275,7 +275,7 @@ def _read_data(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunDat
 
 
 def _find_start(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunStart:
-    """Find the checkpoint or the weights to start from, as far as one rank can tell alone."""
+    """Find the checkpoint or the weights to start from, using only this rank's view of the file system."""
     train = config.train
     folder = Path(train.out)
     checkpoint = find_checkpoint(folder, train.resume)
@@ -303,7 +303,7 @@ def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
     if other is not None:
         raise Stopped(
             f"not started, because the ranks see different newest checkpoints in {folder} (rank 0 {found[0]}, rank "
-            f"{other} {found[other]}); run the same command again when the file system shows all of them the same one",
+            f"{other} {found[other]}); rerun the command once all ranks see the same newest checkpoint",
             CRASHED,
         )
 
@@ -331,7 +331,7 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
 
 
 def _make_model(config: RunConfig, plan: BatchPlan, device: torch.device, start: RunStart) -> tuple[RWKV, ModelSize]:
-    """Allocate the model; what will be read from a file is zero until then."""
+    """Allocate the model. Parameters that a file will provide are zero until then."""
     train, seed = config.train, config.data.seed
     torch.manual_seed(seed)
     with torch.device("meta"):
@@ -415,7 +415,7 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
     config, folder = context.config, context.folder
     with explained(f"making the run folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        if context.start.progress.step < context.last_step:  # else nothing will run with these settings
+        if context.start.progress.step < context.last_step:  # else no step is left: keep the stored settings
             config.save(folder / "config.json")
             write_text(folder / "deepspeed.json", json.dumps(context.plan.deepspeed, indent=2) + "\n")
         if base_note is not None:
@@ -424,4 +424,6 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
             partial.write_bytes((Path(config.data.data) / "tokenizer.json").read_bytes())
         remove_unfinished(folder)
         if other := take_over(folder, token):
-            context.say(f"Process {other}, which owned this run before, is still running; it will save no more.")
+            context.say(
+                f"Process {other}, which owned this run before, is still running; it can no longer write checkpoints."
+            )

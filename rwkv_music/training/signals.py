@@ -1,8 +1,8 @@
 """Signals to stop, and exit statuses.
 
 SIGTERM (a preempted job, a machine that shuts down) and SIGUSR1 (Slurm's --signal before a time limit) mean: save, and
-resume later. Ctrl-C means: save and stop. The training loop reads these flags between two steps. A second Ctrl-C ends
-the run at once.
+resume later. Ctrl-C means: save and stop. The ranks exchange these flags at the start of a step, so a run finishes the
+current step, or the one after it. A second Ctrl-C ends the run at once.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-GO_ON_LATER = 75  # exit status, EX_TEMPFAIL: stopped with a checkpoint; the same command resumes
+EXIT_RESUMABLE = 75  # exit status, EX_TEMPFAIL: stopped with a checkpoint; the same command resumes
 CRASHED = 70  # exit status, EX_SOFTWARE: a failure that a restart may cure, such as the loss of another rank
 INTERRUPTED = 130  # exit status after Ctrl-C
 SAME_SECONDS = 0.5  # a second SIGINT within this time is the same Ctrl-C, forwarded by a launcher
 
 
 class Stopped(Exception):
-    """A run stopped before its last step; the message says where it stands.
+    """A run stopped before its last step; the message contains the step and the checkpoint to resume from.
 
     Attributes:
         status: exit status, which tells a launcher whether to restart the run.
@@ -67,7 +67,7 @@ class StopSignals:
         if self.interrupted and time.monotonic() > self._interrupted_at + SAME_SECONDS:
             raise KeyboardInterrupt
         if self._announce and not self.interrupted:
-            text = "\ntrain.py: stops after this step, with a checkpoint; press Ctrl-C again to end at once.\n"
+            text = "\ntrain.py: stops within two steps, with a checkpoint; press Ctrl-C again to end at once.\n"
             os.write(sys.stderr.fileno(), text.encode())  # not print: a handler may interrupt one
         self.interrupted, self._interrupted_at = True, time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time over document streams: states pass from window to window, gradients N back.
+"""Truncated backpropagation through time: states pass between windows; gradients flow back through N windows.
 
 Notable choices:
 - A step over N windows needs the activations of one. All windows but the last are first read forward without a graph,

@@ -1,11 +1,11 @@
 """A thread that detects a hanging rank, reports which one and where, and ends the run so that it can restart.
 
-Every rank tells the others, through the store where they met, what it is doing and since when. A rank that has done the
-same thing for too long reports so, names the ranks that are behind it or silent, prints its stacks and ends its
-process; the launcher then ends the others.
+Every rank publishes its phase and the phase's start time to the rendezvous store. A rank whose phase lasts too long
+prints the ranks that are behind it or silent and its own stacks, and ends its process; the launcher then ends the
+others.
 
-Notable choice: in a collective all ranks wait for one. That one is recognised by its phase: it has not reached the
-step yet, or sends nothing at all.
+Notable choice: in a collective all ranks wait for one. That rank is identified by its phase: it has not reached the
+step yet, or publishes nothing.
 """
 
 import faulthandler
@@ -45,7 +45,7 @@ class Watchdog:
     """A context in which this rank is watched, except for the pauses.
 
     Args:
-        store: where the ranks met.
+        store: the rendezvous store.
         minutes: how long one phase of a step may take; 0 for no limit.
     """
 

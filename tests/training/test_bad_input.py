@@ -13,7 +13,7 @@ import train as train_py
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError
 from rwkv_music.training.loop import Loop
-from rwkv_music.training.signals import GO_ON_LATER, Stopped
+from rwkv_music.training.signals import EXIT_RESUMABLE, Stopped
 from tests.training.conftest import PROJECT, SMALL, train
 
 ZERO2 = str(PROJECT / "ds_configs" / "zero2.json")
@@ -159,7 +159,7 @@ def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path,
     """The run was asked to stop and has saved, but the last of its curves cannot be written."""
 
     def stop(_loop) -> None:
-        raise Stopped("asked to stop after step 7", GO_ON_LATER)
+        raise Stopped("asked to stop after step 7", EXIT_RESUMABLE)
 
     def close(_loop) -> None:
         raise UserError("The disk is full.")
@@ -167,7 +167,7 @@ def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path,
     monkeypatch.setattr(Loop, "run", stop)
     monkeypatch.setattr(Loop, "close", close)
     run = train(tmp_path / "run", "--data", bach_data, *SMALL, check=False)
-    assert run.status == GO_ON_LATER
+    assert run.status == EXIT_RESUMABLE
     assert set(run.output.splitlines()) == {"train.py: asked to stop after step 7.", "train.py: The disk is full."}
 
 

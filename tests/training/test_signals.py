@@ -1,4 +1,4 @@
-"""Being asked to stop: one more checkpoint on all ranks, and an exit status that says whether to go on."""
+"""Signals to stop: one more checkpoint on all ranks, and an exit status that tells a launcher what to do."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rwkv_music.checkpoint.run_folder import checkpoints
-from rwkv_music.training.signals import GO_ON_LATER, INTERRUPTED, StopSignals
+from rwkv_music.training.signals import EXIT_RESUMABLE, INTERRUPTED, StopSignals
 from tests.training.conftest import SMALL, command, environment, on_two_ranks
 from tests.training.test_checkpoint import wait_for
 
@@ -17,7 +17,7 @@ LONG = [*SMALL, "--steps", "1000000", "--save_every", "0", "--val_every", "0"]
 
 @pytest.mark.parametrize(
     "number, status, says",
-    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGUSR1, GO_ON_LATER, "asked to stop")],
+    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGUSR1, EXIT_RESUMABLE, "stopped by a signal")],
 )
 def test_two_ranks_stop_with_a_checkpoint(number, status, says, bach_data, tmp_path):
     """The launcher passes the signal on; the ranks hear it at different moments and must agree on one step."""

@@ -82,7 +82,7 @@ class Engine:
         return None if norm is None else float(norm)
 
     def skipped_steps(self) -> Tensor:
-        """Return how many steps changed nothing because the gradient was not finite: int64 [], on the device."""
+        """Return how many steps were skipped because the gradient was not finite: int64 [], on the device."""
         if self._update is not None:
             return self._update.skipped.clone()
         return torch.full((), self._engine.skipped_steps, dtype=torch.int64, device=self.device)

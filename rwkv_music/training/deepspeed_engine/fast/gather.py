@@ -1,4 +1,4 @@
-"""Less host time for ZeRO-3's gathering: all blocks of a small model at once, and no waiting for what is present.
+"""Less host time for ZeRO-3's gathering: all blocks of a small model at once, and no wait for local weights.
 
 - A single rank gathers nothing, and yet DeepSpeed's handle synchronizes the device. The handle here does not.
 - DeepSpeed lets at most two gathered tensors be in flight. When all blocks are gathered at once that is less than one

@@ -7,13 +7,13 @@ apply to files with `contiguous_gradients` and without `reduce_scatter`, like th
   other stream still reads it, and gives the memory to the next kernel of the backward pass, which overwrites it. Here
   the allocator is informed (`record_stream`).
 - Before each reduction the computing stream waits for the previous one, whose buffer may be filled next. The gradients
-  of a large model's block appear together, each larger than the bucket and in memory of its own: after the second, the
-  backward pass waited for all but the last. Here such a gradient waits only for the last buffer, while a buffer still
-  waits for everything before it.
+  of a large model's block appear together, each larger than the bucket and in memory of its own: from the third on,
+  backward waited until all earlier reductions but one had finished. Here such a gradient waits only for the last
+  buffer, while a buffer still waits for everything before it.
 - At the end of the backward pass the host waits for the whole device, which is then idle until the host catches up. It
   suffices that the computing stream waits for the reducing one. ZeRO-3 waits on the host there too.
 
-With an offloaded optimizer DeepSpeed does the first itself, and has to wait.
+With an offloaded optimizer DeepSpeed already calls `record_stream`, and must synchronize.
 
 Sources: `average_tensor`, `reduce_ipg_grads` and `independent_gradient_partition_epilogue` in
 deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.

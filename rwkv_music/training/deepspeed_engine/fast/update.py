@@ -1,14 +1,14 @@
 """The optimizer step on the device: norm, clipping, AdamW, and no update from a gradient that is not finite.
 
-DeepSpeed checks for overflow tensor by tensor and waits for the result, casts every gradient to float64 for its norm,
-and waits again for each group; after each wait the GPU is idle until the host has caught up. On one H200 that was a
+DeepSpeed checks for overflow tensor by tensor and synchronizes. It casts every gradient to float64 for its norm, and
+synchronizes once per group. After each synchronization the GPU is idle until the host has caught up: on one H200 a
 seventh of a 1.3B model's step, and more of a small one's. It then copies the gradients into one fp32 tensor for the
-optimizer, and the optimizer's weights into the model's: half of the remaining time.
+optimizer, and the optimizer's weights into the model's, which is half of the rest of its update.
 
 Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it, and
 `adamw_` takes both as tensors, reads the gradients in place, and writes the weights where the model reads them.
-Partitioning, reduction and gathering remain DeepSpeed's, except that under ZeRO-3 the small tensors that stay on every
-rank are gathered as one, where DeepSpeed gathers each by itself while the host waits for all.
+Partitioning, reduction and gathering remain DeepSpeed's. The exception is ZeRO-3's small tensors, which stay on every
+rank: here they are gathered as one, while DeepSpeed gathers each by itself and the host waits for all.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
@@ -26,8 +26,8 @@ from torch import Tensor
 from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
 from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 
-# A partition: its optimizer group, fp32 master weights, weights as the model reads them, and gradients, whose
-# concatenation is laid out like the partition.
+# A partition: its optimizer group, fp32 master weights, weights as the model reads them, and gradients that,
+# concatenated, match the partition's layout.
 Share = tuple[dict[str, Any], Tensor, Tensor, list[Tensor]]
 
 
@@ -53,7 +53,7 @@ class UpdateOnDevice:
         self._zero.step = self._step
 
     def start(self, shards: ZeroShards) -> None:
-        """Set the shards to update. Creates their states, so that a lack of memory shows before the first step."""
+        """Set the shards to update. Creates their states, so that out-of-memory errors occur before the first step."""
         self._shards = shards
         for masters in shards.masters:
             shards.optimizer_state(masters)
@@ -115,12 +115,12 @@ class UpdateOnDevice:
         """Gather the small tensors, which stay on every rank; the others are gathered when a layer needs them."""
         zero = self._zero
         zero.averaged_gradients = {}
-        zero.invalidate_secondary_tensor()  # the node's copy, with zero_hpz_partition_size; frozen ones keep theirs
+        zero.invalidate_secondary_tensor()  # the node-local hpZ copy of trained parameters is outdated
         small = [parameter for parameter in zero.persistent_parameters if parameter.requires_grad]
         if small:
             small[0].all_gather_coalesced(small).wait()
         gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
-        if gathering is not None:  # without small tensors nothing else makes it wait for the new weights
+        if gathering is not None:  # if nothing was gathered above, it must still wait for the update
             gathering.wait_stream(torch.cuda.current_stream())
 
     def _gather_of_stage_1_and_2(self) -> None:
