@@ -192,7 +192,7 @@ def _generate(commands) -> None:
     command.add_argument("--completion-only", action="store_true", help="write the completion without the prompt")
     command.add_argument("--wav", action="store_true", help="render a .wav beside each .mid with FluidSynth")
     command.add_argument(
-        "--soundfont", type=Path, metavar="FILE", help="SoundFont for --wav, .sf2 or .sf3 (default: the system's)"
+        "--soundfont", type=Path, metavar="FILE", help="SoundFont, .sf2 or .sf3; implies --wav (default: the system's)"
     )
     command.set_defaults(run=_run_generate)
 
@@ -216,7 +216,7 @@ def _run_generate(options: argparse.Namespace) -> int:
     )
     check_counts(options.context_bars, options.bars, options.count)
     paths = completion_paths(options.out, options.count, options.prompt)
-    soundfont = audio.check_audio(options.soundfont) if options.wav else None
+    soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
     if not options.model.exists():
         raise UserError(f"There is no {options.model}: give a run folder, a checkpoint or exported weights.")
     if not options.prompt.is_file():

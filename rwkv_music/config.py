@@ -157,9 +157,9 @@ class TrainConfig:
     adam_eps: float = setting(1e-18, "AdamW epsilon")
     recompute: str = setting(
         "auto",
-        "activation checkpointing, which saves memory by recomputing activations in the backward pass. none: only "
-        "cheap elementwise ones; selective: also the hidden activations of channel mixing; block: everything but each "
-        "block's input; auto: the least that fits into GPU memory by estimate",
+        "activation checkpointing: saves memory by recomputing activations in the backward pass. none: recompute only "
+        "cheap element-wise activations; selective: also the hidden ones of channel mixing; block: everything except "
+        "the block inputs; auto: the least that fits into GPU memory by estimate",
         ("auto", *RECOMPUTE),
     )
     fast: str = setting(
@@ -169,7 +169,9 @@ class TrainConfig:
         ("auto", "off"),
     )
     grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
-    stop_after: int = setting(0, "stop after this optimizer step with a checkpoint, same schedule; 0: run to the end")
+    stop_after: int = setting(
+        0, "save and stop after this step; the learning-rate schedule is unchanged; 0: run to the end"
+    )
     log_every: int = setting(10, "optimizer steps between points of the training curves")
     val_every: int = setting(200, "optimizer steps between validations; 0: none")
     val_rows: int = setting(0, "rows per validation; 0: the whole validation split")
@@ -188,7 +190,9 @@ class TrainConfig:
         "divided among the remaining ranks as evenly as possible; 0: stop if a node is lost",
     )
     hang_minutes: float = setting(
-        30.0, "minutes that a rank may spend in one step before the run prints all stacks and exits; 0: no limit"
+        30.0,
+        "minutes that a rank may spend in one phase of a step (reading, computing, saving) before the run prints "
+        "its stacks and exits; 0: no limit",
     )
     max_skipped_steps: int = setting(10, "consecutive steps that may be skipped because of non-finite gradients")
     on_spike: str = setting(
@@ -205,14 +209,14 @@ class TrainConfig:
     sample_bars: int = setting(4, "generated bars of a sampled completion")
     init: str = setting(
         "",
-        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, a run or a checkpoint; read only when training "
-        "starts from scratch",
+        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, an exported hf folder, a run or a checkpoint; a "
+        "resumed run does not read it again, unless it is tuned",
         metavar="PATH",
     )
     tune: str = setting(
         "all",
-        "what to train, with --init for all choices but `all`. all: every weight; state: one initial state per layer; "
-        f"lora: low-rank adapters; or a list of {','.join(PARTS)}",
+        "what to train; every choice except `all` requires --init. all: every weight; state: one initial state per "
+        f"layer; lora: low-rank adapters; or a list of {','.join(PARTS)}",
         metavar="WHAT",
     )
     lora_rank: int = setting(16, "rank of the adapters, for --tune lora")

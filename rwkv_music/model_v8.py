@@ -9,9 +9,9 @@ Notable choices:
   (v0, v1, v2): its values are the start of the residual, and these parameters would never receive a gradient.
 - One forward serves training and generation. It takes and returns a state, for a whole piece or a single token.
 - `cu_seqlens` packs documents; neither the recurrence nor the token shift crosses a document boundary.
-- In training on a GPU, the blocks run on `ops.fused_sublayers`, which computes the same with less time and memory.
+- In training on a GPU, the blocks run on `ops.fused_sublayers`, which computes the same result in less time and memory.
 
-Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialisation, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
+Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialization, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
 formulas); "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.
 
 Shapes: B batch, T time, C width, H heads, N head size, V vocabulary, L layers, D packed documents, M = B * T tokens.
@@ -66,7 +66,7 @@ class Packing(NamedTuple):
     cu_seqlens: Tensor  # int32 [D+1]
     first: Tensor  # int64 [D]: each document's first token
     last: Tensor  # int64 [D]: each document's last token
-    max_length: int  # no document is longer
+    max_length: int  # upper bound on document lengths
 
 
 def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> Tensor:
@@ -249,7 +249,7 @@ class Blocks(nn.ModuleList):
 
 
 class RWKV(nn.Module):
-    """The language model, initialised as in RWKV-LM's train_temp with torch's global random state.
+    """The language model, initialized as in RWKV-LM's train_temp with torch's global random state.
 
     The attribute `recompute` selects activation checkpointing in training: "none"; "selective", for the wide
     activations of channel mixing; or "block", which saves only the input of each block.
@@ -316,7 +316,7 @@ class RWKV(nn.Module):
                 document. Context tokens are ignored as targets; the first token after them is the first target.
             reduction: "mean" or "sum".
             positions: int64 [P], ascending: the indices of the targets other than -100 in the flattened `targets`.
-                None finds them, for which the host waits for the GPU. Not valid with `ctx_lengths`.
+                None computes them, which synchronizes with the GPU. Not valid with `ctx_lengths`.
         """
         return self(
             input_ids,
@@ -402,11 +402,11 @@ class RWKV(nn.Module):
         return total / max(positions.numel(), 1) if reduction == "mean" else total
 
     def parts(self) -> list[nn.Module]:
-        """Return all submodules in the order of their initialisation, which fixes the random numbers of each."""
+        """Return all submodules in the order of their initialization, which fixes the random numbers of each."""
         return [self.emb, self.head, self.ln_out, *self.blocks]
 
     def init_weights(self) -> None:
-        """Initialise all parameters as RWKV-LM's train_temp does; RWKV's quality depends on this initialisation.
+        """Initialize all parameters as RWKV-LM's train_temp does; RWKV's quality depends on this initialization.
 
         Matrices are orthogonal with a gain that depends on their role. Output matrices are zero, so each block starts
         as the identity. Mixes, decays and gates vary over channels and layers, which gives them different horizons.
@@ -416,7 +416,7 @@ class RWKV(nn.Module):
 
     @torch.no_grad()
     def init_part(self, part: nn.Module) -> None:
-        """Initialise one of `parts`, overwriting its tensors."""
+        """Initialize one of `parts`, overwriting its tensors."""
         c = self.config
         if part is self.emb:
             nn.init.uniform_(part.weight, -1e-4, 1e-4)

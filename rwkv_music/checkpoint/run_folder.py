@@ -1,10 +1,13 @@
 """The run folder and the on-disk format of a checkpoint.
 
 RUN/config.json                          RunConfig of the most recent start
+RUN/deepspeed.json                       DeepSpeed configuration of the most recent start
 RUN/tokenizer.json                       codec of the data
 RUN/base.json                            of a tuned run: BaseNote (path of its base, hash of the frozen weights)
 RUN/events.out.tfevents.*                TensorBoard event files
 RUN/samples/                             completions sampled during training
+RUN/profile/                             traces (--profile)
+RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
 RUN/.owner                               token of the start that may write checkpoints; a newer start replaces it
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
@@ -12,8 +15,10 @@ RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer s
     progress.json                        Progress: steps, rows read, skipped steps; world size and ZeRO stage
     tokenizer.json                       copy of RUN/tokenizer.json
     base.json                            of a tuned run: copy of RUN/base.json
-    index.json                           shape of every parameter, and its slices: [first element, length, rank]
-    weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name
+    index.json                           shape and slices ([first element, length, rank]) of every parameter; steps of
+                                         AdamW
+    weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name; on rank 0
+                                         also tensors of the --init file that the model does not use
     moments_00000.safetensors            the same slices of the Adam moments: NAME.exp_avg, NAME.exp_avg_sq
     lanes_00000.safetensors              with --tbptt: the recurrent states of rank 0's document streams
 
@@ -171,8 +176,8 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
             path of a checkpoint.
         before: with "auto", consider only checkpoints older than this one.
 
-    Raises UserError if the path is not a checkpoint or is damaged; if `run` holds checkpoints that the new training
-    would be mixed with (any for "none", newer ones for a path); or if all its checkpoints are damaged.
+    Raises UserError if the path is not a checkpoint or is damaged, or if all checkpoints of `run` are damaged. With
+    "none" or a path, also raises it if `run` holds any checkpoint, unless the path is its newest one.
     """
     found = [path for path in checkpoints(run) if before is None or path.name < before.name]
     if resume == "auto":

@@ -9,7 +9,7 @@ Notable choices:
   pass i // n_windows, and a permutation computed from (seed, pass) maps it to a window. A batch is a range of the
   counter, so it depends neither on the number of processes nor on what was read before.
 - Completions differ in length. They are packed one after the other, without padding.
-- Reading needs only numpy and torch; the properties of the tokenizer come from its JSON.
+- Reading needs the core dependencies only; the properties of the tokenizer come from its JSON.
 """
 
 import json
@@ -57,7 +57,7 @@ class Batch:
         targets: int64 [B, T], the next token of the same document, -100 where no target counts.
         cu_seqlens: int32 [D + 1], the starts of documents in the B * T flattened tokens, strictly increasing from 0 to
             B * T. Each row starts a document.
-        positions: int64 [P], the positions of the targets that count in the B * T flattened ones, ascending; P may be 0
+        positions: int64 [P], ascending indices in the flattened batch of the targets that the loss counts; P may be 0
             (see `MusicDataset.validation_batches`).
         max_length: length of the longest document in tokens.
         edges: for windows of document streams (TBPTT).
@@ -117,7 +117,7 @@ class MusicDataset:
         tokens: the split as stored.
         augmenter: augments the tokens; None without augmentation.
         n_documents, n_tokens: size of the split.
-        n_windows: W, the number of samples in which every window comes at least once; each exactly once for one task.
+        n_windows: W, samples per epoch: every window occurs at least once, and exactly once with a single task.
         n_targets: number of targets in a pass of next-token prediction.
 
     Raises:

@@ -1,7 +1,7 @@
 """Completion: a trained model continues a piece from its opening bars.
 
 Notable choices:
-- The prompt is read in parallel, in windows that pass on the state; then tokens are decoded one at a time from the
+- The prompt is read in parallel, in consecutive windows; then tokens are decoded one at a time from the
   state. Memory does not depend on the length of the prompt or the completion.
 - A completion has exactly the requested number of bars with every tokenizer: the codec's grammar masks invalid tokens
   and the end of the piece, counts bars, and ends a row when its last bar is full.
@@ -40,7 +40,8 @@ class ForcedExit(Grammar):
 
     Args:
         grammar: the grammar to restrict.
-        moves_on: bool [V], tokens that begin nothing new. A row that is allowed one of them must then take one.
+        moves_on: bool [V], tokens that start no new event. When active, if the grammar allows any of
+            them, only they are allowed.
     """
 
     def __init__(self, grammar: Grammar, moves_on: np.ndarray):
@@ -154,7 +155,7 @@ def complete(
         max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. The
             default is `bars` times the larger of 64 and four times the longest bar of the context, which only a model
             that fails to end its bars exceeds.
-        rows_at_once: completions generated in one batch. It does not change the results.
+        rows_at_once: completions generated in one batch. In bf16 another number may change a draw.
         progress: called after every token with (bars done, bars requested), summed over all completions.
 
     Raises:
@@ -212,7 +213,7 @@ def check_counts(context_bars: int, bars: int, count: int, count_name: str = "--
 def open_prompt(
     codec: Codec, prompt: str | os.PathLike | np.ndarray | Piece, context_bars: int
 ) -> tuple[Piece, mido.MidiFile | None]:
-    """Return the first `context_bars` bars of a prompt, and the whole file if the prompt is one.
+    """Return the first `context_bars` bars of a prompt, and the parsed file, or None if it is not a file.
 
     Raises UserError for a file that is missing or unreadable, and for a prompt with fewer bars.
     """

@@ -24,9 +24,10 @@ UNIFORMS_BLOCK = 256  # random numbers generated at a time, per row
 class Sampling:
     """Sampling settings.
 
-    Every filter applies to the model's own probabilities, and a token must pass all of them; the temperature is applied
-    to the remaining tokens. A high temperature therefore never admits a token that was filtered out. RWKV's `rwkv`
-    package and llama.cpp use the same order. The most likely token is never filtered out.
+    Every filter applies to the model's probabilities after the grammar mask and the repetition penalty, and a token
+    must pass all of them. The temperature is applied to the remaining tokens: a high temperature never admits a token
+    that was filtered out. RWKV's `rwkv` package and llama.cpp use the same order. The most likely token is never
+    filtered out.
 
     Attributes:
         temperature: probabilities are raised to 1 / temperature; 1 keeps them, 0 is greedy decoding.

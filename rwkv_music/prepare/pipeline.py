@@ -13,10 +13,11 @@
 Notable choices:
 - The same files give the same bytes for any number of workers and after any number of interruptions. Every outcome goes
   to a prepare log beside the dataset (see prepare_log.py). When the log is complete, the dataset is written from it in
-  one pass and then renamed to its final name. Meanwhile it needs twice its size on the disk.
+  one pass and then renamed to its final name. Until then, twice its size is needed on disk.
 - A hash of a piece's music and the seed decides whether it goes to `val`. The music is the intervals of its notes in
-  time and pitch. So a piece stays in its split when files are added, moved or renamed, and copies that are louder,
-  slower or transposed are in the same split, without a table of pieces. Files with the same bytes are one piece.
+  time and pitch. So a piece keeps its split when files are added, moved or renamed (except in a very small
+  dataset, as each split gets at least one piece), and copies that are louder,
+  slower or transposed are in the same split. Files with the same bytes are one piece.
 - A file that cannot be read, takes over five seconds or crashes its worker is rejected; the others are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
@@ -97,13 +98,13 @@ def prepare(
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"The validation fraction is {val_fraction}: choose at least 0 and less than 1.")
-    # Unlike ".", an absolute path has a name and a parent, in which the log is written.
+    # "." has no name, from which the name of the log folder is derived.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)
     codec = make_codec(tokenizer, **(options or {}))
     if bpe_vocab_size is not None:
         if not isinstance(codec, Remi):
-            raise UserError(f"The tokenizer {tokenizer} has no byte pairs: omit the option, or choose remi.")
+            raise UserError(f"The tokenizer {tokenizer} does not support --bpe: remove --bpe, or use --tokenizer remi.")
         codec.check_byte_pairs(bpe_vocab_size)
     sources = Sources(paths)
     settings = {
@@ -322,7 +323,7 @@ class _Index:
 
     Attributes:
         sources: int64 [n], the number of each piece's source in the log.
-        first_copy: int64 [n], the number of the first piece with the same bytes; its own unless it is a duplicate.
+        first_copy: int64 [n], the number of the first piece with the same bytes; a non-duplicate's own number.
         music: uint64 [n, 2], the key of each piece's music.
         reasons: the number of rejected files for each reason.
     """

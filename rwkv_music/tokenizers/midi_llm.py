@@ -16,7 +16,7 @@ loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokeni
 
 Notable choices:
 - A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts.
-- Delta times of unknown meta events count; MIDI-LLM-tokenizer loses them.
+- Unlike in MIDI-LLM-tokenizer, delta times of unknown meta events count.
 - When decoding, a note ends at its note-off or where its pitch starts again. Without either it ends after five seconds
   or at the end of the piece. A note of length 0 lasts one tick, which encoding rounds away again. Unmatched note-offs
   are dropped; if one divided a silence of over ten seconds, encoding the result again shortens the whole silence.

@@ -49,7 +49,11 @@ def read_vocabulary(codec: Codec) -> Vocabulary:
 
 @lru_cache(maxsize=4)
 def _read(name: str, tokens: tuple[str, ...], instruments: tuple) -> Vocabulary:
-    return _read_midi_llm(tokens, instruments) if name.startswith("midi-llm") else _read_remi(tokens)
+    if name == "remi":
+        return _read_remi(tokens)
+    if name in ("midi-llm", "midi-llm-piano"):
+        return _read_midi_llm(tokens, instruments)
+    raise ValueError(f"vocabulary.py does not describe the tokens of {name}")
 
 
 def _read_remi(tokens: tuple[str, ...]) -> Vocabulary:

@@ -194,7 +194,7 @@ def test_byte_pairs(bach_midi, bach_data, tmp_path):
         tokens, bars = BinIdx(tmp_path / "data" / split), BinIdx(tmp_path / "data" / f"{split}.bars")
         for i in range(len(tokens)):
             np.testing.assert_array_equal(np.cumsum(bars[i]), codec.bar_starts(tokens[i]))
-    with pytest.raises(UserError, match="midi-llm has no byte pairs"):
+    with pytest.raises(UserError, match="midi-llm does not support --bpe"):
         prepare([bach_midi], tmp_path / "other", tokenizer="midi-llm", bpe_vocab_size=30_000)
     with pytest.raises(UserError, match="choose from 1,319"):
         prepare([bach_midi], tmp_path / "other", bpe_vocab_size=1000)
