@@ -78,7 +78,7 @@ def summary(root: str) -> str:
             for made in (h200, h100)
             for row in [made["rows"][shape]]
         )
-        for shape in ("L12 C768, 8 x 4096", "L24 C2048, 8 x 2048")
+        for shape in ("L12 C768, 8 x 4096, DeepEmbed", "L24 C2048, 8 x 2048, DeepEmbed")
     }
     scaled = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in many["rows"]}
     most, card = max(row["gpus"] for row in many["rows"]), gpu(many["machine"])
@@ -95,16 +95,24 @@ def summary(root: str) -> str:
             losses[1],
             f"[music.md]({docs}/music.md#what-the-models-learn)",
         ],
-        ["Training, 12 layers x 768", steps["L12 C768, 8 x 4096"], f"[performance.md]({docs}/performance.md)"],
-        ["Training, 24 layers x 2048", steps["L24 C2048, 8 x 2048"], f"[performance.md]({docs}/performance.md)"],
         [
-            "Training, `7b`",
+            "Training, v8, 12 layers x 768",
+            steps["L12 C768, 8 x 4096, DeepEmbed"],
+            f"[performance.md]({docs}/performance.md)",
+        ],
+        [
+            "Training, v8, 24 layers x 2048",
+            steps["L24 C2048, 8 x 2048, DeepEmbed"],
+            f"[performance.md]({docs}/performance.md)",
+        ],
+        [
+            "Training, `7b --channel_mix x070`",
             f"{whole['tokens_per_second']:,.0f} tokens/s ({whole['mfu']:.0%} MFU) on {most} {card}s",
             f"[cluster.md]({docs}/cluster.md#scaling)",
         ],
         [
-            "Scaling, `1.5b`, ZeRO-2, constant batch per GPU",
-            f"{weak['times_one_gpu']:.2f} times the throughput of one {card} on {most}",
+            "Scaling, `1.5b --channel_mix x070`, ZeRO-2, constant batch per GPU",
+            f"{most} {card}s: {weak['times_one_gpu']:.2f} times the throughput of one",
             f"[cluster.md]({docs}/cluster.md#scaling)",
         ],
         [
@@ -120,7 +128,8 @@ def summary(root: str) -> str:
         ],
         [
             "State tuning to a composer",
-            f"{tuned['state_over_all']:.0%} of full fine-tuning's gain with {state['share']:.2%} of the parameters",
+            f"{tuned['state_over_all']:.0%} of the loss reduction of full fine-tuning, "
+            f"with {state['share']:.2%} of its parameters",
             f"[tuning.md]({docs}/tuning.md#how-much-a-state-learns)",
         ],
         [
@@ -159,7 +168,7 @@ def losses(root: str) -> str:
         cells.append(row)
     heads = ["", "chorales: nats per token", "bits per note", "corpus: nats per token", "bits per note"]
     return f"""
-Two models on the pieces held out from their training:
+The table compares two models on held-out pieces:
 
 - *chorales*: `make demo`, 3 layers x 128, {bach["first_seconds"]} s on {bach["machine"]["cores"]} CPU cores with
   installation; {first["targets"]:,.0f} held-out tokens ([demo.json]({root}benchmarks/results/demo.json)).
@@ -172,7 +181,8 @@ Two models on the pieces held out from their training:
 
 ![Training and validation loss of 0.1b on music21's corpus]({root}benchmarks/results/corpus/curve.png)
 
-{corpus["steps"]:,} steps are too many for this corpus: the validation loss is lowest at step {step:,}, {lowest:.3f}
+The table shows the last checkpoint of this run, which is overtrained: its validation loss was lowest at
+step {step:,}, {lowest:.3f}
 nats per token.
 """
 
@@ -204,7 +214,8 @@ def step(root: str) -> str:
     rows = []
     for name, row in h100["rows"].items():
         speeds = [f"{x['tokens_per_second']:,.0f} | {x['mfu']:.0%}" for x in (h200["rows"][name], row)]
-        rows.append([name, *speeds, f"{row['peak_gib']:.1f}"])
+        v8 = name.endswith(", DeepEmbed")
+        rows.append([name.removesuffix(", DeepEmbed"), "v8" if v8 else "v7", *speeds, f"{row['peak_gib']:.1f}"])
     small = [
         [name, row["recompute"], f"{row['tokens_per_second']:,.0f}", f"{row['mfu']:.0%}", f"{row['peak_gib']:.1f}"]
         for name, row in limited["rows"].items()
@@ -215,11 +226,13 @@ Tokens per second on one GPU: DeepSpeed ZeRO-2, bf16, vocabulary 20,096, no acti
 H200 at commit {h200["machine"]["commit"]} ([step_h200.json]({source}/step_h200.json)) and on the H100 at commit
 {h100["machine"]["commit"]} ([step_h100.json]({source}/step_h100.json)).
 
-{table(["layers, width, rows x tokens", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
+v7 is `--channel_mix x070`; v8, the default, adds DeepEmbed.
+
+{table(["layers, width, rows x tokens", "model", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
 
 MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s.
 
-With GPU memory limited to {limited["limit_gib"]} GiB, on an {gpu(limited["machine"])}
+The v8 model with GPU memory limited to {limited["limit_gib"]} GiB, on an {gpu(limited["machine"])}
 ([step_24gib.json]({source}/step_24gib.json)):
 
 {table(["layers, width, rows x tokens", "`--recompute auto` selects", "tokens/s", "MFU", "peak GiB"], small)}
@@ -242,7 +255,7 @@ Milliseconds of forward and backward together on an {gpu(result["machine"])}, bf
 one run at commit {result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)). `fla` is
 flash-linear-attention's `chunk_rwkv7`, in its default form and with `safe_gate`.
 
-{table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "ratio"], rows)}
+{table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "speed-up over fla"], rows)}
 
 The same kernels compiled as PTX for compute capability 8.0 take {min(slower):.2f} to {max(slower):.2f} times as long as
 native ones ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On {cpu["machine"]["threads"]} CPU cores in fp32 the
@@ -261,7 +274,8 @@ def fused(root: str) -> str:
         rows.append([row["operator"], str(row["C"]), *("" if us is None else f"{us:.0f}" for us in cells)])
     heads = ["operator", "width", "forward", "compiled", "backward", "compiled"]
     return f"""
-Microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}, beside `torch.compile` of the plain form
+Microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}, compared with `torch.compile` of the
+unfused PyTorch code
 ([fused.json]({root}benchmarks/results/fused.json)). `cross_entropy` computes its gradient in the forward pass.
 
 {table(heads, rows)}
@@ -304,7 +318,7 @@ def prepare(root: str) -> str:
         if name.endswith("files")
     )
     return f"""
-Files per second and CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
+Files per second per CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
 
 {table(["tokenizer", "tokenizing alone", "all of `prepare`", "the reference implementation"], rows)}
 
@@ -335,14 +349,16 @@ def scaling(root: str) -> str:
             rows.append([f"`{preset}`", file, one, *speedups, ", ".join(f"{x:.1f}" for x in held)])
     whole = by_key["7b", "zero2", "weak", counts[-1]]
     return f"""
-Speed-up over one {gpu(result["machine"])} on the same host, with up to {counts[-1]} GPUs, at commit
+The table gives throughput relative to one {gpu(result["machine"])} of the same host, with up to {counts[-1]} GPUs, for
+the v7 model
+(`--channel_mix x070`), at commit
 {result["machine"]["commit"]} ([scaling.json]({root}benchmarks/results/scaling.json)):
 
 {table(heads, rows)}
 
 ![Speed-up, communication and memory by number of GPUs]({root}benchmarks/results/scaling.png)
 
-The `7b` preset ({whole["batch"][0]} x {whole["batch"][1]} tokens per step, ZeRO-2) trains at
+`7b --channel_mix x070` ({whole["batch"][0]} x {whole["batch"][1]} tokens per step, ZeRO-2) trains at
 {whole["tokens_per_second"]:,.0f} tokens per second on {counts[-1]} of these GPUs: {whole["mfu"]:.0%} MFU and
 {whole["peak_gib"]:.0f} GiB per GPU. `--recompute auto` selects `{whole["recompute"]}` for it.
 """
@@ -370,7 +386,8 @@ A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) train
 
 {table(heads, rows)}
 
-At the best of three learning rates each, a state with {best["state"]["share"]:.2%} of the parameters achieves
+With the best of the three learning rates for each method, a state with {best["state"]["share"]:.2%} of the parameters
+achieves
 {result["state_over_all"]:.0%} of the improvement of full fine-tuning ([tuning.py]({root}benchmarks/tuning.py)).
 """
 
@@ -415,9 +432,9 @@ def resumption(root: str) -> str:
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-On each number of ranks, a run was saved at step {at} under ZeRO-2 and resumed on each number of ranks under ZeRO-1, 2
-and 3 with the files of `ds_configs/`. For each resumption we take the largest difference of the next 20 losses from
-those of the uninterrupted run, in nats per token. The table gives the median and the maximum over the resumptions.
+For each number of ranks, one run was saved at step {at} under ZeRO-2. It was resumed on every number of ranks and under
+every ZeRO stage, with the files of `ds_configs/`. The deviation of a resumption is the largest difference of the next
+20 losses from those of the uninterrupted run, in nats per token. The table gives the median and the maximum.
 
 {table(["preset", "ranks", "median", "maximum", "source"], rows)}
 """
@@ -426,9 +443,10 @@ those of the uninterrupted run, in nats per token. The table gives the median an
 def zero(root: str) -> str:
     """Return memory and traffic under each DeepSpeed file."""
     return f"""
-Each cell gives two numbers: GiB per GPU for weights, gradients and AdamW states, and GB that a GPU sends between nodes
-of {plan.GPUS_PER_NODE} GPUs in a step. Both come from formulas, which [plan.py]({root}benchmarks/plan.py) states and
-checks on two ranks ([plan.json]({root}benchmarks/results/plan.json)).
+Each cell is A / B. A: GiB per GPU for weights, gradients and AdamW states. B: GB that each GPU sends to other nodes per
+step ({plan.GPUS_PER_NODE} GPUs per node). [plan.py]({root}benchmarks/plan.py) computes both and checks them
+against a two-rank run
+([plan.json]({root}benchmarks/results/plan.json)).
 
 {plan.table()}
 """
