@@ -6,9 +6,7 @@ Notable choices:
 - The default dtype is bf16, as in published RWKV files. fp32 master weights are rounded once, so weights that were
   imported as bf16 and not trained are exported unchanged.
 - The output is deterministic: it does not depend on the ranks or the ZeRO stage that held the weights.
-- A `.pth` includes v0, v1 and v2 of layer 0: those of the imported file, else zeros. No program reads them, but
-  BlinkDL's trainer requires them.
-- The tokenizer is written beside the weights, because the tokens have no meaning without it.
+- A `.pth` includes v0, v1 and v2 of layer 0 (the imported file's, else zeros), because BlinkDL's trainer requires them.
 
 Source: BlinkDL's RWKV-LM (names, shapes, dtypes); see `huggingface` for that format.
 """
@@ -42,19 +40,9 @@ METADATA = {"format": "pt"}  # of a safetensors header; transformers requires it
 def export(
     source: str | os.PathLike, out: str | os.PathLike, format: str = "pth", dtype: torch.dtype = torch.bfloat16
 ) -> Weights:
-    """Write the weights of `source` to `out` atomically.
+    """Write the weights of `source` to `out`, a file or for "hf" a folder, atomically. Return the exported weights.
 
-    Args:
-        source: what `open_weights` opens.
-        out: a file, or a folder for "hf".
-        format: one of `FORMATS`.
-        dtype: bfloat16 or float32, of all tensors.
-
-    Returns:
-        The exported weights.
-
-    Raises:
-        UserError: `source` cannot be opened, `out` cannot be written, or the model has no "hf" form.
+    Raises UserError if `source` cannot be opened, `out` cannot be written, or the model has no "hf" form.
     """
     out = Path(out)
     weights = open_weights(source)
@@ -87,17 +75,10 @@ def export(
 
 
 def export_trained(run: str | os.PathLike, out: str | os.PathLike, format: str) -> BaseNote:
-    """Write only what a tuned run trained, atomically.
+    """Write only what the tuned run or checkpoint `run` trained, atomically. Return the base that it was tuned on.
 
-    Args:
-        run: the run, or one of its checkpoints.
-        format: "state", a .pth of the initial states for RWKV-Runner; "lora", a folder for peft.
-
-    Returns:
-        The base that it was tuned on.
-
-    Raises:
-        UserError: the run tuned something else, or a file cannot be read or written.
+    The format "state" is a .pth of the initial states for RWKV-Runner, "lora" a folder for peft.
+    Raises UserError if the run tuned something else, or a file cannot be read or written.
     """
     checkpoint, out = checkpoint_of(run), Path(out)
     train = RunConfig.load(checkpoint / "config.json").train

@@ -15,8 +15,7 @@ RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer s
     progress.json                        Progress: steps, rows read, skipped steps; world size and ZeRO stage
     tokenizer.json                       copy of RUN/tokenizer.json
     base.json                            of a tuned run: copy of RUN/base.json
-    index.json                           shape and slices ([first element, length, rank]) of every parameter; steps of
-                                         AdamW
+    index.json                           shape, slices ([first element, length, rank]) of every parameter; AdamW's steps
     weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name; on rank 0
                                          also tensors of the --init file that the model does not use
     moments_00000.safetensors            the same slices of the Adam moments: NAME.exp_avg, NAME.exp_avg_sq
@@ -24,8 +23,7 @@ RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer s
 
 A checkpoint is written to .step_00001000.partial and renamed when all ranks' files are complete and flushed. A folder
 with the final name is therefore complete unless it was damaged later. The checkpoints of a tuned run hold only the
-trained parameters. With the index, a checkpoint can be loaded by any number of ranks under any ZeRO stage.
-`training.saving` writes checkpoints, `saved_tensors` reads the tensors.
+trained parameters. `training.saving` writes checkpoints, `saved_tensors` reads the tensors.
 """
 
 import dataclasses
@@ -55,19 +53,12 @@ STREAMS_PREFIX = "lanes_"  # name from an earlier version, kept so that older ch
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run at a checkpoint.
+    """The progress of a run at a checkpoint."""
 
-    Attributes:
-        step: optimizer steps done, including skipped ones.
-        samples: rows drawn so far, which is the position of the data sampler.
-        skipped: steps skipped because of a non-finite gradient.
-        world_size, zero_stage: number of ranks and ZeRO stage that wrote the checkpoint.
-    """
-
-    step: int
-    samples: int
-    skipped: int
-    world_size: int
+    step: int  # optimizer steps done, including skipped ones
+    samples: int  # rows drawn so far, which is the position of the data sampler
+    skipped: int  # steps skipped because of a non-finite gradient
+    world_size: int  # number of ranks that wrote the checkpoint
     zero_stage: int
 
 
@@ -99,9 +90,7 @@ def checkpoints(run: str | os.PathLike) -> list[Path]:
 def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
     """Write the manifest of a checkpoint that is otherwise complete.
 
-    Args:
-        tensor_files: "size_bytes" and "sha256" of each tensor file, computed while it was written. Only the other,
-            small files are read here.
+    `tensor_files` has "size_bytes" and "sha256" of each tensor file, so only the other, small files are read here.
     """
     files = {
         path.name: {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -172,8 +161,7 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
     """Return the checkpoint to resume from, or None to start from scratch.
 
     Args:
-        resume: "auto": the newest checkpoint of `run` without a `fault`, if it has checkpoints; "none": None; else the
-            path of a checkpoint.
+        resume: "auto" for the newest checkpoint of `run` without a `fault`; "none"; or the path of a checkpoint.
         before: with "auto", consider only checkpoints older than this one.
 
     Raises UserError if the path is not a checkpoint or is damaged, or if all checkpoints of `run` are damaged. With
@@ -227,9 +215,7 @@ def read_progress(checkpoint: Path) -> Progress:
 def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
     """Check that a run of `config` can resume from `checkpoint`, and return the checkpoint's progress.
 
-    The number of ranks and the ZeRO stage may differ from those that wrote it.
-
-    Raises UserError if the model's shape, the cut of the data or what trains differs.
+    Raises UserError if the model's shape, the cut of the data or what trains differs; ranks and ZeRO stage may differ.
     """
     saved_config = RunConfig.load(checkpoint / "config.json")
     for field in dataclasses.fields(saved_config.model):

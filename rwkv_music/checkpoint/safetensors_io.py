@@ -1,12 +1,8 @@
 """Reading and writing safetensors files: written in one sequential pass, read in slices.
 
 A file is the length of the header in eight bytes, the header as JSON (dtype, shape and byte range of each tensor), and
-the tensors' bytes. It contains nothing executable, so checking the header validates the file.
-
-Notable choices:
-- Master weights and moments are written as fp32; exported and imported weights may have any dtype of `TYPES`.
-- The SHA-256 is computed while writing, without a second pass over the disk.
-- A GPU tensor is copied to the host in chunks, so saving needs no second copy of it.
+the tensors' bytes. It contains nothing executable, so checking the header validates the file. The SHA-256 is computed
+while writing. A GPU tensor is copied to the host in chunks, so saving needs no second copy of it.
 
 Source: the format's specification, https://huggingface.co/docs/safetensors.
 """
@@ -52,14 +48,7 @@ def write_one_by_one(
     dtype: torch.dtype = torch.float32,
     metadata: dict[str, str] | None = None,
 ) -> Written:
-    """Write tensors that are produced one at a time to `path` and fsync the file.
-
-    Args:
-        shapes: names and shapes of the tensors, in the order of writing.
-        tensor: returns a tensor by its name.
-        dtype: one of `TYPES`, of all tensors.
-        metadata: free text entries of the header.
-    """
+    """Write tensors to `path` as `dtype`, each obtained from `tensor(name)` in the order of `shapes`; then fsync."""
     type_name = next(name for name, known in TYPES.items() if known == dtype)
     header: dict = {"__metadata__": metadata} if metadata else {}
     end = 0
@@ -116,10 +105,7 @@ class TensorFile:
                 raise DamagedFile(f"{self._path.name} ends before {name} does")
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """Fill `out` (1-D) with the elements of tensor `name`, beginning at element `start`.
-
-        Raises DamagedFile if the tensor does not exist or is too short.
-        """
+        """As in `Tensors`. Raises DamagedFile if the tensor does not exist or is too short."""
         if name not in self.shapes or start < 0 or start + out.numel() > torch.Size(self.shapes[name]).numel():
             raise DamagedFile(f"{self._path.name} lacks {out.numel():,} elements of {name} from element {start:,} on")
         if not out.numel():

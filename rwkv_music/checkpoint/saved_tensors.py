@@ -2,10 +2,7 @@
 
 Each rank's files hold the slices of the parameters that its optimizer owned: fp32 master weights and Adam moments. The
 index maps every parameter to those slices. The bf16 weights are the rounded master weights, so they are not stored.
-
-Notable choices:
-- Loading a checkpoint cannot run code: tensors are safetensors, everything else is JSON.
-- No random state is stored: every random number in a step is a function of the seed and counters.
+No random state is stored: every random number in a step is a function of the seed and counters.
 """
 
 import json
@@ -24,13 +21,7 @@ from rwkv_music.errors import UserError
 class SavedTensors:
     """The tensors of a checkpoint, from which any slice can be read.
 
-    Args:
-        verify: check the master weights against the SHA-256 hashes in the manifest.
-
-    Attributes:
-        shapes: shapes of the parameters by name.
-        optimizer_steps: number of optimizer updates made.
-
+    With `verify`, the master weights are checked against the SHA-256 hashes in the manifest.
     Raises DamagedFile for an index or a file that is damaged or inconsistent, OSError for one that cannot be read.
     """
 
@@ -53,11 +44,7 @@ class SavedTensors:
             raise DamagedFile(f"{INDEX} cannot be read ({error})") from error
 
     def read_into(self, out: Tensor, name: str, start: int = 0, moment: str | None = None) -> None:
-        """Fill `out` (1-D) with elements of parameter `name`, beginning at element `start`.
-
-        Args:
-            moment: an optimizer state to read ("exp_avg", ...) instead of the master weights.
-        """
+        """As in `Tensors`; `moment` is an optimizer state to read ("exp_avg", ...) instead of the master weights."""
         done = 0
         for first, length, rank in self._slices.get(name, ()):
             begin, end = max(start + done, first), min(start + out.numel(), first + length)

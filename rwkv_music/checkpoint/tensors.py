@@ -1,9 +1,7 @@
 """Tensors in weight files: open a `.pth` or `.safetensors`, read any slice of it, and infer the model's shape.
 
-Opening a file reads only names and shapes. `shape_of` derives the model's configuration from them and checks every
-tensor before anything is allocated.
-
 Notable choices:
+- Opening a file reads only names and shapes, which `shape_of` checks before anything is allocated.
 - Opening a file cannot run code: a `.pth` goes through torch's tensors-only unpickler, and everything else is
   safetensors or JSON. A `.pth` is memory-mapped, so processes on one machine share its pages.
 - v0, v1 and v2 of layer 0, which BlinkDL's files contain, are not parameters here: the value residual starts in that
@@ -65,21 +63,13 @@ def read_whole(
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights, opened: names and shapes are known, elements are read on demand.
+    """A model's weights, opened: names and shapes are known, elements are read on demand."""
 
-    Attributes:
-        source: the file, the checkpoint folder or the exported folder.
-        config: the model's shape, inferred from the tensors' shapes.
-        tensors: all parameters of a model of that shape, by BlinkDL's names.
-        tokenizer: the tokenizer.json stored with the weights, or None.
-        step: optimizer step of the checkpoint; None for a file or an exported folder.
-    """
-
-    source: Path
-    config: ModelConfig
-    tensors: Tensors
-    tokenizer: Path | None
-    step: int | None = None
+    source: Path  # the file, the checkpoint folder or the exported folder
+    config: ModelConfig  # the model's shape, inferred from the tensors' shapes
+    tensors: Tensors  # all parameters of a model of that shape, by BlinkDL's names
+    tokenizer: Path | None  # the tokenizer.json stored with the weights
+    step: int | None = None  # optimizer step of the checkpoint; None for a file or an exported folder
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -1,14 +1,12 @@
 """Fine-tuning of a frozen base model: which parameters train, identification of the base, merging of both.
 
 `--tune state` trains one initial state of the recurrence per layer, `--tune lora` trains low-rank adapters of the large
-matrices, and `--tune time,ln,...` trains some of the model's own parts. This module opens no weight files; `weights`
-does.
+matrices, and `--tune time,ln,...` trains some of the model's own parts.
 
 Notable choices:
-- A checkpoint holds only the trained parameters and their Adam moments: a few MB for initial states. base.json records
-  the path of the base and a hash of its frozen weights.
-- The hash covers the weights, by name and rounded to bf16, not a file. A run and everything exported from it, in any
-  format, are therefore the same base.
+- A checkpoint holds only the trained parameters and their Adam moments: a few MB for initial states.
+- The hash of the base covers its frozen weights, by name and rounded to bf16, not a file. A run and everything exported
+  from it, in any format, are therefore the same base.
 - Initial states are parameters `blocks.N.att.time_state` [H, N, N] (value axis, key axis), the name and layout that
   other RWKV trainers and players use. Every document of a batch starts from them, wherever in its piece the sampler
   cut it: a state encodes a style, not how pieces begin.
@@ -38,10 +36,7 @@ from rwkv_music.model_v8 import RWKV
 
 
 def part_of(name: str) -> set[str]:
-    """Return the parts of the model, as `--tune` names them, that parameter `name` belongs to.
-
-    The norm over the heads, `ln_x`, belongs to two: "ln" and "time".
-    """
+    """Return the parts of the model, as `--tune` names them, that `name` belongs to; `ln_x` is in "ln" and "time"."""
     parts = {"ln"} if ".ln" in f".{name}" else set()
     if ".att." in name:
         parts.add("time")
@@ -66,11 +61,7 @@ def freeze(model: RWKV, train: TrainConfig) -> None:
 def add_trained(model: RWKV, train: TrainConfig, seed: int) -> None:
     """Add the parameters that `train.tune` trains beside the base's weights. They do not change the output yet.
 
-    Args:
-        model: a model with all parameters frozen.
-        seed: seed of the adapters' random initialization.
-
-    Raises UserError if a required library is not installed.
+    All parameters of `model` must be frozen. Raises UserError if a required library is not installed.
     """
     if train.tune == "state":
         add_states(model)
@@ -92,10 +83,7 @@ def add_states(model: RWKV) -> None:
 def set_states(model: RWKV, states: dict[str, Tensor], source: str | os.PathLike) -> None:
     """Use `states`, by parameter name, as the model's initial states.
 
-    Args:
-        source: where they come from, for the error.
-
-    Raises UserError if they are of a model of another shape.
+    Raises UserError, which names `source`, if they are of a model of another shape.
     """
     c = model.config
     names = {f"blocks.{layer}.att.time_state" for layer in range(c.n_layer)}
@@ -120,9 +108,6 @@ class Base:
         weights: the opened base model. A v7 can be the base of a v8: its DeepEmbed tables are then ones.
         config: the tuned model's shape.
         tune: as in TrainConfig, not "all".
-
-    Attributes:
-        shapes: shapes of the frozen parameters, by name.
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, tune: str) -> None:
@@ -157,15 +142,10 @@ class Base:
 
 @dataclass(frozen=True)
 class BaseNote:
-    """The content of base.json.
+    """The content of base.json."""
 
-    Attributes:
-        init: path of the base when the run started.
-        sha256: hash of its frozen weights, see `Base.sha256`.
-    """
-
-    init: str
-    sha256: str
+    init: str  # path of the base when the run started
+    sha256: str  # hash of its frozen weights, see `Base.sha256`
 
     def write(self, folder: Path) -> None:
         write_text(folder / BASE, json.dumps(asdict(self)) + "\n")
@@ -186,13 +166,7 @@ class BaseNote:
 class TunedTensors:
     """All parameters of a tuned model: the base's, with trained ones substituted and adapters merged.
 
-    Initial states are not among them: see `weights.tuned_states`.
-
-    Args:
-        base: the frozen weights.
-        trained: the tensors of the tuned run's checkpoint.
-        model: the tuned model's shape.
-        train: the settings it was tuned with.
+    Initial states are not among them: see `weights.tuned_states`. `trained` is the tuned run's checkpoint.
     """
 
     def __init__(self, base: Base, trained: Tensors, model: ModelConfig, train: TrainConfig) -> None:

@@ -1,7 +1,4 @@
-"""Opening weights from any source: a `.pth`, a `.safetensors`, a run, one of its checkpoints, or an exported folder.
-
-This module also finds a model's tokenizer, builds the model, and reads tuned initial states.
-"""
+"""Opening weights from any source: a `.pth`, a `.safetensors`, a run, one of its checkpoints, or an exported folder."""
 
 import os
 from pathlib import Path
@@ -12,14 +9,7 @@ from torch import Tensor
 from rwkv_music.checkpoint.huggingface import HF_WEIGHTS, HuggingFaceTensors
 from rwkv_music.checkpoint.run_folder import PROGRESS, TOKENIZER, fault, find_checkpoint, read_progress
 from rwkv_music.checkpoint.saved_tensors import SavedTensors, damage_as_user_error, load_weights
-from rwkv_music.checkpoint.tensors import (
-    UNREAD,
-    Tensors,
-    Weights,
-    open_tensors,
-    read_whole,
-    shape_of,
-)
+from rwkv_music.checkpoint.tensors import UNREAD, Tensors, Weights, open_tensors, read_whole, shape_of
 from rwkv_music.checkpoint.tuning import Base, BaseNote, TunedTensors, add_states
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError, explained
@@ -31,11 +21,8 @@ from rwkv_music.tokenizers.registry import load_codec
 def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
     """Open a weight file, a run (its newest valid checkpoint), a checkpoint or an exported folder.
 
-    Args:
-        verify: check the weights of a checkpoint against the hashes in its manifest.
-
-    Raises UserError if `path` does not exist, is damaged, is for inference only, or has other tensors than an RWKV v7
-    or v8.
+    With `verify`, the weights of a checkpoint are checked against the hashes in its manifest. Raises UserError if
+    `path` does not exist, is damaged, is for inference only, or has other tensors than an RWKV v7 or v8.
     """
     path = Path(path)
     tokenizer, step = tokenizer_beside(path), None
@@ -90,8 +77,7 @@ def tokenizer_beside(path: Path) -> Path:
 def find_codec(path: str | os.PathLike) -> Codec:
     """Return the codec stored with a run, a checkpoint, or an exported file or folder.
 
-    Raises UserError if no tokenizer is stored there, as with files from other projects. In that case load the
-    tokenizer of the model's own data with `load_codec("DATA/tokenizer.json")`.
+    Raises UserError if no tokenizer is stored there, as with files from other projects.
     """
     tokenizer = open_weights(path, verify=False).tokenizer
     if tokenizer is None:
@@ -124,16 +110,11 @@ def load_pretrained(
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
-    """Load the model of a run's newest valid checkpoint, or of a checkpoint folder.
+    """Load the model of a run's newest valid checkpoint or of a checkpoint folder, with the base of a tuned run.
 
-    A tuned run gives the complete model: the base with the trained parameters, adapters or initial states.
-
-    Returns:
-        The frozen model in evaluation mode, float32 on a CPU and bfloat16 on a GPU; its codec; the run's configuration;
-        the checkpoint's optimizer step.
-
-    Raises UserError for a folder that is not a run, a run without a checkpoint, a damaged checkpoint, or a base that is
-    missing or has changed.
+    Return the frozen model in evaluation mode (float32 on a CPU, bfloat16 on a GPU), its codec, the run's configuration
+    and the checkpoint's optimizer step. Raises UserError for a folder that is not a run, a run without a checkpoint,
+    a damaged checkpoint, or a base that is missing or has changed.
     """
     checkpoint = checkpoint_of(run)
     config = RunConfig.load(checkpoint / "config.json")
@@ -160,14 +141,10 @@ def unread_tensors(weights: Weights) -> dict[str, Tensor]:
 
 
 def tuned_states(path: str | os.PathLike, model: str | os.PathLike) -> dict[str, Tensor]:
-    """Return the tuned initial states at `path` by parameter name, float32.
+    """Return the tuned initial states at `path` by parameter name, float32, for use with the weights at `model`.
 
-    Args:
-        path: a state-tuned run, one of its checkpoints, or a file that contains only states. A file does not record
-            its base, so it is not checked against `model`.
-        model: the weights to use them with, anything that `open_weights` opens.
-
-    Raises UserError if there are no states at `path`, or they were tuned on another base.
+    `path` is a state-tuned run, one of its checkpoints, or a file of states. A file does not record its base, so it is
+    not checked against `model`. Raises UserError if there are no states, or they were tuned on another base.
     """
     path = Path(path)
     if not path.is_dir():
