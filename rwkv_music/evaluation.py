@@ -49,10 +49,8 @@ def summed_loss(
     """Return this rank's part of a split's loss: float64 [2], the sum in nats and the number of targets.
 
     The caller adds these over ranks and then divides, so every target has the same weight on any number of ranks. Every
-    rank runs the same number of batches.
-
-    Args:
-        max_rows: use only the first rows of the split, rounded up to whole batches; 0 for all.
+    rank runs the same number of batches. Only the first `max_rows` rows are used, rounded
+    up to whole batches; 0 means all.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     rows = 0
@@ -73,11 +71,8 @@ def summed_loss_of_streams(
 ) -> torch.Tensor:
     """As `summed_loss`, with every piece read from beginning to end: the state passes from window to window.
 
-    The result therefore does not depend on the windows or the number of streams.
-
-    Args:
-        own: the streams of this rank.
-        max_rows: use only the first rows of the split, rounded up to whole windows; 0 for all.
+    The result therefore does not depend on the windows or the number of streams. `own` are the streams of this rank;
+    `max_rows` is rounded up to whole windows.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     state = model.init_state(len(own))
@@ -96,8 +91,7 @@ def summed_loss_of_streams(
 def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tuple[np.ndarray, State | None]:
     """Return the loss in nats at each of `batch.positions`, float64 [P], and the documents' new state.
 
-    Args:
-        state: state of each document before the batch; None for the initial state, and then the new state is None.
+    `state` is that of each document before the batch. If it is None, for the initial state, the new state is None too.
     """
     batch = batch.to(model.device)
     features, state = model.features(batch.input_ids, state, batch.cu_seqlens, batch.max_length)
@@ -115,26 +109,15 @@ def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tu
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results on one split.
+    """Results on one split."""
 
-    Attributes:
-        split: "train" or "val".
-        targets: number of predicted tokens: all but the first of each piece.
-        nats_per_token: mean loss.
-        bits_per_note: total loss divided by the number of notes.
-        by_position: mean loss in nats in each tenth of the pieces, first to last; NaN for a tenth without targets.
-        ngram_nats_per_token: loss of the best n-gram model, n from 2 to LONGEST_NGRAM.
-        ngram: its n.
-        bigram_nats_per_token, unigram_nats_per_token: loss of these models.
-    """
-
-    split: str
-    targets: int
+    split: str  # "train" or "val"
+    targets: int  # number of predicted tokens: all but the first of each piece
     nats_per_token: float
-    bits_per_note: float
-    by_position: tuple[float, ...]
-    ngram_nats_per_token: float
-    ngram: int
+    bits_per_note: float  # total loss divided by the number of notes
+    by_position: tuple[float, ...]  # mean loss in nats in each tenth of the pieces; NaN for a tenth without targets
+    ngram_nats_per_token: float  # loss of the best n-gram model, n from 2 to LONGEST_NGRAM
+    ngram: int  # its n
     bigram_nats_per_token: float
     unigram_nats_per_token: float
 
@@ -142,17 +125,10 @@ class Evaluation:
 def evaluate(
     model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int, tbptt: bool = False
 ) -> list[Evaluation]:
-    """Evaluate the model on each split of a dataset, beside n-gram models fitted on its training split.
+    """Evaluate the model on each split of the dataset folder `data`, beside n-gram models fitted on its training split.
 
-    Args:
-        codec: the model's tokenizer.
-        data: the dataset folder.
-        ctx_len: window length in tokens.
-        batch_size: windows per batch.
-        tbptt: pass the state on from window to window, as training with --tbptt does; otherwise every window starts
-            from the initial state.
-
-    Raises UserError if the dataset was prepared with another tokenizer.
+    With `tbptt`, the state passes from window to window, as in training with --tbptt; otherwise every window of
+    `ctx_len` tokens starts from the initial state. Raises UserError if the dataset was prepared with another tokenizer.
     """
     if batch_size < 1:
         raise UserError(f"The batch size is {batch_size}: choose 1 or more.")
@@ -273,15 +249,8 @@ def sample_measures(
     The pieces are those of the validation split, or of the training split if that is empty. They are used in order, and
     repeatedly if there are fewer than `samples`.
 
-    Args:
-        samples: number of completions.
-        context_bars: bars of each piece that the model is given.
-        bars: bars that it generates, which are the ones measured.
-
-    Returns:
-        The measures of the real bars, one per piece, and of the completions.
-
-    Raises UserError if no piece is long enough.
+    Only the `bars` after the `context_bars` are measured. Return the measures of the real bars, one per piece, and of
+    the completions. Raises UserError if no piece is long enough.
     """
     check_counts(context_bars, bars, samples, "--samples")
     split = "val" if read_dataset_json(data)["splits"]["val"]["pieces"] else "train"

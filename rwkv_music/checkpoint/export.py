@@ -42,6 +42,7 @@ def export(
 ) -> Weights:
     """Write the weights of `source` to `out`, a file or for "hf" a folder, atomically. Return the exported weights.
 
+    The tokenizer is written beside the weights, because the tokens have no meaning without it.
     Raises UserError if `source` cannot be opened, `out` cannot be written, or the model has no "hf" form.
     """
     out = Path(out)

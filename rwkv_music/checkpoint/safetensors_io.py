@@ -2,7 +2,8 @@
 
 A file is the length of the header in eight bytes, the header as JSON (dtype, shape and byte range of each tensor), and
 the tensors' bytes. It contains nothing executable, so checking the header validates the file. The SHA-256 is computed
-while writing. A GPU tensor is copied to the host in chunks, so saving needs no second copy of it.
+while writing, without a second pass over the disk. A GPU tensor is copied to the host in chunks, so saving needs no
+second copy of it.
 
 Source: the format's specification, https://huggingface.co/docs/safetensors.
 """

@@ -77,7 +77,7 @@ def tokenizer_beside(path: Path) -> Path:
 def find_codec(path: str | os.PathLike) -> Codec:
     """Return the codec stored with a run, a checkpoint, or an exported file or folder.
 
-    Raises UserError if no tokenizer is stored there, as with files from other projects.
+    Raises UserError if no tokenizer is stored there; then use `load_codec("DATA/tokenizer.json")` of the model's data.
     """
     tokenizer = open_weights(path, verify=False).tokenizer
     if tokenizer is None:

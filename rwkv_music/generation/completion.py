@@ -1,8 +1,7 @@
 """Completion: a trained model continues a piece from its opening bars.
 
 Notable choices:
-- The prompt is read in parallel, in consecutive windows; then tokens are decoded one at a time from the
-  state. Memory does not depend on the length of the prompt or the completion.
+- The prompt is read in windows, so memory does not depend on the length of the prompt or the completion.
 - A completion has exactly the requested number of bars with every tokenizer: the codec's grammar masks invalid tokens
   and the end of the piece, counts bars, and ends a row when its last bar is full.
 - The joined file keeps the events of the prompt's file; the completion is added in tracks of its own (see midi.edit).
@@ -38,10 +37,8 @@ TOKENS_PER_BAR = 64  # minimum budget per bar before `ForcedExit` becomes active
 class ForcedExit(Grammar):
     """A grammar that, once `active` is set, ends every row with as few further tokens as possible.
 
-    Args:
-        grammar: the grammar to restrict.
-        moves_on: bool [V], tokens that start no new event. When active, if the grammar allows any of
-            them, only they are allowed.
+    `moves_on`, bool [V], marks tokens that start no new event. When active, only these are allowed wherever `grammar`
+    allows any of them.
     """
 
     def __init__(self, grammar: Grammar, moves_on: np.ndarray):
@@ -70,19 +67,14 @@ class ForcedExit(Grammar):
 class Completion:
     """A prompt and its generated continuation.
 
-    Attributes:
-        codec: the codec of the ids.
-        prompt: BOS and the bars of the context.
-        new_ids: int64 [n], the generated bars, without EOS.
-        bars: number of bars in `new_ids`.
-        opening: the prompt's file without the notes after the context, and the tick at which the context ends. None if
-            the prompt is not a file, or its notes are not exactly those of the prompt's tokens.
+    `opening` is the prompt's file without the notes after the context, and the tick at which the context ends. It is
+    None if the prompt is not a file, or its notes are not exactly those of the prompt's tokens.
     """
 
     codec: Codec
-    prompt: Piece
-    new_ids: np.ndarray
-    bars: int
+    prompt: Piece  # BOS and the bars of the context
+    new_ids: np.ndarray  # int64 [n], the generated bars, without EOS
+    bars: int  # number of bars in `new_ids`
     opening: tuple[mido.MidiFile, int] | None = None
 
     @property
@@ -90,10 +82,7 @@ class Completion:
         return len(self.prompt.bar_starts)
 
     def midi(self) -> mido.MidiFile:
-        """Return the prompt and the completion as one file.
-
-        The prompt's events are those of `opening` if there is one, else they are decoded from the tokens.
-        """
+        """Return the prompt (the events of `opening` if there is one, else decoded) and the completion as one file."""
         decoded, decoded_line = self._decoded
         if self.opening is None:
             return decoded
@@ -146,21 +135,15 @@ def complete(
 
     Args:
         model: an RWKV trained on `codec`'s tokens.
-        codec: the tokenizer of the model's data.
         prompt: a MIDI file, a piece, or ids [T] from `codec.encode`.
-        context_bars: bars of the prompt to keep, at least 1.
-        bars: bars to add, at least 1.
-        count: number of completions.
-        sampling: how tokens are drawn.
         max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. The
             default is `bars` times the larger of 64 and four times the longest bar of the context, which only a model
             that fails to end its bars exceeds.
         rows_at_once: completions generated in one batch. In bf16 another number may change a draw.
         progress: called after every token with (bars done, bars requested), summed over all completions.
 
-    Raises:
-        UserError: the prompt is missing, unreadable or shorter than the context; a count is out of range; or the
-            model's logits are not finite.
+    Raises UserError if the prompt is missing, unreadable or shorter than the context, a count is out of range, or the
+    model's logits are not finite.
     """
     check_counts(context_bars, bars, count)
     piece, file = open_prompt(codec, prompt, context_bars)

@@ -26,10 +26,7 @@ def complete_to_files(
     sampling: Sampling = DEFAULT_SAMPLING,
     completion_only: bool = False,
 ) -> list[Completion]:
-    """Complete the MIDI file `prompt`, with a progress bar, and write the results with `save_completions`.
-
-    Arguments and errors are those of `complete` and `save_completions`.
-    """
+    """Complete the MIDI file `prompt`, with a progress bar, and write the results. See `complete`."""
     completion_paths(out, count, prompt)  # reports a bad name before the generation, not after it
     with tqdm(total=count * bars, unit=" bars", desc="completing") as bar:
         completions = complete(
@@ -65,10 +62,8 @@ def save_completions(
 ) -> list[Path]:
     """Write each completion as a .mid file and its piano roll as a .png beside it. Each file is written atomically.
 
-    Args:
-        completion_only: leave out the prompt's bars.
-
-    Returns the .mid paths of `completion_paths`. Raises UserError if a file cannot be written.
+    With `completion_only`, the prompt's bars are left out. Return the .mid paths of `completion_paths`. Raises
+    UserError if a file cannot be written.
     """
     paths = completion_paths(out, len(completions))
     for completion, path in zip(completions, paths, strict=True):

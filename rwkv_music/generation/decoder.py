@@ -8,7 +8,6 @@ Notable choices:
   batched products instead of eight, zero-padded to a common rank.
 - If the weights are partitioned (ZeRO-3 gathers a module's weights when it is called), or the head size is not that of
   the fused operators, `ModelDecoder` calls the model for each token instead.
-- A prompt is read in windows that pass on the state, and the head runs on its last token only.
 """
 
 from collections.abc import Callable
@@ -30,14 +29,8 @@ GATES = "vwag"
 class Decoder:
     """An in-place single-token decoder for B rows.
 
-    Args:
-        model: an RWKV on any device that `supports_decoder`. Its weights must not change during the decoder's lifetime.
-        rows: B.
-
-    Attributes:
-        token: int64 [B], input of `step`.
-        logits: [B, V], output of the last `step`.
-        state: recurrent state of the rows.
+    The model must be one that `supports_decoder`, and its weights must not change during the decoder's lifetime.
+    `step` reads `token`, int64 [B], and writes `logits`, [B, V].
     """
 
     def __init__(self, model: RWKV, rows: int):
@@ -142,9 +135,7 @@ def supports_decoder(model: torch.nn.Module) -> bool:
     return (
         isinstance(model, RWKV)
         and model.config.head_size == fused.HEAD_SIZE
-        and not any(
-            hasattr(parameter, "ds_id") for parameter in model.parameters()
-        )  # ZeRO-3 sets it on partitioned parameters
+        and not any(hasattr(parameter, "ds_id") for parameter in model.parameters())  # set by ZeRO-3 when partitioned
     )
 
 
@@ -155,14 +146,10 @@ def make_decoder(model: torch.nn.Module, rows: int) -> Decoder | ModelDecoder:
 
 @torch.no_grad()
 def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """Process a prompt in parallel over time.
+    """Process a prompt in parallel over time, in windows that pass on the state.
 
-    Args:
-        ids: int64 [B, T], or [T] for one row, T >= 1.
-        state: state of B rows before the prompt; None for the initial state.
-
-    Returns:
-        The logits of the next token, [B, V], and the state after the prompt.
+    `ids` is int64 [B, T], or [T] for one row, T >= 1; `state` is of B rows, or None for the initial state.
+    Return the logits of the next token, [B, V], and the state after the prompt.
     """
     ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
     state = model.init_state(len(ids)) if state is None else state

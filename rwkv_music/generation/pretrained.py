@@ -28,8 +28,7 @@ class RWKV(model_v8.RWKV):
             device: defaults to the GPU if there is one, else the CPU.
             dtype: of all parameters. Defaults to bfloat16 on a GPU, which the kernels require, and float32 on a CPU.
 
-        Raises:
-            UserError: `path` does not exist, is damaged, was converted for inference, or holds no RWKV v7 or v8.
+        Raises UserError if `path` does not exist, is damaged, was converted for inference, or holds no RWKV v7 or v8.
         """
         return load_pretrained(path, device, dtype, model_class=cls)
 
@@ -52,13 +51,9 @@ class RWKV(model_v8.RWKV):
             sampling: the fields of `Sampling`: temperature, top_p, top_k, min_p, repetition_penalty,
                 repetition_window, seed. Row b draws its random numbers from (seed, b).
 
-        Returns:
-            int64 [B, n], the new tokens only, n <= max_new_tokens.
-
-        Raises:
-            ValueError: shapes do not match, or a token is outside the vocabulary.
-            TypeError: an unknown sampling option.
-            UserError: a sampling option is out of range, or the logits are not finite.
+        Returns int64 [B, n], the new tokens only, n <= max_new_tokens. Raises ValueError if shapes do not match or a
+        token is outside the vocabulary, TypeError for an unknown sampling option, UserError if a sampling option is out
+        of range or the logits are not finite.
         """
         if input_ids.dim() != 2 or not input_ids.numel() or input_ids.is_floating_point():
             raise ValueError(

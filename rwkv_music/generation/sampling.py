@@ -25,29 +25,19 @@ class Sampling:
     """Sampling settings.
 
     Every filter applies to the model's probabilities after the grammar mask and the repetition penalty, and a token
-    must pass all of them. The temperature is applied to the remaining tokens: a high temperature never admits a token
-    that was filtered out. RWKV's `rwkv` package and llama.cpp use the same order. The most likely token is never
-    filtered out.
+    must pass all of them. The temperature is applied to the remaining tokens, as in the `rwkv` package and llama.cpp,
+    so a high temperature never admits a token that was filtered out. The most likely token is never filtered out.
 
-    Attributes:
-        temperature: probabilities are raised to 1 / temperature; 1 keeps them, 0 is greedy decoding.
-        top_p: keep the smallest set of most likely tokens whose probabilities reach this sum (nucleus sampling,
-            Holtzman et al. 2020, arXiv 1904.09751); 1 keeps all.
-        top_k: keep this many of the most likely tokens (Fan et al. 2018, arXiv 1805.04833); 0 keeps all.
-        min_p: keep tokens with at least this fraction of the highest probability (Nguyen et al. 2024, arXiv
-            2407.01082); 0 keeps all.
-        repetition_penalty: nats subtracted from a note's logit for each time the same instrument played the same pitch
-            within the window, before all filters; 0 for none, negative values reward repetition.
-        repetition_window: length of that window in tokens, including the prompt's.
-        seed: selects the random numbers.
+    The repetition penalty is subtracted from a note's logit, in nats, for each time the same instrument played the same
+    pitch within the window. A negative value rewards repetition.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    temperature: float = 1.0  # probabilities are raised to 1 / temperature; 0 is greedy decoding
+    top_p: float = 1.0  # probability sum that the kept tokens reach (Holtzman et al. 2020, arXiv 1904.09751); 1: all
+    top_k: int = 0  # number of most likely tokens to keep (Fan et al. 2018, arXiv 1805.04833); 0: all
+    min_p: float = 0.0  # minimum fraction of the highest probability (Nguyen et al. 2024, arXiv 2407.01082); 0: all
     repetition_penalty: float = 0.0
-    repetition_window: int = 128
+    repetition_window: int = 128  # in tokens, including the prompt's
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,8 +70,7 @@ def sample_token(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor
         uniforms: float32 [B] in [0, 1). Each draw depends on its own row only.
         sampling: the filters and the temperature; its penalty and seed are not used.
 
-    Returns:
-        int64 [B]; -1 where a row's logits define no distribution (NaN, +inf, or all -inf).
+    Returns int64 [B]; -1 where a row's logits define no distribution (NaN, +inf, or all -inf).
     """
     logits = logits.float()
     if sampling.temperature == 0:
@@ -102,9 +91,7 @@ def sample_token(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor
     # Tokens of weight zero get zero in the cumulative sum too, so rounding cannot select one of them.
     cumulative = weight.cumsum(dim=-1).masked_fill(weight <= 0, 0)
     total = cumulative.amax(dim=-1, keepdim=True)
-    place = (
-        (cumulative > uniforms[:, None] * total).to(torch.uint8).argmax(dim=-1, keepdim=True)
-    )  # the first that exceeds
+    place = (cumulative > uniforms[:, None] * total).to(torch.uint8).argmax(dim=-1, keepdim=True)  # the first such
     token = place if ids is None else ids.gather(-1, place)
     return token.masked_fill(~(total > 0), -1).squeeze(-1)
 
@@ -125,16 +112,8 @@ class Sampler:
     """A sampler of B rows that masks tokens with the tables of a grammar. All tensors stay at fixed addresses.
 
     Args:
-        sampling: how tokens are drawn.
-        rows: B.
-        vocab_size: V.
         tables: tables of a grammar, each bool [classes, V]. A token is allowed if every table allows it.
         keys: int64 [V], number of the (instrument, pitch) that a token plays; -1 for tokens without a penalty.
-
-    Attributes:
-        numbers: float32 [B], random numbers of the next draw.
-        classes: int64 [len(tables), B], index into each table for the next draw of each row.
-        drawn: int64 [B], tokens of the last draw; -1 where the logits define no distribution.
     """
 
     def __init__(
@@ -147,9 +126,9 @@ class Sampler:
         device: torch.device | str = "cpu",
     ):
         self.sampling = sampling
-        self.numbers = torch.zeros(rows, device=device)
-        self.classes = torch.zeros(len(tables), rows, dtype=torch.int64, device=device)
-        self.drawn = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.numbers = torch.zeros(rows, device=device)  # random numbers of the next draw
+        self.classes = torch.zeros(len(tables), rows, dtype=torch.int64, device=device)  # indices into the tables
+        self.drawn = torch.zeros(rows, dtype=torch.int64, device=device)  # the last draw, as from `sample_token`
         # All tables concatenated, and the offset of each.
         self._tables = torch.as_tensor(np.concatenate(tables), device=device) if tables else None
         offsets = np.cumsum([0] + [len(table) for table in tables])[:-1]

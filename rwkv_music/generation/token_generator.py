@@ -18,12 +18,8 @@ class TokenGenerator:
     The device never waits for the host: the model's step on a token is already running while the host reads that token
     and advances the grammar. On a GPU the step and the draw are one CUDA graph each.
 
-    Args:
-        model: an RWKV on any device. Its weights must not change during the lifetime of this object.
-        rows: B.
-        sampling: how tokens are drawn.
-        tables: tables of the grammars that `generate` will be given.
-        keys: see `Sampler`.
+    The model's weights must not change during the lifetime of this object. `tables` are those of the grammars that
+    `generate` will be given; for `keys` see `Sampler`.
     """
 
     def __init__(
@@ -54,11 +50,7 @@ class TokenGenerator:
 
     @torch.no_grad()
     def generate(
-        self,
-        prompt_ids: np.ndarray,
-        grammar: Grammar | None = None,
-        first_row: int = 0,
-        state: State | None = None,
+        self, prompt_ids: np.ndarray, grammar: Grammar | None = None, first_row: int = 0, state: State | None = None
     ) -> Iterator[np.ndarray]:
         """Yield the next token of each row, int64 [B], indefinitely. The caller decides when to stop.
 
@@ -68,8 +60,7 @@ class TokenGenerator:
             first_row: index of the first row, which selects the rows' random numbers.
             state: state before the prompt, of one row or of B rows; None for the initial state.
 
-        Raises:
-            UserError: the model's logits are not finite.
+        Raises UserError if the model's logits are not finite.
         """
         prompt = torch.as_tensor(np.asarray(prompt_ids, np.int64), device=self._device)
         logits, state = read_prompt(self._model, prompt, state)
