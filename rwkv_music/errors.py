@@ -6,10 +6,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A usage error or a system fault. The message is one sentence: what is wrong, where, and what to do.
-
-    The command line prints the message without a traceback and exits with status 1.
-    """
+    """A usage error or system fault, printed without a traceback: one sentence with the problem, place and remedy."""
 
 
 class SharedError(UserError):

@@ -153,7 +153,7 @@ class MusicDataset:
         return task, Permutation(task.n_windows, self.seed, passes)[position]
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """Return the samples counter_start..counter_stop: one per row, or packed in one row if the task has completions."""
+        """Return the samples counter_start..counter_stop, one per row, or packed in one row if any are completions."""
         if not 0 <= counter_start < counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
         rows = []
