@@ -6,7 +6,10 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A usage error or system fault, printed without a traceback: one sentence with the problem, place and remedy."""
+    """A usage error or a system fault. The message is one sentence: what is wrong, where, and what to do.
+
+    The command line prints the message without a traceback and exits with status 1.
+    """
 
 
 class SharedError(UserError):

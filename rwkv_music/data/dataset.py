@@ -104,7 +104,7 @@ class MusicDataset:
         if ctx_len < 1:
             raise UserError(f"The context length is {ctx_len} tokens: choose at least 1.")
         self.data_dir, self.split, self.ctx_len, self.seed, self.task = Path(data_dir), split, ctx_len, seed, task
-        tokenizer = read_dataset_json(data_dir)["tokenizer"]  # loading the codec may need optional dependencies
+        tokenizer = read_dataset_json(data_dir)["tokenizer"]  # needs the core dependencies only, unlike the codec
         self.tokenizer_name: str = tokenizer["name"]
         self.vocab_size: int = tokenizer["vocab_size"]
         self.pad_id: int = tokenizer["pad_id"]
@@ -153,7 +153,7 @@ class MusicDataset:
         return task, Permutation(task.n_windows, self.seed, passes)[position]
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """Return the samples counter_start..counter_stop, one per row, or packed in one row if any are completions."""
+        """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions."""
         if not 0 <= counter_start < counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
         rows = []

@@ -67,9 +67,10 @@ class _Ngrams:
         return np.where(self.keys[at] == keys, at, -1)
 
     def probabilities(self, contexts: np.ndarray, found: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """Return float64 [T], each token's probability after its context, of index `contexts` [T], -1 if unknown.
+        """Return float64 [T], each token's probability after its context.
 
-        `found` is from `find`. Where the context is unknown, the result is `lower` [T], from the order below.
+        `contexts`, int64 [T], has the index of each token's context, -1 where that does not occur. There the result is
+        `lower`, float64 [T], the probabilities of the order below. `found`, int64 [T], is from `find`.
         """
         if not len(self.keys):
             return lower
@@ -103,7 +104,7 @@ def _next_contexts(found: np.ndarray, is_target: np.ndarray) -> np.ndarray:
 
 
 def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few at a time; a first token is no target."""
+    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few at a time. First tokens are not targets."""
     first = 0
     while first < n_documents:
         end = tokens.offsets[first] + CHUNK_TOKENS

@@ -49,7 +49,7 @@ class DocumentStreams:
             heapq.heapreplace(heap, (tokens + int(lengths[piece]), stream))
         self._members = [np.array(pieces, np.int64) for pieces in members]
         windows = -(-max(heap)[0] // dataset.ctx_len)
-        self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step  # these read every token once
+        self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step  # every token is read once
         self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # average pieces with tokens in a row
         self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # stream: (pass, pieces, their starts)
         self._varied: dict[int, tuple[int, np.ndarray]] = {}  # stream: (sample number of a piece, its tokens)

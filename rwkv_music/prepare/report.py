@@ -30,8 +30,8 @@ class Histogram:
 
     quantity: str  # label of the x axis, with the unit
     edges: np.ndarray  # float64 [bins + 1]; values outside are counted in the nearest bin
-    counted: str = "pieces"  # or "notes"
-    scale: str = "linear"  # of the x axis, or "log"
+    counted: str = "pieces"  # what is counted, "pieces" or "notes"
+    scale: str = "linear"  # of the x axis, "linear" or "log"
 
     def __post_init__(self) -> None:
         self.counts = np.zeros((len(COLOURS), len(self.edges) - 1), np.int64)  # [splits, bins]

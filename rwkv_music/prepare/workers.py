@@ -42,7 +42,7 @@ class Failure:
 
 def map_in_order(
     setup: Callable[..., Callable[[Any], Any]],  # called in every process; returns the function that processes one item
-    setup_args: tuple,
+    setup_args: tuple,  # arguments of `setup`
     items: Iterable,  # consumed lazily
     workers: int | None = None,  # maximum number of processes; the number of available cores if None
     limit_s: float = 60.0,  # time limit for one item
