@@ -104,7 +104,7 @@ def _next_contexts(found: np.ndarray, is_target: np.ndarray) -> np.ndarray:
 
 
 def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few at a time. First tokens are not targets."""
+    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few at a time. First tokens are no targets."""
     first = 0
     while first < n_documents:
         end = tokens.offsets[first] + CHUNK_TOKENS

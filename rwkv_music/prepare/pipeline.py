@@ -16,7 +16,8 @@ Notable choices:
   one pass and then renamed to its final name. Until then, twice its size is needed on disk.
 - A hash of a piece's music (the intervals of its notes in time and pitch) and the seed decides whether it goes to
   `val`. So a piece keeps its split when files are added, moved or renamed (except in a very small dataset, as each
-  split gets at least one piece). Copies that are louder, slower or transposed are in the same split. Files with the same bytes are one piece.
+  split gets at least one piece). Copies that are louder, slower or transposed are in the same split. Files
+  with the same bytes are one piece.
 - A file that cannot be read, takes over five seconds or crashes its worker is rejected; the others are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
@@ -69,9 +70,9 @@ def prepare(
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = "remi",
     options: dict[str, int] | None = None,  # of the codec
-    bpe_vocab_size: int | None = None,  # for `remi` only: vocabulary size, byte pairs included
+    bpe_vocab_size: int | None = None,  # `remi` only: vocabulary size with byte pairs learned from the training split
     workers: int | None = None,  # number of worker processes; the number of available cores if None
-    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); unless it is 0, each split gets a piece
+    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, each split gets at least one
     seed: int = 0,  # of the split
     filters: Filters = NO_FILTERS,
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
