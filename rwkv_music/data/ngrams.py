@@ -104,7 +104,7 @@ def _next_contexts(found: np.ndarray, is_target: np.ndarray) -> np.ndarray:
 
 
 def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few at a time. First tokens are no targets."""
+    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few whole documents at a time."""
     first = 0
     while first < n_documents:
         end = tokens.offsets[first] + CHUNK_TOKENS
@@ -112,7 +112,7 @@ def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.n
         starts = tokens.offsets[first : last + 1]
         ids = tokens.tokens(int(starts[0]), int(starts[-1])).astype(np.int64)
         is_target = np.ones(len(ids), bool)
-        is_target[starts[:-1] - starts[0]] = False
+        is_target[starts[:-1] - starts[0]] = False  # a first token has no predecessor
         yield ids, is_target
         first = last
 
