@@ -283,18 +283,11 @@ class RunConfig:
 def add_arguments(
     parser: argparse.ArgumentParser,
     config: type,
-    skip: tuple[str, ...] = (),
-    required: tuple[str, ...] = (),
-    defaults: dict[str, str] | None = None,
+    skip: tuple[str, ...] = (),  # fields without an option
+    required: tuple[str, ...] = (),  # fields whose option is required
+    defaults: dict[str, str] | None = None,  # help text of a field's default, if it differs from the dataclass's
 ) -> None:
-    """Add an option `--name` for each field of a dataclass. Options that are not given are absent from the namespace.
-
-    Args:
-        config: the dataclass.
-        skip: fields without an option.
-        required: fields whose option is required.
-        defaults: text of a field's default in the help, if it differs from the dataclass's.
-    """
+    """Add an option `--name` for each field of a dataclass. Options not given are absent from the namespace."""
     group = parser.add_argument_group(config.__doc__.splitlines()[0].rstrip("."))
     types = get_type_hints(config)
     for field in dataclasses.fields(config):

@@ -1,13 +1,8 @@
 """Checks of a machine's hardware and software before training, each with a remedy.
 
-`python -m rwkv_music doctor` prints one line per check and exits with status 1 if training would fail. A machine
-without a GPU passes: it trains on the CPU.
-
-Notable choices:
-- Each check is a function of the facts it judges, so tests can run it for other machines.
-- The wkv7s operator is run forward and backward and compared with its formula in float64. On a GPU this compiles the
-  kernels, as the first training run would.
-- torch and DeepSpeed are imported inside the checks, so a missing or broken one is reported like any other problem.
+A machine without a GPU passes: it trains on the CPU. Each check is a function of the facts it judges, so tests can run
+it for other machines. torch and DeepSpeed are imported inside the checks, so a missing or broken one is reported like
+any other problem.
 """
 
 from __future__ import annotations
@@ -46,19 +41,12 @@ CUDA_TOLERANCE = 5e-3  # in bfloat16
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        name: what was checked, one or two words.
-        status: "ok"; "warn": training works, but something else fails or is slow; "fail": training would fail.
-        detail: what was found.
-        remedy: what to do about it; empty if ok.
-    """
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
+    name: str  # what was checked, one or two words
+    status: Literal["ok", "warn", "fail"]  # "warn": training works, but something else fails or is slow
     detail: str
-    remedy: str = ""
+    remedy: str = ""  # empty if ok
 
 
 @dataclass(frozen=True)
@@ -156,14 +144,7 @@ def find_gpus() -> list[Gpu]:
 
 
 def check_torch(version: str, cuda: str | None, n_gpus: int, driver_present: bool) -> Check:
-    """Check that torch can use the NVIDIA GPU, if there is one.
-
-    Args:
-        version: torch's version.
-        cuda: version of CUDA it was built with; None for a CPU build.
-        n_gpus: number of GPUs that torch can use.
-        driver_present: whether the system has an NVIDIA device.
-    """
+    """Check that torch, built for CUDA version `cuda` (None: for the CPU), can use the NVIDIA GPU, if there is one."""
     text = f"{version}, built for {'the CPU' if cuda is None else f'CUDA {cuda}'}"
     if driver_present and not n_gpus:
         remedy = "install a CUDA build of torch"
@@ -199,11 +180,7 @@ def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
 
 
 def check_program(name: str, programs: Iterable[str], remedy: str, gpus: list[Gpu], path: str | None = None) -> Check:
-    """Check that one of `programs`, which compile extensions, is installed.
-
-    Args:
-        path: search path; by default PATH and the folder of this Python.
-    """
+    """Check that one of `programs`, which compile extensions, is in `path` (default: PATH and this Python's folder)."""
     if path is None:
         path = os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)])
     found = next(filter(None, (shutil.which(program, path=path) for program in programs)), None)
@@ -297,7 +274,7 @@ def check_room(name: str, free_bytes: int, where: str, fail_gib: float, warn_gib
 
 
 def check_operator(name: str, device: str, dtype: torch.dtype, tolerance: float) -> Check:
-    """Check wkv7s on `device` against its formula, forward and backward."""
+    """Check wkv7s on `device` against its formula, forward and backward. On a GPU this compiles the kernels."""
     from rwkv_music.ops.wkv7s import wkv7s
 
     try:
@@ -318,8 +295,7 @@ def judge_error(name: str, error: float, tolerance: float) -> Check:
 def operator_error(operator: Callable, device: str, dtype: torch.dtype) -> float:
     """Return the largest relative error of `operator`, a wkv7s, against its formula in float64.
 
-    It is taken over y, the final state and the seven gradients, for two rows of 40 tokens and two heads of 64. This
-    length crosses the boundaries of chunks of 16 and 32 tokens.
+    It is taken over y, the final state and the seven gradients. The 40 tokens cross boundaries of chunks of 16 and 32.
     """
     import torch
 

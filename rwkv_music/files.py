@@ -10,12 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
-
-    The temporary name starts with a dot and keeps the suffix of `path`, by which some writers choose the format.
-    """
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises."""
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # the suffix can set the format
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -27,10 +24,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
-
-    An existing folder at `path` is replaced only if the block succeeds.
-    """
+    """Yield an empty folder beside `path`; it replaces `path` if the block succeeds, and is removed if it raises."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,7 @@ def available_memory() -> int:
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Limit the address space of this process to `n_bytes`, where the system supports it.
-
-    An allocation beyond the limit raises MemoryError.
-    """
+    """Limit this process's address space to `n_bytes` where supported: allocations beyond it raise MemoryError."""
     with suppress(ImportError, ValueError, OSError):  # only Unix has such limits
         import resource
 

@@ -4,11 +4,9 @@
     loudness        all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
     tempo           at most a tenth faster or slower, by tempo tokens if the tokenizer has them, else by waits
 
-Notable choices:
-- Drums and percussive instruments keep their pitches, because those pitches name instruments.
-- The number of tokens never changes, so windows keep their boundaries. A silence of several waits is stretched or
-  shortened only as far as the same number of waits can express.
-- A variation is determined by the run's seed and the sample number, so any rank can reproduce it.
+The number of tokens never changes, so windows keep their boundaries. A silence of several waits is stretched or
+shortened only as far as the same number of waits can express. A variation is determined by the run's seed and the
+sample number, so any rank can reproduce it.
 """
 
 import numpy as np
@@ -46,15 +44,9 @@ PERCUSSIVE = np.array([RANGES[program // 8] is None for program in range(DRUMS)]
 
 
 class Augmenter:
-    """Variations of token ids of one codec.
+    """Variations of token ids of one codec. Raises UserError if its vocabulary has byte pairs.
 
-    Args:
-        codec: a codec without byte-pair encoding.
-        kind: "transpose" for the key only, or "all" for key, loudness and tempo.
-        seed: the run's seed.
-
-    Raises:
-        UserError: the vocabulary has byte pairs.
+    `kind` is "transpose" for the key only, or "all" for key, loudness and tempo.
     """
 
     def __init__(self, codec: Codec, kind: str, seed: int):
@@ -75,11 +67,8 @@ class Augmenter:
     def vary(self, parts: list[np.ndarray], programs: list[int], sample: int) -> list[np.ndarray]:
         """Return an independent variation of each part of sample number `sample`, int64 [n] each.
 
-        Args:
-            parts: the ids of each part, [n]; each part belongs to one piece.
-            programs: the program in force at the start of each part, for a codec with program-change tokens; NONE if
-                unknown.
-            sample: the sample number.
+        Each part [n] belongs to one piece. `programs` are those in force at the start of each part, for a codec with
+        program-change tokens; NONE if unknown.
         """
         generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, 2**63 + sample], np.uint64)))
         return [

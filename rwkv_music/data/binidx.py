@@ -13,8 +13,7 @@ without a header. `PREFIX.idx` holds the position of each document, all little-e
     int64     doc_idx [D + 1]: document i is the sequences doc_idx[i] .. doc_idx[i + 1]
 
 The writer makes each document one sequence, so doc_idx is 0..S. The reader also accepts documents of several sequences.
-The writer streams: it keeps four bytes per document in memory and never the tokens, and the files appear only when they
-are complete and flushed to the disk. The reader memory-maps the tokens without copying them.
+The writer keeps four bytes per document in memory and never the tokens; the reader memory-maps the tokens.
 
 Source: NVIDIA/Megatron-LM `indexed_dataset.py` and BlinkDL/RWKV-LM `RWKV-v7/train_temp/src/binidx.py` for the layout.
 """
@@ -76,14 +75,7 @@ class BinIdxWriter:
         return self
 
     def add(self, tokens: np.ndarray) -> None:
-        """Append one document.
-
-        Args:
-            tokens: [n] integers in 0..65535, n >= 1.
-
-        Raises:
-            ValueError: the document is empty or not one-dimensional, or an id does not fit uint16.
-        """
+        """Append one document: [n] integers in 0..65535, n >= 1. Raises ValueError for any other array."""
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or len(tokens) == 0 or not np.issubdtype(tokens.dtype, np.integer):
             raise ValueError(f"a document is a non-empty 1-D integer array, not {tokens.dtype} of shape {tokens.shape}")
@@ -118,19 +110,13 @@ class BinIdxWriter:
 class BinIdx:
     """A memory-mapped reader of `PREFIX.bin` and `PREFIX.idx`.
 
-    `len(binidx)` is the number of documents; `binidx[i]` is one document's tokens as a read-only uint16 view.
-
-    Attributes:
-        offsets: int64 [D + 1], the start of each document in the sequence of all tokens; the last is `n_tokens`.
-        n_tokens: the number of all tokens.
-
-    Raises:
-        UserError: a file is missing, truncated, or of another format or token width.
+    `len(binidx)` is the number of documents; `binidx[i]` is one document's tokens as a read-only uint16 view. Raises
+    UserError if a file is missing, truncated, or of another format or token width.
     """
 
     def __init__(self, prefix: str | os.PathLike):
         self.prefix = Path(prefix)
-        self.offsets = _read_offsets(idx_path(prefix))
+        self.offsets = _read_offsets(idx_path(prefix))  # int64 [D + 1], document starts in all tokens, then n_tokens
         self.n_tokens = int(self.offsets[-1])
         path = bin_path(prefix)
         with explained(f"reading {path}"):

@@ -1,15 +1,13 @@
 """Batches from a prepared dataset: rows of tokens and targets, addressed by one sample counter.
 
-Notable choices:
-- The task of a row is next-token prediction or the completion of a few bars (see tasks.py).
-- A row can hold several documents. `cu_seqlens` gives their starts, where the model resets its state. A target that
-  would cross from one document to the next does not count.
-- The position of training is one counter of samples that is never reset. In a mix of tasks, a fixed pattern assigns
-  each sample to a task, and the counter of each task follows from the counter of samples. Row i of a task belongs to
-  pass i // n_windows, and a permutation computed from (seed, pass) maps it to a window. A batch is a range of the
-  counter, so it depends neither on the number of processes nor on what was read before.
-- Completions differ in length. They are packed one after the other, without padding.
-- Reading needs the core dependencies only; the properties of the tokenizer come from its JSON.
+The task of a row is next-token prediction or the completion of a few bars (see tasks.py). A row can hold several
+documents. `cu_seqlens` gives their starts, where the model resets its state. Targets do not cross from one document to
+the next. Completions differ in length, so they are packed one after the other, without padding.
+
+The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample to a task, and the counter of
+each task follows from the sample counter. Row i of a task belongs to pass i // n_windows, and a permutation computed
+from (seed, pass) maps it to a window. A batch is a range of the counter, so it depends neither on the number of
+processes nor on what was read before.
 """
 
 import json
@@ -35,40 +33,23 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class StreamEdges:
-    """How the rows of a batch connect to the windows before and after (see streams.py).
+    """How the rows of a batch connect to the windows before and after (see streams.py)."""
 
-    Attributes:
-        rows: int64 [K], the rows that start inside a piece; K may be 0.
-        documents: int64 [K], the index of the first document of each of these rows, among the D of the batch.
-        last: int64 [B], the index of the last document of each row.
-    """
-
-    rows: torch.Tensor
-    documents: torch.Tensor
-    last: torch.Tensor
+    rows: torch.Tensor  # int64 [K], the rows that start inside a piece; K may be 0
+    documents: torch.Tensor  # int64 [K], the index of each such row's first document, among the D of the batch
+    last: torch.Tensor  # int64 [B], the index of the last document of each row
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T tokens, with the facts about them that would otherwise need a GPU synchronization.
+    """B rows of T tokens, with the facts about them that would otherwise need a GPU synchronization."""
 
-    Attributes:
-        input_ids: int64 [B, T].
-        targets: int64 [B, T], the next token of the same document, -100 where no target counts.
-        cu_seqlens: int32 [D + 1], the starts of documents in the B * T flattened tokens, strictly increasing from 0 to
-            B * T. Each row starts a document.
-        positions: int64 [P], ascending indices in the flattened batch of the targets that the loss counts; P may be 0
-            (see `MusicDataset.validation_batches`).
-        max_length: length of the longest document in tokens.
-        edges: for windows of document streams (TBPTT).
-    """
-
-    input_ids: torch.Tensor
-    targets: torch.Tensor
-    cu_seqlens: torch.Tensor
-    positions: torch.Tensor
-    max_length: int
-    edges: StreamEdges | None = None
+    input_ids: torch.Tensor  # int64 [B, T]
+    targets: torch.Tensor  # int64 [B, T], the next token of the same document, -100 where no target counts
+    cu_seqlens: torch.Tensor  # int32 [D + 1], document starts in the flattened tokens, then B * T; each row starts one
+    positions: torch.Tensor  # int64 [P], ascending flattened indices of the targets that count; P may be 0
+    max_length: int  # length of the longest document in tokens
+    edges: StreamEdges | None = None  # for windows of document streams (TBPTT)
 
     @property
     def n_targets(self) -> int:
@@ -101,49 +82,29 @@ class Batch:
 class MusicDataset:
     """One split of a dataset folder, as rows of at most `ctx_len` tokens.
 
-    Args:
-        data_dir: a folder written by `prepare`.
-        split: "train" or "val".
-        ctx_len: T, the length of a row in tokens.
-        seed: determines the order and the augmentation of windows.
-        fingerprint: the required fingerprint of the dataset's tokenizer, if given.
-        task: "pretrain", "completion" or "mix".
-        completion_weight: in a mix, the fraction of samples that are completions.
-        context_bars, completion_bars: length of a completion's context and of the completion, in bars.
-        augment: "none", "transpose" or "all" (see augment.py). The validation split is never augmented.
-
-    Attributes:
-        tokenizer_name, vocab_size, pad_id, fingerprint: properties of the tokenizer.
-        tokens: the split as stored.
-        augmenter: augments the tokens; None without augmentation.
-        n_documents, n_tokens: size of the split.
-        n_windows: W, samples per epoch: every window occurs at least once, and exactly once with a single task.
-        n_targets: number of targets in a pass of next-token prediction.
-
-    Raises:
-        UserError: the folder is not a dataset, its split is empty or damaged, `ctx_len` is not positive, the tokenizer
-            does not match, or the dataset has no rows for the task.
+    Raises UserError if the folder is not a dataset, its split is empty or damaged, `ctx_len` is not positive, the
+    tokenizer does not match, or the dataset has no rows for the task.
     """
 
     def __init__(
         self,
         data_dir: str | os.PathLike,
-        split: str,
-        ctx_len: int,
-        seed: int = 0,
-        fingerprint: str | None = None,
-        task: str = "pretrain",
-        completion_weight: float = 0.5,
+        split: str,  # "train" or "val"
+        ctx_len: int,  # T, the length of a row in tokens
+        seed: int = 0,  # determines the order and the augmentation of windows
+        fingerprint: str | None = None,  # the required fingerprint of the dataset's tokenizer, if given
+        task: str = "pretrain",  # or "completion" or "mix"
+        completion_weight: float = 0.5,  # in a mix, the fraction of samples that are completions
         context_bars: int = 4,
         completion_bars: int = 4,
-        augment: str = "none",
+        augment: str = "none",  # or "transpose" or "all" (see augment.py); the validation split is never augmented
     ):
         if split not in SPLITS:
             raise ValueError(f"split is one of {SPLITS}, not {split!r}")
         if ctx_len < 1:
             raise UserError(f"The context length is {ctx_len} tokens: choose at least 1.")
         self.data_dir, self.split, self.ctx_len, self.seed, self.task = Path(data_dir), split, ctx_len, seed, task
-        tokenizer = read_dataset_json(data_dir)["tokenizer"]
+        tokenizer = read_dataset_json(data_dir)["tokenizer"]  # needs the core dependencies only, unlike the codec
         self.tokenizer_name: str = tokenizer["name"]
         self.vocab_size: int = tokenizer["vocab_size"]
         self.pad_id: int = tokenizer["pad_id"]
@@ -156,7 +117,7 @@ class MusicDataset:
         self.tokens = tokens = BinIdx(self.data_dir / split)
         self.n_documents = len(tokens)
         self.n_tokens = tokens.n_tokens
-        self.n_targets = self.n_tokens - self.n_documents
+        self.n_targets = self.n_tokens - self.n_documents  # in a pass of next-token prediction
         if self.n_targets < 1:
             remedy = "prepare it with a larger --val-fraction" if split == "val" else "prepare it from more files"
             raise UserError(f"The {split} split of {data_dir} has no targets: {remedy}.")
@@ -173,7 +134,7 @@ class MusicDataset:
         self._weight = Fraction(weights[task])  # exact for any value of the counter
         passes = [-(-self._next_token.n_windows // (1 - self._weight))] if self._weight < 1 else []
         passes += [-(-self._completions.n_windows // self._weight)] if self._completions and self._weight else []
-        self.n_windows = int(max(passes))
+        self.n_windows = int(max(passes))  # samples per epoch: every window at least once, exactly once with one task
 
     @classmethod
     def of(cls, config: DataConfig, split: str, fingerprint: str | None = None) -> "MusicDataset":
@@ -185,19 +146,14 @@ class MusicDataset:
 
     def window_of(self, sample: int) -> tuple[NextTokenRows | CompletionRows, int]:
         """Return the task of sample number `sample` and its window, 0 <= window < n_windows of that task."""
-        completions = (
-            sample * self._weight.numerator // self._weight.denominator
-        )  # number of completions before this sample
+        completions = sample * self._weight.numerator // self._weight.denominator  # completions before this sample
         is_completion = (sample + 1) * self._weight.numerator // self._weight.denominator > completions
         task, number = (self._completions, completions) if is_completion else (self._next_token, sample - completions)
         passes, position = divmod(number, task.n_windows)
         return task, Permutation(task.n_windows, self.seed, passes)[position]
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """Return the samples counter_start..counter_stop, one per row, or packed in one row for tasks with completions.
-
-        In data-parallel training, each rank reads its own part of the step's range.
-        """
+        """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions."""
         if not 0 <= counter_start < counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
         rows = []

@@ -2,9 +2,8 @@
 
 All orders use interpolated absolute discounting. A fixed discount is subtracted from every count. The freed probability
 goes to the model with one token less of context, down to the uniform distribution. The discount is the leave-one-out
-estimate n1 / (n1 + 2 n2) of Ney, Essen and Kneser from the counts of the training split, so nothing is tuned on the
-split that is scored. Counts are sparse: memory grows with the n-grams that occur, not with a power of the vocabulary
-size.
+estimate n1 / (n1 + 2 n2) from the training split, so nothing is tuned on the split that is scored. Memory grows with
+the n-grams that occur, not with a power of the vocabulary size.
 
 An n-gram's key is the index of its first n - 1 tokens in the table of the order below, times V, plus its last token. So
 an n-gram of any order and vocabulary fits 64 bits.
@@ -51,21 +50,13 @@ def ngram_nats_per_token(
 
 @dataclass(frozen=True)
 class _Ngrams:
-    """The n-grams of one order: K n-grams with C different contexts (their first n - 1 tokens).
+    """The n-grams of one order: K n-grams with C different contexts (their first n - 1 tokens)."""
 
-    Attributes:
-        keys: int64 [K], ascending. For order 1 every token of the vocabulary has a key, whether it occurs or not.
-        counts: int64 [K].
-        context_counts: float64 [C], the number of tokens that follow each context.
-        context_followers: int64 [C], the number of different tokens that follow each context.
-        discount: subtracted from every count.
-    """
-
-    keys: np.ndarray
-    counts: np.ndarray
-    context_counts: np.ndarray
-    context_followers: np.ndarray
-    discount: float
+    keys: np.ndarray  # int64 [K], ascending; for order 1, every token of the vocabulary, whether it occurs or not
+    counts: np.ndarray  # int64 [K]
+    context_counts: np.ndarray  # float64 [C], the number of tokens that follow each context
+    context_followers: np.ndarray  # int64 [C], the number of different tokens that follow each context
+    discount: float  # subtracted from every count
 
     def find(self, contexts: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
         """Return int64 [T], the index of the n-gram that ends with each token, -1 where it does not occur."""
@@ -78,10 +69,8 @@ class _Ngrams:
     def probabilities(self, contexts: np.ndarray, found: np.ndarray, lower: np.ndarray) -> np.ndarray:
         """Return float64 [T], each token's probability after its context.
 
-        Args:
-            contexts: int64 [T], index of each token's context, -1 where that does not occur.
-            found: int64 [T], from `find`.
-            lower: float64 [T], the probabilities of the order below; used as they are where the context is unknown.
+        `contexts`, int64 [T], has the index of each token's context, -1 where that does not occur. There the result is
+        `lower`, float64 [T], the probabilities of the order below. `found`, int64 [T], is from `find`.
         """
         if not len(self.keys):
             return lower
@@ -115,10 +104,7 @@ def _next_contexts(found: np.ndarray, is_target: np.ndarray) -> np.ndarray:
 
 
 def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few whole documents at a time.
-
-    A document's first token has no predecessor and is not a target.
-    """
+    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few whole documents at a time."""
     first = 0
     while first < n_documents:
         end = tokens.offsets[first] + CHUNK_TOKENS
@@ -126,7 +112,7 @@ def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.n
         starts = tokens.offsets[first : last + 1]
         ids = tokens.tokens(int(starts[0]), int(starts[-1])).astype(np.int64)
         is_target = np.ones(len(ids), bool)
-        is_target[starts[:-1] - starts[0]] = False
+        is_target[starts[:-1] - starts[0]] = False  # a first token has no predecessor
         yield ids, is_target
         first = last
 

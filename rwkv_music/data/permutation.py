@@ -22,10 +22,7 @@ def mix64(x: int) -> int:
 
 
 class Permutation:
-    """A permutation of 0..n-1 determined by `keys`, such as a seed and the number of a pass over the data.
-
-    `permutation[i]` is the image of i, and `permutation.index(j)` is the i whose image is j.
-    """
+    """A permutation of 0..n-1 determined by `keys`: `p[i]` is the image of i, `p.index(j)` the i whose image is j."""
 
     def __init__(self, n: int, *keys: int):
         if n < 1:

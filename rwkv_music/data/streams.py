@@ -5,9 +5,8 @@ row i of window w + 1 continues row i of window w. A piece longer than a window 
 window, and a window can hold several short pieces.
 
 Notable choices:
-- Pieces are assigned to streams greedily, the longest first and each to the shortest stream, so the lengths of streams
-  differ by at most one piece. The assignment is fixed. In each pass a permutation of (seed, pass, stream) orders the
-  pieces of a stream.
+- Pieces are assigned to streams once, the longest first and each to the shortest stream, so the lengths of streams
+  differ by at most one piece. In each pass a permutation of (seed, pass, stream) orders the pieces of a stream.
 - All streams start a pass at the same window, so a window can be computed from its number alone. Shorter streams are
   padded with tokens that have no target.
 - An augmented variation (see augment.py) belongs to a piece and a pass, so all windows of the piece use the same one.
@@ -30,18 +29,8 @@ from rwkv_music.tokenizers.vocabulary import NONE
 class DocumentStreams:
     """The pieces of a split as `n_streams` streams, read in windows of the dataset's `ctx_len` tokens.
 
-    Args:
-        dataset: a dataset for next-token prediction.
-        n_streams: B, the number of rows of a window.
-        windows_per_step: a pass is padded to a multiple of this number of windows.
-
-    Attributes:
-        n_streams: as above.
-        windows_per_pass: the number of windows in which every token is read once.
-        documents_per_row: the average number of pieces with tokens in one row of a window.
-
-    Raises:
-        UserError: a training split has fewer pieces than streams.
+    The dataset is for next-token prediction. A pass is padded to a multiple of `windows_per_step` windows. Raises
+    UserError if a training split has fewer pieces than streams.
     """
 
     def __init__(self, dataset: MusicDataset, n_streams: int, windows_per_step: int = 1) -> None:
@@ -60,8 +49,8 @@ class DocumentStreams:
             heapq.heapreplace(heap, (tokens + int(lengths[piece]), stream))
         self._members = [np.array(pieces, np.int64) for pieces in members]
         windows = -(-max(heap)[0] // dataset.ctx_len)
-        self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step
-        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())
+        self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step  # every token is read once
+        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # average pieces with tokens in a row
         self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # stream: (pass, pieces, their starts)
         self._varied: dict[int, tuple[int, np.ndarray]] = {}  # stream: (sample number of a piece, its tokens)
 

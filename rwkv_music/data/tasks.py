@@ -30,26 +30,18 @@ from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
 
 @dataclass(frozen=True)
 class Row:
-    """The tokens of one window.
+    """The tokens of one window."""
 
-    Attributes:
-        input_ids: int64 [n].
-        targets: int64 [n].
-        starts: int64, the positions at which documents start, ascending from 0.
-    """
-
-    input_ids: np.ndarray
-    targets: np.ndarray
-    starts: np.ndarray
+    input_ids: np.ndarray  # int64 [n]
+    targets: np.ndarray  # int64 [n]
+    starts: np.ndarray  # int64, the positions at which documents start, ascending from 0
 
 
 def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> Row:
     """Return a row for next-token prediction.
 
-    Args:
-        tokens: int64 [n], the tokens of the window and the one after it, if there is one.
-        new_starts: int64, the positions in `tokens` after the first at which documents start, ascending.
-        ctx_len: length of the window.
+    `tokens`, int64 [n], are those of the window and the one after it, if there is one. `new_starts`, int64, are the
+    ascending positions after the first at which documents start.
     """
     targets = tokens[1:].copy()
     targets[new_starts - 1] = IGNORE_INDEX
@@ -60,17 +52,12 @@ def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> 
 
 
 class NextTokenRows:
-    """Windows of `ctx_len` tokens over all documents; the last one can be shorter.
-
-    Attributes:
-        n_windows: number of windows in a pass.
-        n_targets: number of targets in a pass.
-    """
+    """Windows of `ctx_len` tokens over all documents; the last one can be shorter."""
 
     def __init__(self, tokens: BinIdx, ctx_len: int, augmenter: Augmenter | None = None):
         self._tokens, self._ctx_len, self._augmenter = tokens, ctx_len, augmenter
-        self.n_windows = -(-(tokens.n_tokens - 1) // ctx_len)
-        self.n_targets = tokens.n_tokens - len(tokens)
+        self.n_windows = -(-(tokens.n_tokens - 1) // ctx_len)  # in a pass
+        self.n_targets = tokens.n_tokens - len(tokens)  # in a pass
 
     def row(self, window: int, sample: int) -> Row:
         """Return window number `window`, augmented for sample number `sample`."""
@@ -91,13 +78,8 @@ class NextTokenRows:
 class CompletionRows:
     """Windows of `context_bars` and `completion_bars` bars, ordered by document and first bar.
 
-    Memory grows with the number of documents, not of windows.
-
-    Attributes:
-        n_windows: number of windows in a pass.
-
-    Raises:
-        UserError: the dataset has no bar positions, or no piece has more bars than the context.
+    Memory grows with the number of documents, not of windows. Raises UserError if the dataset has no bar positions, or
+    no piece has more bars than the context.
     """
 
     def __init__(
@@ -129,7 +111,7 @@ class CompletionRows:
         n_bars = np.diff(self._bars.offsets)
         slides = np.maximum(n_bars - context_bars - completion_bars + 1, n_bars > context_bars)
         self._first_window = np.concatenate([[0], np.cumsum(slides)])
-        self.n_windows = int(self._first_window[-1])
+        self.n_windows = int(self._first_window[-1])  # in a pass
         if not self.n_windows:
             raise UserError(
                 f"No piece in the {split} split of {folder} has more than {context_bars} bars: "

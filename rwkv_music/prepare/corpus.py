@@ -1,12 +1,8 @@
-"""Scores from music21's built-in corpus, written as .mid, one file per piece.
+"""Scores from music21's built-in corpus, written as .mid, one file per piece, with the same bytes in every run.
 
-Notable choices:
-- Bar lines are where the score has them. music21's MIDI export counts bars from the first note, which shifts every bar
-  line of music that starts with an upbeat. Here an upbeat is a short bar of its own, and the two halves of a bar that a
-  repeat sign divides become one bar.
-- Repeats are expanded, as in music21.
-- Roman-numeral analyses (.rntxt) are skipped: they annotate music but contain none.
-- Files are written atomically and have the same bytes in every run. Existing files are kept.
+Bar lines are where the score has them. music21's MIDI export counts bars from the first note, which shifts every bar
+line of music that starts with an upbeat. Here an upbeat is a short bar of its own, and the two halves of a bar that a
+repeat sign divides become one bar.
 """
 
 import io
@@ -29,24 +25,18 @@ from rwkv_music.prepare.workers import Failure, map_in_order
 if TYPE_CHECKING:
     from music21.stream import Part, Score
 
-NOT_SCORES = {".rntxt"}
+NOT_SCORES = {".rntxt"}  # Roman-numeral analyses, which annotate music but contain none
 SCORE_LIMIT_S = 900.0  # a file of a hundred tunes takes 30 s, or minutes on a busy machine
 FINEST_BEAT = 32
 
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """The result of `write_corpus`.
+    """The result of `write_corpus`."""
 
-    Attributes:
-        written: number of new .mid files.
-        kept: number of sources whose files already existed.
-        failed: (source, reason) for each piece that music21 could not read or write.
-    """
-
-    written: int
-    kept: int
-    failed: list[tuple[str, str]]
+    written: int  # number of new .mid files
+    kept: int  # number of sources whose files already existed
+    failed: list[tuple[str, str]]  # (source, reason) for each piece that music21 could not read or write
 
 
 def write_corpus(
@@ -54,14 +44,8 @@ def write_corpus(
 ) -> CorpusReport:
     """Write the scores in music21's corpus folder `name` ("bach") to the folder `out` as .mid files.
 
-    Args:
-        name: one of `corpus_names()`.
-        out: created if it does not exist; existing files with the expected names are kept.
-        workers: number of processes; the number of available cores if None.
-        limit: use only the first `limit` sources in order of names.
-
-    Raises:
-        UserError: there is no such corpus, music21 is not installed, or `out` cannot be written.
+    Existing files with the expected names are kept. With `limit`, only the first sources in order of names are used.
+    Raises UserError if there is no such corpus, music21 is not installed, or `out` cannot be written.
     """
     if limit is not None and limit < 1:
         raise UserError(f"The limit is {limit} scores: choose at least 1.")
@@ -124,10 +108,7 @@ def _numbered(stem: str, number: int) -> str:
 
 
 def _make_writer(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[str, str]]] | OSError]:
-    """Return the function of a worker process: it writes the pieces of (source, stem).
-
-    It returns the number of files written and the (piece, reason) of each failure, or an OSError if writing failed.
-    """
+    """Return the function of a worker: it writes a job's pieces and returns (files written, failures) or an OSError."""
     from music21.common import getCorpusFilePath
     from music21.converter import Converter
     from music21.stream import Opus
@@ -217,9 +198,7 @@ def _measures(part: "Part") -> list[tuple[Fraction, Fraction, tuple[int, int] | 
     return found
 
 
-def _changes(
-    measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]],
-) -> Iterator[tuple[Fraction, int, int]]:
+def _changes(measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]]) -> Iterator[tuple[Fraction, int, int]]:
     """Yield (start, numerator, denominator) of the time-signature changes that put the bar lines at the measures."""
     current = None
     i = 0

@@ -14,10 +14,10 @@ Notable choices:
 - The same files give the same bytes for any number of workers and after any number of interruptions. Every outcome goes
   to a prepare log beside the dataset (see prepare_log.py). When the log is complete, the dataset is written from it in
   one pass and then renamed to its final name. Until then, twice its size is needed on disk.
-- A hash of a piece's music and the seed decides whether it goes to `val`. The music is the intervals of its notes in
-  time and pitch. So a piece keeps its split when files are added, moved or renamed (except in a very small
-  dataset, as each split gets at least one piece), and copies that are louder,
-  slower or transposed are in the same split. Files with the same bytes are one piece.
+- A hash of a piece's music (the intervals of its notes in time and pitch) and the seed decides whether it goes to
+  `val`. So a piece keeps its split when files are added, moved or renamed (except in a very small dataset, as each
+  split gets at least one piece). Copies that are louder, slower or transposed are in the same split. Files
+  with the same bytes are one piece.
 - A file that cannot be read, takes over five seconds or crashes its worker is rejected; the others are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
@@ -66,35 +66,21 @@ NO_FILTERS = Filters()
 
 
 def prepare(
-    paths: Sequence[str | os.PathLike],
-    out: str | os.PathLike,
+    paths: Sequence[str | os.PathLike],  # folders, searched recursively, and archives (see sources.py)
+    out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = "remi",
-    options: dict[str, int] | None = None,
-    bpe_vocab_size: int | None = None,
-    workers: int | None = None,
-    val_fraction: float = 0.1,
-    seed: int = 0,
+    options: dict[str, int] | None = None,  # of the codec
+    bpe_vocab_size: int | None = None,  # `remi` only: vocabulary size with byte pairs learned from the training split
+    workers: int | None = None,  # number of worker processes; the number of available cores if None
+    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, each split gets at least one
+    seed: int = 0,  # of the split
     filters: Filters = NO_FILTERS,
-    resume: bool = False,
+    resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
     """Write the dataset folder `out` from every .mid and .midi file under `paths`. Return the content of dataset.json.
 
-    Args:
-        paths: folders, searched recursively, and archives (see sources.py).
-        out: a new or empty folder, or a dataset folder, which is replaced when the new one is complete.
-        tokenizer: the name of a codec.
-        options: options of the codec.
-        bpe_vocab_size: for `remi` only, the vocabulary size with byte pairs learned from the training split.
-        workers: number of worker processes; the number of available cores if None.
-        val_fraction: the expected fraction of pieces in `val`, 0 <= val_fraction < 1. Unless it is 0, each split has at
-            least one piece if there are two or more distinct pieces.
-        seed: of the split.
-        filters: which pieces to keep.
-        resume: continue an interrupted run with the same settings, if there is one.
-
-    Raises:
-        UserError: there are no usable files, `out` contains something else, or it cannot be written. An interrupted run
-            leaves its prepare log for `resume`.
+    Raises UserError if there are no usable files, `out` contains something else, or it cannot be written. An
+    interrupted run leaves its prepare log for `resume`.
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"The validation fraction is {val_fraction}: choose at least 0 and less than 1.")
@@ -319,18 +305,11 @@ def _with_byte_pairs(codec: Remi, prepare_log: PrepareLog, chosen: np.ndarray, v
 
 
 class _Index:
-    """Facts about all pieces of a prepare log, in order.
-
-    Attributes:
-        sources: int64 [n], the number of each piece's source in the log.
-        first_copy: int64 [n], the number of the first piece with the same bytes; a non-duplicate's own number.
-        music: uint64 [n, 2], the key of each piece's music.
-        reasons: the number of rejected files for each reason.
-    """
+    """Facts about all pieces of a prepare log, in order; `music` is uint64 [n, 2], the key of each piece's music."""
 
     def __init__(self, prepare_log: PrepareLog):
         sources, files, music = array("q"), array("Q"), array("Q")
-        self.reasons: Counter = Counter()
+        self.reasons: Counter = Counter()  # the number of rejected files for each reason
         for number, line in enumerate(prepare_log.lines()):
             if "reason" in line:
                 self.reasons[line["reason"]] += 1
@@ -338,7 +317,7 @@ class _Index:
             sources.append(number)
             files.extend(_halves(line["sha256"]))
             music.extend(_halves(line["music"]))
-        self.sources = sources
+        self.sources = sources  # int64 [n], the number of each piece's source in the log
         self.music = np.frombuffer(music, np.uint64).reshape(-1, 2) if music else np.empty((0, 2), np.uint64)
         _, first, which = np.unique(
             np.frombuffer(files, np.uint64).reshape(-1, 2) if files else self.music,
@@ -346,7 +325,7 @@ class _Index:
             return_index=True,
             return_inverse=True,
         )
-        self.first_copy = first[which.ravel()]
+        self.first_copy = first[which.ravel()]  # int64 [n], the first piece with the same bytes, which can be itself
 
 
 def _halves(digest: str) -> tuple[int, int]:

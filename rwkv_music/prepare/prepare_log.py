@@ -36,20 +36,9 @@ OPEN = """
 class PrepareLog:
     """An open prepare log, used as a `with` block. Only one process can open it at a time.
 
-    Leaving the block commits what was added, unless an exception other than KeyboardInterrupt is raised.
-
-    Args:
-        folder: created if it does not exist.
-        settings: JSON values.
-        resume: keep the content of the log; otherwise it is emptied.
-
-    Attributes:
-        n_sources: number of sources in the log.
-        n_pieces: how many of them are pieces.
-
-    Raises:
-        UserError: `resume` is set and the settings differ, another process has the log open, or it cannot be read or
-            written.
+    The log is emptied unless `resume` is set. Leaving the block commits what was added, unless an exception other than
+    KeyboardInterrupt is raised. Raises UserError if `resume` is set and the settings (JSON values) differ, another
+    process has the log open, or it cannot be read or written.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict, resume: bool):
@@ -82,13 +71,10 @@ class PrepareLog:
                 raise error
 
     def add(self, line: dict, *piece: np.ndarray) -> None:
-        """Add a source.
+        """Add a source: its JSON object, with a "reason" if it was rejected, else also the three arrays of a piece.
 
-        Args:
-            line: its JSON object, with a "reason" if it was rejected.
-            piece: nothing for a rejected source, else three arrays. First the tokens, uint16 [n]. Second the bars,
-                uint16 [bars]: the start of the first bar, then the distance of each bar from the one before, in
-                tokens. Third one midi.stats.RECORD.
+        They are the tokens, uint16 [n]; the bars, uint16 [bars], stored as in the dataset (see pipeline.py); and one
+        midi.stats.RECORD.
         """
         blobs = [array.tobytes() for array in piece] or [None] * 3
         row = (self.n_sources, json.dumps(line), *blobs)

@@ -26,23 +26,15 @@ STYLE = (
 
 @dataclass
 class Histogram:
-    """Counts in fixed bins, by split.
+    """Counts in fixed bins, by split."""
 
-    Attributes:
-        quantity: label of the x axis, with the unit.
-        edges: float64 [bins + 1]. Values outside are counted in the nearest bin.
-        counted: what the counts count, "pieces" or "notes".
-        scale: of the x axis, "log" or "linear".
-        counts: int64 [splits, bins].
-    """
-
-    quantity: str
-    edges: np.ndarray
-    counted: str = "pieces"
-    scale: str = "linear"
+    quantity: str  # label of the x axis, with the unit
+    edges: np.ndarray  # float64 [bins + 1]; values outside are counted in the nearest bin
+    counted: str = "pieces"  # what is counted, "pieces" or "notes"
+    scale: str = "linear"  # of the x axis, "linear" or "log"
 
     def __post_init__(self) -> None:
-        self.counts = np.zeros((len(COLOURS), len(self.edges) - 1), np.int64)
+        self.counts = np.zeros((len(COLOURS), len(self.edges) - 1), np.int64)  # [splits, bins]
 
     def add(self, row: int, value: float) -> None:
         bin_ = np.searchsorted(self.edges, value, side="right") - 1

@@ -30,35 +30,25 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """One MIDI file.
+    """One MIDI file. `read` is None for a plain file, which can be read by `name` in any process.
 
-    Attributes:
-        name: its path; for a member of an archive, the path of the archive followed by the member's.
-        read: returns the content, or raises `Unreadable`. It must be called before the next source is taken. None for a
-            plain file, which can be read by `name` in any process.
+    Otherwise `read` returns the content or raises `Unreadable`, and must be called before the next source is taken.
     """
 
-    name: str
+    name: str  # its path; for a member of an archive, the path of the archive followed by the member's
     read: Callable[[], bytes] | None = None
 
 
 class Sources:
     """The .mid and .midi files in folders and archives: folders in order of names, archives in their own order.
 
-    Args:
-        paths: folders, searched recursively, and archives (.zip, .tar.gz, .tgz, .tar), which can also be in folders.
-            Suffixes are case-insensitive. A path inside another one is not read twice.
-
-    Attributes:
-        expected: estimated number of sources. For a tar archive it is extrapolated from the part read so far.
-
-    Raises:
-        UserError: a path is missing or is neither a folder nor an archive, or there are no MIDI files.
+    Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
+    read twice. Raises UserError if a path is missing or is neither a folder nor an archive, or there are no MIDI files.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
         self.paths = _outermost([os.fspath(path) for path in paths])
-        self.expected = 0.0
+        self.expected = 0.0  # estimated number of sources; for a tar archive, extrapolated from the part read so far
         has_any = False
         for path in self.paths:
             for file in self._files(path):

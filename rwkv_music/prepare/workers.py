@@ -41,28 +41,17 @@ class Failure:
 
 
 def map_in_order(
-    setup: Callable[..., Callable[[Any], Any]],
-    setup_args: tuple,
-    items: Iterable,
-    workers: int | None = None,
-    limit_s: float = 60.0,
-    memory_limit_bytes: int | None = None,
+    setup: Callable[..., Callable[[Any], Any]],  # called in every process; returns the function that processes one item
+    setup_args: tuple,  # arguments of `setup`
+    items: Iterable,  # consumed lazily
+    workers: int | None = None,  # maximum number of processes; the number of available cores if None
+    limit_s: float = 60.0,  # time limit for one item
+    memory_limit_bytes: int | None = None,  # of each process's address space; an item that needs more is a Failure
 ) -> Iterator[Any]:
     """Yield the answer to each of `items` in order: the result of the work, or a `Failure`.
 
-    Args:
-        setup: called in every process as `setup(*setup_args)`; returns the function that processes one item. Function,
-            arguments, items and answers are pickled.
-        setup_args: arguments of `setup`.
-        items: consumed lazily.
-        workers: maximum number of processes; the number of available cores if None.
-        limit_s: time limit for one item, in seconds.
-        memory_limit_bytes: limit on the address space of each process (see `system.limit_memory`). An item that needs
-            more gets a `Failure`.
-
-    Raises:
-        UserError: `workers` is not positive.
-        RuntimeError: a process died during its set-up.
+    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is not positive, and
+    RuntimeError if a process died during its set-up.
     """
     if workers is not None and workers < 1:
         raise UserError(f"The number of workers is {workers}: choose at least 1.")
