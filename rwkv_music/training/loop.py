@@ -4,11 +4,8 @@ A step reads `batch_size` rows, numbered by a single counter. Each rank takes it
 summed over targets and divided by the number of targets in the whole step, so that neither the number of ranks nor the
 accumulation changes what a step computes. With `tbptt` a row is a document stream, and a step reads several windows.
 
-A run may end before its last step for four reasons. In each case the last checkpoint stays valid.
-- A signal (`signals`): the run saves and raises `Stopped`.
-- Too many consecutive steps with a gradient that is not finite (`health`).
-- A rank that hangs (`watchdog`).
-- An error of the machine, such as a full disk: a one-sentence error.
+A run ends before its last step after a signal (`signals`), too many consecutive gradients that are not finite
+(`health`), a hang of a rank (`watchdog`), or an error such as a full disk. The last checkpoint always stays valid.
 """
 
 import dataclasses
@@ -61,9 +58,8 @@ METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_seco
 def train(context: Context) -> None:
     """Train to the last step of this invocation, and close the run. Collective.
 
-    Raises:
-        UserError: the loss diverged, or a file could not be read or written.
-        Stopped: a signal requested it, or another rank is lost.
+    Raises UserError if the loss diverged or a file could not be read or written, and Stopped after a signal to stop or
+    the loss of another rank.
     """
     loop = Loop(context)
     try:
@@ -86,17 +82,12 @@ def train(context: Context) -> None:
 
 
 class Loop:
-    """The state of a run while it trains.
-
-    Attributes:
-        context: the run.
-        progress: steps and rows done so far.
-    """
+    """The state of a run while it trains."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.config, self.plan = context, context.config, context.plan
         self.engine, self.saver = context.engine, context.saver
-        self.progress = context.start.progress
+        self.progress = context.start.progress  # steps and rows done so far
         first = context.rank == 0
         self.watchdog = Watchdog(context.store, context.rank, self.plan.world_size, self.config.train.hang_minutes)
         self.flags = ConsensusFlags(context.device, n_flags=4)
@@ -163,14 +154,7 @@ class Loop:
         context.say(f"Trained to step {self.progress.step:,}; the checkpoint is in {context.folder / CHECKPOINTS}.")
 
     def after_step(self, lr: float, stop_later: bool, interrupted: bool, save_due: bool, writing: bool) -> None:
-        """Decide what follows a step, in this order: log, save, stop, validate, sample.
-
-        Args:
-            lr: the step's learning rate.
-            stop_later, interrupted: whether any rank received a signal to stop; see `signals`.
-            save_due: whether rank 0 finds a checkpoint due by time.
-            writing: whether any rank is still writing the previous checkpoint.
-        """
+        """Log, save, stop, validate and sample, in this order, where due. A flag is true if it is on any rank."""
         context, t, step = self.context, self.config.train, self.progress.step
         last, stopping = step == context.last_step, stop_later or interrupted
 
@@ -300,10 +284,7 @@ class Loop:
         self.context.say(text)
 
     def sample(self) -> None:
-        """Complete the held-out piece: piano roll and sound go to TensorBoard, a .mid to RUN/samples.
-
-        Collective, because under ZeRO-3 no rank has all the weights; rank 0 writes.
-        """
+        """Complete the held-out piece, for TensorBoard and RUN/samples. Collective, as ZeRO-3 spreads the weights."""
         with self.engine.eval_mode() as model:
             completion = self.context.data.held_out.complete(model)
         if completion is not None and self.context.rank == 0:

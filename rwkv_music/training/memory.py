@@ -28,17 +28,11 @@ USABLE_FRACTION = 0.94  # of the available memory: no peak in benchmarks/results
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU.
+    """Bytes on one GPU."""
 
-    Attributes:
-        states: weights, gradient buffers, AdamW's states and stream states, for the whole run.
-        activations: kept from the forward pass for the backward pass.
-        working: the largest amount alive beside them at any time.
-    """
-
-    states: int
-    activations: int
-    working: int
+    states: int  # weights, gradient buffers, AdamW's states and stream states, for the whole run
+    activations: int  # kept from the forward pass for the backward pass
+    working: int  # the largest amount alive beside them at any time
 
     @property
     def peak(self) -> int:
@@ -47,19 +41,12 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class StreamMemory:
-    """The recurrent states that a GPU holds with `tbptt` (see tbptt.py).
+    """The recurrent states that a GPU holds with `tbptt` (see tbptt.py)."""
 
-    Attributes:
-        streams: over all micro-batches of a step.
-        rows: streams in one micro-batch.
-        documents: documents in one window of a micro-batch, on average; at least one per row.
-        windows: of a step.
-    """
-
-    streams: int
-    rows: int
-    documents: float
-    windows: int
+    streams: int  # over all micro-batches of a step
+    rows: int  # streams in one micro-batch
+    documents: float  # in one window of a micro-batch, on average; at least one per row
+    windows: int  # of a step
 
 
 def model_state_bytes(parameters: int, trained: int, zero_stage: int, world_size: int, bf16: bool) -> int:
@@ -95,37 +82,23 @@ def activation_values(model: ModelConfig, recompute: str) -> float:
 
 def estimate(
     model: ModelConfig,
-    parameters: int,
-    trained: int,
+    parameters: int,  # elements of the whole model
+    trained: int,  # elements that are not frozen
     *,
     zero_stage: int,
     ranks: int,
-    tokens: int,
+    tokens: int,  # in a rank's micro-batch
     recompute: str,
-    bucket: int,
-    offload: bool,
-    live: int = 10**9,
-    overlaps: bool = False,
-    at_once: bool = False,
-    replays: bool = False,
-    accumulates: bool = False,
-    streams: StreamMemory | None = None,
+    bucket: int,  # DeepSpeed's `reduce_bucket_size`, in elements
+    offload: bool,  # whether optimizer states and gradients are on the CPU
+    live: int = 10**9,  # DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights kept gathered
+    overlaps: bool = False,  # whether ZeRO-1 or 2 reduces gradients during the backward pass
+    at_once: bool = False,  # whether ZeRO-3 gathers all blocks at once and reduces their gradients at the end
+    replays: bool = False,  # whether the step (under ZeRO-3, its blocks) is replayed as CUDA graphs
+    accumulates: bool = False,  # whether the gradients of several micro-batches or windows are accumulated
+    streams: StreamMemory | None = None,  # the states held with `tbptt`
 ) -> MemoryEstimate:
-    """Estimate the memory of a bf16 step on one of `ranks` GPUs.
-
-    Args:
-        parameters: elements of the whole model.
-        trained: of them, those that are not frozen.
-        tokens: in a rank's micro-batch.
-        bucket: DeepSpeed's `reduce_bucket_size`, in elements.
-        offload: whether optimizer states and gradients are on the CPU.
-        live: DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights that ZeRO-3 keeps gathered.
-        overlaps: whether ZeRO-1 or 2 reduces gradients during the backward pass.
-        at_once: whether ZeRO-3 gathers all blocks at once and reduces their gradients at the end.
-        replays: whether the step (under ZeRO-3, its blocks) is replayed as CUDA graphs.
-        accumulates: whether the gradients of several micro-batches or windows are accumulated.
-        streams: the states held with `tbptt`.
-    """
+    """Estimate the memory of a bf16 step on one of `ranks` GPUs."""
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else 3 * FP32 * shared
@@ -166,16 +139,8 @@ def estimate(
 def least_recompute(
     requested: str, estimate_with: Callable[[str], MemoryEstimate], available: float
 ) -> tuple[str, MemoryEstimate]:
-    """Choose the level of activation checkpointing: the requested one, or for "auto" the least that fits.
-
-    Args:
-        estimate_with: the estimate for each level of `RECOMPUTE`.
-        available: bytes of a GPU's memory.
-
-    Returns:
-        The level and its estimate; for "auto" the highest level if none fits.
-    """
-    levels = RECOMPUTE if requested == "auto" else (requested,)
+    """Return a level of `RECOMPUTE` and its estimate: for "auto" the least that fits, or the highest if none does."""
+    levels = RECOMPUTE if requested == "auto" else (requested,)  # from the least activation checkpointing
     estimates = {level: estimate_with(level) for level in levels}
     chosen = next((level for level in levels if estimates[level].peak <= USABLE_FRACTION * available), levels[-1])
     return chosen, estimates[chosen]
@@ -192,15 +157,8 @@ def available_bytes(device: torch.device) -> float:
 
 
 def check_host_memory(model: RWKV, plan: BatchPlan) -> None:
-    """On a CPU, check that the states of this host's ranks fit into its memory, before filling it. Collective.
-
-    Args:
-        model: may be on the meta device; its frozen parameters are marked.
-
-    Raises:
-        SharedError: they do not fit.
-    """
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    """On a CPU, raise SharedError if the states of this host's ranks do not fit into its memory. Collective."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]  # the model may be on the meta device
     trained = sum(size for size, trains in sizes if trains)
     total = sum(size for size, _ in sizes)
     per_rank = model_state_bytes(total, trained, plan.zero_stage, plan.world_size, uses_bf16(plan.deepspeed))

@@ -32,8 +32,7 @@ PEAK_FLOPS = {
 def peak_flops(device: torch.device) -> tuple[float, str]:
     """Return the FLOP/s that count as 100% on one device, and where the figure is from.
 
-    For a GPU in `PEAK_FLOPS` it is the datasheet's; else the measured rate of a large matrix product, which takes less
-    than a second.
+    A GPU that is not in `PEAK_FLOPS`, or a CPU, is measured with a large matrix product, in less than a second.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     for known, rate in PEAK_FLOPS.items():
@@ -83,9 +82,7 @@ class Stopwatch:
 class Trace:
     """A trace of some steps, RUN/profile/rank_NN.json.gz, for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
-    Args:
-        steps: number of steps to trace, after `WARM_UP` others, in which caches fill and kernels are selected; 0 for
-            none.
+    It starts after `WARM_UP` steps, in which caches fill and kernels are selected. With 0 steps nothing is traced.
     """
 
     WARM_UP = 10
@@ -123,13 +120,10 @@ class Curves:
 
     After a resume, points that an earlier process wrote past the checkpoint are purged, so that there is one curve.
     TensorBoard writes in a thread; if that fails, the next call here, or `close`, raises UserError.
-
-    Args:
-        wandb: Weights & Biases run that also receives scalars and images.
     """
 
     def __init__(self, folder: str | Path, first_step: int, enabled: bool, wandb: WandbRun | None = None) -> None:
-        self._writer, self._wandb = None, wandb
+        self._writer, self._wandb = None, wandb  # wandb also receives scalars and images
         if enabled:
             with explained(f"opening TensorBoard's event file in {folder}"):
                 self._writer = SummaryWriter(str(folder), purge_step=first_step)

@@ -36,15 +36,8 @@ ENVIRONMENT = {
 def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
     """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; without them, form one alone.
 
-    Args:
-        backend: "nccl" or "gloo".
-        collective_minutes: time-out of a collective that some rank does not join.
-
-    Returns:
-        The store through which the ranks met.
-
-    Raises:
-        UserError: the ranks cannot meet.
+    A collective that some rank does not join times out after `collective_minutes`. Returns the store through which the
+    ranks met. Raises UserError if they cannot meet.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():

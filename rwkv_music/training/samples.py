@@ -16,11 +16,7 @@ from rwkv_music.training.metrics import Curves
 
 
 class HeldOut:
-    """The first piece of a split that is long enough to be completed.
-
-    Raises:
-        UserError: a package that samples need is not installed.
-    """
+    """The first piece of a split that is long enough to be completed. Raises UserError if a package is missing."""
 
     def __init__(self, config: RunConfig, split: str) -> None:
         try:

@@ -9,9 +9,7 @@ Notable choices:
 - The thread only writes. Collectives run on the main thread: those of a second thread could interleave with a step's.
 - The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds, allocated at the first save and
   kept. `--save_mode blocking` makes no copy, and training waits.
-- On a GPU the copies are enqueued on the stream between two steps. The ranks' collective check waits for the transfer
-  to host memory, but not for the disk.
-- A failure on one rank is reported once, as one sentence, and the partial checkpoint is deleted.
+- On a GPU the copies are enqueued on the stream. The collective check waits for them, but not for the disk.
 """
 
 import contextlib
@@ -58,11 +56,8 @@ OWNER = ".owner"
 def take_over(run: Path, token: str) -> int | None:
     """Make this process the only one that may write checkpoints into `run`; a job presumed dead may still be running.
 
-    Args:
-        token: host name, process number, and a random string.
-
-    Returns:
-        The number of the previous owner's process, if it ran on this host and such a process still exists.
+    The token holds host name, process number and a random string. Returns the number of the previous owner's process,
+    if it ran on this host and such a process still exists.
     """
     before = (run / OWNER).read_text(encoding="utf-8").split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
@@ -78,17 +73,11 @@ def take_over(run: Path, token: str) -> int | None:
 
 @dataclasses.dataclass
 class Snapshot:
-    """The content of a rank's files.
+    """The content of a rank's files."""
 
-    Attributes:
-        files: the tensors of each file, by file name and tensor name.
-        note: this rank's entries of the index.
-        wait: waits until the asynchronous copies have completed.
-    """
-
-    files: dict[str, dict[str, Tensor]]
-    note: dict
-    wait: Callable[[], None]
+    files: dict[str, dict[str, Tensor]]  # by file name and tensor name
+    note: dict  # this rank's entries of the index
+    wait: Callable[[], None]  # waits until the asynchronous copies have completed
 
 
 class Saver:
@@ -96,20 +85,15 @@ class Saver:
 
     `save` and `finish` raise UserError, the same on all ranks, if the checkpoint cannot be written (nothing of it
     remains) or if another process has taken over the run.
-
-    Args:
-        token: the token given to `take_over`.
-        stream_states: the states of document streams, with `tbptt`.
-        unread: tensors that the model does not use, for this rank to write beside its weights.
     """
 
     def __init__(
         self,
         engine: Engine,
         config: RunConfig,
-        token: str,
+        token: str,  # the one given to `take_over`
         stream_states: StreamStates | None = None,
-        unread: dict[str, Tensor] | None = None,
+        unread: dict[str, Tensor] | None = None,  # tensors that the model does not use, to write beside the weights
     ) -> None:
         self._shards, self._config, self._token = engine.shards, config, token
         self._stream_states = stream_states

@@ -1,8 +1,7 @@
 """Set up a run: build its `Context` from its configuration.
 
-`setup` reads from top to bottom. First come the checks that each rank makes alone, so that an error is reported before
-ranks wait for one another. Then come collective checks, then the model and its weights, which may take minutes. The run
-folder is written last.
+The checks that each rank makes alone come first, so that an error is reported before ranks wait for one another. The
+run folder is written last.
 """
 
 import dataclasses
@@ -61,40 +60,24 @@ from rwkv_music.training.wandb_run import check_wandb
 
 @dataclass(frozen=True)
 class RunData:
-    """The datasets of a run.
-
-    Attributes:
-        train: rows of the training split.
-        streams: the training split as document streams, with `tbptt`.
-        validation: None if there is none.
-        held_out: the piece that samples complete; None if no samples are drawn.
-    """
+    """The datasets of a run."""
 
     train: MusicDataset
-    streams: DocumentStreams | None
-    validation: Validation | None
-    held_out: HeldOut | None
+    streams: DocumentStreams | None  # the training split as document streams, with `tbptt`
+    validation: Validation | None  # None if it is turned off or there is no validation split
+    held_out: HeldOut | None  # the piece that samples complete; None if no samples are drawn
 
 
 @dataclass(frozen=True)
 class RunStart:
-    """The checkpoint or weights that a run starts from.
+    """The checkpoint or weights that a run starts from."""
 
-    Attributes:
-        checkpoint: the checkpoint that it resumes from, if any.
-        passed_over: one message per newer damaged checkpoint.
-        initial: weights given by --init; None when resuming, unless the run is tuned.
-        base: the frozen part of `initial` in a tuned run.
-        progress: steps and rows done so far.
-        previous_data: the dataset folder that the checkpoint was trained on; "" without one.
-    """
-
-    checkpoint: Path | None
-    passed_over: tuple[str, ...]
-    initial: InitialWeights | None
-    base: Base | None
-    progress: Progress
-    previous_data: str
+    checkpoint: Path | None  # the one that the run resumes from
+    passed_over: tuple[str, ...]  # one message per newer damaged checkpoint
+    initial: InitialWeights | None  # weights given by --init; None when resuming, unless the run is tuned
+    base: Base | None  # the frozen part of `initial` in a tuned run
+    progress: Progress  # steps and rows done so far
+    previous_data: str  # the dataset folder that the checkpoint was trained on; "" without one
 
 
 @dataclass(frozen=True)
@@ -117,34 +100,21 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Context:
-    """A run that is set up.
-
-    Attributes:
-        config, plan: its settings, and how its rows are divided.
-        folder: the run folder.
-        data, start: what it reads, and what it starts from.
-        store: the rendezvous store.
-        rank: this process's rank.
-        engine: model and optimizer.
-        stream_states: the states of document streams, with `tbptt`.
-        saver: writes checkpoints.
-        size, memory: figures for the summary and the curves.
-        fast_mismatch: why the run uses DeepSpeed's own code paths, as a clause; None if it uses `fast`.
-    """
+    """A run that is set up."""
 
     config: RunConfig
     plan: BatchPlan
-    folder: Path
+    folder: Path  # the run folder
     data: RunData
     start: RunStart
-    store: dist.Store
+    store: dist.Store  # the rendezvous store
     rank: int
     engine: Engine
-    stream_states: StreamStates | None
+    stream_states: StreamStates | None  # None without `tbptt`
     saver: Saver
     size: ModelSize
     memory: MemoryPlan
-    fast_mismatch: str | None
+    fast_mismatch: str | None  # why the run uses DeepSpeed's own code paths, as a clause; None if it uses `fast`
 
     @property
     def device(self) -> torch.device:
@@ -170,14 +140,9 @@ class Context:
 def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> Context:
     """Set up a run. Collective.
 
-    Args:
-        config: the run; if `config.model.vocab_size` is 0 it is taken from the dataset.
-        deepspeed_file: path of the DeepSpeed JSON file.
-        given: names of the settings that the user set; the DeepSpeed file may set the others.
-
-    Raises:
-        UserError: settings, data and files do not fit together, or cannot be read or written.
-        Stopped: the ranks do not see the same files.
+    A `config.model.vocab_size` of 0 is replaced by the dataset's. `given` names the settings that the user set; the
+    DeepSpeed file may set the others. Raises UserError if settings, data and files do not fit together or cannot be
+    read or written, and Stopped if the ranks do not see the same files.
     """
     # Checks on each rank.
     config, plan, rows = _read_inputs(config, deepspeed_file, given)

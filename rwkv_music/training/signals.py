@@ -21,31 +21,23 @@ SAME_SECONDS = 0.5  # a second SIGINT within this time is the same Ctrl-C, forwa
 
 
 class Stopped(Exception):
-    """A run stopped before its last step; the message contains the step and the checkpoint to resume from.
-
-    Attributes:
-        status: exit status, which tells a launcher whether to restart the run.
-        on_every_rank: whether each rank prints the message, not only rank 0.
-    """
+    """A run stopped before its last step; the message contains the step and the checkpoint to resume from."""
 
     def __init__(self, message: str, status: int, on_every_rank: bool = False) -> None:
         super().__init__(message)
-        self.status, self.on_every_rank = status, on_every_rank
+        self.status, self.on_every_rank = status, on_every_rank  # rank 0 alone prints the message, or every rank
 
 
 class StopSignals:
     """A context in which the signals only set `stop_later` and `interrupted`.
 
     After it SIGTERM and SIGUSR1 are ignored: the run has ended and is about to exit.
-
-    Args:
-        announce: whether to print that the run will stop.
     """
 
     LATER = (signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, announce: bool = False) -> None:
-        self._announce = announce
+        self._announce = announce  # whether to print that the run will stop
         self.stop_later = False
         self.interrupted = False
 
