@@ -78,6 +78,17 @@ def users_folder(bach_midi, bach_data, tmp_path_factory) -> Path:
     return folder
 
 
+def test_files_named_in_architecture_exist():
+    text = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([\w/.]+)`", text) if "/" in name and re.search(r"\.(py|cu|sh)$|/$", name)}
+    missing = [
+        name
+        for name in named
+        if not name.startswith("deepspeed/") and not any((PROJECT / top / name).exists() for top in ("", "rwkv_music"))
+    ]
+    assert len(named) > 20 and not missing
+
+
 def test_examples_of_both_languages_are_marked():
     assert sorted(language for language, _ in EXAMPLES) == ["bash", "bash", "python", "python", "python"]
 
