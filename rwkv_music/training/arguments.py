@@ -29,9 +29,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="DeepSpeed JSON file, for example ds_configs/zero2.json",
     )
     parser.add_argument("--preset", choices=PRESETS, help=f"model size, layers x width: {sizes} (default: tiny)")
-    parser.add_argument(
-        "--local_rank", type=int, help=argparse.SUPPRESS
-    )  # from DeepSpeed's launcher, which also sets the environment
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher adds it; unused
     add_arguments(parser, DataConfig)
     of_a_state = {
         name: f"{getattr(TrainConfig, name)}; {value} with --tune state"

@@ -17,19 +17,12 @@ from rwkv_music.training.deepspeed_file import SHARED_KEYS
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How the rows of a step are divided, and the two configurations brought into agreement.
+    """How the rows of a step are divided, and the two configurations brought into agreement."""
 
-    Attributes:
-        train: the run's settings with all batch sizes filled in.
-        deepspeed: the DeepSpeed configuration with all batch sizes filled in.
-        world_size: number of ranks.
-        accumulation: micro-batches per rank and step; with `tbptt`, per rank and window.
-    """
-
-    train: TrainConfig
-    deepspeed: dict[str, Any]
+    train: TrainConfig  # the run's settings with all batch sizes filled in
+    deepspeed: dict[str, Any]  # the DeepSpeed configuration with all batch sizes filled in
     world_size: int
-    accumulation: int
+    accumulation: int  # micro-batches per rank and step; with `tbptt`, per rank and window
 
     @property
     def zero(self) -> dict[str, Any]:
@@ -54,24 +47,17 @@ def largest_micro_batch(batch_size: int, world_size: int, limit: int) -> int:
 
 def plan_batches(
     train: TrainConfig,
-    given: set[str],
+    given: set[str],  # fields of `train` that the user set; the DeepSpeed file overrides the others
     file: dict[str, Any],
     path: str | os.PathLike,
     world_size: int,
-    windows: int = 1,
+    windows: int = 1,  # per row and step (`tbptt`); DeepSpeed counts them as accumulation steps
 ) -> BatchPlan:
     """Divide a step's rows among ranks and micro-batches.
 
     In an elastic run the ranks' shares may differ by one row, and micro_batch_size is the largest share allowed. The
-    loss is a mean over all targets of the step, so the division does not change it.
-
-    Args:
-        given: fields of `train` that the user set. The DeepSpeed file overrides the others.
-        file, path: the DeepSpeed file's content and where it was read.
-        windows: windows per row and step (`tbptt`). DeepSpeed counts them as accumulation steps.
-
-    Raises:
-        UserError: the command line and the file disagree, or the batch cannot be divided.
+    loss is a mean over all targets of the step, so the division does not change it. Raises UserError if the command
+    line and the file disagree, or if the batch cannot be divided.
     """
     for key, name in SHARED_KEYS.items():
         value = file.get(key, "auto")

@@ -13,16 +13,12 @@ T = TypeVar("T")
 
 
 def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
-    """Run `action` on every rank; if it raises UserError or OSError on any, raise the same SharedError on all.
-
-    Args:
-        doing: what the action does, for the message of an OSError ("reading X").
-    """
+    """Run `action` on every rank; if it raises UserError or OSError on any, raise the same SharedError on all."""
     fault, result = None, None
     try:
         result = action()
     except OSError as error:
-        fault = describe_os_error(error, doing)
+        fault = describe_os_error(error, doing)  # doing is for example "reading X"
     except UserError as error:
         fault = str(error)
     faults: list[str | None] = [None] * dist.get_world_size()
@@ -42,9 +38,6 @@ class ConsensusFlags:
     """One small all-reduce per step: the step's number of targets, and flags that any rank may set.
 
     The device is never waited for: the sum is copied to the host while the step computes, and read after it.
-
-    Args:
-        n_flags: number of flags.
     """
 
     def __init__(self, device: torch.device, n_flags: int) -> None:

@@ -23,11 +23,7 @@ QUANTIZED = ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "z
 
 
 def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
-    """Read and check the DeepSpeed configuration at `path`.
-
-    Raises:
-        UserError: the file is missing, is not JSON, or sets what train.py sets itself or does not support.
-    """
+    """Read the DeepSpeed configuration at `path`; raise UserError if train.py does not support it."""
     path = Path(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -14,13 +14,10 @@ class SkippedSteps:
     """Counter of the steps that were skipped because their gradient was not finite.
 
     Whether a step was skipped is known on the device, the same on every rank; the host reads it when it waits anyway.
-
-    Args:
-        before: number of skipped steps in the checkpoint that the run resumes from.
     """
 
     def __init__(self, engine: Engine, before: int = 0) -> None:
-        self._engine, self._before = engine, before
+        self._engine, self._before = engine, before  # steps skipped up to the checkpoint that the run resumes from
         self._last = engine.skipped_steps()
         self._in_a_row = torch.zeros_like(self._last)
 
@@ -33,10 +30,7 @@ class SkippedSteps:
         return torch.where(skipped, 0, losses)
 
     def read(self) -> tuple[int, int]:
-        """Return the steps skipped in the whole run, and in a row up to now. Waits for the device.
-
-        While the second is not 0 the weights may have diverged.
-        """
+        """Return the steps skipped in the whole run, and in a row up to now. Waits for the device."""
         total, in_a_row = torch.stack([self._last, self._in_a_row]).tolist()
         return self._before + total, in_a_row
 

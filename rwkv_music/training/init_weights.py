@@ -18,13 +18,9 @@ from rwkv_music.tokenizers.registry import load_codec
 
 
 def shape_of_init(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the ModelConfig fields of the weights at `path`, with vocab_size 0 (it is the dataset's).
-
-    Raises:
-        UserError: the weights cannot be opened, or a flag requests another shape.
-    """
+    """Return the ModelConfig fields of the weights at `path`; raise UserError if a flag requests another shape."""
     weights = open_weights(path, verify=False)
-    shape = dataclasses.asdict(weights.config) | {"vocab_size": 0}
+    shape = dataclasses.asdict(weights.config) | {"vocab_size": 0}  # the vocabulary is the dataset's
     requested = {name: value for name, value in vars(arguments).items() if name in shape}
     flags = {name: f"--{name}" for name in requested}
     if arguments.preset:
@@ -40,28 +36,15 @@ def shape_of_init(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights that a run starts from.
-
-    Attributes:
-        weights: where they are read from.
-        fresh: parameters of the run's model that they do not provide.
-        note: a clause about `fresh` for the user; "" if there is none.
-    """
+    """Weights that a run starts from."""
 
     weights: Weights
-    fresh: frozenset[str]
-    note: str
+    fresh: frozenset[str]  # parameters of the run's model that `weights` does not provide
+    note: str  # a clause about `fresh` for the user; "" if there is none
 
 
 def open_initial(path: str, config: ModelConfig, fingerprint: str) -> InitialWeights:
-    """Open the weights at `path` for a model of `config`.
-
-    Args:
-        fingerprint: of the tokenizer of the run's data.
-
-    Raises:
-        UserError: the weights cannot be opened.
-    """
+    """Open the weights at `path` for a model of `config`; `fingerprint` is that of the data's tokenizer."""
     weights = open_weights(path, verify=False)  # the ranks share the verification of a checkpoint
     names = parameter_shapes(config)
     tables = [name for name in names if name in ("emb.weight", "head.weight") or name.endswith(".enn.weight")]
@@ -80,11 +63,7 @@ def open_initial(path: str, config: ModelConfig, fingerprint: str) -> InitialWei
 
 
 def open_base(initial: InitialWeights, config: ModelConfig, tune: str) -> Base:
-    """Return the part of `initial` that a tuned run leaves frozen.
-
-    Raises:
-        UserError: some of it would be random.
-    """
+    """Return the part of `initial` that a tuned run leaves frozen. Raises UserError if some of it would be random."""
     base = Base(initial.weights, config, tune)
     fresh = [name for name in base.shapes if name in initial.fresh]
     if any(name in initial.weights.tensors.shapes for name in fresh):

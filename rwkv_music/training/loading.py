@@ -22,10 +22,7 @@ from rwkv_music.training.tbptt import StreamStates
 
 
 def damaged_files(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint's tensor files, as a clause; None if nothing. Collective.
-
-    The ranks share the hashing, and all return the same.
-    """
+    """Return what is wrong with a checkpoint's tensor files, or None. Collective: the ranks share the hashing."""
     own = tensor_files(checkpoint)[dist.get_rank() :: dist.get_world_size()]
     faults: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(faults, contents_fault(checkpoint, own))
@@ -33,11 +30,7 @@ def damaged_files(checkpoint: Path) -> str | None:
 
 
 def load_checkpoint(engine: Engine, checkpoint: Path, stream_states: StreamStates | None = None) -> None:
-    """Restore weights and optimizer states, and those of `stream_states`, from `checkpoint`. Collective.
-
-    Raises:
-        UserError: the checkpoint is damaged or of another model; the same on all ranks.
-    """
+    """Restore weights, optimizer states and `stream_states`. Collective; raises UserError on all ranks if damaged."""
     shards = engine.shards
 
     def read() -> None:
@@ -76,11 +69,7 @@ def verify_initial(initial: InitialWeights) -> None:
 
 
 def load_initial(engine: Engine, initial: InitialWeights) -> None:
-    """Set the weights from `initial`, except for its `fresh` parameters. Collective.
-
-    Raises:
-        UserError: the file is damaged; the same on all ranks.
-    """
+    """Set the weights from `initial`, except its `fresh` ones. Collective; raises UserError on all ranks if damaged."""
     shards, weights = engine.shards, initial.weights
 
     def read() -> None:
@@ -96,11 +85,7 @@ def load_initial(engine: Engine, initial: InitialWeights) -> None:
 
 
 def load_frozen(engine: Engine, base: Base) -> None:
-    """Set this rank's share of the frozen weights. Collective; must precede `update_weights`, which gathers them.
-
-    Raises:
-        UserError: the file is damaged; the same on all ranks.
-    """
+    """Set this rank's share of the frozen weights. Collective; must precede `update_weights`, which gathers them."""
 
     def read() -> None:
         for name, values, start in engine.shards.frozen_slices():

@@ -6,7 +6,6 @@ Notable choices:
   its final state and produces that of its initial state. This costs one more forward pass.
 - DeepSpeed differentiates one scalar. It gets the loss plus, for each state value, the product with its (constant)
   gradient; the gradient of that sum is the required one.
-- DeepSpeed counts a window as an accumulation step.
 - A stream's state is saved in checkpoints under the stream's number by the rank that holds it, so that resuming is
   exact on any number of ranks.
 """
@@ -22,24 +21,18 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class StreamStates:
-    """The states of this rank's document streams between one step and the next.
-
-    Args:
-        engine, config: the model's.
-        streams: for each micro-batch of a step, the numbers of its streams.
-    """
+    """The states of this rank's document streams between one step and the next."""
 
     def __init__(self, engine: Engine, config: ModelConfig, streams: list[range]) -> None:
         dtype = next(engine.module.parameters()).dtype
-        self._streams = streams
+        self._streams = streams  # for each micro-batch of a step, the numbers of its streams
         self._states = [State.empty(config, len(numbers), dtype, engine.device) for numbers in streams]
 
     def step(self, engine: Engine, batches: list[Batch], scale: Tensor) -> Tensor:
         """Take one optimizer step; return the summed loss in nats, float64 [].
 
-        Args:
-            batches: the windows of the first micro-batch in order, then those of the next one.
-            scale: factor that turns the sum over a rank's targets into the loss, which DeepSpeed averages over ranks.
+        `batches` holds the windows of the first micro-batch in order, then those of the next one. `scale` turns the sum
+        over a rank's targets into the loss, which DeepSpeed averages over ranks.
         """
         windows = len(batches) // len(self._streams)
         nats = torch.zeros((), dtype=torch.float64, device=scale.device)

@@ -24,15 +24,7 @@ def check_wandb() -> None:
 
 
 class WandbRun:
-    """A run in the Weights & Biases project rwkv-music.
-
-    Args:
-        folder: the run folder; it exists.
-        hyperparameters: the settings by which runs are compared.
-
-    Raises:
-        UserError: the package cannot start, for example without a login.
-    """
+    """A run in the Weights & Biases project rwkv-music. Raises UserError if wandb cannot start (no login)."""
 
     def __init__(self, folder: Path, hyperparameters: dict[str, Any]) -> None:
         import wandb

@@ -2,10 +2,7 @@
 
 Every rank publishes its phase and the phase's start time to the rendezvous store. A rank whose phase lasts too long
 prints the ranks that are behind it or silent and its own stacks, and ends its process; the launcher then ends the
-others.
-
-Notable choice: in a collective all ranks wait for one. That rank is identified by its phase: it has not reached the
-step yet, or publishes nothing.
+others. In a collective all ranks wait for one, which has not reached the step yet or publishes nothing.
 """
 
 import faulthandler
@@ -26,31 +23,21 @@ PHASES = ("reading its rows for", "in", "saving")
 
 @dataclass(frozen=True)
 class Activity:
-    """What a rank is doing; ordered by (step, phase).
-
-    Attributes:
-        phase: an index into PHASES.
-        since: seconds, time.time().
-    """
+    """What a rank is doing; ordered by (step, phase)."""
 
     step: int
-    phase: int
-    since: float
+    phase: int  # an index into PHASES
+    since: float  # seconds, time.time()
 
     def __str__(self) -> str:
         return f"{PHASES[self.phase]} step {self.step:,} for {(time.time() - self.since) / 60:.1f} minutes"
 
 
 class Watchdog:
-    """A context in which this rank is watched, except for the pauses.
-
-    Args:
-        store: the rendezvous store.
-        minutes: how long one phase of a step may take; 0 for no limit.
-    """
+    """A context in which this rank is watched, except for the pauses."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, minutes: float) -> None:
-        self._rank, self._world_size, self._limit = rank, world_size, 60 * minutes
+        self._rank, self._world_size, self._limit = rank, world_size, 60 * minutes  # limit of a phase; 0: none
         # A connection of its own: the main thread may hold the other one for as long as it hangs.
         own = store.clone() if isinstance(store, dist.TCPStore) else store
         self._store = dist.PrefixStore("watchdog", own)
