@@ -46,7 +46,7 @@ def test_too_many_in_a_row_end_the_run_at_the_last_good_checkpoint(bach_data, tm
     assert run.status == 1 and "Traceback" not in run.output, run.output[-3000:]
     said = run.output.strip().splitlines()[-1]
     assert "The last 5 steps, up to step 11, were skipped" in said
-    assert "from step_00000006 with a lower --lr" in said
+    assert "resumes from step_00000006" in said
     assert run.last_checkpoint.name == "step_00000006"
 
 
