@@ -176,7 +176,7 @@ def communication(kernels: list[Kernel], steps: int) -> dict[str, float]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one configuration in this process."""
     from rwkv_music.training.loop import Loop
-    from rwkv_music.training.metrics import Trace, model_flop_utilisation, peak_memory_bytes
+    from rwkv_music.training.metrics import Trace, model_flop_utilization, peak_memory_bytes
     from rwkv_music.training.setup import setup
 
     started = time.perf_counter()
@@ -232,7 +232,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "parameters": context.size.parameters,
             "step_ms": step_ms,
             "tokens_per_second": rate,
-            "mfu": model_flop_utilisation(context.size.matrix_parameters, rate / context.plan.world_size, loop.flops),
+            "mfu": model_flop_utilization(context.size.matrix_parameters, rate / context.plan.world_size, loop.flops),
             "peak_gib": peak / 2**30 if on_gpu else None,
             "estimated_gib": context.memory.estimate.peak / 2**30,
             "optimizer_bytes": round(states),

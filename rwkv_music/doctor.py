@@ -95,7 +95,7 @@ def main() -> int:
     width = min(shutil.get_terminal_size().columns, 100)
     failed = 0
     for check in checks():
-        print(layout(check, width, colour=sys.stdout.isatty()), flush=True)
+        print(layout(check, width, color=sys.stdout.isatty()), flush=True)
         failed += check.status == "fail"
     print()
     if failed:
@@ -105,7 +105,7 @@ def main() -> int:
     return int(failed > 0)
 
 
-def layout(check: Check, width: int, colour: bool = False) -> str:
+def layout(check: Check, width: int, color: bool = False) -> str:
     """Format a check in lines of at most `width` columns: status, name and detail, then the remedy."""
     indent = " " * 21
     first = f"{check.status:<6}{check.name:<15}"
@@ -115,7 +115,7 @@ def layout(check: Check, width: int, colour: bool = False) -> str:
             check.remedy, width, initial_indent=indent + "-> ", subsequent_indent=indent + "   ", break_on_hyphens=False
         )
     text = "\n".join(lines)
-    if colour:
+    if color:
         code = {"ok": 32, "warn": 33, "fail": 31}[check.status]
         text = f"\033[{code}m{check.status}\033[0m" + text[len(check.status) :]
     return text

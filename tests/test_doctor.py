@@ -149,7 +149,7 @@ def test_every_line_fits_the_terminal(width):
     assert {line[:20].strip() for line in lines[1:]} == {""}
     assert sum("-> " in line for line in lines) == 1
     plain = doctor.layout(long, width)
-    assert doctor.layout(long, width, colour=True).replace("\033[33m", "").replace("\033[0m", "") == plain
+    assert doctor.layout(long, width, color=True).replace("\033[33m", "").replace("\033[0m", "") == plain
 
 
 def test_an_exception_is_a_failed_check():

@@ -1,4 +1,4 @@
-"""Tests of the model: v7 against the `rwkv` package, v8 against numpy, states, packing, the loss, initialisation."""
+"""Tests of the model: v7 against the `rwkv` package, v8 against numpy, states, packing, the loss, initialization."""
 
 import os
 import subprocess
@@ -224,7 +224,7 @@ def test_no_targets_give_zero_loss_and_gradients():
     assert loss.item() == 0 and all(not p.grad.any() for p in model.parameters())
 
 
-def test_initialisation_follows_train_temp():
+def test_initialization_follows_train_temp():
     torch.manual_seed(0)
     model = RWKV(ModelConfig(n_layer=4, n_embd=128, vocab_size=512))
     w = model.state_dict()

@@ -195,7 +195,7 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
     return chosen
 
 
-def passed_over(run: str | os.PathLike, chosen: Path | None) -> list[str]:
+def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str]:
     """Return one clause about each checkpoint newer than `chosen`, newest first: its name and what is wrong with it."""
     newer = [path for path in checkpoints(run) if chosen is None or path.name > chosen.name]
     return [f"{path.name}: {fault(path) or 'a file is not as it was written'}" for path in reversed(newer)]
@@ -250,10 +250,10 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
 
 def remove_checkpoint(checkpoint: Path) -> None:
     """Delete a checkpoint. It is renamed first, so an interrupted deletion does not leave a partial checkpoint."""
-    shutil.rmtree(take_name_away(checkpoint), ignore_errors=True)
+    shutil.rmtree(mark_removed(checkpoint), ignore_errors=True)
 
 
-def take_name_away(checkpoint: Path) -> Path:
+def mark_removed(checkpoint: Path) -> Path:
     """Rename a checkpoint atomically so that it no longer counts as one. Return the new path, to be deleted."""
     removed = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)

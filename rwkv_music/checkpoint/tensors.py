@@ -6,7 +6,7 @@ Notable choices:
   safetensors or JSON. A `.pth` is memory-mapped, so processes on one machine share its pages.
 - v0, v1 and v2 of layer 0, which BlinkDL's files contain, are not parameters here: the value residual starts in that
   layer, so no program reads them. A run keeps them so that an exported `.pth` is complete.
-- Files converted for inference (quantised, transposed or compiled) are refused with the reason: they cannot be trained,
+- Files converted for inference (quantized, transposed or compiled) are refused with the reason: they cannot be trained,
   and half of them would load without an error.
 
 Sources: BlinkDL's RWKV-LM, RWKV-v7/rwkv_v7_demo.py and rwkv_v8_rc00_demo.py (names, ignored tensors); the `rwkv`
@@ -40,7 +40,7 @@ INFERENCE_FILES = {
     b"\x08": "an ONNX file",
 }
 OLDER = re.compile(r"blocks\.\d+\.att\.time_(mix|maa|decay|first|faaaa)")
-QUANTISED = re.compile(r"_(strategy|mm8|mx|rx|my|ry)$|\.(qweight|qzeros|scales|weight_scale|SCB|absmax)$")
+QUANTIZED = re.compile(r"_(strategy|mm8|mx|rx|my|ry)$|\.(qweight|qzeros|scales|weight_scale|SCB|absmax)$")
 
 
 class Tensors(Protocol):
@@ -123,7 +123,7 @@ class PthFile:
             )
         for name, tensor in tensors.items():
             if tensor.dtype not in TRAINABLE:
-                raise _inference_only(path, f"quantised ({name} is {str(tensor.dtype).removeprefix('torch.')})")
+                raise _inference_only(path, f"quantized ({name} is {str(tensor.dtype).removeprefix('torch.')})")
         self._tensors: dict[str, Tensor] = tensors
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
@@ -208,8 +208,8 @@ def shape_of(shapes: dict[str, tuple[int, ...]], source: Path) -> ModelConfig:
 
 
 def _refuse_inference_layouts(shapes: dict[str, tuple[int, ...]], source: Path) -> None:
-    if quantised := [name for name in shapes if QUANTISED.search(name)]:
-        raise _inference_only(source, f"converted or quantised ({quantised[0]})")
+    if quantized := [name for name in shapes if QUANTIZED.search(name)]:
+        raise _inference_only(source, f"converted or quantized ({quantized[0]})")
     if any(OLDER.match(name) for name in shapes):
         raise UserError(f"{source} is an RWKV older than v7: give v7 (x070) or v8 weights.")
     flat = len(shapes.get("blocks.0.att.r_k", (0, 0))) == 1

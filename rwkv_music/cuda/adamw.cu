@@ -1,4 +1,4 @@
-// One thread updates four neighbouring elements: 16 bytes of each fp32 array. If an array does not start at a multiple
+// One thread updates four neighboring elements: 16 bytes of each fp32 array. If an array does not start at a multiple
 // of four elements, and past the last group of four, elements are updated one by one. Each block recomputes the factors
 // that depend on the step alone: this costs less than another launch, and the step stays on the device.
 
@@ -55,9 +55,9 @@ __global__ __launch_bounds__(THREADS) void update_kernel(const Update args) {
     if (*args.bad != 0) return;
     const Gradient* const gradients = static_cast<const Gradient*>(args.gradient);
     const int64_t offset = (int64_t(blockIdx.x) * THREADS + threadIdx.x) * PER_THREAD;
-    const bool vectorised = ALIGNED && offset + PER_THREAD <= args.elements;
+    const bool vectorized = ALIGNED && offset + PER_THREAD <= args.elements;
     float master[PER_THREAD], m[PER_THREAD], v[PER_THREAD], gradient[PER_THREAD];
-    if (vectorised) {
+    if (vectorized) {
         read(gradient, gradients + offset);
         read(master, args.masters + offset);
         read(m, args.exp_avg + offset);
@@ -65,7 +65,7 @@ __global__ __launch_bounds__(THREADS) void update_kernel(const Update args) {
     }
     if (threadIdx.x == 0) factors = make_factors(args);  // slow, in double precision: overlaps the other threads' loads
     __syncthreads();
-    if (vectorised) {
+    if (vectorized) {
 #pragma unroll
         for (int i = 0; i < PER_THREAD; i++) update_element(master[i], m[i], v[i], gradient[i], factors);
         write(args.masters + offset, master);

@@ -39,7 +39,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// The sum of x over each group of LANES neighbouring lanes, a power of two; every lane of a group receives it.
+// The sum of x over each group of LANES neighboring lanes, a power of two; every lane of a group receives it.
 template <int LANES>
 __device__ __forceinline__ float warp_sum(float x) {
     if constexpr (LANES == 1) return x;

@@ -1,6 +1,6 @@
 // Cross-entropy that overwrites the logits with their gradient. One block processes one row and keeps it in registers.
 //
-// If the vocabulary size is not a multiple of 8, a row shares its first and last 16-byte vector with the neighbouring
+// If the vocabulary size is not a multiple of 8, a row shares its first and last 16-byte vector with the neighboring
 // rows. Those two vectors are read and written element by element.
 
 #include "vec8.cuh"

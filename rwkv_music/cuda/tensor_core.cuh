@@ -115,8 +115,8 @@ struct Operand32 {
     uint32_t x[2][4];
 };
 
-// D [16, 16] in fp32: columns 0..7, then 8..15. Initialised to zero, except in an array of arrays, which nvcc 13.0
-// leaves uninitialised with or without braces.
+// D [16, 16] in fp32: columns 0..7, then 8..15. Initialized to zero, except in an array of arrays, which nvcc 13.0
+// leaves uninitialized with or without braces.
 struct Accumulator {
     float x[2][4] = {};
 };

@@ -1,6 +1,6 @@
-// Eight neighbouring bf16 channels as one value; sums over heads, blocks and tokens; the grids of the fused kernels.
+// Eight neighboring bf16 channels as one value; sums over heads, blocks and tokens; the grids of the fused kernels.
 //
-// A thread processes eight neighbouring channels (16 bytes of bf16), eight lanes one head, a warp SLICE channels.
+// A thread processes eight neighboring channels (16 bytes of bf16), eight lanes one head, a warp SLICE channels.
 
 #pragma once
 

@@ -154,16 +154,16 @@ __device__ __forceinline__ void gradients_of_scores(
     keep(out.below, c[2]);
 }
 
-// Sums of x over four neighbouring lanes: over all of them, and over those after this lane.
+// Sums of x over four neighboring lanes: over all of them, and over those after this lane.
 struct QuadSums {
     float all, after;
 };
 
 __device__ __forceinline__ QuadSums quad_sums(float x) {
     const int q = threadIdx.x % 4;
-    const float neighbour = __shfl_xor_sync(FULL_MASK, x, 1);
-    const float pair = __shfl_xor_sync(FULL_MASK, x + neighbour, 2);
-    return {x + neighbour + pair, (q & 1 ? 0.0f : neighbour) + (q & 2 ? 0.0f : pair)};
+    const float neighbor = __shfl_xor_sync(FULL_MASK, x, 1);
+    const float pair = __shfl_xor_sync(FULL_MASK, x + neighbor, 2);
+    return {x + neighbor + pair, (q & 1 ? 0.0f : neighbor) + (q & 2 ? 0.0f : pair)};
 }
 
 // d(log d) / dw.

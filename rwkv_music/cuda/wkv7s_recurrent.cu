@@ -12,7 +12,7 @@
 // - Forward: four lanes share a row of the state, so that it is read and written in full cache lines. For one token
 //   this traffic is the whole cost.
 // - Backward: products along the key axis need G by rows, those along the value axis by columns. A thread keeps 64
-//   elements of row i and 64 of column i, and N / 64 neighbouring threads share an i. States are recomputed forward
+//   elements of row i and 64 of column i, and N / 64 neighboring threads share an i. States are recomputed forward
 //   from the start of the document, not backward by dividing by the decay, which would lose a factor of 1.8 in accuracy
 //   with every token. STRIDE states fit in shared memory, so the document is recomputed once for every STRIDE tokens.
 

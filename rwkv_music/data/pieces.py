@@ -40,7 +40,7 @@ class Pieces(Sequence[Piece]):
     def _lines(self, ids: np.ndarray, starts: np.ndarray) -> BarLines:
         clock = np.append(0, np.cumsum(self._wait[ids])) * WAIT_MS
         tokens, first = np.unique(np.append(starts, len(ids)), return_index=True)
-        # Bars without tokens are spaced evenly between their neighbours.
+        # Bars without tokens are spaced evenly between their neighbors.
         start_ms = np.interp(np.arange(len(starts) + 1), first, clock[tokens])
         # The tokens end with the last note, which can be before the end of the last bar.
         previous_bar_ms = start_ms[-2] - start_ms[-3] if len(starts) > 1 else 0.0

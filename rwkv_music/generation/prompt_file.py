@@ -23,7 +23,7 @@ def match_prompt(codec: Codec, midi: mido.MidiFile, prompt: Piece) -> tuple[mido
     bars = BarGrid.from_midi(midi)
     for leading in {0, *bars.bar(first_note).tolist()}:  # a codec may drop the silent bars before the first note
         line = int(bars.lines(leading + len(prompt.bar_starts))[-1])
-        for divisor in GRID_DIVISORS:  # quantisation may move a note just before the line into the next bar
+        for divisor in GRID_DIVISORS:  # quantization may move a note just before the line into the next bar
             opening = without_notes_from(midi, line - (-(-midi.ticks_per_beat // divisor) if divisor else 0))
             if _encodes_to(codec, opening, prompt):
                 return opening, line

@@ -1,7 +1,7 @@
 """Piano rolls: pictures of MIDI files, for TensorBoard and next to every completion.
 
 The prompt is drawn in cool hues and the completion in warm ones, which stay distinguishable under red-green and
-blue-yellow colour blindness. Each voice has its own hue. Softer notes are paler.
+blue-yellow color blindness. Each voice has its own hue. Softer notes are paler.
 
 This module uses Matplotlib's object interface, not pyplot, so it needs no display and changes no global figure state.
 """
@@ -44,8 +44,8 @@ def figure_array(midi: mido.MidiFile, prompt_end_seconds: float | None = None, t
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def note_colours(notes: Notes, prompt_end_seconds: float | None) -> np.ndarray:
-    """Return the RGB colour of each note, float [n, 3] in 0..1."""
+def note_colors(notes: Notes, prompt_end_seconds: float | None) -> np.ndarray:
+    """Return the RGB color of each note, float [n, 3] in 0..1."""
     hues = np.array([[int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)] for hue in PROMPT_HUES + COMPLETION_HUES])
     boundary = np.inf if prompt_end_seconds is None else prompt_end_seconds - 1e-6
     hue = notes.voice % len(PROMPT_HUES) + len(PROMPT_HUES) * (notes.start >= boundary)
@@ -72,7 +72,7 @@ def _figure(midi: mido.MidiFile, prompt_end_seconds: float | None, title: str, d
     corners = [(left, middle - 0.42), (left, middle + 0.42), (right, middle + 0.42), (right, middle - 0.42)]
     boxes = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
     axes.add_collection(
-        PolyCollection(list(boxes), facecolors=note_colours(notes, prompt_end_seconds), linewidths=0, zorder=3)
+        PolyCollection(list(boxes), facecolors=note_colors(notes, prompt_end_seconds), linewidths=0, zorder=3)
     )
     _draw_pitch_rows(axes, low, high)
     _draw_bar_lines(axes, midi, length)
@@ -112,13 +112,13 @@ def _draw_bar_lines(axes, midi: mido.MidiFile, length: float) -> None:
     if len(lines) <= 200:
         axes.vlines(lines, *axes.get_ylim(), color="#E3E5E9", linewidth=0.7, zorder=1)
     axes.vlines(lines[::step], *axes.get_ylim(), color="#C9CDD3", linewidth=0.9, zorder=1)
-    labelled = [(line, 1 + step * i) for i, line in enumerate(lines[::step].tolist())]
+    labeled = [(line, 1 + step * i) for i, line in enumerate(lines[::step].tolist())]
     # The first bar may be a short upbeat.
-    if len(labelled) > 1 and labelled[1][0] - labelled[0][0] < MIN_LABEL_DISTANCE * length:
-        del labelled[0]
-    labels = [f"{bar}\n{int(line) // 60}:{int(line) % 60:02d}" for line, bar in labelled]
+    if len(labeled) > 1 and labeled[1][0] - labeled[0][0] < MIN_LABEL_DISTANCE * length:
+        del labeled[0]
+    labels = [f"{bar}\n{int(line) // 60}:{int(line) % 60:02d}" for line, bar in labeled]
     labels[0] = f"bar {labels[0]}"
-    axes.set_xticks([line for line, _ in labelled], labels, linespacing=1.25)
+    axes.set_xticks([line for line, _ in labeled], labels, linespacing=1.25)
     axes.tick_params(axis="x", length=0, labelsize=8.5, labelcolor="#4A4F57", pad=4)
 
 

@@ -16,7 +16,7 @@ FAMILIES = (  # of General MIDI, eight programs each
     "piano", "mallets", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reeds", "pipes", "synth lead",
     "synth pad", "synth effects", "folk", "percussion", "sound effects", "drums",
 )  # fmt: skip
-COLOURS = {"train": "#2E6E9E", "val": "#E0812B"}
+COLORS = {"train": "#2E6E9E", "val": "#E0812B"}
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.15em 1em .15em 0;text-align:right;border-bottom:1px solid #ddd}"
@@ -34,7 +34,7 @@ class Histogram:
     scale: str = "linear"  # of the x axis, "linear" or "log"
 
     def __post_init__(self) -> None:
-        self.counts = np.zeros((len(COLOURS), len(self.edges) - 1), np.int64)  # [splits, bins]
+        self.counts = np.zeros((len(COLORS), len(self.edges) - 1), np.int64)  # [splits, bins]
 
     def add(self, row: int, value: float) -> None:
         bin_ = np.searchsorted(self.edges, value, side="right") - 1
@@ -54,11 +54,11 @@ class CorpusReport:
         self.pitch = Histogram("pitch (MIDI number, middle C = 60), without drums", np.arange(129), "notes")
         self.velocity = Histogram("velocity", np.linspace(0, 128, VELOCITY_BINS + 1), "notes")
         self.programs = np.zeros(N_PROGRAMS, np.int64)
-        self.total_seconds = {split: 0.0 for split in COLOURS}
+        self.total_seconds = {split: 0.0 for split in COLORS}
 
     def add(self, split: str, record: np.ndarray, n_tokens: int, n_bars: int) -> None:
         """Add a piece of `split`: its `midi.stats.RECORD` [1], and its length in tokens and bars."""
-        row = list(COLOURS).index(split)
+        row = list(COLORS).index(split)
         piece = record[0]
         seconds = float(piece["seconds"])
         self.total_seconds[split] += seconds
@@ -120,8 +120,8 @@ def _svg(histograms: list[Histogram]) -> str:
     key.axis("off")
     for histogram, ax in zip(histograms, axes, strict=True):
         shares = histogram.counts / np.maximum(histogram.counts.sum(axis=1, keepdims=True), 1)
-        for (split, colour), share in zip(COLOURS.items(), shares, strict=True):
-            ax.stairs(100 * share, histogram.edges, fill=split == "train", color=colour, lw=1.5, label=split)
+        for (split, color), share in zip(COLORS.items(), shares, strict=True):
+            ax.stairs(100 * share, histogram.edges, fill=split == "train", color=color, lw=1.5, label=split)
         ax.set(xscale=histogram.scale, xlabel=histogram.quantity, ylabel=f"{histogram.counted} (% of the split)")
         ax.spines[["top", "right"]].set_visible(False)
     key.legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False, fontsize="large")

@@ -6,7 +6,7 @@ A bar is `Bar TimeSig`, followed by its moments. A moment is `Position`, `Tempo`
 Notable choices:
 - There are 24 positions per beat (21 ms at 120 beats per minute), and durations of up to 16 beats on the same grid.
   Note values down to a thirty-second note and their triplets are exact.
-- Quantised notes are the same after a round trip to MIDI and back. MIDI cannot represent overlapping notes of one pitch
+- Quantized notes are the same after a round trip to MIDI and back. MIDI cannot represent overlapping notes of one pitch
   and instrument, so a note ends where its pitch starts again, and of two that start together the longer is kept.
 - Equal music has equal ids: tracks of one instrument are merged, instruments are sorted by program, and simultaneous
   notes of an instrument by pitch.
@@ -100,7 +100,7 @@ class Remi(Codec):
             for track in score.tracks:
                 _hold_by_pedal(track)
             score = tokenizer.preprocess_score(score)
-            self._normalise(score)
+            self._normalize(score)
             ids = tokenizer.encode(score, no_preprocess_score=True).ids
         except Exception as error:  # MidiTok does not document its exceptions, and one file must not stop `prepare`
             raise RejectedMidi(f"MidiTok failed ({type(error).__name__})") from error
@@ -165,7 +165,7 @@ class Remi(Codec):
             )
         return tokenizer
 
-    def _normalise(self, score: "Score") -> None:
+    def _normalize(self, score: "Score") -> None:
         """Remove overlaps, limit durations and sort tracks in place, so that the score survives a MIDI round trip."""
         from symusic import Note
 

@@ -1,6 +1,6 @@
 """The weights that a run starts from: random ones, a file's, or another run's.
 
-Each rank reads its slices of the file into its own fp32 master weights. What the file does not provide is initialised
+Each rank reads its slices of the file into its own fp32 master weights. What the file does not provide is initialized
 freshly: the tables of another vocabulary, and DeepEmbed's ones for a v7 file.
 """
 

@@ -39,7 +39,7 @@ from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
     Trace,
-    model_flop_utilisation,
+    model_flop_utilization,
     peak_flops,
     peak_memory_bytes,
 )
@@ -117,7 +117,7 @@ class Loop:
         context.say(f"RWKV-Music\n{self.summary}")
         if context.fast_mismatch:
             context.say(f"Training runs on DeepSpeed's own code paths, because {context.fast_mismatch}.")
-        for damaged in context.start.passed_over:
+        for damaged in context.start.skipped_checkpoints:
             context.say(f"Skipped the damaged checkpoint {damaged}.")
         previous = context.start.previous_data
         if previous and Path(previous) != Path(self.config.data.data):
@@ -252,7 +252,7 @@ class Loop:
                 "train/grad_norm": self.engine.grad_norm(),
                 "train/skipped_steps": skipped,
                 "speed/tokens_per_second": tokens_per_second,
-                "speed/mfu": model_flop_utilisation(context.size.matrix_parameters, rate, self.flops),
+                "speed/mfu": model_flop_utilization(context.size.matrix_parameters, rate, self.flops),
                 "memory/peak_gib": None if memory is None else memory / 2**30,
                 "memory/optimizer_bytes": self.engine.optimizer_bytes(),
             },

@@ -1,4 +1,4 @@
-"""Metrics: TensorBoard curves, throughput and model FLOP utilisation (MFU), memory, and traces."""
+"""Metrics: TensorBoard curves, throughput and model FLOP utilization (MFU), memory, and traces."""
 
 import threading
 import time
@@ -51,7 +51,7 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
     return 2 * size**3 / best, f"{name}, measured matrix product"
 
 
-def model_flop_utilisation(matrix_parameters: int, tokens_per_second: float, flops: float) -> float:
+def model_flop_utilization(matrix_parameters: int, tokens_per_second: float, flops: float) -> float:
     """Return the MFU: 6 FLOP per matrix parameter and token (forward and backward), over the peak rate."""
     return 6 * matrix_parameters * tokens_per_second / flops
 

@@ -34,9 +34,9 @@ from rwkv_music.checkpoint.run_folder import (
     checkpoint_name,
     checkpoints,
     fault,
+    mark_removed,
     moments_file,
     streams_file,
-    take_name_away,
     weights_file,
     write_manifest,
 )
@@ -237,13 +237,13 @@ class Saver:
             raise UserError(
                 f"The checkpoint of step {self._progress.step} is incomplete ({wrong}): check the file system."
             )
-        to_delete = [take_name_away(final)] if final.exists() else []  # from before a rollback, or damaged
+        to_delete = [mark_removed(final)] if final.exists() else []  # from before a rollback, or damaged
         os.replace(partial, final)
         sync_folder(final.parent)
         keep = self._config.train.keep
         # Newer, damaged checkpoints do not count: counting them could delete the last valid one.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
-        to_delete += [take_name_away(old) for old in kept[:-keep]] if keep else []
+        to_delete += [mark_removed(old) for old in kept[:-keep]] if keep else []
         for folder in to_delete:
             self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
 

@@ -22,8 +22,8 @@ from rwkv_music.checkpoint.run_folder import (
     Progress,
     check_resumable,
     find_checkpoint,
-    passed_over,
     remove_unfinished,
+    skipped_checkpoints,
 )
 from rwkv_music.checkpoint.tuning import Base, BaseNote, add_trained, freeze
 from rwkv_music.checkpoint.weights import open_weights, unread_tensors
@@ -73,7 +73,7 @@ class RunStart:
     """The checkpoint or weights that a run starts from."""
 
     checkpoint: Path | None  # the one that the run resumes from
-    passed_over: tuple[str, ...]  # one message per newer damaged checkpoint
+    skipped_checkpoints: tuple[str, ...]  # one message per newer damaged checkpoint
     initial: InitialWeights | None  # weights given by --init; None when resuming, unless the run is tuned
     base: Base | None  # the frozen part of `initial` in a tuned run
     progress: Progress  # steps and rows done so far
@@ -244,7 +244,7 @@ def _find_start(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunSt
     train = config.train
     folder = Path(train.out)
     checkpoint = find_checkpoint(folder, train.resume)
-    damaged = passed_over(folder, checkpoint) if train.resume == "auto" else []
+    damaged = skipped_checkpoints(folder, checkpoint) if train.resume == "auto" else []
     if checkpoint is not None:
         if load_codec(checkpoint / "tokenizer.json").fingerprint != rows.fingerprint:
             raise UserError(
@@ -275,7 +275,7 @@ def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
 
 def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunStart) -> RunStart:
     """Hash the files to start from; fall back to an older checkpoint if `--resume auto` found a damaged one."""
-    checkpoint, damaged = start.checkpoint, list(start.passed_over)
+    checkpoint, damaged = start.checkpoint, list(start.skipped_checkpoints)
     if checkpoint is not None:
         while fault := damaged_files(checkpoint):
             if config.train.resume != "auto":
@@ -286,7 +286,7 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
         start = dataclasses.replace(
             start,
             checkpoint=checkpoint,
-            passed_over=tuple(damaged),
+            skipped_checkpoints=tuple(damaged),
             progress=dataclasses.replace(saved, world_size=plan.world_size, zero_stage=plan.zero_stage),
             previous_data=RunConfig.load(checkpoint / "config.json").data.data,
         )

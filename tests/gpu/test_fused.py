@@ -1,7 +1,7 @@
 """Tests of the fused kernels: the error in bf16 against plain PyTorch in float64, compared with plain PyTorch in bf16.
 
 A kernel rounds less often than plain PyTorch, so its error may be at most 1.5 times as large, for every output and
-gradient. Uninitialised memory is NaN while a kernel runs, so an element that a kernel does not write fails the test.
+gradient. Uninitialized memory is NaN while a kernel runs, so an element that a kernel does not write fails the test.
 """
 
 import pytest

@@ -25,8 +25,8 @@ def moments_after_steps(device: str, gradients: torch.Tensor, start: int, length
         before = masters.clone()
         adamw_(masters, m, v, gradient.clone(), weights, step=step, divisor=divisor, bad=bad, **OPTIONS)
         assert torch.equal(masters, before) == (t == 3)
-    neighbours = [x[edge].cpu() for x in (*whole, rounded) for edge in (slice(start), slice(start + length, None))]
-    return [masters.cpu(), m.cpu(), v.cpu(), weights.cpu(), *neighbours]
+    neighbors = [x[edge].cpu() for x in (*whole, rounded) for edge in (slice(start), slice(start + length, None))]
+    return [masters.cpu(), m.cpu(), v.cpu(), weights.cpu(), *neighbors]
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))

@@ -171,7 +171,7 @@ def test_what_is_sent_beside_the_computation_is_the_same_bits(stage, more_of_fil
     assert seen[0] == seen[1] and len(seen[0][1]) == 20
 
 
-def test_quantised_weights_and_gradients_learn_too(data, tmp_path):  # noqa: F811
+def test_quantized_weights_and_gradients_learn_too(data, tmp_path):  # noqa: F811
     """zeropp.json, on a machine of two GPUs instead of eight."""
     file = json.loads((PROJECT / "ds_configs" / "zeropp.json").read_text())
     file["zero_optimization"]["zero_hpz_partition_size"] = 2

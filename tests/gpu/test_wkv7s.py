@@ -1,6 +1,6 @@
 """Tests of the WKV7s kernels against the float64 reference: outputs, final state, and gradients of all seven inputs.
 
-Uninitialised memory is NaN while the operator runs, so an element that no kernel writes fails the test. Heads are
+Uninitialized memory is NaN while the operator runs, so an element that no kernel writes fails the test. Heads are
 independent and the naive reference is slow, so it checks only the first, middle and last head.
 
     pytest tests/gpu/test_wkv7s.py --portable     the same tests with the kernels as PTX for compute capability 8.0
@@ -40,7 +40,7 @@ def run(operator, inputs, state, cu_seqlens, dy, dfinal_state) -> list[torch.Ten
 
 
 def run_poisoned(*args, operator=wkv7s) -> list[torch.Tensor]:
-    """Run the operator with NaN in all uninitialised memory."""
+    """Run the operator with NaN in all uninitialized memory."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         return run(operator, *args)

@@ -1,4 +1,4 @@
-"""Piano rolls: sizes, colours, labels and files."""
+"""Piano rolls: sizes, colors, labels and files."""
 
 import itertools
 import subprocess
@@ -18,7 +18,7 @@ from rwkv_music.midi.piano_roll import (
     _figure,
     draw,
     figure_array,
-    note_colours,
+    note_colors,
 )
 from tests.midi.midi_files import make_midi, note
 
@@ -48,20 +48,20 @@ def test_bar_labels_do_not_overlap(upbeat, bars):
     assert figure.axes[0].get_xticklabels()[0].get_text().startswith("bar ")
 
 
-def test_figure_array_size_and_colours(two_voices):
+def test_figure_array_size_and_colors(two_voices):
     alone, completed = figure_array(two_voices), figure_array(two_voices, prompt_end_seconds=3.0, title="step 1,000")
     for picture in (alone, completed):
         assert picture.shape == (HEIGHT_PX, WIDTH_PX, 3) and picture.dtype == np.uint8
-    blue = pixels_like(completed, note_colours(read_notes(two_voices), 3.0)[0])
-    orange = pixels_like(completed, note_colours(read_notes(two_voices), 3.0)[-1])
+    blue = pixels_like(completed, note_colors(read_notes(two_voices), 3.0)[0])
+    orange = pixels_like(completed, note_colors(read_notes(two_voices), 3.0)[-1])
     boundary = WIDTH_PX * (0.038 + 0.95 * 3.0 / two_voices.length)  # from the position of the axes in the figure
     assert boundary - 8 < blue[:, 1].max() < boundary < orange[:, 1].min() < boundary + 8
-    assert len(pixels_like(alone, note_colours(read_notes(two_voices), 3.0)[-1])) == 0
+    assert len(pixels_like(alone, note_colors(read_notes(two_voices), 3.0)[-1])) == 0
 
 
-def pixels_like(picture: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Return (row, column) of the pixels of one colour, without the legend at the top."""
-    found = np.argwhere(np.abs(picture - 255 * colour).max(axis=-1) < 1)
+def pixels_like(picture: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Return (row, column) of the pixels of one color, without the legend at the top."""
+    found = np.argwhere(np.abs(picture - 255 * color).max(axis=-1) < 1)
     return found[found[:, 0] > 60]
 
 
@@ -94,11 +94,11 @@ assert "matplotlib.pyplot" not in sys.modules
 def test_softer_notes_are_paler():
     velocity = np.array([20, 60, 100])
     zeros = np.zeros(3, dtype=np.int64)
-    lightness = note_colours(Notes(zeros, zeros, zeros, zeros, zeros, velocity, zeros, ["piano"]), None).sum(axis=1)
+    lightness = note_colors(Notes(zeros, zeros, zeros, zeros, zeros, velocity, zeros, ["piano"]), None).sum(axis=1)
     assert lightness[0] > lightness[1] > lightness[2]
 
 
-# Colour blindness as matrices on linear RGB (complete forms): Machado, Oliveira and Fernandes 2009, "A
+# Color blindness as matrices on linear RGB (complete forms): Machado, Oliveira and Fernandes 2009, "A
 # physiologically-based model for simulation of color vision deficiency".
 VISION = {
     "normal": np.eye(3),

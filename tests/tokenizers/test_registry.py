@@ -41,7 +41,7 @@ def test_library_with_another_vocabulary(tmp_path, bach_midi):
     [
         (lambda contents: contents["vocabulary"].reverse(), "modified"),
         (lambda contents: contents["options"].update(n_velocities=16), "modified"),
-        (lambda contents: contents["options"].update(colour=1), "not a tokenizer.json"),
+        (lambda contents: contents["options"].update(color=1), "not a tokenizer.json"),
         (lambda contents: contents.update(format_version=99), "not a tokenizer.json"),
         (lambda contents: contents.pop("name"), "not a tokenizer.json"),
         (lambda contents: contents.update(name="abc"), "abc"),
@@ -64,8 +64,8 @@ def test_options_out_of_range(options):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(UserError, match="remi.*colour"):
-        make_codec("remi", colour=1)
+    with pytest.raises(UserError, match="remi.*color"):
+        make_codec("remi", color=1)
     with pytest.raises(UserError, match="abc.*remi"):
         make_codec("abc")
     with pytest.raises(UserError, match="No such file"):

@@ -82,7 +82,7 @@ def random_notes(rng, programs, n=60, beats=40) -> list[Note]:
 
 
 @pytest.mark.parametrize("programs", [[0], [40], [-1], [0, 33, 48, -1], list(range(5, 13))])
-def test_round_trip_of_quantised_notes(codec, programs):
+def test_round_trip_of_quantized_notes(codec, programs):
     for seed in range(5):
         notes = random_notes(np.random.default_rng(seed), programs)
         ids = codec.encode(midi_of(notes))

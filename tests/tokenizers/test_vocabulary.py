@@ -1,4 +1,4 @@
-"""Token properties, compared with the behaviour of the codecs."""
+"""Token properties, compared with the behavior of the codecs."""
 
 import numpy as np
 import pytest

@@ -150,9 +150,9 @@ def test_a_run_folder_that_is_a_file(bach_data, tmp_path):
 def test_what_a_cpu_cannot(bach_data, tmp_path):
     large = train(tmp_path / "run", "--data", bach_data, "--preset", "7b", check=False)
     assert "GiB per rank for 1 rank" in one_sentence(large.output)
-    quantised = train(tmp_path / "run", "--data", bach_data, *SMALL, config="zeropp.json", check=False)
-    assert "zero_quantized_weights" in one_sentence(quantised.output)
-    assert large.status == quantised.status == 1 and not (tmp_path / "run").exists()
+    quantized = train(tmp_path / "run", "--data", bach_data, *SMALL, config="zeropp.json", check=False)
+    assert "zero_quantized_weights" in one_sentence(quantized.output)
+    assert large.status == quantized.status == 1 and not (tmp_path / "run").exists()
 
 
 def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path, monkeypatch):

@@ -16,14 +16,14 @@ import pytest
 
 import train as train_py
 from rwkv_music.__main__ import main as rwkv_music
-from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, passed_over, read_progress
+from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, read_progress, skipped_checkpoints
 from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.errors import UserError
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
 
 FILES = {path.stem: json.loads(path.read_text()) for path in (PROJECT / "ds_configs").glob("*.json")}
 FILES |= {f"{name} in fp32": {"zero_optimization": FILES[name]["zero_optimization"]} for name in list(FILES)}
-FILES["hierarchical"] = {  # zeropp without its quantisation, whose kernels are a GPU's, and with nodes of two ranks
+FILES["hierarchical"] = {  # zeropp without its quantization, whose kernels are a GPU's, and with nodes of two ranks
     **FILES["zeropp"],
     "zero_optimization": {
         **FILES["zeropp"]["zero_optimization"],
@@ -109,12 +109,12 @@ def damage(path: Path, how: str) -> None:
         ("manifest.json", "cut short", "manifest.json cannot be read"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_by_name(unbroken, name, how, says, tmp_path):
+def test_a_damaged_checkpoint_is_skipped_by_name(unbroken, name, how, says, tmp_path):
     shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "checkpoints")
     damage(tmp_path / "checkpoints" / "step_00000040" / name, how)
     chosen = find_checkpoint(tmp_path)
     assert chosen.name == "step_00000020"
-    [clause] = passed_over(tmp_path, chosen)
+    [clause] = skipped_checkpoints(tmp_path, chosen)
     assert clause.startswith(f"step_00000040: its {name}") and says in clause
 
 
@@ -144,7 +144,7 @@ def test_only_the_newest_are_kept_and_leftovers_cleared(unbroken, tmp_path):
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000024", "step_00000026"]
 
 
-def test_a_damaged_one_that_was_passed_over_costs_no_whole_one(unbroken, bach_data, tmp_path):
+def test_a_skipped_damaged_checkpoint_costs_no_valid_one(unbroken, bach_data, tmp_path):
     shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
     damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")
     train(tmp_path / "run", "--save_every", 2, "--stop_after", 24, "--keep", 1)

@@ -1,7 +1,7 @@
 """The DeepSpeed files that we ship: plain, and without a key that DeepSpeed would ignore.
 
 Each is trained with elsewhere: zero1, zero2 and zero3 in test_training.py, the others in test_checkpoint.py, with
-gradients summed in fp32; zeropp without its quantisation, whose kernels are a GPU's.
+gradients summed in fp32; zeropp without its quantization, whose kernels are a GPU's.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Throughput, utilisation, traces and curves."""
+"""Throughput, utilization, traces and curves."""
 
 import gzip
 import json
@@ -16,13 +16,13 @@ from rwkv_music.training.metrics import (
     Curves,
     Stopwatch,
     Trace,
-    model_flop_utilisation,
+    model_flop_utilization,
     peak_flops,
 )
 
 
 def test_mfu_is_six_flop_a_matrix_parameter_and_token():
-    assert model_flop_utilisation(100_000_000, 500_000, 600e12) == pytest.approx(0.5)
+    assert model_flop_utilization(100_000_000, 500_000, 600e12) == pytest.approx(0.5)
 
 
 def test_the_stopwatch_counts_neither_pauses_nor_earlier_laps():

@@ -169,7 +169,7 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
     a time, so that no rank ever holds the whole model.
 
     Args:
-        fresh: parameters that nothing will be read into; None for all. Those that are initialised randomly are drawn
+        fresh: parameters that nothing will be read into; None for all. Those that are initialized randomly are drawn
             here; what will be read later is zero until then.
     """
     zero = plan.zero

@@ -120,7 +120,7 @@ def test_groups_are_the_models():
     assert {p for group in flat.groups for p in group["params"]} == set(taken.parameters())
 
 
-def test_made_on_the_meta_device_and_initialised_through_views():
+def test_made_on_the_meta_device_and_initialized_through_views():
     plain = RWKV(ModelConfig(n_layer=2, n_embd=64, vocab_size=20))
     torch.manual_seed(1)
     plain.init_weights()

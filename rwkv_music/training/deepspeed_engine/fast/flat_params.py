@@ -8,7 +8,7 @@ a few flat parameters, and the model's own are views of them.
 Notable choices:
 - The model's names remain: a state dict contains them, not the flat ones, and with `layout` a checkpoint divides the
   optimizer's master weights and moments into the model's parameters.
-- A flat parameter collects neighbouring layers until it is large enough. One for the whole model would do on a single
+- A flat parameter collects neighboring layers until it is large enough. One for the whole model would do on a single
   GPU, but no gradient could be reduced before the end of the backward pass.
 - If gradients are reduced during the backward pass, a flat parameter is viewed when the forward pass reaches the first
   block that uses it. Autograd runs backward nodes in reverse order of creation: views created at the start of forward

@@ -11,7 +11,7 @@ Notable choices:
   would free nothing.
 - A replayed step reads copies at fixed addresses (`read_from`), which autograd saves like any tensor.
 - Outside its call a block holds meta tensors instead of views, for the same reason.
-- Not used with quantized weights (neighbours would share a scale), with quantized gradients (DeepSpeed quantizes only
+- Not used with quantized weights (neighbors would share a scale), with quantized gradients (DeepSpeed quantizes only
   matrices), or with frozen parameters (a tuned run trains little else).
 """
 
