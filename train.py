@@ -5,6 +5,7 @@
 Without the launcher, `python train.py ...` trains in one process. See `--help` and README.md.
 """
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -12,7 +13,7 @@ import traceback
 
 from rwkv_music.errors import SharedError, UserError
 from rwkv_music.training.arguments import configure, parse
-from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped, leave
+from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped, leave, stop_without_launcher
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,8 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 trained; 1 failed with a one-sentence error; 70 crashed or lost another rank; 75 stopped with
         a checkpoint by SIGTERM or SIGUSR1; 130 the same by Ctrl-C.
     """
-    options = parse(arguments)
     first = os.environ.get("RANK", "0") == "0"
+    with contextlib.ExitStack() as stack:
+        if not first:  # the command line is the same on every rank: one prints its help and errors
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        options = parse(arguments)
+    stop_without_launcher()
     try:
         config = configure(options)
         # Imported here, so that a wrong argument is reported without waiting for DeepSpeed.
@@ -32,12 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         train(setup(config, options.deepspeed_config, given=set(vars(options))))
     except UserError as error:
-        # Before the process group exists every rank finds the error, and one per host prints it, as hosts may see
-        # different files. Later it may concern one rank alone.
-        alone = process_group_exists() and not isinstance(error, SharedError)
-        first_of_host = os.environ.get("LOCAL_RANK", "0") == "0" and not process_group_exists()
-        if first or first_of_host or alone:
-            print(f"train.py: {error}", file=sys.stderr)
+        report(error, first)
         return 1
     except Stopped as stop:
         if first or stop.on_every_rank:
@@ -50,6 +52,27 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         return CRASHED
     return 0
+
+
+def report(error: UserError, first: bool) -> None:
+    """Print an error once, and make ranks that wait for this one end with the same error.
+
+    Rank 0 (`first`) prints an error that all ranks know. An error that the other ranks cannot learn is printed by this
+    rank, or if no process group exists yet, by one rank per host, as hosts may see different files.
+    """
+    if first:
+        print(f"train.py: {error}", file=sys.stderr, flush=True)
+    if isinstance(error, SharedError):
+        return
+    speaks = True
+    if not process_group_exists():
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            from rwkv_music.training.process_group import share_error  # not at the top: torch takes seconds to import
+
+            speaks = not share_error(str(error)) and speaks
+    if speaks and not first:
+        print(f"train.py: {error}", file=sys.stderr)
 
 
 def process_group_exists() -> bool:

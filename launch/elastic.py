@@ -24,13 +24,12 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 
-from node import SIGNALS, forward, start, wait
+from node import USER_ERRORS, Ranks
 
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a lost host would otherwise print the C++ stacks of its sockets
 from torch.distributed import TCPStore
@@ -48,7 +47,6 @@ from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED
 del os.environ["TORCH_CPP_LOG_LEVEL"]  # the ranks keep their own setting
 
 RUN_ID = "rwkv-music"
-USER_ERRORS = (1, 2)
 HEARTBEAT_SECONDS, HEARTBEATS_MISSED = 2, 5
 LAST_CALL_SECONDS = 10  # wait for more hosts once MIN_HOSTS have joined; longer than ranks take to notice a loss
 JOIN_CHECK_SECONDS = 1.0
@@ -60,21 +58,11 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
     hosts = int(os.environ.get("NODES", "1"))
-    minimum, ranks, command = arguments[0], int(arguments[1]), arguments[2:]
+    minimum, count, command = arguments[0], int(arguments[1]), arguments[2:]
     if not (minimum.isdecimal() and 1 <= int(minimum) <= hosts):
         sys.exit(f"launch/elastic.py: --elastic {minimum} must be a number of hosts from 1 to {hosts} (NODES).")
     min_hosts = int(minimum)
-    processes: list[subprocess.Popen] = []
-    received: list[int] = []  # signals sent to this launcher
-
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        forward(number, processes)
-        if all(process.poll() is not None for process in processes):  # no rank runs: in the rendezvous
-            sys.exit(INTERRUPTED if number == signal.SIGINT else EXIT_RESUMABLE)
-
-    for number in SIGNALS:
-        signal.signal(number, stop)
+    ranks = Ranks()
     crashes = CrashCounter(run_folder(command))
     try:
         rendezvous = open_rendezvous(min_hosts, max_hosts=hosts)
@@ -82,16 +70,16 @@ def main(arguments: list[str]) -> int:
             members = rendezvous.next_rendezvous()
             master = members.bootstrap_store_info
             log(f"{members.world_size} hosts joined; this is host {members.rank}")
-            processes[:] = start(
+            ranks.start(
                 command,
-                ranks,
-                first_rank=members.rank * ranks,
-                world_size=members.world_size * ranks,
+                count,
+                first_rank=members.rank * count,
+                world_size=members.world_size * count,
                 MASTER_ADDR=master.master_addr,
                 MASTER_PORT=str(master.master_port),
             )
-            status = wait(processes, StopOnJoin(rendezvous, processes))
-            if received:
+            status = ranks.wait(StopOnJoin(rendezvous, ranks))
+            if ranks.received:
                 return status
             if status in (0, *USER_ERRORS):
                 return close(rendezvous, status)
@@ -154,10 +142,10 @@ def serves_rendezvous() -> bool:
 
 
 class StopOnJoin:
-    """A poll for `node.wait` that makes the ranks save and stop when another host waits to join."""
+    """A poll for `Ranks.wait` that makes the ranks save and stop when another host waits to join."""
 
-    def __init__(self, rendezvous: RendezvousHandler, processes: list[subprocess.Popen]) -> None:
-        self._rendezvous, self._processes, self._checked_at = rendezvous, processes, time.monotonic()
+    def __init__(self, rendezvous: RendezvousHandler, ranks: Ranks) -> None:
+        self._rendezvous, self._ranks, self._checked_at = rendezvous, ranks, time.monotonic()
         self._stopping = False
 
     def __call__(self) -> None:
@@ -170,7 +158,7 @@ class StopOnJoin:
             return
         if self._stopping:
             log("another host waits to join: the ranks save a checkpoint and stop, then all hosts start again")
-            forward(signal.SIGTERM, self._processes)
+            self._ranks.send(signal.SIGTERM)
 
 
 class CrashCounter:

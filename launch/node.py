@@ -4,101 +4,162 @@
 
 On several hosts, NODE_RANK (default 0) numbers this host, NODES (default 1) counts them, and MASTER_ADDR and
 MASTER_PORT name the rendezvous address. The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a
-checkpoint and stop. When a rank fails, the others get 8 seconds to report where the run stands and are then killed.
-When the launcher is killed, its ranks receive SIGTERM.
+checkpoint and stop; SIGHUP, of a terminal that closes, reaches them as SIGTERM. A second SIGINT kills ranks that have
+not ended 5 seconds later. When a rank fails, the others get 8 seconds to report where the run stands and are then
+killed. When the launcher is killed, launch/guard.py ends its ranks.
 
 torchrun (torch 2.13) is not used here: it replaces every rank's exit status by 1, kills ranks 30 seconds after another
 rank failed whatever --shutdown-timeout is, stops waiting at a second signal, and leaves its ranks running when killed.
 
-Exit status: 0 all ranks finished; 75 stopped with a checkpoint, restart to resume; 130 the same after Ctrl-C; otherwise
-the status of the rank that failed first.
+Exit status: 0 all ranks finished; 75 stopped, with a checkpoint if training had begun, restart to resume; 130 the same
+after Ctrl-C; otherwise the status of the rank that failed first.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be installed
-from rwkv_music.training.signals import EXIT_RESUMABLE, INTERRUPTED
+from guard import GRACE_SECONDS
 
+from rwkv_music.training.signals import EXIT_RESUMABLE, INTERRUPTED, SAME_SECONDS
+
+USER_ERRORS = (1, 2)
 SUCCESS = (0, EXIT_RESUMABLE, INTERRUPTED)
-FAILURE_GRACE_SECONDS = 8
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process receives when its parent dies
-libc = ctypes.CDLL(None)
+KILL_SECONDS = 5  # from a second SIGINT to SIGKILL
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+CAUSES = {
+    signal.SIGKILL: "; if not sent by hand, the host ran out of memory (see dmesg)",
+    signal.SIGUSR1: " before it trained: the time limit is too short",
+}
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) < 2 or not arguments[0].isdecimal():
         print(__doc__.strip())
         return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
-    ranks, nodes, node = int(arguments[0]), int(os.environ.get("NODES", "1")), int(os.environ.get("NODE_RANK", "0"))
-    processes: list[subprocess.Popen] = []
-    for number in SIGNALS:
-        signal.signal(number, lambda number, _frame: forward(number, processes))
-    processes += start(arguments[1:], ranks, first_rank=node * ranks, world_size=nodes * ranks)
-    return wait(processes)
+    count, nodes, node = int(arguments[0]), int(os.environ.get("NODES", "1")), int(os.environ.get("NODE_RANK", "0"))
+    ranks = Ranks()
+    ranks.start(arguments[1:], count, first_rank=node * count, world_size=nodes * count)
+    return ranks.wait()
 
 
-def forward(number: int, processes: Sequence[subprocess.Popen]) -> None:
-    """Send a signal to every process."""
-    for process in processes:
-        process.send_signal(number)
+class Ranks:
+    """The processes of this host's ranks. From its creation on, signals to the launcher are forwarded to them.
 
-
-def start(
-    arguments: list[str], ranks: int, first_rank: int, world_size: int, **environment: str
-) -> list[subprocess.Popen]:
-    """Start this host's ranks: one Python interpreter each, with `arguments` and the added `environment` variables."""
-    processes = []
-    threads = {}  # a single rank has the whole host; torch's default fits
-    if ranks > 1 and "OMP_NUM_THREADS" not in os.environ:  # more threads than cores spin against each other
-        threads = {"OMP_NUM_THREADS": max(1, len(os.sched_getaffinity(0)) // ranks)}
-    for local_rank in range(ranks):
-        place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
-        sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
-        own = {name: str(value) for name, value in {**place, **sizes, **threads, **environment}.items()}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-u", *arguments],
-                env={**os.environ, **own},
-                start_new_session=True,  # a terminal's Ctrl-C reaches the ranks once, through the launcher
-                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-            )
-        )
-    return processes
-
-
-def wait(processes: list[subprocess.Popen], poll: Callable[[], None] = lambda: None) -> int:
-    """Wait for all ranks, kill those that outlive a failed one by the grace period, and return the exit status.
-
-    `poll` is called about ten times a second while all ranks run. A rank killed by signal n has status 128 + n.
+    While no rank runs, a signal ends the launcher.
     """
-    failed_at, status = None, 0
-    while True:
-        codes = [process.poll() for process in processes]
-        statuses = [code if code is None or code >= 0 else 128 - code for code in codes]
-        failures = [code for code in statuses if code not in (None, *SUCCESS)]
-        if failures and failed_at is None:
-            failed_at, status = time.monotonic(), min(failures)  # a user error (1) takes precedence over its effects
-            for local_rank, code in enumerate(codes):
-                if code is not None and code < 0:  # the rank could not report this itself
-                    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
-                    hint = "; if not sent by hand, the host ran out of memory (see dmesg)" if name == "SIGKILL" else ""
-                    text = f"launch/node.py: local rank {local_rank} was killed by {name}{hint}."
-                    print(text, file=sys.stderr, flush=True)
-        if None not in statuses:
-            return status or max(statuses)
-        if failed_at is not None and time.monotonic() > failed_at + FAILURE_GRACE_SECONDS:
-            forward(signal.SIGKILL, processes)
-        if set(statuses) == {None}:
-            poll()
-        time.sleep(0.1)
+
+    def __init__(self) -> None:
+        self.received: list[int] = []  # signals sent to the launcher
+        self._processes: list[subprocess.Popen] = []
+        self._starting = False
+        self._interrupted_at: float | None = None  # time of the first SIGINT
+        self._kill_at: float | None = None
+        self._guard: subprocess.Popen | None = None
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores SIGHUP
+                signal.signal(number, self._handle)
+
+    def start(self, arguments: list[str], ranks: int, first_rank: int, world_size: int, **environment: str) -> None:
+        """Start the ranks: one Python interpreter each, with `arguments` and the added `environment` variables."""
+        self._starting = True
+        self._processes = []
+        for local_rank in range(ranks):
+            place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
+            sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
+            own = {name: str(value) for name, value in {**place, **sizes, **environment}.items()}
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-u", *arguments],
+                    env={**os.environ, **own},
+                    start_new_session=True,  # a terminal's Ctrl-C reaches the ranks once, through the launcher
+                )
+            )
+        if self._guard is None:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                text=True,
+            )
+        print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
+        self._starting = False
+        for number in self.received:  # while they were started
+            self.send(number)
+
+    def send(self, number: int) -> None:
+        """Send a signal to every rank."""
+        for process in self._processes:
+            process.send_signal(number)
+
+    def wait(self, poll: Callable[[], None] = lambda: None) -> int:
+        """Wait for all ranks, kill those that outlive a failed one by the grace period, and return the exit status.
+
+        `poll` is called about ten times a second while all ranks run. A rank killed by signal n has status 128 + n,
+        except that SIGTERM, which ends a rank only before it trains, counts as a stop.
+        """
+        failed_at, status = None, 0
+        while True:
+            codes = [process.poll() for process in self._processes]
+            statuses = [_status(code) for code in codes]
+            failures = [
+                status
+                for code, status in zip(codes, statuses, strict=True)
+                if code == -signal.SIGTERM or status not in (None, *SUCCESS)
+            ]
+            if failures and failed_at is None:
+                failed_at = time.monotonic()
+                # A user error takes precedence over its effects on other ranks, and so does a stop.
+                status = min(failures, key=lambda status: (status not in USER_ERRORS, status != EXIT_RESUMABLE, status))
+                if self._kill_at is None:
+                    _report_killed(codes)
+            if None not in statuses:
+                return INTERRUPTED if self._kill_at is not None else status or max(statuses)
+            now = time.monotonic()
+            if (failed_at is not None and now > failed_at + GRACE_SECONDS) or (self._kill_at and now > self._kill_at):
+                self.send(signal.SIGKILL)
+            if set(statuses) == {None}:
+                poll()
+            time.sleep(0.1)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._interrupted_at is None:
+                self._interrupted_at = now
+            elif self._kill_at is None and now > self._interrupted_at + SAME_SECONDS:
+                self._kill_at = now + KILL_SECONDS
+        number = signal.SIGTERM if number == signal.SIGHUP else number
+        self.received.append(number)
+        if self._starting:
+            return
+        if all(process.poll() is not None for process in self._processes):
+            sys.exit(INTERRUPTED if number == signal.SIGINT else EXIT_RESUMABLE)
+        self.send(number)
+
+
+def _status(code: int | None) -> int | None:
+    """Return the exit status that a process's return code stands for."""
+    if code == -signal.SIGTERM:
+        return EXIT_RESUMABLE
+    return code if code is None or code >= 0 else 128 - code
+
+
+def _report_killed(codes: list[int | None]) -> None:
+    """Report ranks killed by a signal, which cannot report it themselves."""
+    for local_rank, code in enumerate(codes):
+        if code is not None and code < 0:
+            name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+            cause = " before it trained" if code == -signal.SIGTERM else CAUSES.get(-code, "")
+            text = f"launch/node.py: local rank {local_rank} was killed by {name}{cause}."
+            print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

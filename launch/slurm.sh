@@ -66,28 +66,51 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
+# Start a node's launcher and end with its status; srun returns the largest of all nodes. Therefore a stop (75, or 143
+# for SIGTERM before the launcher handles it) and Ctrl-C (130) end with less than a crash on another node, and a user
+# error (1, 2) with more: the crashes of other nodes may be its effect.
+node() {
+  export NODE_RANK=$SLURM_NODEID
+  launcher=
+  trap '[[ -z $launcher ]] && exit 3; kill -TERM "$launcher"' TERM
+  trap '[[ -z $launcher ]] && exit 3; kill -USR1 "$launcher"' USR1
+  while :; do
+    python "$@" & launcher=$!
+    while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done  # the trap interrupts `wait`
+    wait "$launcher"
+    status=$?
+    # The killed launcher of an elastic run is started again and its node rejoins; the first node, which serves the
+    # rendezvous, cannot.
+    [[ $status == 137 && $1 == */elastic.py && $NODE_RANK != 0 ]] || break
+  done
+  case $status in
+    75 | 143) exit 3 ;;
+    130) exit 4 ;;
+    1 | 2) exit $((200 + status)) ;;
+    *) exit "$status" ;;
+  esac
+}
+
 # NCCL selects the network itself; to override it, set NCCL_SOCKET_IFNAME and NCCL_IB_HCA before sbatch.
 # When a rank dies, its node's launcher exits (launch/node.py) and 10 seconds later srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
 # The newest checkpoint by time: one of a later step may be a damaged leftover.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
-status=0
-if [[ -z $min_nodes ]]; then
-  srun --kill-on-bad-exit=0 --wait=10 bash -c 'NODE_RANK=$SLURM_NODEID exec python "$@"' - \
-    "$project/launch/node.py" "$processes" "$project/train.py" "${config[@]}" "$@" || status=$?
-else
-  # A killed launcher (137) is started again and its node rejoins; the first node, which serves the rendezvous, cannot.
-  srun --no-kill --kill-on-bad-exit=0 --wait=0 bash -c '
-    export NODE_RANK=$SLURM_NODEID
-    trap "kill -TERM \$launcher" TERM USR1
-    while :; do
-      python "$@" & launcher=$!
-      while kill -0 $launcher 2>/dev/null; do wait $launcher; done  # the trap interrupts `wait`
-      wait $launcher
-      status=$?
-      [[ $status != 137 || $NODE_RANK == 0 ]] && exit $status
-    done' - "$project/launch/elastic.py" "$min_nodes" "$processes" "$project/train.py" "${config[@]}" "$@" || status=$?
+launcher=("$project/launch/node.py" "$processes")
+ending=(--wait=10)
+if [[ -n $min_nodes ]]; then
+  launcher=("$project/launch/elastic.py" "$min_nodes" "$processes")
+  ending=(--wait=0 --no-kill)
 fi
+status=0
+srun --kill-on-bad-exit=0 "${ending[@]}" bash -c "$(declare -f node); node \"\$@\"" - \
+  "${launcher[@]}" "$project/train.py" "${config[@]}" "$@" || status=$?
+case $status in
+  3) status=75 ;;
+  4) status=130 ;;
+  1) status=70 ;;  # of srun itself
+  201 | 202) status=$((status - 200)) ;;
+esac
 
 requeue() {
   # Not while Slurm ends this job itself, to requeue or to cancel it.
@@ -98,7 +121,7 @@ requeue() {
 
 case $status in
   0) ;;
-  75) say "stopped with a checkpoint; requeued." && requeue ;;
+  75) say "stopped by a signal; requeued." && requeue ;;
   1 | 2 | 130) ;;  # an error that train.py reported, wrong usage, Ctrl-C
   *)
     # Crashes are counted per checkpoint: after progress the count starts at one. The run folder may not exist yet: with

@@ -276,7 +276,7 @@ class RunConfig:
             return RunConfig(ModelConfig(**tree["model"]), DataConfig(**data), TrainConfig(**tree["train"]))
         except FileNotFoundError:
             raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read ({error}): restore it or start a new run.") from error
 
 

@@ -20,6 +20,30 @@ def available_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def parent(process: int) -> int | None:
+    """Return the number of a process's parent (Linux); None if the process has ended."""
+    found = _process_facts(process)
+    return found and int(found[1])
+
+
+def start_time(process: int) -> int | None:
+    """Return when a process started, in clock ticks after the host (Linux); None if the process has ended.
+
+    Process numbers are reused; a number and a start time identify a process.
+    """
+    found = _process_facts(process)
+    return found and int(found[19])
+
+
+def _process_facts(process: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat from the third, the state, on; None if the process has ended."""
+    try:
+        facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if facts[0] in "ZX" else facts  # Z: its parent has not read its status yet
+
+
 def limit_memory(n_bytes: int) -> None:
     """Limit this process's address space to `n_bytes` where supported: allocations beyond it raise MemoryError."""
     with suppress(ImportError, ValueError, OSError):  # only Unix has such limits

@@ -75,8 +75,11 @@ def train(context: Context) -> None:
         raise Stopped(f"interrupted {loop.position()}", INTERRUPTED, on_every_rank=True) from None
     except Exception as error:
         if not isinstance(error, UserError) and is_loss_of_a_rank(error):
-            message = f"rank {context.rank} lost another rank {loop.position()}"
-            raise Stopped(message, CRASHED, on_every_rank=True) from error
+            cause = " ".join(str(error).partition(". This is typically")[0].split())  # gloo's advice follows
+            message = f"rank {context.rank} lost another rank {loop.position()} ({type(error).__name__}: {cause})"
+            # A signal to stop that finds another rank before its first step ends that rank.
+            status = EXIT_RESUMABLE if loop.signals.stop_later else CRASHED
+            raise Stopped(message, status, on_every_rank=True) from error
         raise
     loop.close()
 

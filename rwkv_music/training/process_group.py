@@ -10,14 +10,16 @@ import os
 import socket
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 from torch import distributed as dist
 
-from rwkv_music.errors import UserError
+from rwkv_music.errors import SharedError, UserError
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 MEETING_MINUTES = 10  # time for the slowest rank to join
+SHARING_SECONDS = 20  # time for the other ranks to learn of an error that keeps a rank from joining
 ENVIRONMENT = {
     # DeepSpeed reads them even if no launcher started this process.
     "RANK": "0",
@@ -37,19 +39,15 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
     """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; without them, form one alone.
 
     A collective that some rank does not join times out after `collective_minutes`. Returns the store through which the
-    ranks met. Raises UserError if they cannot meet.
+    ranks met. Raises UserError if they cannot meet, and SharedError with the error of a rank that cannot start
+    (`share_error`).
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise UserError(
-            f"WORLD_SIZE is {world_size}, but MASTER_ADDR and MASTER_PORT are not both set: set them, or start with "
-            f"launch/workstation.sh, launch/slurm.sh or deepspeed, which do."
-        )
+    rank, world_size = _place()
     # Everything that a run adds to the environment is added here, before the process group exists: NCCL's threads read
     # the environment, glibc moves it when it grows, and a read at that moment is a segmentation fault.
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    store = dist.HashStore() if world_size == 1 else _store(rank, world_size)
+    store = dist.HashStore() if world_size == 1 else _meet(rank, world_size)
     dist.init_process_group(
         backend,
         store=store,
@@ -60,7 +58,69 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
     return store
 
 
-def _store(rank: int, world_size: int) -> dist.TCPStore:
+def share_error(message: str) -> bool:
+    """Make `init_process_group` on the other ranks raise `message`: this rank has failed before it joined them.
+
+    Returns whether the other ranks learn of it, and rank 0 prints it. The others have `SHARING_SECONDS` to join.
+    """
+    try:
+        rank, world_size = _place()
+        if world_size == 1:
+            return False
+        store = _store(rank, world_size, SHARING_SECONDS)
+        store.set("error", message)
+        store.set("met", "")
+        _wait_until_read(store, rank, world_size)
+    except (UserError, dist.DistError, RuntimeError):
+        return False
+    return True
+
+
+def _place() -> tuple[int, int]:
+    """Return this rank's number and the number of ranks. Raises UserError if the rendezvous address is not set."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"WORLD_SIZE is {world_size}, but MASTER_ADDR and MASTER_PORT are not both set: set them, or start with "
+            f"launch/workstation.sh, launch/slurm.sh or deepspeed, which do."
+        )
+    return rank, world_size
+
+
+def _meet(rank: int, world_size: int) -> dist.Store:
+    """Return the store of all ranks once each of them has connected to it."""
+    store = _store(rank, world_size, 60 * MEETING_MINUTES)
+    try:
+        if store.add("joined", 1) == world_size:
+            store.set("met", "")
+        store.wait(["met"])
+    except (dist.DistError, RuntimeError) as error:
+        raise _not_met(rank, world_size) from error
+    if store.check(["error"]):
+        message = store.get("error").decode()
+        _wait_until_read(store, rank, world_size)
+        raise SharedError(message)
+    return store
+
+
+def _wait_until_read(store: dist.TCPStore, rank: int, world_size: int) -> None:
+    """Note that this rank knows of the error; on rank 0, which serves the store, wait for the other ranks to do so."""
+    n_told = store.add("told", 1)
+    deadline = time.monotonic() + SHARING_SECONDS
+    while rank == 0 and n_told < world_size and time.monotonic() < deadline:
+        time.sleep(0.1)
+        n_told = store.add("told", 0)
+
+
+def _not_met(rank: int, world_size: int) -> UserError:
+    return UserError(
+        f"Rank {rank} waited {MEETING_MINUTES} minutes at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}, but "
+        f"not all {world_size} ranks joined: check the output of the others, and whether this host reaches that address."
+    )
+
+
+def _store(rank: int, world_size: int, seconds: float) -> dist.TCPStore:
+    """Connect to the store that rank 0 serves; wait for it for at most `seconds`, and as long for each key."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         address = socket.gethostbyname(host)
@@ -79,14 +139,12 @@ def _store(rank: int, world_size: int) -> dist.TCPStore:
             port,
             world_size,
             is_master=rank == 0,
-            timeout=datetime.timedelta(minutes=MEETING_MINUTES),
+            timeout=datetime.timedelta(seconds=seconds),
+            wait_for_workers=False,
             master_listen_fd=listener.detach() if listener else None,
         )
     except (dist.DistError, RuntimeError) as error:
-        raise UserError(
-            f"Rank {rank} waited {MEETING_MINUTES} minutes at {host}:{port}, but not all {world_size} ranks joined: "
-            f"check the output of the others, and whether this host reaches that address."
-        ) from error
+        raise _not_met(rank, world_size) from error
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -120,6 +178,5 @@ def ranks_share_a_host() -> bool:
 
 
 def is_loss_of_a_rank(error: BaseException) -> bool:
-    """Return whether a collective failed because another rank is gone or did not join."""
-    words = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "Socket closed")
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+    """Return whether an error is the process group's own, raised when another rank is gone or did not join."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo/transport" in str(error))

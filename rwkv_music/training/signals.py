@@ -1,8 +1,11 @@
 """Signals to stop, and exit statuses.
 
-SIGTERM (a preempted job, a machine that shuts down) and SIGUSR1 (Slurm's --signal before a time limit) mean: save, and
-resume later. Ctrl-C means: save and stop. The ranks exchange these flags at the start of a step, so a run finishes the
-current step, or the one after it. A second Ctrl-C ends the run at once.
+SIGTERM (a preempted job, a machine that shuts down), SIGUSR1 (Slurm's --signal before a time limit) and SIGHUP (a
+terminal that closes) mean: save, and resume later. Ctrl-C means: save and stop. The ranks exchange these flags at the
+start of a step, so a run finishes the current step, or the one after it. A second Ctrl-C ends the run at once.
+
+A launcher that ends without its ranks means the same as SIGTERM. DeepSpeed's `deepspeed` command forwards no signal and
+leaves its ranks running when SIGTERM ends it.
 """
 
 import contextlib
@@ -10,14 +13,22 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from rwkv_music.system import parent, start_time
 
 EXIT_RESUMABLE = 75  # exit status, EX_TEMPFAIL: stopped with a checkpoint; the same command resumes
 CRASHED = 70  # exit status, EX_SOFTWARE: a failure that a restart may cure, such as the loss of another rank
 INTERRUPTED = 130  # exit status after Ctrl-C
 SAME_SECONDS = 0.5  # a second SIGINT within this time is the same Ctrl-C, forwarded by a launcher
+DEEPSPEED_LAUNCH = "deepspeed.launcher.launch"  # the child of DeepSpeed's `deepspeed` command and parent of its ranks
+LAUNCHERS = {"deepspeed", "ds", "deepspeed.launcher.runner", DEEPSPEED_LAUNCH, "torchrun", "torch.distributed.run"}
+LAUNCHERS |= {"node.py", "elastic.py"}
+LAUNCHER_CHECK_SECONDS = 1.0
 
 
 class Stopped(Exception):
@@ -31,10 +42,10 @@ class Stopped(Exception):
 class StopSignals:
     """A context in which the signals only set `stop_later` and `interrupted`.
 
-    After it SIGTERM and SIGUSR1 are ignored: the run has ended and is about to exit.
+    After it those of `LATER` are ignored: the run has ended and is about to exit.
     """
 
-    LATER = (signal.SIGTERM, signal.SIGUSR1)
+    LATER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
     def __init__(self, announce: bool = False) -> None:
         self._announce = announce  # whether to print that the run will stop
@@ -43,7 +54,8 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         for number in self.LATER:
-            signal.signal(number, self._note)
+            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores SIGHUP
+                signal.signal(number, self._note)
         self._previous_interrupt_handler = signal.signal(signal.SIGINT, self._note)
         return self
 
@@ -62,6 +74,47 @@ class StopSignals:
             text = "\ntrain.py: stops within two steps, with a checkpoint; press Ctrl-C again to end at once.\n"
             os.write(sys.stderr.fileno(), text.encode())  # not print: a handler may interrupt one
         self.interrupted, self._interrupted_at = True, time.monotonic()
+
+
+def stop_without_launcher() -> None:
+    """Send SIGTERM to this process once a launcher above it has ended. Returns at once; a thread checks."""
+    above = launchers()
+    if above:
+        watch = threading.Thread(target=_stop_after_launchers, args=(above,), name="launchers", daemon=True)
+        watch.start()
+
+
+def launchers() -> dict[int, int | None]:
+    """Return the launchers above this process, the nearest first: process numbers and start times.
+
+    The start time is None if a launcher has already ended.
+    """
+    found: dict[int, int | None] = {}
+    process, program = os.getppid(), _program(os.getppid())
+    while program in LAUNCHERS:
+        found[process] = start_time(process)
+        process, last = parent(process) or 1, program
+        program = _program(process)
+        if last == DEEPSPEED_LAUNCH and process == 1 and program not in LAUNCHERS:
+            found[process] = None  # its `deepspeed` ended while this process started
+    return found
+
+
+def _program(process: int) -> str:
+    """Return the name of the script or module that a Python process runs; "" if it cannot be read."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    names = (Path(os.fsdecode(word)).name for word in words[1:] if not word.startswith(b"-"))
+    return next(names, "")
+
+
+def _stop_after_launchers(above: dict[int, int | None]) -> None:
+    while all(started is not None and start_time(process) == started for process, started in above.items()):
+        time.sleep(LAUNCHER_CHECK_SECONDS)
+    os.write(sys.stderr.fileno(), b"train.py: the launcher of this rank has ended, so the rank stops.\n")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def leave(status: int) -> NoReturn:

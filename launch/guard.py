@@ -1,0 +1,39 @@
+"""End the ranks of a launcher that was killed. launch/node.py and launch/elastic.py start this process beside them.
+
+Standard input is a pipe from the launcher; each line holds the process numbers of its current ranks. When the launcher
+has ended, the pipe closes: ranks that still run receive SIGTERM, and save and stop. After the grace period they are
+killed, because a rank that hangs cannot stop.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be installed
+from rwkv_music.system import start_time
+
+GRACE_SECONDS = 8
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # they end the launcher, and this process ends after it
+    ranks: dict[int, int | None] = {}
+    for line in sys.stdin:
+        ranks = {int(process): start_time(int(process)) for process in line.split()}
+    kill_at = time.monotonic() + GRACE_SECONDS
+    number = signal.SIGTERM
+    while running := [process for process, started in ranks.items() if started and start_time(process) == started]:
+        if number is not None:
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+        number = signal.SIGKILL if time.monotonic() > kill_at else None
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()
