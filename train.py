@@ -12,6 +12,7 @@ import sys
 import traceback
 
 from rwkv_music.errors import SharedError, UserError
+from rwkv_music.system import share_cores
 from rwkv_music.training.arguments import configure, parse
 from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped, leave, stop_without_launcher
 
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         options = parse(arguments)
     stop_without_launcher()
+    share_cores(int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1))  # LOCAL_SIZE: DeepSpeed's
     try:
         config = configure(options)
         # Imported here, so that a wrong argument is reported without waiting for DeepSpeed.

@@ -72,8 +72,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + process
 node() {
   export NODE_RANK=$SLURM_NODEID
   launcher=
-  trap '[[ -z $launcher ]] && exit 3; kill -TERM "$launcher"' TERM
-  trap '[[ -z $launcher ]] && exit 3; kill -USR1 "$launcher"' USR1
+  trap '[[ -z $launcher ]] && exit 3; kill -TERM "$launcher" 2>/dev/null' TERM
+  trap '[[ -z $launcher ]] && exit 3; kill -USR1 "$launcher" 2>/dev/null' USR1
   while :; do
     python "$@" & launcher=$!
     while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done  # the trap interrupts `wait`

@@ -6,12 +6,15 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rwkv_music.checkpoint.run_folder import checkpoints, read_progress
+from rwkv_music.system import start_time
+from rwkv_music.training.signals import INTERRUPTED, SAME_SECONDS
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
 from tests.training.test_checkpoint import wait_for
 
@@ -70,7 +73,16 @@ def test_launchers_print_their_help(file):
 
 @pytest.mark.parametrize(
     "ends, status",
-    [("0 0", 0), ("75 75", 75), ("130 130", 130), ("0 70", 70), ("1 0", 1), ("0 -9", 137)],
+    [
+        ("0 0", 0),
+        ("75 75", 75),
+        ("130 130", 130),
+        ("0 70", 70),
+        ("1 0", 1),
+        ("0 -9", 137),
+        ("0 -15", 75),
+        ("70 -15", 75),
+    ],
 )
 def test_the_launcher_passes_exit_statuses_on(ends, status):
     rank = "import os, sys; end = int(sys.argv[1:][int(os.environ['RANK'])])"
@@ -81,39 +93,67 @@ def test_the_launcher_passes_exit_statuses_on(ends, status):
     assert ("local rank 1 was killed by SIGKILL" in done.stderr) == (status == 137)
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
-def test_ranks_receive_the_launchers_signals_once_and_outlive_it_only_to_save(number, status, tmp_path):
-    """Ranks of a killed launcher receive SIGTERM."""
-    rank = (
-        "import os, pathlib, signal, sys, time; got = []; own = pathlib.Path(sys.argv[1], os.environ['RANK'])\n"
-        "signal.signal(signal.SIGTERM, lambda *_: got.append(1)); own.write_text('ready')\n"
-        "while not got: time.sleep(0.05)\n"
-        "time.sleep(0.5); own.write_text(f'saved after {len(got)}'); sys.exit(75)"
-    )
-    line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", "-c", rank, str(tmp_path)]
-
-    def texts() -> list[str]:
-        return [path.read_text() for path in tmp_path.iterdir()]
-
-    launcher = subprocess.Popen(line)
-    wait_for(lambda: texts() == ["ready"] * 2)
-    launcher.send_signal(number)
-    assert launcher.wait(60) == status
-    wait_for(lambda: texts() == ["saved after 1"] * 2)
+RANK = """
+import os, pathlib, signal, sys, time
+got, own = [], pathlib.Path(sys.argv[1], os.environ["RANK"])
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: got.append(number))
+own.write_text(f"{os.getpid()}\\n")
+if sys.argv[2] == "hangs" and own.name == "1":
+    os.kill(os.getpid(), signal.SIGSTOP)
+while not got or sys.argv[2] == "hangs":
+    time.sleep(0.05)
+time.sleep(0.5)
+own.write_text(f"{os.getpid()}\\nsaved after {len(got)}")
+sys.exit(75)
+"""
 
 
-def test_ranks_of_a_host_share_its_cores():
-    line = [
-        sys.executable,
-        str(PROJECT / "launch" / "node.py"),
-        "2",
-        "-c",
-        "import os; print(os.environ['OMP_NUM_THREADS'])",
-    ]
-    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    for given, threads in (({}, max(1, len(os.sched_getaffinity(0)) // 2)), ({"OMP_NUM_THREADS": "7"}, 7)):
-        done = subprocess.run(line, env=own | given, capture_output=True, text=True)
-        assert done.stdout.split() == [str(threads)] * 2
+class TwoRanks:
+    """Two ranks that note their process numbers in `folder`, under launch/node.py."""
+
+    def __init__(self, folder: Path, how: str = "") -> None:
+        """Start them; `how` is "hangs" for ranks that do not end after a signal, one of them stopped by SIGSTOP."""
+        self.folder = folder
+        folder.mkdir()
+        line = [sys.executable, str(PROJECT / "launch" / "node.py"), "2", "-c", RANK, str(folder), how]
+        self.launcher = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+
+    def notes(self) -> list[list[str]]:
+        return [path.read_text().split("\n") for path in self.folder.iterdir()]
+
+    def run(self) -> bool:
+        return len(self.notes()) == 2 and all(len(note) == 2 for note in self.notes())
+
+    def have_ended(self) -> bool:
+        return all(start_time(int(process)) is None for process, _ in self.notes())
+
+
+def test_ranks_receive_the_launchers_signals_once_and_outlive_it_only_to_save(tmp_path):
+    """The ranks of a killed launcher, and of one whose terminal closes, receive SIGTERM."""
+    statuses = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGKILL: -signal.SIGKILL}
+    started = {number: TwoRanks(tmp_path / number.name) for number in statuses}
+    for number, status in statuses.items():
+        pair = started[number]
+        wait_for(pair.run)
+        pair.launcher.send_signal(number)
+        assert pair.launcher.wait(60) == status
+        wait_for(lambda pair=pair: [saved for _, saved in pair.notes()] == ["saved after 1"] * 2)
+
+
+def test_ranks_that_hang_are_killed_within_ten_seconds(tmp_path):
+    """By the second Ctrl-C, and when the launcher is killed; a process stopped by SIGSTOP reacts to SIGKILL only."""
+    interrupted, killed = TwoRanks(tmp_path / "interrupted", "hangs"), TwoRanks(tmp_path / "killed", "hangs")
+    for pair in (interrupted, killed):
+        wait_for(pair.run)
+    killed.launcher.kill()
+    interrupted.launcher.send_signal(signal.SIGINT)
+    time.sleep(SAME_SECONDS + 0.2)
+    assert interrupted.launcher.poll() is None and not interrupted.have_ended()
+    interrupted.launcher.send_signal(signal.SIGINT)
+    assert interrupted.launcher.wait(10) == INTERRUPTED and interrupted.have_ended()
+    assert "SIGKILL" not in interrupted.launcher.stderr.read()
+    wait_for(killed.have_ended, 10)
 
 
 @pytest.mark.parametrize("minimum, nodes", [("3", "2"), ("0", "2"), ("some", "2"), ("2", None)])
