@@ -113,9 +113,10 @@ def _wait_until_read(store: dist.TCPStore, rank: int, world_size: int) -> None:
 
 
 def _not_met(rank: int, world_size: int) -> UserError:
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     return UserError(
-        f"Rank {rank} waited {MEETING_MINUTES} minutes at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}, but "
-        f"not all {world_size} ranks joined: check the output of the others, and whether this host reaches that address."
+        f"Rank {rank} waited {MEETING_MINUTES} minutes at {host}:{port}, but not all {world_size} ranks joined: "
+        f"check the output of the others, and whether this host reaches that address."
     )
 
 
