@@ -12,7 +12,7 @@ import pytest
 
 from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint
 from rwkv_music.training.health import SpikeDetector
-from tests.training.conftest import PROJECT, SMALL, Run, command, environment, on_two_ranks
+from tests.training.conftest import PROJECT, SMALL, Run, command, environment, on_two_ranks, train
 from tests.training.test_checkpoint import wait_for
 
 LONG = [*SMALL, "--steps", "1000000", "--val_every", "0", "--save_every", "5", "--keep", "1"]
@@ -20,13 +20,8 @@ LONG = [*SMALL, "--steps", "1000000", "--val_every", "0", "--save_every", "5", "
 
 def troubled(trouble: str, folder, *arguments: object, ranks: int = 1) -> Run:
     """`train.py` with a trouble put in, run to its end."""
-    line = command(folder, *arguments)
-    line = [line[0], str(PROJECT / "tests" / "training" / "troubled.py"), trouble, *line[2:]]
-    line = on_two_ranks(line) if ranks == 2 else line
-    done = subprocess.run(
-        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
-    )
-    return Run(folder, done.returncode, done.stdout)
+    program = (PROJECT / "tests" / "training" / "troubled.py", trouble)
+    return train(folder, *arguments, program=program, ranks=ranks, check=False)
 
 
 @pytest.mark.parametrize("stage", (2, 3))

@@ -110,10 +110,10 @@ def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(at_o
     for ranks, zero in ((2, lets_go), (1, {"stage": 2})):
         (tmp_path / f"{ranks}.json").write_text(json.dumps({"zero_optimization": zero}))
         more = ["--sample_every", 10, "--sample_bars", 1] if ranks == 2 else []
-        program = None
+        program = ()
         if at_once and ranks == 2:
-            program = tmp_path / "host_bound.py"
-            program.write_text(HOST_BOUND)
+            program = (tmp_path / "host_bound.py",)
+            program[0].write_text(HOST_BOUND)
         line = [tmp_path / f"run{ranks}", "--data", bach_data, *SMALL, "--adam_eps", 1e-8, *more]
         runs.append(train(*line, ranks=ranks, config=tmp_path / f"{ranks}.json", program=program))
     run, alone = runs
