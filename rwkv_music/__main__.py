@@ -5,6 +5,7 @@ when they run, so that help and errors appear without loading torch.
 """
 
 import argparse
+import io
 import os
 import sys
 from functools import partial
@@ -16,6 +17,8 @@ from rwkv_music.tokenizers.registry import TOKENIZERS
 
 
 def main(arguments: list[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not text; as stderr does
     options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
