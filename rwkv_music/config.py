@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,7 +25,9 @@ LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key
 LARGEST = 10**12  # limit of settings without another one; all calculations with them stay in range
 LARGEST_SIZE = 2**20  # limit of widths and ranks
 MOST_LAYERS = 2**10
+MOST_BARS = 10_000  # of a completion
 MOST_MINUTES = 366 * 24 * 60
+LONGEST_NAME = 255  # bytes of a file name
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -83,11 +86,21 @@ def _check(config: Any, at_least: dict[str, int], at_most: float = LARGEST, belo
 
 
 def _check_text(config: Any) -> None:
-    """Reject text that is not UTF-8, such as a path in another encoding: TensorBoard cannot store it."""
+    """Reject text that is not UTF-8, such as a path in another encoding, and names that no file system allows.
+
+    TensorBoard cannot store text that is not UTF-8.
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, str) and value.encode(errors="replace").decode() != value:
             raise UserError(f"{field.name} is {ascii(value)}, which is not UTF-8: rename it or choose another.")
+        if isinstance(value, str) and name_too_long(value):
+            raise UserError(f"{field.name} has a name longer than {LONGEST_NAME} bytes: choose a shorter one.")
+
+
+def name_too_long(path: str) -> bool:
+    """Return whether a part of `path` is longer than file systems allow; `Path.exists` then raises OSError."""
+    return max(map(len, os.fsencode(path).split(b"/"))) > LONGEST_NAME
 
 
 def _check_words(name: str, value: str, known: tuple[str, ...], what: str) -> None:
@@ -261,7 +274,8 @@ class TrainConfig:
             self,
             at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0, "profile": 0},
         )
-        _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1, "grad_clip": 0, "weight_decay": 0})
+        _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1}, at_most=MOST_BARS)
+        _check(self, at_least={"grad_clip": 0, "weight_decay": 0})
         _check(self, at_least={"keep": 0, "max_skipped_steps": 0, "elastic": 0})
         _check(self, at_least={"save_minutes": 0, "hang_minutes": 0}, at_most=MOST_MINUTES)
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})

@@ -194,6 +194,11 @@ def test_a_path_that_is_not_utf8(setting, attempt, tmp_path):
     assert f"{setting} is '" in sentence and "r\\udcffn', which is not UTF-8" in sentence
 
 
+def test_a_name_that_no_file_system_allows(attempt):
+    for setting in ("data", "resume", "init"):
+        assert f"{setting} has a name longer than 255 bytes" in attempt(f"--{setting}", "x" * 256)
+
+
 def test_a_checkpoint_of_another_shape(attempt, one_process):
     sentence = attempt("--n_embd", 128, out=one_process.folder)
     assert "holds a model of another shape (n_embd is 64, not 128)" in sentence
