@@ -61,7 +61,8 @@ def test_errors_are_one_sentence_and_status_1(arguments, reason, tmp_path, monke
 
 
 @pytest.mark.parametrize("path, reason", [("", "the path is empty"), ("x" * 256, "longer than 255 bytes")])
-def test_impossible_paths_are_status_2(path, reason, capsys):
+def test_impossible_paths_are_status_2(path, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for command in (
         ["corpus", "bach", "--out", path],
         ["prepare", path, "--out", "D"],
