@@ -66,3 +66,23 @@ def test_damaged_files_are_refused(tmp_path, content):
         RunConfig.load(tmp_path / "config.json")
     with pytest.raises(UserError, match="give a run folder"):
         RunConfig.load(tmp_path / "nowhere" / "config.json")
+
+
+@pytest.mark.parametrize("value", (10**400, 10**15, -(10**400)))
+@pytest.mark.parametrize("config", (ModelConfig, DataConfig, TrainConfig))
+def test_huge_numbers_are_refused(config, value):
+    """Every numeric setting has limits, so that no later calculation or allocation overflows."""
+    numbers = [field for field in dataclasses.fields(config) if type(field.default) in (int, float)]
+    assert numbers
+    for field in numbers:
+        with pytest.raises(UserError, match=f"^{field.name} is {value}: choose "):
+            config(**{field.name: value})
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf"), float("-inf")))
+def test_numbers_that_are_not_finite_are_refused(value):
+    for config in (DataConfig, TrainConfig):
+        for field in dataclasses.fields(config):
+            if type(field.default) is float:
+                with pytest.raises(UserError, match=f"^{field.name} is {value}: choose "):
+                    config(**{field.name: value})

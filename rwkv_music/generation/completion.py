@@ -18,6 +18,7 @@ import mido
 import numpy as np
 import torch
 
+from rwkv_music.config import MOST_BARS
 from rwkv_music.errors import UserError, explained
 from rwkv_music.generation.prompt_file import match_prompt
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
@@ -30,7 +31,7 @@ from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
-MOST_COMPLETIONS, MOST_BARS = 100_000, 10_000
+MOST_COMPLETIONS = 100_000
 TOKENS_PER_BAR = 64  # minimum budget per bar before `ForcedExit` becomes active
 
 

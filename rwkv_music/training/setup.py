@@ -303,7 +303,7 @@ def _make_model(config: RunConfig, plan: BatchPlan, device: torch.device, start:
         model = RWKV(config.model)
     freeze(model, train)
     if device.type == "cpu":
-        check_host_memory(model, plan)
+        check_host_memory(model, plan, config.data.ctx_len)
     matrix_parameters = model.matrix_parameters()
     fresh = start.initial.fresh if start.initial else None if start.checkpoint is None else frozenset()
     deepspeed_engine.materialize(model, device, plan, fresh)

@@ -150,6 +150,9 @@ def test_a_run_folder_that_is_a_file(bach_data, tmp_path):
 def test_what_a_cpu_cannot(bach_data, tmp_path):
     large = train(tmp_path / "run", "--data", bach_data, "--preset", "7b", check=False)
     assert "GiB per rank for 1 rank" in one_sentence(large.output)
+    for size in ("--ctx_len", 99_999_999), ("--batch_size", 9_999_999), ("--n_embd", 2**20):
+        huge = train(tmp_path / "run", "--data", bach_data, *SMALL, *size, check=False)
+        assert huge.status == 1 and "GiB per rank for 1 rank" in one_sentence(huge.output)
     quantized = train(tmp_path / "run", "--data", bach_data, *SMALL, config="zeropp.json", check=False)
     assert "zero_quantized_weights" in one_sentence(quantized.output)
     assert large.status == quantized.status == 1 and not (tmp_path / "run").exists()
@@ -178,10 +181,22 @@ def test_a_model_that_cannot_be(attempt):
 def test_numbers_out_of_range(attempt):
     assert "steps is 0: choose 1 or more" in attempt("--steps", 0)
     assert "log_every is 0" in attempt("--log_every", 0)
+    assert "n_layer is 100000: choose one from 1 to 1024" in attempt("--n_layer", 100_000)
     assert "ctx_len is -1" in attempt("--ctx_len", -1)
     assert "lr is nan" in attempt("--lr", "nan")
     assert "beta2 is 1.0: choose one from 0 to below 1" in attempt("--beta2", 1)
     assert "decay_fraction is 1.5: choose one from 0 to 1" in attempt("--decay_fraction", 1.5)
+
+
+@pytest.mark.parametrize("setting", ("data", "out"))
+def test_a_path_that_is_not_utf8(setting, attempt, tmp_path):
+    sentence = attempt(**{setting: tmp_path / "r\udcffn"})
+    assert f"{setting} is '" in sentence and "r\\udcffn', which is not UTF-8" in sentence
+
+
+def test_a_name_that_no_file_system_allows(attempt):
+    for setting in ("data", "resume", "init"):
+        assert f"{setting} has a name longer than 255 bytes" in attempt(f"--{setting}", "x" * 256)
 
 
 def test_a_checkpoint_of_another_shape(attempt, one_process):
