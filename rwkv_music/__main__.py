@@ -81,8 +81,15 @@ def _prepare(commands) -> None:
     command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
-    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation")
-    _number(command, "--seed", 0, "N", "seed of the train/validation split")
+    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece")
+    _number(
+        command,
+        "--seed",
+        0,
+        "N",
+        "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
+        "only piece of its split",
+    )
     remi = command.add_argument_group("options of the remi tokenizer")
     remi.add_argument(
         "--positions-per-beat", type=int, metavar="N", help="time resolution in positions per beat (default: 24)"

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from music21.stream import Part, Score
 
 NOT_SCORES = {".rntxt"}  # Roman-numeral analyses, which annotate music but contain none
-SCORE_LIMIT_S = 900.0  # a file of a hundred tunes takes 30 s, or minutes on a busy machine
+SCORE_LIMIT_S = 300.0  # of CPU time; a file of a hundred tunes takes 30 s
+HANG_LIMIT_S = 3600.0
 FINEST_BEAT = 32
 
 
@@ -59,7 +60,7 @@ def write_corpus(
             for source, stem in sources
             if not (out / f"{stem}.mid").exists() and not (out / _numbered(stem, 1)).exists()
         ]
-        answers = map_in_order(_make_writer, (str(out),), pending, workers, SCORE_LIMIT_S)
+        answers = map_in_order(_make_writer, (str(out),), pending, workers, SCORE_LIMIT_S, hang_s=HANG_LIMIT_S)
         written, failed = 0, []
         bar = tqdm(zip(pending, answers, strict=True), f"corpus {name}", len(pending), unit=" scores", disable=None)
         for (source, _), answer in bar:
