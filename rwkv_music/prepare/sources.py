@@ -24,7 +24,7 @@ ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 LARGEST_BYTES = 64 << 20
 LARGEST_TAR_HEADER = 1 << 20  # bytes between the contents of two members, which tarfile reads into memory
 DAMAGED_ARCHIVE = "damaged archive"
-DECOMPRESSORS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
+DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class Unreadable(Exception):
@@ -141,7 +141,7 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
     file.seek(0)
     for magic, decompressor in DECOMPRESSORS.items():
         if start.startswith(magic):
-            return decompressor(fileobj=file) if decompressor is gzip.GzipFile else decompressor(file)
+            return decompressor(file)
     return file
 
 
@@ -181,7 +181,7 @@ def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfi
         raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
     try:
         with open_member(member) as file:
-            return file.read(LARGEST_BYTES)
+            return file.read(size + 1)  # one more than expected, to reach the check sum of a zip archive
     # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for unknown compression.
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise Unreadable(DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown") from error
