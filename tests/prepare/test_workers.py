@@ -1,4 +1,4 @@
-"""The process pool: ordered answers, and crashes, hangs and exceptions that cost one item each, independently of other load."""
+"""The process pool: ordered answers; crashes, hangs and exceptions cost one item each, on a busy computer too."""
 
 import os
 import signal
