@@ -5,29 +5,30 @@ when they run, so that help and errors appear without loading torch.
 """
 
 import argparse
-import os
 import sys
 from functools import partial
 from pathlib import Path
 
 import rwkv_music
-from rwkv_music.errors import UserError
+from rwkv_music.errors import OutputClosed, UserError, checked_output
 from rwkv_music.tokenizers.registry import TOKENIZERS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    name = "rwkv_music"
     try:
-        return options.run(options) or 0
+        with checked_output():
+            options = _parser().parse_args(arguments)
+            name = f"rwkv_music {options.command}"
+            return options.run(options) or 0
+    except OutputClosed:
+        return 1
     except UserError as error:
-        print(f"rwkv_music {options.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"rwkv_music {options.command}: interrupted.", file=sys.stderr)
+        print(f"{name}: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mido
-from tqdm import tqdm
 
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.prepare.workers import Failure, map_in_order
+from rwkv_music.progress import progress_bar
 
 if TYPE_CHECKING:
     from music21.stream import Part, Score
@@ -62,7 +62,7 @@ def write_corpus(
         ]
         answers = map_in_order(_make_writer, (str(out),), pending, workers, SCORE_LIMIT_S, hang_s=HANG_LIMIT_S)
         written, failed = 0, []
-        bar = tqdm(zip(pending, answers, strict=True), f"corpus {name}", len(pending), unit=" scores", disable=None)
+        bar = progress_bar(zip(pending, answers, strict=True), f"corpus {name}", len(pending), unit=" scores")
         for (source, _), answer in bar:
             if isinstance(answer, OSError):
                 raise answer

@@ -36,7 +36,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import rwkv_music
 from rwkv_music.data.binidx import BinIdxWriter
@@ -48,6 +47,7 @@ from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, map_in_order
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.remi import Remi
@@ -155,7 +155,7 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
         _make_reader, (codec.name, codec.options, filters), items(), workers, FILE_LIMIT_S, WORKER_MEMORY_BYTES
     )
     checkpoint_due = time.monotonic() + CHECKPOINT_S
-    with tqdm(total=round(sources.expected), desc="prepare", initial=n_done, unit=" files", disable=None) as bar:
+    with progress_bar(None, "prepare", round(sources.expected), initial=n_done, unit=" files") as bar:
         for answer in answers:
             file = names.popleft()
             if isinstance(answer, Failure):
