@@ -25,7 +25,6 @@ import mido
 import numpy as np
 import report
 import torch
-from tqdm import tqdm
 
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.generation.completion import Completion, complete
@@ -36,6 +35,7 @@ from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.vocabulary import read_vocabulary
@@ -149,7 +149,7 @@ def memory() -> dict:
     tokens = generator.generate(piece.ids, codec.grammar(piece, bars=10**9))
     held = []
     for n in (1_000, 99_000):
-        for _ in tqdm(itertools.islice(tokens, n), "memory", n, disable=None):
+        for _ in progress_bar(itertools.islice(tokens, n), "memory", n):
             pass
         held.append(_held())
     print(f"memory: {held[0]:,} bytes after 1,000 tokens, {held[1]:,} after 100,000", flush=True)
@@ -178,7 +178,7 @@ def samples(codec: Codec, n: int) -> dict:
     )  # fmt: skip
     seconds = time.perf_counter() - start
     well_formed = to_the_bar = tokens = 0
-    for completion in tqdm(completions, codec.name, disable=None):
+    for completion in progress_bar(completions, codec.name):
         tokens += len(completion.new_ids)
         joined = Completion(codec, completion.prompt, completion.new_ids, completion.bars, opening)
         midis = [read_back(completion.midi()), read_back(completion.midi_alone()), read_back(joined.midi())]

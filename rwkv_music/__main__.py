@@ -6,32 +6,33 @@ when they run, so that help and errors appear without loading torch.
 
 import argparse
 import io
-import os
 import sys
 from functools import partial
 from pathlib import Path
 
 import rwkv_music
 from rwkv_music.config import LONGEST_NAME, name_too_long
-from rwkv_music.errors import UserError
+from rwkv_music.errors import OutputClosed, UserError, checked_output
 from rwkv_music.tokenizers.registry import TOKENIZERS
 
 
 def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not text; as stderr does
-    options = _parser().parse_args(arguments)
+    name = "rwkv_music"
     try:
-        return options.run(options) or 0
+        with checked_output():
+            options = _parser().parse_args(arguments)
+            name = f"rwkv_music {options.command}"
+            return options.run(options) or 0
+    except OutputClosed:
+        return 1
     except UserError as error:
-        print(f"rwkv_music {options.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"rwkv_music {options.command}: interrupted.", file=sys.stderr)
+        print(f"{name}: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,8 +90,15 @@ def _prepare(commands) -> None:
     command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
-    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation")
-    _number(command, "--seed", 0, "N", "seed of the train/validation split")
+    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece")
+    _number(
+        command,
+        "--seed",
+        0,
+        "N",
+        "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
+        "only piece of its split",
+    )
     remi = command.add_argument_group("options of the remi tokenizer")
     remi.add_argument(
         "--positions-per-beat", type=int, metavar="N", help="time resolution in positions per beat (default: 24)"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from rwkv_music.errors import UserError
-from rwkv_music.files import write_text
+from rwkv_music.files import check_types, read_json, write_text
 
 IGNORE_INDEX = -100  # target that the loss ignores, as in torch's cross_entropy
 RECOMPUTE = ("none", "selective", "block")  # in order of increasing recomputation
@@ -303,14 +303,22 @@ class RunConfig:
     def load(path: str | Path) -> "RunConfig":
         """Read a config.json, also of an earlier version. Raises UserError if it is missing or damaged."""
         path = Path(path)
+        if not path.exists():
+            raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.")
+        remedy = "restore it or start a new run"
+        sections = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+        tree = read_json(path, remedy, dict.fromkeys(sections, dict))
+        tree["data"] = {RENAMED.get(name, name): value for name, value in tree["data"].items()}
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-            data = {RENAMED.get(name, name): value for name, value in tree["data"].items()}
-            return RunConfig(ModelConfig(**tree["model"]), DataConfig(**data), TrainConfig(**tree["train"]))
-        except FileNotFoundError:
-            raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): restore it or start a new run.") from error
+            for section, config in sections.items():
+                types = get_type_hints(config)
+                known = {name: types[name] for name in tree[section] if name in types}
+                check_types(tree[section], known, f"{section}.")
+            return RunConfig(**{section: config(**tree[section]) for section, config in sections.items()})
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{path} cannot be read ({error}): {remedy}.") from error
+        except UserError as error:  # a value out of range
+            raise UserError(f"{path} is damaged: {error}") from error
 
 
 def add_arguments(

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
@@ -27,6 +26,7 @@ from rwkv_music.midi.measures import Measures, measure
 from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
@@ -172,7 +172,7 @@ def _nats_by_position(
     """Return total loss in nats and number of targets in each tenth of the pieces, float64 and int64 [10]."""
     nats, targets = np.zeros(POSITION_BINS), np.zeros(POSITION_BINS, np.int64)
     batches = -(-dataset.n_windows // batch_size)
-    for i, batch in enumerate(tqdm(dataset.validation_batches(batch_size), split, batches, disable=None)):
+    for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), split, batches)):
         if not batch.n_targets:
             continue
         # The rows are consecutive windows of all documents; a target is the token after its position.
@@ -196,7 +196,7 @@ def _nats_by_position_of_streams(model: RWKV, streams: DocumentStreams, split: s
         totals[0] += np.bincount(part, piece, POSITION_BINS)
         totals[1] += np.bincount(part, minlength=POSITION_BINS)
 
-    for window in tqdm(range(streams.windows_per_pass), split, disable=None):
+    for window in progress_bar(range(streams.windows_per_pass), split):
         batch = streams.batch(window)
         found, after = nats_of_targets(model, batch, document_states(state, batch.to(model.device)))
         state = after.rows(batch.edges.last)
@@ -261,7 +261,7 @@ def sample_measures(
             "choose fewer --context-bars or --bars."
         )
     real, completed = [], []
-    for i, piece in enumerate(tqdm(prompts[:samples], "completing", disable=None)):
+    for i, piece in enumerate(progress_bar(prompts[:samples], "completing")):
         whole = codec.first_bars(piece, context_bars + bars)
         decoded = codec.decode(whole.ids, whole.bar_lines)
         real.append(measure(cut_before(decoded, int(bar_ticks(decoded, context_bars)[-1]))))

@@ -37,7 +37,7 @@ from pathlib import Path
 
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError
-from rwkv_music.files import file_sha256, write_text
+from rwkv_music.files import file_sha256, parse_json, read_json, write_text
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})")
@@ -103,11 +103,11 @@ def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
 def read_manifest(checkpoint: Path) -> dict[str, dict]:
     """Return "size_bytes" and "sha256" of each file of a checkpoint. Raises ValueError if the manifest is not valid."""
     try:
-        tree = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        tree = parse_json((checkpoint / MANIFEST).read_bytes(), {"files": dict})
         files = tree["files"]
         for name, facts in files.items():
             if Path(name).name != name or not isinstance(facts["size_bytes"], int):
-                raise ValueError(f"invalid entry {name}")
+                raise ValueError(f"invalid entry {name!r}")
             bytes.fromhex(facts["sha256"])
     except FileNotFoundError:
         raise ValueError(f"it has no {MANIFEST}") from None
@@ -130,8 +130,8 @@ def fault(checkpoint: Path) -> str | None:
     for name, facts in files.items():
         try:
             size = (checkpoint / name).stat().st_size
-        except OSError as error:
-            return f"its {name} cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:  # ValueError: the system cannot encode the name
+            return f"its {name} cannot be read ({getattr(error, 'strerror', error)})"
         if size != facts["size_bytes"]:
             return f"its {name} has {size:,} bytes, not {facts['size_bytes']:,}"
     return contents_fault(checkpoint, (name for name in files if not name.endswith(TENSORS)))
@@ -203,13 +203,12 @@ def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str
 
 def read_progress(checkpoint: Path) -> Progress:
     """Return the progress of a checkpoint. Raises UserError if the file is missing or damaged."""
+    remedy = "name another checkpoint with --resume"
+    tree = read_json(checkpoint / PROGRESS, remedy, {field.name: int for field in dataclasses.fields(Progress)})
     try:
-        progress = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
-        if not all(isinstance(value, int) for value in dataclasses.astuple(progress)):
-            raise ValueError("not all values are integers")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{checkpoint} is damaged ({PROGRESS}: {error}): name another one with --resume.") from error
-    return progress
+        return Progress(**tree)
+    except TypeError as error:
+        raise UserError(f"{checkpoint / PROGRESS} cannot be read ({error}): {remedy}.") from error
 
 
 def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:

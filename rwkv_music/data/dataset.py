@@ -10,7 +10,6 @@ from (seed, pass) maps it to a window. A batch is a range of the counter, so it 
 processes nor on what was read before.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,9 +25,15 @@ from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.permutation import Permutation
 from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row
 from rwkv_music.errors import UserError, explained
+from rwkv_music.files import file_sha256, read_json
 from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
+DATASET_TYPES = {  # what is read from dataset.json
+    "tokenizer": {"name": str, "fingerprint": str, "vocab_size": int, "pad_id": int},
+    "splits": {split: {"pieces": int} for split in SPLITS},
+    "sha256": {"tokenizer.json": str},
+}
 
 
 @dataclass(frozen=True)
@@ -230,13 +235,18 @@ def read_dataset_json(data_dir: str | os.PathLike) -> dict:
         raise UserError(
             f"{data_dir} is not a dataset folder (no dataset.json): write one with `python -m rwkv_music prepare`."
         )
+    return read_json(path, "prepare the data again", DATASET_TYPES)
+
+
+def check_tokenizer_file(data_dir: str | os.PathLike) -> None:
+    """Raise UserError if a dataset folder has no tokenizer.json, or its SHA-256 is not the one in dataset.json."""
+    path = Path(data_dir) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{data_dir} is damaged (no {path.name}): prepare the data again.")
     with explained(f"reading {path}"):
-        content = path.read_bytes()
-    try:
-        facts = json.loads(content)
-        missing = {"name", "vocab_size", "pad_id", "fingerprint"} - set(facts["tokenizer"])
-    except (ValueError, KeyError, TypeError):
-        missing = {"tokenizer"}
-    if missing:
-        raise UserError(f"{path} is damaged (no {', '.join(sorted(missing))}): prepare the data again.")
-    return facts
+        found = file_sha256(path)
+    if found != read_dataset_json(data_dir)["sha256"][path.name]:
+        raise UserError(
+            f"{path} is not the file that dataset.json describes (another SHA-256): restore the original file, or "
+            "prepare the data again."
+        )

@@ -15,10 +15,11 @@ Notable choices:
   to a prepare log beside the dataset (see prepare_log.py). When the log is complete, the dataset is written from it in
   one pass and then renamed to its final name. Until then, twice its size is needed on disk.
 - A hash of a piece's music (the intervals of its notes in time and pitch) and the seed decides whether it goes to
-  `val`. So a piece keeps its split when files are added, moved or renamed (except in a very small dataset, as each
-  split gets at least one piece). Copies that are louder, slower or transposed are in the same split. Files
-  with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds or crashes its worker is rejected; the others are not affected.
+  `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
+  `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
+  Files with the same bytes are one piece.
+- A file that cannot be read, takes over five seconds of CPU time or crashes its worker is rejected, the last two only
+  after a second try alone (see workers.py). So the load of the computer does not matter, nor are others affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -35,7 +36,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import rwkv_music
 from rwkv_music.data.binidx import BinIdxWriter
@@ -47,6 +47,7 @@ from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, map_in_order
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.remi import Remi
@@ -58,7 +59,7 @@ PARTS = [f"{split}{kind}" for split in SPLITS for kind in (".bin", ".idx", ".bar
 PARTS.append("tokenizer.json")
 LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # contain paths, so they depend on the location of the files
 REPORT = "report.html"
-FILE_LIMIT_S = 5.0
+FILE_LIMIT_S = 5.0  # of CPU time; twice as much in a second try alone
 WORKER_MEMORY_BYTES = 4 << 30
 CHECKPOINT_S = 2.0
 LONGEST_BAR_TOKENS = 0xFFFF
@@ -154,7 +155,7 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
         _make_reader, (codec.name, codec.options, filters), items(), workers, FILE_LIMIT_S, WORKER_MEMORY_BYTES
     )
     checkpoint_due = time.monotonic() + CHECKPOINT_S
-    with tqdm(total=round(sources.expected), desc="prepare", initial=n_done, unit=" files", disable=None) as bar:
+    with progress_bar(None, "prepare", round(sources.expected), initial=n_done, unit=" files") as bar:
         for answer in answers:
             file = names.popleft()
             if isinstance(answer, Failure):
@@ -334,12 +335,16 @@ def _halves(digest: str) -> tuple[int, int]:
 
 
 def _choose_val(music: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
-    """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed."""
+    """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed.
+
+    Adding pieces moves none of the others, unless one split was empty without its piece with the extreme draw.
+    """
     draws = np.array([_draw(seed, key.tobytes()) for key in music])
     chosen = draws < val_fraction
-    if val_fraction > 0:
-        chosen[draws == draws.min()] = True
-        chosen[draws == draws.max()] = False  # last, so that a single piece goes to train
+    if val_fraction > 0 and not chosen.any():
+        chosen = draws == draws.min()
+    if chosen.all():
+        chosen = draws < draws.max()  # last, so that a single piece goes to train
     return chosen
 
 

@@ -31,6 +31,7 @@ from rwkv_music.checkpoint.run_folder import (
 )
 from rwkv_music.data.dataset import Batch
 from rwkv_music.errors import SharedError, UserError, plural
+from rwkv_music.progress import progress_bar
 from rwkv_music.training.consensus import ConsensusFlags, on_rank0, raise_on_any_rank
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
 from rwkv_music.training.learning_rate import learning_rate
@@ -127,14 +128,10 @@ class Loop:
             context.say(f"Step {self.progress.step:,} has been reached: raise {limit} to continue.")
             return
         self.curves.text("run", f"```\n{self.summary}\n```")
-        bar = tqdm(
-            total=t.steps,
-            initial=self.progress.step,
-            unit="step",
-            disable=context.rank != 0,
-            dynamic_ncols=True,
-            file=sys.stdout,
-        )
+        bar = progress_bar(
+            None, None, t.steps, unit="step", initial=self.progress.step, disable=context.rank != 0, file=sys.stdout,
+            delay_s=0,
+        )  # fmt: skip
         with bar as self.bar, self.watchdog, self.signals, ThreadPoolExecutor(1) as reader:
             self.stopwatch.resume()
             upcoming = reader.submit(self.read_step, self.progress.samples)

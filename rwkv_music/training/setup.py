@@ -28,7 +28,7 @@ from rwkv_music.checkpoint.run_folder import (
 from rwkv_music.checkpoint.tuning import Base, BaseNote, add_trained, freeze
 from rwkv_music.checkpoint.weights import open_weights, unread_tensors
 from rwkv_music.config import RunConfig
-from rwkv_music.data.dataset import MusicDataset
+from rwkv_music.data.dataset import MusicDataset, check_tokenizer_file
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.errors import SharedError, UserError, explained
 from rwkv_music.files import atomic_path, write_text
@@ -220,8 +220,7 @@ def _read_inputs(
     if train.log == "wandb":
         check_wandb()
     rows = MusicDataset.of(data, "train")
-    if not (Path(data.data) / "tokenizer.json").is_file():
-        raise UserError(f"{data.data} is damaged (no tokenizer.json): prepare the data again.")
+    check_tokenizer_file(data.data)
     if config.model.vocab_size not in (0, rows.vocab_size):
         raise UserError(
             f"The model's vocabulary has {config.model.vocab_size} tokens, but that of {data.data} has "

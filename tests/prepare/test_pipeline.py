@@ -111,6 +111,19 @@ def test_split_depends_on_content_and_seed(bach_midi, tmp_path):
         assert pieces(tmp_path / "other-data", split) != pieces(tmp_path / "many-data", split)
 
 
+def test_added_pieces_move_only_the_sole_piece_of_a_split():
+    moved = 0
+    for n in (2, 3, 8, 40):
+        for seed in range(50):
+            keys = np.random.default_rng(seed).integers(0, 2**63, (n + 10, 2), np.uint64)
+            before, after = (pipeline._choose_val(part, 0.3, seed) for part in (keys[:n], keys))
+            places = np.flatnonzero(before != after[:n])
+            moved += len(places)
+            assert all((before == before[i]).sum() == 1 for i in places)
+            assert not len(places) or n < 40
+    assert moved  # the exception exists
+
+
 def test_each_split_has_a_piece():
     keys = np.arange(10, dtype=np.uint64).reshape(5, 2)
     for fraction, expected in ((0, 0), (1e-9, 1), (1 - 1e-9, 4)):

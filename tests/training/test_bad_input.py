@@ -14,6 +14,7 @@ from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError
 from rwkv_music.training.loop import Loop
 from rwkv_music.training.signals import EXIT_RESUMABLE, Stopped
+from tests.damaged_json import DAMAGED_JSON
 from tests.training.conftest import PROJECT, SMALL, train
 
 ZERO2 = str(PROJECT / "ds_configs" / "zero2.json")
@@ -58,6 +59,9 @@ def test_data_without_its_tokenizer(attempt, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
     (tmp_path / "data" / "tokenizer.json").unlink()
     assert "is damaged (no tokenizer.json): prepare the data again" in attempt(data=tmp_path / "data")
+    content = (bach_data / "tokenizer.json").read_bytes()
+    (tmp_path / "data" / "tokenizer.json").write_bytes(content.replace(b"Pitch", b"pitch", 1))
+    assert "tokenizer.json is not the file that dataset.json describes" in attempt(data=tmp_path / "data")
 
 
 @pytest.mark.parametrize("more", [(), ("--tbptt", 1)])
@@ -98,15 +102,17 @@ def test_a_deepspeed_file_that_contradicts_the_flags(attempt, tmp_path):
 
 
 def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
-    assert "cannot be read" in attempt(config=tmp_path / "missing.json")
-    assert "is not JSON" in attempt(config=write(tmp_path / "a.json", "{"))
-    assert "not a JSON object" in attempt(config=write(tmp_path / "b.json", "[]"))
+    assert "reading" in attempt(config=tmp_path / "missing.json")
+    for content in DAMAGED_JSON.values():
+        (tmp_path / "a.json").write_bytes(content)
+        assert "a.json cannot be read" in attempt(config=tmp_path / "a.json")
     assert "ZeRO stage" in attempt(config=write(tmp_path / "c.json", {}))
     stage = {"zero_optimization": {"stage": 2}}
     assert 'a section "optimizer"' in attempt(
         config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}})
     )
-    assert "make it an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": True}))
+    for zero in (True, {"stage": 2, "offload_optimizer": "cpu"}, {"stage": 3, "offload_param": []}):
+        assert "make it an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": zero}))
     for key, value in {
         "train_batch_size": "x",
         "gradient_accumulation_steps": 0,
@@ -217,6 +223,8 @@ def test_a_folder_of_something_else(attempt, tmp_path):
     (tmp_path / "other").mkdir()
     write(tmp_path / "other" / "config.json", {"their": "own"})
     assert "config.json cannot be read" in attempt(out=tmp_path / "other")
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    assert f"reading {tmp_path}/folder/config.json" in attempt(out=tmp_path / "folder")
 
 
 def test_a_damaged_checkpoint_that_is_named(attempt, one_process, tmp_path):
@@ -232,10 +240,9 @@ def test_resuming_from_what_is_no_checkpoint(attempt, tmp_path):
 
 def test_data_of_another_tokenizer(attempt, one_process, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
-    for name in ("dataset.json", "tokenizer.json"):
-        facts = json.loads((tmp_path / "data" / name).read_text())
-        facts.get("tokenizer", facts)["fingerprint"] = "0" * 64
-        write(tmp_path / "data" / name, facts)
+    facts = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    facts["tokenizer"]["fingerprint"] = "0" * 64
+    write(tmp_path / "data" / "dataset.json", facts)
     assert "another tokenizer" in attempt(data=tmp_path / "data", out=one_process.folder)
 
 

@@ -19,6 +19,7 @@ from rwkv_music.__main__ import main as rwkv_music
 from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, read_progress, skipped_checkpoints
 from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.errors import UserError
+from tests.damaged_json import DAMAGED_JSON
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
 
 FILES = {path.stem: json.loads(path.read_text()) for path in (PROJECT / "ds_configs").glob("*.json")}
@@ -193,6 +194,23 @@ def test_a_job_that_was_thought_dead_does_not_write_into_the_run(bach_data, tmp_
     (folder / ".owner").write_text("another\n")
     assert "has taken over" in running.communicate(timeout=60)[1]
     assert running.returncode == 1
+
+
+def test_a_damaged_manifest_is_passed_over(unbroken, tmp_path):
+    folder = copy_of_half(unbroken[1], tmp_path / "run")
+    damaged = find_checkpoint(folder)
+    earlier = damaged.with_name("step_00000001")
+    shutil.copytree(damaged, earlier)
+    for content in (*DAMAGED_JSON.values(), b'{"version": 1, "files": {"a\\u0000": {"size_bytes": 1, "sha256": ""}}}'):
+        (damaged / "manifest.json").write_bytes(content)
+        assert find_checkpoint(folder) == earlier
+        [clause] = skipped_checkpoints(folder, earlier)
+        assert "manifest.json" in clause and "\n" not in clause
+    tree = json.loads((earlier / "manifest.json").read_text())
+    for name in ("a\0b", "\ud800"):
+        files = {**tree["files"], name: {"size_bytes": 1, "sha256": ""}}
+        (damaged / "manifest.json").write_text(json.dumps({**tree, "files": files}))
+        assert find_checkpoint(folder) == earlier
 
 
 class Bomb:
