@@ -7,12 +7,13 @@ RUN/base.json                            of a tuned run: BaseNote (path of its b
 RUN/events.out.tfevents.*                TensorBoard event files
 RUN/samples/                             completions sampled during training
 RUN/profile/                             traces (--profile)
+RUN/rollbacks.json                       returns to earlier checkpoints after loss spikes: Rollback by checkpoint name
 RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
 RUN/.owner                               token of the start that may write checkpoints; a newer start replaces it
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
     config.json                          RunConfig that it was written under
-    progress.json                        Progress: steps, rows read, skipped steps; world size and ZeRO stage
+    progress.json                        Progress: steps, rows read, skipped steps, recent losses; ranks and ZeRO stage
     tokenizer.json                       copy of RUN/tokenizer.json
     base.json                            of a tuned run: copy of RUN/base.json
     index.json                           shape, slices ([first element, length, rank]) of every parameter; AdamW's steps
@@ -47,6 +48,7 @@ INDEX = "index.json"
 PROGRESS = "progress.json"
 TOKENIZER = "tokenizer.json"
 BASE = "base.json"
+ROLLBACKS = "rollbacks.json"
 TENSORS = ".safetensors"  # suffix of the large files, which `fault` does not hash
 STREAMS_PREFIX = "lanes_"  # name from an earlier version, kept so that older checkpoints load
 
@@ -60,6 +62,17 @@ class Progress:
     skipped: int  # steps skipped because of a non-finite gradient
     world_size: int  # number of ranks that wrote the checkpoint
     zero_stage: int
+    skipped_in_a_row: int = 0  # the last ones of the skipped steps, up to this one
+    last_step_without_spike: int | None = None  # the last logged one before this step; None in older checkpoints
+    losses: tuple[float, ...] = ()  # the losses that spikes are compared with (`--on_spike rollback`), oldest first
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The returns to one checkpoint after loss spikes. They outlive the process, so that they stay limited."""
+
+    count: int
+    samples: int  # rows drawn before the last return; the run continues with the rows after them
 
 
 def weights_file(rank: int) -> str:
@@ -204,12 +217,32 @@ def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str
 def read_progress(checkpoint: Path) -> Progress:
     """Return the progress of a checkpoint. Raises UserError if the file is missing or damaged."""
     try:
-        progress = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
-        if not all(isinstance(value, int) for value in dataclasses.astuple(progress)):
-            raise ValueError("not all values are integers")
-    except (OSError, ValueError, TypeError) as error:
+        tree = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        progress = Progress(**{**tree, "losses": tuple(map(float, tree.get("losses", ())))})
+        counts = dataclasses.replace(progress, losses=(), last_step_without_spike=progress.last_step_without_spike or 0)
+        if not all(isinstance(value, int) for value in dataclasses.astuple(counts)[:-1]):
+            raise ValueError("not all counts are integers")
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{checkpoint} is damaged ({PROGRESS}: {error}): name another one with --resume.") from error
     return progress
+
+
+def read_rollbacks(run: Path) -> dict[str, Rollback]:
+    """Return the rollbacks of a run by checkpoint name. Raises UserError if the file is damaged."""
+    path = run / ROLLBACKS
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Rollback(int(of_one["count"]), int(of_one["samples"])) for name, of_one in tree.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it, or restore it from a copy.") from error
+
+
+def write_rollbacks(run: Path, rollbacks: dict[str, Rollback]) -> None:
+    """Write the rollbacks of a run, atomically."""
+    tree = {name: dataclasses.asdict(of_one) for name, of_one in rollbacks.items()}
+    write_text(run / ROLLBACKS, json.dumps(tree) + "\n")
 
 
 def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
