@@ -142,7 +142,7 @@ class Loop:
         for damaged in context.start.skipped_checkpoints:
             context.say(f"Skipped the damaged checkpoint {damaged}.")
         previous = context.start.previous_data
-        if previous and Path(previous) != Path(self.config.data.data):
+        if previous and Path(previous).absolute() != Path(self.config.data.data):
             context.say(f"Up to step {self.progress.step:,} the data were {previous}.")
         if self.progress.step >= context.last_step:
             limit = "--steps" if context.last_step == t.steps else "--stop_after"
