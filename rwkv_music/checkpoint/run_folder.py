@@ -115,16 +115,19 @@ def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
 
 def read_manifest(checkpoint: Path) -> dict[str, dict]:
     """Return "size_bytes" and "sha256" of each file of a checkpoint. Raises ValueError if the manifest is not valid."""
+    path = checkpoint / MANIFEST
     try:
-        tree = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")  # opening a named pipe would wait forever
+        tree = json.loads(path.read_text(encoding="utf-8"))
         files = tree["files"]
         for name, facts in files.items():
-            if Path(name).name != name or not isinstance(facts["size_bytes"], int):
-                raise ValueError(f"invalid entry {name}")
+            if Path(name).name != name or "\0" in name or not isinstance(facts["size_bytes"], int):
+                raise ValueError(f"invalid entry {name[:100]!r}")
             bytes.fromhex(facts["sha256"])
     except FileNotFoundError:
         raise ValueError(f"it has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read ({error})") from error
     if tree.get("version") != 1 or not {INDEX, "config.json", PROGRESS, TOKENIZER} <= files.keys():
         raise ValueError(f"its {MANIFEST} is of another version")
@@ -145,6 +148,8 @@ def fault(checkpoint: Path) -> str | None:
             size = (checkpoint / name).stat().st_size
         except OSError as error:
             return f"its {name} cannot be read ({error.strerror})"
+        if not (checkpoint / name).is_file():
+            return f"its {name} is not a file"
         if size != facts["size_bytes"]:
             return f"its {name} has {size:,} bytes, not {facts['size_bytes']:,}"
     return contents_fault(checkpoint, (name for name in files if not name.endswith(TENSORS)))
