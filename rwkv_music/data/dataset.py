@@ -158,13 +158,17 @@ class MusicDataset:
         return task, Permutation(task.n_windows, self.seed, passes)[position]
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions."""
-        if not 0 <= counter_start < counter_stop:
+        """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions.
+
+        Without any sample, return one row of padding without targets.
+        """
+        if not 0 <= counter_start <= counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
         rows = []
         for sample in range(counter_start, counter_stop):
             task, window = self.window_of(sample)
             rows.append(task.row(window, sample))
+        rows = rows or [self._padding()]
         return self.checked(self._packed(rows) if self._completions else self._rectangular(rows))
 
     def checked(self, batch: Batch) -> Batch:
@@ -190,10 +194,14 @@ class MusicDataset:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
         task = self._completions if self.task == "completion" else self._next_token
-        padding = Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
+        padding = self._padding()
         for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
             rows = [task.row(i, i) if i < task.n_windows else padding for i in range(start, start + batch_size)]
             yield self.checked(self._packed(rows) if task is self._completions else self._rectangular(rows))
+
+    def _padding(self) -> Row:
+        """Return a row of one token without a target."""
+        return Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
 
     def _rectangular(self, rows: list[Row]) -> Batch:
         """Return a batch [B, T], each row padded at its end."""

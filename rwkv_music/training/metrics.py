@@ -99,17 +99,20 @@ class Trace:
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
         self._profiler = torch.profiler.profile(activities=activities) if steps else None
 
-    def step(self, last: bool = False) -> str | None:
-        """Note the end of a step, and whether it is the last; return a line about the trace when it ends."""
+    def step(self, last: bool = False) -> bool:
+        """Note the end of a step, and whether it is the last; return whether the trace ends with it."""
         self._done += 1
         if self._profiler is None:
-            return None
+            return False
         traced = self._done - self.WARM_UP
         if traced == 0 and not last:
             self._profiler.start()
-        if traced < self._steps and not last:
-            return None
+        return last or traced >= self._steps
+
+    def write(self) -> str:
+        """Write the trace that ends, and return a line about it."""
         profiler, self._profiler = self._profiler, None
+        traced = self._done - self.WARM_UP
         if traced <= 0:
             return (
                 f"--profile starts after {self.WARM_UP} steps, and there were only {self._done}: no trace was written"

@@ -91,6 +91,8 @@ def test_ranks_together_read_the_same_step(bach_data, world_size):
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
     assert sum(part.n_targets for part in parts) == whole.n_targets
     assert torch.equal(ranks[0].sample(start).input_ids, whole.input_ids[:1])
+    none = ranks[0].batch(start, start)  # the share of a rank that gets no row
+    assert none.input_ids.shape == (1, 64) and none.n_targets == 0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

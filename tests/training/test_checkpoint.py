@@ -119,6 +119,47 @@ def test_a_damaged_checkpoint_is_skipped_by_name(unbroken, name, how, says, tmp_
     assert clause.startswith(f"step_00000040: its {name}") and says in clause
 
 
+ENTRY = '{"size_bytes": 1, "sha256": "00"}'
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"[" * 10**5,
+        b'{"version": 1, "files": {"a": {"size_bytes": ' + b"9" * 5000 + b', "sha256": "00"}}}',
+        b'{"version": 1, "files": []}',
+        b'{"version": 1, "files": {"a": 1}}',
+        f'{{"version": 1, "files": {{"a\\u0000": {ENTRY}}}}}'.encode(),
+        f'{{"version": 1, "files": {{"../a": {ENTRY}}}}}'.encode(),
+        "folder",
+        "pipe",
+        "no checkpoint folder",
+    ],
+    ids=str,
+)
+def test_a_damaged_manifest_costs_one_checkpoint_whatever_the_damage(manifest, one_process, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(one_process.last_checkpoint, folder / "step_00000020")
+    path = folder / "step_00000030" / "manifest.json"
+    if manifest == "no checkpoint folder":
+        path.parent.write_text("")
+    else:
+        path.parent.mkdir()
+    if isinstance(manifest, bytes):
+        path.write_bytes(manifest)
+    elif manifest == "folder":
+        path.mkdir()
+    elif manifest == "pipe":
+        os.mkfifo(path)
+    chosen = find_checkpoint(tmp_path)
+    assert chosen.name == "step_00000020"
+    [clause] = skipped_checkpoints(tmp_path, chosen)
+    assert clause.startswith("step_00000030: its manifest.json cannot be read (") and "\n" not in clause
+
+
 def test_a_bit_that_flipped_in_a_tensor_is_noticed(unbroken, tmp_path):
     shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
     damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")

@@ -85,7 +85,7 @@ def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
     told = []
     for _ in range(15):
         torch.ones(10).sum()
-        told.append(trace.step())
+        told.append(trace.step() and trace.write())
     path = tmp_path / "profile" / "rank_03.json.gz"
     assert [i for i, value in enumerate(told, 1) if value] == [12]
     assert "2 steps" in told[11] and str(path) in told[11]
@@ -98,7 +98,7 @@ def test_a_trace_that_the_end_cuts_short_is_written_as_far_as_it_got(steps, trac
     trace = Trace(tmp_path, rank=0, steps=5, device=torch.device("cpu"))
     for i in range(1, steps + 1):
         torch.ones(10).sum()
-        said = trace.step(last=i == steps)
+        said = trace.write() if trace.step(last=i == steps) else None
         assert said is None or i == steps
     path = tmp_path / "profile" / "rank_00.json.gz"
     assert path.exists() == bool(traced)
