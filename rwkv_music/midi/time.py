@@ -35,7 +35,7 @@ class TempoMap:
 
     @classmethod
     def from_events(cls, events: list[Event], ticks_per_quarter: int) -> "TempoMap":
-        return cls(((tick, a) for tick, kind, _, a, _ in events if kind == TEMPO), ticks_per_quarter)
+        return cls(((tick, a) for tick, kind, _, a, *_ in events if kind == TEMPO), ticks_per_quarter)
 
     def seconds(self, ticks: np.ndarray) -> np.ndarray:
         """Return the time of each tick [n], float64 [n]."""
@@ -81,7 +81,7 @@ class BarGrid:
 
     @classmethod
     def from_events(cls, events: list[Event], ticks_per_quarter: int) -> "BarGrid":
-        return cls(((tick, a, b) for tick, kind, _, a, b in events if kind == TIME_SIGNATURE), ticks_per_quarter)
+        return cls(((tick, a, b) for tick, kind, _, a, b, *_ in events if kind == TIME_SIGNATURE), ticks_per_quarter)
 
     def bar(self, ticks: np.ndarray | int) -> np.ndarray:
         """Return the bar that contains each tick, int64 of the same shape."""

@@ -41,7 +41,7 @@ import rwkv_music
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
-from rwkv_music.midi.events import RejectedMidi
+from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
@@ -193,11 +193,12 @@ def _make_reader(
             return data
         try:
             data = read_file(path) if data is None else data
-            stats = compute_stats(data)
+            midi = parse_midi(data)
+            stats = compute_stats(midi)
             reason = filters.reason(stats)
             if reason:
                 return Failure(reason)
-            piece = codec.encode_piece(data)
+            piece = codec.encode_piece(midi)
         except (RejectedMidi, Unreadable) as error:
             return Failure(error.reason)
         bars = np.diff(piece.bar_starts, prepend=0)

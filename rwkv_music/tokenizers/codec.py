@@ -22,6 +22,7 @@ import numpy as np
 
 from rwkv_music.errors import explained
 from rwkv_music.files import write_text
+from rwkv_music.midi.events import ParsedMidi
 from rwkv_music.tokenizers.grammar import Grammar
 
 MAX_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 per minute; bounds the bars that an event at a very late tick creates
@@ -71,13 +72,13 @@ class Codec(ABC):
         self.libraries = libraries
 
     @abstractmethod
-    def encode_piece(self, source: Path | bytes) -> Piece:
+    def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
         """Encode a whole MIDI file, given as a path or as bytes. The last note starts in the last bar.
 
         Raises RejectedMidi if the file cannot be encoded, and UserError if it cannot be opened.
         """
 
-    def encode(self, source: Path | bytes) -> np.ndarray:
+    def encode(self, source: Path | bytes | ParsedMidi) -> np.ndarray:
         """Return the ids of `encode_piece`, uint16 [n]."""
         return self.encode_piece(source).ids
 

@@ -38,6 +38,7 @@ import numpy as np
 
 from rwkv_music.midi.events import (
     ALL_NOTES_OFF,
+    CHANNELS,
     CONTROL_CHANGE,
     DRUM_CHANNEL,
     EXPRESSION,
@@ -50,9 +51,9 @@ from rwkv_music.midi.events import (
     TEMPO,
     VOLUME,
     Event,
+    ParsedMidi,
     RejectedMidi,
-    read_events,
-    read_midi,
+    parse_midi,
     to_track,
 )
 from rwkv_music.midi.notes import remove_overlaps
@@ -125,8 +126,9 @@ class MidiLlm(Codec):
     def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
         super().__init__({}, vocabulary or self._vocabulary(), libraries or {})
 
-    def encode_piece(self, source: Path | bytes) -> Piece:
-        ticks_per_quarter, events = read_events(read_midi(source))
+    def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
+        midi = parse_midi(source)
+        ticks_per_quarter, events = midi.ticks_per_quarter, midi.events
         ids, moments, last_note_tick = self._encode_events(events, ticks_per_quarter)
         if last_note_tick > MAX_PIECE_QUARTERS * ticks_per_quarter:
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
@@ -183,7 +185,8 @@ class MidiLlm(Codec):
                 add(token + pitch * n_bins)
             sounding[channel].pop(pitch, None)
 
-        for tick, kind, channel, a, b in events:
+        for tick, kind, channel, a, b, _ in events:
+            channel %= CHANNELS  # MIDI-LLM-tokenizer ignores ports
             if tick != now:
                 wait_ms += (tick - now) * seconds_per_tick * 1000.0
                 now = tick

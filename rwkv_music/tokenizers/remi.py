@@ -27,8 +27,20 @@ import mido
 import numpy as np
 
 from rwkv_music.errors import UserError
-from rwkv_music.midi.events import DRUM_CHANNEL, PEDAL_DOWN, SUSTAIN_PEDAL, RejectedMidi, read_midi, to_track
+from rwkv_music.midi.events import (
+    DRUM_CHANNEL,
+    DRUMS,
+    PEDAL_DOWN,
+    TEMPO,
+    TIME_SIGNATURE,
+    ParsedMidi,
+    RejectedMidi,
+    parse_midi,
+    to_track,
+)
+from rwkv_music.midi.instruments import PlayedNotes, played_notes
 from rwkv_music.midi.notes import remove_overlaps
+from rwkv_music.midi.time import FINEST_BEAT
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.tokenizers.remi_grammar import RemiGrammar, RemiRules
@@ -40,6 +52,7 @@ if TYPE_CHECKING:
 MAX_NOTE_BEATS = 16
 MAX_POSITIONS_PER_BEAT = 96  # 5 ms at 120 beats per minute
 TIME_SIGNATURES = {1: [1, 2, 3, 4], 2: range(1, 13), 4: range(1, 17), 8: range(1, 17), 16: range(1, 17)}
+MAX_TICK = (1 << 30) - 1  # MidiTok computes with 32 bits
 MAX_VOCAB_SIZE = 1 << 16  # of token files
 DRUM_PROGRAM = -1  # in MidiTok
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
@@ -83,23 +96,18 @@ class Remi(Codec):
         self._starts_bar = np.array([token.startswith("Bar_") for token in self.vocabulary])
         self._n_notes = np.array([token.count("Pitch") for token in self.vocabulary])
 
-    def encode_piece(self, source: Path | bytes) -> Piece:
-        from symusic import Score
-
-        data = read_midi(source)
-        try:
-            score = Score.from_midi(data)
-        except RuntimeError as error:
-            raise RejectedMidi("damaged events") from error
-        if score.note_num() == 0:
+    def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
+        midi = parse_midi(source)
+        notes = played_notes(midi)
+        if not len(notes):
             raise RejectedMidi("no notes")
-        if score.start() < 0 or score.end() > MAX_PIECE_QUARTERS * score.ticks_per_quarter:
+        # Late tempos and time signatures would create bars as well.
+        last = max(notes.end.max(), *(event[0] for event in midi.events if event[1] in (TEMPO, TIME_SIGNATURE)), 0)
+        if last > min(MAX_PIECE_QUARTERS * midi.ticks_per_quarter, MAX_TICK):
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
         tokenizer = self._miditok
         try:
-            for track in score.tracks:
-                _hold_by_pedal(track)
-            score = tokenizer.preprocess_score(score)
+            score = tokenizer.preprocess_score(_to_score(midi, notes))
             self._normalize(score)
             ids = tokenizer.encode(score, no_preprocess_score=True).ids
         except Exception as error:  # MidiTok does not document its exceptions, and one file must not stop `prepare`
@@ -216,26 +224,51 @@ def _miditok_vocabulary(tokenizer: "REMI") -> list[str]:
     return sorted(tokenizer.vocab, key=tokenizer.vocab.__getitem__)
 
 
-def _hold_by_pedal(track: "Track") -> None:
-    """Extend the notes of `track` that end while the sustain pedal is down to its release, in place."""
-    controls = track.controls.numpy()
-    pedal = controls["number"] == SUSTAIN_PEDAL
-    if not pedal.any():
-        return
-    notes = track.notes.numpy()
-    ends = notes["time"].astype(np.int64) + notes["duration"]
-    ticks, down = controls["time"][pedal].astype(np.int64), controls["value"][pedal] >= PEDAL_DOWN
-    order = np.argsort(ticks, kind="stable")
-    ticks, down = ticks[order], down[order]
-    # The next release after each pedal event. A pedal that is never released is released where the last note ends.
-    never = np.iinfo(np.int64).max
-    next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
-    next_release[next_release == never] = ends.max(initial=0)
-    last = np.searchsorted(ticks, ends) - 1  # the last pedal event before each note ends
-    held = (last >= 0) & down[last]
-    durations = np.where(held, np.maximum(next_release[last], ends), ends) - notes["time"]
-    for i in np.flatnonzero(held).tolist():
-        track.notes[i].duration = int(durations[i])
+def _to_score(midi: ParsedMidi, notes: PlayedNotes) -> "Score":
+    """Return a file as a score with a track per program. Sustain pedals lengthen the notes."""
+    from symusic import Note, Score, Tempo, TimeSignature, Track
+
+    score = Score(midi.ticks_per_quarter)
+    tempos = [(tick, a) for tick, kind, _, a, *_ in midi.events if kind == TEMPO]
+    ticks, mspq = np.array(tempos, np.int32).reshape(-1, 2).T.copy()
+    score.tempos = Tempo.from_numpy(time=ticks, mspq=mspq)
+    changes = [
+        (t, a, b) for t, kind, _, a, b, _ in midi.events if kind == TIME_SIGNATURE and 0 < a and b <= FINEST_BEAT
+    ]
+    ticks, numerators, denominators = np.array(changes, np.int32).reshape(-1, 3).T.copy()
+    score.time_signatures = TimeSignature.from_numpy(ticks, numerators.astype(np.uint8), denominators.astype(np.uint8))
+    durations = _ends_by_pedal(notes) - notes.start
+    for program in np.unique(notes.program).tolist():
+        track = Track(program=0 if program == DRUMS else program, is_drum=program == DRUMS)
+        own = notes.program == program
+        track.notes = Note.from_numpy(
+            notes.start[own].astype(np.int32),
+            durations[own].astype(np.int32),
+            notes.pitch[own].astype(np.int8),
+            notes.velocity[own].astype(np.int8),
+        )
+        score.tracks.append(track)
+    return score
+
+
+def _ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
+    """Return where the notes end, int64 [n]: those that end while the sustain pedal is down, at its release."""
+    ends = notes.end.copy()
+    for channel, events in notes.pedals.items():
+        own = notes.channel == channel
+        if not own.any():
+            continue
+        released = notes.end[own]
+        ticks, values = np.array(events, np.int64).T
+        down = values >= PEDAL_DOWN
+        # The next release after each pedal event. A pedal that is never released is released where the last note ends.
+        never = np.iinfo(np.int64).max
+        next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
+        next_release[next_release == never] = released.max()
+        last = np.searchsorted(ticks, released) - 1  # the last pedal event before each note ends
+        held = (last >= 0) & down[last]
+        ends[own] = np.where(held, np.maximum(next_release[last], released), released)
+    return ends
 
 
 def _program(track: "Track") -> int:

@@ -215,7 +215,7 @@ NOTE = [(0, 0, 96, 60, 64)]
         (midi_of([(0, 0, 0, 60, 64)]), "no notes"),
         (midi_of([*NOTE, (0, 2**27, 2**27 + 96, 60, 64)]), "longer than 20,000 quarter notes"),
         (midi_of(NOTE)[:-6], "truncated"),
-        (midi_of(NOTE).replace(b"\x90\x3c", b"\x90\xbc"), "damaged events"),
+        (midi_of(NOTE).replace(b"\x90\x3c", b"\xf4\x3c"), "damaged events (undefined status byte)"),
     ],
 )
 def test_rejected(codec, data, reason):
@@ -244,7 +244,7 @@ def test_damaged_bytes_never_crash(codec, bach_midi):
             outcomes.add("tokens")
         except RejectedMidi as error:
             outcomes.add(error.reason)
-    assert {"tokens", "damaged events"} <= outcomes
+    assert {"tokens", "damaged events (one crosses the end of its track)"} <= outcomes
     assert not any(outcome.startswith("MidiTok failed") for outcome in outcomes)
 
 
