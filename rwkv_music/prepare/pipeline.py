@@ -89,8 +89,6 @@ def prepare(
     _check_replaceable(out)
     codec = make_codec(tokenizer, **(options or {}))
     if bpe_vocab_size is not None:
-        if not isinstance(codec, Remi):
-            raise UserError(f"The tokenizer {tokenizer} does not support --bpe: remove --bpe, or use --tokenizer remi.")
         codec.check_byte_pairs(bpe_vocab_size)
     sources = Sources(paths)
     settings = {

@@ -20,10 +20,11 @@ from typing import Any, ClassVar
 import mido
 import numpy as np
 
-from rwkv_music.errors import explained
+from rwkv_music.errors import UserError, explained
 from rwkv_music.files import write_text
 from rwkv_music.midi.events import ParsedMidi
 from rwkv_music.tokenizers.grammar import Grammar
+from rwkv_music.tokenizers.vocabulary import Vocabulary
 
 MAX_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 per minute; bounds the bars that an event at a very late tick creates
 FORMAT = "rwkv-music tokenizer"  # the format name in tokenizer.json
@@ -100,6 +101,22 @@ class Codec(ABC):
         `prompt` is a piece cut by `first_bars`; the rows start with the next bar. A row ends after `bars` bars, or
         earlier by EOS if `may_end`. If `bars` is None, only EOS ends a row.
         """
+
+    @property
+    @abstractmethod
+    def token_properties(self) -> Vocabulary:
+        """The musical meaning of the tokens. Tokens merged from several have no properties."""
+
+    def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines | None:
+        """Return the approximate bar lines of a piece from its ids [n] and the first token of each bar [bars].
+
+        Return None if the tokens contain the bars.
+        """
+        return None
+
+    def check_byte_pairs(self, vocab_size: int) -> None:
+        """Raise UserError unless byte pairs can enlarge this vocabulary to `vocab_size` tokens (see Remi)."""
+        raise UserError(f"The tokenizer {self.name} does not support --bpe: remove --bpe, or use --tokenizer remi.")
 
     def first_bars(self, piece: Piece, n: int) -> Piece:
         """Return the first `n` bars of `piece` without EOS; n = 0 keeps BOS and all tokens before the first bar.

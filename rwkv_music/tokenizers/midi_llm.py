@@ -41,6 +41,7 @@ from rwkv_music.midi.events import (
     CHANNELS,
     CONTROL_CHANGE,
     DRUM_CHANNEL,
+    DRUMS,
     EXPRESSION,
     FINE_VOLUME,
     NOTE_OFF,
@@ -57,7 +58,7 @@ from rwkv_music.midi.events import (
     to_track,
 )
 from rwkv_music.midi.notes import remove_overlaps
-from rwkv_music.midi.time import DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
+from rwkv_music.midi.time import DEFAULT_SIGNATURE, DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.midi_llm_bars import (
     DEFAULT_BAR_MS,
@@ -71,6 +72,7 @@ from rwkv_music.tokenizers.midi_llm_bars import (
     tick_map,
 )
 from rwkv_music.tokenizers.midi_llm_grammar import MidiLlmGrammar, MidiLlmRules
+from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary
 
 PAD, START, END, FIRST_WAIT = range(4)
 FIRST_NOTE = FIRST_WAIT + WAIT_LEVELS
@@ -269,6 +271,39 @@ class MidiLlm(Codec):
             line_ms, bar_ms = float(lines.start_ms[n]), float(lines.start_ms[-1] - lines.start_ms[-2])
         clock = self._wait_ms[prompt.ids].sum()
         return MidiLlmGrammar(self._rules, int(prompt.ids[-1]), clock - line_ms, bar_ms, rows, bars, may_end)
+
+    @cached_property
+    def token_properties(self) -> Vocabulary:
+        V = self.vocab_size
+        keys, loudness = np.divmod(np.arange(V) - FIRST_NOTE, self.velocity_bins)
+        is_key = keys >= 0
+        programs = np.array(
+            [DRUMS if instrument is PERCUSSION else instrument.program for instrument in self.instruments]
+        )
+        kinds = np.where(is_key, "Key", "Wait")
+        kinds[[PAD, START, END]] = "PAD", "BOS", "EOS"
+        return Vocabulary(
+            kinds=kinds,
+            pitch=np.where(is_key, keys % PITCHES, NONE),
+            is_onset=self._is_note,
+            program=np.where(is_key, programs[np.maximum(keys, 0) // PITCHES], NONE),
+            loudness=np.where(self._is_note, loudness - 1, NONE),
+            tempo=np.full(V, NONE),
+            tempo_steps_per_octave=0.0,
+            wait_ms=np.where(self._wait_ms > 0, self._wait_ms, NONE),
+            compound=False,
+        )
+
+    def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines:
+        """Return bar lines in 4/4 that lie on the first token of each bar, which is exact to within one wait."""
+        clock = np.append(0, np.cumsum(self._wait_ms[ids]))
+        tokens, first = np.unique(np.append(bar_starts, len(ids)), return_index=True)
+        # Bars without tokens are spaced evenly between their neighbors.
+        start_ms = np.interp(np.arange(len(bar_starts) + 1), first, clock[tokens])
+        # The tokens end with the last note, which can be before the end of the last bar.
+        previous_bar_ms = start_ms[-2] - start_ms[-3] if len(bar_starts) > 1 else 0.0
+        start_ms[-1] = max(start_ms[-1], start_ms[-2] + previous_bar_ms, start_ms[-2] + WAIT_MS)
+        return BarLines(start_ms, np.tile(DEFAULT_SIGNATURE, (len(bar_starts), 1)))
 
     def _decode_notes(self, ids: np.ndarray) -> tuple[list[tuple[int, int, int, int]], int]:
         """Return ((start, end, key, loudness) of each note, the length of the piece), with times in units of 8 ms.

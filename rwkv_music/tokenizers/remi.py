@@ -17,9 +17,11 @@ Source: Huang and Yang, "Pop Music Transformer" (2020), for REMI; von Rütte et 
 instruments in one stream; MidiTok (Fradet et al., 2021).
 """
 
+import re
 from functools import cached_property
 from importlib.metadata import version
 from itertools import cycle
+from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,7 @@ from rwkv_music.midi.time import FINEST_BEAT
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.tokenizers.remi_grammar import RemiGrammar, RemiRules
+from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary, ranks
 
 if TYPE_CHECKING:
     from miditok import REMI
@@ -53,6 +56,8 @@ MAX_NOTE_BEATS = 16
 MAX_POSITIONS_PER_BEAT = 96  # 5 ms at 120 beats per minute
 TIME_SIGNATURES = {1: [1, 2, 3, 4], 2: range(1, 13), 4: range(1, 17), 8: range(1, 17), 16: range(1, 17)}
 MAX_TICK = (1 << 30) - 1  # MidiTok computes with 32 bits
+TEMPO_RANGE, N_TEMPOS = (30, 480), 65  # 16 steps per octave: 60, 120 and 240 are exact, others within 2.2%
+SINGLE_TOKEN = re.compile(r"[A-Za-z]+_(None|[-0-9./]+)")  # a token that is not a merge of several
 MAX_VOCAB_SIZE = 1 << 16  # of token files
 DRUM_PROGRAM = -1  # in MidiTok
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
@@ -131,6 +136,37 @@ class Remi(Codec):
         return RemiGrammar(self._rules, prompt.ids, rows, bars, may_end)
 
     @cached_property
+    def token_properties(self) -> Vocabulary:
+        parts = [
+            token.split("_", 1) if SINGLE_TOKEN.fullmatch(token) else ["Compound", token] for token in self.vocabulary
+        ]
+        kinds = np.array([kind for kind, _ in parts])
+        V = len(parts)
+        pitch, program, velocity, bpm = (np.full(V, NONE), np.full(V, NONE), np.full(V, np.nan), np.full(V, np.nan))
+        for i, (kind, value) in enumerate(parts):
+            if kind in ("Pitch", "PitchDrum"):
+                pitch[i] = int(value)
+            if kind == "PitchDrum":
+                program[i] = DRUMS
+            elif kind == "Program":
+                program[i] = int(value) if int(value) >= 0 else DRUMS
+            elif kind == "Velocity":
+                velocity[i] = float(value)
+            elif kind == "Tempo":
+                bpm[i] = float(value)
+        return Vocabulary(
+            kinds=kinds,
+            pitch=pitch,
+            is_onset=pitch != NONE,
+            program=program,
+            loudness=ranks(velocity),
+            tempo=ranks(bpm),
+            tempo_steps_per_octave=(N_TEMPOS - 1) / log2(TEMPO_RANGE[1] / TEMPO_RANGE[0]),
+            wait_ms=np.full(V, NONE),
+            compound=bool((kinds == "Compound").any()),
+        )
+
+    @cached_property
     def _rules(self) -> RemiRules:
         tokens = [[tuple(part.split("_", 1)) for part in token.split(" ")] for token in self.vocabulary]
         return RemiRules(tokens, self.positions_per_beat)
@@ -151,7 +187,6 @@ class Remi(Codec):
         return Remi(**self._miditok_options, merges=[list(merge) for merge in merges])
 
     def check_byte_pairs(self, vocab_size: int) -> None:
-        """Raise UserError unless merges can enlarge this vocabulary to `vocab_size` tokens."""
         if not self.vocab_size < vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(
                 f"A vocabulary with byte pairs cannot have {vocab_size:,} tokens; choose from {self.vocab_size + 1:,} "
@@ -205,8 +240,8 @@ def _make_miditok(positions_per_beat: int, n_velocities: int) -> "REMI":
             beat_res={(0, MAX_NOTE_BEATS): positions_per_beat},
             num_velocities=n_velocities,
             use_tempos=True,
-            tempo_range=(30, 480),  # 16 steps per octave: 60, 120 and 240 are exact, others within 2.2%
-            num_tempos=65,
+            tempo_range=TEMPO_RANGE,
+            num_tempos=N_TEMPOS,
             log_tempos=True,
             delete_equal_successive_tempo_changes=True,
             use_time_signatures=True,
