@@ -74,6 +74,13 @@ class BarGrid:
         n_bars = -(-np.diff(self._ticks) // self._lengths[:-1])  # of each time signature, rounded up
         self._first_bar = np.concatenate([[0], np.cumsum(n_bars)])
 
+    @property
+    def changes(self) -> list[tuple[int, int, int]]:
+        """The time signatures in force, (tick, numerator, denominator) each; the first one at tick 0."""
+        return [
+            (tick, *signature) for tick, signature in zip(self._ticks.tolist(), self._signatures.tolist(), strict=True)
+        ]
+
     @classmethod
     def from_midi(cls, midi: mido.MidiFile) -> "BarGrid":
         changes = ((t, m.numerator, m.denominator) for t, m in _messages(midi, "time_signature"))

@@ -18,6 +18,7 @@ instruments in one stream; MidiTok (Fradet et al., 2021).
 """
 
 import re
+from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
 from itertools import cycle
@@ -42,7 +43,7 @@ from rwkv_music.midi.events import (
 )
 from rwkv_music.midi.instruments import PlayedNotes, played_notes
 from rwkv_music.midi.notes import remove_overlaps
-from rwkv_music.midi.time import FINEST_BEAT
+from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.tokenizers.remi_grammar import RemiGrammar, RemiRules
@@ -267,10 +268,7 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes) -> "Score":
     tempos = [(tick, a) for tick, kind, _, a, *_ in midi.events if kind == TEMPO]
     ticks, mspq = np.array(tempos, np.int32).reshape(-1, 2).T.copy()
     score.tempos = Tempo.from_numpy(time=ticks, mspq=mspq)
-    changes = [
-        (t, a, b) for t, kind, _, a, b, _ in midi.events if kind == TIME_SIGNATURE and 0 < a and b <= FINEST_BEAT
-    ]
-    ticks, numerators, denominators = np.array(changes, np.int32).reshape(-1, 3).T.copy()
+    ticks, numerators, denominators = np.array(_meters(midi), np.int32).reshape(-1, 3).T.copy()
     score.time_signatures = TimeSignature.from_numpy(ticks, numerators.astype(np.uint8), denominators.astype(np.uint8))
     durations = _ends_by_pedal(notes) - notes.start
     for program in np.unique(notes.program).tolist():
@@ -284,6 +282,50 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes) -> "Score":
         )
         score.tracks.append(track)
     return score
+
+
+def _meters(midi: ParsedMidi) -> list[tuple[int, int, int]]:
+    """Return time signatures of the vocabulary, (tick, numerator, denominator) each, that give the bars of `midi`.
+
+    A meter that is not in the vocabulary is replaced by one of the same length, such as 18/8 by 9/4, and a bar that is
+    cut short by a change of the meter gets a time signature of its own. Where no such meter exists, MidiTok's rules
+    apply: the meter before continues, or the change is delayed to the next bar line.
+    """
+    sixteenth = midi.ticks_per_quarter / 4
+    meters: list[tuple[int, int, int]] = []
+    start = length = 0.0  # where the last meter starts, and the length of its bars, in ticks
+    for tick, numerator, denominator in BarGrid.from_events(midi.events, midi.ticks_per_quarter).changes:
+        meter = _meter(Fraction(numerator, denominator), denominator)
+        if meter is None:
+            continue
+        if meters:
+            line = start + (max(tick, start) - start) // length * length  # the last bar line
+            rest = max(tick, start) - line
+            n_sixteenths = round(rest / sixteenth)
+            # MidiTok rounds times to positions, of which a sixteenth note has at least six.
+            is_exact = abs(rest - n_sixteenths * sixteenth) <= sixteenth / 12
+            part = _meter(Fraction(n_sixteenths, 16), meters[-1][2]) if is_exact and n_sixteenths else None
+            if is_exact and n_sixteenths * sixteenth in (0, length):
+                start = line + n_sixteenths * sixteenth
+            elif part is not None:
+                if line == start:
+                    meters[-1] = (meters[-1][0], *part)
+                else:
+                    meters.append((round(line), *part))
+                start = tick
+            else:
+                start = line + length
+        meters.append((tick, *meter))
+        length = 16 * sixteenth * meter[0] / meter[1]
+    return meters
+
+
+def _meter(length: Fraction, denominator: int) -> tuple[int, int] | None:
+    """Return a time signature for bars of `length` whole notes, with a denominator as close as possible to the given."""
+    for beats in sorted(TIME_SIGNATURES, key=lambda beats: (abs(log2(beats / denominator)), beats)):
+        if (length * beats).denominator == 1 and int(length * beats) in TIME_SIGNATURES[beats]:
+            return int(length * beats), beats
+    return None
 
 
 def _ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
