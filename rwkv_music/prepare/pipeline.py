@@ -6,7 +6,8 @@
                                                         `np.cumsum` of a document is its `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
-    pieces.jsonl                                        one line per document, in order
+    pieces.jsonl                                        one line per document, in order; `lost` counts what its tokens
+                                                        do not keep
     rejected.jsonl                                      one line per rejected file, with the reason
     report.html                                         statistics of the corpus (see report.py)
 
@@ -77,7 +78,7 @@ def prepare(
     filters: Filters = NO_FILTERS,
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
-    """Write the dataset folder `out` from every .mid and .midi file under `paths`. Return the content of dataset.json.
+    """Write the dataset folder `out` from every MIDI file under `paths`. Return the content of dataset.json.
 
     Raises UserError if there are no usable files, `out` contains something else, or it cannot be written. An
     interrupted run leaves its prepare log for `resume`.
@@ -111,7 +112,9 @@ def prepare(
             dataset = unfinished / "dataset"
             shutil.rmtree(dataset, ignore_errors=True)
             dataset.mkdir()
-            facts = _write_dataset(dataset, prepare_log, codec, bpe_vocab_size, val_fraction, seed, filters)
+            facts = _write_dataset(
+                dataset, prepare_log, codec, bpe_vocab_size, val_fraction, seed, filters, sources.passed_over
+            )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
     return facts
@@ -209,6 +212,7 @@ def _make_reader(
             "n_tokens": len(piece.ids),
             "n_bars": len(bars),
             "n_notes": codec.count_notes(piece.ids),
+            "lost": piece.lost,
         }
         return line, piece.ids, bars.astype(np.uint16), stats.record()
 
@@ -223,6 +227,7 @@ def _write_dataset(
     val_fraction: float,
     seed: int,
     filters: Filters,
+    passed_over: Counter[str],
 ) -> dict:
     """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
     index = _Index(prepare_log)
@@ -232,6 +237,7 @@ def _write_dataset(
         codec = _with_byte_pairs(codec, prepare_log, kept & ~in_val, bpe_vocab_size)
     counts = {split: Counter(pieces=0, tokens=0, bars=0, notes=0) for split in SPLITS}
     reasons = Counter(index.reasons)
+    lost: dict[str, Counter] = {}
     report = CorpusReport(codec.name)
     with ExitStack() as stack:
         documents = {split: stack.enter_context(BinIdxWriter(folder / split)) for split in SPLITS}
@@ -259,6 +265,8 @@ def _write_dataset(
                 documents[split].add(tokens)
                 bars[split].add(piece_bars)
                 counts[split].update(pieces=1, tokens=len(tokens), bars=len(piece_bars), notes=line["n_notes"])
+                for reason, n in line["lost"].items():
+                    lost.setdefault(reason, Counter(pieces=0, number=0)).update(pieces=1, number=n)
                 report.add(split, record, len(tokens), len(piece_bars))
                 listed.write(json.dumps({"split": split, **line}) + "\n")
             number += 1
@@ -282,7 +290,9 @@ def _write_dataset(
             "bpe_vocab_size": bpe_vocab_size,
         },
         "files": prepare_log.n_sources,
+        "passed_over": dict(sorted(passed_over.items())),
         "rejected": dict(sorted(reasons.items())),
+        "lost": {reason: dict(lost[reason]) for reason in sorted(lost)},
         "distinct_music": len(np.unique(index.music[kept], axis=0)),
         "splits": {split: dict(counts[split]) for split in SPLITS},
         "sha256": {name: file_sha256(folder / name) for name in PARTS},

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,11 +48,13 @@ class Piece:
     """A piece of music as tokens.
 
     `bar_starts` holds the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
+    `lost` counts what the tokens do not keep of a file, by a short fixed phrase such as "notes of other instruments".
     """
 
     ids: np.ndarray  # uint16 [n], starting with BOS and ending with EOS unless the piece was cut
     bar_starts: np.ndarray  # int64 [bars], non-decreasing
     bar_lines: BarLines | None = None  # needed by `decode`; None for codecs whose tokens contain the bars
+    lost: dict[str, int] = field(default_factory=dict)
 
 
 class Codec(ABC):

@@ -79,6 +79,9 @@ FIRST_NOTE = FIRST_WAIT + WAIT_LEVELS
 PITCHES = 128
 VELOCITIES = 128
 NO_INSTRUMENT = -1
+# Reasons in `Piece.lost`
+SILENT_NOTES = "notes silenced by volume or expression"
+OTHER_NOTES = "notes of other instruments"
 MAX_UNENDED_NOTE_MS = 5000  # the length of a note without a note-off
 
 
@@ -131,7 +134,7 @@ class MidiLlm(Codec):
     def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
         midi = parse_midi(source)
         ticks_per_quarter, events = midi.ticks_per_quarter, midi.events
-        ids, moments, last_note_tick = self._encode_events(events, ticks_per_quarter)
+        ids, moments, last_note_tick, lost = self._encode_events(events, ticks_per_quarter)
         if last_note_tick > MAX_PIECE_QUARTERS * ticks_per_quarter:
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
         grid = BarGrid.from_events(events, ticks_per_quarter)
@@ -140,10 +143,12 @@ class MidiLlm(Codec):
         bar_starts, start_ms = place_bars(grid.lines(n_bars), moments, tempo_map)
         # `place_bars` drops the silent bars before the first token.
         signatures = grid.signatures(n_bars)[n_bars - len(bar_starts) :]
-        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures))
+        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures), lost)
 
-    def _encode_events(self, events: list[Event], ticks_per_quarter: int) -> tuple[list[int], Moments, int]:
-        """Return (ids, their moments, the tick at which the last note starts).
+    def _encode_events(
+        self, events: list[Event], ticks_per_quarter: int
+    ) -> tuple[list[int], Moments, int, dict[str, int]]:
+        """Return (ids, their moments, the tick at which the last note starts, `Piece.lost`).
 
         Times are summed as MIDI-LLM-tokenizer does, without `TempoMap`, so that waits round in the same direction.
         """
@@ -161,6 +166,7 @@ class MidiLlm(Codec):
         last_tick = last_note_tick = -1
         wait_ms = 0.0
         any_note = False
+        n_silent = n_other = 0  # notes that the tokens do not keep
 
         def add(token: int) -> None:
             nonlocal keys, wait_ms, last_tick
@@ -201,6 +207,10 @@ class MidiLlm(Codec):
                     add(token + a * n_bins + loud)
                     if loud:
                         last_note_tick = tick
+                    else:
+                        n_silent += 1
+                else:
+                    n_other += 1
                 sounding[channel][a] = None
                 any_note = True
             elif kind == NOTE_OFF or kind == NOTE_ON:
@@ -225,10 +235,14 @@ class MidiLlm(Codec):
                         for pitch in list(sounding[other]):
                             release(other, programs[other], pitch)
         if last_note_tick < 0:
-            raise RejectedMidi("no notes of the tokenizer's instruments" if any_note else "no notes")
+            reason = (
+                "all notes silenced by volume or expression" if n_silent else "no notes of the tokenizer's instruments"
+            )
+            raise RejectedMidi(reason if any_note else "no notes")
         moments.last_ticks.append(last_tick)
         keys.sort(key=order)
-        return [*ids, *keys, END], moments, last_note_tick
+        lost = {SILENT_NOTES: n_silent, OTHER_NOTES: n_other}
+        return [*ids, *keys, END], moments, last_note_tick, {reason: n for reason, n in lost.items() if n}
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         notes, end = self._decode_notes(np.asarray(ids))

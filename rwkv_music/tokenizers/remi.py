@@ -18,6 +18,7 @@ instruments in one stream; MidiTok (Fradet et al., 2021).
 """
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
@@ -62,6 +63,12 @@ SINGLE_TOKEN = re.compile(r"[A-Za-z]+_(None|[-0-9./]+)")  # a token that is not 
 MAX_VOCAB_SIZE = 1 << 16  # of token files
 DRUM_PROGRAM = -1  # in MidiTok
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
+
+# Reasons in `Piece.lost`
+DOUBLE_NOTES = "notes that double another note"
+OTHER_METERS = "time signatures that the vocabulary lacks"
+
+Meter = tuple[int, int, int]  # (tick, numerator, denominator)
 
 
 class Remi(Codec):
@@ -113,12 +120,15 @@ class Remi(Codec):
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
         tokenizer = self._miditok
         try:
-            score = tokenizer.preprocess_score(_to_score(midi, notes))
+            meters, n_lost_meters = _meters(midi)
+            score = tokenizer.preprocess_score(_to_score(midi, notes, meters))
             self._normalize(score)
             ids = tokenizer.encode(score, no_preprocess_score=True).ids
         except Exception as error:  # MidiTok does not document its exceptions, and one file must not stop `prepare`
             raise RejectedMidi(f"MidiTok failed ({type(error).__name__})") from error
-        return self.apply_merges(np.array([self.bos_id, *ids, self.eos_id], dtype=np.uint16))
+        piece = self.apply_merges(np.array([self.bos_id, *ids, self.eos_id], dtype=np.uint16))
+        lost = {DOUBLE_NOTES: len(notes) - self.count_notes(piece.ids), OTHER_METERS: n_lost_meters}
+        return replace(piece, lost={reason: n for reason, n in lost.items() if n})
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         ids = np.asarray(ids).astype(np.int64)
@@ -260,7 +270,7 @@ def _miditok_vocabulary(tokenizer: "REMI") -> list[str]:
     return sorted(tokenizer.vocab, key=tokenizer.vocab.__getitem__)
 
 
-def _to_score(midi: ParsedMidi, notes: PlayedNotes) -> "Score":
+def _to_score(midi: ParsedMidi, notes: PlayedNotes, meters: list[Meter]) -> "Score":
     """Return a file as a score with a track per program. Sustain pedals lengthen the notes."""
     from symusic import Note, Score, Tempo, TimeSignature, Track
 
@@ -268,7 +278,7 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes) -> "Score":
     tempos = [(tick, a) for tick, kind, _, a, *_ in midi.events if kind == TEMPO]
     ticks, mspq = np.array(tempos, np.int32).reshape(-1, 2).T.copy()
     score.tempos = Tempo.from_numpy(time=ticks, mspq=mspq)
-    ticks, numerators, denominators = np.array(_meters(midi), np.int32).reshape(-1, 3).T.copy()
+    ticks, numerators, denominators = np.array(meters, np.int32).reshape(-1, 3).T.copy()
     score.time_signatures = TimeSignature.from_numpy(ticks, numerators.astype(np.uint8), denominators.astype(np.uint8))
     durations = _ends_by_pedal(notes) - notes.start
     for program in np.unique(notes.program).tolist():
@@ -284,19 +294,21 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes) -> "Score":
     return score
 
 
-def _meters(midi: ParsedMidi) -> list[tuple[int, int, int]]:
-    """Return time signatures of the vocabulary, (tick, numerator, denominator) each, that give the bars of `midi`.
+def _meters(midi: ParsedMidi) -> tuple[list[Meter], int]:
+    """Return time signatures of the vocabulary that give the bars of `midi`, and how many of its own they do not keep.
 
     A meter that is not in the vocabulary is replaced by one of the same length, such as 18/8 by 9/4, and a bar that is
     cut short by a change of the meter gets a time signature of its own. Where no such meter exists, MidiTok's rules
     apply: the meter before continues, or the change is delayed to the next bar line.
     """
     sixteenth = midi.ticks_per_quarter / 4
-    meters: list[tuple[int, int, int]] = []
+    meters: list[Meter] = []
+    n_lost = 0
     start = length = 0.0  # where the last meter starts, and the length of its bars, in ticks
     for tick, numerator, denominator in BarGrid.from_events(midi.events, midi.ticks_per_quarter).changes:
         meter = _meter(Fraction(numerator, denominator), denominator)
         if meter is None:
+            n_lost += 1
             continue
         if meters:
             line = start + (max(tick, start) - start) // length * length  # the last bar line
@@ -314,14 +326,15 @@ def _meters(midi: ParsedMidi) -> list[tuple[int, int, int]]:
                     meters.append((round(line), *part))
                 start = tick
             else:
+                n_lost += 1
                 start = line + length
         meters.append((tick, *meter))
         length = 16 * sixteenth * meter[0] / meter[1]
-    return meters
+    return meters, n_lost
 
 
 def _meter(length: Fraction, denominator: int) -> tuple[int, int] | None:
-    """Return a time signature for bars of `length` whole notes, with a denominator as close as possible to the given."""
+    """Return a time signature for bars of `length` whole notes, with a denominator close to the given one."""
     for beats in sorted(TIME_SIGNATURES, key=lambda beats: (abs(log2(beats / denominator)), beats)):
         if (length * beats).denominator == 1 and int(length * beats) in TIME_SIGNATURES[beats]:
             return int(length * beats), beats

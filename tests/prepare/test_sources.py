@@ -112,7 +112,7 @@ def test_file_sizes_are_limited(tmp_path, monkeypatch):
     ("make", "match"),
     [
         (lambda path: None, "There is no folder"),
-        (lambda path: path.mkdir(), "There is no .mid or .midi file"),
+        (lambda path: path.mkdir(), "There is no MIDI file"),
         (lambda path: path.write_text(""), "neither a folder nor an archive"),
     ],
 )
