@@ -7,6 +7,7 @@ program. Messages of GS, XG and GM2 make other channels than the tenth rhythm pa
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -53,31 +54,30 @@ class PlayedNotes:
         return len(self.start)
 
 
-class _Channels:
-    """The program and the kind of part of each channel while the events are read."""
+class _Channels(dict):
+    """What plays each channel while the events are read: its program, or DRUMS."""
 
     def __init__(self) -> None:
-        self._programs: dict[int, int] = {}
+        super().__init__()
+        self.programs: dict[int, int] = {}  # the last program change of each channel
         self._is_rhythm: dict[int, bool] = {}  # where messages say so
         self._banks: dict[int, int] = {}
         self._modes: dict[int, int] = {}  # by port
 
-    def program(self, channel: int) -> int:
-        if self._is_rhythm.get(channel, channel % CHANNELS == DRUM_CHANNEL):
-            return DRUMS
-        return self._programs.get(channel, 0)
-
-    def has_program(self, channel: int) -> bool:
-        return channel in self._programs
+    def __missing__(self, channel: int) -> int:
+        is_rhythm = self._is_rhythm.get(channel, channel % CHANNELS == DRUM_CHANNEL)
+        self[channel] = DRUMS if is_rhythm else self.programs.get(channel, 0)
+        return self[channel]
 
     def select_bank(self, channel: int, bank: int) -> None:
         self._banks[channel] = bank
 
     def change_program(self, channel: int, program: int) -> None:
-        self._programs[channel] = program
+        self.programs[channel] = program
         banks = DRUM_BANKS.get(self._modes.get(channel // CHANNELS, GM_MODE))
         if banks and channel in self._banks and channel % CHANNELS != DRUM_CHANNEL:
             self._is_rhythm[channel] = self._banks[channel] in banks
+        self.pop(channel, None)
 
     def assign(self, channel: int, part: int, mode: int) -> None:
         port = channel // CHANNELS
@@ -86,8 +86,10 @@ class _Channels:
             self._is_rhythm = {other: is_on for other, is_on in self._is_rhythm.items() if other // CHANNELS != port}
         else:
             self._is_rhythm[channel] = part == RHYTHM_PART
+        self.clear()
 
 
+@lru_cache(maxsize=1)  # `prepare` needs the notes of a file for statistics and for tokens
 def played_notes(midi: ParsedMidi) -> PlayedNotes:
     """Return the notes of a file.
 
@@ -96,6 +98,7 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     came before it at one tick, which is how some programs write a note without length.
     """
     channels = _Channels()
+    programs = channels.programs
     rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
     sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
     unmatched: dict[tuple[int, int, int], int] = {}  # the tick of the last note-off without a note
@@ -105,27 +108,28 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     silenced: dict[int, list[int]] = defaultdict(list)  # ticks
     for tick, kind, channel, a, b, track in midi.events:
         if kind == NOTE_ON and b:
-            row = [tick, -1, a, b, channels.program(channel), channel, track]
-            if not channels.has_program(channel):
+            row = [tick, -1, a, b, channels[channel], channel, track]
+            if channel not in programs:
                 unset[channel].append(row)
             rows.append(row)
             key = track, channel, a
             sounding[key].append(row)
-            if unmatched.get(key) == tick:
+            if unmatched and unmatched.get(key) == tick:
                 n_early[key] += 1
         elif kind == NOTE_OFF or kind == NOTE_ON:
             key = track, channel, a
-            if sounding[key]:
-                sounding[key].popleft()[1] = tick
+            held = sounding[key]
+            if held:
+                held.popleft()[1] = tick
             else:
                 unmatched[key] = tick
         elif kind == PROGRAM_CHANGE:
-            is_first = not channels.has_program(channel)
+            is_first = channel not in programs
             channels.change_program(channel, a)
             if is_first:  # a later track may set the program at the tick of the first notes
                 for row in unset.pop(channel, []):
                     if row[0] == tick:
-                        row[4] = channels.program(channel)
+                        row[4] = channels[channel]
         elif kind == CONTROL_CHANGE:
             if a == BANK:
                 channels.select_bank(channel, b)

@@ -66,7 +66,7 @@ def compute_stats(source: bytes | ParsedMidi) -> MidiStats:
         seconds=float(microseconds.sum() / 1e6),
         notes=len(notes),
         tempo=float(6e7 / max(tempo_map.tempos[microseconds.argmax()], 1.0)),
-        tracks=len(np.unique(np.stack([notes.track, notes.channel, notes.program]), axis=1).T),
+        tracks=len(set(zip(notes.track.tolist(), notes.channel.tolist(), notes.program.tolist(), strict=True))),
         programs=programs,
         pitch=np.bincount(notes.pitch[~is_drum], minlength=128),
         velocity=np.bincount(notes.velocity * VELOCITY_BINS // 128, minlength=VELOCITY_BINS),
