@@ -16,6 +16,8 @@ loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokeni
 
 Notable choices:
 - A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts.
+- Ports and the messages that make channels other than the tenth rhythm parts are ignored, as in MIDI-LLM-tokenizer.
+  `Piece.lost` counts the notes that get another instrument for this reason.
 - Unlike in MIDI-LLM-tokenizer, delta times of unknown meta events count.
 - When decoding, a note ends at its note-off or where its pitch starts again. Without either it ends after five seconds
   or at the end of the piece. A note of length 0 lasts one tick, which encoding rounds away again. Unmatched note-offs
@@ -26,6 +28,7 @@ Notable choices:
 Source: https://github.com/briansemrau/MIDI-LLM-tokenizer (vocab_config.json, vocab_config_piano.json, midi_util.py).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,6 +52,7 @@ from rwkv_music.midi.events import (
     PEDAL_DOWN,
     PROGRAM_CHANGE,
     SUSTAIN_PEDAL,
+    SYSEX,
     TEMPO,
     VOLUME,
     Event,
@@ -57,6 +61,7 @@ from rwkv_music.midi.events import (
     parse_midi,
     to_track,
 )
+from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.notes import remove_overlaps
 from rwkv_music.midi.time import DEFAULT_SIGNATURE, DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
@@ -82,6 +87,7 @@ NO_INSTRUMENT = -1
 # Reasons in `Piece.lost`
 SILENT_NOTES = "notes silenced by volume or expression"
 OTHER_NOTES = "notes of other instruments"
+MISREAD_NOTES = "notes read as another instrument"  # because MIDI-LLM-tokenizer ignores ports and rhythm parts
 MAX_UNENDED_NOTE_MS = 5000  # the length of a note without a note-off
 
 
@@ -141,6 +147,9 @@ class MidiLlm(Codec):
         n_bars = int(grid.bar(last_note_tick)) + 1
         tempo_map = TempoMap.from_events(events, ticks_per_quarter)
         bar_starts, start_ms = place_bars(grid.lines(n_bars), moments, tempo_map)
+        n_misread = self._count_misread(midi)
+        if n_misread:
+            lost[MISREAD_NOTES] = n_misread
         # `place_bars` drops the silent bars before the first token.
         signatures = grid.signatures(n_bars)[n_bars - len(bar_starts) :]
         return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures), lost)
@@ -243,6 +252,24 @@ class MidiLlm(Codec):
         keys.sort(key=order)
         lost = {SILENT_NOTES: n_silent, OTHER_NOTES: n_other}
         return [*ids, *keys, END], moments, last_note_tick, {reason: n for reason, n in lost.items() if n}
+
+    def _count_misread(self, midi: ParsedMidi) -> int:
+        """Return how many notes have another instrument in the tokens than in the file."""
+        if not any(kind == SYSEX or channel >= CHANNELS for _, kind, channel, *_ in midi.events):
+            return 0
+        programs = [0] * CHANNELS
+        read: Counter[tuple[int, int, int]] = Counter()  # (tick, pitch, first token of the instrument)
+        for tick, kind, channel, a, b, _ in midi.events:
+            channel %= CHANNELS
+            if kind == PROGRAM_CHANGE:
+                programs[channel] = a
+            elif kind == NOTE_ON and b:
+                read[tick, a, self._first_token[channel][programs[channel]]] += 1
+        notes = played_notes(midi)
+        token_of = [*self._first_token[0], self._first_token[DRUM_CHANNEL][0]]  # by program; the last one is DRUMS
+        tokens = (token_of[program] for program in notes.program.tolist())
+        played = Counter(zip(notes.start.tolist(), notes.pitch.tolist(), tokens, strict=True))
+        return (played - read).total()
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         notes, end = self._decode_notes(np.asarray(ids))

@@ -93,6 +93,14 @@ def test_midi_llm_reads_the_programs_of_other_tracks(case):
 
 
 @pytest.mark.parametrize(
+    ("case", "n"), [("two ports", 1), ("rhythm part by GS", 1), ("melodic part 10 by GS", 1), ("second staff", 0)]
+)
+def test_midi_llm_counts_the_notes_that_it_misreads(case, n):
+    piece = make_codec("midi-llm").encode_piece(file_of(make_midi(*PROGRAMS[case][0])))
+    assert piece.lost.get("notes read as another instrument", 0) == n
+
+
+@pytest.mark.parametrize(
     ("tracks", "ends"),
     [
         ([note(0, 480, 60), note(0, 960, 64)[:1], note(0, 720, 67)], [480, 720, 720]),
