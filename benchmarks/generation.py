@@ -38,7 +38,6 @@ from rwkv_music.model_v8 import RWKV
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.registry import make_codec
-from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 REQUIRED = {"cpu": {1: 20}, "cuda": {1: 1_000, 512: 60_000}}  # tokens per second by number of rows, 0.1b
@@ -88,7 +87,7 @@ def speeds(preset: str, codec: Codec) -> dict:
     model = make_model(codec, preset)
     prompt = np.full(PROMPT_TOKENS, codec.bos_id)
     piece = Piece(prompt, np.array([1]))
-    vocabulary = read_vocabulary(codec)
+    vocabulary = codec.token_properties
     found = {
         "preset": preset,
         "tokenizer": codec.name,
@@ -145,7 +144,7 @@ def memory() -> dict:
     model.to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
     piece = Piece(np.array([codec.bos_id]), np.empty(0, np.int64))
     grammar = codec.grammar(piece)
-    generator = TokenGenerator(model, 1, Sampling(repetition_penalty=0.1), grammar.tables, read_vocabulary(codec).keys)
+    generator = TokenGenerator(model, 1, Sampling(repetition_penalty=0.1), grammar.tables, codec.token_properties.keys)
     tokens = generator.generate(piece.ids, codec.grammar(piece, bars=10**9))
     held = []
     for n in (1_000, 99_000):

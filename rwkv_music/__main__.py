@@ -82,7 +82,7 @@ def _prepare(commands) -> None:
         nargs="+",
         type=_path,
         metavar="PATH",
-        help="folder to search for .mid, .midi, .zip and .tar.gz files, or an archive",
+        help="folder to search for .mid, .midi, .kar, .rmi, .zip and .tar.gz files, or an archive",
     )
     command.add_argument(
         "--out", required=True, type=_path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
@@ -177,6 +177,10 @@ def _run_prepare(options: argparse.Namespace) -> int:
         print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
     for reason, count in facts["rejected"].items():
         print(f"skipped: {count:,} {reason}")
+    for suffix, count in facts["passed_over"].items():
+        print(f"passed over: {count:,} {suffix or 'without suffix'}")
+    for what, counts in facts["lost"].items():
+        print(f"lost by the tokenizer: {counts['number']:,} {what} in {counts['pieces']:,} pieces")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 

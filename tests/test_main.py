@@ -35,7 +35,7 @@ def test_bad_usage_is_status_2(arguments, capsys):
     [
         (["corpus", "nobody", "--out", "OUT"], "bach"),
         (["prepare", "nowhere", "--out", "OUT"], "There is no folder nowhere"),
-        (["prepare", ".", "--out", "OUT"], "no .mid or .midi file"),
+        (["prepare", ".", "--out", "OUT"], "no MIDI file"),
         (["evaluate", "nowhere", "--data", "D"], "is not a run folder"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid"], "There is no nowhere"),
         (["generate", ".", "--prompt", "p.mid", "--out", "o.mid"], "There is no file p.mid"),

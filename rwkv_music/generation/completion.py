@@ -28,7 +28,6 @@ from rwkv_music.midi.events import RejectedMidi
 from rwkv_music.midi.time import bar_ticks, tick_seconds
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.grammar import Grammar
-from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
 MOST_COMPLETIONS = 100_000
@@ -150,7 +149,7 @@ def complete(
     piece, file = open_prompt(codec, prompt, context_bars)
     longest_bar = int(np.diff(np.append(piece.bar_starts, len(piece.ids))).max())
     max_tokens = max_tokens or bars * max(TOKENS_PER_BAR, 4 * longest_bar)
-    vocabulary = read_vocabulary(codec)
+    vocabulary = codec.token_properties
     rows = min(count, rows_at_once or ROWS_AT_ONCE[torch.device(model.device).type])
 
     def new_grammar() -> ForcedExit:

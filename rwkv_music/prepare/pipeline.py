@@ -6,7 +6,8 @@
                                                         `np.cumsum` of a document is its `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
-    pieces.jsonl                                        one line per document, in order
+    pieces.jsonl                                        one line per document, in order; `lost` counts what its tokens
+                                                        do not keep
     rejected.jsonl                                      one line per rejected file, with the reason
     report.html                                         statistics of the corpus (see report.py)
 
@@ -41,7 +42,7 @@ import rwkv_music
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
-from rwkv_music.midi.events import RejectedMidi
+from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
@@ -78,7 +79,7 @@ def prepare(
     filters: Filters = NO_FILTERS,
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
-    """Write the dataset folder `out` from every .mid and .midi file under `paths`. Return the content of dataset.json.
+    """Write the dataset folder `out` from every MIDI file under `paths`. Return the content of dataset.json.
 
     Raises UserError if there are no usable files, `out` contains something else, or it cannot be written. An
     interrupted run leaves its prepare log for `resume`.
@@ -90,8 +91,6 @@ def prepare(
     _check_replaceable(out)
     codec = make_codec(tokenizer, **(options or {}))
     if bpe_vocab_size is not None:
-        if not isinstance(codec, Remi):
-            raise UserError(f"The tokenizer {tokenizer} does not support --bpe: remove --bpe, or use --tokenizer remi.")
         codec.check_byte_pairs(bpe_vocab_size)
     sources = Sources(paths)
     settings = {
@@ -114,7 +113,9 @@ def prepare(
             dataset = unfinished / "dataset"
             shutil.rmtree(dataset, ignore_errors=True)
             dataset.mkdir()
-            facts = _write_dataset(dataset, prepare_log, codec, bpe_vocab_size, val_fraction, seed, filters)
+            facts = _write_dataset(
+                dataset, prepare_log, codec, bpe_vocab_size, val_fraction, seed, filters, sources.passed_over
+            )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
     return facts
@@ -194,11 +195,12 @@ def _make_reader(
             return data
         try:
             data = read_file(path) if data is None else data
-            stats = compute_stats(data)
+            midi = parse_midi(data)
+            stats = compute_stats(midi)
             reason = filters.reason(stats)
             if reason:
                 return Failure(reason)
-            piece = codec.encode_piece(data)
+            piece = codec.encode_piece(midi)
         except (RejectedMidi, Unreadable) as error:
             return Failure(error.reason)
         bars = np.diff(piece.bar_starts, prepend=0)
@@ -211,6 +213,7 @@ def _make_reader(
             "n_tokens": len(piece.ids),
             "n_bars": len(bars),
             "n_notes": codec.count_notes(piece.ids),
+            "lost": piece.lost,
         }
         return line, piece.ids, bars.astype(np.uint16), stats.record()
 
@@ -225,6 +228,7 @@ def _write_dataset(
     val_fraction: float,
     seed: int,
     filters: Filters,
+    passed_over: Counter[str],
 ) -> dict:
     """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
     index = _Index(prepare_log)
@@ -234,6 +238,7 @@ def _write_dataset(
         codec = _with_byte_pairs(codec, prepare_log, kept & ~in_val, bpe_vocab_size)
     counts = {split: Counter(pieces=0, tokens=0, bars=0, notes=0) for split in SPLITS}
     reasons = Counter(index.reasons)
+    lost: dict[str, Counter] = {}
     report = CorpusReport(codec.name)
     with ExitStack() as stack:
         documents = {split: stack.enter_context(BinIdxWriter(folder / split)) for split in SPLITS}
@@ -261,6 +266,8 @@ def _write_dataset(
                 documents[split].add(tokens)
                 bars[split].add(piece_bars)
                 counts[split].update(pieces=1, tokens=len(tokens), bars=len(piece_bars), notes=line["n_notes"])
+                for reason, n in line["lost"].items():
+                    lost.setdefault(reason, Counter(pieces=0, number=0)).update(pieces=1, number=n)
                 report.add(split, record, len(tokens), len(piece_bars))
                 listed.write(json.dumps({"split": split, **line}) + "\n")
             number += 1
@@ -284,7 +291,9 @@ def _write_dataset(
             "bpe_vocab_size": bpe_vocab_size,
         },
         "files": prepare_log.n_sources,
+        "passed_over": dict(sorted(passed_over.items())),
         "rejected": dict(sorted(reasons.items())),
+        "lost": {reason: dict(lost[reason]) for reason in sorted(lost)},
         "distinct_music": len(np.unique(index.music[kept], axis=0)),
         "splits": {split: dict(counts[split]) for split in SPLITS},
         "sha256": {name: file_sha256(folder / name) for name in PARTS},

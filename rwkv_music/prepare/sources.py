@@ -11,6 +11,7 @@ import os
 import stat
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from typing import BinaryIO
 
 from rwkv_music.errors import UserError, explained
 
-MIDI_SUFFIXES = (".mid", ".midi")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # a .kar file is karaoke, a .rmi file has a RIFF header
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 LARGEST_BYTES = 64 << 20
@@ -47,7 +48,7 @@ class Source:
 
 
 class Sources:
-    """The .mid and .midi files in folders and archives: folders in order of names, archives in their own order.
+    """The MIDI files (MIDI_SUFFIXES) in folders and archives: folders in order of names, archives in their own order.
 
     Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
     read twice. Raises UserError if a path is missing or is neither a folder nor an archive, or there are no MIDI files.
@@ -56,15 +57,16 @@ class Sources:
     def __init__(self, paths: Sequence[str | os.PathLike]):
         self.paths = _outermost([os.fspath(path) for path in paths])
         self.expected = 0.0  # estimated number of sources; for a tar archive, extrapolated from the part read so far
+        self.passed_over: Counter[str] = Counter()  # the other files in folders, by suffix
         has_any = False
         for path in self.paths:
-            for file in self._files(path):
+            for file in self._files(path, self.passed_over):
                 has_any = True
                 self.expected += _count(file)
         if not has_any:
-            listed = ", ".join(str(path) for path in paths)
+            listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MIDI_SUFFIXES)
             raise UserError(
-                f"There is no .mid or .midi file under {listed}: choose a folder or an archive with MIDI files."
+                f"There is no MIDI file ({suffixes}) under {listed}: choose a folder or an archive with some."
             )
 
     def __iter__(self) -> Iterator[Source]:
@@ -78,11 +80,11 @@ class Sources:
                 else:
                     yield Source(file)
 
-    def _files(self, path: str) -> Iterator[str]:
-        """Yield the MIDI files and archives under `path`, or `path` itself."""
+    def _files(self, path: str, passed_over: Counter[str] | None = None) -> Iterator[str]:
+        """Yield the MIDI files and archives under `path`, or `path` itself. Count the others in `passed_over`."""
         if os.path.isdir(path):
             with explained(f"searching {path}"):
-                yield from _walk(path)
+                yield from _walk(path, passed_over)
         elif os.path.isfile(path) and path.lower().endswith(ARCHIVE_SUFFIXES):
             yield path
         elif os.path.exists(path):
@@ -205,7 +207,7 @@ def read_file(path: str) -> bytes:
     return data
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
     """Yield the MIDI files and archives under `folder` in order of names. Links to files are followed."""
     names = []
     with os.scandir(folder) as entries:
@@ -214,10 +216,12 @@ def _walk(folder: str) -> Iterator[str]:
                 names.append(entry.name + os.sep)
             elif entry.name.lower().endswith((*MIDI_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
                 names.append(entry.name)
+            elif passed_over is not None:
+                passed_over[os.path.splitext(entry.name)[1].lower()] += 1
     names.sort()
     for name in names:
         if name.endswith(os.sep):
-            yield from _walk(os.path.join(folder, name[: -len(os.sep)]))
+            yield from _walk(os.path.join(folder, name[: -len(os.sep)]), passed_over)
         else:
             yield os.path.join(folder, name)
 

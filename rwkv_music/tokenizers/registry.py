@@ -5,8 +5,8 @@
                 milliseconds, note-ons and note-offs (midi_llm.py); tokens contain no bars, so bars are stored next to
                 the ids, by token index (`Piece.bar_starts`, `*.bars` in a dataset) and by time (`BarLines`)
 
-To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), add the class to `CODECS`, and describe its
-tokens in vocabulary.py. Loading a codec needs no tokenizer library: MidiTok is only imported to encode or decode.
+To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), and add the class to `CODECS`. Loading a codec
+needs no tokenizer library: MidiTok is only imported to encode or decode.
 """
 
 import inspect

@@ -172,7 +172,7 @@ def test_tar_archives_of_any_compression_are_read(tmp_path, suffix):
     ("make", "match"),
     [
         (lambda path: None, "There is no folder"),
-        (lambda path: path.mkdir(), "There is no .mid or .midi file"),
+        (lambda path: path.mkdir(), "There is no MIDI file"),
         (lambda path: path.write_text(""), "neither a folder nor an archive"),
     ],
 )
