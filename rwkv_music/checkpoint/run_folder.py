@@ -122,7 +122,8 @@ def read_manifest(checkpoint: Path) -> dict[str, dict]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a file")  # opening a named pipe would wait forever
-        files = parse_json(path.read_bytes(), {"files": dict})["files"]
+        tree = parse_json(path.read_bytes(), {"files": dict})
+        files = tree["files"]
         for name, facts in files.items():
             if Path(name).name != name or "\0" in name or not isinstance(facts["size_bytes"], int):
                 raise ValueError(f"invalid entry {name[:100]!r}")
