@@ -40,6 +40,7 @@ from rwkv_music.midi.events import (
     ALL_NOTES_OFF,
     CONTROL_CHANGE,
     DRUM_CHANNEL,
+    DRUMS,
     EXPRESSION,
     FINE_VOLUME,
     NOTE_OFF,
@@ -121,6 +122,7 @@ class MidiLlm(Codec):
     instruments: ClassVar[tuple[Instrument, ...]] = INSTRUMENTS
     velocity_bins: ClassVar[int] = 12
     velocity_base: ClassVar[float] = 0.5  # a smaller base makes loud bins finer
+    velocities_include_volume = True
 
     def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
         super().__init__({}, vocabulary or self._vocabulary(), libraries or {})
@@ -266,6 +268,12 @@ class MidiLlm(Codec):
             line_ms, bar_ms = float(lines.start_ms[n]), float(lines.start_ms[-1] - lines.start_ms[-2])
         clock = self._wait_ms[prompt.ids].sum()
         return MidiLlmGrammar(self._rules, int(prompt.ids[-1]), clock - line_ms, bar_ms, rows, bars, may_end)
+
+    def decoded_program(self, program: int) -> int | None:
+        if program == DRUMS:
+            return DRUMS if PERCUSSION in self.instruments else None
+        groups = (i.program for i in self.instruments if any(program in span for span in i.programs))
+        return next(groups, None)
 
     def _decode_notes(self, ids: np.ndarray) -> tuple[list[tuple[int, int, int, int]], int]:
         """Return ((start, end, key, loudness) of each note, the length of the piece), with times in units of 8 ms.
