@@ -29,10 +29,11 @@ from rwkv_music.midi.events import (
     to_track,
 )
 from rwkv_music.midi.notes import is_note_on, read_notes
-from rwkv_music.midi.time import BarGrid, TempoMap
+from rwkv_music.midi.time import MAX_TEMPO, BarGrid, TempoMap
 from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 
-SHORTEST_BAR_MS = 10.0  # for files with a tempo near 0 microseconds per quarter note
+FASTEST_TEMPO = 20_000  # in microseconds per quarter note: 3,000 quarter notes per minute
+SHORTEST_BAR_MS = 10.0
 ROUNDING = 0.8, 1.25  # bounds of what rounding does to a bar; a codec may cut long silences to much less
 
 
@@ -68,7 +69,7 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
         first = int(grid.bar(onsets[0])) + 1
         remedy = f"give --context-bars {first} or more" if first > context_bars else "give a piece for its instruments"
         raise UserError(
-            f"{name} has no notes for the tokenizer {codec.name} in its first {context_bars} bars: {remedy}."
+            f"The first {context_bars} bars of {name} have no notes that the tokenizer {codec.name} encodes: {remedy}."
         )
     if piece.bar_lines is not None:
         prompt = _with_regular_bars(prompt, float(piece.bar_lines.start_ms[n_bars]), opening)
@@ -90,7 +91,7 @@ def _encode(codec: Codec, opening: Opening, released: list[list[TimedMessage]]) 
     early = 0
     while early <= 4 * midi.ticks_per_beat:
         tracks = [
-            _not_after(timed_messages(track), line, early) + after
+            _encodable(timed_messages(track), line, early) + after
             for track, after in zip(midi.tracks, released, strict=True)
         ]
         piece = codec.encode_piece(_file(midi, [*tracks, _marker(midi, line)]))
@@ -99,14 +100,24 @@ def _encode(codec: Codec, opening: Opening, released: list[list[TimedMessage]]) 
             return piece, n_bars
         early = max(2 * early, 1)
     # The codec has other bars than the file, because it cannot encode the time signatures.
-    piece = codec.encode_piece(_file(midi, [timed_messages(track) for track in midi.tracks]))
+    piece = codec.encode_piece(_file(midi, [_encodable(timed_messages(track), line, 0) for track in midi.tracks]))
     return piece, len(piece.bar_starts)
 
 
-def _not_after(messages: list[TimedMessage], line: int, early: int) -> list[TimedMessage]:
-    """Return messages with notes that start less than `early` ticks before `line` moved to `early` ticks before it."""
+def _encodable(messages: list[TimedMessage], line: int, early: int) -> list[TimedMessage]:
+    """Return messages with notes that start less than `early` ticks before `line` moved to `early` ticks before it.
+
+    Tempos are limited, so that the notes before the line stay apart from the marker after rounding.
+    """
     latest = max(line - early, 0)
-    return [(min(tick, latest) if is_note_on(message) else tick, message) for tick, message in messages]
+    encodable = []
+    for tick, message in messages:
+        if is_note_on(message):
+            tick = min(tick, latest)
+        elif message.type == "set_tempo" and message.tempo < FASTEST_TEMPO:
+            message = message.copy(tempo=FASTEST_TEMPO)
+        encodable.append((tick, message))
+    return encodable
 
 
 def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
@@ -145,7 +156,8 @@ def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
     rounding = np.clip((end_ms - prompt.bar_lines.start_ms[-2]) / max(last_ms, 1e-3), *ROUNDING)
     # A whole number of microseconds per quarter note gives all bars the same tempo when decoded.
     quarters = 4 * numerator / denominator
-    tempo = max(round(tempos.tempos[-1] * rounding), ceil(SHORTEST_BAR_MS * 1000 / quarters))
+    tempo = max(round(max(tempos.tempos[-1], FASTEST_TEMPO) * rounding), ceil(SHORTEST_BAR_MS * 1000 / quarters))
+    tempo = min(tempo, MAX_TEMPO - 1)
     n = opening.bars
     starts = np.concatenate([np.repeat(prompt.bar_starts[:1], n - len(prompt.bar_starts)), prompt.bar_starts])
     start_ms = end_ms + tempo * quarters / 1000 * (np.arange(n + 2) - n)
