@@ -99,8 +99,9 @@ def _encode(codec: Codec, opening: Opening, released: list[list[TimedMessage]]) 
         if codec.count_notes(codec.first_bars(piece, n_bars).ids) == codec.count_notes(piece.ids) - 1:
             return piece, n_bars
         early = max(2 * early, 1)
-    # The codec has other bars than the file, because it cannot encode the time signatures.
-    piece = codec.encode_piece(_file(midi, [_encodable(timed_messages(track), line, 0) for track in midi.tracks]))
+    # The codec cannot encode the time signatures, so that its bars are not those of the file.
+    tracks = [timed_messages(track) + after for track, after in zip(midi.tracks, released, strict=True)]
+    piece = codec.encode_piece(_file(midi, [_encodable(messages, line, 0) for messages in tracks]))
     return piece, len(piece.bar_starts)
 
 
@@ -129,8 +130,17 @@ def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     pitch = int(pitches[:127].argmin())
     controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
     note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
-    setting = [*controls, mido.Message("program_change", channel=channel, program=0), note[0]]
+    # A time signature on the line may have ended the last bar. The next bar needs one to start there.
+    numerator, denominator = _signature(midi, line)
+    meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
+    setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]
     return [*((line, message) for message in setting), (line + midi.ticks_per_beat, note[1])]
+
+
+def _signature(midi: mido.MidiFile, line: int) -> tuple[int, int]:
+    """Return the (numerator, denominator) in force before tick `line`."""
+    grid = BarGrid.from_midi(midi)
+    return tuple(grid.signatures(int(grid.bar(line - 1)) + 1)[-1].tolist())
 
 
 def _file(midi: mido.MidiFile, tracks: list[list[TimedMessage]]) -> bytes:
@@ -150,9 +160,8 @@ def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
     """
     midi, line = opening.midi, opening.line
     grid, tempos = BarGrid.from_midi(midi), TempoMap.from_midi(midi)
-    bar = int(grid.bar(line - 1))
-    numerator, denominator = grid.signatures(bar + 1)[-1].tolist()
-    last_ms = np.diff(tempos.ms(np.array([grid.lines(bar)[-1], line])))[0]
+    numerator, denominator = _signature(midi, line)
+    last_ms = np.diff(tempos.ms(np.array([grid.lines(int(grid.bar(line - 1)))[-1], line])))[0]
     rounding = np.clip((end_ms - prompt.bar_lines.start_ms[-2]) / max(last_ms, 1e-3), *ROUNDING)
     # A whole number of microseconds per quarter note gives all bars the same tempo when decoded.
     quarters = 4 * numerator / denominator

@@ -94,6 +94,22 @@ class BarGrid:
         segment = np.searchsorted(self._first_bar, bars, side="right") - 1
         return self._ticks[segment] + (bars - self._first_bar[segment]) * self._lengths[segment]
 
+    def segments(self) -> list[tuple[int, int, int, int]]:
+        """Return (tick, numerator, denominator, length of a bar in ticks) wherever one of the last three changes.
+
+        A bar that a time signature cuts short has the numerator and denominator of the bars before it.
+        """
+        found = []
+        ends = [*self._ticks[1:].tolist(), None]
+        rows = zip(self._ticks.tolist(), ends, self._signatures.tolist(), self._lengths.tolist(), strict=True)
+        for start, end, (numerator, denominator), length in rows:
+            rest = 0 if end is None else (end - start) % length
+            if end is None or end - start >= length:
+                found.append((start, numerator, denominator, length))
+            if rest:
+                found.append((end - rest, numerator, denominator, rest))
+        return found
+
     def signatures(self, n_bars: int) -> np.ndarray:
         """Return (numerator, denominator) of the first bars, int64 [n_bars, 2]."""
         return self._signatures[np.searchsorted(self._first_bar, np.arange(n_bars), side="right") - 1]
