@@ -54,7 +54,9 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
     try:
         midi = mido.MidiFile(file=io.BytesIO(read_midi(data)), clip=True)
     except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
-        raise UserError(f"{name} cannot be a prompt ({error}): give a MIDI file with notes.") from error
+        raise UserError(
+            f"{name} cannot be a prompt ({str(error) or type(error).__name__}): give a MIDI file with notes."
+        ) from error
     onsets = read_notes(midi).start_tick
     grid = BarGrid.from_midi(midi)
     check_context(name, int(grid.bar(onsets[-1])) + 1 if len(onsets) else 0, context_bars)

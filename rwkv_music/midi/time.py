@@ -67,7 +67,7 @@ class BarGrid:
 
     def __init__(self, changes: Iterable[tuple[int, int, int]], ticks_per_quarter: int):
         changes = sorted(changes, key=lambda change: change[0])
-        signatures = {0: DEFAULT_SIGNATURE} | {tick: (n, d) for tick, n, d in changes if n > 0 and d <= FINEST_BEAT}
+        signatures = {0: DEFAULT_SIGNATURE} | {tick: (n, d) for tick, n, d in changes if n > 0 and 0 < d <= FINEST_BEAT}
         self._ticks = np.array(list(signatures), np.int64)
         self._signatures = np.array(list(signatures.values()), np.int64)
         self._lengths = np.maximum(1, ticks_per_quarter * 4 * self._signatures[:, 0] // self._signatures[:, 1])
