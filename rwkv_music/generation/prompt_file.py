@@ -91,7 +91,7 @@ def _encode(codec: Codec, opening: Opening, released: list[list[TimedMessage]]) 
     """Return a piece that begins with the opening, and the number of its bars that belong to it."""
     midi, line = opening.midi, opening.line
     early = 0
-    while early <= 4 * midi.ticks_per_beat:
+    while early <= midi.ticks_per_beat:
         tracks = [
             _encodable(timed_messages(track), line, early) + after
             for track, after in zip(midi.tracks, released, strict=True)

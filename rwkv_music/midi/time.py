@@ -67,7 +67,7 @@ class BarGrid:
 
     def __init__(self, changes: Iterable[tuple[int, int, int]], ticks_per_quarter: int):
         changes = sorted(changes, key=lambda change: change[0])
-        signatures = {0: DEFAULT_SIGNATURE} | {tick: (n, d) for tick, n, d in changes if n > 0 and 0 < d <= FINEST_BEAT}
+        signatures = {0: DEFAULT_SIGNATURE} | {tick: (n, d) for tick, n, d in changes if n > 0 and d <= FINEST_BEAT}
         self._ticks = np.array(list(signatures), np.int64)
         self._signatures = np.array(list(signatures.values()), np.int64)
         self._lengths = np.maximum(1, ticks_per_quarter * 4 * self._signatures[:, 0] // self._signatures[:, 1])
@@ -93,22 +93,6 @@ class BarGrid:
         bars = np.arange(n_bars + 1)
         segment = np.searchsorted(self._first_bar, bars, side="right") - 1
         return self._ticks[segment] + (bars - self._first_bar[segment]) * self._lengths[segment]
-
-    def segments(self) -> list[tuple[int, int, int, int]]:
-        """Return (tick, numerator, denominator, length of a bar in ticks) wherever one of the last three changes.
-
-        A bar that a time signature cuts short has the numerator and denominator of the bars before it.
-        """
-        found = []
-        ends = [*self._ticks[1:].tolist(), None]
-        rows = zip(self._ticks.tolist(), ends, self._signatures.tolist(), self._lengths.tolist(), strict=True)
-        for start, end, (numerator, denominator), length in rows:
-            rest = 0 if end is None else (end - start) % length
-            if end is None or end - start >= length:
-                found.append((start, numerator, denominator, length))
-            if rest:
-                found.append((end - rest, numerator, denominator, rest))
-        return found
 
     def signatures(self, n_bars: int) -> np.ndarray:
         """Return (numerator, denominator) of the first bars, int64 [n_bars, 2]."""

@@ -17,7 +17,6 @@ Source: Huang and Yang, "Pop Music Transformer" (2020), for REMI; von Rütte et 
 instruments in one stream; MidiTok (Fradet et al., 2021).
 """
 
-from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
 from itertools import cycle
@@ -30,7 +29,6 @@ import numpy as np
 from rwkv_music.errors import UserError
 from rwkv_music.midi.events import DRUM_CHANNEL, PEDAL_DOWN, SUSTAIN_PEDAL, RejectedMidi, read_midi, to_track
 from rwkv_music.midi.notes import remove_overlaps
-from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.tokenizers.remi_grammar import RemiGrammar, RemiRules
@@ -101,7 +99,6 @@ class Remi(Codec):
         try:
             for track in score.tracks:
                 _hold_by_pedal(track)
-            _fit_time_signatures(score)
             score = tokenizer.preprocess_score(score)
             self._normalize(score)
             ids = tokenizer.encode(score, no_preprocess_score=True).ids
@@ -239,31 +236,6 @@ def _hold_by_pedal(track: "Track") -> None:
     durations = np.where(held, np.maximum(next_release[last], ends), ends) - notes["time"]
     for i in np.flatnonzero(held).tolist():
         track.notes[i].duration = int(durations[i])
-
-
-def _fit_time_signatures(score: "Score") -> None:
-    """Give every bar of `score` a time signature of its length that the vocabulary has, in place.
-
-    This concerns bars that a change cuts short, such as two beats of 4/4 (2/4), and large numerators, such as 18/8
-    (9/4). A bar that no time signature of the vocabulary fits stays as it is: MidiTok drops or delays its change.
-    """
-    from symusic import TimeSignature
-
-    quarter = score.ticks_per_quarter
-    changes = [(change.time, change.numerator, change.denominator) for change in score.time_signatures]
-    segments = BarGrid(changes, quarter).segments()
-    fitted = [(tick, *_time_signature(n, d, Fraction(length, 4 * quarter))) for tick, n, d, length in segments]
-    if fitted != [segment[:3] for segment in segments]:
-        score.time_signatures = [TimeSignature(*change) for change in fitted]
-
-
-def _time_signature(numerator: int, denominator: int, length: Fraction) -> tuple[int, int]:
-    """Return a time signature for a bar of `length` whole notes, with `denominator` or one close to it."""
-    others = sorted(TIME_SIGNATURES, key=lambda d: (d != denominator, d > denominator, abs(d - denominator)))
-    for d in others:
-        if length * d in TIME_SIGNATURES[d]:
-            return int(length * d), d
-    return numerator, denominator
 
 
 def _program(track: "Track") -> int:

@@ -283,21 +283,3 @@ def test_repeated_note_under_the_pedal(codec):
     notes = [(0, 0, 48, 60, 127), (0, 96, 144, 60, 127)]
     data = with_pedal([(24, True), (384, False)], notes)
     assert notes_of(codec.decode(codec.encode(data))) == [(0, 0, 96, 60, 127), (0, 96, 384, 60, 127)]
-
-
-@pytest.mark.parametrize(
-    "meters, expected",
-    [
-        ([(0, 4, 4), (2400, 4, 4)], ["4/4", "1/4", "4/4"]),  # cut short after one beat of the second bar
-        ([(0, 4, 4), (2640, 3, 4)], ["4/4", "3/8", "3/4"]),
-        ([(0, 18, 8)], ["9/4"]),
-        ([(0, 24, 8)], ["12/4"]),
-        ([(0, 4, 4), (1930, 4, 4)], ["4/4"]),  # no time signature has ten ticks
-        ([(0, 21, 16)], ["4/4"]),
-    ],
-)
-def test_every_bar_has_a_time_signature_of_its_length(codec, meters, expected):
-    ids = codec.encode(midi_of([(0, 480 * i, 480 * i + 400, 60, 80) for i in range(24)], meters, ticks_per_beat=480))
-    signatures = [codec.vocabulary[i].split("_")[1] for i in ids if codec.vocabulary[i].startswith("TimeSig")]
-    assert [name for i, name in enumerate(signatures) if i == 0 or name != signatures[i - 1]] == expected
-    assert codec.count_notes(ids) == 24
