@@ -258,6 +258,12 @@ class MidiLlm(Codec):
         music = np.flatnonzero(ids >= FIRST_WAIT)
         return np.maximum(np.searchsorted(clocks, lines), music[0]).astype(np.int64)
 
+    def decoded_program(self, program: int) -> int | None:
+        if program == DRUMS:
+            return DRUMS if PERCUSSION in self.instruments else None
+        groups = (i.program for i in self.instruments if any(program in span for span in i.programs))
+        return next(groups, None)
+
     def count_notes(self, ids: np.ndarray) -> int:
         return int(self._is_note[np.asarray(ids)].sum())
 
@@ -268,12 +274,6 @@ class MidiLlm(Codec):
             line_ms, bar_ms = float(lines.start_ms[n]), float(lines.start_ms[-1] - lines.start_ms[-2])
         clock = self._wait_ms[prompt.ids].sum()
         return MidiLlmGrammar(self._rules, int(prompt.ids[-1]), clock - line_ms, bar_ms, rows, bars, may_end)
-
-    def decoded_program(self, program: int) -> int | None:
-        if program == DRUMS:
-            return DRUMS if PERCUSSION in self.instruments else None
-        groups = (i.program for i in self.instruments if any(program in span for span in i.programs))
-        return next(groups, None)
 
     def _decode_notes(self, ids: np.ndarray) -> tuple[list[tuple[int, int, int, int]], int]:
         """Return ((start, end, key, loudness) of each note, the length of the piece), with times in units of 8 ms.
