@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz_openings.py [--files 2000] [--seed 0] [--tokenizers remi midi-llm]
 
-Each file is drawn from its own seed. It has up to five tracks with programs, pedals, controllers, lyrics, tempo and
+Each file is drawn from its own seed. It has two to six tracks with programs, pedals, controllers, lyrics, tempo and
 time signature changes anywhere, notes held over bar lines or never released, ports and odd resolutions. It is cut at a
 random bar and continued by a model with random logits. The output must contain the file's events before the line, with
 their ticks and the file's resolution, and nothing else there; then the requested number of bars, with positive note
@@ -49,8 +49,8 @@ def random_file(seed: int) -> mido.MidiFile:
     """Return a multi-track file drawn from `seed`."""
     chance = random.Random(seed)
     division = chance.choice(RESOLUTIONS)
-    n_tracks = chance.randint(1, 5)
-    midi = mido.MidiFile(type=int(n_tracks > 1 or chance.random() < 0.5), ticks_per_beat=division, charset="utf-8")
+    n_tracks = chance.randint(2, 6)
+    midi = mido.MidiFile(type=1, ticks_per_beat=division, charset="utf-8")
     length = division * chance.choice((8, 20, 40))
     grid = max(1, division // chance.choice((1, 2, 4, 24)))
     everywhere = chance.random()  # how often events are off the grid
@@ -70,7 +70,7 @@ def random_file(seed: int) -> mido.MidiFile:
             for _ in range(chance.choice((0, 1, 1, 3))):
                 at = 0 if chance.random() < 0.6 else tick()
                 events.append((at, mido.Message("program_change", channel=channel, program=chance.randrange(128))))
-        for _ in range(chance.choice((0, 5, 60))):
+        for _ in range(chance.choice((0, 5, 60)) if track else chance.randint(1, 40)):
             channel, start = chance.choice(channels), tick()
             end = start + chance.choice((1, grid, grid, 2 * grid, 16 * division, chance.randint(1, length)))
             pitch = chance.choice((chance.randrange(128), chance.randint(58, 64)))

@@ -67,6 +67,7 @@ class _Channel:
         if control == RESET_CONTROLLERS:  # bank, volume, pan, effects and parameters keep their values (RP-015)
             for key in (1, EXPRESSION, *range(64, 70), BEND, PRESSURE):
                 self.values.pop(key, None)
+            self.at_last_note.pop(EXPRESSION, None)
         elif control in (RPN_MSB, RPN_LSB):
             self.parameter[control == RPN_LSB] = value
         elif control in NRPN:
@@ -147,9 +148,13 @@ class _Opening:
             if message.type in ("note_on", "note_off"):
                 held = self.held[(i, *key, message.note)]
                 if is_note_on(message):
-                    held.append(DRUMS if message.channel == DRUM_CHANNEL else channel.program)
+                    held.append(self.program(key))
                 elif held:
                     held.pop(0)
+
+    def program(self, key: Key) -> int:
+        """Return the program that a channel plays at this point, or DRUMS."""
+        return DRUMS if key[1] == DRUM_CHANNEL else self.channels[key].program
 
     def assign(self, programs: list[int], instrument: Callable[[int], int | None]) -> tuple[list[Key], list[bool]]:
         """Return the port and channel of each of the completion's programs, and whether its instrument goes on there.
@@ -158,7 +163,7 @@ class _Opening:
         """
         owner: dict[int, Key] = {}  # the channel that goes on with each program
         for key, channel in sorted(self.channels.items(), key=lambda item: (-item[1].notes, item[0])):
-            program = instrument(DRUMS if key[1] == DRUM_CHANNEL else channel.program)
+            program = instrument(self.program(key))
             if program is not None and (channel.notes or channel.has_program):
                 owner.setdefault(program, key)
         going_on = {owner[program] for program in programs if program in owner}

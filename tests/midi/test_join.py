@@ -155,6 +155,13 @@ def test_loudness_goes_on_after_a_fade(included, velocity):
     assert at_line(joined, 0) == {11: 127} and added(joined, opening) == [(0, None, [velocity])]
 
 
+def test_reset_all_controllers_ends_a_fade():
+    fade = [control(tick, number, value) for tick, number, value in ((0, 11, 50), (600, 11, 0), (700, 121, 0))]
+    opening = make_midi([program(0), *note(0, 480, 60), *fade])
+    joined = join(opening, BAR, make_midi([], part(0, 0)), 1, 1, velocities_include_volume=True)
+    assert at_line(joined, 0) == {} and added(joined, opening) == [(0, None, [80])]
+
+
 def test_more_instruments_than_channels():
     """Each note of a shared channel has its own program change."""
     opening = make_midi(note(0, 480, 60))
