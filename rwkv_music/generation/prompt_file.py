@@ -1,6 +1,6 @@
 """The opening of a prompt's file: its events before a bar line, and their tokens.
 
-The file is cut first and encoded then. The tokens therefore depend only on the opening, and the opening is kept
+The file is cut first, then encoded. The tokens therefore depend only on the opening, and the opening is kept
 whatever its tokens are. Notable choices:
 
 - Bars are counted from the beginning of the file, by its time signatures. Events on the line belong to the next bar.

@@ -154,7 +154,9 @@ class _Opening:
 
     def program(self, key: Key) -> int:
         """Return the program that a channel plays at this point, or DRUMS."""
-        return DRUMS if key[1] == DRUM_CHANNEL else self.channels[key].program
+        if key[1] == DRUM_CHANNEL:
+            return DRUMS
+        return self.channels[key].program if key in self.channels else 0
 
     def assign(self, programs: list[int], instrument: Callable[[int], int | None]) -> tuple[list[Key], list[bool]]:
         """Return the port and channel of each of the completion's programs, and whether its instrument goes on there.
@@ -167,7 +169,8 @@ class _Opening:
             if program is not None and (channel.notes or channel.has_program):
                 owner.setdefault(program, key)
         going_on = {owner[program] for program in programs if program in owner}
-        others = [(0, channel) for channel in range(16) if channel != DRUM_CHANNEL and (0, channel) not in going_on]
+        others = [(0, channel) for channel in range(16) if self.program((0, channel)) != DRUMS]
+        others = [key for key in others if key not in going_on]
         # Unused channels come first, then those without notes, then those whose instrument has stopped.
         others.sort(key=lambda key: self.channels[key].notes if key in self.channels else -1)
         others = others or [(0, 15)]
