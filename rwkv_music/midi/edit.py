@@ -7,15 +7,15 @@ import mido
 from rwkv_music.midi.events import PEDAL_DOWN, SUSTAIN_PEDAL, TimedMessage, timed_messages, to_track
 from rwkv_music.midi.notes import is_note_on
 
-SETTINGS = ("set_tempo", "time_signature", "key_signature", "track_name", "instrument_name")
+SETTINGS = ("set_tempo", "time_signature", "key_signature", "track_name", "instrument_name", "midi_port")
 CHANNEL_SETTINGS = ("program_change", "pitchwheel", "aftertouch", "control_change")
 
 
 def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
     """Return the part of `midi` from `tick` on, shifted to tick 0.
 
-    Notes that start earlier are removed. Tempo, time signature, key, names, programs, controllers and pitch bends start
-    with the values that they have at `tick`.
+    Notes that start earlier are removed. Tempo, time signature, key, names, ports, programs, controllers and pitch bends
+    start with the values that they have at `tick`. Earlier system exclusive messages are kept.
     """
     cut = mido.MidiFile(type=midi.type, ticks_per_beat=midi.ticks_per_beat)
     for track in midi.tracks:
@@ -37,6 +37,8 @@ def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
             elif now < tick and message.type != "end_of_track":
                 if message.type in SETTINGS:
                     settings[message.type,] = message
+                elif message.type == "sysex":
+                    settings[message.type, message.data] = message
                 elif message.type in CHANNEL_SETTINGS:
                     settings[message.type, message.channel, getattr(message, "control", None)] = message
                 continue

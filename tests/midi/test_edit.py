@@ -41,6 +41,8 @@ def test_cut_before_keeps_settings_and_whole_notes():
     midi = mido.MidiFile(ticks_per_beat=100)
     track = mido.MidiTrack(
         [
+            mido.MetaMessage("midi_port", port=1),
+            mido.Message("sysex", data=(126, 127, 9, 1)),
             mido.MetaMessage("set_tempo", tempo=1),
             mido.MetaMessage("set_tempo", tempo=400_000),
             mido.Message("program_change", program=5),
@@ -56,6 +58,8 @@ def test_cut_before_keeps_settings_and_whole_notes():
     midi.tracks.append(track)
     kept = [message for message in cut_before(midi, 100).tracks[0] if message.type != "end_of_track"]
     assert kept == [
+        mido.MetaMessage("midi_port", port=1),
+        mido.Message("sysex", data=(126, 127, 9, 1)),
         mido.MetaMessage("set_tempo", tempo=400_000),
         mido.Message("program_change", program=5),
         mido.Message("control_change", control=7, value=90),
