@@ -14,8 +14,8 @@ CHANNEL_SETTINGS = ("program_change", "pitchwheel", "aftertouch", "control_chang
 def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
     """Return the part of `midi` from `tick` on, shifted to tick 0.
 
-    Notes that start earlier are removed. Tempo, time signature, key, names, ports, programs, controllers and pitch bends
-    start with the values that they have at `tick`. Earlier system exclusive messages are kept.
+    Notes that start earlier are removed. Tempo, time signature, key, names, ports, programs, controllers and pitch
+    bends start with the values that they have at `tick`. Earlier system exclusive messages are kept.
     """
     cut = mido.MidiFile(type=midi.type, ticks_per_beat=midi.ticks_per_beat)
     for track in midi.tracks:
