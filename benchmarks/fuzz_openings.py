@@ -6,7 +6,7 @@ Each file is drawn from its own seed. It has two to six tracks with programs, pe
 time signature changes anywhere, notes held over bar lines or never released, ports and odd resolutions. It is cut at a
 random bar and continued by a model with random logits. The output must contain the file's events before the line, with
 their ticks and the file's resolution, and nothing else there; then the requested number of bars, with positive note
-lengths. A prompt that is refused must have no notes for the tokenizer.
+lengths and no tempo that the tokens do not name. A prompt that is refused must have no notes for the tokenizer.
 
 Writes results/openings.json. Exit status 1 if an opening is not kept or an exception is not a UserError.
 """
@@ -182,6 +182,9 @@ def check(source: mido.MidiFile, completion: Completion, context_bars: int, line
     for added in joined.tracks[len(source.tracks) :]:
         if any(message.type != "midi_port" for _, message in events_before(added, line)):
             return "added events before the line"
+    names_tempo = any("Tempo" in completion.codec.vocabulary[i] for i in completion.new_ids)
+    if not names_tempo and any(m.type == "set_tempo" for track in joined.tracks[len(source.tracks) :] for m in track):
+        return "another tempo"
     grid, notes = BarGrid.from_midi(joined), read_notes(joined)
     first = int(grid.bar(line))
     lines = grid.lines(first + BARS)[first:]
