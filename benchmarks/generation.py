@@ -29,7 +29,7 @@ import torch
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.decoder import ModelDecoder
-from rwkv_music.generation.prompt_file import match_prompt
+from rwkv_music.generation.prompt_file import read_opening
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.notes import read_notes
@@ -168,18 +168,16 @@ def samples(codec: Codec, n: int) -> dict:
     source = tune()
     model = barely_trained(codec, codec.encode(source))
     start = time.perf_counter()
-    piece = codec.encode_piece(source)
-    prompt = codec.first_bars(piece, context_bars)
-    opening = match_prompt(codec, mido.MidiFile(file=io.BytesIO(source)), prompt)
+    prompt, opening = read_opening(codec, source, context_bars, "the tune")
     completions = complete(
-        model, codec, piece, context_bars=context_bars, bars=bars, count=n, sampling=Sampling(temperature=1.5),
+        model, codec, prompt, context_bars=context_bars, bars=bars, count=n, sampling=Sampling(temperature=1.5),
         rows_at_once=128,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     well_formed = to_the_bar = tokens = 0
     for completion in progress_bar(completions, codec.name):
         tokens += len(completion.new_ids)
-        joined = Completion(codec, completion.prompt, completion.new_ids, completion.bars, opening)
+        joined = Completion(codec, prompt, completion.new_ids, completion.bars, opening)
         midis = [read_back(completion.midi()), read_back(completion.midi_alone()), read_back(joined.midi())]
         well_formed += all(is_well_formed(midi) for midi in midis)
         lengths = (context_bars + bars, bars, context_bars + bars)

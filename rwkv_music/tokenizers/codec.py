@@ -68,6 +68,7 @@ class Codec(ABC):
     pad_id: ClassVar[int]
     bos_id: ClassVar[int]
     eos_id: ClassVar[int]
+    velocities_include_volume: ClassVar[bool] = False  # tokens hold velocity times the channel's volume and expression
 
     def __init__(self, options: dict[str, Any], vocabulary: list[str], libraries: dict[str, str]):
         self.options = options
@@ -137,6 +138,13 @@ class Codec(ABC):
     @abstractmethod
     def count_notes(self, ids: np.ndarray) -> int:
         """Return the number of notes that start in `ids` [n]."""
+
+    def decoded_program(self, program: int) -> int | None:
+        """Return the program with which `decode` plays the notes of `program`, or None if the tokens leave them out.
+
+        Both are General MIDI programs, or DRUMS for percussion.
+        """
+        return program
 
     @property
     def vocab_size(self) -> int:

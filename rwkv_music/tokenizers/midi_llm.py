@@ -133,6 +133,7 @@ class MidiLlm(Codec):
     instruments: ClassVar[tuple[Instrument, ...]] = INSTRUMENTS
     velocity_bins: ClassVar[int] = 12
     velocity_base: ClassVar[float] = 0.5  # a smaller base makes loud bins finer
+    velocities_include_volume = True
 
     def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
         super().__init__({}, vocabulary or self._vocabulary(), libraries or {})
@@ -301,6 +302,12 @@ class MidiLlm(Codec):
         lines = np.arange(0, clocks[notes[-1]] + 1, DEFAULT_BAR_MS)
         music = np.flatnonzero(ids >= FIRST_WAIT)
         return np.maximum(np.searchsorted(clocks, lines), music[0]).astype(np.int64)
+
+    def decoded_program(self, program: int) -> int | None:
+        if program == DRUMS:
+            return DRUMS if PERCUSSION in self.instruments else None
+        groups = (i.program for i in self.instruments if any(program in span for span in i.programs))
+        return next(groups, None)
 
     def count_notes(self, ids: np.ndarray) -> int:
         return int(self._is_note[np.asarray(ids)].sum())
