@@ -292,7 +292,7 @@ def _read_track(
                     repairs.append((first, first + len(body), bytes(min(value, 0x7F) for value in body)))
                 position += length
                 needs_status = True
-                assignment = _rhythm_assignment(body)
+                assignment = rhythm_assignment(body)
                 if assignment is not None:
                     channel, a, b = assignment
                     append((tick, SYSEX, port + channel, a, b, number))
@@ -328,7 +328,7 @@ def _is_valid_meta(kind: int, content: bytes) -> bool:
     return not ((kind == SEQUENCE_NUMBER and n == 1) or (kind == CHANNEL_PREFIX and n == 0))
 
 
-def _rhythm_assignment(message: bytes) -> tuple[int, int, int] | None:
+def rhythm_assignment(message: bytes) -> tuple[int, int, int] | None:
     """Return (channel, a, b) of the SYSEX event for a system exclusive message, or None if it assigns no parts."""
     if len(message) == 4 and message[0] == 0x7E and message[2] == 9 and message[3] in (1, 3):
         return 0, NORMAL_PARTS, GM_MODE if message[3] == 1 else GM2_MODE

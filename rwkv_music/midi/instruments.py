@@ -54,7 +54,7 @@ class PlayedNotes:
         return len(self.start)
 
 
-class _Channels(dict):
+class ChannelPrograms(dict):
     """What plays each channel while the events are read: its program, or DRUMS."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     the next All Notes Off or All Sound Off of its channel, or else where the music ends. It is left out if its note-off
     came before it at one tick, which is how some programs write a note without length.
     """
-    channels = _Channels()
+    channels = ChannelPrograms()
     programs = channels.programs
     rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
     sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)

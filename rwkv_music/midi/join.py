@@ -20,7 +20,19 @@ from fractions import Fraction
 import mido
 import numpy as np
 
-from rwkv_music.midi.events import DRUM_CHANNEL, DRUMS, EXPRESSION, VOLUME, TimedMessage, timed_messages, to_track
+from rwkv_music.midi.events import (
+    BANK,
+    CHANNELS,
+    DRUM_CHANNEL,
+    DRUMS,
+    EXPRESSION,
+    VOLUME,
+    TimedMessage,
+    rhythm_assignment,
+    timed_messages,
+    to_track,
+)
+from rwkv_music.midi.instruments import ChannelPrograms
 from rwkv_music.midi.notes import is_note_on, read_notes, remove_overlaps
 from rwkv_music.midi.time import BarGrid, TempoMap
 
@@ -133,6 +145,7 @@ class _Opening:
 
     def __init__(self, midi: mido.MidiFile):
         self.channels: dict[Key, _Channel] = defaultdict(_Channel)
+        self._programs = ChannelPrograms()
         # (track, port, channel, pitch): the programs of the notes that sound; they end in the order in which they start
         self.held: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
         ports = [0] * len(midi.tracks)
@@ -140,11 +153,19 @@ class _Opening:
         for _, i, message in sorted(messages, key=lambda timed: timed[0]):
             if message.type == "midi_port":
                 ports[i] = message.port
+            if message.type == "sysex" and (assignment := rhythm_assignment(bytes(message.data))):
+                channel, part, mode = assignment
+                self._programs.assign(ports[i] * CHANNELS + channel, part, mode)
             if message.is_meta or not hasattr(message, "channel"):
                 continue
             key = ports[i], message.channel
             channel = self.channels[key]
             channel.feed(message, i)
+            number = key[0] * CHANNELS + key[1]
+            if message.type == "program_change":
+                self._programs.change_program(number, message.program)
+            elif message.type == "control_change" and message.control == BANK:
+                self._programs.select_bank(number, message.value)
             if message.type in ("note_on", "note_off"):
                 held = self.held[(i, *key, message.note)]
                 if is_note_on(message):
@@ -154,9 +175,7 @@ class _Opening:
 
     def program(self, key: Key) -> int:
         """Return the program that a channel plays at this point, or DRUMS."""
-        if key[1] == DRUM_CHANNEL:
-            return DRUMS
-        return self.channels[key].program if key in self.channels else 0
+        return self._programs[key[0] * CHANNELS + key[1]]
 
     def assign(self, programs: list[int], instrument: Callable[[int], int | None]) -> tuple[list[Key], list[bool]]:
         """Return the port and channel of each of the completion's programs, and whether its instrument goes on there.

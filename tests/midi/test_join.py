@@ -136,6 +136,14 @@ def test_a_channel_that_is_taken_over_is_reset():
     assert reset[6] == 2 and at_line(joined, 4) == {}
 
 
+def test_rhythm_parts_on_other_channels():
+    """A message of GS makes channel 11 a rhythm part: drums go on there, and no other part takes it."""
+    rhythm = mido.Message("sysex", data=(0x41, 0x10, 0x42, 0x12, 0x40, 0x1B, 0x15, 0x02, 0x0E))
+    opening = make_midi([(0, rhythm), *note(0, 480, 36, channel=11), *note(480, 960, 36, channel=11)])
+    decoded = make_midi([], part(0, 0), part(0, 9))
+    assert added(join(opening, BAR, decoded, 1, 1), opening) == [(0, 0, [80]), (11, None, [80])]
+
+
 def test_ports_are_kept():
     port = (0, mido.MetaMessage("midi_port", port=1))
     opening = make_midi(
