@@ -25,20 +25,19 @@ import mido
 import numpy as np
 import report
 import torch
-from tqdm import tqdm
 
 from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.decoder import ModelDecoder
-from rwkv_music.generation.prompt_file import match_prompt
+from rwkv_music.generation.prompt_file import read_opening
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.registry import make_codec
-from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 REQUIRED = {"cpu": {1: 20}, "cuda": {1: 1_000, 512: 60_000}}  # tokens per second by number of rows, 0.1b
@@ -88,7 +87,7 @@ def speeds(preset: str, codec: Codec) -> dict:
     model = make_model(codec, preset)
     prompt = np.full(PROMPT_TOKENS, codec.bos_id)
     piece = Piece(prompt, np.array([1]))
-    vocabulary = read_vocabulary(codec)
+    vocabulary = codec.token_properties
     found = {
         "preset": preset,
         "tokenizer": codec.name,
@@ -145,11 +144,11 @@ def memory() -> dict:
     model.to(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32)
     piece = Piece(np.array([codec.bos_id]), np.empty(0, np.int64))
     grammar = codec.grammar(piece)
-    generator = TokenGenerator(model, 1, Sampling(repetition_penalty=0.1), grammar.tables, read_vocabulary(codec).keys)
+    generator = TokenGenerator(model, 1, Sampling(repetition_penalty=0.1), grammar.tables, codec.token_properties.keys)
     tokens = generator.generate(piece.ids, codec.grammar(piece, bars=10**9))
     held = []
     for n in (1_000, 99_000):
-        for _ in tqdm(itertools.islice(tokens, n), "memory", n, disable=None):
+        for _ in progress_bar(itertools.islice(tokens, n), "memory", n):
             pass
         held.append(_held())
     print(f"memory: {held[0]:,} bytes after 1,000 tokens, {held[1]:,} after 100,000", flush=True)
@@ -169,18 +168,16 @@ def samples(codec: Codec, n: int) -> dict:
     source = tune()
     model = barely_trained(codec, codec.encode(source))
     start = time.perf_counter()
-    piece = codec.encode_piece(source)
-    prompt = codec.first_bars(piece, context_bars)
-    opening = match_prompt(codec, mido.MidiFile(file=io.BytesIO(source)), prompt)
+    prompt, opening = read_opening(codec, source, context_bars, "the tune")
     completions = complete(
-        model, codec, piece, context_bars=context_bars, bars=bars, count=n, sampling=Sampling(temperature=1.5),
+        model, codec, prompt, context_bars=context_bars, bars=bars, count=n, sampling=Sampling(temperature=1.5),
         rows_at_once=128,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     well_formed = to_the_bar = tokens = 0
-    for completion in tqdm(completions, codec.name, disable=None):
+    for completion in progress_bar(completions, codec.name):
         tokens += len(completion.new_ids)
-        joined = Completion(codec, completion.prompt, completion.new_ids, completion.bars, opening)
+        joined = Completion(codec, prompt, completion.new_ids, completion.bars, opening)
         midis = [read_back(completion.midi()), read_back(completion.midi_alone()), read_back(joined.midi())]
         well_formed += all(is_well_formed(midi) for midi in midis)
         lengths = (context_bars + bars, bars, context_bars + bars)

@@ -41,6 +41,7 @@ from torch import distributed as dist
 
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.data.binidx import BinIdxWriter
+from rwkv_music.files import file_sha256
 from rwkv_music.training.signals import leave
 
 PROJECT = Path(__file__).parent.parent
@@ -77,7 +78,8 @@ def make_data(folder: Path, vocab_size: int, rows: int, ctx_len: int) -> None:
     (folder / "tokenizer.json").write_text("{}")
     tokenizer = {"name": "none", "vocab_size": vocab_size, "pad_id": 0, "fingerprint": "0" * 64}
     splits = {"train": {"pieces": 1}, "val": {"pieces": 0}}
-    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, "splits": splits}))
+    facts = {"splits": splits, "sha256": {"tokenizer.json": file_sha256(folder / "tokenizer.json")}}
+    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))
 
 
 class Marks:

@@ -5,13 +5,14 @@ when they run, so that help and errors appear without loading torch.
 """
 
 import argparse
-import os
+import io
 import sys
 from functools import partial
 from pathlib import Path
 
 import rwkv_music
-from rwkv_music.errors import UserError
+from rwkv_music.config import LONGEST_NAME, name_too_long
+from rwkv_music.errors import OutputClosed, UserError, checked_output
 from rwkv_music.system import share_cores
 from rwkv_music.tokenizers.registry import TOKENIZERS
 
@@ -20,19 +21,23 @@ ONE_THREAD_WIDTH = 256
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not text; as stderr does
     share_cores()
+    name = "rwkv_music"
     try:
-        return options.run(options) or 0
+        with checked_output():
+            options = _parser().parse_args(arguments)
+            name = f"rwkv_music {options.command}"
+            return options.run(options) or 0
+    except OutputClosed:
+        return 1
     except UserError as error:
-        print(f"rwkv_music {options.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"rwkv_music {options.command}: interrupted.", file=sys.stderr)
+        print(f"{name}: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +59,11 @@ def _corpus(commands) -> None:
         "name", metavar="NAME", help="corpus, such as bach, palestrina or ryansMammoth; an unknown name prints the list"
     )
     command.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="output folder; scores that it already holds are skipped"
+        "--out",
+        required=True,
+        type=_path,
+        metavar="DIR",
+        help="output folder; scores that it already holds are skipped",
     )
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--limit", type=int, metavar="N", help="write the first N scores only")
@@ -76,18 +85,25 @@ def _prepare(commands) -> None:
     command.add_argument(
         "paths",
         nargs="+",
-        type=Path,
+        type=_path,
         metavar="PATH",
-        help="folder to search for .mid, .midi, .zip and .tar.gz files, or an archive",
+        help="folder to search for .mid, .midi, .kar, .rmi, .zip and .tar.gz files, or an archive",
     )
     command.add_argument(
-        "--out", required=True, type=Path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
+        "--out", required=True, type=_path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
     )
     command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
-    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation")
-    _number(command, "--seed", 0, "N", "seed of the train/validation split")
+    _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece")
+    _number(
+        command,
+        "--seed",
+        0,
+        "N",
+        "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
+        "only piece of its split",
+    )
     remi = command.add_argument_group("options of the remi tokenizer")
     remi.add_argument(
         "--positions-per-beat", type=int, metavar="N", help="time resolution in positions per beat (default: 24)"
@@ -107,6 +123,15 @@ def _prepare(commands) -> None:
         help="pieces that use only these General MIDI programs, 0 to 127, and 128 for drums, such as 0-7,40",
     )
     command.set_defaults(run=_run_prepare)
+
+
+def _path(text: str) -> Path:
+    """Parse a path. An empty one, often an unset variable of a shell, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    if name_too_long(text):
+        raise argparse.ArgumentTypeError(f"the path has a name longer than {LONGEST_NAME} bytes")
+    return Path(text)
 
 
 def _bounds(text: str) -> tuple[float, float]:
@@ -157,6 +182,10 @@ def _run_prepare(options: argparse.Namespace) -> int:
         print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
     for reason, count in facts["rejected"].items():
         print(f"skipped: {count:,} {reason}")
+    for suffix, count in facts["passed_over"].items():
+        print(f"passed over: {count:,} {suffix or 'without suffix'}")
+    for what, counts in facts["lost"].items():
+        print(f"lost by the tokenizer: {counts['number']:,} {what} in {counts['pieces']:,} pieces")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 
@@ -165,18 +194,18 @@ def _generate(commands) -> None:
     command = commands.add_parser("generate", help="continue a .mid file from its opening bars")
     command.add_argument(
         "model",
-        type=Path,
+        type=_path,
         metavar="MODEL",
         help="run folder, checkpoint, or exported weights with their tokenizer file",
     )
     _add_state(command)
-    command.add_argument("--prompt", required=True, type=Path, metavar="IN.mid", help="piece to continue")
+    command.add_argument("--prompt", required=True, type=_path, metavar="IN.mid", help="piece to continue")
     _number(command, "--context-bars", 4, "N", "bars of the prompt to use")
     _number(command, "--bars", 8, "N", "bars to add")
     command.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=_path,
         metavar="OUT.mid",
         help="output file; a piano roll is written beside it as .png",
     )
@@ -197,7 +226,7 @@ def _generate(commands) -> None:
     command.add_argument("--completion-only", action="store_true", help="write the completion without the prompt")
     command.add_argument("--wav", action="store_true", help="render a .wav beside each .mid with FluidSynth")
     command.add_argument(
-        "--soundfont", type=Path, metavar="FILE", help="SoundFont, .sf2 or .sf3; implies --wav (default: the system's)"
+        "--soundfont", type=_path, metavar="FILE", help="SoundFont, .sf2 or .sf3; implies --wav (default: the system's)"
     )
     command.set_defaults(run=_run_generate)
 
@@ -260,9 +289,9 @@ def _evaluate(commands) -> None:
     command = commands.add_parser(
         "evaluate", help="measure a run's loss on a dataset beside n-gram models, and statistics of its completions"
     )
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint")
+    command.add_argument("run_folder", type=_path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument(
-        "--data", required=True, type=Path, metavar="DATA", help="dataset folder, prepared with the run's tokenizer"
+        "--data", required=True, type=_path, metavar="DATA", help="dataset folder, prepared with the run's tokenizer"
     )
     _add_state(command)
     _number(command, "--batch-size", 8, "N", "rows per forward pass")
@@ -299,7 +328,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
 def _export(commands) -> None:
     command = commands.add_parser("export", help="convert weights for the rwkv package, RWKV-LM, transformers or peft")
-    command.add_argument("source", type=Path, metavar="RUN", help="run folder, checkpoint or weight file")
+    command.add_argument("source", type=_path, metavar="RUN", help="run folder, checkpoint or weight file")
     command.add_argument(
         "--format",
         choices=("pth", "safetensors", "hf", "state", "lora"),
@@ -310,7 +339,7 @@ def _export(commands) -> None:
     command.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="output file or folder; the tokenizer is written with it",
     )
@@ -360,7 +389,7 @@ def _number(command: argparse.ArgumentParser, flag: str, default: float, metavar
 def _add_state(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--state",
-        type=Path,
+        type=_path,
         metavar="STATE",
         help="tuned initial state: a run of --tune state on this model, or a .pth or .safetensors of states",
     )

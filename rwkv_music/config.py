@@ -8,12 +8,13 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from rwkv_music.errors import UserError
-from rwkv_music.files import write_text
+from rwkv_music.files import check_types, read_json, write_text
 
 IGNORE_INDEX = -100  # target that the loss ignores, as in torch's cross_entropy
 RECOMPUTE = ("none", "selective", "block")  # in order of increasing recomputation
@@ -21,6 +22,12 @@ PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model, as `-
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
 
 
+LARGEST = 10**12  # limit of settings without another one; all calculations with them stay in range
+LARGEST_SIZE = 2**20  # limit of widths and ranks
+MOST_LAYERS = 2**10
+MOST_BARS = 10_000  # of a completion
+MOST_MINUTES = 366 * 24 * 60
+LONGEST_NAME = 255  # bytes of a file name
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -45,8 +52,11 @@ class ModelConfig:
     gate_rank: int = setting(0, "rank of the output gate g; 0: chosen by width")
 
     def __post_init__(self) -> None:
-        _check(self, at_least={"n_layer": 1, "n_embd": 1, "head_size": 1, "vocab_size": 0, "dim_ffn": 0})
-        _check(self, at_least={"decay_rank": 0, "iclr_rank": 0, "value_rank": 0, "gate_rank": 0})
+        _check(self, at_least={"n_layer": 1}, at_most=MOST_LAYERS)
+        _check(self, at_least={"n_embd": 1, "head_size": 1}, at_most=LARGEST_SIZE)
+        _check(self, at_least={"vocab_size": 0, "dim_ffn": 0}, at_most=16 * LARGEST_SIZE)
+        ranks = {"decay_rank": 0, "iclr_rank": 0, "value_rank": 0, "gate_rank": 0}
+        _check(self, at_least=ranks, at_most=LARGEST_SIZE)
         if self.n_embd % self.head_size:
             raise UserError(f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a multiple.")
         # RWKV-LM's train_temp: ranks proportional to the square root of the width, in steps of 32.
@@ -66,13 +76,31 @@ class ModelConfig:
         return self.n_embd // self.head_size
 
 
-def _check(config: Any, at_least: dict[str, int], at_most: float = math.inf, below: float = math.inf) -> None:
+def _check(config: Any, at_least: dict[str, int], at_most: float = LARGEST, below: float = math.inf) -> None:
     for name, least in at_least.items():
         value = getattr(config, name)
-        if not (least <= value <= at_most and value < below and math.isfinite(value)):
-            bound = f"{least} or more" if at_most == math.inf else f"one from {least} to {at_most}"
+        if not (least <= value <= at_most and value < below):  # true for NaN
+            bound = f"one from {least} to {at_most}" if at_most < LARGEST or value > at_most else f"{least} or more"
             bound = bound if below == math.inf else f"one from {least} to below {below}"
             raise UserError(f"{name} is {value}: choose {bound}.")
+
+
+def _check_text(config: Any) -> None:
+    """Reject text that is not UTF-8, such as a path in another encoding, and names that no file system allows.
+
+    TensorBoard cannot store text that is not UTF-8.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, str) and value.encode(errors="replace").decode() != value:
+            raise UserError(f"{field.name} is {ascii(value)}, which is not UTF-8: rename it or choose another.")
+        if isinstance(value, str) and name_too_long(value):
+            raise UserError(f"{field.name} has a name longer than {LONGEST_NAME} bytes: choose a shorter one.")
+
+
+def name_too_long(path: str) -> bool:
+    """Return whether a part of `path` is longer than file systems allow; `Path.exists` then raises OSError."""
+    return max(map(len, os.fsencode(path).split(b"/"))) > LONGEST_NAME
 
 
 def _check_words(name: str, value: str, known: tuple[str, ...], what: str) -> None:
@@ -127,6 +155,7 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
+        _check_text(self)
         _check(self, at_least={"ctx_len": 1, "seed": 0, "context_bars": 1, "completion_bars": 1}, at_most=2**32)
         _check(self, at_least={"completion_weight": 0}, at_most=1)
         _check(self, at_least={"tbptt": 0}, at_most=2**20)
@@ -239,17 +268,21 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        _check_text(self)
         _check(self, at_least={"steps": 1, "batch_size": 1, "micro_batch_size": 0, "warmup_steps": 0, "log_every": 1})
         _check(
             self,
             at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0, "profile": 0},
         )
-        _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1, "grad_clip": 0, "weight_decay": 0})
-        _check(self, at_least={"save_minutes": 0, "keep": 0, "hang_minutes": 0, "max_skipped_steps": 0, "elastic": 0})
+        _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1}, at_most=MOST_BARS)
+        _check(self, at_least={"grad_clip": 0, "weight_decay": 0})
+        _check(self, at_least={"keep": 0, "max_skipped_steps": 0, "elastic": 0})
+        _check(self, at_least={"save_minutes": 0, "hang_minutes": 0}, at_most=MOST_MINUTES)
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
         _check(self, at_least={"decay_fraction": 0}, at_most=1)
         _check(self, at_least={"beta1": 0, "beta2": 0}, below=1)
-        _check(self, at_least={"lora_rank": 1, "lora_alpha": 0})
+        _check(self, at_least={"lora_rank": 1}, at_most=LARGEST_SIZE)
+        _check(self, at_least={"lora_alpha": 0})
         if self.tune not in ("all", "state", "lora"):
             _check_words("tune", self.tune, PARTS, "all, state, lora, or parts")
         _check_words("lora_targets", self.lora_targets, LORA_TARGETS, "matrices")
@@ -270,14 +303,22 @@ class RunConfig:
     def load(path: str | Path) -> "RunConfig":
         """Read a config.json, also of an earlier version. Raises UserError if it is missing or damaged."""
         path = Path(path)
+        if not path.exists():
+            raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.")
+        remedy = "restore it or start a new run"
+        sections = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+        tree = read_json(path, remedy, dict.fromkeys(sections, dict))
+        tree["data"] = {RENAMED.get(name, name): value for name, value in tree["data"].items()}
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-            data = {RENAMED.get(name, name): value for name, value in tree["data"].items()}
-            return RunConfig(ModelConfig(**tree["model"]), DataConfig(**data), TrainConfig(**tree["train"]))
-        except FileNotFoundError:
-            raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.") from None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): restore it or start a new run.") from error
+            for section, config in sections.items():
+                types = get_type_hints(config)
+                known = {name: types[name] for name in tree[section] if name in types}
+                check_types(tree[section], known, f"{section}.")
+            return RunConfig(**{section: config(**tree[section]) for section, config in sections.items()})
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{path} cannot be read ({error}): {remedy}.") from error
+        except UserError as error:  # a value out of range
+            raise UserError(f"{path} is damaged: {error}") from error
 
 
 def add_arguments(

@@ -5,14 +5,14 @@ Training's validation uses `summed_loss` and `summed_loss_of_streams`; the `eval
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
@@ -27,9 +27,11 @@ from rwkv_music.midi.measures import Measures, measure
 from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
+Through = Callable[[Iterator[Batch]], Iterator[Batch]]
 POSITION_BINS = 10  # equal parts of a piece in `Evaluation.by_position`
 
 
@@ -45,29 +47,32 @@ def summed_loss(
     max_rows: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    through: Through = iter,
 ) -> torch.Tensor:
     """Return this rank's part of a split's loss: float64 [2], the sum in nats and the number of targets.
 
     The caller adds these over ranks and then divides, so every target has the same weight on any number of ranks. Every
-    rank runs the same number of batches. Only the first `max_rows` rows are used, rounded
-    up to whole batches; 0 means all.
+    rank runs the same number of batches. Only the first `max_rows` rows are used, rounded up to whole batches; 0 means
+    all. The batches are read through the generator `through`, which may raise to end the evaluation.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    rows = 0
-    for batch in dataset.validation_batches(batch_size, rank, world_size):
+    batches = dataset.validation_batches(batch_size, rank, world_size)
+    for batch in through(islice(batches, -(-max_rows // (batch_size * world_size)) or None)):
         count = batch.n_targets
         batch = batch.to(device)
         loss = model(**batch.arguments(), reduction="sum")
         total += torch.stack([loss.double(), loss.new_tensor(count, dtype=torch.float64)])
-        rows += batch_size * world_size
-        if max_rows and rows >= max_rows:
-            break
     return total
 
 
 @torch.no_grad()
 def summed_loss_of_streams(
-    model: RWKV, streams: DocumentStreams, own: range, device: torch.device | str, max_rows: int = 0
+    model: RWKV,
+    streams: DocumentStreams,
+    own: range,
+    device: torch.device | str,
+    max_rows: int = 0,
+    through: Through = iter,
 ) -> torch.Tensor:
     """As `summed_loss`, with every piece read from beginning to end: the state passes from window to window.
 
@@ -77,8 +82,7 @@ def summed_loss_of_streams(
     total = torch.zeros(2, dtype=torch.float64, device=device)
     state = model.init_state(len(own))
     windows = min(streams.windows_per_pass, -(-max_rows // streams.n_streams) or streams.windows_per_pass)
-    for window in range(windows):
-        batch = streams.batch(window, own.start, own.stop)
+    for batch in through(streams.batch(window, own.start, own.stop) for window in range(windows)):
         count = batch.n_targets
         batch = batch.to(device)
         loss, after = model(**batch.arguments(), state=document_states(state, batch), reduction="sum")
@@ -172,7 +176,7 @@ def _nats_by_position(
     """Return total loss in nats and number of targets in each tenth of the pieces, float64 and int64 [10]."""
     nats, targets = np.zeros(POSITION_BINS), np.zeros(POSITION_BINS, np.int64)
     batches = -(-dataset.n_windows // batch_size)
-    for i, batch in enumerate(tqdm(dataset.validation_batches(batch_size), split, batches, disable=None)):
+    for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), split, batches)):
         if not batch.n_targets:
             continue
         # The rows are consecutive windows of all documents; a target is the token after its position.
@@ -196,7 +200,7 @@ def _nats_by_position_of_streams(model: RWKV, streams: DocumentStreams, split: s
         totals[0] += np.bincount(part, piece, POSITION_BINS)
         totals[1] += np.bincount(part, minlength=POSITION_BINS)
 
-    for window in tqdm(range(streams.windows_per_pass), split, disable=None):
+    for window in progress_bar(range(streams.windows_per_pass), split):
         batch = streams.batch(window)
         found, after = nats_of_targets(model, batch, document_states(state, batch.to(model.device)))
         state = after.rows(batch.edges.last)
@@ -261,7 +265,7 @@ def sample_measures(
             "choose fewer --context-bars or --bars."
         )
     real, completed = [], []
-    for i, piece in enumerate(tqdm(prompts[:samples], "completing", disable=None)):
+    for i, piece in enumerate(progress_bar(prompts[:samples], "completing")):
         whole = codec.first_bars(piece, context_bars + bars)
         decoded = codec.decode(whole.ids, whole.bar_lines)
         real.append(measure(cut_before(decoded, int(bar_ticks(decoded, context_bars)[-1]))))

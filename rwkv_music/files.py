@@ -1,11 +1,28 @@
-"""Atomic writes: files and folders are written under a temporary name, flushed to the disk, then renamed."""
+"""Files: atomic writes, SHA-256, and reading of JSON objects.
+
+Files and folders are written under a temporary name, flushed to the disk, then renamed.
+"""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from rwkv_music.errors import UserError, explained
+
+JSON_KINDS = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+LONGEST_INTEGER = 20  # characters of a 64-bit integer
 
 
 @contextmanager
@@ -54,6 +71,58 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike, remedy: str, types: dict | None = None) -> dict[str, Any]:
+    """Return the JSON object in the file `path`, as `parse_json` does. `remedy` ends the message of errors.
+
+    Raises UserError if the file cannot be read, or is damaged.
+    """
+    with explained(f"reading {path}"):
+        content = Path(path).read_bytes()
+    try:
+        return parse_json(content, types)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}.") from error
+
+
+def parse_json(content: bytes, types: dict | None = None) -> dict[str, Any]:
+    """Return the JSON object in `content`, which is UTF-8.
+
+    `types` are those of required entries; see `check_types`. Raises ValueError, and nothing else, for other content,
+    also for nesting too deep for the parser and integers beyond 64 bits.
+    """
+    try:
+        tree = json.loads(content.decode("utf-8"), parse_int=_integer)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(tree, dict):
+        raise ValueError("it is not a JSON object")
+    check_types(tree, types or {})
+    return tree
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(f"it has an integer of {len(digits):,} digits")
+    return int(digits)
+
+
+def check_types(tree: dict, types: dict, where: str = "") -> None:
+    """Raise ValueError unless `tree` has the entries `types`: {name: one of JSON_KINDS, or nested types}.
+
+    An integer is also a float. `where` is the path of `tree` in the message, with a dot at its end.
+    """
+    for name, expected in types.items():
+        nested = expected if isinstance(expected, dict) else {}
+        kind = dict if isinstance(expected, dict) else expected
+        if name not in tree:
+            raise ValueError(f"no {where}{name}")
+        value = tree[name]
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):  # a bool is an int
+            raise ValueError(f"{where}{name} is not {JSON_KINDS[kind]}")
+        check_types(value, nested, f"{where}{name}.")
 
 
 def file_sha256(path: str | os.PathLike) -> str:

@@ -290,6 +290,8 @@ class RWKV(nn.Module):
 
         Logits are [B, T, V] in the model's dtype.
         """
+        if targets is not None:
+            _check_loss_arguments(input_ids, targets, ctx_lengths, cu_seqlens, positions, reduction)
         x, state = self.features(input_ids, state, cu_seqlens, max_length)
         if targets is None:
             out = self.head(x)
@@ -311,12 +313,15 @@ class RWKV(nn.Module):
 
         Args:
             input_ids, cu_seqlens, max_length: see `forward`.
-            targets: int64 [B, T]; targets of -100 are ignored.
+            targets: int64 [B, T], from 0 to V - 1; targets of -100 are ignored.
             ctx_lengths: int64 [B], or [D] with `cu_seqlens`: the number of context tokens at the start of each row or
                 document. Context tokens are ignored as targets; the first token after them is the first target.
             reduction: "mean" or "sum".
             positions: int64 [P], ascending: the indices of the targets other than -100 in the flattened `targets`.
                 None computes them, which synchronizes with the GPU. Not valid with `ctx_lengths`.
+
+        Raises ValueError for arguments that do not fit together, and on the CPU for a target that is no token; on a GPU
+        such a target fails a device-side assertion.
         """
         return self(
             input_ids,
@@ -463,6 +468,29 @@ class RWKV(nn.Module):
         ffn.value.weight.zero_()
         if ffn.enn is not None:
             ffn.enn.weight.fill_(1.0)
+
+
+def _check_loss_arguments(
+    input_ids: Tensor,
+    targets: Tensor,
+    ctx_lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    positions: Tensor | None,
+    reduction: str,
+) -> None:
+    if targets.shape != input_ids.shape:
+        raise ValueError(f"targets is {list(targets.shape)}, but input_ids is {list(input_ids.shape)}: give one shape.")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}: give 'mean' or 'sum'.")
+    if ctx_lengths is None:
+        return
+    if positions is not None:
+        raise ValueError("positions cannot be combined with ctx_lengths, which ignores more targets: give one of them.")
+    rows = len(input_ids) if cu_seqlens is None else len(cu_seqlens) - 1
+    if ctx_lengths.shape != (rows,):
+        raise ValueError(
+            f"ctx_lengths is {list(ctx_lengths.shape)}: give one length for each row or document, [{rows}]."
+        )
 
 
 def _mask_context(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:

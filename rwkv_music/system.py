@@ -1,6 +1,7 @@
-"""Resources of the host: CPU cores and memory available to this process, and its memory limit."""
+"""Resources of the host: CPU cores and memory available to this process, and the limits of a process."""
 
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def limit_memory(n_bytes: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def limit_cpu_time(seconds: float) -> None:
+    """End this process by SIGPROF after `seconds` more of CPU time, where supported. 0 removes the limit.
+
+    The signal also ends library code that never returns to Python.
+    """
+    if hasattr(signal, "setitimer"):  # only Unix has such timers
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def gib(n_bytes: float) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
 from rwkv_music.errors import UserError
+from tests.damaged_json import DAMAGED_JSON
 
 
 def test_default_ranks_follow_the_width():
@@ -59,10 +60,53 @@ def test_a_file_of_an_earlier_version_loads(tmp_path):
     assert RunConfig.load(tmp_path / "config.json") == config
 
 
-@pytest.mark.parametrize("content", ("", "{", "[]", '{"model": {}}', '{"model": {"x": 1}, "data": {}, "train": {}}'))
+@pytest.mark.parametrize(
+    "content", [*DAMAGED_JSON.values(), b'{"model": {}}', b'{"model": {"x": 1}, "data": {}, "train": {}}']
+)
 def test_damaged_files_are_refused(tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError, match="cannot be read"):
         RunConfig.load(tmp_path / "config.json")
     with pytest.raises(UserError, match="give a run folder"):
         RunConfig.load(tmp_path / "nowhere" / "config.json")
+
+
+@pytest.mark.parametrize("value", (10**400, 10**15, -(10**400)))
+@pytest.mark.parametrize("config", (ModelConfig, DataConfig, TrainConfig))
+def test_huge_numbers_are_refused(config, value):
+    """Every numeric setting has limits, so that no later calculation or allocation overflows."""
+    numbers = [field for field in dataclasses.fields(config) if type(field.default) in (int, float)]
+    assert numbers
+    for field in numbers:
+        with pytest.raises(UserError, match=f"^{field.name} is {value}: choose "):
+            config(**{field.name: value})
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf"), float("-inf")))
+def test_numbers_that_are_not_finite_are_refused(value):
+    for config in (DataConfig, TrainConfig):
+        for field in dataclasses.fields(config):
+            if type(field.default) is float:
+                with pytest.raises(UserError, match=f"^{field.name} is {value}: choose "):
+                    config(**{field.name: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("model", "n_layer", "3"),
+        ("model", "n_embd", 64.5),
+        ("data", "ctx_len", None),
+        ("data", "data", 7),
+        ("train", "lr", True),
+        ("train", "tune", ["all"]),
+        ("train", "steps", {}),
+        ("train", "beta1", 7),
+    ],
+)
+def test_wrong_types_are_refused(tmp_path, section, name, value):
+    tree = dataclasses.asdict(RunConfig(ModelConfig(), DataConfig(), TrainConfig()))
+    tree[section][name] = value
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=f"config.json .*{name} is "):
+        RunConfig.load(tmp_path / "config.json")

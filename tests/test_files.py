@@ -1,11 +1,12 @@
-"""Atomic files and folders, and operating-system errors as sentences."""
+"""Atomic files and folders, and operating-system errors as sentences, and damaged JSON."""
 
 import errno
 
 import pytest
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_folder, atomic_path, write_text
+from rwkv_music.files import atomic_folder, atomic_path, check_types, parse_json, read_json, write_text
+from tests.damaged_json import DAMAGED_JSON
 
 
 class Interrupted(Exception):
@@ -43,3 +44,32 @@ def test_os_errors_become_sentences_with_a_remedy(number, match):
         raise OSError(number, "Input/output error", "/some/path")
     sentence = str(caught.value)
     assert "saving X" in sentence and "/some/path" in sentence and sentence.endswith(".")
+
+
+@pytest.mark.parametrize("content", DAMAGED_JSON.values(), ids=DAMAGED_JSON)
+def test_damaged_json_is_one_sentence(tmp_path, content):
+    with pytest.raises(ValueError, match=r"^[^\n]{5,120}$"):
+        parse_json(content)
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.json cannot be read \([^\n]{5,120}\): restore it\.$"):
+        read_json(path, "restore it")
+
+
+def test_unreadable_json_is_one_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match=f"reading {path}"):
+            read_json(path, "restore it")
+
+
+@pytest.mark.parametrize("value", [None, True, "1", 1.5, [], {}, 1])
+def test_types_of_entries(value):
+    for kind in (int, float, str, dict, bool):
+        fits = isinstance(value, kind) or (kind is float and value == 1)
+        if fits and not (kind in (int, float) and value is True):
+            check_types({"a": value}, {"a": kind})
+        else:
+            with pytest.raises(ValueError, match="b.a is not "):
+                check_types({"b": {"a": value}}, {"b": {"a": kind}})
+    with pytest.raises(ValueError, match="no b.c"):
+        check_types({"b": {"a": value}}, {"b": {"c": int}})

@@ -1,7 +1,10 @@
 """The command line: help, exit statuses, one-sentence errors, and the output of each command."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +35,7 @@ def test_bad_usage_is_status_2(arguments, capsys):
     [
         (["corpus", "nobody", "--out", "OUT"], "bach"),
         (["prepare", "nowhere", "--out", "OUT"], "There is no folder nowhere"),
-        (["prepare", ".", "--out", "OUT"], "no .mid or .midi file"),
+        (["prepare", ".", "--out", "OUT"], "no MIDI file"),
         (["evaluate", "nowhere", "--data", "D"], "is not a run folder"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid"], "There is no nowhere"),
         (["generate", ".", "--prompt", "p.mid", "--out", "o.mid"], "There is no file p.mid"),
@@ -55,6 +58,35 @@ def test_errors_are_one_sentence_and_status_1(arguments, reason, tmp_path, monke
     [line] = output.err.strip().splitlines()
     assert line.startswith(f"rwkv_music {arguments[0]}: ") and reason in line and line.endswith(".")
     assert output.out == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path, reason", [("", "the path is empty"), ("x" * 256, "longer than 255 bytes")])
+def test_impossible_paths_are_status_2(path, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ["corpus", "bach", "--out", path],
+        ["prepare", path, "--out", "D"],
+        ["prepare", ".", "--out", path],
+        ["generate", path, "--prompt", "p.mid", "--out", "o.mid"],
+        ["evaluate", "RUN", "--data", path],
+        ["export", path, "--out", "OUT"],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(command)
+        assert caught.value.code == 2 and reason in capsys.readouterr().err
+
+
+def test_paths_that_are_not_utf8_are_printed(bach_midi, tmp_path):
+    """In a process of its own: what its standard output encodes is tested."""
+    midi, out = tmp_path / "m\udcffd", tmp_path / "d\udcffd"
+    midi.mkdir()
+    for path in bach_midi.glob("*.mid"):
+        shutil.copy(path, midi)
+    command = [sys.executable, "-m", "rwkv_music", "prepare", midi, "--out", out, "--workers", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"dataset: {tmp_path}/d\\udcffd" in done.stdout and (out / "dataset.json").is_file()
 
 
 def test_a_prompt_shorter_than_its_context(tmp_path, capsys):

@@ -195,6 +195,24 @@ def test_loss_ignores_context():
     torch.testing.assert_close(summed, each[2:10].sum() + each[19:20].sum() + each[39:].sum())
 
 
+@pytest.mark.parametrize(
+    "changes, error",
+    [
+        ({"targets": tokens(2, 20).index_fill(1, torch.tensor([3]), -1)}, "targets holds -1, .* 0 to 60, or -100"),
+        ({"targets": tokens(2, 20).index_fill(1, torch.tensor([3]), 61)}, "targets holds 61, .* 0 to 60, or -100"),
+        ({"targets": tokens(2, 19)}, r"targets is \[2, 19\], but input_ids is \[2, 20\]"),
+        ({"positions": torch.arange(40), "ctx_lengths": torch.tensor([10, 10])}, "positions .* with ctx_lengths"),
+        ({"ctx_lengths": torch.tensor([10, 10, 10])}, r"ctx_lengths is \[3\]: .*\[2\]"),
+        ({"ctx_lengths": torch.tensor([10])}, r"ctx_lengths is \[1\]: .*\[2\]"),
+        ({"reduction": "none"}, "reduction is 'none'"),
+    ],
+)
+def test_loss_rejects_invalid_arguments(changes, error):
+    arguments = {"input_ids": tokens(2, 20), "targets": tokens(2, 20), **changes}
+    with pytest.raises(ValueError, match=error):
+        random_model(n_layer=1).loss(**arguments)
+
+
 def test_head_skips_ignored_positions(monkeypatch):
     model = random_model()
     seen = []

@@ -7,12 +7,13 @@ RUN/base.json                            of a tuned run: BaseNote (path of its b
 RUN/events.out.tfevents.*                TensorBoard event files
 RUN/samples/                             completions sampled during training
 RUN/profile/                             traces (--profile)
+RUN/rollbacks.json                       returns to earlier checkpoints after loss spikes: Rollback by checkpoint name
 RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
 RUN/.owner                               token of the start that may write checkpoints; a newer start replaces it
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
     config.json                          RunConfig that it was written under
-    progress.json                        Progress: steps, rows read, skipped steps; world size and ZeRO stage
+    progress.json                        Progress: steps, rows read, skipped steps, recent losses; ranks and ZeRO stage
     tokenizer.json                       copy of RUN/tokenizer.json
     base.json                            of a tuned run: copy of RUN/base.json
     index.json                           shape, slices ([first element, length, rank]) of every parameter; AdamW's steps
@@ -37,7 +38,7 @@ from pathlib import Path
 
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError
-from rwkv_music.files import file_sha256, write_text
+from rwkv_music.files import check_types, file_sha256, parse_json, read_json, write_text
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})")
@@ -47,6 +48,7 @@ INDEX = "index.json"
 PROGRESS = "progress.json"
 TOKENIZER = "tokenizer.json"
 BASE = "base.json"
+ROLLBACKS = "rollbacks.json"
 TENSORS = ".safetensors"  # suffix of the large files, which `fault` does not hash
 STREAMS_PREFIX = "lanes_"  # name from an earlier version, kept so that older checkpoints load
 
@@ -60,6 +62,20 @@ class Progress:
     skipped: int  # steps skipped because of a non-finite gradient
     world_size: int  # number of ranks that wrote the checkpoint
     zero_stage: int
+    skipped_in_a_row: int = 0  # the last ones of the skipped steps, up to this one
+    last_step_without_spike: int | None = None  # the last logged one before this step; None in older checkpoints
+    losses: tuple[float, ...] = ()  # the losses that spikes are compared with (`--on_spike rollback`), oldest first
+
+
+REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # others are missing in older checkpoints
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The returns to one checkpoint after loss spikes. They outlive the process, so that they stay limited."""
+
+    count: int
+    samples: int  # rows drawn before the last return; the run continues with the rows after them
 
 
 def weights_file(rank: int) -> str:
@@ -102,16 +118,19 @@ def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
 
 def read_manifest(checkpoint: Path) -> dict[str, dict]:
     """Return "size_bytes" and "sha256" of each file of a checkpoint. Raises ValueError if the manifest is not valid."""
+    path = checkpoint / MANIFEST
     try:
-        tree = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")  # opening a named pipe would wait forever
+        tree = parse_json(path.read_bytes(), {"files": dict})
         files = tree["files"]
         for name, facts in files.items():
-            if Path(name).name != name or not isinstance(facts["size_bytes"], int):
-                raise ValueError(f"invalid entry {name}")
+            if Path(name).name != name or "\0" in name or not isinstance(facts["size_bytes"], int):
+                raise ValueError(f"invalid entry {name[:100]!r}")
             bytes.fromhex(facts["sha256"])
     except FileNotFoundError:
         raise ValueError(f"it has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read ({error})") from error
     if tree.get("version") != 1 or not {INDEX, "config.json", PROGRESS, TOKENIZER} <= files.keys():
         raise ValueError(f"its {MANIFEST} is of another version")
@@ -130,8 +149,10 @@ def fault(checkpoint: Path) -> str | None:
     for name, facts in files.items():
         try:
             size = (checkpoint / name).stat().st_size
-        except OSError as error:
-            return f"its {name} cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:  # ValueError: the system cannot encode the name
+            return f"its {name} cannot be read ({getattr(error, 'strerror', error)})"
+        if not (checkpoint / name).is_file():
+            return f"its {name} is not a file"
         if size != facts["size_bytes"]:
             return f"its {name} has {size:,} bytes, not {facts['size_bytes']:,}"
     return contents_fault(checkpoint, (name for name in files if not name.endswith(TENSORS)))
@@ -203,13 +224,37 @@ def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str
 
 def read_progress(checkpoint: Path) -> Progress:
     """Return the progress of a checkpoint. Raises UserError if the file is missing or damaged."""
+    remedy = "name another checkpoint with --resume"
+    tree = read_json(checkpoint / PROGRESS, remedy, dict.fromkeys(REQUIRED_COUNTS, int))
     try:
-        progress = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
-        if not all(isinstance(value, int) for value in dataclasses.astuple(progress)):
-            raise ValueError("not all values are integers")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{checkpoint} is damaged ({PROGRESS}: {error}): name another one with --resume.") from error
+        losses = tuple(map(float, tree.get("losses", ())))
+        progress = Progress(**{**tree, "losses": losses})
+        if not isinstance(progress.skipped_in_a_row, int) or not isinstance(progress.last_step_without_spike or 0, int):
+            raise ValueError("not all counts are integers")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{checkpoint / PROGRESS} cannot be read ({error}): {remedy}.") from error
     return progress
+
+
+def read_rollbacks(run: Path) -> dict[str, Rollback]:
+    """Return the rollbacks of a run by checkpoint name. Raises UserError if the file is damaged."""
+    path = run / ROLLBACKS
+    if not path.exists():
+        return {}
+    remedy = "delete it, or restore it from a copy"
+    counts = {"count": int, "samples": int}
+    tree = read_json(path, remedy)
+    try:
+        check_types(tree, dict.fromkeys(tree, counts))
+        return {name: Rollback(**of_one) for name, of_one in tree.items()}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}.") from error
+
+
+def write_rollbacks(run: Path, rollbacks: dict[str, Rollback]) -> None:
+    """Write the rollbacks of a run, atomically."""
+    tree = {name: dataclasses.asdict(of_one) for name, of_one in rollbacks.items()}
+    write_text(run / ROLLBACKS, json.dumps(tree) + "\n")
 
 
 def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:

@@ -10,6 +10,7 @@ Source: the format's specification, https://huggingface.co/docs/safetensors.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from rwkv_music.files import parse_json
 
 CHUNK = 2**24  # elements copied, hashed and written at a time (64 MiB of fp32)
 LONGEST_HEADER = 2**27  # bytes
@@ -54,7 +57,7 @@ def write_one_by_one(
     header: dict = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
+        start, end = end, end + dtype.itemsize * math.prod(shape)
         header[name] = {"dtype": type_name, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -89,25 +92,25 @@ class TensorFile:
                 raise DamagedFile(f"{self._path.name} does not begin with a header")
             text = file.read(length)
         try:
-            header = json.loads(text)
+            header = parse_json(text)
             header.pop("__metadata__", None)
             self.shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
             self._starts = {name: int(entry["data_offsets"][0]) for name, entry in header.items()}
             types = {name: entry["dtype"] for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise DamagedFile(f"{self._path.name} has an unreadable header ({error})") from error
         if others := sorted({str(kind) for kind in types.values()} - TYPES.keys()):
             raise DamagedFile(f"{self._path.name} has dtype {', '.join(others)}, not one of {', '.join(TYPES)}")
         self._types = {name: TYPES[kind] for name, kind in types.items()}
         self._data = 8 + length
         for name, shape in self.shapes.items():
-            end = self._data + self._starts[name] + self._types[name].itemsize * torch.Size(shape).numel()
+            end = self._data + self._starts[name] + self._types[name].itemsize * math.prod(shape)
             if min((0, self._starts[name], *shape)) < 0 or end > size:
                 raise DamagedFile(f"{self._path.name} ends before {name} does")
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
         """As in `Tensors`. Raises DamagedFile if the tensor does not exist or is too short."""
-        if name not in self.shapes or start < 0 or start + out.numel() > torch.Size(self.shapes[name]).numel():
+        if name not in self.shapes or start < 0 or start + out.numel() > math.prod(self.shapes[name]):
             raise DamagedFile(f"{self._path.name} lacks {out.numel():,} elements of {name} from element {start:,} on")
         if not out.numel():
             return

@@ -5,7 +5,6 @@ index maps every parameter to those slices. The bf16 weights are the rounded mas
 No random state is stored: every random number in a step is a function of the seed and counters.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from rwkv_music.checkpoint.run_folder import INDEX, contents_fault, moments_file
 from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
 from rwkv_music.checkpoint.tensors import UNREAD, read_whole
 from rwkv_music.errors import UserError
+from rwkv_music.files import parse_json
 
 
 class SavedTensors:
@@ -33,14 +33,14 @@ class SavedTensors:
             if fault := contents_fault(checkpoint, weights):
                 raise DamagedFile(fault)
         try:
-            index = json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))
+            index = parse_json((checkpoint / INDEX).read_bytes())
             self.shapes = {name: tuple(shape) for name, shape in index["parameters"].items()}
             self.optimizer_steps = int(index["optimizer_steps"])
             self._slices = {
                 name: sorted((int(start), int(length), int(rank)) for start, length, rank in slices)
                 for name, slices in index["slices"].items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DamagedFile(f"{INDEX} cannot be read ({error})") from error
 
     def read_into(self, out: Tensor, name: str, start: int = 0, moment: str | None = None) -> None:

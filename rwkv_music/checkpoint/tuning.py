@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from rwkv_music.checkpoint.run_folder import BASE
 from rwkv_music.checkpoint.tensors import UNREAD, Tensors, Weights, parameter_shapes, read_whole
 from rwkv_music.config import ModelConfig, TrainConfig
-from rwkv_music.errors import UserError, explained
-from rwkv_music.files import write_text
+from rwkv_music.errors import UserError
+from rwkv_music.files import read_json, write_text
 from rwkv_music.model_v8 import RWKV
 
 # ---- what trains -----------------------------------------------------------------------------------------------------
@@ -153,14 +153,8 @@ class BaseNote:
     @staticmethod
     def read(folder: Path) -> "BaseNote":
         """Read the base.json of `folder`. Raises UserError if it is missing or damaged."""
-        path = folder / BASE
-        with explained(f"reading {path}"):
-            text = path.read_text(encoding="utf-8")
-        try:
-            tree = json.loads(text)
-            return BaseNote(str(tree["init"]), str(tree["sha256"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): restore it from a copy.") from error
+        tree = read_json(folder / BASE, "restore it from a copy", {"init": str, "sha256": str})
+        return BaseNote(tree["init"], tree["sha256"])
 
 
 class TunedTensors:

@@ -2,8 +2,8 @@
 
 Notable choices:
 - The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). Its folder name
-  contains a hash of the sources, the flags, and the versions of torch and CUDA. Later starts reuse the library without
-  nvcc; a change of any input builds another one.
+  contains a hash of the sources, the flags, and the versions of torch and CUDA, and nvcc's version. A change of any of
+  them builds another library. Where nothing can be compiled, a library that another version of nvcc built is reused.
 - The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is ignored.
 - Of several processes, one builds under a file lock and the others wait. The operating system releases the lock when
   the process ends, and a library appears only when it is complete, so an interrupted build leaves nothing behind that
@@ -79,7 +79,7 @@ class Toolchain:
     """The programs that a build needs."""
 
     nvcc: str
-    nvcc_version: str  # "13.0"
+    nvcc_version: str  # "13.0.88"
     host_compiler: str
     ninja: str
 
@@ -99,7 +99,7 @@ def find_toolchain() -> Toolchain:
         )
     with explained(f"running {nvcc} --version"):
         version = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
-    release = re.search(r"release (\d+\.\d+)", version.stdout)
+    release = re.search(r"release \d+\.\d+, V(\d+\.[\d.]+)", version.stdout)
     if release is None:
         raise UserError(
             f"`{nvcc} --version` printed no CUDA release: repair that toolkit, or set CUDA_HOME to another one."
@@ -133,7 +133,14 @@ def build(names: list[str]) -> Path:
     """
     flags = [*FLAGS, *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
     cache = cache_folder()
-    folder = cache / ("sm_" + "_".join(names) + "-" + _fingerprint(flags))
+    prefix = "sm_" + "_".join(names) + "-" + _fingerprint(flags) + "-nvcc_"
+    try:
+        tools = find_toolchain()
+    except UserError:
+        if built := sorted(cache.glob(f"{prefix}*/{LIBRARY}"), key=lambda path: path.stat().st_mtime):
+            return built[-1]
+        raise
+    folder = cache / (prefix + tools.nvcc_version)
     if not (folder / LIBRARY).exists():
         with explained("building the CUDA kernels"):
             cache.mkdir(parents=True, exist_ok=True)
@@ -141,7 +148,7 @@ def build(names: list[str]) -> Path:
             if not (folder / LIBRARY).exists():
                 for abandoned in cache.glob(f".{folder.name}.*.partial"):
                     shutil.rmtree(abandoned, ignore_errors=True)
-                _compile(folder, flags, names)
+                _compile(folder, tools, flags, names)
     return folder / LIBRARY
 
 
@@ -173,8 +180,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(folder: Path, flags: list[str], names: list[str]) -> None:
-    tools = find_toolchain()
+def _compile(folder: Path, tools: Toolchain, flags: list[str], names: list[str]) -> None:
     known = subprocess.run([tools.nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
     for name in names:
         if f"compute_{name.rstrip('a')}" not in known:

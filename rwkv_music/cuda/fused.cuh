@@ -100,11 +100,13 @@ struct EmbedSums {
     float* partials;                      // [embed_chunks(tokens), 2, C]
 };
 
+constexpr int64_t IGNORE_INDEX = -100;  // as in config.py
+
 struct CrossEntropy {
     int64_t rows;
     int V;
     bf16* logits;                      // [rows, V]; overwritten by their gradient
-    const int64_t* targets;            // [rows]; negative targets are ignored
+    const int64_t* targets;            // [rows]; 0 to V - 1, or IGNORE_INDEX
     const float* scale_tensor;             // a scalar, or null to use `scale`
     float scale;
     float* nats;                       // [rows]

@@ -3,6 +3,8 @@
 // If the vocabulary size is not a multiple of 8, a row shares its first and last 16-byte vector with the neighboring
 // rows. Those two vectors are read and written element by element.
 
+#include <cassert>
+
 #include "vec8.cuh"
 
 namespace fused {
@@ -67,6 +69,7 @@ template <int KEPT>
 __global__ __launch_bounds__(THREADS, KEPT > 5 ? 1 : 2) void cross_entropy_kernel(const CrossEntropy args) {
     const Row row(args.logits + int64_t(blockIdx.x) * args.V, args.V);
     const int64_t target = args.targets[blockIdx.x];
+    assert(target == IGNORE_INDEX || (target >= 0 && target < args.V));
     const float scale = args.scale_tensor ? *args.scale_tensor : args.scale;
     const float target_logit = target < 0 ? 0 : __bfloat162float(row.begin[row.lead + target]);
 

@@ -14,7 +14,7 @@ import numpy as np
 from rwkv_music.errors import UserError
 from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.codec import Codec
-from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
+from rwkv_music.tokenizers.vocabulary import NONE
 
 SHIFTS = range(-5, 7)  # semitones: every key once
 TEMPO_CHANGE = 0.1
@@ -50,7 +50,7 @@ class Augmenter:
     """
 
     def __init__(self, codec: Codec, kind: str, seed: int):
-        self._vocabulary = v = read_vocabulary(codec)
+        self._vocabulary = v = codec.token_properties
         if v.compound:
             raise UserError(
                 "Augmentation cannot change tokens joined by byte-pair encoding: prepare the dataset without it, or "
@@ -92,10 +92,10 @@ class Augmenter:
             most = max(1, (int(v.loudness.max()) + 1) // LOUDNESS_PART)
             ids = _step(ids, v.loudness, int(loudness * (2 * most + 1)) - most)
             change = TEMPO_CHANGE * (2 * tempo - 1)
-            if (v.wait != NONE).any():
-                ids = _stretch(ids, v.wait, 1 / (1 + change))
+            if (v.wait_ms != NONE).any():
+                ids = _stretch(ids, v.wait_ms, 1 / (1 + change))
             else:
-                ids = _step(ids, v.tempo, round(np.log2(1 + change) * _steps_per_octave(v.tempo)))
+                ids = _step(ids, v.tempo, round(np.log2(1 + change) * v.tempo_steps_per_octave))
         return ids
 
     def _possible_shifts(self, ids: np.ndarray, program: int) -> list[int]:
@@ -135,8 +135,10 @@ def _step(ids: np.ndarray, ranks: np.ndarray, steps: int) -> np.ndarray:
     return np.where(rank != NONE, ids + np.clip(rank + steps, 0, ranks.max()) - rank, ids)
 
 
-def _stretch(ids: np.ndarray, wait: np.ndarray, factor: float) -> np.ndarray:
+def _stretch(ids: np.ndarray, wait_ms: np.ndarray, factor: float) -> np.ndarray:
     """Scale the waits by `factor`, rounding absolute times; each run of waits keeps its number of tokens."""
+    unit_ms = int(wait_ms[wait_ms != NONE].min())  # the waits are its multiples, in order
+    wait = np.where(wait_ms != NONE, wait_ms // unit_ms, NONE)
     longest, unit = int(wait.max()), int(np.argmax(wait == 1))
     places = np.flatnonzero(wait[ids] != NONE)
     if not len(places):
@@ -153,8 +155,3 @@ def _stretch(ids: np.ndarray, wait: np.ndarray, factor: float) -> np.ndarray:
     varied = ids.copy()
     varied[places] = unit + new - 1
     return varied
-
-
-def _steps_per_octave(tempo: np.ndarray) -> float:
-    """Return the number of tempo tokens per doubling; they are spaced evenly by ratio over four doublings (remi.py)."""
-    return float(tempo.max()) / 4

@@ -10,7 +10,6 @@ from (seed, pass) maps it to a window. A batch is a range of the counter, so it 
 processes nor on what was read before.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,9 +25,15 @@ from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.permutation import Permutation
 from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row
 from rwkv_music.errors import UserError, explained
+from rwkv_music.files import file_sha256, read_json
 from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
+DATASET_TYPES = {  # what is read from dataset.json
+    "tokenizer": {"name": str, "fingerprint": str, "vocab_size": int, "pad_id": int},
+    "splits": {split: {"pieces": int} for split in SPLITS},
+    "sha256": {"tokenizer.json": str},
+}
 
 
 @dataclass(frozen=True)
@@ -153,13 +158,17 @@ class MusicDataset:
         return task, Permutation(task.n_windows, self.seed, passes)[position]
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions."""
-        if not 0 <= counter_start < counter_stop:
+        """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions.
+
+        Without any sample, return one row of padding without targets.
+        """
+        if not 0 <= counter_start <= counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
         rows = []
         for sample in range(counter_start, counter_stop):
             task, window = self.window_of(sample)
             rows.append(task.row(window, sample))
+        rows = rows or [self._padding()]
         return self.checked(self._packed(rows) if self._completions else self._rectangular(rows))
 
     def checked(self, batch: Batch) -> Batch:
@@ -185,10 +194,14 @@ class MusicDataset:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
         task = self._completions if self.task == "completion" else self._next_token
-        padding = Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
+        padding = self._padding()
         for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
             rows = [task.row(i, i) if i < task.n_windows else padding for i in range(start, start + batch_size)]
             yield self.checked(self._packed(rows) if task is self._completions else self._rectangular(rows))
+
+    def _padding(self) -> Row:
+        """Return a row of one token without a target."""
+        return Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
 
     def _rectangular(self, rows: list[Row]) -> Batch:
         """Return a batch [B, T], each row padded at its end."""
@@ -230,13 +243,18 @@ def read_dataset_json(data_dir: str | os.PathLike) -> dict:
         raise UserError(
             f"{data_dir} is not a dataset folder (no dataset.json): write one with `python -m rwkv_music prepare`."
         )
+    return read_json(path, "prepare the data again", DATASET_TYPES)
+
+
+def check_tokenizer_file(data_dir: str | os.PathLike) -> None:
+    """Raise UserError if a dataset folder has no tokenizer.json, or its SHA-256 is not the one in dataset.json."""
+    path = Path(data_dir) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{data_dir} is damaged (no {path.name}): prepare the data again.")
     with explained(f"reading {path}"):
-        content = path.read_bytes()
-    try:
-        facts = json.loads(content)
-        missing = {"name", "vocab_size", "pad_id", "fingerprint"} - set(facts["tokenizer"])
-    except (ValueError, KeyError, TypeError):
-        missing = {"tokenizer"}
-    if missing:
-        raise UserError(f"{path} is damaged (no {', '.join(sorted(missing))}): prepare the data again.")
-    return facts
+        found = file_sha256(path)
+    if found != read_dataset_json(data_dir)["sha256"][path.name]:
+        raise UserError(
+            f"{path} is not the file that dataset.json describes (another SHA-256): restore the original file, or "
+            "prepare the data again."
+        )

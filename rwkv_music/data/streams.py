@@ -55,8 +55,12 @@ class DocumentStreams:
         self._varied: dict[int, tuple[int, np.ndarray]] = {}  # stream: (sample number of a piece, its tokens)
 
     def batch(self, window: int, start: int = 0, stop: int | None = None) -> Batch:
-        """Return window number `window` of the streams start..stop, with `edges`. Windows count on over all passes."""
-        rows = [self._row(window, stream) for stream in range(start, stop or self.n_streams)]
+        """Return window number `window` of the streams start..stop, with `edges`. Windows count on over all passes.
+
+        Without any stream, return one row of padding without targets; `edges.last` is then empty.
+        """
+        streams = range(start, self.n_streams if stop is None else stop)
+        rows = [self._row(window, stream) for stream in streams] or [_padding()]
         T = self._dataset.ctx_len
         input_ids = np.full((len(rows), T), self._dataset.pad_id, np.int64)
         targets = np.full((len(rows), T), IGNORE_INDEX, np.int64)
@@ -66,7 +70,9 @@ class DocumentStreams:
         counts = np.array([len(row.starts) for row, _ in rows])
         last = counts.cumsum() - 1
         continuing = np.flatnonzero([continues for _, continues in rows])
-        edges = StreamEdges(*(torch.from_numpy(x) for x in (continuing, (last - counts + 1)[continuing], last)))
+        edges = StreamEdges(
+            *(torch.from_numpy(x) for x in (continuing, (last - counts + 1)[continuing], last[: len(streams)]))
+        )
         starts = [i * T + row.starts for i, (row, _) in enumerate(rows)]
         return self._dataset.checked(make_batch(input_ids, targets, starts, edges))
 
@@ -77,7 +83,7 @@ class DocumentStreams:
         begin = window * self._dataset.ctx_len
         stop = min(begin + self._dataset.ctx_len + 1, int(starts[-1]))  # one more token: the last target
         if begin >= stop:
-            return Row(np.empty(0, np.int64), np.empty(0, np.int64), np.zeros(1, np.int64)), False
+            return _padding()
         first, last = np.searchsorted(starts, [begin, stop - 1], side="right") - 1
         parts = []
         for i in range(first, last + 1):
@@ -110,6 +116,11 @@ class DocumentStreams:
             [varied] = augmenter.vary([tokens[piece]], [NONE], sample)
             self._varied[stream] = (sample, varied)
         return self._varied[stream][1]
+
+
+def _padding() -> tuple[Row, bool]:
+    """Return a window without tokens, which continues no piece."""
+    return Row(np.empty(0, np.int64), np.empty(0, np.int64), np.zeros(1, np.int64)), False
 
 
 def document_states(stream_states: State, batch: Batch) -> State:

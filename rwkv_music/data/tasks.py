@@ -25,7 +25,7 @@ from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx, idx_path
 from rwkv_music.errors import UserError
 from rwkv_music.tokenizers.codec import Codec
-from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
+from rwkv_music.tokenizers.vocabulary import NONE
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class CompletionRows:
             raise UserError(f"{prefix}.idx does not match {split}.idx: prepare the data again.")
         self._tokens, self._codec, self._ctx_len, self._augmenter = tokens, codec, ctx_len, augmenter
         self._context_bars, self._completion_bars = context_bars, completion_bars
-        vocabulary = read_vocabulary(codec)
+        vocabulary = codec.token_properties
         self._is_onset = vocabulary.is_onset
         self._is = {kind: vocabulary.kinds == kind for kind in ("Position", "Tempo", "Program")}
-        self._has_waits = bool((vocabulary.kinds == "Wait").any())
+        self._has_waits = bool((vocabulary.wait_ms != NONE).any())
         n_bars = np.diff(self._bars.offsets)
         slides = np.maximum(n_bars - context_bars - completion_bars + 1, n_bars > context_bars)
         self._first_window = np.concatenate([[0], np.cumsum(slides)])

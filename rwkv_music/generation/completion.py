@@ -4,10 +4,10 @@ Notable choices:
 - The prompt is read in windows, so memory does not depend on the length of the prompt or the completion.
 - A completion has exactly the requested number of bars with every tokenizer: the codec's grammar masks invalid tokens
   and the end of the piece, counts bars, and ends a row when its last bar is full.
-- The joined file keeps the events of the prompt's file; the completion is added in tracks of its own (see midi.edit).
+- The joined file keeps the events of the prompt's file before the line; the completion is added in tracks of its own
+  (see prompt_file.py and midi/join.py).
 """
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ import mido
 import numpy as np
 import torch
 
+from rwkv_music.config import MOST_BARS
 from rwkv_music.errors import UserError, explained
-from rwkv_music.generation.prompt_file import match_prompt
+from rwkv_music.generation.prompt_file import Opening, check_context, read_opening
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
-from rwkv_music.midi.edit import cut_before, join, lengthen
-from rwkv_music.midi.events import RejectedMidi
-from rwkv_music.midi.time import bar_ticks, tick_seconds
+from rwkv_music.midi.edit import cut_before, lengthen
+from rwkv_music.midi.join import join
+from rwkv_music.midi.time import BarGrid, bar_ticks, tick_seconds
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.grammar import Grammar
-from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
-MOST_COMPLETIONS, MOST_BARS = 100_000, 10_000
+MOST_COMPLETIONS = 100_000
 TOKENS_PER_BAR = 64  # minimum budget per bar before `ForcedExit` becomes active
 
 
@@ -65,57 +65,61 @@ class ForcedExit(Grammar):
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt and its generated continuation.
-
-    `opening` is the prompt's file without the notes after the context, and the tick at which the context ends. It is
-    None if the prompt is not a file, or its notes are not exactly those of the prompt's tokens.
-    """
+    """A prompt and its generated continuation. `opening` is None if the prompt is not a file."""
 
     codec: Codec
     prompt: Piece  # BOS and the bars of the context
     new_ids: np.ndarray  # int64 [n], the generated bars, without EOS
     bars: int  # number of bars in `new_ids`
-    opening: tuple[mido.MidiFile, int] | None = None
+    opening: Opening | None = None
 
     @property
     def context_bars(self) -> int:
-        return len(self.prompt.bar_starts)
+        return len(self.prompt.bar_starts) if self.opening is None else self.opening.bars
 
     def midi(self) -> mido.MidiFile:
         """Return the prompt (the events of `opening` if there is one, else decoded) and the completion as one file."""
-        decoded, decoded_line = self._decoded
+        decoded, _ = self._decoded
         if self.opening is None:
             return decoded
-        opening, line = self.opening
-        joined = join(opening, line, decoded, decoded_line)
-        lengthen(joined, int(bar_ticks(joined, self._leading_bars + self.context_bars + self.bars)[-1]))
+        joined = join(
+            self.opening.midi,
+            self.opening.line,
+            decoded,
+            len(self.prompt.bar_starts),
+            self.bars,
+            self.codec.decoded_program,
+            self.codec.velocities_include_volume,
+        )
+        lengthen(joined, int(self._lines_from(joined, self.opening.line)[-1]))
         return joined
 
     def midi_alone(self) -> mido.MidiFile:
-        """Return the completion without the prompt, with the tempo, meter and programs in force at its beginning."""
-        decoded, line = self._decoded
-        alone = cut_before(decoded, line)
-        lengthen(alone, int(bar_ticks(alone, self.bars)[-1]))
+        """Return the completion without the prompt, with tempo, meter, programs and controllers as they are in it."""
+        midi, line = self._decoded if self.opening is None else (self.midi(), self.opening.line)
+        alone = cut_before(midi, line)
+        lengthen(alone, int(self._lines_from(alone, 0)[-1]))
         return alone
 
     def prompt_end_seconds(self) -> float:
         """Return the time in seconds at which the completion begins in `midi()`."""
-        file, line = self.opening or self._decoded
-        return float(tick_seconds(file, np.array([line]))[0])
+        midi, line = self._decoded if self.opening is None else (self.opening.midi, self.opening.line)
+        return float(tick_seconds(midi, np.array([line]))[0])
 
     @cached_property
     def _decoded(self) -> tuple[mido.MidiFile, int]:
         """All tokens decoded as one file, and the tick at which the prompt ends in it."""
         midi = self.codec.decode(np.concatenate([self.prompt.ids, self.new_ids]), self.prompt.bar_lines)
-        lines = bar_ticks(midi, self.context_bars + self.bars)
+        prompt_bars = len(self.prompt.bar_starts)
+        lines = bar_ticks(midi, prompt_bars + self.bars)
         lengthen(midi, int(lines[-1]))
-        return midi, int(lines[self.context_bars])
+        return midi, int(lines[prompt_bars])
 
-    @property
-    def _leading_bars(self) -> int:
-        """Number of silent bars at the beginning of the file, which a codec leaves out of the prompt."""
-        opening, line = self.opening
-        return int(np.searchsorted(bar_ticks(opening, MOST_BARS), line)) - self.context_bars
+    def _lines_from(self, midi: mido.MidiFile, line: int) -> np.ndarray:
+        """Return the ticks of the completion's bar lines in a file in which it starts at tick `line`."""
+        grid = BarGrid.from_midi(midi)
+        first = int(grid.bar(line))
+        return grid.lines(first + self.bars)[first:]
 
 
 def complete(
@@ -146,16 +150,15 @@ def complete(
     model's logits are not finite.
     """
     check_counts(context_bars, bars, count)
-    piece, file = open_prompt(codec, prompt, context_bars)
+    piece, opening = open_prompt(codec, prompt, context_bars)
     longest_bar = int(np.diff(np.append(piece.bar_starts, len(piece.ids))).max())
     max_tokens = max_tokens or bars * max(TOKENS_PER_BAR, 4 * longest_bar)
-    vocabulary = read_vocabulary(codec)
+    vocabulary = codec.token_properties
     rows = min(count, rows_at_once or ROWS_AT_ONCE[torch.device(model.device).type])
 
     def new_grammar() -> ForcedExit:
         return ForcedExit(codec.grammar(piece, rows, bars), vocabulary.moves_on)
 
-    opening = None if file is None else match_prompt(codec, file, piece)
     generator = TokenGenerator(model, rows, sampling, new_grammar().tables, vocabulary.keys)
     completions: list[Completion] = []
     for first_row in range(0, count, rows):
@@ -195,32 +198,15 @@ def check_counts(context_bars: int, bars: int, count: int, count_name: str = "--
 
 def open_prompt(
     codec: Codec, prompt: str | os.PathLike | np.ndarray | Piece, context_bars: int
-) -> tuple[Piece, mido.MidiFile | None]:
-    """Return the first `context_bars` bars of a prompt, and the parsed file, or None if it is not a file.
+) -> tuple[Piece, Opening | None]:
+    """Return the first `context_bars` bars of a prompt as tokens and, if it is a file, as events.
 
-    Raises UserError for a file that is missing or unreadable, and for a prompt with fewer bars.
+    Raises UserError for a file that is missing or unreadable, and for a prompt with fewer bars or without notes.
     """
-    name, file = "The prompt", None
-    if isinstance(prompt, Piece):
-        piece = prompt
-    elif isinstance(prompt, np.ndarray):
-        piece = Piece(prompt, codec.bar_starts(prompt))
-    else:
-        name = str(prompt)
-        with explained(f"reading {name}"):
+    if not isinstance(prompt, Piece | np.ndarray):
+        with explained(f"reading {prompt}"):
             data = Path(prompt).read_bytes()
-        try:
-            piece = codec.encode_piece(data)
-        except RejectedMidi as error:
-            raise UserError(f"{name} cannot be a prompt ({error}): give a MIDI file with notes.") from error
-        try:
-            file = mido.MidiFile(file=io.BytesIO(data), clip=True)
-        except (OSError, ValueError, EOFError, KeyError, IndexError):  # errors of mido for files that the codec accepts
-            file = None
-    n_bars = len(piece.bar_starts)
-    if n_bars < context_bars:
-        remedy = f"give a longer prompt, or --context-bars {n_bars}" if n_bars else "give a piece with notes"
-        raise UserError(
-            f"{name} has {n_bars} bar{'s' * (n_bars != 1)}, fewer than --context-bars {context_bars}: {remedy}."
-        )
-    return codec.first_bars(piece, context_bars), file
+        return read_opening(codec, data, context_bars, str(prompt))
+    piece = prompt if isinstance(prompt, Piece) else Piece(prompt, codec.bar_starts(prompt))
+    check_context("The prompt", len(piece.bar_starts), context_bars)
+    return codec.first_bars(piece, context_bars), None

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.midi import piano_roll
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 
 
@@ -28,7 +28,7 @@ def complete_to_files(
 ) -> list[Completion]:
     """Complete the MIDI file `prompt`, with a progress bar, and write the results. See `complete`."""
     completion_paths(out, count, prompt)  # reports a bad name before the generation, not after it
-    with tqdm(total=count * bars, unit=" bars", desc="completing") as bar:
+    with progress_bar(None, "completing", count * bars, unit=" bars") as bar:
         completions = complete(
             model,
             codec,

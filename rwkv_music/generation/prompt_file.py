@@ -1,42 +1,176 @@
-"""Finding the part of a MIDI file that a prompt's tokens were encoded from."""
+"""The opening of a prompt's file: its events before a bar line, and their tokens.
+
+The file is cut first, then encoded. The tokens therefore depend only on the opening, and the opening is kept
+whatever its tokens are. Notable choices:
+
+- Bars are counted from the beginning of the file, by its time signatures. Events on the line belong to the next bar.
+- Notes and pedals that are held at the line are encoded with the lengths that they have in the file.
+- A codec may round a note just before the line into the next bar. Such a note is encoded slightly earlier.
+- A marker note on the line makes the codec encode the silence before it.
+"""
 
 import io
+from dataclasses import dataclass, replace
+from math import ceil
 
 import mido
 import numpy as np
 
-from rwkv_music.midi.edit import without_notes_from
-from rwkv_music.midi.events import RejectedMidi
-from rwkv_music.midi.notes import read_notes
-from rwkv_music.midi.time import BarGrid
-from rwkv_music.tokenizers.codec import Codec, Piece
+from rwkv_music.errors import UserError
+from rwkv_music.midi.edit import cut_after, releases
+from rwkv_music.midi.events import (
+    DRUM_CHANNEL,
+    EXPRESSION,
+    VOLUME,
+    RejectedMidi,
+    TimedMessage,
+    read_midi,
+    timed_messages,
+    to_track,
+)
+from rwkv_music.midi.notes import is_note_on, read_notes
+from rwkv_music.midi.time import MAX_TEMPO, BarGrid, TempoMap
+from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 
-GRID_DIVISORS = (0, 48, 96)  # half a grid step is this fraction of a quarter note; 0 for exact bar lines
+FASTEST_TEMPO = 20_000  # in microseconds per quarter note: 3,000 quarter notes per minute
+SHORTEST_BAR_MS = 10.0
+ROUNDING = 0.8, 1.25  # bounds of what rounding does to a bar; a codec may cut long silences to much less
 
 
-def match_prompt(codec: Codec, midi: mido.MidiFile, prompt: Piece) -> tuple[mido.MidiFile, int] | None:
-    """Return (`midi` without the notes after the prompt, the tick at which the prompt's bars end).
+@dataclass(frozen=True)
+class Opening:
+    """The events of a file before tick `line`, where its first `bars` bars end."""
 
-    Return None if no opening of `midi` encodes to the tokens of `prompt`.
+    midi: mido.MidiFile
+    line: int
+    bars: int
+
+
+def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tuple[Piece, Opening]:
+    """Return the first `context_bars` bars of a MIDI file as tokens and as events. `name` is used in errors.
+
+    Raises UserError for data that is not a MIDI file, for a file with fewer bars, and for an opening without notes.
     """
-    first_note = read_notes(midi).start_tick[:1]
-    bars = BarGrid.from_midi(midi)
-    for leading in {0, *bars.bar(first_note).tolist()}:  # a codec may drop the silent bars before the first note
-        line = int(bars.lines(leading + len(prompt.bar_starts))[-1])
-        for divisor in GRID_DIVISORS:  # quantization may move a note just before the line into the next bar
-            opening = without_notes_from(midi, line - (-(-midi.ticks_per_beat // divisor) if divisor else 0))
-            if _encodes_to(codec, opening, prompt):
-                return opening, line
-    return None
-
-
-def _encodes_to(codec: Codec, opening: mido.MidiFile, prompt: Piece) -> bool:
-    """Return whether `opening` has the notes of `prompt` and its tokens up to the end of the shorter of the two."""
-    file = io.BytesIO()
     try:
-        opening.save(file=file)
-        ids = codec.encode_piece(file.getvalue()).ids
-    except (RejectedMidi, ValueError):  # there are no notes, or mido cannot write an event that it can read
-        return False
-    n = min(len(ids) - 1, len(prompt.ids))  # without EOS
-    return np.array_equal(ids[:n], prompt.ids[:n]) and codec.count_notes(ids) == codec.count_notes(prompt.ids)
+        midi = mido.MidiFile(file=io.BytesIO(read_midi(data)), clip=True)
+    except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{name} cannot be a prompt ({str(error) or type(error).__name__}): give a MIDI file with notes."
+        ) from error
+    onsets = read_notes(midi).start_tick
+    grid = BarGrid.from_midi(midi)
+    check_context(name, int(grid.bar(onsets[-1])) + 1 if len(onsets) else 0, context_bars)
+    line = int(grid.lines(context_bars)[-1])
+    opening = Opening(cut_after(midi, line), line, context_bars)
+    try:
+        piece, n_bars = _encode(codec, opening, releases(midi, line))
+    except (RejectedMidi, ValueError) as error:  # mido cannot write every event that it reads
+        raise UserError(f"The first {context_bars} bars of {name} cannot be a prompt ({error}).") from error
+    prompt = codec.first_bars(piece, n_bars)
+    if not codec.count_notes(prompt.ids):
+        first = int(grid.bar(onsets[0])) + 1
+        remedy = f"give --context-bars {first} or more" if first > context_bars else "give a piece for its instruments"
+        raise UserError(
+            f"The first {context_bars} bars of {name} have no notes that the tokenizer {codec.name} encodes: {remedy}."
+        )
+    if piece.bar_lines is not None:
+        prompt = _with_regular_bars(prompt, float(piece.bar_lines.start_ms[n_bars]), opening)
+    return prompt, opening
+
+
+def check_context(name: str, n_bars: int, context_bars: int) -> None:
+    """Raise UserError if a prompt of `n_bars` bars has fewer than `context_bars`."""
+    if n_bars < context_bars:
+        remedy = f"give a longer prompt, or --context-bars {n_bars}" if n_bars else "give a piece with notes"
+        raise UserError(
+            f"{name} has {n_bars} bar{'s' * (n_bars != 1)}, fewer than --context-bars {context_bars}: {remedy}."
+        )
+
+
+def _encode(codec: Codec, opening: Opening, released: list[list[TimedMessage]]) -> tuple[Piece, int]:
+    """Return a piece that begins with the opening, and the number of its bars that belong to it."""
+    midi, line = opening.midi, opening.line
+    early = 0
+    while early <= midi.ticks_per_beat:
+        tracks = [
+            _encodable(timed_messages(track), line, early) + after
+            for track, after in zip(midi.tracks, released, strict=True)
+        ]
+        piece = codec.encode_piece(_file(midi, [*tracks, _marker(midi, line)]))
+        n_bars = len(piece.bar_starts) - 1  # the marker starts in the last bar
+        if codec.count_notes(codec.first_bars(piece, n_bars).ids) == codec.count_notes(piece.ids) - 1:
+            return piece, n_bars
+        early = max(2 * early, 1)
+    # The codec cannot encode the time signatures, so that its bars are not those of the file.
+    tracks = [timed_messages(track) + after for track, after in zip(midi.tracks, released, strict=True)]
+    piece = codec.encode_piece(_file(midi, [_encodable(messages, line, 0) for messages in tracks]))
+    return piece, len(piece.bar_starts)
+
+
+def _encodable(messages: list[TimedMessage], line: int, early: int) -> list[TimedMessage]:
+    """Return messages with notes that start less than `early` ticks before `line` moved to `early` ticks before it.
+
+    Tempos are limited, so that the notes before the line stay apart from the marker after rounding.
+    """
+    latest = max(line - early, 0)
+    encodable = []
+    for tick, message in messages:
+        if is_note_on(message):
+            tick = min(tick, latest)
+        elif message.type == "set_tempo" and message.tempo < FASTEST_TEMPO:
+            message = message.copy(tempo=FASTEST_TEMPO)
+        encodable.append((tick, message))
+    return encodable
+
+
+def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
+    """Return a track with a piano note at `line` whose pitch, and if possible whose channel, `midi` does not use."""
+    messages = [message for track in midi.tracks for message in track]
+    used = {message.channel for message in messages if not message.is_meta and hasattr(message, "channel")}
+    channel = min(set(range(16)) - used - {DRUM_CHANNEL}, default=0)
+    pitches = np.bincount([m.note for m in messages if m.type == "note_on"], minlength=127)
+    pitch = int(pitches[:127].argmin())
+    controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
+    note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
+    # A time signature on the line may have ended the last bar. The next bar needs one to start there.
+    numerator, denominator = _signature(midi, line)
+    meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
+    setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]
+    return [*((line, message) for message in setting), (line + midi.ticks_per_beat, note[1])]
+
+
+def _signature(midi: mido.MidiFile, line: int) -> tuple[int, int]:
+    """Return the (numerator, denominator) in force before tick `line`."""
+    grid = BarGrid.from_midi(midi)
+    return tuple(grid.signatures(int(grid.bar(line - 1)) + 1)[-1].tolist())
+
+
+def _file(midi: mido.MidiFile, tracks: list[list[TimedMessage]]) -> bytes:
+    """Return the bytes of a file with the given tracks and the resolution of `midi`."""
+    file = io.BytesIO()
+    tracks = [to_track(messages, note_offs_first=False) for messages in tracks]
+    mido.MidiFile(type=1, ticks_per_beat=midi.ticks_per_beat, tracks=tracks).save(file=file)
+    return file.getvalue()
+
+
+def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
+    """Return `prompt`, whose bars end at `end_ms`, with as many bars as the opening, all like the one to follow.
+
+    The bar to follow has the tempo and time signature that are in force before the line. The codec rounds times, so the
+    length of that bar on the tokens' clock is scaled by what rounding did to the last bar. The bars before the line do
+    not matter: they are those of the file.
+    """
+    midi, line = opening.midi, opening.line
+    grid, tempos = BarGrid.from_midi(midi), TempoMap.from_midi(midi)
+    numerator, denominator = _signature(midi, line)
+    last_ms = np.diff(tempos.ms(np.array([grid.lines(int(grid.bar(line - 1)))[-1], line])))[0]
+    rounding = np.clip((end_ms - prompt.bar_lines.start_ms[-2]) / max(last_ms, 1e-3), *ROUNDING)
+    # A whole number of microseconds per quarter note gives all bars the same tempo when decoded.
+    quarters = 4 * numerator / denominator
+    tempo = max(round(max(tempos.tempos[-1], FASTEST_TEMPO) * rounding), ceil(SHORTEST_BAR_MS * 1000 / quarters))
+    tempo = min(tempo, MAX_TEMPO - 1)
+    n = opening.bars
+    starts = np.concatenate([np.repeat(prompt.bar_starts[:1], n - len(prompt.bar_starts)), prompt.bar_starts])
+    start_ms = end_ms + tempo * quarters / 1000 * (np.arange(n + 2) - n)
+    lines = BarLines(start_ms, np.array([(numerator, denominator)] * (n + 1)))
+    return replace(prompt, bar_starts=starts, bar_lines=lines)

@@ -1,12 +1,25 @@
 """Reading and writing the events of Standard MIDI Files.
 
-`read_events` returns plain tuples, which is about ten times as fast as building message objects. It reads the same
-events as mido and merges the tracks in the same order. Files are written with mido.
+`parse_midi` reads a file for everything in this project: the tokenizers take its `events`, and mido reads its `data`.
+It reads the same events as mido and merges the tracks in the same order. It builds plain tuples, which is about ten
+times as fast as building message objects. Files are written with mido.
+
+Files from the wild break the specification in ways that players tolerate. `parse_midi` repairs these:
+
+- A RIFF header (.rmi), chunks that are not tracks, and bytes between and after the tracks are removed.
+- All tracks count, whatever number the header declares. A track ends at its End of Track event, whatever its length
+  field says; bytes after that event are removed.
+- Data bytes above 127 become 127.
+- Meta events that mido cannot read, such as a key signature with 127 sharps, become empty texts. So do system messages,
+  which the specification does not allow in files.
+- An empty text is inserted before an unknown meta event to take its delta time, which mido forgets.
 
 Source: the Standard MIDI Files 1.0 specification (RP-001).
 """
 
 import struct
+from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 
@@ -17,17 +30,29 @@ from rwkv_music.errors import explained
 NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE = 0x80, 0x90, 0xB0, 0xC0
 # Meta event types. They are below 0x80, so they cannot collide with channel statuses.
 TEMPO, TIME_SIGNATURE, END_OF_TRACK = 0x51, 0x58, 0x2F
+SEQUENCE_NUMBER, CHANNEL_PREFIX, PORT, SMPTE_OFFSET, KEY_SIGNATURE = 0x00, 0x20, 0x21, 0x54, 0x59
 OTHER = 0  # any other event; only its tick is kept
+SYSEX = 0xF0  # a system exclusive message of GM, GS or XG that assigns the rhythm parts
 
-VOLUME, FINE_VOLUME, EXPRESSION, SUSTAIN_PEDAL, ALL_NOTES_OFF = 7, 39, 11, 64, 123  # controller numbers
+BANK, VOLUME, FINE_VOLUME, EXPRESSION, SUSTAIN_PEDAL = 0, 7, 39, 11, 64  # controller numbers
+ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123
 PEDAL_DOWN = 64  # the lowest controller value that means "down"
 DRUM_CHANNEL = 9
+CHANNELS = 16  # of one port
 DRUMS = 128  # the program number that this project uses for percussion, after General MIDI's 0..127
 
 DATA_BYTES = {0x80: 2, 0x90: 2, 0xA0: 2, 0xB0: 2, 0xC0: 1, 0xD0: 1, 0xE0: 2}
 SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
+EMPTY_TEXT = b"\xff\x01\x00"
+# The meta events that mido knows. It forgets the delta times of all others.
+KNOWN_META = {*range(8), 0x09, 0x20, 0x21, 0x2F, 0x51, 0x54, 0x58, 0x59, 0x7F}
+MAX_DELTA = (1 << 28) - 1  # the largest variable-length quantity
+# What a SYSEX event does, and the standard that it belongs to.
+NORMAL_PARTS, RHYTHM_PART, MELODIC_PART = range(3)
+GM_MODE, GS_MODE, XG_MODE, GM2_MODE = range(4)
 
-Event = tuple[int, int, int, int, int]
+Event = tuple[int, int, int, int, int, int]
+Repair = tuple[int, int, bytes]  # (start, end, the bytes that replace this range)
 TimedMessage = tuple[int, mido.messages.BaseMessage]  # (absolute tick, message)
 
 
@@ -39,23 +64,55 @@ class RejectedMidi(Exception):
         self.reason = reason
 
 
-def read_midi(source: Path | bytes) -> bytes:
-    """Return the bytes of a Standard MIDI File after checking its header and chunk sizes.
+@dataclass(frozen=True, eq=False)
+class ParsedMidi:
+    """A readable Standard MIDI File of format 0 or 1.
 
-    Raises RejectedMidi unless it is a complete file of format 0 or 1 with a resolution in ticks per quarter note, and
-    UserError if it cannot be read.
+    An event is (tick, kind, channel, a, b, track). Kinds from 0x80 to 0xEF are channel statuses with data bytes a and
+    b. The channel is 16 * port + channel. TEMPO has microseconds per quarter note in a. TIME_SIGNATURE has its
+    numerator in a and its denominator in b. SYSEX has NORMAL_PARTS, RHYTHM_PART or MELODIC_PART in a; the first one
+    resets all channels of a port to the mode b. Consecutive other events of a track at one tick become one OTHER.
     """
+
+    data: bytes  # the file, repaired so that every parser reads these events
+    ticks_per_quarter: int
+    tracks: list[list[Event]]
+    ends: list[int]  # the tick at which each track ends
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """The events of all tracks ordered by tick; events at one tick stay in track order."""
+        events = [event for track in self.tracks for event in track]
+        if len(self.tracks) > 1:
+            events.sort(key=itemgetter(0))
+        return events
+
+
+def read_midi(source: Path | bytes) -> bytes:
+    """Return the bytes of a MIDI file, repaired so that mido reads what the tokenizers read (see `parse_midi`)."""
+    return parse_midi(source).data
+
+
+def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
+    """Read a MIDI file, given as a path or as bytes. A ParsedMidi is returned as it is.
+
+    Raises RejectedMidi unless it is a file of format 0 or 1 with a resolution in ticks per quarter note and without
+    damage that cannot be repaired, and UserError if it cannot be opened.
+    """
+    if isinstance(source, ParsedMidi):
+        return source
     data = source
     if not isinstance(source, bytes):
         with explained(f"reading {source}"):
             data = Path(source).read_bytes()
     if not data:
         raise RejectedMidi("empty file")
-    if not data.startswith(b"MThd"):
+    start = data.find(b"MThd", 0, 4096) if data.startswith(b"RIFF") else 0
+    if start < 0 or not data.startswith(b"MThd", start):
         raise RejectedMidi("not a MIDI file")
-    if len(data) < 14:
+    if len(data) < start + 14:
         raise RejectedMidi("truncated")
-    header_size, midi_format, n_tracks, division = struct.unpack(">IHHH", data[4:14])
+    header_size, midi_format, n_declared, division = struct.unpack_from(">IHHH", data, start + 4)
     if header_size < 6 or midi_format > 2:
         raise RejectedMidi("damaged header")
     if midi_format == 2:
@@ -64,99 +121,230 @@ def read_midi(source: Path | bytes) -> bytes:
         raise RejectedMidi("zero ticks per quarter note")
     if division & 0x8000:
         raise RejectedMidi("SMPTE time (no beats)")
-    position, found = 8 + header_size, 0
-    # The specification allows other chunks between tracks. Bytes after the last track are ignored.
-    while found < n_tracks:
-        found += data[position : position + 4] == b"MTrk"
-        position += 8 + int.from_bytes(data[position + 4 : position + 8], "big")
-        if position > len(data):
-            raise RejectedMidi("truncated")
-    return data
 
-
-def read_events(data: bytes) -> tuple[int, list[Event]]:
-    """Return (ticks per quarter note, events of all tracks ordered by tick) of a file checked by `read_midi`.
-
-    An event is (tick, kind, channel, a, b). Kinds of 0x80 and above are channel statuses with data bytes a and b. TEMPO
-    has microseconds per quarter note in a. TIME_SIGNATURE has its numerator in a and its denominator in b. Consecutive
-    other events at one tick become one OTHER. Raises RejectedMidi if a track contains malformed events.
-    """
-    header_size, _, n_tracks, ticks_per_quarter = struct.unpack(">IHHH", data[4:14])
-    position, found = 8 + header_size, 0
-    events: list[Event] = []
-    try:
-        while found < n_tracks:
-            end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "big")
-            if data[position : position + 4] == b"MTrk":
-                _read_track(data, position + 8, end, events)
-                found += 1
-            position = end
-    except (IndexError, KeyError) as error:
-        raise RejectedMidi("damaged events") from error
-    if found > 1:
-        events.sort(key=itemgetter(0))  # a stable sort: events at one tick stay in track order
-    return ticks_per_quarter, events
-
-
-def _read_track(data: bytes, position: int, end: int, events: list[Event]) -> None:
-    """Append the events of one track to `events`. Raises IndexError or KeyError for malformed data."""
-    tick = status = 0
-    other_tick = -1
-    append = events.append
-    while position < end:
-        byte = data[position]
-        position += 1
-        if byte < 0x80:
-            tick += byte
-        else:
-            delta = byte & 0x7F
-            while byte >= 0x80:
-                byte = data[position]
-                position += 1
-                delta = delta << 7 | byte & 0x7F
-            tick += delta
-        byte = data[position]
-        if byte == 0xFF:
-            kind = data[position + 1]
-            length, position = _variable_length(data, position + 2)
-            if kind == TEMPO and length == 3:
-                append((tick, TEMPO, 0, int.from_bytes(data[position : position + 3], "big"), 0))
-            elif kind == TIME_SIGNATURE and length >= 2:
-                append((tick, TIME_SIGNATURE, 0, data[position], 1 << min(data[position + 1], 16)))
-            elif kind != END_OF_TRACK and tick != other_tick:
-                append((tick, OTHER, 0, 0, 0))
-                other_tick = tick
-            position += length
+    tracks: list[list[Event]] = []
+    ends: list[int] = []
+    chunks: list[bytes] = []
+    position = start + 8 + header_size
+    intact = start == 0
+    while position < len(data):
+        if not data.startswith(b"MTrk", position):
+            if len(chunks) < n_declared:
+                intact = False  # mido accepts nothing between the tracks
+            position = _next_track(data, position)
             continue
-        if byte >= 0x80:
-            status = byte
+        try:
+            track = _read_chunk(data, position, len(tracks))
+        except RejectedMidi:
+            if chunks and len(chunks) >= n_declared:
+                break  # these bytes after the last declared track are not another one
+            raise
+        tracks.append(track.events)
+        ends.append(track.end_tick)
+        chunks.append(b"MTrk" + len(track.content).to_bytes(4, "big") + track.content)
+        intact &= data.startswith(chunks[-1], position)
+        position = track.end
+    if not chunks:
+        raise RejectedMidi("no tracks")
+    if not intact or len(chunks) != n_declared or (midi_format == 0 and len(chunks) > 1):
+        midi_format = max(midi_format, int(len(chunks) > 1))
+        data = struct.pack(">4sIHHH", b"MThd", 6, midi_format, len(chunks), division) + b"".join(chunks)
+    return ParsedMidi(data, division, tracks, ends)
+
+
+def _next_track(data: bytes, position: int) -> int:
+    """Return where to go on reading after something else than a track at `position`."""
+    end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "big")
+    if data[position : position + 4].isalnum() and (end == len(data) or data.startswith(b"MTrk", end)):
+        return end  # the specification allows other chunks
+    found = data.find(b"MTrk", position)
+    return found if found >= 0 else len(data)
+
+
+@dataclass(frozen=True)
+class _Track:
+    events: list[Event]
+    end_tick: int
+    content: bytes  # of the repaired chunk
+    end: int  # the position after the track
+
+
+def _read_chunk(data: bytes, position: int, number: int) -> _Track:
+    """Read the track chunk at `position` as track `number`. Its length field is only used if the events agree."""
+    start = position + 8
+    declared = start + int.from_bytes(data[position + 4 : start], "big")
+    limit = min(declared, len(data))
+    error, track = None, None
+    try:
+        track = _read_track(data, start, limit, number)
+    except RejectedMidi as raised:
+        error = raised
+    # A length that is too small may end the track inside or between two events.
+    if (track is None or not track[2]) and limit < len(data) and not data.startswith(b"MTrk", limit):
+        try:
+            longer = _read_track(data, start, len(data), number)
+        except RejectedMidi:
+            longer = None
+        if longer is not None and longer[2] and (longer[3] == len(data) or data.startswith(b"MTrk", longer[3])):
+            track = longer
+    if track is None:
+        raise error
+    (events, repairs), end_tick, ended, end = track
+    if not ended and declared > len(data):
+        raise RejectedMidi("truncated")
+    content, copied = [], start
+    for repair_start, repair_end, new in repairs:
+        content += data[copied:repair_start], new
+        copied = repair_end
+    content.append(data[copied:end])
+    if ended and end < declared <= len(data) and not data.startswith(b"MTrk", end):
+        end = declared  # bytes after End of Track
+    return _Track(events, end_tick, b"".join(content), end)
+
+
+def _read_track(
+    data: bytes, position: int, limit: int, number: int
+) -> tuple[tuple[list[Event], list[Repair]], int, bool, int]:
+    """Read events up to End of Track or `limit`.
+
+    Returns ((events, repairs of the bytes), last tick, whether End of Track was found, position after the last event).
+    Raises RejectedMidi for events that cannot be read.
+    """
+    events: list[Event] = []
+    repairs: list[Repair] = []
+    tick = status = port = 0
+    other_tick = -1
+    needs_status = False  # mido accepts running status after meta events, not after system messages
+    append = events.append
+    try:
+        while position < limit:
+            byte = data[position]
             position += 1
-        elif not status:
-            raise IndexError("data byte without a status")
-        kind = status & 0xF0
-        if kind < 0xF0:
-            a = data[position]
-            position += 1
-            if DATA_BYTES[kind] == 2:
-                b = data[position]
-                position += 1
+            if byte < 0x80:
+                tick += byte
             else:
-                b = 0
-            if (a | b) > 0x7F:
-                raise IndexError("data byte above 127")
-            if kind <= NOTE_ON or kind == CONTROL_CHANGE or kind == PROGRAM_CHANGE:
-                append((tick, kind, status & 0x0F, a, b))
+                delta = byte & 0x7F
+                while byte >= 0x80:
+                    byte = data[position]
+                    position += 1
+                    delta = delta << 7 | byte & 0x7F
+                    if delta > MAX_DELTA:
+                        raise RejectedMidi("damaged events (delta time above 2^28)")
+                tick += delta
+            byte = data[position]
+            if byte == 0xFF:
+                start, kind = position, data[position + 1]
+                length, position = _variable_length(data, position + 2)
+                content = data[position : position + length]
+                position += length
+                if position > limit:
+                    break
+                if kind == END_OF_TRACK:
+                    return (events, repairs), tick, True, position
+                if kind not in KNOWN_META and (data[start - 1] or data[start - 2] > 0x7F):
+                    repairs.append((start, start, EMPTY_TEXT + b"\0"))  # takes the delta time
+                if not _is_valid_meta(kind, content):
+                    repairs.append((start, position, EMPTY_TEXT))
+                    kind = OTHER
+                elif kind == TIME_SIGNATURE and length < 4:
+                    repairs.append((start, position, b"\xff\x58\x04" + content[:2] + b"\x18\x08"))
+                if kind == TEMPO:
+                    append((tick, TEMPO, 0, int.from_bytes(content, "big"), 0, number))
+                elif kind == TIME_SIGNATURE:
+                    append((tick, TIME_SIGNATURE, 0, content[0], 1 << content[1], number))
+                else:
+                    if kind == PORT and length:
+                        port = content[0] * CHANNELS
+                    if tick != other_tick:
+                        append((tick, OTHER, 0, 0, 0, number))
+                        other_tick = tick
                 continue
-        elif status in (0xF0, 0xF7):
-            length, position = _variable_length(data, position)
-            position += length
-        else:
-            position += SYSTEM_DATA_BYTES[status]
-        if tick != other_tick:
-            append((tick, OTHER, 0, 0, 0))
-            other_tick = tick
-    if position != end:
-        raise IndexError("event crosses the end of its track")
+            if byte < 0xF0:
+                if byte >= 0x80:
+                    status = byte
+                    position += 1
+                elif not status:
+                    raise RejectedMidi("damaged events (no status byte)")
+                elif needs_status:
+                    repairs.append((position, position, bytes([status])))
+                needs_status = False
+                kind = status & 0xF0
+                a = data[position]
+                position += 1
+                if kind == PROGRAM_CHANGE or kind == 0xD0:
+                    b = 0
+                else:
+                    b = data[position]
+                    position += 1
+                if (a | b) > 0x7F:
+                    a, b = min(a, 0x7F), min(b, 0x7F)
+                    n = DATA_BYTES[kind]
+                    repairs.append((position - n, position, bytes([a, b][:n])))
+                if kind <= NOTE_ON or kind == CONTROL_CHANGE or kind == PROGRAM_CHANGE:
+                    append((tick, kind, port + (status & 0x0F), a, b, number))
+                    continue
+            elif byte in (0xF0, 0xF7):
+                length, position = _variable_length(data, position + 1)
+                content = data[position : position + length]
+                body = content.removeprefix(b"\xf0").removesuffix(b"\xf7")
+                if not body.isascii():
+                    first = position + content.startswith(b"\xf0")
+                    repairs.append((first, first + len(body), bytes(min(value, 0x7F) for value in body)))
+                position += length
+                needs_status = True
+                assignment = rhythm_assignment(body)
+                if assignment is not None:
+                    channel, a, b = assignment
+                    append((tick, SYSEX, port + channel, a, b, number))
+                    continue
+            elif byte in SYSTEM_DATA_BYTES:
+                end = position + 1 + SYSTEM_DATA_BYTES[byte]
+                repairs.append((position, end, EMPTY_TEXT))
+                position = end
+                needs_status = True
+            else:
+                raise RejectedMidi("damaged events (undefined status byte)")
+            if tick != other_tick:
+                append((tick, OTHER, 0, 0, 0, number))
+                other_tick = tick
+    except IndexError:
+        position = limit + 1
+    if position > limit:
+        raise RejectedMidi("truncated" if limit == len(data) else "damaged events (one crosses the end of its track)")
+    return (events, repairs), tick, False, position
+
+
+def _is_valid_meta(kind: int, content: bytes) -> bool:
+    """Return whether a meta event has the length and values that its type allows."""
+    n = len(content)
+    if kind == TEMPO:
+        return n == 3
+    if kind == TIME_SIGNATURE:
+        return n >= 2 and content[1] <= 16
+    if kind == KEY_SIGNATURE:
+        return n >= 2 and (content[0] + 7) % 256 <= 14 and content[1] <= 1
+    if kind == SMPTE_OFFSET:
+        return n >= 5 and content[0] < 0x80 and max(content[1:3]) < 60 and content[4] < 100
+    return not ((kind == SEQUENCE_NUMBER and n == 1) or (kind == CHANNEL_PREFIX and n == 0))
+
+
+def rhythm_assignment(message: bytes) -> tuple[int, int, int] | None:
+    """Return (channel, a, b) of the SYSEX event for a system exclusive message, or None if it assigns no parts."""
+    if len(message) == 4 and message[0] == 0x7E and message[2] == 9 and message[3] in (1, 3):
+        return 0, NORMAL_PARTS, GM_MODE if message[3] == 1 else GM2_MODE
+    if len(message) == 9 and message[0] == 0x41 and message[2:6] == b"\x42\x12\x40\x00" and message[6] == 0x7F:
+        return 0, NORMAL_PARTS, GS_MODE
+    if len(message) == 9 and message[0] == 0x41 and message[2:5] == b"\x42\x12\x40" and message[6] == 0x15:
+        block = message[5] - 0x10
+        if 0 <= block < CHANNELS:  # block 0 is part 10; blocks 1 to 9 are parts 1 to 9
+            channel = DRUM_CHANNEL if block == 0 else block - (block <= DRUM_CHANNEL)
+            return channel, RHYTHM_PART if message[7] else MELODIC_PART, GS_MODE
+    if len(message) == 7 and message[0] == 0x43 and message[1] >> 4 == 1 and message[2] == 0x4C:
+        if message[3:6] == b"\0\0\x7e":
+            return 0, NORMAL_PARTS, XG_MODE
+        if message[3] == 8 and message[4] < CHANNELS and message[5] == 7:
+            return message[4], RHYTHM_PART if message[6] else MELODIC_PART, XG_MODE
+    return None
 
 
 def _variable_length(data: bytes, position: int) -> tuple[int, int]:
@@ -166,7 +354,7 @@ def _variable_length(data: bytes, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value = value << 7 | byte & 0x7F
-        if byte < 0x80:
+        if byte < 0x80 or value > MAX_DELTA:
             return value, position
 
 

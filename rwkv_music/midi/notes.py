@@ -39,14 +39,16 @@ def read_notes(midi: mido.MidiFile) -> Notes:
     """Return the notes of a file.
 
     A note without a note-off ends with its track. Overlapping notes of one pitch end in the order in which they start.
+    A voice without a program of its own is named after the program that another track sets for its channel.
     """
+    set_up = _first_programs(midi)
     rows: list[tuple[int, int, int, int, int]] = []
     voice_names: list[str] = []
     for track in midi.tracks:
         sounding: dict[tuple[int, int], deque[tuple[int, int]]] = defaultdict(deque)
         voices: dict[int, int] = {}
         programs: dict[int, int] = {}
-        tick = 0
+        tick = port = 0
         for message in track:
             tick += message.time
             if is_note_on(message):
@@ -57,15 +59,31 @@ def read_notes(midi: mido.MidiFile) -> Notes:
                 rows.append((start, tick, message.note, velocity, voices[message.channel]))
             elif message.type == "program_change":
                 programs.setdefault(message.channel, message.program)
+            elif message.type == "midi_port":
+                port = message.port
         for (channel, pitch), held in sounding.items():
             rows.extend((start, tick, pitch, velocity, voices[channel]) for start, velocity in held)
         for channel in voices:
-            family = "drums" if channel == DRUM_CHANNEL else INSTRUMENT_FAMILIES[programs.get(channel, 0) // 8]
+            program = programs.get(channel, set_up.get((port, channel), 0))
+            family = "drums" if channel == DRUM_CHANNEL else INSTRUMENT_FAMILIES[program // 8]
             voice_names.append(track.name.strip() if len(voices) == 1 and track.name.strip() else family)
     start_tick, end_tick, pitch, velocity, voice = np.array(sorted(rows), dtype=np.int64).reshape(-1, 5).T
     tempo_map = TempoMap.from_midi(midi)
     start, end = tempo_map.seconds(start_tick), tempo_map.seconds(end_tick)
     return Notes(start, end, start_tick, end_tick, pitch, velocity, voice, voice_names)
+
+
+def _first_programs(midi: mido.MidiFile) -> dict[tuple[int, int], int]:
+    """Return the first program of each port and channel, in the order of the tracks."""
+    programs: dict[tuple[int, int], int] = {}
+    for track in midi.tracks:
+        port = 0
+        for message in track:
+            if message.type == "midi_port":
+                port = message.port
+            elif message.type == "program_change":
+                programs.setdefault((port, message.channel), message.program)
+    return programs
 
 
 def is_note_on(message: mido.messages.BaseMessage) -> bool:

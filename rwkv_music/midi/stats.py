@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from rwkv_music.errors import UserError
-from rwkv_music.midi.events import DRUMS, RejectedMidi, read_midi
+from rwkv_music.midi.events import DRUMS, ParsedMidi, RejectedMidi, parse_midi
+from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.time import TempoMap
 
 STEPS_PER_QUARTER = 48
@@ -50,43 +51,26 @@ class MidiStats:
         return np.array([row], RECORD)
 
 
-def compute_stats(data: bytes) -> MidiStats:
-    """Compute the statistics of a MIDI file from its bytes.
-
-    Raises RejectedMidi if it is damaged or has no notes, and UserError if symusic is not installed.
-    """
-    try:
-        from symusic import Score
-    except ImportError as error:
-        raise UserError("Preparing data needs symusic, which is not installed: `pip install symusic`.") from error
-
-    try:
-        score = Score.from_midi(read_midi(data))
-    except RuntimeError as error:
-        raise RejectedMidi("damaged events") from error
-    tracks = [track for track in score.tracks if len(track.notes)]
-    if not tracks:
+def compute_stats(source: bytes | ParsedMidi) -> MidiStats:
+    """Compute the statistics of a MIDI file. Raises RejectedMidi if it is damaged or has no notes."""
+    midi = parse_midi(source)
+    notes = played_notes(midi)
+    if not len(notes):
         raise RejectedMidi("no notes")
-    columns = [track.notes.numpy() for track in tracks]
-    start, duration, pitch, velocity = (
-        np.concatenate([notes[name] for notes in columns]).astype(np.int64)
-        for name in ("time", "duration", "pitch", "velocity")
-    )
-    is_drum = np.repeat([track.is_drum for track in tracks], [len(track.notes) for track in tracks])
+    is_drum = notes.program == DRUMS
     programs = np.zeros(N_PROGRAMS, bool)
-    programs[[DRUMS if track.is_drum else track.program for track in tracks]] = True
-    tempos = score.tempos.numpy()
-    tempo_map = TempoMap(zip(tempos["time"].tolist(), tempos["mspq"].tolist(), strict=True), score.ticks_per_quarter)
-    microseconds = tempo_map.durations(start.min(), (start + duration).max())
+    programs[notes.program] = True
+    tempo_map = TempoMap.from_events(midi.events, midi.ticks_per_quarter)
+    microseconds = tempo_map.durations(notes.start.min(), notes.end.max())
     return MidiStats(
         seconds=float(microseconds.sum() / 1e6),
-        notes=len(start),
+        notes=len(notes),
         tempo=float(6e7 / max(tempo_map.tempos[microseconds.argmax()], 1.0)),
-        tracks=len(tracks),
+        tracks=len(set(zip(notes.track.tolist(), notes.channel.tolist(), notes.program.tolist(), strict=True))),
         programs=programs,
-        pitch=np.bincount(pitch[~is_drum], minlength=128),
-        velocity=np.bincount(velocity * VELOCITY_BINS // 128, minlength=VELOCITY_BINS),
-        key=_key(start * STEPS_PER_QUARTER // score.ticks_per_quarter, pitch, is_drum),
+        pitch=np.bincount(notes.pitch[~is_drum], minlength=128),
+        velocity=np.bincount(notes.velocity * VELOCITY_BINS // 128, minlength=VELOCITY_BINS),
+        key=_key(notes.start * STEPS_PER_QUARTER // midi.ticks_per_quarter, notes.pitch, is_drum),
     )
 
 

@@ -35,7 +35,7 @@ class TempoMap:
 
     @classmethod
     def from_events(cls, events: list[Event], ticks_per_quarter: int) -> "TempoMap":
-        return cls(((tick, a) for tick, kind, _, a, _ in events if kind == TEMPO), ticks_per_quarter)
+        return cls(((tick, a) for tick, kind, _, a, *_ in events if kind == TEMPO), ticks_per_quarter)
 
     def seconds(self, ticks: np.ndarray) -> np.ndarray:
         """Return the time of each tick [n], float64 [n]."""
@@ -74,6 +74,13 @@ class BarGrid:
         n_bars = -(-np.diff(self._ticks) // self._lengths[:-1])  # of each time signature, rounded up
         self._first_bar = np.concatenate([[0], np.cumsum(n_bars)])
 
+    @property
+    def changes(self) -> list[tuple[int, int, int]]:
+        """The time signatures in force, (tick, numerator, denominator) each; the first one at tick 0."""
+        return [
+            (tick, *signature) for tick, signature in zip(self._ticks.tolist(), self._signatures.tolist(), strict=True)
+        ]
+
     @classmethod
     def from_midi(cls, midi: mido.MidiFile) -> "BarGrid":
         changes = ((t, m.numerator, m.denominator) for t, m in _messages(midi, "time_signature"))
@@ -81,7 +88,7 @@ class BarGrid:
 
     @classmethod
     def from_events(cls, events: list[Event], ticks_per_quarter: int) -> "BarGrid":
-        return cls(((tick, a, b) for tick, kind, _, a, b in events if kind == TIME_SIGNATURE), ticks_per_quarter)
+        return cls(((tick, a, b) for tick, kind, _, a, b, *_ in events if kind == TIME_SIGNATURE), ticks_per_quarter)
 
     def bar(self, ticks: np.ndarray | int) -> np.ndarray:
         """Return the bar that contains each tick, int64 of the same shape."""

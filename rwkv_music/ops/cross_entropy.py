@@ -7,6 +7,7 @@ module processes a chunk of positions at a time and computes the gradients in th
 import torch
 from torch import Tensor, nn
 
+from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.ops import fused
 
 CHUNK_LOGITS = 2**26  # logits in memory at once
@@ -24,11 +25,17 @@ class Head(nn.Linear):
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the logits [..., V] of x [..., C], or the summed cross-entropy of x [P, C] in nats.
 
-        `targets` are int64 [P], below V or IGNORE_INDEX. The sum is a float32 scalar (float64 for float64 inputs).
+        `targets` are int64 [P], from 0 to V - 1, or IGNORE_INDEX. The sum is a float32 scalar (float64 for float64
+        inputs). Raises ValueError for another target on the CPU; on a GPU a device-side assertion fails.
         """
         if targets is None:
             return super().forward(x)
-        return _SummedLoss.apply(x, self.weight, targets)
+        if targets.device.type == "cpu":  # on a GPU, reading the result would synchronize
+            _check_targets(targets, len(self.weight))
+        if torch.is_grad_enabled():
+            return _SummedLoss.apply(x, self.weight, targets)
+        # `needs_input_grad` is also set without gradient tracking, unless the inputs are detached.
+        return _SummedLoss.apply(x.detach(), self.weight.detach(), targets)
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -59,6 +66,15 @@ class _SummedLoss(torch.autograd.Function):
         # Scale in the precision of the loss: a rounded scale would add the same error to every gradient of the model.
         dweight = None if dweight is None else (dweight * grad).to(dx.dtype)
         return (dx.to(grad.dtype) * grad).to(dx.dtype), dweight, None
+
+
+def _check_targets(targets: Tensor, vocab_size: int) -> None:
+    wrong = targets[((targets < 0) | (targets >= vocab_size)) & (targets != IGNORE_INDEX)]
+    if wrong.numel():
+        raise ValueError(
+            f"targets holds {wrong[0].item()}, which is no token: give 0 to {vocab_size - 1}, or {IGNORE_INDEX} to "
+            "ignore a position."
+        )
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

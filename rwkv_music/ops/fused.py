@@ -360,13 +360,14 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor | float = 1.0)
     """Return the cross-entropy of each row of logits [P, V] in nats, fp32 or wider [P].
 
     The logits are overwritten with its gradient times `scale`, a number or an fp32 scalar tensor on their device.
-    `targets` are int64 [P], below V or IGNORE_INDEX. An ignored row has 0 nats and a zero gradient.
+    `targets` are int64 [P], from 0 to V - 1, or IGNORE_INDEX. An ignored row has 0 nats and a zero gradient. Another
+    target raises RuntimeError on the CPU and fails a device-side assertion on a GPU.
     """
     if _uses_kernels(logits):
         tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
         return build.load().cross_entropy_(logits, targets, tensor, number)
     counted = (targets != IGNORE_INDEX).unsqueeze(1)
-    target = targets.unsqueeze(1).clamp(min=0)
+    target = targets.unsqueeze(1).masked_fill(~counted, 0)  # `gather` rejects all others that are out of range
     logs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     nats = -logs.gather(1, target) * counted
     grad = logs.exp_().scatter_add_(1, target, torch.full_like(nats, -1.0))

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mido
-from tqdm import tqdm
 
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.prepare.workers import Failure, map_in_order
+from rwkv_music.progress import progress_bar
 
 if TYPE_CHECKING:
     from music21.stream import Part, Score
 
 NOT_SCORES = {".rntxt"}  # Roman-numeral analyses, which annotate music but contain none
-SCORE_LIMIT_S = 900.0  # a file of a hundred tunes takes 30 s, or minutes on a busy machine
+SCORE_LIMIT_S = 300.0  # of CPU time; a file of a hundred tunes takes 30 s
+HANG_LIMIT_S = 3600.0
 FINEST_BEAT = 32
 
 
@@ -59,9 +60,9 @@ def write_corpus(
             for source, stem in sources
             if not (out / f"{stem}.mid").exists() and not (out / _numbered(stem, 1)).exists()
         ]
-        answers = map_in_order(_make_writer, (str(out),), pending, workers, SCORE_LIMIT_S)
+        answers = map_in_order(_make_writer, (str(out),), pending, workers, SCORE_LIMIT_S, hang_s=HANG_LIMIT_S)
         written, failed = 0, []
-        bar = tqdm(zip(pending, answers, strict=True), f"corpus {name}", len(pending), unit=" scores", disable=None)
+        bar = progress_bar(zip(pending, answers, strict=True), f"corpus {name}", len(pending), unit=" scores")
         for (source, _), answer in bar:
             if isinstance(answer, OSError):
                 raise answer

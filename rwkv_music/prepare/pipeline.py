@@ -6,7 +6,8 @@
                                                         `np.cumsum` of a document is its `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
-    pieces.jsonl                                        one line per document, in order
+    pieces.jsonl                                        one line per document, in order; `lost` counts what its tokens
+                                                        do not keep
     rejected.jsonl                                      one line per rejected file, with the reason
     report.html                                         statistics of the corpus (see report.py)
 
@@ -15,10 +16,11 @@ Notable choices:
   to a prepare log beside the dataset (see prepare_log.py). When the log is complete, the dataset is written from it in
   one pass and then renamed to its final name. Until then, twice its size is needed on disk.
 - A hash of a piece's music (the intervals of its notes in time and pitch) and the seed decides whether it goes to
-  `val`. So a piece keeps its split when files are added, moved or renamed (except in a very small dataset, as each
-  split gets at least one piece). Copies that are louder, slower or transposed are in the same split. Files
-  with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds or crashes its worker is rejected; the others are not affected.
+  `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
+  `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
+  Files with the same bytes are one piece.
+- A file that cannot be read, takes over five seconds of CPU time or crashes its worker is rejected, the last two only
+  after a second try alone (see workers.py). So the load of the computer does not matter, nor are others affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -35,18 +37,18 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import rwkv_music
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
-from rwkv_music.midi.events import RejectedMidi
+from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, map_in_order
+from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.remi import Remi
@@ -58,7 +60,7 @@ PARTS = [f"{split}{kind}" for split in SPLITS for kind in (".bin", ".idx", ".bar
 PARTS.append("tokenizer.json")
 LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # contain paths, so they depend on the location of the files
 REPORT = "report.html"
-FILE_LIMIT_S = 5.0
+FILE_LIMIT_S = 5.0  # of CPU time; twice as much in a second try alone
 WORKER_MEMORY_BYTES = 4 << 30
 CHECKPOINT_S = 2.0
 LONGEST_BAR_TOKENS = 0xFFFF
@@ -77,7 +79,7 @@ def prepare(
     filters: Filters = NO_FILTERS,
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
-    """Write the dataset folder `out` from every .mid and .midi file under `paths`. Return the content of dataset.json.
+    """Write the dataset folder `out` from every MIDI file under `paths`. Return the content of dataset.json.
 
     Raises UserError if there are no usable files, `out` contains something else, or it cannot be written. An
     interrupted run leaves its prepare log for `resume`.
@@ -89,8 +91,6 @@ def prepare(
     _check_replaceable(out)
     codec = make_codec(tokenizer, **(options or {}))
     if bpe_vocab_size is not None:
-        if not isinstance(codec, Remi):
-            raise UserError(f"The tokenizer {tokenizer} does not support --bpe: remove --bpe, or use --tokenizer remi.")
         codec.check_byte_pairs(bpe_vocab_size)
     sources = Sources(paths)
     settings = {
@@ -113,7 +113,9 @@ def prepare(
             dataset = unfinished / "dataset"
             shutil.rmtree(dataset, ignore_errors=True)
             dataset.mkdir()
-            facts = _write_dataset(dataset, prepare_log, codec, bpe_vocab_size, val_fraction, seed, filters)
+            facts = _write_dataset(
+                dataset, prepare_log, codec, bpe_vocab_size, val_fraction, seed, filters, sources.passed_over
+            )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
     return facts
@@ -154,7 +156,7 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
         _make_reader, (codec.name, codec.options, filters), items(), workers, FILE_LIMIT_S, WORKER_MEMORY_BYTES
     )
     checkpoint_due = time.monotonic() + CHECKPOINT_S
-    with tqdm(total=round(sources.expected), desc="prepare", initial=n_done, unit=" files", disable=None) as bar:
+    with progress_bar(None, "prepare", round(sources.expected), initial=n_done, unit=" files") as bar:
         for answer in answers:
             file = names.popleft()
             if isinstance(answer, Failure):
@@ -193,11 +195,12 @@ def _make_reader(
             return data
         try:
             data = read_file(path) if data is None else data
-            stats = compute_stats(data)
+            midi = parse_midi(data)
+            stats = compute_stats(midi)
             reason = filters.reason(stats)
             if reason:
                 return Failure(reason)
-            piece = codec.encode_piece(data)
+            piece = codec.encode_piece(midi)
         except (RejectedMidi, Unreadable) as error:
             return Failure(error.reason)
         bars = np.diff(piece.bar_starts, prepend=0)
@@ -210,6 +213,7 @@ def _make_reader(
             "n_tokens": len(piece.ids),
             "n_bars": len(bars),
             "n_notes": codec.count_notes(piece.ids),
+            "lost": piece.lost,
         }
         return line, piece.ids, bars.astype(np.uint16), stats.record()
 
@@ -224,6 +228,7 @@ def _write_dataset(
     val_fraction: float,
     seed: int,
     filters: Filters,
+    passed_over: Counter[str],
 ) -> dict:
     """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
     index = _Index(prepare_log)
@@ -233,6 +238,7 @@ def _write_dataset(
         codec = _with_byte_pairs(codec, prepare_log, kept & ~in_val, bpe_vocab_size)
     counts = {split: Counter(pieces=0, tokens=0, bars=0, notes=0) for split in SPLITS}
     reasons = Counter(index.reasons)
+    lost: dict[str, Counter] = {}
     report = CorpusReport(codec.name)
     with ExitStack() as stack:
         documents = {split: stack.enter_context(BinIdxWriter(folder / split)) for split in SPLITS}
@@ -260,6 +266,8 @@ def _write_dataset(
                 documents[split].add(tokens)
                 bars[split].add(piece_bars)
                 counts[split].update(pieces=1, tokens=len(tokens), bars=len(piece_bars), notes=line["n_notes"])
+                for reason, n in line["lost"].items():
+                    lost.setdefault(reason, Counter(pieces=0, number=0)).update(pieces=1, number=n)
                 report.add(split, record, len(tokens), len(piece_bars))
                 listed.write(json.dumps({"split": split, **line}) + "\n")
             number += 1
@@ -283,7 +291,9 @@ def _write_dataset(
             "bpe_vocab_size": bpe_vocab_size,
         },
         "files": prepare_log.n_sources,
+        "passed_over": dict(sorted(passed_over.items())),
         "rejected": dict(sorted(reasons.items())),
+        "lost": {reason: dict(lost[reason]) for reason in sorted(lost)},
         "distinct_music": len(np.unique(index.music[kept], axis=0)),
         "splits": {split: dict(counts[split]) for split in SPLITS},
         "sha256": {name: file_sha256(folder / name) for name in PARTS},
@@ -334,12 +344,16 @@ def _halves(digest: str) -> tuple[int, int]:
 
 
 def _choose_val(music: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
-    """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed."""
+    """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed.
+
+    Adding pieces moves none of the others, unless one split was empty without its piece with the extreme draw.
+    """
     draws = np.array([_draw(seed, key.tobytes()) for key in music])
     chosen = draws < val_fraction
-    if val_fraction > 0:
-        chosen[draws == draws.min()] = True
-        chosen[draws == draws.max()] = False  # last, so that a single piece goes to train
+    if val_fraction > 0 and not chosen.any():
+        chosen = draws == draws.min()
+    if chosen.all():
+        chosen = draws < draws.max()  # last, so that a single piece goes to train
     return chosen
 
 

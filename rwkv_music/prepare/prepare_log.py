@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_music.errors import UserError
+from rwkv_music.files import parse_json
 from rwkv_music.midi.stats import RECORD
 
 DATABASE = "log.sqlite"
@@ -89,12 +90,12 @@ class PrepareLog:
     def lines(self) -> Iterator[dict]:
         """Yield the JSON object of each source, in order."""
         for (text,) in self._database.execute("SELECT json FROM sources ORDER BY number"):
-            yield json.loads(text)
+            yield _object(text)
 
     def line(self, number: int) -> dict:
         """Return the JSON object of source `number`."""
         [text] = self._database.execute("SELECT json FROM sources WHERE number = ?", (number,)).fetchone()
-        return json.loads(text)
+        return _object(text)
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (tokens, bars, record) of each piece, in order, as they were added."""
@@ -108,7 +109,7 @@ class PrepareLog:
         if row is None:
             self._database.execute("INSERT INTO settings VALUES (?)", (json.dumps(settings),))
             return
-        logged = json.loads(row[0])
+        logged = _object(row[0])
         different = sorted(key for key in {*logged, *settings} if logged.get(key) != settings.get(key))
         if different:
             raise UserError(
@@ -130,3 +131,11 @@ class PrepareLog:
                 f"{self.folder / DATABASE} cannot be read or written ({error}): free some space and try again with "
                 "--resume, or start over without --resume."
             ) from error
+
+
+def _object(text: str) -> dict:
+    """Return the JSON object in a row. Raises sqlite3.DatabaseError if the row is damaged."""
+    try:
+        return parse_json(str(text).encode("utf-8", "replace"))
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"a damaged row: {error}") from error

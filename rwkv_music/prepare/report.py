@@ -79,6 +79,7 @@ class CorpusReport:
             for split, counts in splits.items()
         ]
         rejected = [[reason, f"{count:,}"] for reason, count in facts["rejected"].items()] or [["none", ""]]
+        lost = [[reason, f"{n['pieces']:,}", f"{n['number']:,}"] for reason, n in facts["lost"].items()]
         families = np.add.reduceat(self.programs, [*range(0, DRUMS, 8), DRUMS])
         by_count = sorted(zip(families.tolist(), FAMILIES, strict=True), reverse=True)
         histograms = [self.seconds, self.bars, self.tokens, self.density, self.tempo, self.pitch, self.velocity]
@@ -95,6 +96,8 @@ class CorpusReport:
                 _table(["split", *next(iter(splits.values())), "duration"], rows),
                 "<h2>Rejected files</h2>",
                 _table(["reason", "files"], rejected),
+                "<h2>Lost by the tokenizer</h2>",
+                _table(["what", "pieces", "number"], lost or [["nothing", "", ""]]),
                 "<h2>Instruments</h2>",
                 _table(["family", "pieces"], [[name, f"{count:,}"] for count, name in by_count if count]),
                 "<h2>Histograms</h2>",

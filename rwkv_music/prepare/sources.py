@@ -1,11 +1,17 @@
 """Sources of MIDI files: folders, and archives that are read in place, in a fixed order.
 
-Memory holds only the names in the folder being read, and the table of contents of a zip archive.
+Memory holds only the names in the folder being read, and the table of contents of a zip archive. Only regular files are
+opened: a named pipe blocks its reader and a device can be endless.
 """
 
+import bz2
+import gzip
+import lzma
 import os
+import stat
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +19,13 @@ from typing import BinaryIO
 
 from rwkv_music.errors import UserError, explained
 
-MIDI_SUFFIXES = (".mid", ".midi")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # a .kar file is karaoke, a .rmi file has a RIFF header
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 LARGEST_BYTES = 64 << 20
+LARGEST_TAR_HEADER = 1 << 20  # bytes between the contents of two members, which tarfile reads into memory
 DAMAGED_ARCHIVE = "damaged archive"
+DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class Unreadable(Exception):
@@ -40,7 +48,7 @@ class Source:
 
 
 class Sources:
-    """The .mid and .midi files in folders and archives: folders in order of names, archives in their own order.
+    """The MIDI files (MIDI_SUFFIXES) in folders and archives: folders in order of names, archives in their own order.
 
     Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
     read twice. Raises UserError if a path is missing or is neither a folder nor an archive, or there are no MIDI files.
@@ -49,15 +57,16 @@ class Sources:
     def __init__(self, paths: Sequence[str | os.PathLike]):
         self.paths = _outermost([os.fspath(path) for path in paths])
         self.expected = 0.0  # estimated number of sources; for a tar archive, extrapolated from the part read so far
+        self.passed_over: Counter[str] = Counter()  # the other files in folders, by suffix
         has_any = False
         for path in self.paths:
-            for file in self._files(path):
+            for file in self._files(path, self.passed_over):
                 has_any = True
                 self.expected += _count(file)
         if not has_any:
-            listed = ", ".join(str(path) for path in paths)
+            listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MIDI_SUFFIXES)
             raise UserError(
-                f"There is no .mid or .midi file under {listed}: choose a folder or an archive with MIDI files."
+                f"There is no MIDI file ({suffixes}) under {listed}: choose a folder or an archive with some."
             )
 
     def __iter__(self) -> Iterator[Source]:
@@ -71,11 +80,11 @@ class Sources:
                 else:
                     yield Source(file)
 
-    def _files(self, path: str) -> Iterator[str]:
-        """Yield the MIDI files and archives under `path`, or `path` itself."""
+    def _files(self, path: str, passed_over: Counter[str] | None = None) -> Iterator[str]:
+        """Yield the MIDI files and archives under `path`, or `path` itself. Count the others in `passed_over`."""
         if os.path.isdir(path):
             with explained(f"searching {path}"):
-                yield from _walk(path)
+                yield from _walk(path, passed_over)
         elif os.path.isfile(path) and path.lower().endswith(ARCHIVE_SUFFIXES):
             yield path
         elif os.path.exists(path):
@@ -86,9 +95,11 @@ class Sources:
     def _in_tar(self, path: str) -> Iterator[Source]:
         seen, counted = 0, 0.0
         try:
-            with open(path, "rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
+            with _open_regular(path) as raw, _BoundedReader(_decompressed(raw), LARGEST_TAR_HEADER) as content:
+                tar = tarfile.TarFile(fileobj=content)
                 size = max(os.fstat(raw.fileno()).st_size, 1)
-                for member in tar:
+                while member := tar.next():
+                    content.left = LARGEST_BYTES + LARGEST_TAR_HEADER
                     if member.isfile() and member.name.lower().endswith(MIDI_SUFFIXES):
                         seen += 1
                         expected = seen * max(size / max(raw.tell(), 1), 1.0)
@@ -97,22 +108,69 @@ class Sources:
                         read = partial(_read_limited, member.size, tar.extractfile, member)
                         yield Source(f"{path}/{member.name}", read)
                     tar.members.clear()  # tarfile keeps every member it has read
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            yield Source(path, partial(_fail, DAMAGED_ARCHIVE, error))
+                    content.left = LARGEST_TAR_HEADER
+        except Exception as error:  # the errors of tarfile and the decompressors share no base class
+            yield _damaged(path, error)
         self.expected += seen - counted
+
+
+class _BoundedReader:
+    """A binary file that returns at most `left` more bytes, then raises tarfile.ReadError.
+
+    tarfile reads headers of any size that an archive claims into memory: pax records, GNU long names, sparse maps.
+    """
+
+    def __init__(self, file: BinaryIO, left: int):
+        self._file, self.left = file, left
+        self.seek, self.tell = file.seek, file.tell
+
+    def __enter__(self) -> "_BoundedReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        if size > self.left:
+            raise tarfile.ReadError(f"a header of more than {LARGEST_TAR_HEADER:,} bytes")
+        self.left -= size
+        return self._file.read(size)
+
+
+def _decompressed(file: BinaryIO) -> BinaryIO:
+    """Return the content of a file that gzip, bzip2 or xz may have compressed."""
+    start = file.read(6)
+    file.seek(0)
+    for magic, decompressor in DECOMPRESSORS.items():
+        if start.startswith(magic):
+            return decompressor(file)
+    return file
+
+
+def _open_regular(path: str) -> BinaryIO:
+    """Open a file for reading. Raises Unreadable if it cannot be opened or is a pipe, a device or a socket."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise Unreadable("not a regular file")
+        return open(path, "rb")
+    except OSError as error:
+        raise Unreadable(f"cannot be opened ({error.strerror})") from error
 
 
 def _in_zip(path: str) -> Iterator[Source]:
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        yield Source(path, partial(_fail, DAMAGED_ARCHIVE, error))
-        return
-    with archive:
-        for member in archive.infolist():
-            if _is_midi(member):
-                read = partial(_read_limited, member.file_size, archive.open, member)
-                yield Source(f"{path}/{member.filename}", read)
+        with _open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if _is_midi(member):
+                    read = partial(_read_limited, member.file_size, archive.open, member)
+                    yield Source(f"{path}/{member.filename}", read)
+    except Exception as error:  # zipfile has no common base class of its errors
+        yield _damaged(path, error)
+
+
+def _damaged(path: str, error: Exception) -> Source:
+    """Return a source for an archive that cannot be read, or not to its end."""
+    return Source(path, partial(_fail, error.reason if isinstance(error, Unreadable) else DAMAGED_ARCHIVE, error))
 
 
 def _is_midi(member: zipfile.ZipInfo) -> bool:
@@ -125,7 +183,7 @@ def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfi
         raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
     try:
         with open_member(member) as file:
-            return file.read(LARGEST_BYTES)
+            return file.read(size + 1)  # one more than expected, to reach the check sum of a zip archive
     # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for unknown compression.
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise Unreadable(DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown") from error
@@ -138,18 +196,18 @@ def _fail(reason: str, error: Exception) -> bytes:
 
 
 def read_file(path: str) -> bytes:
-    """Return the content of a plain file. Raises Unreadable if it cannot be opened or is too large."""
-    try:
-        with open(path, "rb") as file:
+    """Return the content of a plain file. Raises Unreadable if it cannot be read or is too large."""
+    with _open_regular(path) as file:
+        try:
             data = file.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise Unreadable(f"cannot be opened ({error.strerror})") from error
+        except OSError as error:
+            raise Unreadable(f"cannot be read ({error.strerror})") from error
     if len(data) > LARGEST_BYTES:
         raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
     return data
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
     """Yield the MIDI files and archives under `folder` in order of names. Links to files are followed."""
     names = []
     with os.scandir(folder) as entries:
@@ -158,25 +216,21 @@ def _walk(folder: str) -> Iterator[str]:
                 names.append(entry.name + os.sep)
             elif entry.name.lower().endswith((*MIDI_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
                 names.append(entry.name)
+            elif passed_over is not None:
+                passed_over[os.path.splitext(entry.name)[1].lower()] += 1
     names.sort()
     for name in names:
         if name.endswith(os.sep):
-            yield from _walk(os.path.join(folder, name[: -len(os.sep)]))
+            yield from _walk(os.path.join(folder, name[: -len(os.sep)]), passed_over)
         else:
             yield os.path.join(folder, name)
 
 
 def _count(file: str) -> int:
     """Return the number of sources in a file or archive; 0 for a tar archive, which has no table of contents."""
-    if not file.lower().endswith(ARCHIVE_SUFFIXES):
-        return 1
-    if not zipfile.is_zipfile(file):
+    if file.lower().endswith(TAR_SUFFIXES):
         return 0
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return sum(map(_is_midi, archive.infolist()))
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return 0
+    return sum(1 for _ in _in_zip(file)) if file.lower().endswith(".zip") else 1
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -2,7 +2,12 @@
 
 Files from the wild crash and hang libraries written in C++. `concurrent.futures` fails the whole pool when one process
 dies, and cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe. When it
-dies or exceeds the time limit, the answer to that item is a `Failure`, and a new process replaces it.
+dies or exceeds a limit, a new process replaces it.
+
+The answers must not depend on what else the computer does. The time limit is therefore one of CPU time, of which a
+process gets less when other programs run. Full memory and shared caches remain: the kernel can kill a process for lack
+of memory, and the same work takes up to about twice the CPU time. So an item whose process dies or exceeds a limit is
+tried once more, while no other process works and with twice the CPU time. Only then its answer is a `Failure`.
 
 Items are taken from an iterator as needed. At most `ITEMS_AHEAD` items per process are started before the oldest answer
 is taken, so memory depends neither on the number of items nor on how slow one of them is.
@@ -14,6 +19,7 @@ import selectors
 import signal
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,10 +28,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rwkv_music.errors import UserError
-from rwkv_music.system import available_cores, limit_memory
+from rwkv_music.system import available_cores, limit_cpu_time, limit_memory
 
 ITEMS_AHEAD = 64
 SETUP_LIMIT_S = 300.0
+SECOND_TRY = 2.0  # CPU time of the second try, relative to the first
 READY = ("ready",)  # message of a process that finished its set-up
 NO_ANSWER = object()
 
@@ -40,26 +47,45 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Try:
+    """An item, its number, and whether this is its second try."""
+
+    number: int
+    item: Any
+    is_second: bool = False
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A process that died or exceeded a limit: the reason, and whether that happened during its set-up."""
+
+    reason: str
+    in_setup: bool
+
+
 def map_in_order(
     setup: Callable[..., Callable[[Any], Any]],  # called in every process; returns the function that processes one item
     setup_args: tuple,  # arguments of `setup`
     items: Iterable,  # consumed lazily
     workers: int | None = None,  # maximum number of processes; the number of available cores if None
-    limit_s: float = 60.0,  # time limit for one item
+    limit_s: float = 60.0,  # CPU time for one item
     memory_limit_bytes: int | None = None,  # of each process's address space; an item that needs more is a Failure
+    hang_s: float = 300.0,  # wall-clock time for one item, which ends work that waits without using CPU time
 ) -> Iterator[Any]:
     """Yield the answer to each of `items` in order: the result of the work, or a `Failure`.
 
-    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is not positive, and
-    RuntimeError if a process died during its set-up.
+    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is not positive, or a process
+    fails during its set-up (of processes that are killed or hang: two in succession).
     """
     if workers is not None and workers < 1:
         raise UserError(f"The number of workers is {workers}: choose at least 1.")
     n_workers = workers or available_cores()
     start = partial(_Worker, setup, setup_args, memory_limit_bytes)
     pool: list[_Worker] = []
-    numbered = enumerate(items)
+    numbered = (_Try(number, item) for number, item in enumerate(items))
     all_started = False
+    again: deque[_Try] = deque()  # second tries to make
     answers: dict[int, Any] = {}
     n_started = n_taken = 0
     with selectors.DefaultSelector() as selector:
@@ -68,40 +94,59 @@ def map_in_order(
                 while n_taken in answers:
                     yield answers.pop(n_taken)
                     n_taken += 1
-                idle = [worker for worker in pool if worker.number is None]
-                while n_started - n_taken < ITEMS_AHEAD * n_workers and (idle or len(pool) < n_workers):
-                    next_item = None if all_started else next(numbered, None)
-                    if next_item is None:
+                busy = [worker for worker in pool if worker.current]
+                idle = [worker for worker in pool if not worker.current]
+                alone = bool(again) or any(worker.current.is_second for worker in busy)
+                while not busy if alone else n_started - n_taken < ITEMS_AHEAD * n_workers and len(busy) < n_workers:
+                    if again:
+                        following = again.popleft()
+                    elif not all_started and (following := next(numbered, None)):
+                        n_started += 1
+                    else:
                         all_started = True
                         break
                     if not idle:
                         idle.append(start())
                         pool.append(idle[0])
                         selector.register(idle[0].connection, selectors.EVENT_READ, idle[0])
-                    idle.pop().begin(*next_item, limit_s)
-                    n_started += 1
-                busy = [worker for worker in pool if worker.number is not None]
+                    worker = idle.pop()
+                    worker.begin(following, limit_s * (SECOND_TRY if following.is_second else 1), hang_s)
+                    busy.append(worker)
                 if not busy:
                     return
                 ready = selector.select(timeout=min(worker.time_left() for worker in busy))
                 overdue = [worker for worker in busy if worker.time_left() == 0]
                 for worker in {*(key.data for key, _ in ready), *overdue}:
-                    answer = worker.listen(limit_s)
+                    answer = worker.listen()
                     if answer is NO_ANSWER:
                         continue
-                    answers[worker.number] = answer
-                    worker.number = None
-                    if not worker.alive:
+                    tried, worker.current = worker.current, None
+                    if isinstance(answer, _Lost):
                         selector.unregister(worker.connection)
                         worker.stop()
                         pool.remove(worker)
+                        if tried and not tried.is_second:
+                            again.append(_Try(tried.number, tried.item, is_second=True))
+                            continue
+                        if answer.in_setup:
+                            raise UserError(_setup_error(answer.reason))
+                        answer = Failure(answer.reason)
+                    if tried:  # None if the process died between two items
+                        answers[tried.number] = answer
         finally:
             for worker in pool:
                 worker.stop()
 
 
+def _setup_error(what: str) -> str:
+    return (
+        f"A worker process {what} during its set-up: check the error above, if there is one, free some memory or use "
+        "fewer --workers, and try again."
+    )
+
+
 class _Worker:
-    """One process, its pipe, and the number of the item it works on (None when idle)."""
+    """One process, its pipe, and the item it works on (`current`, None when idle)."""
 
     def __init__(self, setup: Callable, setup_args: tuple, memory_limit_bytes: int | None):
         self.connection, child_end = processes.Pipe()
@@ -110,37 +155,45 @@ class _Worker:
         )
         self.process.start()
         child_end.close()
-        self.number: int | None = None
-        self.alive = True
+        self.current: _Try | None = None
         self._ready = False
         self._deadline = 0.0
 
-    def begin(self, number: int, item: Any, limit_s: float) -> None:
-        self.number = number
-        self._deadline = time.monotonic() + (limit_s if self._ready else SETUP_LIMIT_S)
+    def begin(self, current: _Try, limit_s: float, hang_s: float) -> None:
+        self.current, self._limit_s, self._hang_s = current, limit_s, hang_s
+        self._deadline = time.monotonic() + (hang_s if self._ready else SETUP_LIMIT_S)
         with suppress(OSError):  # `listen` detects a dead process
-            self.connection.send(item)
+            self.connection.send((current.item, limit_s))
 
     def time_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
-    def listen(self, limit_s: float) -> Any:
-        """Return the answer to the current item, or NO_ANSWER. Clear `alive` if the process died or timed out."""
+    def listen(self) -> Any:
+        """Return the answer to the current item, a `_Lost` if the process died or exceeded a limit, or NO_ANSWER.
+
+        Raises UserError if the set-up raised an exception.
+        """
         try:
             if self.connection.poll():
                 message = self.connection.recv()
                 if message != READY:
                     return message[1]
                 self._ready = True
-                self._deadline = time.monotonic() + limit_s
+                self._deadline = time.monotonic() + self._hang_s
         except (EOFError, OSError) as error:
-            if not self._ready:
-                raise RuntimeError("a worker process died during its set-up; see its error above") from error
-            self.alive = False
-            return Failure("crashed the reader")
+            self.process.join(1.0)  # the pipe closes shortly before the process ends
+            status = self.process.exitcode
+            if self._ready:
+                slow = hasattr(signal, "SIGPROF") and status == -signal.SIGPROF
+                reason = f"took longer than {self._limit_s:g} s of CPU time" if slow else "crashed the reader"
+                return _Lost(reason, in_setup=False)
+            if status is not None and status >= 0:
+                raise UserError(_setup_error(f"ended with status {status}")) from error
+            return _Lost(f"was ended by signal {-status}" if status else "closed its pipe", in_setup=True)
         if self.time_left() == 0:
-            self.alive = False
-            return Failure(f"took longer than {limit_s:g} s")
+            if self._ready:
+                return _Lost(f"did not finish within {self._hang_s:g} s", in_setup=False)
+            return _Lost(f"took longer than {SETUP_LIMIT_S:g} s", in_setup=True)
         return NO_ANSWER
 
     def stop(self) -> None:
@@ -160,11 +213,13 @@ def _serve(connection: Connection, setup: Callable, setup_args: tuple, memory_li
     connection.send(READY)
     with suppress(EOFError, OSError):  # the parent exited
         while True:
-            item = connection.recv()
+            item, limit_s = connection.recv()
+            limit_cpu_time(limit_s)
             try:
                 answer = work(item)
             except MemoryError:
                 answer = Failure("takes too much memory")
             except Exception as error:
                 answer = Failure(f"failed with {type(error).__name__}: {error}")
+            limit_cpu_time(0)
             connection.send(("answer", answer))

@@ -13,16 +13,18 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import mido
 import numpy as np
 
-from rwkv_music.errors import explained
+from rwkv_music.errors import UserError, explained
 from rwkv_music.files import write_text
+from rwkv_music.midi.events import ParsedMidi
 from rwkv_music.tokenizers.grammar import Grammar
+from rwkv_music.tokenizers.vocabulary import Vocabulary
 
 MAX_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 per minute; bounds the bars that an event at a very late tick creates
 FORMAT = "rwkv-music tokenizer"  # the format name in tokenizer.json
@@ -46,11 +48,13 @@ class Piece:
     """A piece of music as tokens.
 
     `bar_starts` holds the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
+    `lost` counts what the tokens do not keep of a file, by a short fixed phrase such as "notes of other instruments".
     """
 
     ids: np.ndarray  # uint16 [n], starting with BOS and ending with EOS unless the piece was cut
     bar_starts: np.ndarray  # int64 [bars], non-decreasing
     bar_lines: BarLines | None = None  # needed by `decode`; None for codecs whose tokens contain the bars
+    lost: dict[str, int] = field(default_factory=dict)
 
 
 class Codec(ABC):
@@ -64,6 +68,7 @@ class Codec(ABC):
     pad_id: ClassVar[int]
     bos_id: ClassVar[int]
     eos_id: ClassVar[int]
+    velocities_include_volume: ClassVar[bool] = False  # tokens hold velocity times the channel's volume and expression
 
     def __init__(self, options: dict[str, Any], vocabulary: list[str], libraries: dict[str, str]):
         self.options = options
@@ -71,13 +76,13 @@ class Codec(ABC):
         self.libraries = libraries
 
     @abstractmethod
-    def encode_piece(self, source: Path | bytes) -> Piece:
+    def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
         """Encode a whole MIDI file, given as a path or as bytes. The last note starts in the last bar.
 
         Raises RejectedMidi if the file cannot be encoded, and UserError if it cannot be opened.
         """
 
-    def encode(self, source: Path | bytes) -> np.ndarray:
+    def encode(self, source: Path | bytes | ParsedMidi) -> np.ndarray:
         """Return the ids of `encode_piece`, uint16 [n]."""
         return self.encode_piece(source).ids
 
@@ -100,6 +105,22 @@ class Codec(ABC):
         earlier by EOS if `may_end`. If `bars` is None, only EOS ends a row.
         """
 
+    @property
+    @abstractmethod
+    def token_properties(self) -> Vocabulary:
+        """The musical meaning of the tokens. Tokens merged from several have no properties."""
+
+    def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines | None:
+        """Return the approximate bar lines of a piece from its ids [n] and the first token of each bar [bars].
+
+        Return None if the tokens contain the bars.
+        """
+        return None
+
+    def check_byte_pairs(self, vocab_size: int) -> None:
+        """Raise UserError unless byte pairs can enlarge this vocabulary to `vocab_size` tokens (see Remi)."""
+        raise UserError(f"The tokenizer {self.name} does not support --bpe: remove --bpe, or use --tokenizer remi.")
+
     def first_bars(self, piece: Piece, n: int) -> Piece:
         """Return the first `n` bars of `piece` without EOS; n = 0 keeps BOS and all tokens before the first bar.
 
@@ -117,6 +138,13 @@ class Codec(ABC):
     @abstractmethod
     def count_notes(self, ids: np.ndarray) -> int:
         """Return the number of notes that start in `ids` [n]."""
+
+    def decoded_program(self, program: int) -> int | None:
+        """Return the program with which `decode` plays the notes of `program`, or None if the tokens leave them out.
+
+        Both are General MIDI programs, or DRUMS for percussion.
+        """
+        return program
 
     @property
     def vocab_size(self) -> int:

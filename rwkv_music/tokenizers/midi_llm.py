@@ -16,6 +16,8 @@ loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokeni
 
 Notable choices:
 - A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts.
+- Ports and the messages that make channels other than the tenth rhythm parts are ignored, as in MIDI-LLM-tokenizer.
+  `Piece.lost` counts the notes that get another instrument for this reason.
 - Unlike in MIDI-LLM-tokenizer, delta times of unknown meta events count.
 - When decoding, a note ends at its note-off or where its pitch starts again. Without either it ends after five seconds
   or at the end of the piece. A note of length 0 lasts one tick, which encoding rounds away again. Unmatched note-offs
@@ -26,6 +28,7 @@ Notable choices:
 Source: https://github.com/briansemrau/MIDI-LLM-tokenizer (vocab_config.json, vocab_config_piano.json, midi_util.py).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,8 +41,10 @@ import numpy as np
 
 from rwkv_music.midi.events import (
     ALL_NOTES_OFF,
+    CHANNELS,
     CONTROL_CHANGE,
     DRUM_CHANNEL,
+    DRUMS,
     EXPRESSION,
     FINE_VOLUME,
     NOTE_OFF,
@@ -47,16 +52,18 @@ from rwkv_music.midi.events import (
     PEDAL_DOWN,
     PROGRAM_CHANGE,
     SUSTAIN_PEDAL,
+    SYSEX,
     TEMPO,
     VOLUME,
     Event,
+    ParsedMidi,
     RejectedMidi,
-    read_events,
-    read_midi,
+    parse_midi,
     to_track,
 )
+from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.notes import remove_overlaps
-from rwkv_music.midi.time import DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
+from rwkv_music.midi.time import DEFAULT_SIGNATURE, DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.midi_llm_bars import (
     DEFAULT_BAR_MS,
@@ -70,12 +77,17 @@ from rwkv_music.tokenizers.midi_llm_bars import (
     tick_map,
 )
 from rwkv_music.tokenizers.midi_llm_grammar import MidiLlmGrammar, MidiLlmRules
+from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary
 
 PAD, START, END, FIRST_WAIT = range(4)
 FIRST_NOTE = FIRST_WAIT + WAIT_LEVELS
 PITCHES = 128
 VELOCITIES = 128
 NO_INSTRUMENT = -1
+# Reasons in `Piece.lost`
+SILENT_NOTES = "notes silenced by volume or expression"
+OTHER_NOTES = "notes of other instruments"
+MISREAD_NOTES = "notes read as another instrument"  # because MIDI-LLM-tokenizer ignores ports and rhythm parts
 MAX_UNENDED_NOTE_MS = 5000  # the length of a note without a note-off
 
 
@@ -121,25 +133,32 @@ class MidiLlm(Codec):
     instruments: ClassVar[tuple[Instrument, ...]] = INSTRUMENTS
     velocity_bins: ClassVar[int] = 12
     velocity_base: ClassVar[float] = 0.5  # a smaller base makes loud bins finer
+    velocities_include_volume = True
 
     def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
         super().__init__({}, vocabulary or self._vocabulary(), libraries or {})
 
-    def encode_piece(self, source: Path | bytes) -> Piece:
-        ticks_per_quarter, events = read_events(read_midi(source))
-        ids, moments, last_note_tick = self._encode_events(events, ticks_per_quarter)
+    def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
+        midi = parse_midi(source)
+        ticks_per_quarter, events = midi.ticks_per_quarter, midi.events
+        ids, moments, last_note_tick, lost = self._encode_events(events, ticks_per_quarter)
         if last_note_tick > MAX_PIECE_QUARTERS * ticks_per_quarter:
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
         grid = BarGrid.from_events(events, ticks_per_quarter)
         n_bars = int(grid.bar(last_note_tick)) + 1
         tempo_map = TempoMap.from_events(events, ticks_per_quarter)
         bar_starts, start_ms = place_bars(grid.lines(n_bars), moments, tempo_map)
+        n_misread = self._count_misread(midi)
+        if n_misread:
+            lost[MISREAD_NOTES] = n_misread
         # `place_bars` drops the silent bars before the first token.
         signatures = grid.signatures(n_bars)[n_bars - len(bar_starts) :]
-        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures))
+        return Piece(np.array(ids, np.uint16), bar_starts, BarLines(start_ms, signatures), lost)
 
-    def _encode_events(self, events: list[Event], ticks_per_quarter: int) -> tuple[list[int], Moments, int]:
-        """Return (ids, their moments, the tick at which the last note starts).
+    def _encode_events(
+        self, events: list[Event], ticks_per_quarter: int
+    ) -> tuple[list[int], Moments, int, dict[str, int]]:
+        """Return (ids, their moments, the tick at which the last note starts, `Piece.lost`).
 
         Times are summed as MIDI-LLM-tokenizer does, without `TempoMap`, so that waits round in the same direction.
         """
@@ -157,6 +176,7 @@ class MidiLlm(Codec):
         last_tick = last_note_tick = -1
         wait_ms = 0.0
         any_note = False
+        n_silent = n_other = 0  # notes that the tokens do not keep
 
         def add(token: int) -> None:
             nonlocal keys, wait_ms, last_tick
@@ -183,7 +203,8 @@ class MidiLlm(Codec):
                 add(token + pitch * n_bins)
             sounding[channel].pop(pitch, None)
 
-        for tick, kind, channel, a, b in events:
+        for tick, kind, channel, a, b, _ in events:
+            channel %= CHANNELS  # MIDI-LLM-tokenizer ignores ports
             if tick != now:
                 wait_ms += (tick - now) * seconds_per_tick * 1000.0
                 now = tick
@@ -196,6 +217,10 @@ class MidiLlm(Codec):
                     add(token + a * n_bins + loud)
                     if loud:
                         last_note_tick = tick
+                    else:
+                        n_silent += 1
+                else:
+                    n_other += 1
                 sounding[channel][a] = None
                 any_note = True
             elif kind == NOTE_OFF or kind == NOTE_ON:
@@ -220,10 +245,32 @@ class MidiLlm(Codec):
                         for pitch in list(sounding[other]):
                             release(other, programs[other], pitch)
         if last_note_tick < 0:
-            raise RejectedMidi("no notes of the tokenizer's instruments" if any_note else "no notes")
+            reason = (
+                "all notes silenced by volume or expression" if n_silent else "no notes of the tokenizer's instruments"
+            )
+            raise RejectedMidi(reason if any_note else "no notes")
         moments.last_ticks.append(last_tick)
         keys.sort(key=order)
-        return [*ids, *keys, END], moments, last_note_tick
+        lost = {SILENT_NOTES: n_silent, OTHER_NOTES: n_other}
+        return [*ids, *keys, END], moments, last_note_tick, {reason: n for reason, n in lost.items() if n}
+
+    def _count_misread(self, midi: ParsedMidi) -> int:
+        """Return how many notes have another instrument in the tokens than in the file."""
+        if not any(kind == SYSEX or channel >= CHANNELS for _, kind, channel, *_ in midi.events):
+            return 0
+        programs = [0] * CHANNELS
+        read: Counter[tuple[int, int, int]] = Counter()  # (tick, pitch, first token of the instrument)
+        for tick, kind, channel, a, b, _ in midi.events:
+            channel %= CHANNELS
+            if kind == PROGRAM_CHANGE:
+                programs[channel] = a
+            elif kind == NOTE_ON and b:
+                read[tick, a, self._first_token[channel][programs[channel]]] += 1
+        notes = played_notes(midi)
+        token_of = [*self._first_token[0], self._first_token[DRUM_CHANNEL][0]]  # by program; the last one is DRUMS
+        tokens = (token_of[program] for program in notes.program.tolist())
+        played = Counter(zip(notes.start.tolist(), notes.pitch.tolist(), tokens, strict=True))
+        return (played - read).total()
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         notes, end = self._decode_notes(np.asarray(ids))
@@ -256,6 +303,12 @@ class MidiLlm(Codec):
         music = np.flatnonzero(ids >= FIRST_WAIT)
         return np.maximum(np.searchsorted(clocks, lines), music[0]).astype(np.int64)
 
+    def decoded_program(self, program: int) -> int | None:
+        if program == DRUMS:
+            return DRUMS if PERCUSSION in self.instruments else None
+        groups = (i.program for i in self.instruments if any(program in span for span in i.programs))
+        return next(groups, None)
+
     def count_notes(self, ids: np.ndarray) -> int:
         return int(self._is_note[np.asarray(ids)].sum())
 
@@ -266,6 +319,39 @@ class MidiLlm(Codec):
             line_ms, bar_ms = float(lines.start_ms[n]), float(lines.start_ms[-1] - lines.start_ms[-2])
         clock = self._wait_ms[prompt.ids].sum()
         return MidiLlmGrammar(self._rules, int(prompt.ids[-1]), clock - line_ms, bar_ms, rows, bars, may_end)
+
+    @cached_property
+    def token_properties(self) -> Vocabulary:
+        V = self.vocab_size
+        keys, loudness = np.divmod(np.arange(V) - FIRST_NOTE, self.velocity_bins)
+        is_key = keys >= 0
+        programs = np.array(
+            [DRUMS if instrument is PERCUSSION else instrument.program for instrument in self.instruments]
+        )
+        kinds = np.where(is_key, "Key", "Wait")
+        kinds[[PAD, START, END]] = "PAD", "BOS", "EOS"
+        return Vocabulary(
+            kinds=kinds,
+            pitch=np.where(is_key, keys % PITCHES, NONE),
+            is_onset=self._is_note,
+            program=np.where(is_key, programs[np.maximum(keys, 0) // PITCHES], NONE),
+            loudness=np.where(self._is_note, loudness - 1, NONE),
+            tempo=np.full(V, NONE),
+            tempo_steps_per_octave=0.0,
+            wait_ms=np.where(self._wait_ms > 0, self._wait_ms, NONE),
+            compound=False,
+        )
+
+    def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines:
+        """Return bar lines in 4/4 that lie on the first token of each bar, which is exact to within one wait."""
+        clock = np.append(0, np.cumsum(self._wait_ms[ids]))
+        tokens, first = np.unique(np.append(bar_starts, len(ids)), return_index=True)
+        # Bars without tokens are spaced evenly between their neighbors.
+        start_ms = np.interp(np.arange(len(bar_starts) + 1), first, clock[tokens])
+        # The tokens end with the last note, which can be before the end of the last bar.
+        previous_bar_ms = start_ms[-2] - start_ms[-3] if len(bar_starts) > 1 else 0.0
+        start_ms[-1] = max(start_ms[-1], start_ms[-2] + previous_bar_ms, start_ms[-2] + WAIT_MS)
+        return BarLines(start_ms, np.tile(DEFAULT_SIGNATURE, (len(bar_starts), 1)))
 
     def _decode_notes(self, ids: np.ndarray) -> tuple[list[tuple[int, int, int, int]], int]:
         """Return ((start, end, key, loudness) of each note, the length of the piece), with times in units of 8 ms.

@@ -5,23 +5,31 @@
                 milliseconds, note-ons and note-offs (midi_llm.py); tokens contain no bars, so bars are stored next to
                 the ids, by token index (`Piece.bar_starts`, `*.bars` in a dataset) and by time (`BarLines`)
 
-To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), add the class to `CODECS`, and describe its
-tokens in vocabulary.py. Loading a codec needs no tokenizer library: MidiTok is only imported to encode or decode.
+To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), and add the class to `CODECS`. Loading a codec
+needs no tokenizer library: MidiTok is only imported to encode or decode.
 """
 
 import inspect
-import json
 import os
-from pathlib import Path
 from typing import Any
 
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError
+from rwkv_music.files import read_json
 from rwkv_music.tokenizers.codec import FORMAT, FORMAT_VERSION, Codec
 from rwkv_music.tokenizers.midi_llm import MidiLlm, MidiLlmPiano
 from rwkv_music.tokenizers.remi import Remi
 
 CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Remi, MidiLlm, MidiLlmPiano)}
 TOKENIZERS = tuple(CODECS)
+TYPES = {
+    "format": str,
+    "format_version": int,
+    "name": str,
+    "options": dict,
+    "vocabulary": list,
+    "libraries": dict,
+    "fingerprint": str,
+}
 
 
 def make_codec(name: str, **options: Any) -> Codec:
@@ -41,16 +49,14 @@ def load_codec(path: str | os.PathLike) -> Codec:
 
     Raises UserError if the file is missing, is not a tokenizer.json of this version, or was modified.
     """
-    with explained(f"reading the tokenizer {path}"):
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    contents = read_json(path, "use the tokenizer.json next to the data", TYPES)
     try:
-        contents = json.loads(text)
         if contents["format"] != FORMAT or contents["format_version"] != FORMAT_VERSION:
             raise ValueError(f"{contents['format']!r}, version {contents['format_version']!r}")
         codec_class = _codec_class(contents["name"])
         codec = codec_class(**contents["options"], vocabulary=contents["vocabulary"], libraries=contents["libraries"])
         modified = codec.fingerprint != contents["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path} is not a tokenizer.json that this version of RWKV-Music can read; use the one next to the data."
         ) from error

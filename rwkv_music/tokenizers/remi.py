@@ -17,9 +17,13 @@ Source: Huang and Yang, "Pop Music Transformer" (2020), for REMI; von Rütte et 
 instruments in one stream; MidiTok (Fradet et al., 2021).
 """
 
+import re
+from dataclasses import replace
+from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
 from itertools import cycle
+from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +31,24 @@ import mido
 import numpy as np
 
 from rwkv_music.errors import UserError
-from rwkv_music.midi.events import DRUM_CHANNEL, PEDAL_DOWN, SUSTAIN_PEDAL, RejectedMidi, read_midi, to_track
+from rwkv_music.midi.events import (
+    DRUM_CHANNEL,
+    DRUMS,
+    PEDAL_DOWN,
+    TEMPO,
+    TIME_SIGNATURE,
+    ParsedMidi,
+    RejectedMidi,
+    parse_midi,
+    to_track,
+)
+from rwkv_music.midi.instruments import PlayedNotes, played_notes
 from rwkv_music.midi.notes import remove_overlaps
+from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.tokenizers.remi_grammar import RemiGrammar, RemiRules
+from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary, ranks
 
 if TYPE_CHECKING:
     from miditok import REMI
@@ -40,9 +57,18 @@ if TYPE_CHECKING:
 MAX_NOTE_BEATS = 16
 MAX_POSITIONS_PER_BEAT = 96  # 5 ms at 120 beats per minute
 TIME_SIGNATURES = {1: [1, 2, 3, 4], 2: range(1, 13), 4: range(1, 17), 8: range(1, 17), 16: range(1, 17)}
+MAX_TICK = (1 << 30) - 1  # MidiTok computes with 32 bits
+TEMPO_RANGE, N_TEMPOS = (30, 480), 65  # 16 steps per octave: 60, 120 and 240 are exact, others within 2.2%
+SINGLE_TOKEN = re.compile(r"[A-Za-z]+_(None|[-0-9./]+)")  # a token that is not a merge of several
 MAX_VOCAB_SIZE = 1 << 16  # of token files
 DRUM_PROGRAM = -1  # in MidiTok
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
+
+# Reasons in `Piece.lost`
+DOUBLE_NOTES = "notes that double another note"
+OTHER_METERS = "time signatures that the vocabulary lacks"
+
+Meter = tuple[int, int, int]  # (tick, numerator, denominator)
 
 
 class Remi(Codec):
@@ -83,28 +109,26 @@ class Remi(Codec):
         self._starts_bar = np.array([token.startswith("Bar_") for token in self.vocabulary])
         self._n_notes = np.array([token.count("Pitch") for token in self.vocabulary])
 
-    def encode_piece(self, source: Path | bytes) -> Piece:
-        from symusic import Score
-
-        data = read_midi(source)
-        try:
-            score = Score.from_midi(data)
-        except RuntimeError as error:
-            raise RejectedMidi("damaged events") from error
-        if score.note_num() == 0:
+    def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
+        midi = parse_midi(source)
+        notes = played_notes(midi)
+        if not len(notes):
             raise RejectedMidi("no notes")
-        if score.start() < 0 or score.end() > MAX_PIECE_QUARTERS * score.ticks_per_quarter:
+        # Late tempos and time signatures would create bars as well.
+        last = max(notes.end.max(), *(event[0] for event in midi.events if event[1] in (TEMPO, TIME_SIGNATURE)), 0)
+        if last > min(MAX_PIECE_QUARTERS * midi.ticks_per_quarter, MAX_TICK):
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
         tokenizer = self._miditok
         try:
-            for track in score.tracks:
-                _hold_by_pedal(track)
-            score = tokenizer.preprocess_score(score)
+            meters, n_lost_meters = _meters(midi)
+            score = tokenizer.preprocess_score(_to_score(midi, notes, meters))
             self._normalize(score)
             ids = tokenizer.encode(score, no_preprocess_score=True).ids
         except Exception as error:  # MidiTok does not document its exceptions, and one file must not stop `prepare`
             raise RejectedMidi(f"MidiTok failed ({type(error).__name__})") from error
-        return self.apply_merges(np.array([self.bos_id, *ids, self.eos_id], dtype=np.uint16))
+        piece = self.apply_merges(np.array([self.bos_id, *ids, self.eos_id], dtype=np.uint16))
+        lost = {DOUBLE_NOTES: len(notes) - self.count_notes(piece.ids), OTHER_METERS: n_lost_meters}
+        return replace(piece, lost={reason: n for reason, n in lost.items() if n})
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         ids = np.asarray(ids).astype(np.int64)
@@ -121,6 +145,37 @@ class Remi(Codec):
 
     def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> RemiGrammar:
         return RemiGrammar(self._rules, prompt.ids, rows, bars, may_end)
+
+    @cached_property
+    def token_properties(self) -> Vocabulary:
+        parts = [
+            token.split("_", 1) if SINGLE_TOKEN.fullmatch(token) else ["Compound", token] for token in self.vocabulary
+        ]
+        kinds = np.array([kind for kind, _ in parts])
+        V = len(parts)
+        pitch, program, velocity, bpm = (np.full(V, NONE), np.full(V, NONE), np.full(V, np.nan), np.full(V, np.nan))
+        for i, (kind, value) in enumerate(parts):
+            if kind in ("Pitch", "PitchDrum"):
+                pitch[i] = int(value)
+            if kind == "PitchDrum":
+                program[i] = DRUMS
+            elif kind == "Program":
+                program[i] = int(value) if int(value) >= 0 else DRUMS
+            elif kind == "Velocity":
+                velocity[i] = float(value)
+            elif kind == "Tempo":
+                bpm[i] = float(value)
+        return Vocabulary(
+            kinds=kinds,
+            pitch=pitch,
+            is_onset=pitch != NONE,
+            program=program,
+            loudness=ranks(velocity),
+            tempo=ranks(bpm),
+            tempo_steps_per_octave=(N_TEMPOS - 1) / log2(TEMPO_RANGE[1] / TEMPO_RANGE[0]),
+            wait_ms=np.full(V, NONE),
+            compound=bool((kinds == "Compound").any()),
+        )
 
     @cached_property
     def _rules(self) -> RemiRules:
@@ -143,7 +198,6 @@ class Remi(Codec):
         return Remi(**self._miditok_options, merges=[list(merge) for merge in merges])
 
     def check_byte_pairs(self, vocab_size: int) -> None:
-        """Raise UserError unless merges can enlarge this vocabulary to `vocab_size` tokens."""
         if not self.vocab_size < vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(
                 f"A vocabulary with byte pairs cannot have {vocab_size:,} tokens; choose from {self.vocab_size + 1:,} "
@@ -197,8 +251,8 @@ def _make_miditok(positions_per_beat: int, n_velocities: int) -> "REMI":
             beat_res={(0, MAX_NOTE_BEATS): positions_per_beat},
             num_velocities=n_velocities,
             use_tempos=True,
-            tempo_range=(30, 480),  # 16 steps per octave: 60, 120 and 240 are exact, others within 2.2%
-            num_tempos=65,
+            tempo_range=TEMPO_RANGE,
+            num_tempos=N_TEMPOS,
             log_tempos=True,
             delete_equal_successive_tempo_changes=True,
             use_time_signatures=True,
@@ -216,26 +270,95 @@ def _miditok_vocabulary(tokenizer: "REMI") -> list[str]:
     return sorted(tokenizer.vocab, key=tokenizer.vocab.__getitem__)
 
 
-def _hold_by_pedal(track: "Track") -> None:
-    """Extend the notes of `track` that end while the sustain pedal is down to its release, in place."""
-    controls = track.controls.numpy()
-    pedal = controls["number"] == SUSTAIN_PEDAL
-    if not pedal.any():
-        return
-    notes = track.notes.numpy()
-    ends = notes["time"].astype(np.int64) + notes["duration"]
-    ticks, down = controls["time"][pedal].astype(np.int64), controls["value"][pedal] >= PEDAL_DOWN
-    order = np.argsort(ticks, kind="stable")
-    ticks, down = ticks[order], down[order]
-    # The next release after each pedal event. A pedal that is never released is released where the last note ends.
-    never = np.iinfo(np.int64).max
-    next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
-    next_release[next_release == never] = ends.max(initial=0)
-    last = np.searchsorted(ticks, ends) - 1  # the last pedal event before each note ends
-    held = (last >= 0) & down[last]
-    durations = np.where(held, np.maximum(next_release[last], ends), ends) - notes["time"]
-    for i in np.flatnonzero(held).tolist():
-        track.notes[i].duration = int(durations[i])
+def _to_score(midi: ParsedMidi, notes: PlayedNotes, meters: list[Meter]) -> "Score":
+    """Return a file as a score with a track per program. Sustain pedals lengthen the notes."""
+    from symusic import Note, Score, Tempo, TimeSignature, Track
+
+    score = Score(midi.ticks_per_quarter)
+    tempos = [(tick, a) for tick, kind, _, a, *_ in midi.events if kind == TEMPO]
+    ticks, mspq = np.array(tempos, np.int32).reshape(-1, 2).T.copy()
+    score.tempos = Tempo.from_numpy(time=ticks, mspq=mspq)
+    ticks, numerators, denominators = np.array(meters, np.int32).reshape(-1, 3).T.copy()
+    score.time_signatures = TimeSignature.from_numpy(ticks, numerators.astype(np.uint8), denominators.astype(np.uint8))
+    durations = _ends_by_pedal(notes) - notes.start
+    for program in np.unique(notes.program).tolist():
+        track = Track(program=0 if program == DRUMS else program, is_drum=program == DRUMS)
+        own = notes.program == program
+        track.notes = Note.from_numpy(
+            notes.start[own].astype(np.int32),
+            durations[own].astype(np.int32),
+            notes.pitch[own].astype(np.int8),
+            notes.velocity[own].astype(np.int8),
+        )
+        score.tracks.append(track)
+    return score
+
+
+def _meters(midi: ParsedMidi) -> tuple[list[Meter], int]:
+    """Return time signatures of the vocabulary that give the bars of `midi`, and how many of its own they do not keep.
+
+    A meter that is not in the vocabulary is replaced by one of the same length, such as 18/8 by 9/4, and a bar that is
+    cut short by a change of the meter gets a time signature of its own. Where no such meter exists, MidiTok's rules
+    apply: the meter before continues, or the change is delayed to the next bar line.
+    """
+    sixteenth = midi.ticks_per_quarter / 4
+    meters: list[Meter] = []
+    n_lost = 0
+    start = length = 0.0  # where the last meter starts, and the length of its bars, in ticks
+    for tick, numerator, denominator in BarGrid.from_events(midi.events, midi.ticks_per_quarter).changes:
+        meter = _meter(Fraction(numerator, denominator), denominator)
+        if meter is None:
+            n_lost += 1
+            continue
+        if meters:
+            line = start + (max(tick, start) - start) // length * length  # the last bar line
+            rest = max(tick, start) - line
+            n_sixteenths = round(rest / sixteenth)
+            # MidiTok rounds times to positions, of which a sixteenth note has at least six.
+            is_exact = abs(rest - n_sixteenths * sixteenth) <= sixteenth / 12
+            part = _meter(Fraction(n_sixteenths, 16), meters[-1][2]) if is_exact and n_sixteenths else None
+            if is_exact and n_sixteenths * sixteenth in (0, length):
+                start = line + n_sixteenths * sixteenth
+            elif part is not None:
+                if line == start:
+                    meters[-1] = (meters[-1][0], *part)
+                else:
+                    meters.append((round(line), *part))
+                start = tick
+            else:
+                n_lost += 1
+                start = line + length
+        meters.append((tick, *meter))
+        length = 16 * sixteenth * meter[0] / meter[1]
+    return meters, n_lost
+
+
+def _meter(length: Fraction, denominator: int) -> tuple[int, int] | None:
+    """Return a time signature for bars of `length` whole notes, with a denominator close to the given one."""
+    for beats in sorted(TIME_SIGNATURES, key=lambda beats: (abs(log2(beats / denominator)), beats)):
+        if (length * beats).denominator == 1 and int(length * beats) in TIME_SIGNATURES[beats]:
+            return int(length * beats), beats
+    return None
+
+
+def _ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
+    """Return where the notes end, int64 [n]: those that end while the sustain pedal is down, at its release."""
+    ends = notes.end.copy()
+    for channel, events in notes.pedals.items():
+        own = notes.channel == channel
+        if not own.any():
+            continue
+        released = notes.end[own]
+        ticks, values = np.array(events, np.int64).T
+        down = values >= PEDAL_DOWN
+        # The next release after each pedal event. A pedal that is never released is released where the last note ends.
+        never = np.iinfo(np.int64).max
+        next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
+        next_release[next_release == never] = released.max()
+        last = np.searchsorted(ticks, released) - 1  # the last pedal event before each note ends
+        held = (last >= 0) & down[last]
+        ends[own] = np.where(held, np.maximum(next_release[last], released), released)
+    return ends
 
 
 def _program(track: "Track") -> int:

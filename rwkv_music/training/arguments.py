@@ -1,6 +1,8 @@
 """The command line of train.py: one flag per setting, and where a setting comes from if its flag is not given."""
 
 import argparse
+import dataclasses
+import os
 from dataclasses import asdict
 
 from rwkv_music.checkpoint.run_folder import find_checkpoint
@@ -42,7 +44,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def configure(arguments: argparse.Namespace) -> RunConfig:
-    """Combine the command line, the settings of the run to resume (if any) and the preset, in this priority."""
+    """Combine the command line, the settings of the run to resume (if any) and the preset, in this priority.
+
+    The paths of the dataset and of the initial weights are made absolute, so that the run can be resumed, and a tuned
+    one used, from any working directory.
+    """
     train = from_arguments(TrainConfig, arguments, **TUNING_DEFAULTS.get(getattr(arguments, "tune", "all"), {}))
     model, data = PRESETS[arguments.preset or "tiny"], {}
     checkpoint = find_checkpoint(train.out, train.resume)
@@ -51,7 +57,8 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         model = model if arguments.preset else asdict(started.model)
         data = asdict(started.data)
         kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}
-        if train.init not in ("", started.train.init) and started.train.tune == "all":  # a base may have moved
+        other = _absolute(train.init) not in ("", _absolute(started.train.init))
+        if other and started.train.tune == "all":  # a base may have moved
             raise UserError(
                 f"{checkpoint} belongs to a run that started {_with(started.train.init)}, not with {train.init}: "
                 f"drop --init to resume it, or choose another --out."
@@ -61,8 +68,11 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         from rwkv_music.training.init_weights import shape_of_init  # not at the top: torch delays --help by seconds
 
         model = shape_of_init(train.init, arguments)
+    model, data = from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data)
     config = RunConfig(
-        from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data), train
+        model,
+        dataclasses.replace(data, data=_absolute(data.data)),
+        dataclasses.replace(train, init=_absolute(train.init)),
     )
     if train.tune != "all" and not train.init:
         raise UserError(f"--tune {train.tune} needs the weights of a trained model: add --init BASE.")
@@ -73,6 +83,11 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
     if not config.data.data:
         raise UserError("No dataset is given: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config
+
+
+def _absolute(path: str) -> str:
+    """Return the absolute form of a path; "" stays ""."""
+    return os.path.abspath(path) if path else ""
 
 
 def _with(init: str) -> str:

@@ -34,7 +34,10 @@ class BatchPlan:
         return self.zero["stage"]
 
     def row_ranges(self, rank: int, first: int) -> list[range]:
-        """Return one rank's rows, by micro-batch, of the `batch_size` rows that start with number `first`."""
+        """Return one rank's rows, by micro-batch, of the `batch_size` rows that start with number `first`.
+
+        In an elastic run with more shares than rows, some are empty.
+        """
         shares = self.world_size * self.accumulation
         ends = [first + self.train.batch_size * i // shares for i in range(shares + 1)]
         return [range(ends[i], ends[i + 1]) for i in range(rank, shares, self.world_size)]

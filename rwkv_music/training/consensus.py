@@ -8,22 +8,39 @@ from torch import Tensor
 from torch import distributed as dist
 
 from rwkv_music.errors import SharedError, UserError, describe_os_error
+from rwkv_music.training.signals import CRASHED, Stopped
 
 T = TypeVar("T")
 
 
+class RankCrashed(Stopped):
+    """Another rank failed with an unexpected exception, whose traceback that rank prints."""
+
+
 def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
-    """Run `action` on every rank; if it raises UserError or OSError on any, raise the same SharedError on all."""
-    fault, result = None, None
+    """Run `action` on every rank and return its result; if it fails on any rank, raise on all.
+
+    If it raises UserError or OSError on a rank, every rank raises the same SharedError. Any other exception is raised
+    unchanged on its own rank, and the others raise RankCrashed. `doing` describes the action, for example "reading X".
+    """
+    result, fault, unexpected = None, None, None
     try:
         result = action()
     except OSError as error:
-        fault = describe_os_error(error, doing)  # doing is for example "reading X"
+        fault = describe_os_error(error, doing)
     except UserError as error:
         fault = str(error)
-    faults: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, fault)
-    for message in faults:
+    except Exception as error:  # the other ranks wait for this one in any case
+        unexpected = error
+    crash = unexpected and f"{type(unexpected).__name__}: {unexpected}"
+    found: list[tuple[str | None, str | None]] = [(None, None)] * dist.get_world_size()
+    dist.all_gather_object(found, (fault, crash))
+    if unexpected is not None:
+        raise unexpected
+    for rank, (_, other) in enumerate(found):
+        if other is not None:
+            raise RankCrashed(f"rank {rank} crashed while {doing} ({other}); see the traceback it printed", CRASHED)
+    for message, _ in found:
         if message is not None:
             raise SharedError(message)
     return result
@@ -32,6 +49,13 @@ def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
 def on_rank0(action: Callable[[], T]) -> Callable[[], T | None]:
     """Return a function that runs `action` on rank 0 and does nothing on the others."""
     return lambda: action() if dist.get_rank() == 0 else None
+
+
+def from_rank0(doing: str, action: Callable[[], T]) -> T:
+    """Run `action` on rank 0 and return its result on every rank; if it fails, raise as `raise_on_any_rank`."""
+    result = [raise_on_any_rank(doing, on_rank0(action))]
+    dist.broadcast_object_list(result, src=0)
+    return result[0]
 
 
 class ConsensusFlags:

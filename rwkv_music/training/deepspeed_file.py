@@ -4,14 +4,13 @@ The file is a plain DeepSpeed file and stays the user's. The optimizer and its s
 parameter groups decide the learning rates.
 """
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rwkv_music.errors import SharedError, UserError
+from rwkv_music.files import read_json
 
 # Keys of a DeepSpeed file that mean the same as a field of TrainConfig.
 SHARED_KEYS = {
@@ -24,20 +23,14 @@ QUANTIZED = ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "z
 
 def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
     """Read the DeepSpeed configuration at `path`; raise UserError if train.py does not support it."""
-    path = Path(path)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"The DeepSpeed file {path} cannot be read ({error.strerror}): give one such as ds_configs/zero2.json."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"The DeepSpeed file {path} is not JSON ({error}): correct it.") from error
-    if not isinstance(config, dict):
-        raise UserError(f"The DeepSpeed file {path} is not a JSON object: see ds_configs/zero2.json for an example.")
+    config = read_json(path, "give a DeepSpeed file such as ds_configs/zero2.json")
     for section in ("zero_optimization", "bf16", "fp16", "data_types"):
         if not isinstance(config.get(section, {}), dict):
             raise UserError(f'{path} sets "{section}" to {config[section]!r}: make it an object, as in ds_configs.')
+    for name in ("offload_optimizer", "offload_param"):
+        section = config.get("zero_optimization", {}).get(name)
+        if not isinstance(section, dict | None):
+            raise UserError(f'{path} sets "{name}" to {section!r}: make it an object, as in ds_configs.')
     for key in (*SHARED_KEYS, "gradient_accumulation_steps"):
         value = config.get(key, "auto")
         number = isinstance(value, int | float) if key == "gradient_clipping" else isinstance(value, int) and value > 0

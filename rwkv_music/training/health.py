@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ class SkippedSteps:
     Whether a step was skipped is known on the device, the same on every rank; the host reads it when it waits anyway.
     """
 
-    def __init__(self, engine: Engine, before: int = 0) -> None:
+    def __init__(self, engine: Engine, before: int = 0, in_a_row: int = 0) -> None:
         self._engine, self._before = engine, before  # steps skipped up to the checkpoint that the run resumes from
         self._last = engine.skipped_steps()
-        self._in_a_row = torch.zeros_like(self._last)
+        self._in_a_row = torch.full_like(self._last, in_a_row)  # the last ones of them
 
     def note(self, losses: Tensor) -> Tensor:
         """Update the count after a step; return its `losses`, or zeros if it was skipped."""
@@ -49,8 +50,13 @@ class SpikeDetector:
     DEVIATIONS = 8.0
     MINIMUM = 0.3  # nats per token
 
-    def __init__(self) -> None:
-        self._losses: deque[float] = deque(maxlen=self.WINDOW)
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        self._losses: deque[float] = deque(losses, maxlen=self.WINDOW)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The last losses that were not spikes, oldest first."""
+        return tuple(self._losses)
 
     def is_spike(self, loss: float) -> bool:
         """Return whether `loss` is a spike; if not, add it to the course."""

@@ -23,9 +23,17 @@ from rwkv_music.training.tbptt import StreamStates
 
 def damaged_files(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint's tensor files, or None. Collective: the ranks share the hashing."""
-    own = tensor_files(checkpoint)[dist.get_rank() :: dist.get_world_size()]
+
+    def check_own() -> str | None:
+        try:
+            own = tensor_files(checkpoint)[dist.get_rank() :: dist.get_world_size()]
+            return contents_fault(checkpoint, own)
+        except ValueError as error:  # of the manifest
+            return str(error)
+
+    own_fault = raise_on_any_rank(f"reading {checkpoint}", check_own)
     faults: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, contents_fault(checkpoint, own))
+    dist.all_gather_object(faults, own_fault)
     return next((fault for fault in faults if fault), None)
 
 

@@ -13,7 +13,9 @@ import gc
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -23,15 +25,19 @@ from tqdm import tqdm
 
 from rwkv_music.checkpoint.run_folder import (
     CHECKPOINTS,
+    Rollback,
     check_resumable,
     checkpoint_name,
     checkpoints,
     fault,
     remove_checkpoint,
+    write_rollbacks,
 )
 from rwkv_music.data.dataset import Batch
 from rwkv_music.errors import SharedError, UserError, plural
-from rwkv_music.training.consensus import ConsensusFlags, on_rank0, raise_on_any_rank
+from rwkv_music.generation.completion import Completion
+from rwkv_music.progress import progress_bar
+from rwkv_music.training.consensus import ConsensusFlags, RankCrashed, from_rank0, on_rank0, raise_on_any_rank
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
 from rwkv_music.training.learning_rate import learning_rate
 from rwkv_music.training.loading import damaged_files, load_checkpoint
@@ -64,6 +70,12 @@ def train(context: Context) -> None:
     loop = Loop(context)
     try:
         loop.run()
+    except SharedError:
+        with suppress(UserError):  # the first error counts
+            loop.saver.finish()  # all ranks are here: name the checkpoint that is being written
+        raise
+    except RankCrashed:
+        raise
     except Stopped:
         try:
             loop.close()
@@ -84,6 +96,14 @@ def train(context: Context) -> None:
     loop.close()
 
 
+class StopRequested(Exception):
+    """A signal to stop came while the run validated or sampled. Raised on all ranks at the same point."""
+
+    def __init__(self, interrupted: bool) -> None:
+        super().__init__()
+        self.interrupted = interrupted  # by Ctrl-C, on any rank
+
+
 class Loop:
     """The state of a run while it trains."""
 
@@ -93,13 +113,14 @@ class Loop:
         self.progress = context.start.progress  # steps and rows done so far
         first = context.rank == 0
         self.watchdog = Watchdog(context.store, context.rank, self.plan.world_size, self.config.train.hang_minutes)
-        self.flags = ConsensusFlags(context.device, n_flags=4)
+        self.flags = ConsensusFlags(context.device, n_flags=5)
         self.signals = StopSignals(announce=first)
-        self.skipped = SkippedSteps(self.engine, self.progress.skipped)
-        self.spikes = SpikeDetector()
-        self.rollbacks: dict[str, int] = {}
-        self.last_step_without_spike = self.progress.step
-        self.saved_at = time.monotonic()
+        self.skipped = SkippedSteps(self.engine, self.progress.skipped, self.progress.skipped_in_a_row)
+        self.spikes = SpikeDetector(self.progress.losses)
+        self.rollbacks = dict(context.start.rollbacks)
+        before = self.progress.last_step_without_spike
+        self.last_step_without_spike = self.progress.step if before is None else before
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
         self.stopwatch = Stopwatch()
         self.trace = Trace(context.folder, context.rank, self.config.train.profile, context.device)
         self.window = torch.zeros(2, dtype=torch.float64, device=context.device)  # nats, targets since the last log
@@ -107,8 +128,10 @@ class Loop:
         self.summary = summary(context, self.flops, flops_source)
         self.hyperparameters = hyperparameters(context)
         with_wandb = first and self.config.train.log == "wandb"
-        self.wandb = WandbRun(context.folder, self.hyperparameters) if with_wandb else None
-        self.curves = Curves(context.folder, self.progress.step + 1, first, self.wandb)
+        self.wandb = raise_on_any_rank(
+            "starting wandb", lambda: WandbRun(context.folder, self.hyperparameters) if with_wandb else None
+        )
+        self.curves = self.open_curves()
         self.bar: tqdm | None = None
         # Objects created in set-up live until exit: exclude them from garbage collection.
         gc.collect()
@@ -123,33 +146,31 @@ class Loop:
         for damaged in context.start.skipped_checkpoints:
             context.say(f"Skipped the damaged checkpoint {damaged}.")
         previous = context.start.previous_data
-        if previous and Path(previous) != Path(self.config.data.data):
+        if previous and Path(previous).absolute() != Path(self.config.data.data):
             context.say(f"Up to step {self.progress.step:,} the data were {previous}.")
         if self.progress.step >= context.last_step:
             limit = "--steps" if context.last_step == t.steps else "--stop_after"
             context.say(f"Step {self.progress.step:,} has been reached: raise {limit} to continue.")
             return
         self.curves.text("run", f"```\n{self.summary}\n```")
-        bar = tqdm(
-            total=t.steps,
-            initial=self.progress.step,
-            unit="step",
-            disable=context.rank != 0,
-            dynamic_ncols=True,
-            file=sys.stdout,
-        )
+        bar = progress_bar(
+            None, None, t.steps, unit="step", initial=self.progress.step, disable=context.rank != 0, file=sys.stdout,
+            delay_s=0,
+        )  # fmt: skip
         with bar as self.bar, self.watchdog, self.signals, ThreadPoolExecutor(1) as reader:
             self.stopwatch.resume()
             upcoming = reader.submit(self.read_step, self.progress.samples)
             while self.progress.step < context.last_step:
                 self.watchdog.reads(self.progress.step + 1)
-                batches = upcoming.result()
+                batches, unreadable = upcoming.result()
                 samples = self.progress.samples + context.rows_per_step
                 upcoming = reader.submit(self.read_step, samples)
                 lr = learning_rate(self.progress.step, t)
                 self.watchdog.computes(self.progress.step + 1)
-                self.window += self.skipped.note(self.step(batches, lr))
-                flags = self.flags.sync()
+                self.window += self.skipped.note(self.step(batches, lr, unreadable is not None))
+                *flags, unreadable_on_any = self.flags.sync()
+                if unreadable_on_any:
+                    raise_on_any_rank(f"reading the rows of step {self.progress.step + 1:,}", raiser(unreadable))
                 self.progress = dataclasses.replace(self.progress, step=self.progress.step + 1, samples=samples)
                 self.stopwatch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
                 bar.update()
@@ -169,51 +190,64 @@ class Loop:
                 self.last_step_without_spike = step
         self.stopwatch.pause()
         self.watchdog.pause()
-        if note := self.trace.step(last or stopping):
-            context.say(f"{note}.")
+        if self.trace.step(last or stopping):
+            context.say(f"{raise_on_any_rank('writing the trace', self.trace.write)}.")
 
         if not writing:
             self.saver.finish()
         if last or stopping or save_due or (t.save_every and step % t.save_every == 0):
-            self.save(last)
-
-        if stopping and not last:
-            self.saver.finish()
-            reason, status = ("interrupted", INTERRUPTED) if interrupted else ("stopped by a signal", EXIT_RESUMABLE)
-            raise Stopped(f"{reason} {self.position()}", status)
+            self.save()
 
         self.watchdog.pause()
-        if context.data.validation and (last or step % t.val_every == 0):
-            self.validate()
-        if context.data.held_out and (last or step % t.sample_every == 0):
-            self.sample()
+        try:
+            if not stopping and context.data.validation and (last or step % t.val_every == 0):
+                self.validate()
+            if not stopping and context.data.held_out and (last or step % t.sample_every == 0):
+                self.sample()
+        except StopRequested as request:
+            stopping, interrupted = True, request.interrupted
+            if self.saved_step != step:
+                self.save()
 
-        if last:
+        if stopping or last:
             self.watchdog.saves(step)
             self.saver.finish()
+        if stopping and not last:
+            reason, status = ("interrupted", INTERRUPTED) if interrupted else ("stopped by a signal", EXIT_RESUMABLE)
+            raise Stopped(f"{reason} {self.position()}", status)
         self.stopwatch.resume()
 
-    def read_step(self, first_sample: int) -> list[Batch]:
-        """Read this rank's micro-batches (with streams: windows) of the step that starts with row `first_sample`."""
-        data, rank = self.context.data, self.context.rank
-        if data.streams:
-            first_window = first_sample // data.streams.n_streams
-            windows = range(first_window, first_window + self.config.data.tbptt)
-            rows = self.plan.row_ranges(rank, 0)
-            batches = [data.streams.batch(w, part.start, part.stop) for part in rows for w in windows]
-        else:
-            batches = [data.train.batch(part.start, part.stop) for part in self.plan.row_ranges(rank, first_sample)]
-        return [batch.pinned() for batch in batches] if self.context.device.type == "cuda" else batches
+    def read_step(self, first_sample: int) -> tuple[list[Batch], Exception | None]:
+        """Read this rank's micro-batches (with streams: windows) of the step that starts with row `first_sample`.
 
-    def step(self, batches: list[Batch], lr: float) -> Tensor:
-        """Take one optimizer step; return float64 [2]: the summed nats and the number of targets of this rank."""
+        If that fails, return the error and batches without rows: the other ranks need this one's part in the step's
+        collectives before all can raise the error.
+        """
+        parts, error = self.plan.row_ranges(self.context.rank, 0 if self.context.data.streams else first_sample), None
+        try:
+            batches = self.read_rows(first_sample, parts)
+        except Exception as failure:
+            batches, error = self.read_rows(first_sample, [range(0)] * len(parts)), failure
+        on_gpu = self.context.device.type == "cuda"
+        return [batch.pinned() for batch in batches] if on_gpu else batches, error
+
+    def read_rows(self, first_sample: int, parts: list[range]) -> list[Batch]:
+        """Read the given rows of the step, one range per micro-batch; with streams, all windows of each range."""
+        data = self.context.data
+        if not data.streams:
+            return [data.train.batch(part.start, part.stop) for part in parts]
+        first_window = first_sample // data.streams.n_streams
+        windows = range(first_window, first_window + self.config.data.tbptt)
+        return [data.streams.batch(w, part.start, part.stop) for part in parts for w in windows]
+
+    def step(self, batches: list[Batch], lr: float, unreadable: bool) -> Tensor:
+        """Take one optimizer step; return float64 [2]: the summed nats and the number of targets of this rank.
+
+        `unreadable`: this rank could not read its rows, so that no rank may use the result.
+        """
         self.engine.set_learning_rate(lr)
         counted = sum(batch.n_targets for batch in batches)
-        minutes = (time.monotonic() - self.saved_at) / 60
-        save_due = self.context.rank == 0 and 0 < self.config.train.save_minutes <= minutes
-        targets = self.flags.start(
-            counted, self.signals.stop_later, self.signals.interrupted, save_due, self.saver.writing
-        )
+        targets = self.start_flags(counted, unreadable)
         if self.context.stream_states:
             scale = self.plan.world_size / targets.clamp_min(1)
             nats = self.context.stream_states.step(self.engine, batches, scale)
@@ -227,6 +261,41 @@ class Loop:
             self.engine.step()
             nats += loss.detach()
         return torch.stack([nats, torch.full_like(nats, counted)])
+
+    def start_flags(self, targets: int, event: bool) -> Tensor:
+        """Start the exchange of flags, the last of which is `event`; return the targets of all ranks, float32 []."""
+        minutes = (time.monotonic() - self.saved_at) / 60
+        save_due = self.context.rank == 0 and 0 < self.config.train.save_minutes <= minutes
+        signals = self.signals.stop_later, self.signals.interrupted
+        return self.flags.start(targets, *signals, save_due, self.saver.writing, event)
+
+    def poll(self, event: bool = False) -> bool:
+        """Finish the checkpoint that is being written once all ranks have written it; return whether `event` is set
+        on any rank. Collective. Raises StopRequested after a signal to stop.
+
+        Validation and sampling call it, which can last longer than the notice that a job gets.
+        """
+        self.start_flags(0, event)
+        stop_later, interrupted, _, writing, event_on_any = self.flags.sync()
+        if not writing:
+            self.saver.finish()
+        if stop_later or interrupted:
+            raise StopRequested(interrupted)
+        return event_on_any
+
+    def polled(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield `batches`, as many on every rank, with a `poll` before each; a rank's error is raised on all ranks."""
+        while True:
+            error, batch = None, None
+            try:
+                batch = next(batches, None)
+            except Exception as failure:
+                error = failure
+            if self.poll(event=error is not None):
+                raise_on_any_rank("reading the rows of the validation", raiser(error))
+            if batch is None:
+                return
+            yield batch
 
     def log(self, lr: float) -> float | None:
         """Write a point of the training curves; return the mean loss, None if all its steps were skipped."""
@@ -247,8 +316,7 @@ class Loop:
             raise self._diverged(in_a_row)
         memory = peak_memory_bytes(context.device)
         rate = tokens_per_second / self.plan.world_size
-        self.curves.scalars(
-            self.progress.step,
+        self.write_scalars(
             {
                 "train/loss": loss,
                 "train/lr": lr,
@@ -264,60 +332,92 @@ class Loop:
         self.bar.set_postfix_str(f"{shown}, lr {lr:.1e}, {tokens_per_second:,.0f} tokens/s")
         return loss
 
-    def save(self, last: bool) -> None:
-        """Save a checkpoint, unless the latest step was skipped: then the weights may have diverged."""
+    def write_scalars(self, values: dict[str, float | None]) -> None:
+        """Write a point of each curve. Collective, as rank 0 alone writes and may fail."""
+        raise_on_any_rank("writing the curves", lambda: self.curves.scalars(self.progress.step, values))
+
+    def open_curves(self) -> Curves:
+        """Open the curves from the next step on. Collective."""
+        arguments = self.context.folder, self.progress.step + 1, self.context.rank == 0, self.wandb
+        return raise_on_any_rank("opening the curves", lambda: Curves(*arguments))
+
+    def save(self) -> None:
+        """Save a checkpoint. A skipped step has left the weights as they were, so they are saved after it as well."""
         skipped, in_a_row = self.skipped.read()
-        if in_a_row:
-            if last:
-                raise self._diverged(in_a_row)
-            self.context.say(f"step {self.progress.step:,}: no checkpoint, because the last gradient was not finite")
-            return
-        self.progress = dataclasses.replace(self.progress, skipped=skipped)
+        self.progress = dataclasses.replace(
+            self.progress,
+            skipped=skipped,
+            skipped_in_a_row=in_a_row,
+            last_step_without_spike=self.last_step_without_spike,
+            losses=self.spikes.losses,
+        )
         self.watchdog.saves(self.progress.step)
         self.saver.save(self.progress)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
 
     def validate(self) -> None:
-        """Measure the loss on the validation split, and write it to its curves."""
-        figures = self.context.data.validation.measure(self.engine)
-        self.curves.scalars(self.progress.step, figures)
+        """Measure the loss on the validation split, and write it to its curves. Raises as `poll`."""
+        figures = self.context.data.validation.measure(self.engine, self.polled)
+        self.write_scalars(figures)
         text = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats per token"
         if "val/completion_loss" in figures:
             text += f", {figures['val/completion_loss']:.4f} on completions"
         self.context.say(text)
 
     def sample(self) -> None:
-        """Complete the held-out piece, for TensorBoard and RUN/samples. Collective, as ZeRO-3 spreads the weights."""
+        """Complete the held-out piece, for TensorBoard and RUN/samples. Raises as `poll`.
+
+        Every rank computes the completion, as ZeRO-3 spreads the weights.
+        """
+        folder = self.context.folder / "samples"
+
+        def draw() -> Completion | None:
+            completion, error = None, None
+            try:
+                completion = self.context.data.held_out.complete(model, lambda: self.poll(event=True))
+            except StopRequested:  # on all ranks
+                raise
+            except Exception as failure:
+                error = failure
+            while self.poll(event=False):  # on another type of GPU a rank may draw more tokens
+                pass
+            raiser(error)()
+            return completion
+
         with self.engine.eval_mode() as model:
-            completion = self.context.data.held_out.complete(model)
-        if completion is not None and self.context.rank == 0:
-            show(completion, self.curves, self.progress.step, self.context.folder / "samples")
+            completion = raise_on_any_rank("completing a piece", draw)
+        if completion is not None:
+            write = on_rank0(lambda: show(completion, self.curves, self.progress.step, folder))
+            raise_on_any_rank(f"writing a sample to {folder}", write)
 
     def roll_back(self, loss: float) -> bool:
         """Return to the last checkpoint from before a spike, and continue with other rows; False if there is none."""
         context, step = self.context, self.progress.step
         self.watchdog.pause()
         self.saver.finish()
-        older = [
-            path for path in checkpoints(context.folder) if path.name <= checkpoint_name(self.last_step_without_spike)
-        ]
-        chosen = [[path for path in older if fault(path) is None]]
-        dist.broadcast_object_list(chosen, src=0)  # rank 0's view of the file system decides
-        [valid] = chosen
+        newest = checkpoint_name(self.last_step_without_spike)
+
+        def valid_checkpoints() -> list[Path]:
+            return [path for path in checkpoints(context.folder) if path.name <= newest and fault(path) is None]
+
+        valid = from_rank0("looking for an earlier checkpoint", valid_checkpoints)
         target = next((path for path in reversed(valid) if not damaged_files(path)), None)
         event = f"step {step:,}: the loss has risen to {loss:.3f}"
         if target is None:
             context.say(f"{event}; there is no earlier checkpoint to return to")
             return False
-        self.rollbacks[target.name] = self.rollbacks.get(target.name, 0) + 1
-        if self.rollbacks[target.name] > ROLLBACK_LIMIT:
+        before = self.rollbacks.get(target.name)
+        count = 1 if before is None else before.count + 1
+        if count > ROLLBACK_LIMIT:
             raise SharedError(
                 f"The loss rose again, to {loss:.3f} at step {step:,}, after {ROLLBACK_LIMIT} returns to "
                 f"{target.name}: resume from there with a lower --lr."
             )
         context.say(f"{event}; back to {target.name}, continuing with other rows")
+        self.rollbacks[target.name] = Rollback(count, self.progress.samples)
 
         def remove_newer() -> None:
+            write_rollbacks(context.folder, self.rollbacks)  # a restart must not read the same rows again
             for newer in checkpoints(context.folder):
                 if newer.name > target.name:
                     remove_checkpoint(newer)
@@ -326,10 +426,10 @@ class Loop:
         load_checkpoint(self.engine, target)
         if context.stream_states:
             context.stream_states.reset()  # the states were computed with the discarded weights
-        restored = check_resumable(target, self.config).step
+        restored = raise_on_any_rank(f"reading {target}", lambda: check_resumable(target, self.config)).step
         self.progress = dataclasses.replace(self.progress, step=restored)
-        self.curves.close()
-        self.curves = Curves(context.folder, restored + 1, context.rank == 0, self.wandb)
+        raise_on_any_rank("writing the curves", self.curves.close)
+        self.curves = self.open_curves()
         self.bar.n = self.bar.last_print_n = restored
         return True
 
@@ -346,15 +446,31 @@ class Loop:
             self.wandb.finish()
         dist.destroy_process_group()
 
-    def _newest_checkpoint(self) -> str:
-        valid = (path for path in reversed(checkpoints(self.context.folder)) if fault(path) is None)
-        newest = next(valid, None)
+    def _newest_checkpoint(self, up_to: int | None = None) -> str:
+        """Return "from" and the name of the newest valid checkpoint, among those up to step `up_to` if it is given."""
+        known = [
+            path for path in checkpoints(self.context.folder) if up_to is None or path.name <= checkpoint_name(up_to)
+        ]
+        newest = next((path for path in reversed(known) if fault(path) is None), None)
         return f"from {newest.name}" if newest else "from the beginning, as there is no checkpoint yet"
 
     def _diverged(self, skipped_in_a_row: int) -> SharedError:
         self.saver.finish()
+        step, last_good = self.progress.step, self.progress.step - skipped_in_a_row
+        since = [path for path in checkpoints(self.context.folder) if path.name > checkpoint_name(last_good)]
+        delete = f"delete the checkpoints after step {last_good:,}, " if since else ""  # they hold its weights
         return SharedError(
-            f"The last {plural(skipped_in_a_row, 'step')}, up to step {self.progress.step:,}, were skipped because the "
-            f"gradient was not finite: lower --lr or lengthen --warmup_steps and restart; the run resumes "
-            f"{self._newest_checkpoint()}."
+            f"The last {plural(skipped_in_a_row, 'step')}, up to step {step:,}, were skipped because the gradient was "
+            f"not finite: {delete}lower --lr or lengthen --warmup_steps, and restart; the run then resumes "
+            f"{self._newest_checkpoint(last_good)}."
         )
+
+
+def raiser(error: Exception | None) -> Callable[[], None]:
+    """Return a function that raises `error`, if there is one."""
+
+    def raise_error() -> None:
+        if error is not None:
+            raise error
+
+    return raise_error

@@ -1,7 +1,7 @@
-"""Estimated peak memory of a training step on a GPU, and a check that a CPU run's states fit into host memory.
+"""Estimated peak memory of a training step on a GPU, and a check that a step on a CPU fits into host memory.
 
-The terms are the tensors that `fused_sublayers`, `cross_entropy` and DeepSpeed's stages hold; benchmarks/step.py prints
-the estimate beside the measured peak.
+The terms of the estimate for a GPU are the tensors that `fused_sublayers`, `cross_entropy` and DeepSpeed's stages hold;
+benchmarks/step.py prints the estimate beside the measured peak.
 """
 
 import math
@@ -156,19 +156,52 @@ def available_bytes(device: torch.device) -> float:
     return least.item()
 
 
-def check_host_memory(model: RWKV, plan: BatchPlan) -> None:
-    """On a CPU, raise SharedError if the states of this host's ranks do not fit into its memory. Collective."""
+def host_bytes(
+    model: ModelConfig,
+    parameters: int,
+    trained: int,
+    *,
+    zero_stage: int,
+    world_size: int,
+    tokens: int,  # in a rank's micro-batch
+    recompute: str,
+    bf16: bool,
+) -> int:
+    """Return a lower bound, in bytes, of what a step on one of `world_size` CPU ranks holds at its peak.
+
+    Autograd keeps more than the fused sublayers of a GPU: at least 35 C values per layer and token in time mixing and
+    the norms, and in channel mixing its hidden values before and after the square.
+    """
+    size, C = BF16 if bf16 else FP32, model.n_embd
+    sublayers = 35 * C + (2 * model.dim_ffn + C if recompute == "none" else 0)
+    kept = 2 * C * model.n_layer + sublayers if recompute == "block" else sublayers * model.n_layer
+    logits = min(CHUNK_LOGITS, tokens * model.vocab_size)
+    states = model_state_bytes(parameters, trained, zero_stage, world_size, bf16)
+    return states + size * (kept * tokens + logits)
+
+
+def check_host_memory(model: RWKV, plan: BatchPlan, ctx_len: int) -> None:
+    """On a CPU, raise SharedError if a step of this host's ranks does not fit into its memory. Collective."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]  # the model may be on the meta device
-    trained = sum(size for size, trains in sizes if trains)
-    total = sum(size for size, _ in sizes)
-    per_rank = model_state_bytes(total, trained, plan.zero_stage, plan.world_size, uses_bf16(plan.deepspeed))
+    train = plan.train
+    per_rank = host_bytes(
+        model.config,
+        sum(size for size, _ in sizes),
+        sum(size for size, trains in sizes if trains),
+        zero_stage=plan.zero_stage,
+        world_size=plan.world_size,
+        tokens=train.micro_batch_size * ctx_len,
+        recompute="none" if train.recompute == "auto" else train.recompute,  # as `least_recompute` chooses on a CPU
+        bf16=uses_bf16(plan.deepspeed),
+    )
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1"))  # launch/, DeepSpeed
 
     def check() -> None:
         if (available := available_memory()) < per_rank * ranks_here:
             raise UserError(
-                f"Weights, gradients and AdamW's states need {gib(per_rank)} per rank for {plural(ranks_here, 'rank')} "
-                f"on this host, but only {gib(available)} of memory are available: choose a smaller --preset."
+                f"A training step needs at least {gib(per_rank)} per rank for {plural(ranks_here, 'rank')} on this "
+                f"host, but only {gib(available)} of memory are available: choose a smaller --preset, --ctx_len or "
+                f"--micro_batch_size, or --recompute block."
             )
 
     raise_on_any_rank("checking the available memory", check)

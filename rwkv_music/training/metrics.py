@@ -1,5 +1,6 @@
 """Metrics: TensorBoard curves, throughput and model FLOP utilization (MFU), memory, and traces."""
 
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,29 +15,34 @@ from torch.utils.tensorboard.summary import hparams
 from rwkv_music.errors import explained, plural
 from rwkv_music.training.wandb_run import WandbRun
 
-# Dense bf16 matrix rates in the vendors' datasheets, FLOP/s, by the first entry that the device's name contains.
+# Dense bf16 matrix rates in the vendors' datasheets, FLOP/s, by the name that the driver reports. The names must match
+# in full: the variants of a chip (PCIe, NVL, laptop, a MIG slice) have other rates.
 PEAK_FLOPS = {
-    "B200": 2250e12,
-    "GH200": 989e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "RTX 5090": 209e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
+    r"NVIDIA B200": 2250e12,
+    r"NVIDIA GB200": 2500e12,
+    r"NVIDIA GH200 (96GB|120GB|144GB|144G|480GB)( HBM3e?)?": 989e12,
+    r"NVIDIA H200": 989e12,
+    r"NVIDIA H200 NVL": 836e12,
+    r"NVIDIA H[18]00( 80GB HBM3)?": 989e12,
+    r"NVIDIA H[18]00 PCIe": 756e12,
+    r"NVIDIA H100 NVL": 836e12,
+    r"(NVIDIA )?A[18]00(-SXM4|-PCI[Ee])?-(40|80)GB": 312e12,
+    r"(NVIDIA )?A[18]00 80GB PCIe": 312e12,
+    r"NVIDIA L40S": 362e12,
+    r"NVIDIA GeForce RTX 5090": 209e12,
+    r"NVIDIA GeForce RTX 4090": 165e12,
+    r"NVIDIA GeForce RTX 3090": 71e12,
 }
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:
     """Return the FLOP/s that count as 100% on one device, and where the figure is from.
 
-    A GPU that is not in `PEAK_FLOPS`, or a CPU, is measured with a large matrix product, in less than a second.
+    A CPU, or a GPU that no name in `PEAK_FLOPS` matches, is measured with a large matrix product, in under a second.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     for known, rate in PEAK_FLOPS.items():
-        if known in name:
+        if re.fullmatch(known, name):
             return rate, f"{name} datasheet"
     size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     own = torch.Generator(device).manual_seed(0)  # leaves the run's random state alone
@@ -93,17 +99,20 @@ class Trace:
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
         self._profiler = torch.profiler.profile(activities=activities) if steps else None
 
-    def step(self, last: bool = False) -> str | None:
-        """Note the end of a step, and whether it is the last; return a line about the trace when it ends."""
+    def step(self, last: bool = False) -> bool:
+        """Note the end of a step, and whether it is the last; return whether the trace ends with it."""
         self._done += 1
         if self._profiler is None:
-            return None
+            return False
         traced = self._done - self.WARM_UP
         if traced == 0 and not last:
             self._profiler.start()
-        if traced < self._steps and not last:
-            return None
+        return last or traced >= self._steps
+
+    def write(self) -> str:
+        """Write the trace that ends, and return a line about it."""
         profiler, self._profiler = self._profiler, None
+        traced = self._done - self.WARM_UP
         if traced <= 0:
             return (
                 f"--profile starts after {self.WARM_UP} steps, and there were only {self._done}: no trace was written"

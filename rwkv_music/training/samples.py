@@ -1,5 +1,6 @@
 """Samples during training: a held-out piece is completed, and the result shown and played in TensorBoard."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rwkv_music.checkpoint.run_folder import checkpoint_name
@@ -35,8 +36,11 @@ class HeldOut:
         )
         self._piece = next(long_enough, None)
 
-    def complete(self, model: RWKV) -> Completion | None:
-        """Return a completion of the piece's first bars by `model`; None if no piece is long enough."""
+    def complete(self, model: RWKV, after_token: Callable[[], object]) -> Completion | None:
+        """Return a completion of the piece's first bars by `model`; None if no piece is long enough.
+
+        `after_token` is called after every token and may raise to end the completion.
+        """
         if self._piece is None:
             return None
         [completion] = complete(
@@ -46,6 +50,7 @@ class HeldOut:
             context_bars=self._train.sample_context_bars,
             bars=self._train.sample_bars,
             sampling=Sampling(seed=self._seed),
+            progress=lambda *_: after_token(),
         )
         return completion
 

@@ -42,7 +42,7 @@ from rwkv_music.checkpoint.run_folder import (
 )
 from rwkv_music.checkpoint.safetensors_io import Written, write_tensors
 from rwkv_music.config import RunConfig
-from rwkv_music.errors import SharedError, UserError
+from rwkv_music.errors import UserError
 from rwkv_music.files import sync_folder, write_text
 from rwkv_music.system import gib
 from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
@@ -118,7 +118,7 @@ class Saver:
         try:
             raise_on_any_rank(self._doing, on_rank0(self._begin))
             self._snapshot = raise_on_any_rank(self._doing, self._take_snapshot)
-        except SharedError:
+        except Exception:
             self._end_save()
             raise
         self._written = self._thread.submit(self._write)
@@ -243,7 +243,8 @@ class Saver:
         keep = self._config.train.keep
         # Newer, damaged checkpoints do not count: counting them could delete the last valid one.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
-        to_delete += [mark_removed(old) for old in kept[:-keep]] if keep else []
+        # After a skipped step the weights may have diverged: the older checkpoints stay until a step succeeds.
+        to_delete += [mark_removed(old) for old in kept[:-keep]] if keep and not self._progress.skipped_in_a_row else []
         for folder in to_delete:
             self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
 

@@ -5,6 +5,7 @@ run folder is written last.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import secrets
@@ -19,23 +20,28 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from rwkv_music.checkpoint.run_folder import (
+    CHECKPOINTS,
+    ROLLBACKS,
     Progress,
+    Rollback,
     check_resumable,
     find_checkpoint,
+    read_progress,
+    read_rollbacks,
     remove_unfinished,
     skipped_checkpoints,
 )
 from rwkv_music.checkpoint.tuning import Base, BaseNote, add_trained, freeze
 from rwkv_music.checkpoint.weights import open_weights, unread_tensors
 from rwkv_music.config import RunConfig
-from rwkv_music.data.dataset import MusicDataset
+from rwkv_music.data.dataset import MusicDataset, check_tokenizer_file
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.errors import SharedError, UserError, explained
 from rwkv_music.files import atomic_path, write_text
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.batch_plan import BatchPlan, largest_micro_batch, plan_batches
-from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
+from rwkv_music.training.consensus import from_rank0, on_rank0, raise_on_any_rank
 from rwkv_music.training.deepspeed_engine import engine as deepspeed_engine
 from rwkv_music.training.deepspeed_engine.engine import Engine, FastPaths
 from rwkv_music.training.deepspeed_file import check_quantization, offloads, read_deepspeed_file
@@ -77,6 +83,7 @@ class RunStart:
     initial: InitialWeights | None  # weights given by --init; None when resuming, unless the run is tuned
     base: Base | None  # the frozen part of `initial` in a tuned run
     progress: Progress  # steps and rows done so far
+    rollbacks: dict[str, Rollback]  # returns to earlier checkpoints, by checkpoint name
     previous_data: str  # the dataset folder that the checkpoint was trained on; "" without one
 
 
@@ -199,8 +206,8 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
         memory=memory,
         fast_mismatch=deepspeed_engine.fast_mismatch(config.train.fast),
     )
-    if rank == 0:
-        _make_folder(context, token, base_note)
+    make_folder = on_rank0(lambda: _make_folder(context, token, base_note))
+    raise_on_any_rank(f"making the run folder {folder}", make_folder)
     return context
 
 
@@ -220,8 +227,7 @@ def _read_inputs(
     if train.log == "wandb":
         check_wandb()
     rows = MusicDataset.of(data, "train")
-    if not (Path(data.data) / "tokenizer.json").is_file():
-        raise UserError(f"{data.data} is damaged (no tokenizer.json): prepare the data again.")
+    check_tokenizer_file(data.data)
     if config.model.vocab_size not in (0, rows.vocab_size):
         raise UserError(
             f"The model's vocabulary has {config.model.vocab_size} tokens, but that of {data.data} has "
@@ -257,7 +263,7 @@ def _find_start(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunSt
         initial = open_initial(train.init, config.model, rows.fingerprint)
         base = open_base(initial, config.model, train.tune) if train.tune != "all" else None
     progress = Progress(0, 0, 0, plan.world_size, plan.zero_stage)
-    return RunStart(checkpoint, tuple(damaged), initial, base, progress, "")
+    return RunStart(checkpoint, tuple(damaged), initial, base, progress, {}, "")
 
 
 def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
@@ -281,14 +287,29 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
             if config.train.resume != "auto":
                 raise SharedError(f"{checkpoint} is damaged ({fault}): give another one with --resume.")
             damaged.append(f"{checkpoint.name}: {fault}")
-            checkpoint = find_checkpoint(folder, before=checkpoint)
-        saved = check_resumable(checkpoint, config)
+            find_older = functools.partial(find_checkpoint, folder, before=checkpoint)
+            checkpoint = from_rank0(f"reading {folder}", find_older)
+
+        def read() -> tuple[Progress, RunConfig]:
+            return check_resumable(checkpoint, config), RunConfig.load(checkpoint / "config.json")
+
+        saved, saved_config = raise_on_any_rank(f"reading {checkpoint}", read)
+        rollbacks = {}
+        if checkpoint.resolve().parent == (folder / CHECKPOINTS).resolve():
+            rollbacks = from_rank0(f"reading {folder}", lambda: read_rollbacks(folder))
+        rolled_back = rollbacks.get(checkpoint.name)
         start = dataclasses.replace(
             start,
             checkpoint=checkpoint,
             skipped_checkpoints=tuple(damaged),
-            progress=dataclasses.replace(saved, world_size=plan.world_size, zero_stage=plan.zero_stage),
-            previous_data=RunConfig.load(checkpoint / "config.json").data.data,
+            progress=dataclasses.replace(
+                saved,
+                samples=max(saved.samples, rolled_back.samples if rolled_back else 0),
+                world_size=plan.world_size,
+                zero_stage=plan.zero_stage,
+            ),
+            rollbacks=rollbacks,
+            previous_data=saved_config.data.data,
         )
     if start.initial is not None:
         verify_initial(start.initial)
@@ -303,11 +324,11 @@ def _make_model(config: RunConfig, plan: BatchPlan, device: torch.device, start:
         model = RWKV(config.model)
     freeze(model, train)
     if device.type == "cpu":
-        check_host_memory(model, plan)
+        check_host_memory(model, plan, config.data.ctx_len)
     matrix_parameters = model.matrix_parameters()
     fresh = start.initial.fresh if start.initial else None if start.checkpoint is None else frozenset()
     deepspeed_engine.materialize(model, device, plan, fresh)
-    add_trained(model, train, seed)
+    raise_on_any_rank("adding what is tuned", lambda: add_trained(model, train, seed))
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, trains in sizes if trains)
     return model, ModelSize(sum(size for size, _ in sizes), trained, matrix_parameters)
@@ -351,7 +372,9 @@ def _load_weights(
     if start.base is not None:
         load_frozen(engine, start.base)
     if start.checkpoint is not None:
-        load_checkpoint(engine, start.checkpoint, stream_states)
+        # After a rollback other rows follow, which the streams' saved states do not fit.
+        rolled_back = start.progress.samples != read_progress(start.checkpoint).samples
+        load_checkpoint(engine, start.checkpoint, None if rolled_back else stream_states)
     elif start.initial is not None:
         load_initial(engine, start.initial)
     if start.base is None:
@@ -385,6 +408,8 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
             write_text(folder / "deepspeed.json", json.dumps(context.plan.deepspeed, indent=2) + "\n")
         if base_note is not None:
             base_note.write(folder)
+        if not context.start.rollbacks:
+            (folder / ROLLBACKS).unlink(missing_ok=True)
         with atomic_path(folder / "tokenizer.json") as partial:
             partial.write_bytes((Path(config.data.data) / "tokenizer.json").read_bytes())
         remove_unfinished(folder)

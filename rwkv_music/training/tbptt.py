@@ -25,7 +25,7 @@ class StreamStates:
 
     def __init__(self, engine: Engine, config: ModelConfig, streams: list[range]) -> None:
         dtype = next(engine.module.parameters()).dtype
-        self._streams = streams  # for each micro-batch of a step, the numbers of its streams
+        self._streams = streams  # for each micro-batch of a step, the numbers of its streams, perhaps none
         self._states = [State.empty(config, len(numbers), dtype, engine.device) for numbers in streams]
 
     def step(self, engine: Engine, batches: list[Batch], scale: Tensor) -> Tensor:
@@ -91,4 +91,4 @@ def _forward(engine: Engine, batch: Batch, before: State) -> tuple[Tensor, State
 def _zero_unless_finite(x: Tensor) -> Tensor:
     """Return x [L, B, ...] with the rows of the second axis that hold a non-finite value set to 0."""
     finite = x.isfinite().movedim(1, 0).flatten(1).all(1)
-    return torch.where(finite.view(1, -1, *[1] * (x.dim() - 2)), x, 0)
+    return torch.where(finite.view(1, x.shape[1], *[1] * (x.dim() - 2)), x, 0)

@@ -8,7 +8,7 @@ from torch import distributed as dist
 from rwkv_music.config import RunConfig
 from rwkv_music.data.dataset import MusicDataset, read_dataset_json
 from rwkv_music.data.streams import DocumentStreams
-from rwkv_music.evaluation import summed_loss, summed_loss_of_streams
+from rwkv_music.evaluation import Through, summed_loss, summed_loss_of_streams
 from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
@@ -31,14 +31,17 @@ class Validation:
             return None
         return Validation(config, world_size)
 
-    def measure(self, engine: Engine) -> dict[str, float]:
-        """Return nats per token (for `mix` also those of completions) and bits per note, by curve. Collective."""
+    def measure(self, engine: Engine, through: Through) -> dict[str, float]:
+        """Return nats per token (for `mix` also those of completions) and bits per note, by curve. Collective.
+
+        The batches are read through the generator `through`, which may raise to end the validation.
+        """
         t, device, rank = self._config.train, engine.device, dist.get_rank()
-        rows = (t.micro_batch_size, device, t.val_rows, rank, self._world_size)
+        rows = (t.micro_batch_size, device, t.val_rows, rank, self._world_size, through)
         with engine.eval_mode() as model:
             if self._streams:
                 own = range(t.micro_batch_size * rank, t.micro_batch_size * (rank + 1))
-                totals = {"val/loss": summed_loss_of_streams(model, self._streams, own, device, t.val_rows)}
+                totals = {"val/loss": summed_loss_of_streams(model, self._streams, own, device, t.val_rows, through)}
             else:
                 totals = {"val/loss": summed_loss(model, self.data, *rows)}
             if self._completions:

@@ -25,8 +25,9 @@ ARCHITECTURES = ["80", "90a", "120"]  # the oldest, Hopper, and the newest; the 
 KERNELS = sorted(build.SOURCES.glob("*.cu"))
 
 FAKE_NVCC = """#!/bin/bash
+release=${FAKE_RELEASE:-13.0}
 case "$1" in
-    --version) echo "Cuda compilation tools, release ${FAKE_RELEASE:-13.0}, V13.0.1"; exit ;;
+    --version) echo "Cuda compilation tools, release $release, V$release.${FAKE_PATCH:-1}"; exit ;;
     --list-gpu-arch) echo compute_80 compute_90; exit ;;
 esac
 echo call >> "$FAKE_LOG"
@@ -120,6 +121,14 @@ def test_existing_library_needs_no_nvcc(fake, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert build.build(["80"]) == library
     assert calls(fake) == CALLS_PER_BUILD
+
+
+@pytest.mark.parametrize("name, value", [("FAKE_RELEASE", "13.1"), ("FAKE_PATCH", "2")])
+def test_other_nvcc_version_builds_another_library(name, value, fake, monkeypatch):
+    first = build.build(["80"])
+    monkeypatch.setenv(name, value)
+    assert build.build(["80"]) != first
+    assert calls(fake) == 2 * CALLS_PER_BUILD
 
 
 def test_build_after_a_killed_build(fake, monkeypatch):

@@ -10,7 +10,7 @@ from rwkv_music.midi.events import DRUMS
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
-from rwkv_music.tokenizers.vocabulary import NONE, read_vocabulary
+from rwkv_music.tokenizers.vocabulary import NONE
 
 DRUM_CHANNEL = 9
 PROGRAMS = {0: 0, 1: 32, DRUM_CHANNEL: 0}
@@ -65,7 +65,7 @@ def test_transposition_moves_all_parts_together_except_drums(codec, ids):
 
 def test_loudness_and_tempo_vary_without_changing_the_token_kinds(codec, ids):
     augmenter = Augmenter(codec, "all", seed=0)
-    v = read_vocabulary(codec)
+    v = codec.token_properties
     original = read_notes(codec.decode(ids))
     lengths, velocities = set(), set()
     for sample in range(40):

@@ -1,6 +1,7 @@
 """Batches: every target once per pass, the same for any number of ranks, with documents kept apart."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -12,8 +13,9 @@ import torch
 
 from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.data.binidx import HEADER, MAGIC, POINTER, SIZE, UINT16_CODE, VERSION, BinIdx, BinIdxWriter
-from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.dataset import Batch, MusicDataset, check_tokenizer_file, read_dataset_json
 from rwkv_music.errors import UserError
+from tests.damaged_json import DAMAGED_JSON
 
 
 def make(folder: Path, sizes: list[int]) -> list[np.ndarray]:
@@ -24,7 +26,8 @@ def make(folder: Path, sizes: list[int]) -> list[np.ndarray]:
             for document in chosen:
                 writer.add(document)
     tokenizer = {"name": "remi", "fingerprint": "f" * 64, "vocab_size": 65536, "pad_id": 0, "bos_id": 1, "eos_id": 2}
-    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer}))
+    facts = {"splits": {split: {"pieces": len(sizes)} for split in ("train", "val")}, "sha256": {"tokenizer.json": ""}}
+    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))
     return documents
 
 
@@ -88,6 +91,8 @@ def test_ranks_together_read_the_same_step(bach_data, world_size):
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
     assert sum(part.n_targets for part in parts) == whole.n_targets
     assert torch.equal(ranks[0].sample(start).input_ids, whole.input_ids[:1])
+    none = ranks[0].batch(start, start)  # the share of a rank that gets no row
+    assert none.input_ids.shape == (1, 64) and none.n_targets == 0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -139,10 +144,34 @@ def test_invalid_input_raises_user_error(tmp_path, bach_data):
         pass
     with pytest.raises(UserError, match="larger --val-fraction"):
         MusicDataset(tmp_path, "val", 8)
-    for text in ("{", "[]", "{}", '{"tokenizer": {"name": "remi"}}'):
-        (tmp_path / "dataset.json").write_text(text)
-        with pytest.raises(UserError, match="damaged"):
+    whole = json.loads((tmp_path / "dataset.json").read_text())
+    for key, value in (("vocab_size", "9"), ("vocab_size", True), ("pad_id", None), ("fingerprint", 1)):
+        (tmp_path / "dataset.json").write_text(json.dumps(whole | {"tokenizer": whole["tokenizer"] | {key: value}}))
+        with pytest.raises(UserError, match=f"dataset.json cannot be read .tokenizer.{key} is not an? .*prepare"):
             MusicDataset(tmp_path, "train", 8)
+    for key in whole:
+        (tmp_path / "dataset.json").write_text(json.dumps({**whole, key: []}))
+        with pytest.raises(UserError, match=f"dataset.json cannot be read .{key} is not an object"):
+            MusicDataset(tmp_path, "train", 8)
+
+
+@pytest.mark.parametrize("content", DAMAGED_JSON.values(), ids=DAMAGED_JSON)
+def test_damaged_dataset_json_raises_user_error(tmp_path, content):
+    (tmp_path / "dataset.json").write_bytes(content)
+    with pytest.raises(UserError, match="dataset.json cannot be read .*prepare the data again"):
+        read_dataset_json(tmp_path)
+
+
+def test_modified_tokenizer_file_raises_user_error(bach_data, tmp_path):
+    shutil.copy(bach_data / "dataset.json", tmp_path)
+    with pytest.raises(UserError, match="no tokenizer.json"):
+        check_tokenizer_file(tmp_path)
+    content = (bach_data / "tokenizer.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    check_tokenizer_file(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(content.replace(b"Pitch", b"pitch", 1))
+    with pytest.raises(UserError, match="tokenizer.json .*SHA-256"):
+        check_tokenizer_file(tmp_path)
 
 
 def test_reading_works_without_the_music_extra(bach_data, tmp_path):
@@ -175,7 +204,8 @@ def test_memory_does_not_grow_with_the_number_of_windows(tmp_path):
         np.array([n_tokens], SIZE).tofile(file)
         np.array([0, 0, 1], POINTER).tofile(file)
     tokenizer = {"name": "remi", "fingerprint": "f" * 64, "vocab_size": 65536, "pad_id": 0}
-    (tmp_path / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer}))
+    facts = {"splits": {split: {"pieces": 1} for split in ("train", "val")}, "sha256": {"tokenizer.json": ""}}
+    (tmp_path / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))
     tracemalloc.start()
     data = MusicDataset(tmp_path, "train", 1, seed=1)
     windows = {data.window_of(sample)[1] for sample in (*range(500), 10**9 - 2, 3 * 10**9)}

@@ -58,6 +58,8 @@ def test_windows_and_streams_can_be_read_independently(tmp_path):
         parts = [fresh.batch(window, 0, 1), fresh.batch(window, 1, 4)]
         assert torch.equal(torch.cat([part.input_ids for part in parts]), whole.input_ids)
         assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
+        none = fresh.batch(window, 0, 0)
+        assert none.input_ids.shape == (1, 7) and none.n_targets == len(none.edges.last) == 0
         assert parts[0].edges.rows.tolist() + [r + 1 for r in parts[1].edges.rows.tolist()] == whole.edges.rows.tolist()
 
 

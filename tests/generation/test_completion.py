@@ -1,5 +1,6 @@
 """Token-by-token generation, and completions with the exact number of bars."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,13 @@ from rwkv_music.generation.completion import ForcedExit, complete
 from rwkv_music.generation.completion_files import complete_to_files, completion_paths, save_completions
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
+from rwkv_music.midi.events import timed_messages
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import bar_ticks
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
+from tests.midi.midi_files import file_of, make_midi, note
 
 
 @pytest.fixture(scope="module")
@@ -240,21 +243,52 @@ def test_the_joined_file_keeps_the_prompts_events(tokenizer, chorale):
     (completion,) = complete(model, codec, chorale, context_bars=2, bars=1, sampling=Sampling(temperature=1.5))
     source, joined = mido.MidiFile(chorale), completion.midi()
     line = bar_ticks(source, 2)[-1]
-    finer = joined.ticks_per_beat // source.ticks_per_beat
+    assert joined.ticks_per_beat == source.ticks_per_beat
     for own, kept in zip(source.tracks, joined.tracks, strict=False):
-        assert timed(own, line, 1) == timed(kept, line * finer, finer)
+        assert [timed for timed in timed_messages(own) if timed[0] < line] == (
+            [timed for timed in timed_messages(kept) if timed[0] < line]
+        )
     sustained = read_notes(joined)
     assert (sustained.end_tick > sustained.start_tick).all()
 
 
-def timed(track: mido.MidiTrack, before: int, finer: int) -> list[tuple]:
-    """Return (tick, message) of the messages before tick `before`, with ticks divided by `finer`."""
-    now, found = 0, []
-    for message in track:
-        now += message.time
-        if now < before and message.type != "end_of_track":
-            found.append((now / finer, message.copy(time=0)))
-    return found
+@pytest.fixture(scope="module")
+def duet() -> Callable[[int], bytes]:
+    """Return a function that builds eight bars for strings on channel 4 and piano on channel 2 at a given tempo."""
+
+    def build(tempo: int) -> bytes:
+        tracks = [[(0, mido.MetaMessage("set_tempo", tempo=tempo))]]
+        for channel, program, pitch in ((4, 48, 60), (2, 0, 40)):
+            pan = mido.Message("control_change", control=10, value=channel, channel=channel)
+            events = [(0, mido.Message("program_change", channel=channel, program=program)), (0, pan)]
+            for i in range(32):
+                events += note(480 * i, 480 * i + 400, pitch + i % 12, channel=channel)
+            tracks.append(events)
+        return file_of(make_midi(*tracks))
+
+    return build
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("tempo", [428_571, 2_400_000, 100_000])
+def test_tempo_and_channels_go_on(tokenizer, tempo, duet, tmp_path):
+    """The tokens of 140 beats a minute say 142.7, those of 25 say 30, and those of 600 say 480."""
+    codec, path = make_codec(tokenizer), tmp_path / "duet.mid"
+    path.write_bytes(duet(tempo))
+    model, _ = memorized(codec, path)
+    (completion,) = complete(model, codec, path, context_bars=4, bars=3)
+    joined, source = completion.midi(), mido.MidiFile(path)
+    assert {m.tempo for track in joined.tracks for m in track if m.type == "set_tempo"} == {tempo}
+    added = [message for track in joined.tracks[3:] for message in track if not message.is_meta]
+    assert {message.type for message in added} == {"note_on", "note_off"}
+    assert {message.channel for message in added} == ({2} if tokenizer == "midi-llm-piano" else {2, 4})
+    whole, found = read_notes(source), read_notes(joined)
+    requested = (whole.start_tick >= 4 * 1920) & (whole.start_tick < 7 * 1920)
+    if tokenizer == "midi-llm-piano":
+        requested &= whole.pitch < 60
+    new = found.start_tick >= 4 * 1920
+    assert np.array_equal(np.sort(found.pitch[new]), np.sort(whole.pitch[requested]))
+    assert np.abs((found.start_tick[new] + 240) % 480 - 240).max() < 60
 
 
 def test_ids_as_prompt(codec, changing_meters):

@@ -7,7 +7,6 @@ import torch
 from rwkv_music.errors import UserError
 from rwkv_music.generation.sampling import Sampler, Sampling, sample_token, uniforms
 from rwkv_music.tokenizers.registry import make_codec
-from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 GRID = (torch.arange(20_000) + 0.5) / 20_000  # even coverage of [0, 1)
 
@@ -150,7 +149,7 @@ def test_a_penalty_lowers_the_probability_by_its_nats():
 @pytest.mark.parametrize("name", ["remi", "midi-llm"])
 def test_only_melodic_notes_are_penalized(name):
     codec = make_codec(name)
-    v = read_vocabulary(codec)
+    v = codec.token_properties
     counted = v.keys >= 0
     assert counted.sum() == {"remi": 128, "midi-llm": 12 * 128 * 11}[name]
     assert (v.pitch[counted] >= 0).all() and v.is_onset[counted].all()

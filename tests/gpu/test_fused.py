@@ -4,6 +4,9 @@ A kernel rounds less often than plain PyTorch, so its error may be at most 1.5 t
 gradient. Uninitialized memory is NaN while a kernel runs, so an element that a kernel does not write fails the test.
 """
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ if not torch.cuda.is_available():
 
 from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.ops import fused
+from rwkv_music.ops.cross_entropy import Head
 
 DEVICE = "cuda"
 SHAPES = [(1, 64), (7, 320), (300, 64), (3001, 768), (517, 2048), (130, 4096)]  # M, C
@@ -158,6 +162,42 @@ def test_cross_entropy(V, spread, scale, monkeypatch):
 
     check(monkeypatch, cross_entropy, logits, targets)
     assert not cross_entropy(logits, targets)[0][0] and not cross_entropy(logits, targets)[1][0].any()
+
+
+# In a process of its own: a failed assertion ends all work on the GPU.
+OUTSIDE_THE_VOCABULARY = """
+import sys, torch
+from rwkv_music.ops.cross_entropy import Head
+
+head = Head(64, 100).to("cuda", getattr(torch, sys.argv[2])).requires_grad_(False)
+x = torch.ones(4, 64, device="cuda", dtype=head.weight.dtype)
+print(head(x, torch.tensor([0, 99, -100, 5], device="cuda")).isfinite().item(), flush=True)
+head(x, torch.tensor([0, 99, int(sys.argv[1]), 5], device="cuda")).item()
+print("no error")
+"""
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float32"))  # the kernel, and torch's operators
+@pytest.mark.parametrize("target", (-1, 100))
+def test_target_outside_the_vocabulary_fails_an_assertion(target, dtype):
+    command = [sys.executable, "-c", OUTSIDE_THE_VOCABULARY, str(target), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and done.stdout.split() == ["True"]
+    assert "device-side assert" in done.stderr
+
+
+def test_head_computes_no_gradient_without_gradient_tracking():
+    """Validation holds a chunk's logits, but no gradient of the weight in float32 (here 64 MiB)."""
+    head = Head(512, 2**15).to(DEVICE, torch.bfloat16)
+    x, targets = normal(64, 512), torch.zeros(64, dtype=torch.int64, device=DEVICE)
+    with torch.no_grad():
+        loss = head(x, targets)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        assert head(x, targets) == loss
+    assert torch.cuda.max_memory_allocated() - before < 2 * 64 * 2**15 * 2
+    torch.testing.assert_close(head(x, targets), loss)
 
 
 def test_empty_inputs():

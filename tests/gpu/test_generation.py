@@ -17,7 +17,6 @@ from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Piece
 from rwkv_music.tokenizers.registry import make_codec
-from rwkv_music.tokenizers.vocabulary import read_vocabulary
 
 V = 500
 
@@ -93,11 +92,11 @@ def test_the_grammar_holds_on_the_device(tokenizer, rows):
     piece = Piece(np.array([codec.bos_id]), np.empty(0, np.int64))
 
     def new_grammar() -> ForcedExit:
-        return ForcedExit(codec.grammar(piece, rows, bars=2), read_vocabulary(codec).moves_on)
+        return ForcedExit(codec.grammar(piece, rows, bars=2), codec.token_properties.moves_on)
 
     grammar = new_grammar()
     generator = TokenGenerator(
-        model, rows, Sampling(temperature=1.5, seed=1), grammar.tables, read_vocabulary(codec).keys
+        model, rows, Sampling(temperature=1.5, seed=1), grammar.tables, codec.token_properties.keys
     )
     tokens = generator.generate(piece.ids, grammar)
     for step in range(3000):

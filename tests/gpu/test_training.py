@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.data.binidx import BinIdxWriter
+from rwkv_music.files import file_sha256
 from rwkv_music.tokenizers.remi import Remi
 from tests.training.test_process_group import ADDED
 
@@ -36,7 +37,8 @@ def data(tmp_path_factory) -> Path:
     codec.save(folder / "tokenizer.json")
     tokenizer = {"name": "remi", "vocab_size": VOCABULARY, "pad_id": 0, "fingerprint": codec.fingerprint}
     splits = {"train": {"pieces": 200}, "val": {"pieces": 10}}
-    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, "splits": splits}))
+    facts = {"splits": splits, "sha256": {"tokenizer.json": file_sha256(folder / "tokenizer.json")}}
+    (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))
     return folder
 
 

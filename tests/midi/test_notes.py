@@ -52,6 +52,9 @@ def test_voices_are_named_by_instrument():
     drums = note(0, 10, 36, channel=9)
     strings = [(0, mido.Message("program_change", program=48, channel=2)), *note(0, 10, 60, channel=2)]
     assert read_notes(make_midi(drums, strings)).voice_names == ["drums", "ensemble"]
+    port = [(0, mido.MetaMessage("midi_port", port=1))]
+    midi = make_midi([*port, *strings[:1]], [*port, *note(0, 10, 60, channel=2)], note(0, 10, 60, channel=2))
+    assert read_notes(midi).voice_names == ["ensemble", "piano"]  # the program belongs to port 1
 
 
 def test_remove_overlaps():

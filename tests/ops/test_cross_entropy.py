@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rwkv_music.ops import cross_entropy
+from rwkv_music.ops import cross_entropy, fused
 from rwkv_music.ops.cross_entropy import Head
 
 
@@ -43,3 +43,22 @@ def test_frozen_head_records_no_graph():
     module = Head(4, 6).requires_grad_(False)
     loss = module(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64))
     assert loss.grad_fn is None and loss.item() > 0
+
+
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_no_gradient_is_computed_without_gradient_tracking(without_gradients):
+    """Neither the product for the gradient of x nor the one for that of the weight runs."""
+    module, x = Head(4, 6), torch.randn(5, 4, requires_grad=True)
+    targets = torch.tensor([0, 5, -100, 2, 1])
+    with torch.profiler.profile() as profile, without_gradients():
+        loss = module(x, targets)
+    assert [event.count for event in profile.key_averages() if event.key == "aten::mm"] == [1]
+    assert loss == module(x, targets)
+
+
+@pytest.mark.parametrize("target", [-1, 6, -101])
+def test_target_outside_the_vocabulary(target):
+    with pytest.raises(ValueError, match=f"targets holds {target}, .* 0 to 5, or -100"):
+        Head(4, 6)(torch.randn(2, 4), torch.tensor([0, target]))
+    with pytest.raises(RuntimeError, match=f"index {target} is out of bounds"):
+        fused.cross_entropy_(torch.randn(2, 6), torch.tensor([0, target]))

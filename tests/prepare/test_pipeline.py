@@ -28,7 +28,7 @@ from rwkv_music.prepare.pipeline import LISTINGS, PARTS, REPORT, prepare
 from rwkv_music.prepare.prepare_log import DATABASE
 from rwkv_music.prepare.workers import Failure
 from rwkv_music.tokenizers.registry import load_codec
-from tests.midi.midi_files import file_of
+from tests.midi.midi_files import file_of, make_midi, note
 
 
 def map_in_process(setup, setup_args, items, *_limits):
@@ -109,6 +109,19 @@ def test_split_depends_on_content_and_seed(bach_midi, tmp_path):
     for split in ("train", "val"):
         assert pieces(tmp_path / "few-data", split) <= pieces(tmp_path / "many-data", split)
         assert pieces(tmp_path / "other-data", split) != pieces(tmp_path / "many-data", split)
+
+
+def test_added_pieces_move_only_the_sole_piece_of_a_split():
+    moved = 0
+    for n in (2, 3, 8, 40):
+        for seed in range(50):
+            keys = np.random.default_rng(seed).integers(0, 2**63, (n + 10, 2), np.uint64)
+            before, after = (pipeline._choose_val(part, 0.3, seed) for part in (keys[:n], keys))
+            places = np.flatnonzero(before != after[:n])
+            moved += len(places)
+            assert all((before == before[i]).sum() == 1 for i in places)
+            assert not len(places) or n < 40
+    assert moved  # the exception exists
 
 
 def test_each_split_has_a_piece():
@@ -296,6 +309,34 @@ def test_resume_refuses_changed_files_and_settings(bach_midi, tmp_path):
     assert not left_over(tmp_path)
 
 
+def test_karaoke_and_riff_files_are_read(bach_midi, tmp_path):
+    (tmp_path / "in").mkdir()
+    songs = [path.read_bytes() for path in sorted(bach_midi.iterdir())[:2]]
+    (tmp_path / "in" / "song.KAR").write_bytes(songs[0])
+    (tmp_path / "in" / "song.rmi").write_bytes(b"RIFF\0\0\0\0RMIDdata\0\0\0\0" + songs[1])
+    facts = quick_prepare([tmp_path / "in"], tmp_path / "data")
+    assert facts["files"] == 2 and facts["rejected"] == {} and facts["passed_over"] == {}
+
+
+def test_lost_notes_are_counted(tmp_path):
+    """A fade-out by expression silences 4 notes, and Reset All Controllers does not end it for midi-llm."""
+    fade = [
+        (960, mido.Message("control_change", control=11, value=0)),
+        (960, mido.Message("control_change", control=121)),
+    ]
+    notes = [message for i in range(8) for message in note(i * 240, i * 240 + 240, 60 + i)]
+    effects = note(0, 240, 60, channel=1)
+    (tmp_path / "in").mkdir()
+    midi = make_midi(fade, notes, [(0, mido.Message("program_change", channel=1, program=127)), *effects])
+    midi.save(tmp_path / "in" / "a.mid")
+    facts = quick_prepare([tmp_path / "in"], tmp_path / "data", val_fraction=0)
+    silent, other = "notes silenced by volume or expression", "notes of other instruments"
+    assert facts["lost"] == {other: {"pieces": 1, "number": 1}, silent: {"pieces": 1, "number": 4}}
+    line = json.loads((tmp_path / "data" / "pieces.jsonl").read_text())
+    assert line["n_notes"] == 4 and line["lost"] == {silent: 4, other: 1}
+    assert silent in (tmp_path / "data" / REPORT).read_text()
+
+
 def test_bad_files_are_rejected_with_reasons(bach_midi, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -320,7 +361,7 @@ def test_bad_files_are_rejected_with_reasons(bach_midi, tmp_path):
     }
     # Of two files with the same bytes the first by name is kept.
     assert lines[good[0].name]["reason"] == "duplicate" and Path(lines[good[0].name]["of"]).name == "Copy.MID"
-    assert facts["files"] == 8 and sum(facts["rejected"].values()) == 5
+    assert facts["files"] == 8 and sum(facts["rejected"].values()) == 5 and facts["passed_over"] == {".txt": 1}
     assert sum(counts["pieces"] for counts in facts["splits"].values()) == 3
 
 
@@ -357,7 +398,7 @@ def test_dataset_is_replaced_only_by_a_complete_one(bach_midi, bach_data, tmp_pa
     ("make", "match"),
     [
         (lambda folder: None, "There is no folder"),
-        (lambda folder: folder.mkdir(), "There is no .mid or .midi file"),
+        (lambda folder: folder.mkdir(), "There is no MIDI file"),
         (lambda folder: folder.write_text(""), "neither a folder nor an archive"),
     ],
 )

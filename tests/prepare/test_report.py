@@ -67,6 +67,7 @@ def test_reasons_are_escaped():
         "distinct_music": 0,
         "tokenizer": {"vocab_size": 3},
         "rejected": {"failed with <script>": 1},
+        "lost": {},
         "splits": {split: {"pieces": 0, "tokens": 0} for split in ("train", "val")},
     }
     text = CorpusReport("remi").html(facts)

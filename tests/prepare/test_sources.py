@@ -2,7 +2,9 @@
 
 import io
 import os
+import socket
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -108,11 +110,69 @@ def test_file_sizes_are_limited(tmp_path, monkeypatch):
     }
 
 
+def test_special_files_are_rejected_without_being_opened(tmp_path):
+    (tmp_path / "a.mid").write_bytes(b"one")
+    for suffix in (".mid", ".zip", ".tar.gz", ".tar"):
+        os.mkfifo(tmp_path / f"pipe{suffix}")
+        (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.mid"))
+    found = contents(Sources([tmp_path]), tmp_path)
+    assert found.pop("a.mid") == b"one"
+    assert len(found) == 9 and set(found.values()) == {"not a regular file"}
+    with pytest.raises(UserError, match="pipe.zip is neither a folder nor an archive"):
+        Sources([tmp_path / "pipe.zip"])
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_headers_of_any_size_take_little_memory(tmp_path, kind):
+    path = tarred(tmp_path / "big.tar.gz", {"a.mid": b"one"})
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        archive.addfile(tarfile.TarInfo("a.mid"))
+        header = tarfile.TarInfo("header")
+        header.type, header.size = kind, 3 << 30
+        archive.fileobj.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(32):
+            archive.fileobj.write(bytes(1 << 20))
+    tracemalloc.start()
+    found = contents(Sources([path]), tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {"big.tar.gz/a.mid": b"", "big.tar.gz": "damaged archive"}
+    assert peak < 8 << 20
+
+
+def test_sparse_map_of_any_length_takes_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources_module, "LARGEST_TAR_HEADER", 1 << 16)
+    path = tmp_path / "sparse.tar.gz"
+    member = tarfile.TarInfo("a.mid")
+    member.size = 64 << 20
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT, compresslevel=1) as archive:
+        archive.fileobj.write(member.tobuf(tarfile.PAX_FORMAT))
+        archive.fileobj.write(b"9999999\n" + b"0\n" * (1 << 19))
+    tracemalloc.start()
+    assert contents(Sources([path]), tmp_path) == {"sparse.tar.gz": "damaged archive"}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 << 20
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+def test_tar_archives_of_any_compression_are_read(tmp_path, suffix):
+    path = tarred(tmp_path / "a.tar", {"a.mid": b"one"}, f"w:{suffix}")
+    assert contents(Sources([path]), tmp_path) == {"a.tar/a.mid": b"one"}
+    whole = bytearray(tarred(tmp_path / "a.tar", {"a.mid": os.urandom(9999), "b.mid": b""}, f"w:{suffix}").read_bytes())
+    whole[-60:] = bytes(60)
+    path.write_bytes(bytes(whole))
+    assert "damaged archive" in contents(Sources([path]), tmp_path).values()
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
         (lambda path: None, "There is no folder"),
-        (lambda path: path.mkdir(), "There is no .mid or .midi file"),
+        (lambda path: path.mkdir(), "There is no MIDI file"),
         (lambda path: path.write_text(""), "neither a folder nor an archive"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The process pool: ordered answers, and crashes, hangs and exceptions that cost one item each."""
+"""The process pool: ordered answers; crashes, hangs and exceptions cost one item each, on a busy computer too."""
 
 import os
 import signal
@@ -14,7 +14,10 @@ def make_worker(offset):
     def work(item):
         if item == "die":
             os.kill(os.getpid(), signal.SIGSEGV)
-        if item == "hang":
+        if item == "loop":
+            while True:
+                pass
+        if item == "wait":
             time.sleep(60)
         if item == "raise":
             raise ValueError("odd")
@@ -26,6 +29,40 @@ def make_worker(offset):
 
 def make_sleeper():
     return time.sleep
+
+
+def make_fragile_worker(log):
+    """A worker that records its items and is killed in its first try at each "kill"."""
+
+    def work(item):
+        with open(log, "a") as file:
+            file.write(f"{item}\n")
+        if item.startswith("kill") and log.read_text().split().count(item) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    return work
+
+
+def make_killed_worker(log, kills):
+    """A worker that is killed during the set-up of its first `kills` processes."""
+    with open(log, "a") as file:
+        file.write(".")
+    if len(log.read_text()) <= kills:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return str
+
+
+def make_counter():
+    """A worker that uses `item` seconds of CPU time."""
+
+    def work(item):
+        end = time.process_time() + item
+        while time.process_time() < end:
+            pass
+        return item
+
+    return work
 
 
 def make_broken_worker():
@@ -41,20 +78,43 @@ def test_no_items():
 
 
 def test_bad_item_costs_only_itself():
-    items = [1, "die", 2, "raise", 3, "hang", 4, 5, "die", 6]
-    answers = list(map_in_order(make_worker, (0,), items, workers=2, limit_s=1.0))
+    items = [1, "die", 2, "raise", 3, "loop", 4, 5, "wait", 6]
+    answers = list(map_in_order(make_worker, (0,), items, workers=2, limit_s=0.2, hang_s=1.0))
     assert answers == [
         1,
         Failure("crashed the reader"),
         2,
         Failure("failed with ValueError: odd"),
         3,
-        Failure("took longer than 1 s"),
+        Failure("took longer than 0.4 s of CPU time"),
         4,
         5,
-        Failure("crashed the reader"),
+        Failure("did not finish within 1 s"),
         6,
     ]
+
+
+def test_limit_is_cpu_time():
+    # Longer than the limit by the clock, as on a busy computer, but without its CPU time.
+    assert list(map_in_order(make_sleeper, (), [0.5], workers=1, limit_s=0.1)) == [None]
+
+
+def test_second_try_has_twice_the_cpu_time():
+    answers = list(map_in_order(make_counter, (), [0.3, 0.1, 5.0], workers=1, limit_s=0.2))
+    assert answers == [0.3, 0.1, Failure("took longer than 0.4 s of CPU time")]
+
+
+def test_killed_process_costs_no_item(tmp_path):
+    log = tmp_path / "items"
+    items = ["a", "kill-1", "b", "kill-2", "c"]
+    assert list(map_in_order(make_fragile_worker, (log,), items, workers=2)) == items
+    assert sorted(log.read_text().split()) == sorted([*items, "kill-1", "kill-2"])
+
+
+def test_process_killed_during_its_setup_is_replaced(tmp_path):
+    assert list(map_in_order(make_killed_worker, (tmp_path / "once", 1), [1, 2], workers=1)) == ["1", "2"]
+    with pytest.raises(UserError, match="signal 9 during its set-up.*--workers"):
+        list(map_in_order(make_killed_worker, (tmp_path / "always", 99), [1, 2], workers=1))
 
 
 def test_items_ahead_are_limited():
@@ -75,7 +135,7 @@ def test_items_ahead_are_limited():
 
 @pytest.mark.filterwarnings("ignore")
 def test_failed_setup_raises(capfd):
-    with pytest.raises(RuntimeError, match="set-up"):
+    with pytest.raises(UserError, match="status 1 during its set-up"):
         list(map_in_order(make_broken_worker, (), [1, 2], workers=1))
     assert "no library" in capfd.readouterr().err
 

@@ -127,7 +127,7 @@ def _start_munge() -> subprocess.Popen | None:
     for folder in ("/run/munge", "/var/log/munge"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         shutil.chown(folder, "munge", "munge")
-    process = subprocess.Popen(["munged", "--foreground"], user="munge", group="munge", stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(["runuser", "-u", "munge", "--", "munged", "--foreground"], stderr=subprocess.DEVNULL)
     wait_until(lambda: subprocess.run(["munge", "-n"], capture_output=True).returncode == 0, 10)
     return process
 

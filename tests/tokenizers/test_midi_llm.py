@@ -130,8 +130,9 @@ def test_programs_share_instruments(program, letters):
         ("midi-llm", messages(), "no notes"),
         ("midi-llm", messages((0, "on", 60, 9), program=120), "no notes of the tokenizer's instruments"),
         ("midi-llm-piano", messages((0, "on", 60, 9), program=40), "no notes of the tokenizer's instruments"),
-        ("midi-llm", messages((0, "control", 7, 0), (0, "on", 60, 9)), "no notes of the tokenizer's instruments"),
+        ("midi-llm", messages((0, "control", 7, 0), (0, "on", 60, 9)), "all notes silenced by volume or expression"),
         ("midi-llm", messages((0, "on", 60, 9), (2**27, "on", 60, 9)), "longer than 20,000 quarter notes"),
+        ("midi-llm", messages((0, "control", 39, 0), (0, "on", 60, 9)), "all notes silenced by volume or expression"),
         ("midi-llm", messages((0, "on", 60, 9))[:-4], "truncated"),
     ],
 )

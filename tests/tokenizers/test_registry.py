@@ -7,6 +7,7 @@ import pytest
 
 from rwkv_music.errors import UserError
 from rwkv_music.tokenizers.registry import load_codec, make_codec
+from tests.damaged_json import DAMAGED_JSON
 
 
 def test_save_and_load(tmp_path, bach_midi):
@@ -43,7 +44,7 @@ def test_library_with_another_vocabulary(tmp_path, bach_midi):
         (lambda contents: contents["options"].update(n_velocities=16), "modified"),
         (lambda contents: contents["options"].update(color=1), "not a tokenizer.json"),
         (lambda contents: contents.update(format_version=99), "not a tokenizer.json"),
-        (lambda contents: contents.pop("name"), "not a tokenizer.json"),
+        (lambda contents: contents.pop("name"), "no name"),
         (lambda contents: contents.update(name="abc"), "abc"),
     ],
 )
@@ -55,6 +56,26 @@ def test_modified_files_are_rejected(tmp_path, change, message):
     path.write_text(json.dumps(contents))
     with pytest.raises(UserError, match=message):
         load_codec(path)
+
+
+@pytest.mark.parametrize("content", [*DAMAGED_JSON.values(), b"{}"])
+def test_damaged_files_are_rejected(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="tokenizer.json cannot be read .*use the tokenizer.json next to the data"):
+        load_codec(path)
+
+
+@pytest.mark.parametrize("key", ["format", "format_version", "name", "options", "vocabulary", "libraries"])
+@pytest.mark.parametrize("value", [None, [], {}, 7, "abc"])
+def test_wrong_types_are_rejected(tmp_path, key, value):
+    path = tmp_path / "tokenizer.json"
+    make_codec("midi-llm-piano").save(path)
+    contents = json.loads(path.read_text())
+    path.write_text(json.dumps({**contents, key: value}))
+    if not isinstance(value, type(contents[key])):
+        with pytest.raises(UserError, match=f"{key} is not an? "):
+            load_codec(path)
 
 
 @pytest.mark.parametrize("options", [{"positions_per_beat": 0}, {"positions_per_beat": 97}, {"n_velocities": 128}])

@@ -123,6 +123,42 @@ def test_changing_time_signatures(codec, bars):
     assert len(codec.bar_starts(ids)) == sum(start <= notes[-1][1] for start in np.cumsum([0, *lengths[:-1]]))
 
 
+METERS = {
+    # (signatures, number of bars of 12 whole notes, time signatures of the first tokens, lost signatures)
+    "18/8": ([(0, 18, 8)], 6, ["9/4"], 0),
+    "24/8": ([(0, 24, 8)], 4, ["12/4"], 0),
+    "8/32": ([(0, 8, 32)], 48, ["4/16"], 0),
+    "21/16": ([(0, 21, 16)], 12, ["4/4"], 1),
+    "5/32": ([(0, 5, 32)], 12, ["4/4"], 1),
+    "back from 5/32": ([(0, 2, 4), (384, 5, 32), (768, 3, 4)], 18, ["2/4"] * 4 + ["3/4"], 1),
+    "third bar cut": ([(0, 4, 4), (960, 3, 4)], 16, ["4/4", "4/4", "2/4", "3/4"], 0),
+    "first bar cut": ([(0, 4, 4), (96, 4, 4)], 13, ["1/4", "4/4"], 0),
+    "cut to an eighth": ([(0, 6, 8), (336, 2, 4)], 25, ["6/8", "1/8", "2/4"], 0),
+    "two cuts": ([(0, 4, 4), (96, 3, 4), (192, 2, 4)], 25, ["1/4", "1/4", "2/4"], 0),
+    "change just after the bar line": ([(0, 4, 4), (385, 2, 4)], 23, ["4/4", "2/4"], 0),
+    "cut that no meter has": ([(0, 4, 4), (111, 2, 4)], 23, ["4/4", "2/4"], 1),
+}
+
+
+@pytest.mark.parametrize("case", METERS)
+def test_meters(codec, case):
+    """Every meter has its bars, if the vocabulary can express them."""
+    signatures, n_bars, first, n_lost = METERS[case]
+    notes = [(0, start, start + 24, 60, 127) for start in range(0, 12 * 384, 24)]
+    piece = codec.encode_piece(midi_of(notes, signatures))
+    found = [codec.vocabulary[token][8:] for token in piece.ids if codec.vocabulary[token].startswith("TimeSig")]
+    assert len(piece.bar_starts) == n_bars and found[: len(first)] == first and codec.count_notes(piece.ids) == 192
+    assert piece.lost == ({"time signatures that the vocabulary lacks": n_lost} if n_lost else {})
+    assert_round_trip(codec, piece.ids)
+
+
+def test_double_notes_are_counted(codec):
+    assert codec.encode_piece(midi_of([(0, 0, 96, 60, 127), (5, 0, 96, 60, 127)])).lost == {}
+    upper = mido.MidiFile(file=io.BytesIO(midi_of([(0, 0, 96, 60, 127)])))
+    upper.tracks.append(upper.tracks[1])
+    assert codec.encode_piece(file_of(upper)).lost == {"notes that double another note": 1}
+
+
 def test_round_trip_of_encoded_music(codec):
     """Ids survive the round trip even for notes off the grid, overlaps and signatures within bars."""
     for seed in range(12):
@@ -215,7 +251,7 @@ NOTE = [(0, 0, 96, 60, 64)]
         (midi_of([(0, 0, 0, 60, 64)]), "no notes"),
         (midi_of([*NOTE, (0, 2**27, 2**27 + 96, 60, 64)]), "longer than 20,000 quarter notes"),
         (midi_of(NOTE)[:-6], "truncated"),
-        (midi_of(NOTE).replace(b"\x90\x3c", b"\x90\xbc"), "damaged events"),
+        (midi_of(NOTE).replace(b"\x90\x3c", b"\xf4\x3c"), "damaged events (undefined status byte)"),
     ],
 )
 def test_rejected(codec, data, reason):
@@ -244,7 +280,7 @@ def test_damaged_bytes_never_crash(codec, bach_midi):
             outcomes.add("tokens")
         except RejectedMidi as error:
             outcomes.add(error.reason)
-    assert {"tokens", "damaged events"} <= outcomes
+    assert {"tokens", "damaged events (one crosses the end of its track)"} <= outcomes
     assert not any(outcome.startswith("MidiTok failed") for outcome in outcomes)
 
 

@@ -1,7 +1,7 @@
-"""Runs of train.py, in this process or as a user starts them.
+"""Runs of train.py: in this process, in forked processes, or as a user starts them.
 
-One rank trains in this process: that saves the seconds in which a new one imports torch and DeepSpeed. Several ranks,
-signals and crashes need processes of their own.
+One rank trains in this process and several in processes forked from a server: that saves the seconds in which a new one
+imports torch and DeepSpeed. The launchers, signals and crashes are tested with commands as a user types them.
 """
 
 import contextlib
@@ -11,9 +11,8 @@ import io
 import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -26,6 +25,7 @@ from torch import distributed as dist
 import train as train_py
 from rwkv_music.training import setup as setup_module
 from rwkv_music.training.process_group import ENVIRONMENT, init_process_group
+from tests.training.rank_process import run_ranks
 
 PROJECT = Path(__file__).parents[2]
 SMALL = "--n_layer 2 --n_embd 64 --ctx_len 128 --batch_size 4 --steps 20 --log_every 1 --val_every 10".split()
@@ -52,11 +52,11 @@ def command(
     *arguments: object,
     ranks: int = 1,
     config: str | Path = "zero2.json",
-    program: Path = PROJECT / "train.py",
+    program: Sequence[object] = (PROJECT / "train.py",),
 ) -> list[str]:
     """The command line of `train.py` or one like it, alone or under DeepSpeed's launcher."""
     start = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port", str(free_port())]
-    line = [sys.executable, *(start if ranks > 1 else []), str(program), "--out", str(folder)]
+    line = [sys.executable, *(start if ranks > 1 else []), *map(str, program), "--out", str(folder)]
     return [*line, "--deepspeed_config", str(PROJECT / "ds_configs" / config), *map(str, arguments)]
 
 
@@ -87,6 +87,8 @@ def one_rank() -> Iterator[None]:
         mock.patch.object(setup_module, "init_process_group", lambda *_: dist.HashStore()),
         mock.patch.object(dist, "destroy_process_group", lambda: None),
         mock.patch.object(gc, "freeze", lambda: None),
+        # DeepSpeed's zero.Init replaces it and does not restore it.
+        mock.patch.object(torch.nn.functional, "linear", torch.nn.functional.linear),
     ):
         process_group()
         os.environ.update({**ENVIRONMENT, **os.environ})
@@ -106,24 +108,24 @@ def train(
     check: bool = True,
     ranks: int = 1,
     config: str | Path = "zero2.json",
-    program: Path | None = None,
+    program: Sequence[object] = (),
 ) -> Run:
-    """`train.py`, run to its end: on one rank in this process, else as a user starts it.
+    """`train.py`, run to its end: on one rank in this process, else in forked processes without a launcher.
 
     Args:
-        program: a script like train.py, run in a process of its own.
+        program: a script like train.py and its first arguments, run in a process of its own.
     """
-    if ranks == 1 and program is None:
+    if ranks == 1 and not program:
         line = ["--out", folder, "--deepspeed_config", PROJECT / "ds_configs" / config, *arguments]
         output = io.StringIO()
         with one_rank(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             status = train_py.main(list(map(str, line)))
         run = Run(folder, status, output.getvalue())
     else:
-        line = command(folder, *arguments, ranks=ranks, config=config, program=program or PROJECT / "train.py")
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 300}
-        done = subprocess.run(line, env=environment(), **options)
-        run = Run(folder, done.returncode, done.stdout)
+        line = command(folder, *arguments, config=config, program=program or (PROJECT / "train.py",))
+        log = folder.with_name(f"{folder.name}.log")
+        status = run_ranks(line[1:], ranks, environment(), log, seconds=300)
+        run = Run(folder, status, log.read_text())
     assert not check or run.status == 0, run.output[-4000:]
     return run
 

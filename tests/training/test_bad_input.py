@@ -14,6 +14,7 @@ from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError
 from rwkv_music.training.loop import Loop
 from rwkv_music.training.signals import EXIT_RESUMABLE, Stopped
+from tests.damaged_json import DAMAGED_JSON
 from tests.training.conftest import PROJECT, SMALL, train
 
 ZERO2 = str(PROJECT / "ds_configs" / "zero2.json")
@@ -58,6 +59,9 @@ def test_data_without_its_tokenizer(attempt, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
     (tmp_path / "data" / "tokenizer.json").unlink()
     assert "is damaged (no tokenizer.json): prepare the data again" in attempt(data=tmp_path / "data")
+    content = (bach_data / "tokenizer.json").read_bytes()
+    (tmp_path / "data" / "tokenizer.json").write_bytes(content.replace(b"Pitch", b"pitch", 1))
+    assert "tokenizer.json is not the file that dataset.json describes" in attempt(data=tmp_path / "data")
 
 
 @pytest.mark.parametrize("more", [(), ("--tbptt", 1)])
@@ -98,15 +102,17 @@ def test_a_deepspeed_file_that_contradicts_the_flags(attempt, tmp_path):
 
 
 def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
-    assert "cannot be read" in attempt(config=tmp_path / "missing.json")
-    assert "is not JSON" in attempt(config=write(tmp_path / "a.json", "{"))
-    assert "not a JSON object" in attempt(config=write(tmp_path / "b.json", "[]"))
+    assert "reading" in attempt(config=tmp_path / "missing.json")
+    for content in DAMAGED_JSON.values():
+        (tmp_path / "a.json").write_bytes(content)
+        assert "a.json cannot be read" in attempt(config=tmp_path / "a.json")
     assert "ZeRO stage" in attempt(config=write(tmp_path / "c.json", {}))
     stage = {"zero_optimization": {"stage": 2}}
     assert 'a section "optimizer"' in attempt(
         config=write(tmp_path / "d.json", {**stage, "optimizer": {"type": "Adam"}})
     )
-    assert "make it an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": True}))
+    for zero in (True, {"stage": 2, "offload_optimizer": "cpu"}, {"stage": 3, "offload_param": []}):
+        assert "make it an object" in attempt(config=write(tmp_path / "f.json", {"zero_optimization": zero}))
     for key, value in {
         "train_batch_size": "x",
         "gradient_accumulation_steps": 0,
@@ -150,6 +156,9 @@ def test_a_run_folder_that_is_a_file(bach_data, tmp_path):
 def test_what_a_cpu_cannot(bach_data, tmp_path):
     large = train(tmp_path / "run", "--data", bach_data, "--preset", "7b", check=False)
     assert "GiB per rank for 1 rank" in one_sentence(large.output)
+    for size in ("--ctx_len", 99_999_999), ("--batch_size", 9_999_999), ("--n_embd", 2**20):
+        huge = train(tmp_path / "run", "--data", bach_data, *SMALL, *size, check=False)
+        assert huge.status == 1 and "GiB per rank for 1 rank" in one_sentence(huge.output)
     quantized = train(tmp_path / "run", "--data", bach_data, *SMALL, config="zeropp.json", check=False)
     assert "zero_quantized_weights" in one_sentence(quantized.output)
     assert large.status == quantized.status == 1 and not (tmp_path / "run").exists()
@@ -178,10 +187,22 @@ def test_a_model_that_cannot_be(attempt):
 def test_numbers_out_of_range(attempt):
     assert "steps is 0: choose 1 or more" in attempt("--steps", 0)
     assert "log_every is 0" in attempt("--log_every", 0)
+    assert "n_layer is 100000: choose one from 1 to 1024" in attempt("--n_layer", 100_000)
     assert "ctx_len is -1" in attempt("--ctx_len", -1)
     assert "lr is nan" in attempt("--lr", "nan")
     assert "beta2 is 1.0: choose one from 0 to below 1" in attempt("--beta2", 1)
     assert "decay_fraction is 1.5: choose one from 0 to 1" in attempt("--decay_fraction", 1.5)
+
+
+@pytest.mark.parametrize("setting", ("data", "out"))
+def test_a_path_that_is_not_utf8(setting, attempt, tmp_path):
+    sentence = attempt(**{setting: tmp_path / "r\udcffn"})
+    assert f"{setting} is '" in sentence and "r\\udcffn', which is not UTF-8" in sentence
+
+
+def test_a_name_that_no_file_system_allows(attempt):
+    for setting in ("data", "resume", "init"):
+        assert f"{setting} has a name longer than 255 bytes" in attempt(f"--{setting}", "x" * 256)
 
 
 def test_a_checkpoint_of_another_shape(attempt, one_process):
@@ -202,6 +223,8 @@ def test_a_folder_of_something_else(attempt, tmp_path):
     (tmp_path / "other").mkdir()
     write(tmp_path / "other" / "config.json", {"their": "own"})
     assert "config.json cannot be read" in attempt(out=tmp_path / "other")
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    assert f"reading {tmp_path}/folder/config.json" in attempt(out=tmp_path / "folder")
 
 
 def test_a_damaged_checkpoint_that_is_named(attempt, one_process, tmp_path):
@@ -217,10 +240,9 @@ def test_resuming_from_what_is_no_checkpoint(attempt, tmp_path):
 
 def test_data_of_another_tokenizer(attempt, one_process, bach_data, tmp_path):
     shutil.copytree(bach_data, tmp_path / "data")
-    for name in ("dataset.json", "tokenizer.json"):
-        facts = json.loads((tmp_path / "data" / name).read_text())
-        facts.get("tokenizer", facts)["fingerprint"] = "0" * 64
-        write(tmp_path / "data" / name, facts)
+    facts = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    facts["tokenizer"]["fingerprint"] = "0" * 64
+    write(tmp_path / "data" / "dataset.json", facts)
     assert "another tokenizer" in attempt(data=tmp_path / "data", out=one_process.folder)
 
 

@@ -19,6 +19,7 @@ from rwkv_music.__main__ import main as rwkv_music
 from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, read_progress, skipped_checkpoints
 from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.errors import UserError
+from tests.damaged_json import DAMAGED_JSON
 from tests.training.conftest import PROJECT, SMALL, Run, command, environment, train
 
 FILES = {path.stem: json.loads(path.read_text()) for path in (PROJECT / "ds_configs").glob("*.json")}
@@ -118,6 +119,47 @@ def test_a_damaged_checkpoint_is_skipped_by_name(unbroken, name, how, says, tmp_
     assert clause.startswith(f"step_00000040: its {name}") and says in clause
 
 
+ENTRY = '{"size_bytes": 1, "sha256": "00"}'
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"[" * 10**5,
+        b'{"version": 1, "files": {"a": {"size_bytes": ' + b"9" * 5000 + b', "sha256": "00"}}}',
+        b'{"version": 1, "files": []}',
+        b'{"version": 1, "files": {"a": 1}}',
+        f'{{"version": 1, "files": {{"a\\u0000": {ENTRY}}}}}'.encode(),
+        f'{{"version": 1, "files": {{"../a": {ENTRY}}}}}'.encode(),
+        "folder",
+        "pipe",
+        "no checkpoint folder",
+    ],
+    ids=str,
+)
+def test_a_damaged_manifest_costs_one_checkpoint_whatever_the_damage(manifest, one_process, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(one_process.last_checkpoint, folder / "step_00000020")
+    path = folder / "step_00000030" / "manifest.json"
+    if manifest == "no checkpoint folder":
+        path.parent.write_text("")
+    else:
+        path.parent.mkdir()
+    if isinstance(manifest, bytes):
+        path.write_bytes(manifest)
+    elif manifest == "folder":
+        path.mkdir()
+    elif manifest == "pipe":
+        os.mkfifo(path)
+    chosen = find_checkpoint(tmp_path)
+    assert chosen.name == "step_00000020"
+    [clause] = skipped_checkpoints(tmp_path, chosen)
+    assert clause.startswith("step_00000030: its manifest.json cannot be read (") and "\n" not in clause
+
+
 def test_a_bit_that_flipped_in_a_tensor_is_noticed(unbroken, tmp_path):
     shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
     damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")
@@ -193,6 +235,23 @@ def test_a_job_that_was_thought_dead_does_not_write_into_the_run(bach_data, tmp_
     (folder / ".owner").write_text("another\n")
     assert "has taken over" in running.communicate(timeout=60)[1]
     assert running.returncode == 1
+
+
+def test_a_damaged_manifest_is_passed_over(unbroken, tmp_path):
+    folder = copy_of_half(unbroken[1], tmp_path / "run")
+    damaged = find_checkpoint(folder)
+    earlier = damaged.with_name("step_00000001")
+    shutil.copytree(damaged, earlier)
+    for content in (*DAMAGED_JSON.values(), b'{"version": 1, "files": {"a\\u0000": {"size_bytes": 1, "sha256": ""}}}'):
+        (damaged / "manifest.json").write_bytes(content)
+        assert find_checkpoint(folder) == earlier
+        [clause] = skipped_checkpoints(folder, earlier)
+        assert "manifest.json" in clause and "\n" not in clause
+    tree = json.loads((earlier / "manifest.json").read_text())
+    for name in ("a\0b", "\ud800"):
+        files = {**tree["files"], name: {"size_bytes": 1, "sha256": ""}}
+        (damaged / "manifest.json").write_text(json.dumps({**tree, "files": files}))
+        assert find_checkpoint(folder) == earlier
 
 
 class Bomb:

@@ -10,23 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint
+from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, read_progress
 from rwkv_music.training.health import SpikeDetector
-from tests.training.conftest import PROJECT, SMALL, Run, command, environment, on_two_ranks
+from rwkv_music.training.loop import Loop
+from tests.training.conftest import PROJECT, SMALL, Run, command, environment, on_two_ranks, train
 from tests.training.test_checkpoint import wait_for
+from tests.training.test_training import tensor_hashes
+from tests.training.troubled import step_with_a_nan
 
 LONG = [*SMALL, "--steps", "1000000", "--val_every", "0", "--save_every", "5", "--keep", "1"]
 
 
 def troubled(trouble: str, folder, *arguments: object, ranks: int = 1) -> Run:
     """`train.py` with a trouble put in, run to its end."""
-    line = command(folder, *arguments)
-    line = [line[0], str(PROJECT / "tests" / "training" / "troubled.py"), trouble, *line[2:]]
-    line = on_two_ranks(line) if ranks == 2 else line
-    done = subprocess.run(
-        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
-    )
-    return Run(folder, done.returncode, done.stdout)
+    program = (PROJECT / "tests" / "training" / "troubled.py", trouble)
+    return train(folder, *arguments, program=program, ranks=ranks, check=False)
 
 
 @pytest.mark.parametrize("stage", (2, 3))
@@ -40,14 +38,37 @@ def test_a_nan_in_one_ranks_gradient_skips_that_step_everywhere_and_no_other(sta
     assert len(losses) == 19 and np.isfinite(losses).all() and losses[-1] < losses[0] - 0.5
 
 
-def test_too_many_in_a_row_end_the_run_at_the_last_good_checkpoint(bach_data, tmp_path):
-    more = ["--save_every", 2, "--max_skipped_steps", 4, "--val_every", 0]
-    run = troubled("nan-for-good", tmp_path / "run", "--data", bach_data, *SMALL, *more)
+def test_too_many_skipped_steps_end_the_run_and_every_earlier_checkpoint_stays(bach_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Loop, "step", step_with_a_nan(7, 10**9))
+    more = ["--save_every", 2, "--keep", 1, "--max_skipped_steps", 4, "--val_every", 0]
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, *more, check=False)
     assert run.status == 1 and "Traceback" not in run.output, run.output[-3000:]
     said = run.output.strip().splitlines()[-1]
     assert "The last 5 steps, up to step 11, were skipped" in said
-    assert "resumes from step_00000006" in said
-    assert run.last_checkpoint.name == "step_00000006"
+    assert "delete the checkpoints after step 6" in said and "resumes from step_00000006" in said
+    assert [path.name[-2:] for path in checkpoints(run.folder)] == ["06", "08", "10"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_weights_are_saved_after_a_skipped_step(stopped, bach_data, tmp_path, monkeypatch):
+    """The gradient of step 7 is not finite: the last step, or the one in which SIGTERM comes."""
+    skipping = step_with_a_nan(7, 8)
+
+    def step(loop: Loop, *arguments):
+        if stopped and loop.progress.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return skipping(loop, *arguments)
+
+    monkeypatch.setattr(Loop, "step", step)
+    arguments = ["--data", bach_data, *SMALL, "--val_every", 0, "--save_every", 6, "--max_skipped_steps", 1]
+    run = train(tmp_path / "run", *arguments, "--stop_after", 9 if stopped else 7, check=False)
+    assert run.status == (75 if stopped else 0), run.output[-3000:]
+    sixth, seventh = checkpoints(run.folder)
+    assert fault(seventh) is None and tensor_hashes(seventh) == tensor_hashes(sixth)
+    progress = read_progress(seventh)
+    assert (progress.step, progress.samples, progress.skipped, progress.skipped_in_a_row) == (7, 28, 1, 1)
+    again = train(tmp_path / "run", *arguments, check=False)  # the restart continues the count
+    assert again.status == 1 and "The last 2 steps, up to step 8, were skipped" in again.output
 
 
 @pytest.mark.parametrize("trouble, whole", [("spike", "step_00000030"), ("damaged-spike", "step_00000020")])
@@ -59,6 +80,32 @@ def test_a_spike_is_rolled_back_and_other_rows_are_taken(trouble, whole, bach_da
     assert 31 <= int(at) <= 35 and target == whole
     losses = run.curve()
     assert len(losses) == 50 and losses[-1] < 5  # one curve, with no spike in it
+
+
+def test_rollbacks_and_the_losses_before_a_spike_outlive_a_restart(bach_data, tmp_path, monkeypatch):
+    """Every start after step 6 finds a spike in its first step and is killed after the rollback."""
+    arguments = ["--data", bach_data, *SMALL, "--val_every", 0, "--save_every", 3, "--on_spike", "rollback"]
+    train(tmp_path / "run", *arguments, "--stop_after", 3)
+    run = train(tmp_path / "run", *arguments, "--stop_after", 6)
+    progress = read_progress(run.last_checkpoint)
+    assert progress.losses == pytest.approx(run.curve()) and progress.last_step_without_spike == 6
+
+    def roll_back_and_die(loop: Loop, loss: float):
+        roll_back(loop, loss)
+        raise RuntimeError("killed")
+
+    roll_back = Loop.roll_back
+    with monkeypatch.context() as patch:
+        patch.setattr(SpikeDetector, "is_spike", lambda *_: True)
+        patch.setattr(Loop, "roll_back", roll_back_and_die)
+        starts = [train(tmp_path / "run", *arguments, check=False) for _ in range(4)]
+    assert [start.status for start in starts] == [70, 70, 70, 1]
+    assert "after 3 returns to step_00000006" in starts[-1].output
+    resumed = train(tmp_path / "run", *arguments, "--stop_after", 7)
+    assert read_progress(resumed.last_checkpoint).samples == 4 * (6 + 3 + 1)  # no rows of a spike again
+    (tmp_path / "run" / "rollbacks.json").write_text("[" * 10**5)
+    damaged = train(tmp_path / "run", *arguments, check=False)
+    assert damaged.status == 1 and "rollbacks.json cannot be read" in damaged.output
 
 
 def test_what_a_spike_is():

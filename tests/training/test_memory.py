@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig
-from rwkv_music.model_v8 import State
+from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.training.deepspeed_engine.fast.gather import may_gather_at_once
 from rwkv_music.training.memory import (
     USABLE_FRACTION,
@@ -15,6 +15,7 @@ from rwkv_music.training.memory import (
     StreamMemory,
     activation_values,
     estimate,
+    host_bytes,
     least_recompute,
     model_state_bytes,
 )
@@ -94,6 +95,30 @@ SIZES = {"none": MemoryEstimate(50, 40, 10), "selective": MemoryEstimate(50, 10,
 )
 def test_no_more_is_recomputed_than_must_be(asked, there, chosen):
     assert least_recompute(asked, SIZES.__getitem__, there) == (chosen, SIZES[chosen])
+
+
+@pytest.mark.parametrize("recompute", ("none", "selective"))
+@pytest.mark.parametrize("model, dtype", [({"channel_mix": "x070"}, torch.bfloat16), ({"dim_ffn": 640}, torch.float32)])
+def test_lower_bound_of_a_step_on_a_cpu(recompute, model, dtype):
+    """It counts most of what autograd keeps between forward and backward, and never more than the peak."""
+    config = ModelConfig(n_layer=3, n_embd=128, vocab_size=300, **model)
+    module = RWKV(config).to(dtype)
+    module.recompute = recompute
+    ids = torch.zeros(2, 128, dtype=torch.int64)
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = module.loss(ids, ids)
+    held = sum(size for pointer, size in kept.items() if pointer not in weights)
+    options = {"zero_stage": 1, "world_size": 1, "tokens": 256, "recompute": recompute, "bf16": dtype == torch.bfloat16}
+    bound = host_bytes(config, 0, 0, **options)
+    logits = 256 * 300 * dtype.itemsize
+    assert loss.requires_grad and 0.6 * held < bound - logits < held
 
 
 def test_model_states_follow_the_zero_paper():

@@ -41,12 +41,51 @@ def test_the_cpu_has_a_measured_peak():
     assert 1e8 < flops < 1e14 and "measured" in source
 
 
+@pytest.mark.parametrize(
+    "name, tera",
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 836),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 836),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A100-PCIE-40GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H100 64GB HBM2", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA B200X", None),
+    ],
+)
+def test_each_chip_has_its_own_peak(name, tera, monkeypatch):
+    """A chip without a known rate (None) is measured; here the measurement is only noticed."""
+
+    class Measured(Exception):
+        pass
+
+    def measure(*_arguments):
+        raise Measured
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch, "Generator", measure)
+    if tera is None:
+        with pytest.raises(Measured):
+            peak_flops(torch.device("cuda"))
+    else:
+        assert peak_flops(torch.device("cuda")) == (tera * 1e12, f"{name} datasheet")
+
+
 def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
     trace = Trace(tmp_path, rank=3, steps=2, device=torch.device("cpu"))
     told = []
     for _ in range(15):
         torch.ones(10).sum()
-        told.append(trace.step())
+        told.append(trace.step() and trace.write())
     path = tmp_path / "profile" / "rank_03.json.gz"
     assert [i for i, value in enumerate(told, 1) if value] == [12]
     assert "2 steps" in told[11] and str(path) in told[11]
@@ -59,7 +98,7 @@ def test_a_trace_that_the_end_cuts_short_is_written_as_far_as_it_got(steps, trac
     trace = Trace(tmp_path, rank=0, steps=5, device=torch.device("cpu"))
     for i in range(1, steps + 1):
         torch.ones(10).sum()
-        said = trace.step(last=i == steps)
+        said = trace.write() if trace.step(last=i == steps) else None
         assert said is None or i == steps
     path = tmp_path / "profile" / "rank_00.json.gz"
     assert path.exists() == bool(traced)

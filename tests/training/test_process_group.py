@@ -102,7 +102,7 @@ signals.leave(status)
 
 def test_nothing_is_added_to_the_environment_while_nccls_threads_may_read_it(bach_data, tmp_path):
     (tmp_path / "alone.py").write_text(ADDED)
-    run = train(tmp_path / "run", "--data", bach_data, *SMALL, "--steps", 2, program=tmp_path / "alone.py")
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, "--steps", 2, program=(tmp_path / "alone.py",))
     assert run.output.splitlines()[-1] == "added []"
 
 

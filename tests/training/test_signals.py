@@ -7,9 +7,12 @@ import time
 
 import pytest
 
-from rwkv_music.checkpoint.run_folder import checkpoints
+from rwkv_music.checkpoint.run_folder import checkpoints, fault
+from rwkv_music.data.dataset import MusicDataset
+from rwkv_music.data.streams import DocumentStreams
+from rwkv_music.training.samples import HeldOut
 from rwkv_music.training.signals import EXIT_RESUMABLE, INTERRUPTED, StopSignals
-from tests.training.conftest import SMALL, command, environment, on_two_ranks
+from tests.training.conftest import SMALL, command, environment, on_two_ranks, train
 from tests.training.test_checkpoint import wait_for
 
 LONG = [*SMALL, "--steps", "1000000", "--save_every", "0", "--val_every", "0"]
@@ -52,6 +55,59 @@ def test_ctrl_c_under_deepspeeds_launcher_stops_with_a_checkpoint(bach_data, tmp
     step = int(saved.name.removeprefix("step_"))
     assert f"train.py: interrupted after step {step:,}; the same command resumes from {saved.name}." in said
     assert 'train.py", line' not in said  # no traceback of ours
+
+
+@pytest.mark.parametrize(
+    "what, save_every, last",
+    [
+        ("validation", 3, False),
+        ("validation", 0, False),
+        ("validation", 3, True),
+        ("validation of streams", 3, False),
+        ("sample", 3, False),
+    ],
+)
+def test_a_stop_while_validating_or_sampling_leaves_the_checkpoint(
+    what, save_every, last, bach_data, tmp_path, monkeypatch
+):
+    """After step 3 the run would validate or sample forever. SIGTERM comes once the due checkpoint is complete."""
+    folder, signaled = tmp_path / "run", []
+
+    def note() -> None:
+        if signaled or checkpoints(folder) or not save_every:
+            signaled.append(what)
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.001)
+
+    def read_forever(self, *arguments):
+        while True:
+            for batch in read(self, *arguments):
+                note()
+                yield batch
+
+    def read_window(self, window, *arguments):
+        if self._dataset.split == "val":
+            note()
+        return window_of(self, window % 3, *arguments)
+
+    def complete_forever(self, model, after_token) -> None:
+        while True:
+            note()
+            after_token()
+
+    read, window_of = MusicDataset.validation_batches, DocumentStreams.batch
+    monkeypatch.setattr(MusicDataset, "validation_batches", read_forever)
+    monkeypatch.setattr(DocumentStreams, "batch", read_window)
+    monkeypatch.setattr(DocumentStreams, "windows_per_pass", property(lambda _: 10**9, lambda *_: None), raising=False)
+    monkeypatch.setattr(HeldOut, "complete", complete_forever)
+    due = ["--val_every", 0, "--sample_every", 3] if what == "sample" else ["--val_every", 3]
+    due += ["--tbptt", 1] if what == "validation of streams" else []
+    steps = ["--save_every", save_every, "--stop_after", 3 if last else 20]
+    run = train(folder, "--data", bach_data, *SMALL, *due, *steps, check=False)
+    assert run.status == (0 if last else EXIT_RESUMABLE), run.output[-3000:]
+    [saved] = checkpoints(folder)
+    assert saved.name == "step_00000003" and fault(saved) is None
+    assert len(signaled) <= 2
 
 
 def has_trained(run) -> bool:

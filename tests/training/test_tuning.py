@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import mido
@@ -88,11 +89,16 @@ def test_two_processes_tune_as_one_under_each_zero_stage(tune, zero, tuned, base
         assert (weight - other[name]).norm() < 0.02 * weight.norm() + 1e-3, name
 
 
-def test_a_stopped_tuning_goes_on_bit_for_bit_and_knows_its_base(tuned, base, bach_data, tmp_path, capsys):
+def test_a_stopped_tuning_goes_on_bit_for_bit_and_knows_its_base(tuned, base, bach_data, tmp_path, monkeypatch):
     here = tmp_path / "base.safetensors"
     here.write_bytes(base.read_bytes())
-    more = ["--init", here, "--tune", "state", *TUNES["state"], "--stop_after", 3]
-    train(tmp_path / "run", "--data", bach_data, *SHORT, *more)
+    more = ["--tune", "state", *TUNES["state"]]
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        data = os.path.relpath(bach_data)
+        train(tmp_path / "run", "--data", data, *SHORT, "--init", here.name, *more, "--stop_after", 2)
+    load_model(tmp_path / "run")  # from another working directory
+    train(tmp_path / "run", "--stop_after", 3)
     here.rename(tmp_path / "moved.safetensors")
     with pytest.raises(UserError, match="tuned on .*base.safetensors, which no longer exists"):
         load_model(tmp_path / "run")

@@ -1,6 +1,6 @@
 """train.py with one trouble put in:   python troubled.py TROUBLE ARGUMENTS OF train.py
 
-TROUBLE is nan-gradient, nan-for-good, spike, damaged-spike, hang, thread, slow-disk or full-disk; it comes on one rank
+TROUBLE is nan-gradient, spike, damaged-spike, hang, thread, slow-disk or full-disk; it comes on one rank
 alone, where there are several.
 """
 
@@ -30,13 +30,13 @@ undisturbed_rate = loop_module.learning_rate
 def step_with_a_nan(first: int, last: int):
     """Steps whose gradient has one NaN in it."""
 
-    def step(loop: Loop, batches, lr):
+    def step(loop: Loop, batches, lr, unreadable):
         hook = None
         if LAST_RANK and first <= loop.progress.step + 1 <= last:
             parameter = next(p for p in loop.engine.module.parameters() if p.requires_grad)
             hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
         try:
-            return undisturbed_step(loop, batches, lr)
+            return undisturbed_step(loop, batches, lr, unreadable)
         finally:
             if hook:
                 hook.remove()
@@ -93,8 +93,6 @@ if __name__ == "__main__":
     trouble = sys.argv[1]
     if trouble == "nan-gradient":
         Loop.step = step_with_a_nan(7, 7)
-    elif trouble == "nan-for-good":
-        Loop.step = step_with_a_nan(7, 10**9)
     elif trouble in ("spike", "damaged-spike"):
         loop_module.learning_rate = rate_that_is_too_high_once()
         if trouble == "damaged-spike":

@@ -222,7 +222,8 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
             raise UserError('The kernels run in bf16: add "bf16": {"enabled": true} to the DeepSpeed file.')
         if model.config.head_size != 64:
             raise UserError(f"The kernels need head_size 64, not {model.config.head_size}: leave it at 64.")
-        build.load()  # a missing compiler is reported before anything is written
+        # A missing compiler is reported before anything is written.
+        raise_on_any_rank("loading the kernels", build.load)
     train, zero = plan.train, plan.zero
     module: torch.nn.Module = model
     groups = model.parameter_groups(train.weight_decay)

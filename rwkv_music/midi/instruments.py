@@ -1,0 +1,152 @@
+"""The notes of a parsed MIDI file, each with the instrument that plays it.
+
+An instrument belongs to a channel of a port: whatever track changes the program of a channel, all tracks that use the
+channel play it from then on. So set-up tracks apply to the tracks of notes, and both staves of a piano share its
+program. Messages of GS, XG and GM2 make other channels than the tenth rhythm parts.
+"""
+
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+
+import numpy as np
+
+from rwkv_music.midi.events import (
+    ALL_NOTES_OFF,
+    ALL_SOUND_OFF,
+    BANK,
+    CHANNELS,
+    CONTROL_CHANGE,
+    DRUM_CHANNEL,
+    DRUMS,
+    GM2_MODE,
+    GM_MODE,
+    NORMAL_PARTS,
+    NOTE_OFF,
+    NOTE_ON,
+    PROGRAM_CHANGE,
+    RESET_CONTROLLERS,
+    RHYTHM_PART,
+    SUSTAIN_PEDAL,
+    SYSEX,
+    XG_MODE,
+    ParsedMidi,
+)
+
+DRUM_BANKS = {XG_MODE: (126, 127), GM2_MODE: (120,)}  # values of bank select that choose drums, by mode
+
+
+@dataclass(frozen=True)
+class PlayedNotes:
+    """The notes of a piece, in the order of their note-ons. Each array is int64 [n]; times are ticks."""
+
+    start: np.ndarray
+    end: np.ndarray
+    pitch: np.ndarray
+    velocity: np.ndarray
+    program: np.ndarray  # General MIDI's program at the start of the note, or DRUMS
+    channel: np.ndarray  # 16 * port + channel
+    track: np.ndarray
+    pedals: dict[int, list[tuple[int, int]]]  # (tick, value) of each sustain pedal, by channel
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+class ChannelPrograms(dict):
+    """What plays each channel while the events are read: its program, or DRUMS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.programs: dict[int, int] = {}  # the last program change of each channel
+        self._is_rhythm: dict[int, bool] = {}  # where messages say so
+        self._banks: dict[int, int] = {}
+        self._modes: dict[int, int] = {}  # by port
+
+    def __missing__(self, channel: int) -> int:
+        is_rhythm = self._is_rhythm.get(channel, channel % CHANNELS == DRUM_CHANNEL)
+        self[channel] = DRUMS if is_rhythm else self.programs.get(channel, 0)
+        return self[channel]
+
+    def select_bank(self, channel: int, bank: int) -> None:
+        self._banks[channel] = bank
+
+    def change_program(self, channel: int, program: int) -> None:
+        self.programs[channel] = program
+        banks = DRUM_BANKS.get(self._modes.get(channel // CHANNELS, GM_MODE))
+        if banks and channel in self._banks and channel % CHANNELS != DRUM_CHANNEL:
+            self._is_rhythm[channel] = self._banks[channel] in banks
+        self.pop(channel, None)
+
+    def assign(self, channel: int, part: int, mode: int) -> None:
+        port = channel // CHANNELS
+        self._modes[port] = mode
+        if part == NORMAL_PARTS:
+            self._is_rhythm = {other: is_on for other, is_on in self._is_rhythm.items() if other // CHANNELS != port}
+        else:
+            self._is_rhythm[channel] = part == RHYTHM_PART
+        self.clear()
+
+
+@lru_cache(maxsize=1)  # `prepare` needs the notes of a file for statistics and for tokens
+def played_notes(midi: ParsedMidi) -> PlayedNotes:
+    """Return the notes of a file.
+
+    Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
+    the next All Notes Off or All Sound Off of its channel, or else where the music ends. It is left out if its note-off
+    came before it at one tick, which is how some programs write a note without length.
+    """
+    channels = ChannelPrograms()
+    programs = channels.programs
+    rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
+    sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
+    unmatched: dict[tuple[int, int, int], int] = {}  # the tick of the last note-off without a note
+    n_early: dict[tuple[int, int, int], int] = defaultdict(int)  # note-offs just before a note-on
+    unset: dict[int, list[list[int]]] = defaultdict(list)  # notes of channels without a program so far
+    pedals: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    silenced: dict[int, list[int]] = defaultdict(list)  # ticks
+    for tick, kind, channel, a, b, track in midi.events:
+        if kind == NOTE_ON and b:
+            row = [tick, -1, a, b, channels[channel], channel, track]
+            if channel not in programs:
+                unset[channel].append(row)
+            rows.append(row)
+            key = track, channel, a
+            sounding[key].append(row)
+            if unmatched and unmatched.get(key) == tick:
+                n_early[key] += 1
+        elif kind == NOTE_OFF or kind == NOTE_ON:
+            key = track, channel, a
+            held = sounding[key]
+            if held:
+                held.popleft()[1] = tick
+            else:
+                unmatched[key] = tick
+        elif kind == PROGRAM_CHANGE:
+            is_first = channel not in programs
+            channels.change_program(channel, a)
+            if is_first:  # a later track may set the program at the tick of the first notes
+                for row in unset.pop(channel, []):
+                    if row[0] == tick:
+                        row[4] = channels[channel]
+        elif kind == CONTROL_CHANGE:
+            if a == BANK:
+                channels.select_bank(channel, b)
+            elif a == SUSTAIN_PEDAL:
+                pedals[channel].append((tick, b))
+            elif a == RESET_CONTROLLERS:
+                pedals[channel].append((tick, 0))
+            elif a in (ALL_SOUND_OFF, ALL_NOTES_OFF):
+                silenced[channel].append(tick)
+        elif kind == SYSEX:
+            channels.assign(channel, a, b)
+    last = max((row[1] for row in rows), default=0)
+    for key, held in sounding.items():
+        track, channel, _ = key
+        for row in islice(held, max(0, len(held) - n_early[key])):
+            start = row[0]
+            stops = (tick for tick in silenced[channel] if tick > start)
+            row[1] = next(stops, max(last, midi.ends[track], start))
+    rows = [row for row in rows if row[1] >= 0]
+    return PlayedNotes(*np.array(rows, np.int64).reshape(-1, 7).T, pedals=pedals)

@@ -1,0 +1,59 @@
+"""Progress bars: redrawn on a terminal, a line every 30 seconds in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+LINE_S = 30.0
+
+
+def progress_bar(
+    iterable: Iterable | None = None,
+    description: str | None = None,
+    total: int | None = None,
+    *,
+    unit: str = "it",
+    initial: int = 0,
+    disable: bool = False,
+    file: TextIO | None = None,  # stderr if None
+    delay_s: float = LINE_S,  # in a log file, no line appears before
+) -> tqdm:
+    """Return a `tqdm` over `iterable`, or to be updated by hand.
+
+    If `file` is not a terminal, the bar is a line every `LINE_S` seconds and one at the end.
+    """
+    file = file or sys.stderr
+    options: dict[str, Any] = {"unit": unit, "initial": initial, "disable": disable}
+    if file.isatty():
+        return tqdm(iterable, description, total, file=file, dynamic_ncols=True, **options)
+    return _LogBar(
+        iterable, description, total, file=_Lines(file), delay=delay_s, mininterval=LINE_S, miniters=1, **options
+    )
+
+
+class _LogBar(tqdm):
+    """A bar whose state is written every `LINE_S` seconds, whatever asks for it."""
+
+    _due_s = 0.0
+
+    def refresh(self, *arguments: Any, **options: Any) -> bool | None:
+        if time.monotonic() < self._due_s:
+            return None
+        self._due_s = time.monotonic() + LINE_S
+        return super().refresh(*arguments, **options)
+
+
+class _Lines:
+    """A text file on which each state of a bar is a line. tqdm returns to the start of the line instead."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self.flush, self.isatty = file.flush, file.isatty
+        self.encoding = getattr(file, "encoding", None)
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self._file.write(line + "\n")
