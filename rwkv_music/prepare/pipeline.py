@@ -266,7 +266,7 @@ def _write_dataset(
                 documents[split].add(tokens)
                 bars[split].add(piece_bars)
                 counts[split].update(pieces=1, tokens=len(tokens), bars=len(piece_bars), notes=line["n_notes"])
-                for reason, n in line["lost"].items():
+                for reason, n in line.get("lost", {}).items():  # a log of an earlier version has none
                     lost.setdefault(reason, Counter(pieces=0, number=0)).update(pieces=1, number=n)
                 report.add(split, record, len(tokens), len(piece_bars))
                 listed.write(json.dumps({"split": split, **line}) + "\n")

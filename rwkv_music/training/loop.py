@@ -178,7 +178,7 @@ class Loop:
         context.say(f"Trained to step {self.progress.step:,}; the checkpoint is in {context.folder / CHECKPOINTS}.")
 
     def after_step(self, lr: float, stop_later: bool, interrupted: bool, save_due: bool, writing: bool) -> None:
-        """Log, save, stop, validate and sample, in this order, where due. A flag is true if it is on any rank."""
+        """Log, save, validate, sample and stop, in this order, where due. A flag is true if it is on any rank."""
         context, t, step = self.context, self.config.train, self.progress.step
         last, stopping = step == context.last_step, stop_later or interrupted
 
