@@ -175,6 +175,7 @@ def _nats_by_position(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return total loss in nats and number of targets in each tenth of the pieces, float64 and int64 [10]."""
     nats, targets = np.zeros(POSITION_BINS), np.zeros(POSITION_BINS, np.int64)
+    batch_size = min(batch_size, dataset.n_windows)  # more would be rows of padding
     batches = -(-dataset.n_windows // batch_size)
     for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), split, batches)):
         if not batch.n_targets:

@@ -195,7 +195,6 @@ class MusicDataset:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
         task = self._completions if self.task == "completion" else self._next_token
         padding = self._padding()
-        batch_size = min(batch_size, max(1, -(-task.n_windows // world_size)))  # not rows and rows of padding
         for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
             rows = [task.row(i, i) if i < task.n_windows else padding for i in range(start, start + batch_size)]
             yield self.checked(self._packed(rows) if task is self._completions else self._rectangular(rows))
