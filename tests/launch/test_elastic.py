@@ -81,7 +81,6 @@ def test_launchers_print_their_help(file):
         ("1 0", 1),
         ("0 -9", 137),
         ("0 -15", 75),
-        ("70 -15", 75),
     ],
 )
 def test_the_launcher_passes_exit_statuses_on(ends, status):
