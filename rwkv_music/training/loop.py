@@ -240,7 +240,7 @@ class Loop:
         windows = range(first_window, first_window + self.config.data.tbptt)
         return [data.streams.batch(w, part.start, part.stop) for part in parts for w in windows]
 
-    def step(self, batches: list[Batch], lr: float, unreadable: bool) -> Tensor:
+    def step(self, batches: list[Batch], lr: float, unreadable: bool = False) -> Tensor:
         """Take one optimizer step; return float64 [2]: the summed nats and the number of targets of this rank.
 
         `unreadable`: this rank could not read its rows, so that no rank may use the result.

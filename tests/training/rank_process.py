@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 import train as train_py
 from rwkv_music.training import loop, setup  # noqa: F401  what train.py imports after parsing its arguments
 from rwkv_music.training.signals import leave
@@ -61,6 +63,7 @@ def _run_rank(line: list[str], environment: dict[str, str], log: Path) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch read the server's when it was imported
     sys.argv = line
     if Path(line[0]).samefile(train_py.__file__):
         leave(train_py.main(line[1:]))

@@ -123,13 +123,13 @@ def test_a_nan_gradient_skips_a_step_on_deepspeeds_own_path(bach_data, tmp_path,
     """The count of skipped steps is DeepSpeed's there."""
     step = Loop.step
 
-    def with_a_nan(loop, batches, lr):
+    def with_a_nan(loop, batches, lr, unreadable):
         hook = None
         if loop.progress.step == 2:
             parameter = next(p for p in loop.engine.module.parameters() if p.requires_grad)
             hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
         try:
-            return step(loop, batches, lr)
+            return step(loop, batches, lr, unreadable)
         finally:
             if hook:
                 hook.remove()
