@@ -202,7 +202,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 coming = reader.submit(loop.read_step, 0)
                 for step in range(steps):
                     asked = time.perf_counter()
-                    batches = coming.result()
+                    batches, error = coming.result()
+                    if error:
+                        raise error
                     wait += time.perf_counter() - asked
                     coming = reader.submit(loop.read_step, (step + 1) * train.batch_size)
                     loss = loop.step(batches, train.lr)
@@ -261,6 +263,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if train.profile:
             trace = Trace(options.folder, rank, train.profile, context.device)
             run(Trace.WARM_UP + train.profile, trace.step)
+            trace.write()
         if rank == 0:
             print(json.dumps(figures, indent=2))
             if options.kernels:

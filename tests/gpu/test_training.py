@@ -89,7 +89,7 @@ from rwkv_music.training.setup import setup
 loop = Loop(setup(config, options.deepspeed_config, given=set(vars(options))))
 def steps(numbers):
     for number in numbers:
-        loop.step(loop.read_step(number * loop.context.rows_per_step), 1e-3)
+        loop.step(loop.read_step(number * loop.context.rows_per_step)[0], 1e-3)
 steps(range(30))  # until all are recorded
 with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
     steps(range(30, 33))
