@@ -389,7 +389,7 @@ def test_files_and_their_names(codec, changing_meters, tmp_path, capsys):
     assert names == ["OUT-1.mid", "OUT-1.png", "OUT-2.mid", "OUT-2.png"]
     midi = mido.MidiFile(tmp_path / "two" / "OUT-2.mid")
     assert np.bincount(read_notes(midi).voice).tolist() == [8, 4 + 3, 1]  # the prompt's, the completion's, the bass
-    assert "4/4" in capsys.readouterr().err  # the finished progress bar
+    assert capsys.readouterr().err == ""  # no progress bar for short work, as stderr is not a terminal
 
 
 def test_bad_output_names_are_refused_before_generation(codec, changing_meters, tmp_path):
