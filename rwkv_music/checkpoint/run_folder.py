@@ -72,7 +72,7 @@ REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # 
 
 @dataclass(frozen=True)
 class Rollback:
-    """The returns to one checkpoint after loss spikes. They outlive the process, so that they stay limited."""
+    """The returns to one checkpoint after loss spikes. A restarted run reads them, so its limit on returns holds."""
 
     count: int
     samples: int  # rows drawn before the last return; the run continues with the rows after them

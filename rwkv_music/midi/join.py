@@ -26,6 +26,7 @@ from rwkv_music.midi.events import (
     DRUM_CHANNEL,
     DRUMS,
     EXPRESSION,
+    RESET_CONTROLLERS,
     VOLUME,
     TimedMessage,
     rhythm_assignment,
@@ -36,7 +37,6 @@ from rwkv_music.midi.instruments import ChannelPrograms
 from rwkv_music.midi.notes import is_note_on, read_notes, remove_overlaps
 from rwkv_music.midi.time import BarGrid, TempoMap
 
-RESET_CONTROLLERS = 121
 PEDALS = (64, 66, 67, 69)  # sustain, sostenuto, soft, hold 2
 # The values of controllers after power-on (General MIDI 2). All others are 0.
 INITIAL_CONTROLS = {VOLUME: 100, 8: 64, 10: 64, EXPRESSION: 127, 91: 40} | dict.fromkeys(range(70, 80), 64)

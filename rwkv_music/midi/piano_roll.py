@@ -127,7 +127,10 @@ def _draw_labels(axes, notes: Notes, prompt_end_seconds: float | None, length: f
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.patches import Patch
 
-    axes.text(0, 1.15, title, transform=axes.transAxes, fontsize=11.5, fontweight="bold", color="#22262B", va="center")
+    # A file name as title may have bytes that are not text, and dollar signs that do not enclose mathematics.
+    title = title.encode("utf-8", "replace").decode()
+    style = {"fontsize": 11.5, "fontweight": "bold", "color": "#22262B", "va": "center"}
+    axes.text(0, 1.15, title, transform=axes.transAxes, parse_math=False, **style)
     families = [PROMPT_HUES] if prompt_end_seconds is None else [PROMPT_HUES, COMPLETION_HUES]
     if prompt_end_seconds is not None:
         axes.axvspan(prompt_end_seconds, length, color="#FFF6EC", linewidth=0, zorder=0.5, alpha=0.7)

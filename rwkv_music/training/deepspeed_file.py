@@ -50,6 +50,9 @@ def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f'{path} enables fp16, but the kernels run in bf16: use "bf16": {{"enabled": true}} instead.')
     if config.get("zero_optimization", {}).get("stage", 0) not in (1, 2, 3):
         raise UserError(f'{path} sets no ZeRO stage: set "zero_optimization": {{"stage": 1}}, 2 or 3.')
+    bucket = config["zero_optimization"].get("reduce_bucket_size", 1)
+    if isinstance(bucket, bool) or not isinstance(bucket, int | float) or bucket < 1:
+        raise UserError(f'{path} sets "reduce_bucket_size" to {bucket!r}: make it a number of elements above 0.')
     zero, sums = config["zero_optimization"], config.get("data_types", {}).get("grad_accum_dtype")
     in_fp32 = sums in ("fp32", "float32", "torch.float32", "float")
     if in_fp32 and zero["stage"] == 1 and not offloads(zero) and uses_bf16(config):

@@ -105,11 +105,11 @@ def _meet(rank: int, world_size: int) -> dist.Store:
 
 def _wait_until_read(store: dist.TCPStore, rank: int, world_size: int) -> None:
     """Note that this rank knows of the error; on rank 0, which serves the store, wait for the other ranks to do so."""
-    n_told = store.add("told", 1)
+    n_read = store.add("read", 1)
     deadline = time.monotonic() + SHARING_SECONDS
-    while rank == 0 and n_told < world_size and time.monotonic() < deadline:
+    while rank == 0 and n_read < world_size and time.monotonic() < deadline:
         time.sleep(0.1)
-        n_told = store.add("told", 0)
+        n_read = store.add("read", 0)
 
 
 def _not_met(rank: int, world_size: int) -> UserError:

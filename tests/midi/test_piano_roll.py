@@ -65,6 +65,12 @@ def pixels_like(picture: np.ndarray, color: np.ndarray) -> np.ndarray:
     return found[found[:, 0] > 60]
 
 
+@pytest.mark.parametrize("name", ["o\udcffd.mid", "$x.mid", "$\\frac{$.mid"])
+def test_titles_are_drawn_as_they_are(two_voices, name):
+    pictures = [figure_array(two_voices, title=title) for title in ("", name)]
+    assert (pictures[0] != pictures[1]).any()
+
+
 def test_draw_writes_a_deterministic_png(two_voices, tmp_path):
     draw(two_voices, tmp_path / "a.png", 3.0, "a title")
     draw(two_voices, tmp_path / "b.png", 3.0, "a title")

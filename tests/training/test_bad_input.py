@@ -120,6 +120,9 @@ def test_a_deepspeed_file_that_cannot_serve(attempt, tmp_path):
     }.items():
         assert "an integer above 0" in attempt(config=write(tmp_path / "g.json", {**stage, key: value}))
     assert "make it a number" in attempt(config=write(tmp_path / "h.json", {**stage, "gradient_clipping": True}))
+    for bucket in ("big", 0, True, None):
+        zero = {"zero_optimization": {"stage": 2, "reduce_bucket_size": bucket}}
+        assert "reduce_bucket_size" in attempt(config=write(tmp_path / "i.json", zero))
     steps = write(tmp_path / "j.json", {**stage, "gradient_accumulation_steps": 4})
     assert 'set it to "auto"' in attempt("--elastic", 1, config=steps)
     assert "fp16" in attempt(config=write(tmp_path / "e.json", {**stage, "fp16": {"enabled": True}}))
