@@ -66,14 +66,14 @@ def report(error: UserError, first: bool) -> None:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
     if isinstance(error, SharedError):
         return
-    speaks = True
+    prints = True
     if not process_group_exists():
-        speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+        prints = os.environ.get("LOCAL_RANK", "0") == "0"
         if os.environ.get("WORLD_SIZE", "1") != "1":
             from rwkv_music.training.process_group import share_error  # not at the top: torch takes seconds to import
 
-            speaks = not share_error(str(error)) and speaks
-    if speaks and not first:
+            prints = not share_error(str(error)) and prints
+    if prints and not first:
         print(f"train.py: {error}", file=sys.stderr)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rwkv_music.training import process_group
-from rwkv_music.training.process_group import init_process_group, interface_towards
+from rwkv_music.training.process_group import init_process_group, interface_towards, is_loss_of_a_rank
 from tests.training.conftest import PROJECT, SMALL, environment, train
 
 LISTENING = """
@@ -76,6 +76,50 @@ def test_nccls_watchdog_timeout_is_set_before_the_process_group_exists(monkeypat
     monkeypatch.setenv(name, "15000")  # a user's own value is kept
     init_process_group("gloo", 1)
     assert found[1:] == ["15000"]
+
+
+@pytest.mark.parametrize(
+    "error, is_loss",
+    [
+        (BrokenPipeError(32, "Broken pipe"), False),
+        (ConnectionResetError(104, "Connection reset by peer"), False),
+        (RuntimeError("wandb: Connection reset by peer"), False),
+        (OSError(5, "Input/output error: Broken pipe"), False),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"), True),
+        (process_group.dist.DistBackendError("NCCL communicator was aborted"), True),
+    ],
+)
+def test_only_errors_of_the_process_group_are_losses_of_a_rank(error, is_loss):
+    assert is_loss_of_a_rank(error) == is_loss
+
+
+# train.py with an error that one rank finds before it joins the others; its exit status is printed.
+ERROR_OF_ONE = """
+import os, sys
+import train
+from rwkv_music.errors import UserError
+from rwkv_music.training.signals import leave
+configure = train.configure
+def configured(options):
+    if os.environ["RANK"] == sys.argv[1]:
+        raise UserError("There is a file in the way: remove it.")
+    return configure(options)
+train.configure = configured
+print(f"status {train.main(sys.argv[2:])}", flush=True)
+leave(0)
+"""
+
+
+@pytest.mark.parametrize("rank", (0, 1))
+def test_every_rank_learns_of_an_error_of_one(rank, bach_data, tmp_path):
+    (tmp_path / "one.py").write_text(ERROR_OF_ONE)
+    run = train(tmp_path / "run", "--data", bach_data, *SMALL, ranks=2, program=(tmp_path / "one.py", rank))
+    assert run.output.count("status 1\n") == 2 and run.output.count("There is a file in the way") == 1, run.output
+
+
+def test_one_rank_prints_the_usage(tmp_path):
+    run = train(tmp_path / "run", "--no_such_flag", ranks=2, check=False)
+    assert run.status == 2 and run.output.count("usage:") == 1 and "--no_such_flag" in run.output
 
 
 # train.py, printing at the end what was added to the environment since the process group exists, even briefly.

@@ -37,8 +37,16 @@ def test_two_ranks_stop_with_a_checkpoint(number, status, says, bach_data, tmp_p
     assert f"{says} after step {step:,}; the same command resumes from {saved.name}." in said
 
 
-def test_ctrl_c_under_deepspeeds_launcher_stops_with_a_checkpoint(bach_data, tmp_path):
-    """A terminal sends it to all processes at once, and the launcher then a SIGTERM to each rank."""
+@pytest.mark.parametrize(
+    "send, number, says",
+    [(os.killpg, signal.SIGINT, "interrupted"), (os.kill, signal.SIGTERM, "stopped by a signal")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_stop_of_deepspeeds_launcher_stops_with_a_checkpoint(send, number, says, bach_data, tmp_path):
+    """A terminal sends Ctrl-C to all processes at once, and the launcher then a SIGTERM to each rank.
+
+    SIGTERM is sent to the `deepspeed` command alone, which ends without its ranks: they notice it.
+    """
     line = command(tmp_path / "run", "--data", bach_data, *LONG, ranks=2)
     running = subprocess.Popen(
         line,
@@ -49,11 +57,11 @@ def test_ctrl_c_under_deepspeeds_launcher_stops_with_a_checkpoint(bach_data, tmp
         start_new_session=True,
     )
     wait_for(lambda: has_trained(tmp_path / "run"))
-    os.killpg(running.pid, signal.SIGINT)
-    said = running.communicate(timeout=60)[1]
+    send(running.pid, number)
+    said = running.communicate(timeout=60)[1]  # to the end of all processes
     [saved] = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("step_"))
-    assert f"train.py: interrupted after step {step:,}; the same command resumes from {saved.name}." in said
+    assert f"train.py: {says} after step {step:,}; the same command resumes from {saved.name}." in said
     assert 'train.py", line' not in said  # no traceback of ours
 
 
