@@ -276,7 +276,8 @@ def fused(root: str) -> str:
     return f"""
 Microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}, compared with `torch.compile` of the
 unfused PyTorch code
-([fused.json]({root}benchmarks/results/fused.json)). `cross_entropy` computes its gradient in the forward pass.
+([fused.json]({root}benchmarks/results/fused.json)). `norm_mix` is a layer norm with the token shift. `gates` is the
+element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed. `cross_entropy` computes its gradient in the forward pass.
 
 {table(heads, rows)}
 """
@@ -379,8 +380,8 @@ def tuning(root: str) -> str:
     }
     heads = ["", "learning rate", "trained parameters", "of the model", "checkpoint MB", "validation loss"]
     return f"""
-A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) trained without Palestrina, then tuned for
-{result["steps"]} steps on {composer["train"]["pieces"]} of his movements. Before tuning, its loss on
+A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) was trained without Palestrina and then tuned
+for {result["steps"]} steps on {composer["train"]["pieces"]} of his movements. Before tuning, its loss on
 {composer["val"]["pieces"]} held-out movements is {result["untuned_val_loss"]:.3f} nats per token
 ([tuning.json]({root}benchmarks/results/tuning.json)):
 
@@ -446,7 +447,9 @@ def zero(root: str) -> str:
 Each cell is A / B. A: GiB per GPU for weights, gradients and AdamW states. B: GB that each GPU sends to other nodes per
 step ({plan.GPUS_PER_NODE} GPUs per node). [plan.py]({root}benchmarks/plan.py) computes both and checks them
 against a two-rank run
-([plan.json]({root}benchmarks/results/plan.json)).
+([plan.json]({root}benchmarks/results/plan.json)). The last column is the first of zero1 and zero2 that needs less than
+{plan.ROOM_GIB} GiB, which leaves the rest of an 80 GiB GPU to activations and buffers. If neither does, it is zeropp
+or zero3, whichever sends less.
 
 {plan.table()}
 """
