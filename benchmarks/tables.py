@@ -277,7 +277,8 @@ def fused(root: str) -> str:
 Microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}, compared with `torch.compile` of the
 unfused PyTorch code
 ([fused.json]({root}benchmarks/results/fused.json)). `norm_mix` is a layer norm with the token shift. `gates` is the
-element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed. `cross_entropy` computes its gradient in the forward pass.
+element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed. `cross_entropy`
+computes its gradient in the forward pass.
 
 {table(heads, rows)}
 """
