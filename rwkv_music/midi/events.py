@@ -29,7 +29,7 @@ from rwkv_music.errors import explained
 
 NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE = 0x80, 0x90, 0xB0, 0xC0
 # Meta event types. They are below 0x80, so they cannot collide with channel statuses.
-TEMPO, TIME_SIGNATURE, END_OF_TRACK = 0x51, 0x58, 0x2F
+TEMPO, TIME_SIGNATURE, END_OF_TRACK, TRACK_NAME = 0x51, 0x58, 0x2F, 0x03
 SEQUENCE_NUMBER, CHANNEL_PREFIX, PORT, SMPTE_OFFSET, KEY_SIGNATURE = 0x00, 0x20, 0x21, 0x54, 0x59
 OTHER = 0  # any other event; only its tick is kept
 SYSEX = 0xF0  # a system exclusive message of GM, GS or XG that assigns the rhythm parts
@@ -78,6 +78,7 @@ class ParsedMidi:
     ticks_per_quarter: int
     tracks: list[list[Event]]
     ends: list[int]  # the tick at which each track ends
+    names: list[str]  # of each track, "" if it has none, decoded as mido does (Latin-1)
 
     @cached_property
     def events(self) -> list[Event]:
@@ -124,6 +125,7 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
 
     tracks: list[list[Event]] = []
     ends: list[int] = []
+    names: list[str] = []
     chunks: list[bytes] = []
     position = start + 8 + header_size
     intact = start == 0
@@ -141,6 +143,7 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
             raise
         tracks.append(track.events)
         ends.append(track.end_tick)
+        names.append(track.name)
         chunks.append(b"MTrk" + len(track.content).to_bytes(4, "big") + track.content)
         intact &= data.startswith(chunks[-1], position)
         position = track.end
@@ -149,7 +152,7 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     if not intact or len(chunks) != n_declared or (midi_format == 0 and len(chunks) > 1):
         midi_format = max(midi_format, int(len(chunks) > 1))
         data = struct.pack(">4sIHHH", b"MThd", 6, midi_format, len(chunks), division) + b"".join(chunks)
-    return ParsedMidi(data, division, tracks, ends)
+    return ParsedMidi(data, division, tracks, ends, names)
 
 
 def _next_track(data: bytes, position: int) -> int:
@@ -165,6 +168,7 @@ def _next_track(data: bytes, position: int) -> int:
 class _Track:
     events: list[Event]
     end_tick: int
+    name: str
     content: bytes  # of the repaired chunk
     end: int  # the position after the track
 
@@ -189,7 +193,7 @@ def _read_chunk(data: bytes, position: int, number: int) -> _Track:
             track = longer
     if track is None:
         raise error
-    (events, repairs), end_tick, ended, end = track
+    (events, repairs, name), end_tick, ended, end = track
     if not ended and declared > len(data):
         raise RejectedMidi("truncated")
     content, copied = [], start
@@ -199,20 +203,21 @@ def _read_chunk(data: bytes, position: int, number: int) -> _Track:
     content.append(data[copied:end])
     if ended and end < declared <= len(data) and not data.startswith(b"MTrk", end):
         end = declared  # bytes after End of Track
-    return _Track(events, end_tick, b"".join(content), end)
+    return _Track(events, end_tick, name, b"".join(content), end)
 
 
 def _read_track(
     data: bytes, position: int, limit: int, number: int
-) -> tuple[tuple[list[Event], list[Repair]], int, bool, int]:
+) -> tuple[tuple[list[Event], list[Repair], str], int, bool, int]:
     """Read events up to End of Track or `limit`.
 
-    Returns ((events, repairs of the bytes), last tick, whether End of Track was found, position after the last event).
+    Returns ((events, repairs of the bytes, track name), last tick, whether End of Track was found, position after the last event).
     Raises RejectedMidi for events that cannot be read.
     """
     events: list[Event] = []
     repairs: list[Repair] = []
     tick = status = port = 0
+    name = b""
     other_tick = -1
     needs_status = False  # mido accepts running status after meta events, not after system messages
     append = events.append
@@ -240,7 +245,7 @@ def _read_track(
                 if position > limit:
                     break
                 if kind == END_OF_TRACK:
-                    return (events, repairs), tick, True, position
+                    return (events, repairs, name.decode("latin-1")), tick, True, position
                 if kind not in KNOWN_META and (data[start - 1] or data[start - 2] > 0x7F):
                     repairs.append((start, start, EMPTY_TEXT + b"\0"))  # takes the delta time
                 if not _is_valid_meta(kind, content):
@@ -255,6 +260,8 @@ def _read_track(
                 else:
                     if kind == PORT and length:
                         port = content[0] * CHANNELS
+                    elif kind == TRACK_NAME:
+                        name = name or content
                     if tick != other_tick:
                         append((tick, OTHER, 0, 0, 0, number))
                         other_tick = tick
@@ -311,7 +318,7 @@ def _read_track(
         position = limit + 1
     if position > limit:
         raise RejectedMidi("truncated" if limit == len(data) else "damaged events (one crosses the end of its track)")
-    return (events, repairs), tick, False, position
+    return (events, repairs, name.decode("latin-1")), tick, False, position
 
 
 def _is_valid_meta(kind: int, content: bytes) -> bool:

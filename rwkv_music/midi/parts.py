@@ -1,0 +1,43 @@
+"""The parts of a MIDI file: its voices, as musicians count them.
+
+A part is one channel of one track, with notes. Parts are numbered from 1 in the order of tracks, then of channels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rwkv_music.midi.events import DRUMS, PROGRAM_CHANGE, ParsedMidi
+from rwkv_music.midi.instruments import played_notes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One channel of one track of a file."""
+
+    track: int  # index in the file
+    channel: int  # 16 * port + channel
+    program: int  # General MIDI's program of its first note, or DRUMS
+    kit: int = 0  # the program number that selects the drum kit, if the program is DRUMS
+    name: str = ""  # of the track, in the encoding of mido (Latin-1)
+
+
+def read_parts(midi: ParsedMidi) -> tuple[list[Part], np.ndarray]:
+    """Return the parts of a file, and the index in this list of the part of each of its `played_notes`, int64 [n]."""
+    notes = played_notes(midi)
+    if not len(notes):
+        return [], np.empty(0, np.int64)
+    key = notes.track << 16 | notes.channel
+    _, first, number = np.unique(key, return_index=True, return_inverse=True)
+    parts = []
+    for i in first.tolist():
+        track, channel, program = (int(values[i]) for values in (notes.track, notes.channel, notes.program))
+        kit = _last_program(midi, channel, int(notes.start[i])) if program == DRUMS else 0
+        parts.append(Part(track, channel, program, kit, midi.names[track]))
+    return parts, number.ravel()
+
+
+def _last_program(midi: ParsedMidi, channel: int, tick: int) -> int:
+    """Return the program number that was last set for a channel at or before `tick`; 0 if none was."""
+    changes = [a for time, kind, of, a, *_ in midi.events if kind == PROGRAM_CHANGE and of == channel and time <= tick]
+    return changes[-1] if changes else 0
