@@ -211,8 +211,8 @@ def _read_track(
 ) -> tuple[tuple[list[Event], list[Repair], str], int, bool, int]:
     """Read events up to End of Track or `limit`.
 
-    Returns ((events, repairs of the bytes, track name), last tick, whether End of Track was found, position after the last event).
-    Raises RejectedMidi for events that cannot be read.
+    Returns ((events, repairs of the bytes, track name), last tick, whether End of Track was found, position after the
+    last event). Raises RejectedMidi for events that cannot be read.
     """
     events: list[Event] = []
     repairs: list[Repair] = []
