@@ -60,32 +60,31 @@ class Augmenter:
         self._all = kind == "all"
         program = np.where(v.kinds == "Pitch", 0, v.program)  # remi's pitch tokens have no program of their own
         self._names_program = v.kinds == "Program"
+        self._names_part = v.part != NONE
         self._is_melodic = (v.pitch != NONE) & (program != DRUMS) & ~_is_percussive(program)
         first = [int(np.argmax(self._is_melodic & (v.pitch == pitch))) for pitch in (0, 1)]
         self._pitch_step = first[1] - first[0]  # difference of the ids of adjacent pitches
 
-    def vary(self, parts: list[np.ndarray], programs: list[int], sample: int) -> list[np.ndarray]:
-        """Return an independent variation of each part of sample number `sample`, int64 [n] each.
+    def vary(self, excerpts: list[np.ndarray], sample: int, before: np.ndarray | None = None) -> list[np.ndarray]:
+        """Return an independent variation of each excerpt of sample number `sample`, int64 [n] each.
 
-        Each part [n] belongs to one piece. `programs` are those in force at the start of each part, for a codec with
-        program-change tokens; NONE if unknown.
+        Each excerpt [n] belongs to one piece. `before`, int [m], are the tokens of the first piece before its excerpt,
+        which may name its programs.
         """
         generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, 2**63 + sample], np.uint64)))
+        nothing = np.empty(0, np.int64)
+        befores = [nothing if before is None else before.astype(np.int64)] + [nothing] * (len(excerpts) - 1)
         return [
-            self._vary(np.asarray(ids, np.int64), program, generator.random(3))
-            for ids, program in zip(parts, programs, strict=True)
+            self._vary(np.asarray(ids, np.int64), self._programs(np.concatenate([earlier, ids]))[len(earlier) :], draws)
+            for ids, earlier in zip(excerpts, befores, strict=True)
+            for draws in [generator.random(3)]
         ]
 
-    def program_after(self, ids: np.ndarray) -> int:
-        """Return the program in force after `ids` [n], NONE if they have no program token."""
-        named = np.flatnonzero(self._names_program[ids])
-        return int(self._vocabulary.program[ids[named[-1]]]) if len(named) else NONE
-
-    def _vary(self, ids: np.ndarray, program: int, draws: np.ndarray) -> np.ndarray:
+    def _vary(self, ids: np.ndarray, programs: np.ndarray, draws: np.ndarray) -> np.ndarray:
         key, loudness, tempo = draws
-        shifts = self._possible_shifts(ids, program)
+        movable = self._is_melodic[ids] & ~_is_percussive(programs)
+        shifts = self._possible_shifts(self._vocabulary.pitch[ids[movable]], programs[movable])
         shift = shifts[int(key * len(shifts))]
-        movable = self._movable(ids, program)
         ids = ids + movable * shift * self._pitch_step
         if self._all:
             v = self._vocabulary
@@ -98,31 +97,37 @@ class Augmenter:
                 ids = _step(ids, v.tempo, round(np.log2(1 + change) * v.tempo_steps_per_octave))
         return ids
 
-    def _possible_shifts(self, ids: np.ndarray, program: int) -> list[int]:
-        """Return the shifts, 0 included, that move no part out of its instrument's range or further out of it."""
-        movable = self._movable(ids, program)
-        if not movable.any():
+    def _possible_shifts(self, pitches: np.ndarray, programs: np.ndarray) -> list[int]:
+        """Return the shifts, 0 included, that move no instrument out of its range or further out of it.
+
+        The arguments are the pitch and the program of each note that can move, int64 [n].
+        """
+        if not len(pitches):
             return [0]
-        programs, pitches = self._programs(ids, program)[movable], self._vocabulary.pitch[ids[movable]]
         low, high = -128, 128
-        for part in np.unique(programs).tolist():
-            own = pitches[programs == part]
-            lowest, highest = UNKNOWN_RANGE if part == NONE else RANGES[part // 8]
+        for program in np.unique(programs).tolist():
+            own = pitches[programs == program]
+            lowest, highest = UNKNOWN_RANGE if program == NONE else RANGES[program // 8]
             low = max(low, min(lowest - int(own.min()), 0))
             high = min(high, max(highest - int(own.max()), 0))
         return [shift for shift in SHIFTS if low <= shift <= high]
 
-    def _movable(self, ids: np.ndarray, program: int) -> np.ndarray:
-        return self._is_melodic[ids] & ~_is_percussive(self._programs(ids, program))
-
-    def _programs(self, ids: np.ndarray, program: int) -> np.ndarray:
-        """Return the program of each token, int64 [n]: its own, or that of the last program token before it."""
+    def _programs(self, ids: np.ndarray) -> np.ndarray:
+        """Return the program of each token, int64 [n]: its own, or the last one that was named, by its part if any."""
         v = self._vocabulary
         if not self._names_program.any():
             return v.program[ids]
-        named = np.where(self._names_program[ids], np.arange(len(ids)), NONE)
-        last = np.maximum.accumulate(named)
-        return np.where(last == NONE, program, v.program[ids[last]])
+        places = np.arange(len(ids))
+        if not self._names_part.any():
+            last = np.maximum.accumulate(np.where(self._names_program[ids], places, NONE))
+            return np.where(last == NONE, NONE, v.program[ids[last]])
+        part = v.part[ids[np.maximum.accumulate(np.where(self._names_part[ids], places, 0))]]
+        order = np.argsort(part, kind="stable")
+        last = np.maximum.accumulate(np.where(self._names_program[ids[order]], places, NONE))
+        is_own = (last != NONE) & (part[order[last]] == part[order])
+        programs = np.empty(len(ids), np.int64)
+        programs[order] = np.where(is_own, v.program[ids[order[last]]], NONE)
+        return programs
 
 
 def _is_percussive(program: np.ndarray) -> np.ndarray:

@@ -23,7 +23,6 @@ from rwkv_music.data.permutation import Permutation
 from rwkv_music.data.tasks import Row, next_token_row
 from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import State
-from rwkv_music.tokenizers.vocabulary import NONE
 
 
 class DocumentStreams:
@@ -113,7 +112,7 @@ class DocumentStreams:
             return tokens[piece]
         sample = pass_number * len(tokens) + piece
         if stream not in self._varied or self._varied[stream][0] != sample:
-            [varied] = augmenter.vary([tokens[piece]], [NONE], sample)
+            [varied] = augmenter.vary([tokens[piece]], sample)
             self._varied[stream] = (sample, varied)
         return self._varied[stream][1]
 

@@ -25,7 +25,6 @@ from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx, idx_path
 from rwkv_music.errors import UserError
 from rwkv_music.tokenizers.codec import Codec
-from rwkv_music.tokenizers.vocabulary import NONE
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class NextTokenRows:
         if self._augmenter is not None:
             document = int(np.searchsorted(offsets, start, side="right")) - 1
             before = self._tokens.tokens(int(offsets[document]), start)
-            programs = [self._augmenter.program_after(before)] + [NONE] * len(new_starts)
-            tokens = np.concatenate(self._augmenter.vary(np.split(tokens, new_starts), programs, sample))
+            tokens = np.concatenate(self._augmenter.vary(np.split(tokens, new_starts), sample, before))
         return next_token_row(tokens, new_starts, self._ctx_len)
 
 
@@ -104,10 +102,6 @@ class CompletionRows:
             raise UserError(f"{prefix}.idx does not match {split}.idx: prepare the data again.")
         self._tokens, self._codec, self._ctx_len, self._augmenter = tokens, codec, ctx_len, augmenter
         self._context_bars, self._completion_bars = context_bars, completion_bars
-        vocabulary = codec.token_properties
-        self._is_onset = vocabulary.is_onset
-        self._is = {kind: vocabulary.kinds == kind for kind in ("Position", "Tempo", "Program")}
-        self._has_waits = bool((vocabulary.wait_ms != NONE).any())
         n_bars = np.diff(self._bars.offsets)
         slides = np.maximum(n_bars - context_bars - completion_bars + 1, n_bars > context_bars)
         self._first_window = np.concatenate([[0], np.cumsum(slides)])
@@ -128,34 +122,14 @@ class CompletionRows:
         stop = min(split + self._completion_bars, len(starts) - 1)
         end = min(int(starts[stop]) + 1, len(ids))
         while True:
-            opening = self._opening(ids, int(starts[bar]), int(starts[split]))
-            room = self._ctx_len + 1 - len(opening) - (end - int(starts[split]))
-            if room >= 0 or bar == split:
+            opening, rest = self._codec.excerpt(ids, *starts[[bar, split, stop]].tolist())
+            tokens = np.concatenate([opening, rest, ids[starts[stop] : end]])
+            if len(tokens) <= self._ctx_len + 1 or bar == split:
                 break
             bar += 1
-        tokens = np.concatenate([opening, ids[starts[split] : end]])[: self._ctx_len + 1]
+        tokens = tokens[: self._ctx_len + 1]
         if self._augmenter is not None:
-            [tokens] = self._augmenter.vary([tokens], [NONE], sample)
+            [tokens] = self._augmenter.vary([tokens], sample)
         targets = tokens[1:].copy()
         targets[: max(len(opening) - 1, 0)] = IGNORE_INDEX
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
-
-    def _opening(self, ids: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Return the context ids[start:stop] as it would start a piece."""
-        before, context = ids[:start], ids[start:stop]
-        if not self._is_onset[before].any():
-            return ids[:stop]
-        if self._has_waits:
-            onsets = np.flatnonzero(self._is_onset[context])
-            context = context[onsets[0] if len(onsets) else len(context) :]
-        places = np.flatnonzero(self._is["Position"][context])
-        if len(places):
-            at = int(places[0]) + 1
-            for kind in ("Tempo", "Program"):
-                if at < len(context) and self._is[kind][context[at]]:
-                    at += 1
-                    continue
-                in_force = before[self._is[kind][before]][-1:]
-                context = np.concatenate([context[:at], in_force, context[at:]])
-                at += len(in_force)
-        return np.concatenate([[self._codec.bos_id], context])

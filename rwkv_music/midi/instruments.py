@@ -25,6 +25,7 @@ from rwkv_music.midi.events import (
     NORMAL_PARTS,
     NOTE_OFF,
     NOTE_ON,
+    PEDAL_DOWN,
     PROGRAM_CHANGE,
     RESET_CONTROLLERS,
     RHYTHM_PART,
@@ -150,3 +151,23 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
             row[1] = next(stops, max(last, midi.ends[track], start))
     rows = [row for row in rows if row[1] >= 0]
     return PlayedNotes(*np.array(rows, np.int64).reshape(-1, 7).T, pedals=pedals)
+
+
+def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
+    """Return where the notes end, int64 [n]: those that end while the sustain pedal is down, at its release."""
+    ends = notes.end.copy()
+    for channel, events in notes.pedals.items():
+        own = notes.channel == channel
+        if not own.any():
+            continue
+        released = notes.end[own]
+        ticks, values = np.array(events, np.int64).T
+        down = values >= PEDAL_DOWN
+        # The next release after each pedal event. A pedal that is never released is released where the last note ends.
+        never = np.iinfo(np.int64).max
+        next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
+        next_release[next_release == never] = released.max()
+        last = np.searchsorted(ticks, released) - 1  # the last pedal event before each note ends
+        held = (last >= 0) & down[last]
+        ends[own] = np.where(held, np.maximum(next_release[last], released), released)
+    return ends

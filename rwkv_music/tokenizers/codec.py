@@ -23,6 +23,7 @@ import numpy as np
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import write_text
 from rwkv_music.midi.events import ParsedMidi
+from rwkv_music.midi.parts import Part
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.vocabulary import Vocabulary
 
@@ -55,6 +56,7 @@ class Piece:
     bar_starts: np.ndarray  # int64 [bars], non-decreasing
     bar_lines: BarLines | None = None  # needed by `decode`; None for codecs whose tokens contain the bars
     lost: dict[str, int] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()  # of the file; the tokens of part k are those of parts[k - 1]
 
 
 class Codec(ABC):
@@ -133,7 +135,15 @@ class Codec(ABC):
         if lines is not None:
             n_lines = max(n, 1)  # a continuation needs the length of a bar
             lines = BarLines(lines.start_ms[: n_lines + 1], lines.signatures[:n_lines])
-        return Piece(piece.ids[: ends[n]], piece.bar_starts[:n], lines)
+        return Piece(piece.ids[: ends[n]], piece.bar_starts[:n], lines, parts=piece.parts)
+
+    @abstractmethod
+    def excerpt(self, ids: np.ndarray, start: int, split: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the bars in ids[start:split] of a piece as they would start a piece, and those in ids[split:stop].
+
+        The first result starts with BOS and names the tempo and the programs that are in force, so it reads like a
+        prompt. The second one continues it. A bar begins at each index, unless it is the end.
+        """
 
     @abstractmethod
     def count_notes(self, ids: np.ndarray) -> int:

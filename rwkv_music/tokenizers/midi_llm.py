@@ -292,6 +292,13 @@ class MidiLlm(Codec):
             midi.tracks.append(to_track(events))
         return midi
 
+    def excerpt(self, ids: np.ndarray, start: int, split: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        opening, rest = ids[start:split], ids[split:stop]
+        if not self._is_note[ids[:start]].any():
+            return ids[:split], rest
+        onsets = np.flatnonzero(self._is_note[opening])  # the silence before the first note is left out
+        return np.concatenate([[START], opening[onsets[0] if len(onsets) else len(opening) :]]), rest
+
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
         ids = np.asarray(ids)
         waits = self._wait_ms[ids]
@@ -335,6 +342,7 @@ class MidiLlm(Codec):
             pitch=np.where(is_key, keys % PITCHES, NONE),
             is_onset=self._is_note,
             program=np.where(is_key, programs[np.maximum(keys, 0) // PITCHES], NONE),
+            part=np.full(self.vocab_size, NONE),
             loudness=np.where(self._is_note, loudness - 1, NONE),
             tempo=np.full(V, NONE),
             tempo_steps_per_octave=0.0,

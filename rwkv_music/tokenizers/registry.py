@@ -1,5 +1,6 @@
 """Codecs by name: creating a new one, or loading one from a tokenizer.json.
 
+    multitrack  bars, parts and note values (multitrack.py); the voices of a piece stay apart
     remi        bars, beats and note values (remi.py); tokens contain bars, tempos and time signatures
     midi-llm, midi-llm-piano
                 milliseconds, note-ons and note-offs (midi_llm.py); tokens contain no bars, so bars are stored next to
@@ -17,9 +18,10 @@ from rwkv_music.errors import UserError
 from rwkv_music.files import read_json
 from rwkv_music.tokenizers.codec import FORMAT, FORMAT_VERSION, Codec
 from rwkv_music.tokenizers.midi_llm import MidiLlm, MidiLlmPiano
+from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.remi import Remi
 
-CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Remi, MidiLlm, MidiLlmPiano)}
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Multitrack, Remi, MidiLlm, MidiLlmPiano)}
 TOKENIZERS = tuple(CODECS)
 TYPES = {
     "format": str,

@@ -34,7 +34,6 @@ from rwkv_music.errors import UserError
 from rwkv_music.midi.events import (
     DRUM_CHANNEL,
     DRUMS,
-    PEDAL_DOWN,
     TEMPO,
     TIME_SIGNATURE,
     ParsedMidi,
@@ -42,7 +41,7 @@ from rwkv_music.midi.events import (
     parse_midi,
     to_track,
 )
-from rwkv_music.midi.instruments import PlayedNotes, played_notes
+from rwkv_music.midi.instruments import PlayedNotes, ends_by_pedal, played_notes
 from rwkv_music.midi.notes import remove_overlaps
 from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
@@ -140,6 +139,23 @@ class Remi(Codec):
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
         return np.flatnonzero(self._starts_bar[np.asarray(ids)])
 
+    def excerpt(self, ids: np.ndarray, start: int, split: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        before, opening, rest = ids[:start], ids[start:split], ids[split:stop]
+        vocabulary = self.token_properties
+        if not vocabulary.is_onset[before].any():
+            return ids[:split], rest
+        places = np.flatnonzero(vocabulary.kinds[opening] == "Position")
+        if len(places):
+            at = int(places[0]) + 1
+            for kind in ("Tempo", "Program"):
+                if at < len(opening) and vocabulary.kinds[opening[at]] == kind:
+                    at += 1
+                    continue
+                in_force = before[vocabulary.kinds[before] == kind][-1:]
+                opening = np.concatenate([opening[:at], in_force, opening[at:]])
+                at += len(in_force)
+        return np.concatenate([[self.bos_id], opening]), rest
+
     def count_notes(self, ids: np.ndarray) -> int:
         return int(self._n_notes[np.asarray(ids)].sum())
 
@@ -170,6 +186,7 @@ class Remi(Codec):
             pitch=pitch,
             is_onset=pitch != NONE,
             program=program,
+            part=np.full(V, NONE),
             loudness=ranks(velocity),
             tempo=ranks(bpm),
             tempo_steps_per_octave=(N_TEMPOS - 1) / log2(TEMPO_RANGE[1] / TEMPO_RANGE[0]),
@@ -280,7 +297,7 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes, meters: list[Meter]) -> "Sco
     score.tempos = Tempo.from_numpy(time=ticks, mspq=mspq)
     ticks, numerators, denominators = np.array(meters, np.int32).reshape(-1, 3).T.copy()
     score.time_signatures = TimeSignature.from_numpy(ticks, numerators.astype(np.uint8), denominators.astype(np.uint8))
-    durations = _ends_by_pedal(notes) - notes.start
+    durations = ends_by_pedal(notes) - notes.start
     for program in np.unique(notes.program).tolist():
         track = Track(program=0 if program == DRUMS else program, is_drum=program == DRUMS)
         own = notes.program == program
@@ -339,26 +356,6 @@ def _meter(length: Fraction, denominator: int) -> tuple[int, int] | None:
         if (length * beats).denominator == 1 and int(length * beats) in TIME_SIGNATURES[beats]:
             return int(length * beats), beats
     return None
-
-
-def _ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
-    """Return where the notes end, int64 [n]: those that end while the sustain pedal is down, at its release."""
-    ends = notes.end.copy()
-    for channel, events in notes.pedals.items():
-        own = notes.channel == channel
-        if not own.any():
-            continue
-        released = notes.end[own]
-        ticks, values = np.array(events, np.int64).T
-        down = values >= PEDAL_DOWN
-        # The next release after each pedal event. A pedal that is never released is released where the last note ends.
-        never = np.iinfo(np.int64).max
-        next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
-        next_release[next_release == never] = released.max()
-        last = np.searchsorted(ticks, released) - 1  # the last pedal event before each note ends
-        held = (last >= 0) & down[last]
-        ends[own] = np.where(held, np.maximum(next_release[last], released), released)
-    return ends
 
 
 def _program(track: "Track") -> int:

@@ -17,6 +17,7 @@ class Vocabulary:
     pitch: np.ndarray  # int64 [V]: the MIDI pitch of a note-on or note-off
     is_onset: np.ndarray  # bool [V]: whether the token starts a note
     program: np.ndarray  # int64 [V]: the General MIDI program (DRUMS for percussion) that the token plays or selects
+    part: np.ndarray  # int64 [V]: the number of the part that the token names, from 1
     loudness: np.ndarray  # int64 [V]: the rank of the velocity, 0 for the softest
     tempo: np.ndarray  # int64 [V]: the rank of the tempo, 0 for the slowest
     tempo_steps_per_octave: float  # tempos per doubling, which are spaced evenly by ratio; 0 if there are none
@@ -32,7 +33,7 @@ class Vocabulary:
     @property
     def moves_on(self) -> np.ndarray:
         """The tokens that end a bar soonest, bool [V]: those that start nothing new, and the longest wait."""
-        finishing = np.isin(self.kinds, ["Bar", "TimeSig", "Velocity", "Duration", "EOS"])
+        finishing = np.isin(self.kinds, ["Bar", "TimeSig", "Velocity", "Duration", "End", "EOS"])
         return finishing | ((self.wait_ms > 0) & (self.wait_ms == self.wait_ms.max()))
 
 

@@ -10,7 +10,6 @@ from rwkv_music.midi.events import DRUMS
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
-from rwkv_music.tokenizers.vocabulary import NONE
 
 DRUM_CHANNEL = 9
 PROGRAMS = {0: 0, 1: 32, DRUM_CHANNEL: 0}
@@ -51,7 +50,7 @@ def test_transposition_moves_all_parts_together_except_drums(codec, ids):
     before = notes(codec, ids)
     shifts = set()
     for sample in range(60):
-        [varied] = augmenter.vary([ids], [NONE], sample)
+        [varied] = augmenter.vary([ids], sample)
         after = notes(codec, varied)
         assert list(after) == list(before)
         moved = {name: set((after[name] - before[name]).tolist()) for name in before}
@@ -69,7 +68,7 @@ def test_loudness_and_tempo_vary_without_changing_the_token_kinds(codec, ids):
     original = read_notes(codec.decode(ids))
     lengths, velocities = set(), set()
     for sample in range(40):
-        [varied] = augmenter.vary([ids], [NONE], sample)
+        [varied] = augmenter.vary([ids], sample)
         assert len(varied) == len(ids) and np.array_equal(v.kinds[varied], v.kinds[ids])
         assert np.array_equal(v.is_onset[varied], v.is_onset[ids])  # an onset does not become a note-off
         found = read_notes(codec.decode(varied))
@@ -85,10 +84,10 @@ def test_loudness_and_tempo_vary_without_changing_the_token_kinds(codec, ids):
 
 def test_variation_depends_on_seed_and_sample_only(codec, ids):
     augmenter = Augmenter(codec, "all", seed=3)
-    once, again = augmenter.vary([ids, ids], [NONE, NONE], 17), Augmenter(codec, "all", seed=3).vary([ids], [NONE], 17)
+    once, again = augmenter.vary([ids, ids], 17), Augmenter(codec, "all", seed=3).vary([ids], 17)
     assert np.array_equal(once[0], again[0])
     assert not np.array_equal(once[0], once[1])  # parts vary independently
-    others = [Augmenter(codec, "all", seed=4).vary([ids], [NONE], 17), augmenter.vary([ids], [NONE], 18)]
+    others = [Augmenter(codec, "all", seed=4).vary([ids], 17), augmenter.vary([ids], 18)]
     assert not any(np.array_equal(once[0], other[0]) for other in others)
 
 
@@ -97,8 +96,9 @@ def test_notes_out_of_range_only_move_towards_it():
     vocabulary = {token: i for i, token in enumerate(codec.vocabulary)}
     for pitch, program, possible in ((110, 0, range(-5, 1)), (15, 0, range(0, 7)), (60, DRUMS, [0]), (60, 118, [0])):
         ids = np.array([vocabulary[f"Pitch_{pitch}"]])
+        before = np.array([vocabulary[f"Program_{-1 if program == DRUMS else program}"]])
         augmenter = Augmenter(codec, "transpose", 0)
-        found = {int(augmenter.vary([ids], [program], sample)[0][0] - ids[0]) for sample in range(80)}
+        found = {int(augmenter.vary([ids], sample, before)[0][0] - ids[0]) for sample in range(80)}
         assert found == set(possible)
 
 

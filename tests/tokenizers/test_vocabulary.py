@@ -62,7 +62,7 @@ def test_callers_need_no_name(bach_data_midi_llm):
     """Augmentation, prompts from a dataset and byte pairs ask the codec, whatever its name."""
     codec, renamed = MidiLlm(), RenamedMidiLlm()
     ids = np.arange(3, codec.vocab_size, 7)
-    found = [Augmenter(each, "all", seed=0).vary([ids], [NONE], sample=3)[0] for each in (codec, renamed)]
+    found = [Augmenter(each, "all", seed=0).vary([ids], sample=3)[0] for each in (codec, renamed)]
     assert (found[0] == found[1]).all() and (found[0] != ids).any()
     lines = [Pieces(bach_data_midi_llm, "val", each)[0].bar_lines.start_ms for each in (codec, renamed)]
     assert (lines[0] == lines[1]).all()

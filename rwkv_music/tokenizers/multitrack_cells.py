@@ -1,0 +1,209 @@
+"""Documents with holes: the form in which a model reads and writes cells (a cell is one part in one bar).
+
+    BOS  bars, with `Part Hole` in place of the cells to be written  Fill  bars that have holes, written out
+
+After Fill, each bar with holes follows again as `Bar TimeSig`, its known cells, and its holes as `Part [controls]
+content End`, all in the order of parts. The bar before such a bar is also repeated if it has no hole. So the model
+has read both sides of a hole before it writes, and has the neighboring cells just before what it writes.
+
+The bars are an excerpt of a piece that reads like a piece: Tempo is named in its first bar, and Program at the first
+mention of a part.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rwkv_music.tokenizers.multitrack_grammar import DRUM, MELODIC, MultitrackRules, Step
+from rwkv_music.tokenizers.multitrack_vocabulary import BAR, BOS, END, FILL, HOLE, PART, POSITION, PROGRAM, TEMPO
+
+DRUMS_TOKEN = POSITION - 1  # Program_Drums
+Hole = tuple[int, int]  # (bar of the excerpt, number of the part)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one part plays in one bar."""
+
+    program: int  # the token of its program
+    content: np.ndarray  # int64 [n], the tokens after Part and Program
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some bars of a piece as cells."""
+
+    signatures: list[int]  # the token of each bar's time signature
+    tempos: list[int]  # the token of each bar's tempo
+    cells: list[dict[int, Cell]]  # of each bar, by number of the part, in order
+    programs: dict[int, int]  # the token of the program of each part before or in the excerpt, by number of the part
+
+    @property
+    def parts(self) -> list[int]:
+        """The numbers of the parts that have a cell."""
+        return sorted({number for cells in self.cells for number in cells})
+
+
+def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
+    """Return the bars in ids[start:stop] of a piece. A bar begins at each of the two indices, except at the end."""
+    ids = np.asarray(ids, np.int64)
+    before, inside = ids[:start], ids[start:stop]
+    inside = inside[inside >= BAR]
+    tempo = before[(before >= TEMPO) & (before < PART)][-1:].tolist()
+    programs = _last_programs(before)
+    begins = np.flatnonzero((inside == BAR) | ((inside >= PART) & (inside < PROGRAM))).tolist()
+    excerpt = Excerpt([], [], [], programs)
+    for i, j in zip(begins, [*begins[1:], len(inside)], strict=True):
+        if inside[i] == BAR:
+            if j > i + 2:
+                tempo = [int(inside[i + 2])]
+            excerpt.signatures.append(int(inside[i + 1]))
+            excerpt.tempos.append(tempo[0])
+            excerpt.cells.append({})
+            continue
+        number = int(inside[i]) - PART + 1
+        i += 1
+        if PROGRAM <= inside[i] < POSITION:
+            programs[number] = int(inside[i])
+            i += 1
+        content = inside[i:j]
+        excerpt.cells[-1][number] = Cell(programs[number], content)
+        changed = content[(content >= PROGRAM) & (content < POSITION)]
+        if len(changed):
+            programs[number] = int(changed[-1])
+    return excerpt
+
+
+def _last_programs(ids: np.ndarray) -> dict[int, int]:
+    """Return the token of the last program of each part, by number of the part."""
+    named = ids[(ids >= PART) & (ids < POSITION)]
+    is_part = named < PROGRAM
+    last_part = np.maximum.accumulate(np.where(is_part, np.arange(len(named)), 0))
+    numbers = named[last_part[~is_part]] - PART + 1
+    return dict(zip(numbers.tolist(), named[~is_part].tolist(), strict=True))
+
+
+class _Writer:
+    """The tokens of a document, which names a program where it is new or changes."""
+
+    def __init__(self) -> None:
+        self.pieces: list[np.ndarray | list[int]] = []
+        self._programs: dict[int, int] = {}
+
+    def add(self, tokens: np.ndarray | list[int]) -> None:
+        self.pieces.append(tokens)
+
+    def name(self, number: int, program: int) -> None:
+        """Add Part, and Program unless it is known."""
+        self.add([PART + number - 1] if self._programs.get(number) == program else [PART + number - 1, program])
+        self._programs[number] = program
+
+    def add_cell(self, number: int, cell: Cell) -> None:
+        self.name(number, cell.program)
+        self.add(cell.content)
+        self.note_changes(number, cell.content)
+
+    def note_changes(self, number: int, content: np.ndarray) -> None:
+        changed = content[(content >= PROGRAM) & (content < POSITION)]
+        if len(changed):
+            self._programs[number] = int(changed[-1])
+
+    def take(self) -> np.ndarray:
+        """Return the tokens since the last call, int64 [n]."""
+        tokens, self.pieces = np.concatenate([np.asarray(p, np.int64) for p in self.pieces] or [[]]), []
+        return tokens.astype(np.int64)
+
+
+def write_bars(excerpt: Excerpt, holes: Collection[Hole] = ()) -> np.ndarray:
+    """Return the bars of an excerpt as a document, int64 [n], with `Part Hole` in place of the cells `holes`."""
+    writer = _Writer()
+    writer.add([BOS])
+    _write_bars(writer, excerpt, set(holes))
+    return writer.take()
+
+
+def _write_bars(writer: _Writer, excerpt: Excerpt, holes: set[Hole]) -> None:
+    in_bar = _by_bar(holes)
+    tempo = None
+    for bar, cells in enumerate(excerpt.cells):
+        writer.add([BAR, excerpt.signatures[bar]])
+        if excerpt.tempos[bar] != tempo:
+            tempo = excerpt.tempos[bar]
+            writer.add([tempo])
+        for number in sorted({*cells, *in_bar.get(bar, ())}):
+            if (bar, number) in holes:
+                writer.name(number, _program(excerpt, bar, number))
+                writer.add([HOLE])
+            else:
+                writer.add_cell(number, cells[number])
+
+
+def with_holes(
+    rules: MultitrackRules,
+    excerpt: Excerpt,
+    holes: Collection[Hole],
+    controls: dict[Hole, list[int]] | None = None,
+    context_only: Collection[Hole] = (),
+) -> tuple[np.ndarray, list[Step]]:
+    """Return the document of an excerpt up to Fill, int64 [n], and the steps that write its holes.
+
+    Args:
+        holes: the cells to write. A cell that the excerpt does not have is empty.
+        controls: the control tokens of holes.
+        context_only: cells after the last of `holes` that are unknown too, but are not written.
+    """
+    controls = controls or {}
+    writer = _Writer()
+    writer.add([BOS])
+    _write_bars(writer, excerpt, {*holes, *context_only})
+    writer.add([FILL])
+    prompt = writer.take()
+
+    in_bar = _by_bar(holes)
+    unknown = _by_bar(context_only)
+    steps = []
+    repeated = sorted(set(in_bar) | {bar - 1 for bar in in_bar if bar > 0})
+    for bar in repeated:
+        cells = excerpt.cells[bar]
+        writer.add([BAR, excerpt.signatures[bar]])
+        numbers = {*cells, *in_bar.get(bar, ())} - set(unknown.get(bar, ()))
+        for number in sorted(numbers):
+            if number not in in_bar.get(bar, ()):
+                writer.add_cell(number, cells[number])
+                continue
+            hole = bar, number
+            program = _program(excerpt, bar, number)
+            writer.name(number, program)
+            writer.add(controls.get(hole, []))
+            content = cells[number].content if number in cells else np.empty(0, np.int64)
+            length = int(rules.length[excerpt.signatures[bar]])
+            steps.append(Step(writer.take(), bar, number, length, DRUM if program == DRUMS_TOKEN else MELODIC, content))
+            writer.note_changes(number, content)
+    return prompt, steps
+
+
+def _by_bar(holes: Iterable[Hole]) -> dict[int, list[int]]:
+    in_bar: dict[int, list[int]] = {}
+    for bar, number in holes:
+        in_bar.setdefault(bar, []).append(number)
+    return in_bar
+
+
+def _program(excerpt: Excerpt, bar: int, number: int) -> int:
+    """Return the token of the program that a part has in a bar: of its cell, or of one near it."""
+    if number in excerpt.cells[bar]:
+        return excerpt.cells[bar][number].program
+    for other in (*range(bar - 1, -1, -1), *range(bar + 1, len(excerpt.cells))):
+        if number in excerpt.cells[other]:
+            return excerpt.cells[other][number].program
+    return excerpt.programs[number]
+
+
+def written_out(prompt: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a whole document, int64 [n], and which of its tokens are contents of holes or their End, bool [n]."""
+    pieces, is_content = [prompt], [np.zeros(len(prompt), bool)]
+    for step in steps:
+        pieces += [step.given, step.content, [END]]
+        is_content += [np.zeros(len(step.given), bool), np.ones(len(step.content) + 1, bool)]
+    return np.concatenate(pieces).astype(np.int64), np.concatenate(is_content)

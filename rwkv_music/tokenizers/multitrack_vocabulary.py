@@ -1,0 +1,47 @@
+"""The vocabulary of the `multitrack` codec (multitrack.py), and the grid on which it rounds music."""
+
+import numpy as np
+
+from rwkv_music.midi.events import DRUMS
+
+STEPS = 24  # positions per quarter note
+MAX_PARTS = 64
+FINE_DURATION = 16 * STEPS  # up to this duration every step has a token
+MAX_DURATION = 64 * STEPS
+DURATIONS = np.array([*range(1, FINE_DURATION), *range(FINE_DURATION, MAX_DURATION + 1, STEPS)])  # in steps
+TIME_SIGNATURES = [
+    (n, d) for d, most in ((1, 4), (2, 16), (4, 16), (8, 16), (16, 32), (32, 32)) for n in range(1, most + 1)
+]
+BAR_STEPS = np.array([4 * STEPS * n // d for n, d in TIME_SIGNATURES])
+MAX_BAR = int(BAR_STEPS.max())
+SLOWEST, STEPS_PER_OCTAVE, N_TEMPOS = 30, 16, 65  # tempos in quarter notes per minute, at most 2.2% from the exact one
+TEMPOS = SLOWEST * 2 ** (np.arange(N_TEMPOS) / STEPS_PER_OCTAVE)
+VELOCITY_STEP = 4
+VELOCITIES = np.minimum(np.arange(VELOCITY_STEP, 129, VELOCITY_STEP), 127)
+
+
+VOCABULARY = [
+    "PAD",
+    "BOS",
+    "EOS",
+    "Bar",
+    *(f"TimeSig_{n}/{d}" for n, d in TIME_SIGNATURES),
+    *(f"Tempo_{bpm:.1f}" for bpm in TEMPOS),
+    *(f"Part_{k}" for k in range(1, MAX_PARTS + 1)),
+    *(f"Program_{program}" for program in range(DRUMS)),
+    "Program_Drums",
+    *(f"Position_{step}" for step in range(MAX_BAR)),
+    *(f"Pitch_{pitch}" for pitch in range(128)),
+    *(f"PitchDrum_{pitch}" for pitch in range(128)),
+    *(f"Velocity_{velocity}" for velocity in VELOCITIES),
+    *(f"Duration_{steps}" for steps in DURATIONS),
+    "Hole",
+    "Fill",
+    "End",
+]
+# The id of the first token of each kind. The ids of a kind are consecutive.
+_FIRST = {name.split("_")[0]: i for i, name in reversed(list(enumerate(VOCABULARY)))}
+PAD, BOS, EOS, BAR, HOLE, FILL, END = (_FIRST[name] for name in "PAD BOS EOS Bar Hole Fill End".split())
+TIME_SIG, TEMPO, PART, PROGRAM = (_FIRST[name] for name in "TimeSig Tempo Part Program".split())
+POSITION, PITCH, PITCH_DRUM = (_FIRST[name] for name in "Position Pitch PitchDrum".split())
+VELOCITY, DURATION = (_FIRST[name] for name in "Velocity Duration".split())
