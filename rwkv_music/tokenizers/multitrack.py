@@ -49,7 +49,6 @@ from rwkv_music.midi.notes import remove_overlaps
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.time import DEFAULT_SIGNATURE, BarGrid, TempoMap, time_messages
 from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
-from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.multitrack_cells import read_excerpt, write_bars
 from rwkv_music.tokenizers.multitrack_grammar import MultitrackGrammar, MultitrackRules
 from rwkv_music.tokenizers.multitrack_vocabulary import (

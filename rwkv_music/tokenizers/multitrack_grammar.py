@@ -1,11 +1,10 @@
 """The grammar of the `multitrack` codec.
 
-    Bar TimeSig [Tempo] (Part [Program] (Position (Pitch Velocity Duration)+)+)* Bar ...
+    Bar TimeSig [Tempo] (Part ([Program] Position (Pitch Velocity Duration)+)+)* Bar ...
 
 Within a bar the parts increase, within a cell the positions increase and stay within the bar, and within a moment the
 pitches increase. This is the order of `Multitrack.encode_piece`, and it makes every bar finite. A part has a program
-before its first note, and drum pitches belong to the program of drums. A piece may also change a program inside a cell,
-which the grammar never does.
+before its first note, and drum pitches belong to the program of drums.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ import numpy as np
 from rwkv_music.tokenizers.grammar import Grammar
 
 KINDS = (
-    "Bar", "TimeSig", "Tempo", "Part", "Program", "Position", "Pitch", "Velocity", "Duration", "EOS", "Hole", "Never",
+    "Bar", "TimeSig", "Tempo", "Part", "Program", "Position", "Pitch", "Velocity", "Duration", "Last", "EOS", "Hole",
+    "Never",
 )  # fmt: skip
 FOLLOWING = {
     "Bar": ("TimeSig",),
@@ -27,7 +27,8 @@ FOLLOWING = {
     "Position": ("Pitch",),
     "Pitch": ("Velocity",),
     "Velocity": ("Duration",),
-    "Duration": ("Pitch", "Position", "Part", "Bar", "EOS"),
+    "Duration": ("Pitch", "Position", "Program", "Part", "Bar", "EOS"),
+    "Last": ("Pitch", "Part", "Bar", "EOS"),  # a duration in the last position of a bar
     "EOS": ("Bar", "EOS"),  # "EOS" also stands for the state before the first bar of a row
     "Hole": (),
     "Never": (),
@@ -55,6 +56,7 @@ class MultitrackRules:
         by_part: bool [parts + 1, V], by the last part of the bar.
         forced: bool [V, V], a single token.
         kind, part, program, position, pitch, length: int64 [V], the value of each token for these tables, or -1.
+        bar_steps: int64 [lengths], the positions of a bar of each length.
     """
 
     def __init__(self, vocabulary: list[str]):
@@ -87,6 +89,7 @@ class MultitrackRules:
         self.by_pitch = (self.pitch < 0) | (self.pitch >= np.arange(129)[:, None])
         self.by_part = (self.part < 0) | (self.part > np.arange(n_parts + 1)[:, None])
         self.forced = np.eye(V, dtype=bool)
+        self.bar_steps = distinct
         self.n_parts = n_parts
         self.starts_bar = kinds == "Bar"
         self.end = int(np.flatnonzero(kinds == "End")[0])
@@ -146,7 +149,6 @@ class MultitrackGrammar(Grammar):
             np.where(active, values[tokens], -1)
             for values in (rules.part, rules.program, rules.position, rules.pitch, rules.length)
         )
-        classes[0, active] = kind[active] + self._kinds_offset
         current = np.where(starts_bar & active, 0, np.where(part >= 0, part, classes[5]))
         classes[5] = current
         rows = np.arange(len(tokens))
@@ -156,6 +158,9 @@ class MultitrackGrammar(Grammar):
         classes[2] = np.where(part >= 0, 0, np.where(position >= 0, position + 1, classes[2]))
         classes[3] = np.where(length >= 0, length, classes[3])
         classes[4] = np.where(position >= 0, 0, np.where(pitch >= 0, pitch + 1, classes[4]))
+        is_last = (kind == KINDS.index("Duration")) & (classes[2] >= rules.bar_steps[classes[3]])
+        kind = np.where(is_last, KINDS.index("Last"), kind)
+        classes[0, active] = kind[active] + self._kinds_offset
 
 
 @dataclass(frozen=True)
