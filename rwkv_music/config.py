@@ -136,10 +136,13 @@ class DataConfig:
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict bars from the bars before them, with "
-        "the loss on the predicted bars only; mix: both",
-        ("pretrain", "completion", "mix"),
+        "the loss on the predicted bars only; infill: write missing bars and parts of excerpts, with the loss on them "
+        "only (tokenizer multitrack); mix: pretrain with fractions of the others",
+        ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
+    infill_weight: float = setting(0.0, "fraction of infill rows, for --task mix")
+    infill_bars: int = setting(16, "maximum number of bars of an infill row, for --task infill and mix")
     context_bars: int = setting(4, "context bars of a completion row, for --task completion and mix")
     completion_bars: int = setting(4, "predicted bars of a completion row, for --task completion and mix")
     augment: str = setting(
@@ -157,7 +160,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_text(self)
         _check(self, at_least={"ctx_len": 1, "seed": 0, "context_bars": 1, "completion_bars": 1}, at_most=2**32)
-        _check(self, at_least={"completion_weight": 0}, at_most=1)
+        _check(self, at_least={"completion_weight": 0, "infill_weight": 0}, at_most=1)
+        _check(self, at_least={"infill_bars": 2}, at_most=MOST_BARS)
+        if self.task == "mix" and self.completion_weight + self.infill_weight > 1:
+            raise UserError(
+                f"completion_weight {self.completion_weight} and infill_weight {self.infill_weight} are more than 1 "
+                "together: choose smaller ones."
+            )
         _check(self, at_least={"tbptt": 0}, at_most=2**20)
         if self.tbptt and self.task != "pretrain":
             raise UserError(

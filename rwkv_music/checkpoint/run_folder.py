@@ -271,7 +271,8 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
                 f"drop the flag or the dataset that changes it, or choose another --out."
             )
     # The sampler's position is only meaningful under the same rows in the same order.
-    names = ("ctx_len", "seed", "task", "completion_weight", "context_bars", "completion_bars", "augment", "tbptt")
+    names = ("ctx_len", "seed", "task", "augment", "tbptt")
+    names += ("completion_weight", "context_bars", "completion_bars", "infill_weight", "infill_bars")
     settings = {name: (getattr(saved_config.data, name), getattr(config.data, name)) for name in names}
     if config.data.tbptt:  # each row is a stream with its own pieces
         settings["batch_size"] = (saved_config.train.batch_size, config.train.batch_size)

@@ -22,6 +22,7 @@ import torch
 from rwkv_music.config import IGNORE_INDEX, DataConfig
 from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx
+from rwkv_music.data.infill import InfillRows
 from rwkv_music.data.permutation import Permutation
 from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row
 from rwkv_music.errors import UserError, explained
@@ -29,6 +30,7 @@ from rwkv_music.files import file_sha256, read_json
 from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
+Rows = NextTokenRows | CompletionRows | InfillRows  # the windows of a task
 DATASET_TYPES = {  # what is read from dataset.json
     "tokenizer": {"name": str, "fingerprint": str, "vocab_size": int, "pad_id": int},
     "splits": {split: {"pieces": int} for split in SPLITS},
@@ -98,11 +100,13 @@ class MusicDataset:
         ctx_len: int,  # T, the length of a row in tokens
         seed: int = 0,  # determines the order and the augmentation of windows
         fingerprint: str | None = None,  # the required fingerprint of the dataset's tokenizer, if given
-        task: str = "pretrain",  # or "completion" or "mix"
+        task: str = "pretrain",  # or "completion", "infill" or "mix"
         completion_weight: float = 0.5,  # in a mix, the fraction of samples that are completions
         context_bars: int = 4,
         completion_bars: int = 4,
         augment: str = "none",  # or "transpose" or "all" (see augment.py); the validation split is never augmented
+        infill_weight: float = 0.0,  # in a mix, the fraction of samples that are infill rows
+        infill_bars: int = 16,  # the maximum number of bars of an infill row
     ):
         if split not in SPLITS:
             raise ValueError(f"split is one of {SPLITS}, not {split!r}")
@@ -129,33 +133,44 @@ class MusicDataset:
         self.augmenter = augmenter = None
         if augment != "none" and split == "train":
             self.augmenter = augmenter = Augmenter(load_codec(self.data_dir / "tokenizer.json"), augment, seed)
+        # The fraction of samples of each task, exact for any value of the counter.
+        weights = {"completion": Fraction(str(completion_weight)), "infill": Fraction(str(infill_weight))}
+        weights = weights if task == "mix" else {task: Fraction(1)}
+        weights["pretrain"] = 1 - weights.get("completion", 0) - weights.get("infill", 0)
+        self._weights = {name: weight for name, weight in weights.items() if weight}
+        codec = None if task == "pretrain" else load_codec(self.data_dir / "tokenizer.json")
         self._next_token = NextTokenRows(tokens, ctx_len, augmenter)
-        self._completions: CompletionRows | None = None
-        if task != "pretrain":
-            codec = load_codec(self.data_dir / "tokenizer.json")
+        self.tasks: dict[str, Rows] = {}  # those with samples
+        if "completion" in self._weights:
             bars = (context_bars, completion_bars)
-            self._completions = CompletionRows(data_dir, split, tokens, codec, ctx_len, *bars, augmenter)
-        weights = {"pretrain": 0, "completion": 1, "mix": str(completion_weight)}
-        self._weight = Fraction(weights[task])  # exact for any value of the counter
-        passes = [-(-self._next_token.n_windows // (1 - self._weight))] if self._weight < 1 else []
-        passes += [-(-self._completions.n_windows // self._weight)] if self._completions and self._weight else []
-        self.n_windows = int(max(passes))  # samples per epoch: every window at least once, exactly once with one task
+            self.tasks["completion"] = CompletionRows(data_dir, split, tokens, codec, ctx_len, *bars, augmenter)
+        if "infill" in self._weights:
+            self.tasks["infill"] = InfillRows(data_dir, split, tokens, codec, ctx_len, infill_bars, seed, augmenter)
+        if "pretrain" in self._weights:
+            self.tasks["pretrain"] = self._next_token
+        # Samples per epoch: every window at least once, exactly once with one task.
+        self.n_windows = int(max(-(-rows.n_windows // self._weights[name]) for name, rows in self.tasks.items()))
 
     @classmethod
     def of(cls, config: DataConfig, split: str, fingerprint: str | None = None) -> "MusicDataset":
         """Return a split of the dataset of a run's configuration. Raises like the constructor."""
         return cls(
             config.data, split, config.ctx_len, config.seed, fingerprint, config.task, config.completion_weight,
-            config.context_bars, config.completion_bars, config.augment,
+            config.context_bars, config.completion_bars, config.augment, config.infill_weight, config.infill_bars,
         )  # fmt: skip
 
-    def window_of(self, sample: int) -> tuple[NextTokenRows | CompletionRows, int]:
+    def window_of(self, sample: int) -> tuple[Rows, int]:
         """Return the task of sample number `sample` and its window, 0 <= window < n_windows of that task."""
-        completions = sample * self._weight.numerator // self._weight.denominator  # completions before this sample
-        is_completion = (sample + 1) * self._weight.numerator // self._weight.denominator > completions
-        task, number = (self._completions, completions) if is_completion else (self._next_token, sample - completions)
-        passes, position = divmod(number, task.n_windows)
-        return task, Permutation(task.n_windows, self.seed, passes)[position]
+        number, rest = sample, Fraction(1)
+        for name, weight in self._weights.items():
+            share = weight / rest  # of the samples that earlier tasks leave
+            before = int(number * share)  # samples of this task before this one
+            rows = self.tasks[name]
+            if int((number + 1) * share) > before:
+                break
+            number, rest = number - before, rest - weight
+        passes, position = divmod(before, rows.n_windows)
+        return rows, Permutation(rows.n_windows, self.seed, passes)[position]
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
         """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions.
@@ -169,7 +184,7 @@ class MusicDataset:
             task, window = self.window_of(sample)
             rows.append(task.row(window, sample))
         rows = rows or [self._padding()]
-        return self.checked(self._packed(rows) if self._completions else self._rectangular(rows))
+        return self.checked(self._rectangular(rows) if list(self.tasks) == ["pretrain"] else self._packed(rows))
 
     def checked(self, batch: Batch) -> Batch:
         """Return `batch`. Raises UserError if it has a token outside the tokenizer's vocabulary."""
@@ -187,17 +202,17 @@ class MusicDataset:
     def validation_batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Yield all windows once, in order, in batches of `batch_size` samples divided between `world_size` ranks.
 
-        Windows are completions if that is the only task, else next-token rows. Every rank gets the same number of
+        Windows are those of the task if there is only one, else next-token rows. Every rank gets the same number of
         batches, because the model may run collective operations. Padding without targets fills up the last batches, so
         a whole batch can be padding. Divide the summed loss of the split by the sum of `n_targets`.
         """
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
-        task = self._completions if self.task == "completion" else self._next_token
+        task = self._next_token if self.task == "mix" else self.tasks[self.task]
         padding = self._padding()
         for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
             rows = [task.row(i, i) if i < task.n_windows else padding for i in range(start, start + batch_size)]
-            yield self.checked(self._packed(rows) if task is self._completions else self._rectangular(rows))
+            yield self.checked(self._rectangular(rows) if task is self._next_token else self._packed(rows))
 
     def _padding(self) -> Row:
         """Return a row of one token without a target."""

@@ -73,6 +73,23 @@ class NextTokenRows:
         return next_token_row(tokens, new_starts, self._ctx_len)
 
 
+def open_bars(folder: str | os.PathLike, split: str, tokens: BinIdx) -> BinIdx:
+    """Return the bar positions of a split: for each document, the differences of its bars' first tokens.
+
+    Raises UserError if the dataset has none.
+    """
+    prefix = Path(folder) / f"{split}.bars"
+    if not idx_path(prefix).is_file():
+        raise UserError(
+            f"{folder} has no bar positions (no {prefix.name}.idx): prepare the data again, or train with "
+            "--task pretrain."
+        )
+    bars = BinIdx(prefix)
+    if len(bars) != len(tokens):
+        raise UserError(f"{prefix}.idx does not match {split}.idx: prepare the data again.")
+    return bars
+
+
 class CompletionRows:
     """Windows of `context_bars` and `completion_bars` bars, ordered by document and first bar.
 
@@ -91,15 +108,7 @@ class CompletionRows:
         completion_bars: int,
         augmenter: Augmenter | None = None,
     ):
-        prefix = Path(folder) / f"{split}.bars"
-        if not idx_path(prefix).is_file():
-            raise UserError(
-                f"{folder} has no bar positions (no {prefix.name}.idx): prepare the data again, or train with "
-                "--task pretrain."
-            )
-        self._bars = BinIdx(prefix)
-        if len(self._bars) != len(tokens):
-            raise UserError(f"{prefix}.idx does not match {split}.idx: prepare the data again.")
+        self._bars = open_bars(folder, split, tokens)
         self._tokens, self._codec, self._ctx_len, self._augmenter = tokens, codec, ctx_len, augmenter
         self._context_bars, self._completion_bars = context_bars, completion_bars
         n_bars = np.diff(self._bars.offsets)

@@ -160,7 +160,7 @@ class Multitrack(Codec):
     def excerpt(self, ids: np.ndarray, start: int, split: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         written = write_bars(read_excerpt(ids, start, stop))
         n_opening = len(write_bars(read_excerpt(ids, start, split)))
-        return written[:n_opening], written[n_opening:]
+        return written[:n_opening], np.append(written[n_opening:], ids[stop - 1 : stop][ids[stop - 1 : stop] == EOS])
 
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
         return np.flatnonzero(np.asarray(ids) == BAR)

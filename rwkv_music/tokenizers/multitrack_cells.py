@@ -12,6 +12,7 @@ mention of a part.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
     programs = _last_programs(before)
     begins = np.flatnonzero((inside == BAR) | ((inside >= PART) & (inside < PROGRAM))).tolist()
     excerpt = Excerpt([], [], [], programs)
-    for i, j in zip(begins, [*begins[1:], len(inside)], strict=True):
+    for i, j in pairwise([*begins, len(inside)]):
         if inside[i] == BAR:
             if j > i + 2:
                 tempo = [int(inside[i + 2])]

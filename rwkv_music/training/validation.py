@@ -20,9 +20,10 @@ class Validation:
         self.data = MusicDataset.of(config.data, "val")
         rows = config.train.micro_batch_size * world_size
         self._streams = DocumentStreams(self.data, rows) if config.data.tbptt else None
-        self._completions = None
-        if config.data.task == "mix":  # both tasks are validated
-            self._completions = MusicDataset.of(dataclasses.replace(config.data, task="completion"), "val")
+        self._others: dict[str, MusicDataset] = {}  # the tasks of a mix beside next-token prediction
+        if config.data.task == "mix":
+            for task in self.data.tasks.keys() - {"pretrain"}:
+                self._others[task] = MusicDataset.of(dataclasses.replace(config.data, task=task), "val")
 
     @staticmethod
     def of(config: RunConfig, world_size: int) -> "Validation | None":
@@ -32,7 +33,7 @@ class Validation:
         return Validation(config, world_size)
 
     def measure(self, engine: Engine, through: Through) -> dict[str, float]:
-        """Return nats per token (for `mix` also those of completions) and bits per note, by curve. Collective.
+        """Return nats per token (for `mix` those of each task) and bits per note, by curve. Collective.
 
         The batches are read through the generator `through`, which may raise to end the validation.
         """
@@ -44,14 +45,14 @@ class Validation:
                 totals = {"val/loss": summed_loss_of_streams(model, self._streams, own, device, t.val_rows, through)}
             else:
                 totals = {"val/loss": summed_loss(model, self.data, *rows)}
-            if self._completions:
-                totals["val/completion_loss"] = summed_loss(model, self._completions, *rows)
+            for task, data in sorted(self._others.items()):
+                totals[f"val/{task}_loss"] = summed_loss(model, data, *rows)
         figures = {}
         notes = read_dataset_json(self._config.data.data)["splits"]["val"].get("notes")
         for curve, total in totals.items():
             dist.all_reduce(total)
             nats, targets = total.tolist()
             figures[curve] = nats / max(targets, 1)
-            if curve == "val/loss" and notes and not t.val_rows and self._config.data.task != "completion":
+            if curve == "val/loss" and notes and not t.val_rows and self._config.data.task in ("pretrain", "mix"):
                 figures["val/bits_per_note"] = nats / math.log(2) / notes  # the loss covers all notes of the split
         return figures

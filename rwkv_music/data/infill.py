@@ -1,0 +1,109 @@
+"""The training task of `generate --fill`: rows in which some cells of an excerpt are holes.
+
+A cell is one part in one bar. A row is an excerpt of a piece as tokenizers/multitrack_cells.py writes it, and the loss
+counts on the contents of the holes alone. Notable choices:
+- The holes of a row are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
+  block of bars and parts, or scattered cells.
+- The number of bars, the holes and the controls are drawn by the seed and the number of the sample. Excerpts start at
+  every bar but the last one of every piece.
+- An excerpt that is too long for a row loses bars at its end. If its first two bars are too long, the row is cut.
+"""
+
+import numpy as np
+
+from rwkv_music.config import IGNORE_INDEX
+from rwkv_music.data.augment import Augmenter
+from rwkv_music.data.binidx import BinIdx
+from rwkv_music.data.tasks import Row, open_bars
+from rwkv_music.errors import UserError
+from rwkv_music.tokenizers.codec import Codec
+from rwkv_music.tokenizers.multitrack import Multitrack
+from rwkv_music.tokenizers.multitrack_cells import Excerpt, Hole, read_excerpt, with_holes, written_out
+
+KINDS = ("last bars", "parts", "block", "scattered")
+
+
+class InfillRows:
+    """Excerpts of at most `max_bars` bars with holes, ordered by document and first bar.
+
+    Raises UserError if the tokenizer has no parts, the dataset has no bar positions, or no piece has two bars.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        split: str,
+        tokens: BinIdx,
+        codec: Codec,
+        ctx_len: int,
+        max_bars: int,
+        seed: int,
+        augmenter: Augmenter | None = None,
+    ):
+        if not isinstance(codec, Multitrack):
+            raise UserError(
+                f"The tokenizer {codec.name} of {folder} has no parts, which --task infill needs: prepare the data "
+                "with --tokenizer multitrack."
+            )
+        self._bars = open_bars(folder, split, tokens)
+        self._tokens, self._codec, self._augmenter = tokens, codec, augmenter
+        self._ctx_len, self._max_bars, self._seed = ctx_len, max_bars, seed
+        self._first_window = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self._bars.offsets) - 1, 0))])
+        self.n_windows = int(self._first_window[-1])  # in a pass
+        if not self.n_windows:
+            raise UserError(
+                f"No piece in the {split} split of {folder} has two bars: prepare longer pieces, or train with "
+                "--task pretrain."
+            )
+
+    def row(self, window: int, sample: int) -> Row:
+        """Return window number `window`, with the holes of sample number `sample`."""
+        document = int(np.searchsorted(self._first_window, window, side="right")) - 1
+        ids = self._tokens[document].astype(np.int64)
+        starts = np.append(np.cumsum(self._bars[document], dtype=np.int64), len(ids))
+        first = window - int(self._first_window[document])
+        generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, 2**62 + sample], np.uint64)))
+        n_bars = min(int(generator.integers(2, self._max_bars, endpoint=True)), len(starts) - 1 - first)
+        # Bars without holes would fill the row; holes come on top.
+        n_fit = int(np.searchsorted(starts, starts[first] + self._ctx_len, side="right")) - 1 - first
+        n_bars = max(min(n_bars, n_fit), 2)
+        while True:
+            tokens, is_content = self._document(ids, int(starts[first]), int(starts[first + n_bars]), generator)
+            if len(tokens) <= self._ctx_len + 1 or n_bars == 2:
+                break
+            n_bars = max(2, min(n_bars - 1, n_bars * self._ctx_len // len(tokens)))
+        tokens, is_content = tokens[: self._ctx_len + 1], is_content[: self._ctx_len + 1]
+        if self._augmenter is not None:
+            [tokens] = self._augmenter.vary([tokens], sample)
+        targets = np.where(is_content, tokens, IGNORE_INDEX)[1:]
+        return Row(tokens[:-1], targets, np.zeros(1, np.int64))
+
+    def _document(
+        self, ids: np.ndarray, start: int, stop: int, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        excerpt = read_excerpt(ids, start, stop)
+        return written_out(*with_holes(self._codec.rules, excerpt, draw_holes(excerpt, generator)))
+
+
+def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:
+    """Return the holes of an excerpt: at least one, and not all of its cells unless it has only one."""
+    parts, n_bars = excerpt.parts, len(excerpt.cells)
+    if not parts:
+        return set()
+    kind = KINDS[generator.integers(len(KINDS))]
+    chosen, bars = parts, range(n_bars)
+    if kind == "parts" and len(parts) > 1:
+        chosen = generator.choice(parts, generator.integers(1, len(parts)), replace=False).tolist()
+    elif kind == "last bars":
+        bars = range(n_bars - int(generator.integers(1, n_bars)), n_bars)
+    elif kind == "block":
+        length = int(generator.integers(1, n_bars))
+        begin = int(generator.integers(0, n_bars - length, endpoint=True))
+        bars = range(begin, begin + length)
+        chosen = generator.choice(parts, generator.integers(1, len(parts), endpoint=True), replace=False).tolist()
+    cells = [(bar, part) for bar in bars for part in sorted(chosen)]
+    if kind == "scattered" or (kind == "parts" and len(parts) == 1):
+        is_hole = generator.random(len(cells)) < generator.uniform(0.1, 0.6)
+        is_hole[generator.integers(len(cells))] = True
+        cells = [cell for cell, hole in zip(cells, is_hole.tolist(), strict=True) if hole]
+    return set(cells)
