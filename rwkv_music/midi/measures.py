@@ -4,7 +4,7 @@
     scale consistency     0 to 1: the largest fraction of notes in one major or natural minor scale
     groove consistency    0 to 1: how similar the onset patterns of consecutive bars are
     note density          notes per second
-    polyphony             mean number of notes that sound at once, ignoring silence
+    polyphony             mean number of notes that sound at once, in musical time, ignoring silence
     pitch range           semitones from the lowest note to the highest
 
 Drums count only for groove consistency and note density. A measure is NaN if the piece has too few notes for it.
@@ -19,8 +19,7 @@ from dataclasses import astuple, dataclass, fields
 import mido
 import numpy as np
 
-from rwkv_music.midi.notes import read_notes
-from rwkv_music.midi.time import BarGrid
+from rwkv_music.midi.score import ROUNDING, read_score
 
 STEPS_PER_BAR = 48  # resolution of onset patterns: represents sixteenths and triplets in 4/4
 MAJOR = (0, 2, 4, 5, 7, 9, 11)  # the relative natural minor scale has the same pitch classes
@@ -40,18 +39,15 @@ class Measures:
 
 def measure(midi: mido.MidiFile) -> Measures:
     """Compute the measures of a piece. Note density counts the whole length of the file."""
-    notes = read_notes(midi)
-    melodic = np.array([name != "drums" for name in notes.voice_names], bool)
-    pitched = melodic[notes.voice] if len(notes) else np.zeros(0, bool)
-    pitch = notes.pitch[pitched]
-    bars = BarGrid.from_midi(midi)
-    lines = bars.lines(int(bars.bar(notes.start_tick[-1])) + 1 if len(notes) else 0)
+    score = read_score(midi)
+    notes = score.notes[~score.notes["drums"]]
+    pitch = notes["pitch"]
     return Measures(
         pitch_class_entropy=pitch_class_entropy(pitch),
         scale_consistency=scale_consistency(pitch),
-        groove_consistency=groove_consistency(notes.start_tick, lines),
-        note_density=len(notes) / midi.length if midi.length > 0 else float("nan"),
-        polyphony=polyphony(notes.start[pitched], notes.end[pitched]),
+        groove_consistency=groove_consistency(score.notes["start"], score.lines),
+        note_density=len(score.notes) / midi.length if midi.length > 0 else float("nan"),
+        polyphony=polyphony(notes["start"], notes["end"]),
         pitch_range=float(np.ptp(pitch)) if len(pitch) else float("nan"),
     )
 
@@ -93,20 +89,20 @@ def scale_consistency(pitch: np.ndarray) -> float:
     return float(max(counts[[(root + step) % 12 for step in MAJOR]].sum() for root in range(12)) / len(pitch))
 
 
-def groove_consistency(onset_ticks: np.ndarray, line_ticks: np.ndarray) -> float:
+def groove_consistency(onsets: np.ndarray, lines: np.ndarray) -> float:
     """Return 1 minus the mean Hamming distance per step between the onset patterns of consecutive bars.
 
-    `onset_ticks` is int64 [n]; `line_ticks` int64 [bars + 1] holds the start of each bar and the end of the last one.
+    `onsets` is [n]; `lines` [bars + 1] holds the start of each bar and the end of the last one, in the same unit.
     """
-    n_bars = len(line_ticks) - 1
+    n_bars = len(lines) - 1
     if n_bars < 2:
         return float("nan")
-    bar = np.searchsorted(line_ticks, onset_ticks, side="right") - 1
+    bar = np.searchsorted(lines, onsets, side="right") - 1
     inside = (bar >= 0) & (bar < n_bars)
-    bar, onset_ticks = bar[inside], onset_ticks[inside]
-    step = (onset_ticks - line_ticks[bar]) * STEPS_PER_BAR // np.diff(line_ticks)[bar]
+    bar, onsets = bar[inside], onsets[inside]
+    step = ((onsets - lines[bar]) / np.diff(lines)[bar] * STEPS_PER_BAR + ROUNDING).astype(np.int64)
     patterns = np.zeros((n_bars, STEPS_PER_BAR), bool)
-    patterns[bar, step] = True
+    patterns[bar, np.minimum(step, STEPS_PER_BAR - 1)] = True
     return float(1 - (patterns[1:] != patterns[:-1]).mean())
 
 

@@ -62,8 +62,11 @@ def test_measure():
     assert found.note_density == pytest.approx(32 / 4) and found.groove_consistency == 1
     empty = measure(mido.MidiFile(tracks=[mido.MidiTrack()]))
     assert all(math.isnan(value) for value in vars(empty).values())
-    drums = measure(mido.MidiFile(ticks_per_beat=480, tracks=[melody([36] * 20, channel=9)]))
-    assert math.isnan(drums.pitch_range) and drums.groove_consistency < 1
+    named = melody([36] * 20, channel=9)
+    named.insert(0, mido.MetaMessage("track_name", name="Kit"))
+    for track in (melody([36] * 20, channel=9), named):
+        drums = measure(mido.MidiFile(ticks_per_beat=480, tracks=[track]))
+        assert math.isnan(drums.pitch_range) and drums.groove_consistency < 1
 
 
 def test_mean_and_deviation_ignore_nan():

@@ -1,0 +1,94 @@
+"""The notes of a piece with their parts, and its bar lines. Measures and control classes are computed from these.
+
+Times are in quarter notes, so that files of different resolutions can be compared. A part is one channel of one track.
+A cell is one part in one bar; a note belongs to the cell in which it starts.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import mido
+import numpy as np
+
+from rwkv_music.midi.events import DRUMS, ParsedMidi, parse_midi
+from rwkv_music.midi.instruments import played_notes
+from rwkv_music.midi.time import BarGrid
+
+NOTE = np.dtype([("start", "<f8"), ("end", "<f8"), ("pitch", "<i8"), ("part", "<i8"), ("drums", "?")])
+STEPS_PER_QUARTER = 12  # resolution of the measures of rhythm: represents sixteenths and triplets
+ROUNDING = 1e-6  # quarter notes; sums and differences of times are exact to far less
+
+
+@dataclass(frozen=True)
+class Score:
+    """A piece. Its bars end with the bar in which the last note starts, unless more are given."""
+
+    notes: np.ndarray  # NOTE [n], sorted by start, then by part and pitch
+    lines: np.ndarray  # float64 [bars + 1]: where each bar starts, and where the last one ends
+
+    @property
+    def n_bars(self) -> int:
+        return len(self.lines) - 1
+
+    @property
+    def n_parts(self) -> int:
+        return int(self.notes["part"].max(initial=-1)) + 1
+
+    def bars(self) -> np.ndarray:
+        """Return the bar of each note, int64 [n]; -1 before the first bar, `n_bars` after the last one."""
+        return bars_of(self.notes, self.lines)
+
+
+def read_score(source: Path | bytes | ParsedMidi | mido.MidiFile) -> Score:
+    """Return the notes and bars of a MIDI file. Parts that have notes are numbered by track, then by channel.
+
+    Raises RejectedMidi and UserError as `parse_midi` does.
+    """
+    if isinstance(source, mido.MidiFile):
+        file = io.BytesIO()
+        source.save(file=file)
+        source = file.getvalue()
+    midi = parse_midi(source)
+    played = played_notes(midi)
+    notes = np.zeros(len(played), NOTE)
+    notes["start"] = played.start / midi.ticks_per_quarter
+    notes["end"] = played.end / midi.ticks_per_quarter
+    notes["pitch"] = played.pitch
+    notes["drums"] = played.program == DRUMS
+    places = np.stack([played.track, played.channel], axis=1)
+    notes["part"] = np.unique(places, axis=0, return_inverse=True)[1].ravel()
+    grid = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
+    n_bars = int(grid.bar(played.start.max())) + 1 if len(played) else 0
+    return Score(in_order(notes), grid.lines(n_bars) / midi.ticks_per_quarter)
+
+
+def in_order(notes: np.ndarray) -> np.ndarray:
+    """Return NOTE [n] sorted by start, then by part and pitch."""
+    return notes[np.lexsort((notes["pitch"], notes["part"], notes["start"]))]
+
+
+def bars_of(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Return the bar of each of `notes`, NOTE [n], for bar lines float64 [bars + 1]: int64 [n], from -1 to `bars`."""
+    return np.searchsorted(lines, notes["start"] + ROUNDING, side="right") - 1
+
+
+def in_cells(notes: np.ndarray, lines: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return whether each note starts in one of the marked cells: bool [n] for `cells`, bool [bars, parts]."""
+    bar, part = bars_of(notes, lines), notes["part"]
+    known = (bar >= 0) & (bar < cells.shape[0]) & (part < cells.shape[1])
+    return known & cells[np.where(known, bar, 0), np.where(known, part, 0)] if cells.size else known
+
+
+def skyline(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the melody of each part without its drums: the highest of the notes that start together.
+
+    Starts are rounded to steps of a twelfth of a quarter note. Return the indices of the melodies' notes, int64 [m],
+    ordered by part and start, and their steps, int64 [m].
+    """
+    step = np.rint(notes["start"] * STEPS_PER_QUARTER).astype(np.int64)
+    order = np.lexsort((-notes["pitch"], step, notes["part"]))
+    order = order[~notes["drums"][order]]
+    moment = np.stack([notes["part"][order], step[order]])
+    order = order[np.append(True, (moment[:, 1:] != moment[:, :-1]).any(axis=0))[: len(order)]]
+    return order, step[order]
