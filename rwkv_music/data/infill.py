@@ -4,6 +4,7 @@ A cell is one part in one bar. A row is an excerpt of a piece as tokenizers/mult
 counts on the contents of the holes alone. Notable choices:
 - The holes of a row are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
   block of bars and parts, or scattered cells.
+- Controls, which describe the content of a hole, stand at its head in some rows (midi/controls.py).
 - The number of bars, the holes and the controls are drawn by the seed and the number of the sample. Excerpts start at
   every bar but the last one of every piece.
 - An excerpt that is too long for a row loses bars at its end. If its first two bars are too long, the row is cut.
@@ -18,7 +19,8 @@ from rwkv_music.data.tasks import Row, open_bars
 from rwkv_music.errors import UserError
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.multitrack import Multitrack
-from rwkv_music.tokenizers.multitrack_cells import Excerpt, Hole, read_excerpt, with_holes, written_out
+from rwkv_music.tokenizers.multitrack_cells import Excerpt, Hole, control_tokens, read_excerpt, with_holes, written_out
+from rwkv_music.tokenizers.vocabulary import NONE
 
 KINDS = ("last bars", "parts", "block", "scattered")
 
@@ -82,7 +84,9 @@ class InfillRows:
         self, ids: np.ndarray, start: int, stop: int, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         excerpt = read_excerpt(ids, start, stop)
-        return written_out(*with_holes(self._codec.rules, excerpt, draw_holes(excerpt, generator)))
+        holes = sorted(draw_holes(excerpt, generator))
+        controls = draw_controls(excerpt, holes, generator)
+        return written_out(*with_holes(self._codec.rules, excerpt, holes, controls))
 
 
 def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:
@@ -107,3 +111,14 @@ def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:
         is_hole[generator.integers(len(cells))] = True
         cells = [cell for cell, hole in zip(cells, is_hole.tolist(), strict=True) if hole]
     return set(cells)
+
+
+def draw_controls(excerpt: Excerpt, holes: list[Hole], generator: np.random.Generator) -> dict[Hole, list[int]]:
+    """Return controls that describe what the excerpt has in its holes: none in half of the rows, else half of them."""
+    if generator.random() < 0.5:
+        return {}
+    written = [(bar, part) for bar, part in holes if part in excerpt.cells[bar]]
+    contents = [excerpt.cells[bar][part].content for bar, part in written]
+    tokens = control_tokens(contents, np.array([excerpt.signatures[bar] for bar, _ in written], np.int64))
+    is_given = (tokens != NONE) & (generator.random(tokens.shape) < 0.5)
+    return {hole: row[given].tolist() for hole, row, given in zip(written, tokens, is_given, strict=True)}

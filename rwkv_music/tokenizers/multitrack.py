@@ -142,7 +142,7 @@ class Multitrack(Codec):
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None, parts: tuple[Part, ...] = ()) -> mido.MidiFile:
         """See `Codec.decode`. `parts` give the names and drum kits of the first parts."""
-        score = read_score(np.asarray(ids))
+        score = read_tokens(np.asarray(ids))
         midi = mido.MidiFile(type=1, ticks_per_beat=STEPS * TICKS_PER_STEP)
         lines = score.bar_start[:-1] * TICKS_PER_STEP
         midi.tracks.append(to_track(time_messages(lines, score.tempo, score.signature)))
@@ -297,7 +297,7 @@ def _assemble(
 
 
 @dataclass(frozen=True)
-class Score:
+class QuantizedScore:
     """The music of tokens. Times are in steps. Each note has a positive length and starts in its bar."""
 
     bar_start: np.ndarray  # int64 [bars + 1]: the start of each bar, and the end of the last one
@@ -312,7 +312,7 @@ class Score:
     program: np.ndarray  # DRUMS for percussion
 
 
-def read_score(ids: np.ndarray) -> Score:
+def read_tokens(ids: np.ndarray) -> QuantizedScore:
     """Return the music of any ids [n] before the first Fill. Tokens that are invalid in their context are ignored.
 
     Raises nothing: notes before the first bar, outside their bar or without a part are left out.
@@ -366,7 +366,7 @@ def read_score(ids: np.ndarray) -> Score:
     index, tempos = np.array(bars, np.int64).reshape(-1, 2).T
     bar, part, step, duration, pitch, velocity, program = np.array(notes, np.int64).reshape(-1, 7).T
     inside = step < BAR_STEPS[index][bar]
-    return Score(
+    return QuantizedScore(
         np.concatenate([[0], np.cumsum(BAR_STEPS[index])]),
         np.array(TIME_SIGNATURES)[index],
         np.rint(60e6 / TEMPOS[tempos]).astype(np.int64),
@@ -374,7 +374,7 @@ def read_score(ids: np.ndarray) -> Score:
     )
 
 
-def _part_track(score: Score, own: np.ndarray, part: Part, channel: int, shared: bool) -> mido.MidiTrack:
+def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int, shared: bool) -> mido.MidiTrack:
     """Return the notes `own` of a score as a track. On a shared channel a program change precedes each note."""
     start = score.bar_start[score.bar[own]] + score.start[own]
     packed = score.velocity[own] << 8 | score.program[own]

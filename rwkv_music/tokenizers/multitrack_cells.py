@@ -16,8 +16,30 @@ from itertools import pairwise
 
 import numpy as np
 
+from rwkv_music.midi.controls import NO_CLASS, control_classes
+from rwkv_music.midi.score import NOTE
 from rwkv_music.tokenizers.multitrack_grammar import DRUM, MELODIC, MultitrackRules, Step
-from rwkv_music.tokenizers.multitrack_vocabulary import BAR, BOS, END, FILL, HOLE, PART, POSITION, PROGRAM, TEMPO
+from rwkv_music.tokenizers.multitrack_vocabulary import (
+    BAR,
+    BAR_STEPS,
+    BOS,
+    DURATION,
+    DURATIONS,
+    END,
+    FILL,
+    FIRST_CLASS,
+    HOLE,
+    PART,
+    PITCH,
+    PITCH_DRUM,
+    POSITION,
+    PROGRAM,
+    STEPS,
+    TEMPO,
+    TIME_SIG,
+    VELOCITY,
+)
+from rwkv_music.tokenizers.vocabulary import NONE
 
 DRUMS_TOKEN = POSITION - 1  # Program_Drums
 Hole = tuple[int, int]  # (bar of the excerpt, number of the part)
@@ -208,3 +230,31 @@ def written_out(prompt: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, np.n
         pieces += [step.given, step.content, [END]]
         is_content += [np.zeros(len(step.given), bool), np.ones(len(step.content) + 1, bool)]
     return np.concatenate(pieces).astype(np.int64), np.concatenate(is_content)
+
+
+def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the notes in contents of cells as NOTE [n] (midi/score.py), and the content of each, int64 [n].
+
+    Times are in quarter notes from the bar line.
+    """
+    tokens = np.concatenate([*contents, np.empty(0, np.int64)]).astype(np.int64)
+    cell = np.repeat(np.arange(len(contents)), [len(content) for content in contents])
+    places = np.flatnonzero((tokens >= PITCH) & (tokens < VELOCITY))
+    is_position = (tokens >= POSITION) & (tokens < PITCH)
+    last = np.maximum.accumulate(np.where(is_position, np.arange(len(tokens)), 0))
+    notes = np.zeros(len(places), NOTE)
+    notes["start"] = (tokens[last[places]] - POSITION) / STEPS
+    notes["end"] = notes["start"] + DURATIONS[tokens[places + 2] - DURATION] / STEPS
+    notes["drums"] = tokens[places] >= PITCH_DRUM
+    notes["pitch"] = tokens[places] - np.where(notes["drums"], PITCH_DRUM, PITCH)
+    return notes, cell[places]
+
+
+def control_tokens(contents: list[np.ndarray], signatures: np.ndarray) -> np.ndarray:
+    """Return the token of each control of each content of a cell, int64 [cells, N_CONTROLS]; NONE where it has none.
+
+    `signatures`, int64 [cells], are the time signature tokens of their bars.
+    """
+    notes, cell = content_notes(contents)
+    classes = control_classes(notes, cell, BAR_STEPS[signatures - TIME_SIG] / STEPS).astype(np.int64)
+    return np.where(classes == NO_CLASS, NONE, FIRST_CLASS + classes)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rwkv_music.midi.controls import CONTROLS
 from rwkv_music.midi.events import DRUMS
 
 STEPS = 24  # positions per quarter note
@@ -38,10 +39,13 @@ VOCABULARY = [
     "Hole",
     "Fill",
     "End",
+    *(f"Control_{control.name}={name}" for control in CONTROLS for name in control.classes),
 ]
 # The id of the first token of each kind. The ids of a kind are consecutive.
 _FIRST = {name.split("_")[0]: i for i, name in reversed(list(enumerate(VOCABULARY)))}
 PAD, BOS, EOS, BAR, HOLE, FILL, END = (_FIRST[name] for name in "PAD BOS EOS Bar Hole Fill End".split())
 TIME_SIG, TEMPO, PART, PROGRAM = (_FIRST[name] for name in "TimeSig Tempo Part Program".split())
 POSITION, PITCH, PITCH_DRUM = (_FIRST[name] for name in "Position Pitch PitchDrum".split())
-VELOCITY, DURATION = (_FIRST[name] for name in "Velocity Duration".split())
+VELOCITY, DURATION, CONTROL = (_FIRST[name] for name in "Velocity Duration Control".split())
+# The id of the first class of each control.
+FIRST_CLASS = CONTROL + np.cumsum([0] + [len(control.classes) for control in CONTROLS[:-1]])

@@ -26,7 +26,7 @@ def cells_of(tokens: list[str]) -> list[dict[str, list[str]]]:
             cell = []
         elif token.startswith("Part_"):
             cell = bars[-1][token] = []
-        elif not token.startswith(("Program_", "EOS")):
+        elif not token.startswith(("Program_", "EOS", "Control_")):
             cell.append(token)
     return bars
 
