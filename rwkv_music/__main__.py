@@ -305,7 +305,8 @@ def _evaluate(commands) -> None:
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
-    from rwkv_music.evaluation import as_table, evaluate, sample_measures
+    from rwkv_music.evaluation.completions import sample_measures
+    from rwkv_music.evaluation.losses import as_table, evaluate
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi.measures import compared

@@ -8,25 +8,18 @@ under a soprano: they differ only in the cells. Notable choices:
 - The file outside the holes stays the user's, event for event (midi/cells.py).
 """
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import mido
 import numpy as np
 import torch
 
-from rwkv_music.errors import UserError, explained
 from rwkv_music.generation.completion import ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
-from rwkv_music.midi.events import ParsedMidi, RejectedMidi, parse_midi
-from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.multitrack import Multitrack
-from rwkv_music.tokenizers.multitrack_cells import Cell, Excerpt, Hole, read_excerpt, with_holes
+from rwkv_music.tokenizers.multitrack_cells import Cell, Excerpt, Hole, with_holes
 from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
-from rwkv_music.tokenizers.multitrack_vocabulary import END, FIRST_CLASS
 
 BARS_AT_ONCE = 8  # bars with holes in one document
 MOST_VARIANTS = 1 << 32
@@ -77,7 +70,7 @@ def write_cells(
             later = {hole for hole in holes if first <= hole[0] < stop and hole > own[-1]}
             prompt, steps = with_holes(
                 codec.rules,
-                _bars(known, first, stop),
+                known.bars(first, stop),
                 _shifted(own, first),
                 {(bar - first, part): list(controls.get(part, ())) for bar, part in own},
                 _shifted(later, first),
@@ -127,11 +120,6 @@ def _budget(steps: list[Step]) -> int:
 def _from_second(steps: list[Step]) -> list[Step]:
     """Return the steps without the given tokens of the first one, which belong to the prompt."""
     return [replace(steps[0], given=steps[0].given[:0]), *steps[1:]]
-
-
-def _bars(excerpt: Excerpt, first: int, stop: int) -> Excerpt:
-    bars = slice(first, stop)
-    return Excerpt(excerpt.signatures[bars], excerpt.tempos[bars], excerpt.cells[bars], excerpt.programs)
 
 
 def _shifted(holes: Collection[Hole], first: int) -> list[Hole]:

@@ -67,6 +67,11 @@ class Excerpt:
         """The numbers of the parts that have a cell."""
         return sorted({number for cells in self.cells for number in cells})
 
+    def bars(self, first: int, stop: int) -> "Excerpt":
+        """Return the bars `first` to `stop` of this excerpt."""
+        own = slice(first, stop)
+        return Excerpt(self.signatures[own], self.tempos[own], self.cells[own], self.programs)
+
 
 def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
     """Return the bars in ids[start:stop] of a piece. A bar begins at each of the two indices, except at the end."""

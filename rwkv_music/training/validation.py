@@ -8,7 +8,7 @@ from torch import distributed as dist
 from rwkv_music.config import RunConfig
 from rwkv_music.data.dataset import MusicDataset, read_dataset_json
 from rwkv_music.data.streams import DocumentStreams
-from rwkv_music.evaluation import Through, summed_loss, summed_loss_of_streams
+from rwkv_music.evaluation.losses import Through, summed_loss, summed_loss_of_streams
 from rwkv_music.training.deepspeed_engine.engine import Engine
 
 

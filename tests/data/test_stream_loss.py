@@ -5,7 +5,7 @@ import torch
 from rwkv_music.config import ModelConfig
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.data.streams import DocumentStreams
-from rwkv_music.evaluation import summed_loss_of_streams
+from rwkv_music.evaluation.losses import summed_loss_of_streams
 from rwkv_music.model_v8 import RWKV
 from tests.data.test_dataset import make
 

@@ -14,7 +14,7 @@ from rwkv_music.__main__ import main as command
 from rwkv_music.checkpoint.run_folder import read_manifest, tensor_files
 from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.data.dataset import MusicDataset
-from rwkv_music.evaluation import summed_loss
+from rwkv_music.evaluation.losses import summed_loss
 from tests.training.conftest import SMALL, train
 
 

@@ -10,7 +10,8 @@ from rwkv_music.config import ModelConfig
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.errors import UserError
-from rwkv_music.evaluation import as_table, evaluate, sample_measures, summed_loss
+from rwkv_music.evaluation.completions import sample_measures
+from rwkv_music.evaluation.losses import as_table, evaluate, summed_loss
 from rwkv_music.midi.measures import mean_and_deviation
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.prepare.pipeline import prepare

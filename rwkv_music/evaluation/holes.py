@@ -1,0 +1,142 @@
+"""The loss of true music in holes, with and without what surrounds it: whether a model uses what it has read.
+
+The same bars of every held-out piece are holes in several documents, which differ in what the model may read:
+
+    bars        all parts of some bars: with the bars on both sides, with those before them only, with none
+    a part      one part of these bars: with the other parts and the bars on both sides
+    inner parts all parts but the first and the last, in pieces of at least three: with the outer parts, and without
+
+Source: the comparison of sides follows Donahue et al., "Enabling Language Models to Fill in the Blanks" (2020).
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from rwkv_music.config import IGNORE_INDEX
+from rwkv_music.data.dataset import make_batch, read_dataset_json
+from rwkv_music.data.pieces import Pieces
+from rwkv_music.errors import UserError
+from rwkv_music.evaluation.losses import nats_of_targets
+from rwkv_music.progress import progress_bar
+from rwkv_music.tokenizers.multitrack import Multitrack
+from rwkv_music.tokenizers.multitrack_cells import Excerpt, Hole, read_excerpt, with_holes, written_out
+
+BATCH_TOKENS = 1 << 15
+BOTH_SIDES, LEFT_SIDE, NO_CONTEXT = "bars, both sides", "bars, left side only", "bars, no context"
+INNER_GIVEN, INNER_ALONE = "inner parts, outer parts given", "inner parts without the outer parts"
+
+
+@dataclass
+class HoleLoss:
+    """The loss of the contents of holes of one kind."""
+
+    name: str
+    holes: int = 0  # documents
+    notes: int = 0
+    tokens: int = 0
+    nats: float = 0.0
+
+    @property
+    def bits_per_note(self) -> float:
+        return self.nats / math.log(2) / self.notes if self.notes else math.nan
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens if self.tokens else math.nan
+
+
+Document = tuple[str, np.ndarray, np.ndarray]  # (name, tokens int64 [n], which of them are contents, bool [n])
+
+
+def hole_losses(
+    model: torch.nn.Module,
+    codec: Multitrack,
+    data: str | os.PathLike,
+    context_bars: int = 4,
+    hole_bars: int = 4,
+    per_piece: int = 4,
+) -> list[HoleLoss]:
+    """Return the losses on the validation split, or on the training split if that is empty.
+
+    Holes of `hole_bars` bars are placed evenly, at most `per_piece` in each piece. Raises UserError if no piece has
+    `context_bars` bars on both sides of a hole.
+    """
+    split = "val" if read_dataset_json(data)["splits"]["val"]["pieces"] else "train"
+    pieces = Pieces(data, split, codec)
+    losses: dict[str, HoleLoss] = {}
+    waiting: list[Document] = []
+
+    def measure() -> None:
+        if not waiting:
+            return
+        ids = np.concatenate([tokens[:-1] for _, tokens, _ in waiting])
+        targets = np.concatenate([np.where(own, tokens, IGNORE_INDEX)[1:] for _, tokens, own in waiting])
+        starts = np.cumsum([0] + [len(tokens) - 1 for _, tokens, _ in waiting])
+        batch = make_batch(ids[None], targets[None], [starts[:-1]])
+        nats = np.zeros(len(ids))
+        nats[batch.positions.numpy()] = nats_of_targets(model, batch)[0]
+        for (name, tokens, own), value in zip(waiting, np.add.reduceat(nats, starts[:-1]), strict=True):
+            loss = losses.setdefault(name, HoleLoss(name))
+            loss.holes += 1
+            loss.notes += codec.count_notes(tokens[own])
+            loss.tokens += int(own.sum())
+            loss.nats += float(value)
+        waiting.clear()
+
+    for piece in progress_bar(pieces, "holes", len(pieces)):
+        excerpt = read_excerpt(piece.ids, int(piece.bar_starts[0]), len(piece.ids))
+        n_places = len(excerpt.cells) - 2 * context_bars - hole_bars + 1
+        if n_places < 1:
+            continue
+        firsts = np.unique(np.linspace(0, n_places - 1, min(per_piece, n_places)).round().astype(int))
+        for first in firsts.tolist():
+            for document in _documents(codec, excerpt, first, context_bars, hole_bars):
+                waiting.append(document)
+                if sum(len(tokens) for _, tokens, _ in waiting) > BATCH_TOKENS:
+                    measure()
+    measure()
+    if not losses:
+        raise UserError(
+            f"No piece in the {split} split of {data} has {2 * context_bars + hole_bars} bars: prepare longer pieces."
+        )
+    return [losses[name] for name in sorted(losses)]
+
+
+def _documents(codec: Multitrack, piece: Excerpt, first: int, context_bars: int, hole_bars: int) -> Iterator[Document]:
+    """Yield the documents of the holes in the bars from `first` + `context_bars` on."""
+    begin = first + context_bars
+    end = begin + hole_bars
+    both = piece.bars(first, end + context_bars)
+    parts = both.parts
+    own = range(context_bars, context_bars + hole_bars)  # bars of the holes in `both`
+
+    def document(name: str, excerpt: Excerpt, bars: range, numbers: list[int]) -> Document:
+        holes: list[Hole] = [(bar, number) for bar in bars for number in numbers]
+        return name, *written_out(*with_holes(codec.rules, excerpt, holes))
+
+    yield document(BOTH_SIDES, both, own, parts)
+    yield document(LEFT_SIDE, piece.bars(first, end), own, parts)
+    yield document(NO_CONTEXT, piece.bars(begin, end), range(hole_bars), parts)
+    if len(parts) > 1:
+        for number in parts:
+            yield document(f"part {number}, both sides and the other parts", both, own, [number])
+    if len(parts) > 2:
+        inner = parts[1:-1]
+        left = piece.bars(first, end)
+        yield document(INNER_GIVEN, left, own, inner)
+        cells = [{number: cell for number, cell in bar.items() if number in inner} for bar in left.cells]
+        yield document(INNER_ALONE, replace(left, cells=cells), own, inner)
+
+
+def as_table(losses: list[HoleLoss]) -> str:
+    """Format losses as a text table."""
+    lines = [f"{'true music in holes':<42}{'holes':>7}{'notes':>9}{'nats/token':>12}{'bits/note':>11}"]
+    lines += [
+        f"{x.name:<42}{x.holes:>7,}{x.notes:>9,}{x.nats_per_token:>12.4f}{x.bits_per_note:>11.3f}" for x in losses
+    ]
+    return "\n".join(lines)
