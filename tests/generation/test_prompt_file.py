@@ -93,7 +93,7 @@ def test_silence_before_the_line(codec):
     assert grammar_bars == [[0]] and len(prompt.bar_starts) == 4
     assert codec.decode(prompt.ids, prompt.bar_lines).length > 0
     if prompt.bar_lines is None:
-        assert [codec.vocabulary[i] for i in prompt.ids[-4:]] == ["Bar_None", "TimeSig_4/4"] * 2
+        assert [codec.vocabulary[i].split("_None")[0] for i in prompt.ids[-4:]] == ["Bar", "TimeSig_4/4"] * 2
     else:
         clock = sum(
             8 * int(codec.vocabulary[i][1:])
