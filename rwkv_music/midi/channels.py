@@ -120,6 +120,8 @@ class ChannelStates:
         self._programs = ChannelPrograms()
         # (track, port, channel, pitch): the programs of the notes that sound; they end in the order in which they start
         self.held: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
+        # (track, port, channel): the program of the last note, or a later program change of the track itself
+        self.last_program: dict[tuple[int, int, int], int] = {}
         ports = [0] * len(midi.tracks)
         messages = [(tick, i, m) for i, track in enumerate(midi.tracks) for tick, m in timed_messages(track)]
         for _, i, message in sorted(messages, key=lambda timed: timed[0]):
@@ -133,6 +135,8 @@ class ChannelStates:
             key = ports[i], message.channel
             channel = self.channels[key]
             channel.feed(message, i)
+            if is_note_on(message) or message.type == "program_change":
+                self.last_program[(i, *key)] = channel.program
             number = key[0] * CHANNELS + key[1]
             if message.type == "program_change":
                 self._programs.change_program(number, message.program)
