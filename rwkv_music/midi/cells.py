@@ -215,13 +215,17 @@ class _Track:
 
     def remove(self, channel: int, bars: set[int], grid: BarGrid) -> None:
         """Remove the notes of a channel that start in some bars."""
-        for key, notes in self.notes.items():
-            if key[0] == channel and notes:
-                starts_in = np.isin(grid.bar(np.array([start for _, _, start, _ in notes])), list(bars)).tolist()
-                for (on, off, *_), removed in zip(notes, starts_in, strict=True):
-                    if removed:
-                        self._removed |= {on, off}
-                self.notes[key] = [note for note, removed in zip(notes, starts_in, strict=True) if not removed]
+        keys = [key for key in self.notes if key[0] == channel]
+        starts = np.array([start for key in keys for _, _, start, _ in self.notes[key]], np.int64)
+        in_bars = iter([bar in bars for bar in grid.bar(starts).tolist()])
+        for key in keys:
+            kept = []
+            for note in self.notes[key]:
+                if next(in_bars):
+                    self._removed |= set(note[:2])
+                else:
+                    kept.append(note)
+            self.notes[key] = kept
 
     def add(self, tick: int, place: int, channel: int, message: mido.Message) -> None:
         self._new.append((tick, place, channel // CHANNELS, message))
