@@ -375,14 +375,15 @@ def timed_messages(track: mido.MidiTrack) -> list[TimedMessage]:
     return messages
 
 
-def to_track(messages: list[TimedMessage], note_offs_first: bool = True) -> mido.MidiTrack:
+def to_track(messages: list[TimedMessage], note_offs_first: bool = True, end: int = 0) -> mido.MidiTrack:
     """Return messages with absolute ticks, in any order, as a track with delta times.
 
-    Messages at one tick keep their order, except that note-offs come first if `note_offs_first`.
+    Messages at one tick keep their order, except that note-offs come first if `note_offs_first`. The track ends at tick
+    `end`, or with its last message if that is later.
     """
     track, now = mido.MidiTrack(), 0
     for tick, message in sorted(messages, key=lambda m: (m[0], note_offs_first and m[1].type != "note_off")):
         track.append(message.copy(time=tick - now))
         now = tick
-    track.append(mido.MetaMessage("end_of_track"))
+    track.append(mido.MetaMessage("end_of_track", time=max(end - now, 0)))
     return track

@@ -12,124 +12,17 @@ Notable choices:
   note, so that a fade-out does not silence the completion.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 import mido
 import numpy as np
 
-from rwkv_music.midi.events import (
-    BANK,
-    CHANNELS,
-    DRUM_CHANNEL,
-    DRUMS,
-    EXPRESSION,
-    RESET_CONTROLLERS,
-    VOLUME,
-    TimedMessage,
-    rhythm_assignment,
-    timed_messages,
-    to_track,
-)
-from rwkv_music.midi.instruments import ChannelPrograms
-from rwkv_music.midi.notes import is_note_on, read_notes, remove_overlaps
+from rwkv_music.midi.channels import ChannelStates, Key
+from rwkv_music.midi.events import DRUM_CHANNEL, DRUMS, TimedMessage, timed_messages, to_track
+from rwkv_music.midi.notes import read_notes, remove_overlaps
 from rwkv_music.midi.time import BarGrid, TempoMap
-
-PEDALS = (64, 66, 67, 69)  # sustain, sostenuto, soft, hold 2
-# The values of controllers after power-on (General MIDI 2). All others are 0.
-INITIAL_CONTROLS = {VOLUME: 100, 8: 64, 10: 64, EXPRESSION: 127, 91: 40} | dict.fromkeys(range(70, 80), 64)
-FULL = 127  # volume and expression that leave the velocity as it is
-# Controllers that select and set a registered parameter instead of having a value of their own.
-DATA_ENTRY, DATA_LSB, NRPN, RPN_LSB, RPN_MSB = 6, 38, (98, 99), 100, 101
-INITIAL_PARAMETERS = {0: 2, 1: 64, 2: 64}  # pitch bend range, fine tuning, coarse tuning
-BEND, PRESSURE = "pitchwheel", "aftertouch"
-
-Key = tuple[int, int]  # (port, channel)
-
-
-@dataclass
-class _Channel:
-    """The state of a channel of the opening at the line."""
-
-    program: int = 0
-    has_program: bool = False
-    notes: int = 0
-    values: dict[int | str, int] = field(default_factory=dict)  # of controllers, BEND and PRESSURE
-    track_of: dict[int | str, int] = field(default_factory=dict)  # the track that set each of `values`
-    at_last_note: dict[int, int] = field(default_factory=dict)  # volume and expression
-    parameter: list[int] = field(default_factory=lambda: [127, 127])  # the selected registered parameter
-    parameters: dict[int, tuple[int, int]] = field(default_factory=dict)  # (value, track)
-
-    def feed(self, message: mido.Message, track: int) -> None:
-        if is_note_on(message):
-            self.notes += 1
-            self.at_last_note = {control: self.values.get(control, FULL) for control in (VOLUME, EXPRESSION)}
-        elif message.type == "program_change":
-            self.program, self.has_program = message.program, True
-        elif message.type == BEND:
-            self._set(BEND, message.pitch, track)
-        elif message.type == PRESSURE:
-            self._set(PRESSURE, message.value, track)
-        elif message.type == "control_change":
-            self._control(message.control, message.value, track)
-
-    def _control(self, control: int, value: int, track: int) -> None:
-        if control == RESET_CONTROLLERS:  # bank, volume, pan, effects and parameters keep their values (RP-015)
-            for key in (1, EXPRESSION, *range(64, 70), BEND, PRESSURE):
-                self.values.pop(key, None)
-            self.at_last_note.pop(EXPRESSION, None)
-        elif control in (RPN_MSB, RPN_LSB):
-            self.parameter[control == RPN_LSB] = value
-        elif control in NRPN:
-            self.parameter = [127, 127]
-        elif control == DATA_ENTRY:
-            if self.parameter[0] == 0 and self.parameter[1] in INITIAL_PARAMETERS:
-                self.parameters[self.parameter[1]] = value, track
-        elif control < 120 and control not in (DATA_LSB, 96, 97):
-            self._set(control, value, track)
-
-    def _set(self, key: int | str, value: int, track: int) -> None:
-        self.values[key], self.track_of[key] = value, track
-
-    def gain(self) -> float:
-        """Return the factor that volume and expression apply to a velocity."""
-        kept = [self._kept(control) for control in (VOLUME, EXPRESSION)]
-        return kept[0] * kept[1] / FULL**2
-
-    def resets(self, channel: int, taken_over: bool) -> list[tuple[int, mido.Message]]:
-        """Return (track, message) of the messages that prepare the channel for the completion."""
-        messages = []
-        for key, value in self.values.items():
-            if taken_over:
-                new = INITIAL_CONTROLS.get(key, 0)
-            elif key in (VOLUME, EXPRESSION):
-                new = self._kept(key)
-            else:
-                new = 0 if key in PEDALS or key in (BEND, PRESSURE) else value
-            if new != value:
-                messages.append((self.track_of[key], _setting(key, channel, new)))
-        if taken_over:
-            for parameter, (value, track) in self.parameters.items():
-                if value != INITIAL_PARAMETERS[parameter]:
-                    steps = ((RPN_MSB, 0), (RPN_LSB, parameter), (DATA_ENTRY, INITIAL_PARAMETERS[parameter]))
-                    steps += ((DATA_LSB, 0), (RPN_MSB, 127), (RPN_LSB, 127))
-                    messages += [(track, _setting(control, channel, new)) for control, new in steps]
-        return messages
-
-    def _kept(self, control: int) -> int:
-        """Return the value of volume or expression in the completion."""
-        value = self.at_last_note.get(control, self.values.get(control, FULL))
-        return value or INITIAL_CONTROLS[control]
-
-
-def _setting(key: int | str, channel: int, value: int) -> mido.Message:
-    if key == BEND:
-        return mido.Message(BEND, channel=channel, pitch=value)
-    if key == PRESSURE:
-        return mido.Message(PRESSURE, channel=channel, value=value)
-    return mido.Message("control_change", channel=channel, control=key, value=value)
 
 
 @dataclass(frozen=True)
@@ -138,70 +31,6 @@ class _Part:
 
     program: int  # DRUMS for percussion
     notes: np.ndarray  # int64 [n, 4]: start, duration, pitch, velocity
-
-
-class _Opening:
-    """The channels of an opening at its end, and the notes that still sound."""
-
-    def __init__(self, midi: mido.MidiFile):
-        self.channels: dict[Key, _Channel] = defaultdict(_Channel)
-        self._programs = ChannelPrograms()
-        # (track, port, channel, pitch): the programs of the notes that sound; they end in the order in which they start
-        self.held: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
-        ports = [0] * len(midi.tracks)
-        messages = [(tick, i, m) for i, track in enumerate(midi.tracks) for tick, m in timed_messages(track)]
-        for _, i, message in sorted(messages, key=lambda timed: timed[0]):
-            if message.type == "midi_port":
-                ports[i] = message.port
-            if message.type == "sysex" and (assignment := rhythm_assignment(bytes(message.data))):
-                channel, part, mode = assignment
-                self._programs.assign(ports[i] * CHANNELS + channel, part, mode)
-            if message.is_meta or not hasattr(message, "channel"):
-                continue
-            key = ports[i], message.channel
-            channel = self.channels[key]
-            channel.feed(message, i)
-            number = key[0] * CHANNELS + key[1]
-            if message.type == "program_change":
-                self._programs.change_program(number, message.program)
-            elif message.type == "control_change" and message.control == BANK:
-                self._programs.select_bank(number, message.value)
-            if message.type in ("note_on", "note_off"):
-                held = self.held[(i, *key, message.note)]
-                if is_note_on(message):
-                    held.append(self.program(key))
-                elif held:
-                    held.pop(0)
-
-    def program(self, key: Key) -> int:
-        """Return the program that a channel plays at this point, or DRUMS."""
-        return self._programs[key[0] * CHANNELS + key[1]]
-
-    def assign(self, programs: list[int], instrument: Callable[[int], int | None]) -> tuple[list[Key], list[bool]]:
-        """Return the port and channel of each of the completion's programs, and whether its instrument goes on there.
-
-        `instrument` maps the programs of the opening to those of the completion.
-        """
-        owner: dict[int, Key] = {}  # the channel that goes on with each program
-        for key, channel in sorted(self.channels.items(), key=lambda item: (-item[1].notes, item[0])):
-            program = instrument(self.program(key))
-            if program is not None and (channel.notes or channel.has_program):
-                owner.setdefault(program, key)
-        going_on = {owner[program] for program in programs if program in owner}
-        others = [(0, channel) for channel in range(16) if self.program((0, channel)) != DRUMS]
-        others = [key for key in others if key not in going_on]
-        # Unused channels come first, then those without notes, then those whose instrument has stopped.
-        others.sort(key=lambda key: self.channels[key].notes if key in self.channels else -1)
-        others = others or [(0, 15)]
-        keys = []
-        for program in programs:
-            if program in owner:
-                keys.append(owner[program])
-            elif program == DRUMS:
-                keys.append((0, DRUM_CHANNEL))
-            else:  # more instruments than channels share the last one
-                keys.append(others.pop(0) if len(others) > 1 else others[0])
-        return keys, [program in owner for program in programs]
 
 
 def join(
@@ -245,8 +74,8 @@ def join(
             rows = remove_overlaps(start, duration, notes.pitch[new], notes.velocity[new])
             parts.append(_Part(program, np.stack(rows, axis=1)))
 
-    before = _Opening(opening)
-    keys, goes_on = before.assign([part.program for part in parts], instrument)
+    before = ChannelStates(opening)
+    keys, goes_on = _assign(before, [part.program for part in parts], instrument)
     taken_over = set(keys) - {key for key, same in zip(keys, goes_on, strict=True) if same}
     tracks = [timed_messages(track) for track in opening.tracks]
     first_new: dict[tuple[int, int, int], int] = {}  # (port, channel, pitch): where the first added note starts
@@ -272,6 +101,35 @@ def join(
         gain = channel.gain() if same and velocities_include_volume else 1
         joined.tracks.append(_added_track(part.notes, key, program, gain, not same, keys.count(key) > 1))
     return joined
+
+
+def _assign(
+    before: ChannelStates, programs: list[int], instrument: Callable[[int], int | None]
+) -> tuple[list[Key], list[bool]]:
+    """Return the port and channel of each of the completion's programs, and whether its instrument goes on there.
+
+    `instrument` maps the programs of the opening to those of the completion.
+    """
+    owner: dict[int, Key] = {}  # the channel that goes on with each program
+    for key, channel in sorted(before.channels.items(), key=lambda item: (-item[1].notes, item[0])):
+        program = instrument(before.program(key))
+        if program is not None and (channel.notes or channel.has_program):
+            owner.setdefault(program, key)
+    going_on = {owner[program] for program in programs if program in owner}
+    others = [(0, channel) for channel in range(16) if before.program((0, channel)) != DRUMS]
+    others = [key for key in others if key not in going_on]
+    # Unused channels come first, then those without notes, then those whose instrument has stopped.
+    others.sort(key=lambda key: before.channels[key].notes if key in before.channels else -1)
+    others = others or [(0, 15)]
+    keys = []
+    for program in programs:
+        if program in owner:
+            keys.append(owner[program])
+        elif program == DRUMS:
+            keys.append((0, DRUM_CHANNEL))
+        else:  # more instruments than channels share the last one
+            keys.append(others.pop(0) if len(others) > 1 else others[0])
+    return keys, [program in owner for program in programs]
 
 
 def _added_track(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwkv_music.midi.events import DRUMS, PROGRAM_CHANGE, ParsedMidi
+from rwkv_music.midi.general_midi import instrument_name
 from rwkv_music.midi.instruments import played_notes
 
 
@@ -20,6 +21,16 @@ class Part:
     program: int  # General MIDI's program of its first note, or DRUMS
     kit: int = 0  # the program number that selects the drum kit, if the program is DRUMS
     name: str = ""  # of the track, in the encoding of mido (Latin-1)
+
+    @property
+    def label(self) -> str:
+        """The name of the track, read as UTF-8 if possible, or else that of the instrument."""
+        name = self.name.strip()
+        try:
+            name = name.encode("latin-1").decode()
+        except UnicodeError:
+            pass
+        return name or instrument_name(self.program)
 
 
 def read_parts(midi: ParsedMidi) -> tuple[list[Part], np.ndarray]:

@@ -95,6 +95,12 @@ class BarGrid:
         segment = np.searchsorted(self._ticks, ticks, side="right") - 1
         return self._first_bar[segment] + (ticks - self._ticks[segment]) // self._lengths[segment]
 
+    @property
+    def has_upbeat(self) -> bool:
+        """Whether the first bar is shorter than the second one. Musicians then number the bars from 0, not from 1."""
+        first, second = np.diff(self.lines(2))
+        return bool(first < second)
+
     def lines(self, n_bars: int) -> np.ndarray:
         """Return the ticks of the first bar lines, int64 [n_bars + 1]: where bars 0 to `n_bars` start."""
         bars = np.arange(n_bars + 1)
@@ -104,6 +110,14 @@ class BarGrid:
     def signatures(self, n_bars: int) -> np.ndarray:
         """Return (numerator, denominator) of the first bars, int64 [n_bars, 2]."""
         return self._signatures[np.searchsorted(self._first_bar, np.arange(n_bars), side="right") - 1]
+
+
+def first_bar_number(grid: BarGrid) -> int:
+    """Return the number by which musicians call the first bar: 0 for an upbeat, otherwise 1.
+
+    An upbeat is a first bar that is shorter than the second one. One that is written as a full bar with rests is bar 1.
+    """
+    return 0 if grid.has_upbeat else 1
 
 
 def bar_ticks(midi: mido.MidiFile, n_bars: int) -> np.ndarray:

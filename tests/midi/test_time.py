@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rwkv_music.midi.events import TEMPO, TIME_SIGNATURE
-from rwkv_music.midi.time import BarGrid, TempoMap, bar_ticks, time_messages
+from rwkv_music.midi.time import BarGrid, TempoMap, bar_ticks, first_bar_number, time_messages
 from tests.midi.midi_files import make_midi
 
 
@@ -69,3 +69,17 @@ def test_time_messages_only_where_values_change():
         (384, "set_tempo"),
         (768, "time_signature"),
     ]
+
+
+@pytest.mark.parametrize(
+    "changes, first",
+    [
+        ([], 1),
+        ([(0, 4, 4), (480, 4, 4)], 0),  # cut short
+        ([(0, 1, 4), (480, 3, 4)], 0),
+        ([(0, 4, 4), (1920, 3, 4)], 1),
+        ([(0, 3, 4), (4 * 1440, 4, 4)], 1),  # a later change of the meter
+    ],
+)
+def test_an_upbeat_is_bar_0(changes, first):
+    assert first_bar_number(BarGrid(changes, 480)) == first

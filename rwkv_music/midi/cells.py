@@ -1,0 +1,419 @@
+"""Writing cells into a MIDI file. A cell is one part in one bar.
+
+The file keeps every event, tick and track. Only the notes that start in a written cell are removed, each note-on with
+its note-off, and new notes take their place in the part's own track and channel. Notable choices:
+
+- Notes are paired as everywhere in this project: those of one pitch in one channel of a track end in the order in which
+  they start. Program changes, controllers and note-offs that end no note stay.
+- At one tick, new note-offs come before the file's events and new note-ons after them.
+- A new note ends where a note of its pitch starts in its track and channel, and before a note-off that ends no note. It
+  is left out if its pitch already sounds there. A drum whose note in the file has no note-off gets none either.
+- Tracks that share a channel share its keys: a note-off ends a note of that pitch in every track. A new note therefore
+  does not end while such a note of another track sounds. It ends before, together with it, or is left out.
+- A new part gets a track at the end of the file and a channel without notes. If no channel is free, it shares one of an
+  instrument with its program, otherwise the one with the fewest notes. On a channel that has messages of its own,
+  program changes enclose the new notes. Drums share the channel of the file's drums.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import mido
+import numpy as np
+
+from rwkv_music.midi.channels import ChannelStates
+from rwkv_music.midi.edit import cut_after
+from rwkv_music.midi.events import CHANNELS, DRUM_CHANNEL, DRUMS, TimedMessage, timed_messages, to_track
+from rwkv_music.midi.general_midi import instrument_name
+from rwkv_music.midi.notes import is_note_on, remove_overlaps
+from rwkv_music.midi.parts import Part
+from rwkv_music.midi.time import BarGrid, TempoMap
+
+NEVER = 1 << 60  # the end of a note without a note-off
+# The order of events at one tick
+NEW_NOTE_OFF, OWN, NEW_NOTE_ON = range(3)
+Key = tuple[int, int]  # (16 * port + channel, pitch)
+
+
+@dataclass(frozen=True)
+class NewPart:
+    """A part that the file does not have."""
+
+    program: int  # of General MIDI, or DRUMS
+    name: str = ""  # of its track; "": the name of its instrument
+    kit: int = 0  # the program number that selects the drum kit, if the program is DRUMS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The new notes of one part in one bar.
+
+    `notes` [n, 4] has start and duration in quarter notes from the bar line, pitch and velocity. Notes that start
+    outside the bar are left out.
+    """
+
+    bar: int  # counted from 0, as in BarGrid
+    part: int  # an index of the parts that are given with the cells
+    notes: np.ndarray
+
+
+@dataclass(frozen=True)
+class NewBar:
+    """A bar after the end of a file. None stands for the value of the bar before."""
+
+    signature: tuple[int, int] | None = None
+    tempo: int | None = None  # microseconds per quarter note
+
+
+def replace_cells(
+    midi: mido.MidiFile, parts: Sequence[Part | NewPart], cells: Iterable[Cell], grid: BarGrid | None = None
+) -> mido.MidiFile:
+    """Return a copy of a file in which the notes of `cells` replace those that start in them.
+
+    Args:
+        parts: those that the cells refer to. Each NewPart gets a track, also if it has no notes.
+        cells: a cell without notes becomes empty. After the last bar of the file, its last time signature continues.
+        grid: the bars that the cells refer to, by default those of the file.
+    """
+    cells = list(cells)
+    grid = grid or BarGrid.from_midi(midi)
+    tracks = [_Track(track) for track in midi.tracks]
+    bars: dict[int, set[int]] = defaultdict(set)
+    for cell in cells:
+        bars[cell.part].add(cell.bar)
+    for number, part in enumerate(parts):
+        if isinstance(part, Part) and bars[number]:
+            tracks[part.track].remove(part.channel, bars[number], grid)
+    return _with_notes(midi, tracks, parts, _in_ticks(cells, grid, midi.ticks_per_beat), {})
+
+
+def continue_cells(
+    opening: mido.MidiFile,
+    line: int,
+    parts: Sequence[Part | NewPart],
+    cells: Iterable[Cell],
+    new_bars: Sequence[NewBar],
+    released: Sequence[list[TimedMessage]] | None = None,
+) -> mido.MidiFile:
+    """Return a file that consists of `opening`, all before tick `line`, and of `cells` in new bars from `line` on.
+
+    Args:
+        parts: those that the cells refer to. Each NewPart gets a track.
+        cells: the first new bar is number `BarGrid.from_midi(opening).bar(line - 1) + 1`, or 0 if `line` is 0.
+        new_bars: time signatures and tempos, which go into the first track. It ends with the last of these bars.
+        released: the note-offs of notes that sound at the line, as `edit.releases` returns them.
+
+    The parts go on with the programs that they have at the line. Pedals, pitch bends and pressure are reset at the
+    line; volume and expression return to their values at the channel's last note. Notes that sound at the line end as
+    in `released`, or else at the line, but not after the next note of their pitch or the last bar.
+    """
+    before = ChannelStates(opening)
+    timing, end = _new_bar_messages(opening, line, new_bars)
+    messages = [timed_messages(track) for track in opening.tracks]
+    messages[0] += timing
+    extended = mido.MidiFile(type=opening.type, ticks_per_beat=opening.ticks_per_beat)
+    extended.tracks = [to_track(timed, note_offs_first=False) for timed in messages]
+    new = _in_ticks(cells, BarGrid.from_midi(extended), opening.ticks_per_beat)
+
+    first_new: dict[tuple[int, int, int], int] = {}  # (track, channel, pitch): the tick of the first new note
+    for number, notes in new.items():
+        if isinstance(part := parts[number], Part):
+            for tick, _, pitch, _ in reversed(notes.tolist()):
+                first_new[part.track, part.channel, pitch] = tick
+    for (track, port, channel, pitch), held in before.held.items():
+        offs = [tick for tick, m in (released[track] if released else []) if _ends(m, channel, pitch)]
+        last = min(first_new.get((track, CHANNELS * port + channel, pitch), end), end)
+        for tick in (offs + [line] * len(held))[: len(held)]:
+            messages[track].append((min(max(tick, line), last), mido.Message("note_off", channel=channel, note=pitch)))
+    for (_, channel), state in before.channels.items():
+        for track, message in state.resets(channel, taken_over=False):
+            messages[track].append((line, message))
+    extended.tracks = [to_track(timed, note_offs_first=False, end=end * (i == 0)) for i, timed in enumerate(messages)]
+
+    programs = {}
+    for number, part in enumerate(parts):
+        if isinstance(part, Part) and part.program != DRUMS:
+            key = divmod(part.channel, CHANNELS)
+            programs[number] = before.last_program.get((part.track, *key), before.channels[key].program)
+    return _with_notes(extended, [_Track(track) for track in extended.tracks], parts, new, programs)
+
+
+def _ends(message: mido.Message, channel: int, pitch: int) -> bool:
+    """Return whether a message of `edit.releases` ends a note of a channel and pitch."""
+    return message.type in ("note_on", "note_off") and (message.channel, message.note) == (channel, pitch)
+
+
+def _new_bar_messages(opening: mido.MidiFile, line: int, new_bars: Sequence[NewBar]) -> tuple[list[TimedMessage], int]:
+    """Return the time signatures and tempos of new bars from `line` on, and the tick at which the last one ends."""
+    grid = BarGrid.from_midi(opening)
+    bar = int(grid.bar(line))
+    signature = tuple(grid.signatures(bar + 1)[-1].tolist())
+    on_bar_line = grid.lines(bar)[-1] == line  # otherwise a time signature on the line ended the last bar
+    tempo = TempoMap.from_midi(opening).tempos[-1]
+    messages: list[TimedMessage] = []
+    for new in new_bars:
+        if new.signature not in (None, signature) or not on_bar_line:
+            signature = new.signature or signature
+            numerator, denominator = signature
+            message = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
+            messages.append((line, message))
+        on_bar_line = True
+        if new.tempo not in (None, tempo):
+            tempo = new.tempo
+            messages.append((line, mido.MetaMessage("set_tempo", tempo=tempo)))
+        line += int(BarGrid([(0, *signature)], opening.ticks_per_beat).lines(1)[-1])
+    return messages, line
+
+
+def _in_ticks(cells: Iterable[Cell], grid: BarGrid, division: int) -> dict[int, np.ndarray]:
+    """Return the notes of each part as int64 [n, 4], sorted by start: start and duration in ticks, pitch, velocity.
+
+    No two notes of one pitch overlap in a part.
+    """
+    found: dict[int, list[np.ndarray]] = defaultdict(list)
+    cells = list(cells)
+    lines = grid.lines(max((cell.bar for cell in cells), default=0) + 1)
+    for cell in cells:
+        line, next_line = lines[cell.bar : cell.bar + 2]
+        notes = np.asarray(cell.notes, np.float64).reshape(-1, 4)
+        notes = notes[(notes[:, 0] >= 0) & (notes[:, 0] * division < next_line - line)]
+        start = np.minimum(np.rint(notes[:, 0] * division), next_line - line - 1)
+        duration = np.maximum(np.rint((notes[:, 0] + notes[:, 1]) * division) - start, 1)
+        found[cell.part].append(np.stack([line + start, duration, notes[:, 2], np.clip(notes[:, 3], 1, 127)], axis=1))
+    return {
+        number: np.stack(remove_overlaps(*np.rint(np.concatenate(notes)).T), axis=1) for number, notes in found.items()
+    }
+
+
+class _Track:
+    """A track whose notes can be removed and which takes new ones."""
+
+    def __init__(self, track: mido.MidiTrack):
+        self.messages = timed_messages(track)
+        self.end = sum(message.time for message in track)
+        # [index of the note-on, index of the note-off or None, start, end or NEVER] of each note, by start
+        self.notes: dict[Key, list[list]] = defaultdict(list)
+        self.unmatched: dict[Key, list[int]] = defaultdict(list)  # the ticks of note-offs that end no note
+        self._removed: set[int] = set()  # indices of messages
+        self._new: list[tuple[int, int, int, mido.Message]] = []  # tick, NEW_NOTE_OFF or NEW_NOTE_ON, port, message
+        n_ended: dict[Key, int] = defaultdict(int)
+        port = 0
+        for i, (tick, message) in enumerate(self.messages):
+            if message.type == "midi_port":
+                port = message.port
+            elif is_note_on(message):
+                self.notes[CHANNELS * port + message.channel, message.note].append([i, None, tick, NEVER])
+            elif message.type in ("note_on", "note_off"):
+                key = CHANNELS * port + message.channel, message.note
+                if n_ended[key] < len(self.notes[key]):  # notes of one pitch end in the order in which they start
+                    self.notes[key][n_ended[key]][1::2] = i, tick
+                    n_ended[key] += 1
+                else:
+                    self.unmatched[key].append(tick)
+
+    def remove(self, channel: int, bars: set[int], grid: BarGrid) -> None:
+        """Remove the notes of a channel that start in some bars."""
+        keys = [key for key in self.notes if key[0] == channel]
+        starts = np.array([start for key in keys for _, _, start, _ in self.notes[key]], np.int64)
+        in_bars = iter([bar in bars for bar in grid.bar(starts).tolist()])
+        for key in keys:
+            kept = []
+            for note in self.notes[key]:
+                if next(in_bars):
+                    self._removed |= set(note[:2])
+                else:
+                    kept.append(note)
+            self.notes[key] = kept
+
+    def add(self, tick: int, place: int, channel: int, message: mido.Message) -> None:
+        self._new.append((tick, place, channel // CHANNELS, message))
+
+    def midi_track(self) -> mido.MidiTrack:
+        kept = ((tick, OWN, None, m) for i, (tick, m) in enumerate(self.messages) if i not in self._removed)
+        messages, current = [], 0
+        for tick, _, port, message in sorted([*kept, *self._new], key=lambda event: event[:2]):
+            if message.type == "midi_port":
+                current = message.port
+            messages.append((tick, message))
+            if port not in (None, current):
+                messages.insert(-1, (tick, mido.MetaMessage("midi_port", port=port)))
+                messages.append((tick, mido.MetaMessage("midi_port", port=current)))
+        return to_track(messages, note_offs_first=False, end=self.end)
+
+
+def _with_notes(
+    midi: mido.MidiFile,
+    tracks: list[_Track],
+    parts: Sequence[Part | NewPart],
+    new: dict[int, np.ndarray],
+    programs: dict[int, int],
+) -> mido.MidiFile:
+    """Return a file with the given tracks and the new notes of each part.
+
+    `programs` gives the program of the new notes of some parts. The others play what their channel plays.
+    """
+    sounding: dict[Key, list[tuple[int, int, int]]] = defaultdict(list)  # (track, start, end) of the file's notes
+    for i, track in enumerate(tracks):
+        for key, notes in track.notes.items():
+            sounding[key] += [(i, start, end) for _, _, start, end in notes]
+    channels = _Channels(midi, parts)
+    no_notes = np.empty((0, 4), np.int64)
+    written = [track for track in tracks]
+    for number, part in enumerate(parts):
+        notes = new.get(number, no_notes)
+        if isinstance(part, NewPart):
+            index, track = len(written), _Track(mido.MidiTrack())
+            channel, program, set_up = channels.take(part, notes)
+            name = (part.name or instrument_name(part.program)).encode().decode("latin-1")  # mido writes Latin-1
+            track.add(0, OWN, 0, mido.MetaMessage("track_name", name=name))
+            for tick, message in set_up:
+                track.add(tick, OWN, channel, message)
+            written.append(track)
+        else:
+            index, channel, program, track = part.track, part.channel, programs.get(number), tracks[part.track]
+        fitted = _fitted(notes, index, channel, track, sounding, part.program == DRUMS)
+        for tick, group in groupby(fitted, key=lambda note: note[0]):
+            before, after = channels.program_changes(channel, program, tick)
+            for message in before:
+                track.add(tick, NEW_NOTE_ON, channel, message)
+            for _, end, pitch, velocity in group:
+                kind = {"channel": channel % CHANNELS, "note": pitch}
+                track.add(tick, NEW_NOTE_ON, channel, mido.Message("note_on", velocity=velocity, **kind))
+                if end != NEVER:
+                    track.add(end, NEW_NOTE_OFF, channel, mido.Message("note_off", velocity=0, **kind))
+            for message in after:
+                track.add(tick, NEW_NOTE_ON, channel, message)
+    result = mido.MidiFile(type=max(midi.type, int(len(written) > 1)), ticks_per_beat=midi.ticks_per_beat)
+    result.tracks = [track.midi_track() for track in written]
+    return result
+
+
+def _fitted(
+    notes: np.ndarray,
+    index: int,
+    channel: int,
+    track: _Track,
+    sounding: dict[Key, list[tuple[int, int, int]]],
+    are_drums: bool,
+) -> list[tuple[int, int, int, int]]:
+    """Return the new notes [n, 4] of a channel of track number `index` that fit between the file's notes.
+
+    They are sorted by start: (start, end or NEVER, pitch, velocity).
+    """
+    fitted = []
+    n = len(notes)
+    next_start = np.full(n, NEVER)  # of a new note of the same pitch
+    last: dict[int, int] = {}
+    for i in range(n - 1, -1, -1):
+        start, pitch = int(notes[i, 0]), int(notes[i, 2])
+        next_start[i] = last.get(pitch, NEVER)
+        last[pitch] = start
+    for (start, duration, pitch, velocity), limit in zip(notes.tolist(), next_start.tolist(), strict=True):
+        own = [(a, b) for t, a, b in sounding[channel, pitch] if t == index]
+        held = [b for a, b in own if a <= start < b]
+        if held:
+            if are_drums and NEVER in held:
+                fitted.append((start, NEVER, pitch, velocity))
+            continue
+        unmatched = track.unmatched[channel, pitch]
+        if start in unmatched and any(b == NEVER for _, b in own):
+            continue  # readers would take one of the file's notes for one that ended before it started
+        limit = min([limit, *(a for a, _ in own if a > start), *(a for a in unmatched if a > start)])
+        others = [
+            (a + (t > index), b) for t, a, b in sounding[channel, pitch] if t != index and b != NEVER and b > start
+        ]
+        end = _free_end(start, min(start + duration, limit), limit, others)
+        if end is not None:
+            fitted.append((start, end, pitch, velocity))
+    return fitted
+
+
+def _free_end(start: int, end: int, limit: int, others: list[tuple[int, int]]) -> int | None:
+    """Return the end of a note that is outside of all intervals [a, b), at most `limit`; None if there is none.
+
+    The last one from `end` back to `start` is preferred to the first one after `end`.
+    """
+    earlier = end
+    while earlier > start and (hit := [a for a, b in others if a <= earlier < b]):
+        earlier = min(hit) - 1
+    if earlier > start:
+        return earlier
+    while hit := [b for a, b in others if a <= end < b]:
+        end = max(hit)
+    return end if end <= limit else None
+
+
+class _Channels:
+    """The channels of a file, for new parts, and the programs that they play at each tick."""
+
+    def __init__(self, midi: mido.MidiFile, parts: Sequence[Part | NewPart]):
+        self._midi = midi
+        self._states = ChannelStates(midi)
+        self._parts = [part for part in parts if isinstance(part, Part)]
+        self._taken: dict[int, int] = defaultdict(int)  # the number of notes of new parts, by channel of port 0
+        self._changes: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (tick, program)
+        for track in midi.tracks:
+            port = 0
+            for tick, message in timed_messages(track):
+                if message.type == "midi_port":
+                    port = message.port
+                elif message.type == "program_change":
+                    self._changes[CHANNELS * port + message.channel].append((tick, message.program))
+        for changes in self._changes.values():
+            changes.sort(key=lambda change: change[0])
+
+    def take(self, part: NewPart, notes: np.ndarray) -> tuple[int, int | None, list[TimedMessage]]:
+        """Return a channel for a new part, the program of its notes, and the messages that set up the channel.
+
+        The program is None if the channel plays it without further messages.
+        """
+        channel = self._choose(part)
+        used = self._taken[channel] or (0, channel) in self._states.channels
+        self._taken[channel] += max(len(notes), 1)
+        program = part.kit if part.program == DRUMS else part.program
+        if not used:
+            self._changes[channel].append((0, program))
+            return channel, None, [(0, mido.Message("program_change", channel=channel, program=program))]
+        set_up: list[TimedMessage] = []
+        if len(notes) and (0, channel) in self._states.channels and not self._states.channels[0, channel].notes:
+            tick = int(notes[0, 0])
+            state = ChannelStates(cut_after(self._midi, tick + 1)).channels[0, channel]
+            set_up = [(tick, message) for _, message in state.resets(channel, taken_over=True)]
+        return channel, None if part.program == DRUMS else program, set_up
+
+    def _choose(self, part: NewPart) -> int:
+        if part.program == DRUMS:
+            own = [own.channel for own in self._parts if own.program == DRUMS and own.channel < CHANNELS]
+            return own[0] if own else DRUM_CHANNEL
+        counts = {
+            channel: self._taken[channel]
+            + sum(state.notes for (_, other), state in self._states.channels.items() if other == channel)
+            for channel in range(CHANNELS)
+            if self._states.program((0, channel)) != DRUMS
+        }
+        has_messages = {channel for _, channel in self._states.channels}
+        best = min(counts, key=lambda channel: (counts[channel], channel in has_messages), default=CHANNELS - 1)
+        same = [own.channel for own in self._parts if own.program == part.program and own.channel in counts]
+        return same[0] if same and counts.get(best) else best
+
+    def program_changes(
+        self, channel: int, program: int | None, tick: int
+    ) -> tuple[list[mido.Message], list[mido.Message]]:
+        """Return the messages before and after notes at `tick` that are to play `program`, or as the channel does."""
+        if program is None:
+            return [], []
+        changes = [change for at, change in self._changes[channel] if at <= tick]
+        current = changes[-1] if changes else 0
+        if current == program:
+            return [], []
+
+        def change(new: int) -> mido.Message:
+            return mido.Message("program_change", channel=channel % CHANNELS, program=new)
+
+        # The first program change of a channel also counts for the file's notes at its tick.
+        is_first = not self._changes[channel] or self._changes[channel][0][0] > tick
+        if is_first:
+            self._changes[channel].insert(0, (tick, current))
+        return [change(current)] * is_first + [change(program)], [change(current)]
