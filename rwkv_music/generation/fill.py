@@ -8,30 +8,136 @@ under a soprano: they differ only in the cells. Notable choices:
 - The file outside the holes stays the user's, event for event (midi/cells.py).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import io
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
 
+import mido
 import numpy as np
 import torch
 
-from rwkv_music.generation.completion import ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit
+from rwkv_music.errors import UserError, explained
+from rwkv_music.generation.completion import MOST_COMPLETIONS, ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit
+from rwkv_music.generation.fill_request import Hole, parse_controls_of_parts, parse_fill
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
+from rwkv_music.midi import cells as midi_cells
+from rwkv_music.midi.cells import NewPart, replace_cells
+from rwkv_music.midi.events import ParsedMidi, RejectedMidi, parse_midi
+from rwkv_music.midi.parts import Part
+from rwkv_music.midi.time import BarGrid
+from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.multitrack import Multitrack
-from rwkv_music.tokenizers.multitrack_cells import Cell, Excerpt, Hole, with_holes
+from rwkv_music.tokenizers.multitrack_cells import Cell, Excerpt, note_rows, read_excerpt, with_holes
 from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
+from rwkv_music.tokenizers.multitrack_vocabulary import FIRST_CLASS, MAX_PARTS, PROGRAM
 
 BARS_AT_ONCE = 8  # bars with holes in one document
 MOST_VARIANTS = 1 << 32
+MOST_CONTEXT_BARS = 1_000
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to write into a piece."""
+class Filling:
+    """A piece with cells that a model has written."""
 
-    holes: frozenset[Hole]  # (bar, number of the part): bars count from 0, parts from 1
-    new_parts: Mapping[int, int]  # the token of the program of each part that the piece does not have
-    controls: Mapping[int, Mapping[int, int]]  # by part: the class asked for, by index in CONTROLS
+    source: mido.MidiFile  # the user's file
+    parts: Sequence[Part | NewPart]
+    cells: Sequence[midi_cells.Cell]  # their `part` is an index of `parts`
+
+    def midi(self) -> mido.MidiFile:
+        """Return the user's file with the notes of the cells in the tracks of their parts, new parts in new tracks."""
+        return replace_cells(self.source, self.parts, self.cells)
+
+
+def fill(
+    model: torch.nn.Module,
+    codec: Codec,
+    piece: str | PathLike,
+    fills: Sequence[str] = (),
+    *,
+    new_parts: Sequence[NewPart] = (),
+    controls: Sequence[str] = (),
+    context_bars: int = 8,
+    count: int = 1,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    rows_at_once: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Filling]:
+    """Write the cells of a MIDI file that `fills` describe, `count` times.
+
+    Args:
+        model: an RWKV trained on `codec`'s tokens with the task infill.
+        piece: a MIDI file.
+        fills: the cells to write, such as "bars=5-8 parts=bass" (see fill_request.py).
+        new_parts: parts that the file does not have; they are written in all bars unless `fills` names them.
+        controls: what to write, such as "density=low,register=high parts=bass" (see midi/controls.py).
+        context_bars: bars to read on each side of the cells.
+        rows_at_once, progress: see `write_cells`.
+
+    Raises UserError for a file that cannot be read or has no notes outside the cells, and for a request that does not
+    fit the file or the tokenizer.
+    """
+    if not isinstance(codec, Multitrack):
+        raise UserError(
+            f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
+            "the tokenizer multitrack and --task infill or mix."
+        )
+    if not 1 <= context_bars <= MOST_CONTEXT_BARS:
+        raise UserError(f"--context-bars is {context_bars}: give 1 to {MOST_CONTEXT_BARS:,}.")
+    if not 1 <= count <= MOST_COMPLETIONS:
+        raise UserError(f"--count is {count}: give 1 to {MOST_COMPLETIONS:,}.")
+    with explained(f"reading {piece}"):
+        data = Path(piece).read_bytes()
+    try:
+        midi = parse_midi(data)
+        source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
+        encoded = codec.encode_piece(midi)
+    except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{piece} cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
+        ) from error
+    _check_bars(midi, codec, len(encoded.bar_starts), str(piece))
+    parts = [*encoded.parts, *new_parts]
+    if len(parts) > MAX_PARTS:
+        raise UserError(
+            f"{piece} and the new parts have {len(parts)} parts together, but the tokenizer has {MAX_PARTS}: "
+            "add fewer with --add-part."
+        )
+    holes = parse_fill(fills, midi, str(piece), new_parts)
+    classes = parse_controls_of_parts(controls, parts, str(piece))
+    excerpt = read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids))
+    excerpt.programs.update({len(encoded.parts) + i: PROGRAM + p.program for i, p in enumerate(new_parts, start=1)})
+    tokens = {part: [int(FIRST_CLASS[c]) + value for c, value in asked.items()] for part, asked in classes.items()}
+    variants = write_cells(
+        model,
+        codec,
+        excerpt,
+        holes,
+        controls=tokens,
+        context_bars=context_bars,
+        count=count,
+        sampling=sampling,
+        rows_at_once=rows_at_once,
+        progress=progress,
+    )
+    return [
+        Filling(
+            source,
+            parts,
+            [midi_cells.Cell(bar, number - 1, note_rows(content)) for (bar, number), content in variant.items()],
+        )
+        for variant in variants
+    ]
+
+
+def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> None:
+    """Raise UserError if the bars of the tokens are not those of the file."""
+    own = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
+    if not np.array_equal(own.lines(n_bars), codec.bar_grid(midi).lines(n_bars)):
+        raise UserError(f"{name} has bars longer than the tokenizer's longest time signature: divide them.")
 
 
 def write_cells(

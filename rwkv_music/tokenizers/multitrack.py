@@ -115,7 +115,7 @@ class Multitrack(Codec):
         if notes.end.max() > MAX_PIECE_QUARTERS * midi.ticks_per_quarter:
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
         division = midi.ticks_per_quarter
-        grid = _bar_grid(midi)
+        grid = self.bar_grid(midi)
         bar = grid.bar(notes.start)
         lines = grid.lines(int(bar.max()) + 2)  # a note at the end of the last bar may be rounded into one more
         signatures, bar_steps, n_odd = _time_signatures(lines, grid.signatures(len(lines) - 1), division)
@@ -162,6 +162,16 @@ class Multitrack(Codec):
         n_opening = len(write_bars(read_excerpt(ids, start, split)))
         return written[:n_opening], np.append(written[n_opening:], ids[stop - 1 : stop][ids[stop - 1 : stop] == EOS])
 
+    @staticmethod
+    def bar_grid(midi: ParsedMidi) -> BarGrid:
+        """Return the bars of a file. A bar that is longer than every time signature is divided into equal ones."""
+        changes = []
+        for tick, kind, _, n, d, _ in midi.events:
+            if kind == TIME_SIGNATURE and n > 0:
+                divisors = (k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d)
+                changes.append((tick, n // next(divisors, 1), d))
+        return BarGrid(changes, midi.ticks_per_quarter)
+
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
         return np.flatnonzero(np.asarray(ids) == BAR)
 
@@ -206,16 +216,6 @@ class Multitrack(Codec):
 def _rounded(ticks: np.ndarray, division: int) -> np.ndarray:
     """Return ticks as steps, rounded half up, int64 [n]."""
     return (2 * STEPS * ticks + division) // (2 * division)
-
-
-def _bar_grid(midi: ParsedMidi) -> BarGrid:
-    """Return the bars of a file. A bar that is longer than every time signature is divided into equal ones."""
-    changes = []
-    for tick, kind, _, n, d, _ in midi.events:
-        if kind == TIME_SIGNATURE and n > 0:
-            divisors = (k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d)
-            changes.append((tick, n // next(divisors, 1), d))
-    return BarGrid(changes, midi.ticks_per_quarter)
 
 
 def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

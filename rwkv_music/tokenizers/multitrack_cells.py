@@ -37,6 +37,7 @@ from rwkv_music.tokenizers.multitrack_vocabulary import (
     STEPS,
     TEMPO,
     TIME_SIG,
+    VELOCITIES,
     VELOCITY,
 )
 from rwkv_music.tokenizers.vocabulary import NONE
@@ -253,6 +254,13 @@ def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     notes["drums"] = tokens[places] >= PITCH_DRUM
     notes["pitch"] = tokens[places] - np.where(notes["drums"], PITCH_DRUM, PITCH)
     return notes, cell[places]
+
+
+def note_rows(content: np.ndarray) -> np.ndarray:
+    """Return the notes of a content, float64 [n, 4]: start and duration in quarter notes, pitch and velocity."""
+    notes, _ = content_notes([content])
+    velocity = VELOCITIES[content[(content >= VELOCITY) & (content < DURATION)] - VELOCITY]
+    return np.column_stack([notes["start"], notes["end"] - notes["start"], notes["pitch"], velocity])
 
 
 def control_tokens(contents: list[np.ndarray], signatures: np.ndarray) -> np.ndarray:
