@@ -9,8 +9,9 @@
 
 Drums count only for groove consistency and note density. A measure is NaN if the piece has too few notes for it.
 
-Source: the definitions of MusPy (Dong et al. 2020, arXiv 2008.01951) for all but density; pitch-class entropy and
-grooving similarity are from Wu and Yang, "The Jazz Transformer on the Front Line" (2020, arXiv 2008.01307).
+Source: the definitions of MusPy (Dong et al. 2020, arXiv 2008.01951) for all but density, except that each note of a
+unison counts for polyphony. Pitch-class entropy and grooving similarity are from Wu and Yang, "The Jazz Transformer on
+the Front Line" (2020, arXiv 2008.01307).
 """
 
 from collections.abc import Sequence
