@@ -60,27 +60,27 @@ class Descriptors:
         inside = (bar >= 0) & (bar < score.n_bars)
         in_bar = notes["start"][inside] - score.lines[bar[inside]]
         self._add("onset position", (in_bar + ROUNDING) * STEPS_PER_QUARTER)
-        self._add("polyphony", _sounding(melodic))
+        self._add("polyphony", *_sounding(melodic))
         self._add("notes per bar", np.bincount(bar[inside], minlength=score.n_bars))
 
-    def _add(self, name: str, values: np.ndarray) -> None:
+    def _add(self, name: str, values: np.ndarray, repeats: np.ndarray | None = None) -> None:
         size = SIZES[name]
-        self.counts[name] += np.bincount(np.clip(values, 0, size - 1).astype(np.int64), minlength=size)
+        counts = np.bincount(np.clip(values, 0, size - 1).astype(np.int64), repeats, minlength=size)
+        self.counts[name] += counts.astype(np.int64)
 
     def divergences(self, other: "Descriptors") -> dict[str, float]:
         """Return the Jensen-Shannon divergence of each histogram from that of `other`, in bits."""
         return {name: jensen_shannon(counts, other.counts[name]) for name, counts in self.counts.items()}
 
 
-def _sounding(notes: np.ndarray) -> np.ndarray:
-    """Return how many of NOTE [n] sound in each step from the first note to the last one, int64 [steps]."""
-    if not len(notes):
-        return np.zeros(0, np.int64)
+def _sounding(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many of NOTE [n] sound from each start or end to the next, and for how many steps: int64 [2n - 1]."""
     start = np.rint(notes["start"] * STEPS_PER_QUARTER).astype(np.int64)
     end = np.maximum(np.rint(notes["end"] * STEPS_PER_QUARTER).astype(np.int64), start + 1)
-    first, size = start.min(), end.max() - start.min() + 1
-    changes = np.bincount(start - first, minlength=size) - np.bincount(end - first, minlength=size)
-    return np.cumsum(changes)[:-1]
+    steps = np.concatenate([start, end])
+    order = np.argsort(steps, kind="stable")
+    change = np.where(order < len(notes), 1, -1)
+    return np.cumsum(change)[:-1], np.diff(steps[order])
 
 
 def jensen_shannon(a: np.ndarray, b: np.ndarray) -> float:

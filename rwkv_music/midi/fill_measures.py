@@ -44,7 +44,7 @@ def fill_measures(real: Score, filled: np.ndarray, holes: np.ndarray) -> FillMea
     """Compare the notes in the holes of a generated piece with the true notes there.
 
     `filled`, NOTE [n], are the generated notes. Notes outside the holes do not count, so it may be the whole piece.
-    `holes` is bool [bars, parts].
+    `holes` is bool [bars, parts] with at most the bars of `real`. For the measures of one part, mark its holes alone.
     """
     true_notes, notes = (x[in_cells(x, real.lines, holes)] for x in (real.notes, filled))
     bars = holes.any(axis=1)
@@ -113,16 +113,18 @@ def _smoothed_chroma(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
 
 def groove_similarity(true_notes: np.ndarray, notes: np.ndarray, lines: np.ndarray, bars: np.ndarray) -> float:
     """Return the mean cosine of onset vectors over the marked bars. `lines` and `bars` as in `chroma_similarity`."""
-    return _mean_cosine(*(_onset_counts(x, lines)[bars] for x in (true_notes, notes)))
+    return _mean_cosine(*(_onset_counts(x, lines, bars) for x in (true_notes, notes)))
 
 
-def _onset_counts(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Return the number of notes that start at each position of each bar, float64 [n_bars, positions]."""
-    positions = int(np.ceil(np.diff(lines).max(initial=0) * STEPS_PER_QUARTER)) + 1
-    counts = np.zeros((len(lines) - 1, positions))
+def _onset_counts(notes: np.ndarray, lines: np.ndarray, bars: np.ndarray) -> np.ndarray:
+    """Return how many notes start at each position of the marked bars, float64 [number of marked bars, positions]."""
     bar = bars_of(notes, lines)
+    marked = np.append(bars, False)[bar]  # bar -1 and bar n_bars are none of them
+    notes, bar = notes[marked], bar[marked]
     position = ((notes["start"] - lines[bar] + ROUNDING) * STEPS_PER_QUARTER).astype(np.int64)
-    np.add.at(counts, (bar, position), 1)
+    positions = int(np.ceil(np.diff(lines)[bars].max(initial=0) * STEPS_PER_QUARTER)) + 1
+    counts = np.zeros((bars.sum(), positions))
+    np.add.at(counts, ((np.cumsum(bars) - 1)[bar], position), 1)
     return counts
 
 
@@ -171,7 +173,7 @@ class RealBars:
             cells, drums, length = _Cells(score, shape), _drum_parts(score, shape[1]), np.diff(score.lines)
             for bar, part in np.argwhere(cells.counts > 0).tolist():
                 found = _moved(cells[bar, part], -score.lines[bar], 0)
-                self._cells[round(float(length[bar]), 3), bool(drums[part])].append(found)
+                self._cells[_rounded(length[bar]), bool(drums[part])].append(found)
 
     def fill(self, score: Score, holes: np.ndarray, seed: int) -> np.ndarray:
         """Fill each hole with a random real cell of the same length. Return the notes, NOTE [m].
@@ -182,7 +184,7 @@ class RealBars:
         draws = np.random.default_rng(seed)
         copies = []
         for bar, part in np.argwhere(holes).tolist():
-            length = round(float(score.lines[bar + 1] - score.lines[bar]), 3)
+            length = _rounded(score.lines[bar + 1] - score.lines[bar])
             cells = self._cells.get((length, bool(drums[part])))
             if cells:
                 copies.append(_moved(cells[draws.integers(len(cells))], score.lines[bar], part))
@@ -218,6 +220,10 @@ def _moved(notes: np.ndarray, by: float, part: int) -> np.ndarray:
     notes["end"] += by
     notes["part"] = part
     return notes
+
+
+def _rounded(quarters: float) -> float:
+    return round(float(quarters), 6)
 
 
 def _joined(copies: list[np.ndarray]) -> np.ndarray:

@@ -9,12 +9,14 @@
 
 Drums count only for groove consistency and note density. A measure is NaN if the piece has too few notes for it.
 
-Source: the definitions of MusPy (Dong et al. 2020, arXiv 2008.01951) for all but density; pitch-class entropy and
-grooving similarity are from Wu and Yang, "The Jazz Transformer on the Front Line" (2020, arXiv 2008.01307).
+Source: the definitions of MusPy (Dong et al. 2020, arXiv 2008.01951) for all but density, except that each note of a
+unison counts for polyphony. Pitch-class entropy and grooving similarity are from Wu and Yang, "The Jazz Transformer on
+the Front Line" (2020, arXiv 2008.01307).
 """
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from typing import TypeVar
 
 import mido
 import numpy as np
@@ -22,6 +24,7 @@ import numpy as np
 from rwkv_music.midi.score import ROUNDING, read_score
 
 STEPS_PER_BAR = 48  # resolution of onset patterns: represents sixteenths and triplets in 4/4
+M = TypeVar("M")  # Measures, FillMeasures
 MAJOR = (0, 2, 4, 5, 7, 9, 11)  # the relative natural minor scale has the same pitch classes
 
 
@@ -52,21 +55,25 @@ def measure(midi: mido.MidiFile) -> Measures:
     )
 
 
-def mean_and_deviation(pieces: Sequence[Measures]) -> tuple[Measures, Measures]:
-    """Return the mean and standard deviation of each measure, ignoring NaN; NaN if no piece has the measure."""
+def mean_and_deviation(pieces: Sequence[M]) -> tuple[M, M]:
+    """Return the mean and standard deviation of each measure, ignoring NaN; NaN if no piece has the measure.
+
+    `pieces` are Measures, or other dataclass instances of floats such as FillMeasures; at least one.
+    """
     table = np.array([astuple(piece) for piece in pieces], float)
     known = ~np.isnan(table)
     n = np.where(known.any(0), known.sum(0), np.nan)
     mean = np.where(known, table, 0).sum(0) / n
     deviation = np.sqrt(np.where(known, (table - mean) ** 2, 0).sum(0) / n)
-    return Measures(*mean.tolist()), Measures(*deviation.tolist())
+    kind = type(pieces[0])
+    return kind(*mean.tolist()), kind(*deviation.tolist())
 
 
-def compared(names: Sequence[str], groups: Sequence[Sequence[Measures]]) -> str:
+def compared(names: Sequence[str], groups: Sequence[Sequence[M]]) -> str:
     """Return a table of mean and standard deviation, with a row per measure and a column per group of pieces."""
     columns = [mean_and_deviation(group) for group in groups]
     lines = [f"{'':<21}" + "".join(f"{name:>18}" for name in names)]
-    for field in fields(Measures):
+    for field in fields(groups[0][0]):
         cells = (f"{getattr(mean, field.name):.2f} +- {getattr(spread, field.name):.2f}" for mean, spread in columns)
         lines.append(f"{field.name.replace('_', ' '):<21}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)

@@ -20,7 +20,7 @@ import numpy as np
 from rwkv_music.errors import UserError
 from rwkv_music.files import read_json, write_text
 from rwkv_music.midi.events import to_track
-from rwkv_music.midi.score import Score
+from rwkv_music.midi.score import ROUNDING, Score
 
 STEPS_PER_QUARTER = 4
 BAR = 16  # sixteenth notes
@@ -86,22 +86,28 @@ def to_midi(notes: np.ndarray) -> tuple[mido.MidiFile, int]:
     return midi, PROMPT_BARS + has_upbeat
 
 
+def has_form(score: Score, context_bars: int, first_bar: int = 0) -> bool:
+    """Return whether a piece has a prompt of `context_bars` bars from `first_bar` on, and its continuation, in 4/4."""
+    lines = score.lines[first_bar : first_bar + context_bars + NEW_BARS + 1]
+    return len(lines) > context_bars + NEW_BARS and bool(
+        (np.abs(np.diff(lines) - BAR / STEPS_PER_QUARTER) < ROUNDING).all()
+    )
+
+
 def from_score(score: Score, context_bars: int, first_bar: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return the prompt and the generation of a piece, int64 [n, 3] each: the notes of all parts without drums.
 
-    The prompt is the `context_bars` bars (four, or five with an upbeat) from `first_bar` on, and the generation the
-    twelve bars after them. Times are rounded to sixteenth notes. Of equal notes the longest is kept. Raises ValueError
-    if the bars are not 4/4.
+    The prompt starts with bar `first_bar` and lasts `context_bars` bars of 4/4: four, or five with an upbeat. The
+    generation is the music of the twelve bars of 4/4 that follow. Times are rounded to sixteenth notes. Of notes with
+    the same pitch and start, the longest is kept.
     """
-    lines = score.lines[first_bar : first_bar + context_bars + NEW_BARS + 1]
-    if (np.abs(np.diff(lines) - BAR / STEPS_PER_QUARTER) > 1e-6).any():
-        raise ValueError("a bar is not four quarter notes long")
     notes = score.notes[~score.notes["drums"]]
-    origin = (score.lines[first_bar] + (context_bars * BAR - PROMPT_END) / STEPS_PER_QUARTER) * STEPS_PER_QUARTER
+    first = PROMPT_END - context_bars * BAR
+    origin = score.lines[first_bar] * STEPS_PER_QUARTER - first
     start = np.rint(notes["start"] * STEPS_PER_QUARTER - origin).astype(np.int64)
     end = np.minimum(np.rint(notes["end"] * STEPS_PER_QUARTER - origin).astype(np.int64), END)
     rows = np.stack([start, notes["pitch"], np.maximum(end - start, 1)], axis=1)
-    rows = rows[(start >= PROMPT_END - context_bars * BAR) & (start < END)]
+    rows = rows[(start >= first) & (start < END)]
     rows = rows[np.lexsort((-rows[:, 2], rows[:, 1], rows[:, 0]))]
     rows = rows[np.append(True, (rows[1:, :2] != rows[:-1, :2]).any(axis=1))[: len(rows)]]
     given = rows[:, 0] < PROMPT_END

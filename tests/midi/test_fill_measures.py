@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rwkv_music.midi.fill_measures import FillMeasures, RealBars, copied_neighbors, fill_measures, onset_f1
-from rwkv_music.midi.score import Score
+from rwkv_music.midi.score import Score, in_cells, read_score
+from tests.midi.midi_files import odd_piece
 from tests.midi.scores import notes_of, score_of
 
 QUARTERS = [(i, 1.0, 60 + i) for i in range(4)]
@@ -92,6 +93,18 @@ def test_values_of_other_implementations():
     # MIDIMetrics adds 1e-8 to a norm.
     expected = values(0.5714285714285714, 0.68852276822715, 0.7035264706814485, tolerance=1e-8)
     assert vars(bar_of(true, filled)) == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_piece_compared_with_itself_and_with_baselines(seed):
+    real = read_score(odd_piece(seed))
+    holes = np.random.default_rng(seed).random((real.n_bars, real.n_parts)) < 0.5
+    marked = in_cells(real.notes, real.lines, holes)
+    same = vars(fill_measures(real, real.notes, holes)).values()
+    assert (marked & ~real.notes["drums"]).any() and list(same) == pytest.approx([1, 1, 1])
+    for filled in (copied_neighbors(real, holes), RealBars([real]).fill(real, holes, seed)):
+        assert in_cells(filled, real.lines, holes).all()
+        assert all(-1e-9 <= value <= 1 + 1e-9 for value in vars(fill_measures(real, filled, holes)).values())
 
 
 def test_copied_neighbors():

@@ -6,6 +6,7 @@ import mido
 import numpy as np
 import pytest
 
+from rwkv_music.midi.fill_measures import FillMeasures
 from rwkv_music.midi.measures import (
     Measures,
     compared,
@@ -78,3 +79,7 @@ def test_mean_and_deviation_ignore_nan():
     assert math.isnan(mean.pitch_range)
     table = compared(["real", "samples"], [pieces, pieces])
     assert len(table.splitlines()) == 7 and "2.00 +- 1.00" in table and "real" in table.splitlines()[0]
+    fills = [FillMeasures(0.25, 0.5, nan), FillMeasures(0.75, nan, nan)]
+    mean, _ = mean_and_deviation(fills)
+    assert (mean.onset_f1, mean.chroma_similarity) == (0.5, 0.5) and math.isnan(mean.groove_similarity)
+    assert "onset f1" in compared(["model"], [fills]).splitlines()[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rwkv_music.errors import UserError
-from rwkv_music.midi.mirex import END, from_score, read_notes, repeated_prompt, to_midi, write_notes
+from rwkv_music.midi.mirex import END, from_score, has_form, read_notes, repeated_prompt, to_midi, write_notes
 from rwkv_music.midi.score import read_score
 from tests.midi.scores import score_of
 
@@ -41,10 +41,13 @@ def test_a_real_piece_becomes_a_prompt_and_its_continuation():
     assert new.tolist() == [[80, 62, 1], [80, 64, 1], [268, 65, 4]]
     drums = score_of([(0, 1, 36)], 18, drums=True)
     assert all(len(notes) == 0 for notes in from_score(drums, 4))
-    waltz = score_of(rows, 18)
-    waltz.lines[:] *= 0.75
-    with pytest.raises(ValueError):
-        from_score(waltz, 4)
+
+
+def test_a_piece_of_the_form_has_sixteen_bars_of_four_quarters():
+    score = score_of([(0, 1, 60)], 18)
+    assert [has_form(score, *bars) for bars in ((4, 0), (5, 1), (4, 2), (5, 2))] == [True, True, True, False]
+    score.lines[10:] -= 1  # one bar of three quarters
+    assert not has_form(score, 4)
 
 
 def test_the_copy_baseline_repeats_the_four_full_bars():

@@ -1,0 +1,40 @@
+"""Piano continuation in the form of the MIREX 2025 task (see midi/mirex.py)."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from rwkv_music.errors import UserError
+from rwkv_music.generation.completion import complete
+from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
+from rwkv_music.midi.mirex import NEW_BARS, from_score, to_midi
+from rwkv_music.midi.score import read_score
+from rwkv_music.tokenizers.codec import Codec
+
+
+def continue_prompt(
+    model: torch.nn.Module,
+    codec: Codec,
+    prompt: np.ndarray,
+    count: int = 1,
+    sampling: Sampling = DEFAULT_SAMPLING,
+) -> list[np.ndarray]:
+    """Write the twelve bars after a prompt, `count` times.
+
+    `prompt` and each result are int64 [n, 3], (start, pitch, duration) in sixteenth notes. A generated note counts at
+    the time at which it starts, whatever time signatures the model writes. Drums are left out. Raises UserError if the
+    prompt has no notes.
+    """
+    if not len(prompt):
+        raise UserError("The prompt has no notes: give at least one.")
+    midi, context_bars = to_midi(prompt)
+    # Bars without notes at the end of the prompt are no part of a file: the model writes them, and they are left out.
+    read_bars = read_score(midi).n_bars
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "prompt.mid"
+        midi.save(path)
+        bars = context_bars + NEW_BARS - read_bars
+        completions = complete(model, codec, path, context_bars=read_bars, bars=bars, count=count, sampling=sampling)
+    return [from_score(read_score(completion.midi()), context_bars)[1] for completion in completions]
