@@ -59,7 +59,7 @@ by Bach are followed by eight bars by the model ([listen]({images}/{name}.mid)):
 
 ![Piano roll of {name}: four given bars, then eight completed bars]({images}/{name}.png)
 
-This plot compares its losses with those of a bigram model of the same tokens:
+This plot compares the model's losses with those of a bigram model of the same tokens:
 
 ![Training and validation loss by optimizer step, both far below the bigram model's]({images}/curve.png)
 """
@@ -131,7 +131,7 @@ def summary(root: str) -> str:
         [
             "State tuning to a composer",
             f"{tuned['state_over_all']:.0%} of the loss reduction of full fine-tuning, "
-            f"with {state['share']:.2%} of its parameters",
+            f"by training {state['share']:.2%} of the model's parameters",
             f"[tuning.md]({docs}/tuning.md#how-much-a-state-learns)",
         ],
         [
@@ -391,8 +391,8 @@ for {result["steps"]} steps on {composer["train"]["pieces"]} of his movements. B
 {table(heads, rows)}
 
 With the best of the three learning rates for each method, a state with {best["state"]["share"]:.2%} of the parameters
-achieves
-{result["state_over_all"]:.0%} of the improvement of full fine-tuning ([tuning.py]({root}benchmarks/tuning.py)).
+achieves {result["state_over_all"]:.0%} of the improvement of full fine-tuning
+([tuning.py]({root}benchmarks/tuning.py)).
 """
 
 
