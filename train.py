@@ -59,8 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
 def report(error: UserError, first: bool) -> None:
     """Print an error once, and make ranks that wait for this one end with the same error.
 
-    Rank 0 (`first`) prints an error that all ranks know. An error that the other ranks cannot learn is printed by this
-    rank, or if no process group exists yet, by one rank per host, as hosts may see different files.
+    Rank 0 (`first`) prints an error that all ranks raise. An error that cannot be passed on to the other ranks is
+    printed by this rank or, if no process group exists yet, by one rank per host, because hosts may see different
+    files.
     """
     if first:
         print(f"train.py: {error}", file=sys.stderr, flush=True)

@@ -9,7 +9,9 @@ function of the same name in BLOCKS writes it.
 import json
 import re
 import statistics
+import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import plan
@@ -52,12 +54,12 @@ def demo(root: str) -> str:
     name = min(path.stem for path in (report.RESULTS / "demo").glob("*.mid"))
     return f"""
 `make demo` takes {result["first_seconds"]} s in a clean clone on {result["machine"]["cores"]} CPU cores, installation
-included, and {result["again_seconds"]} s when repeated. One of its completions, {name}: four bars by Bach, then eight
-by the model ([listen]({images}/{name}.mid)):
+included, and {result["again_seconds"]} s when repeated. The piano roll shows one of its completions, {name}: four bars
+by Bach are followed by eight bars by the model ([listen]({images}/{name}.mid)):
 
 ![Piano roll of {name}: four given bars, then eight completed bars]({images}/{name}.png)
 
-Its loss curves, against a bigram model of the same tokens:
+This plot compares the model's losses with those of a bigram model of the same tokens:
 
 ![Training and validation loss by optimizer step, both far below the bigram model's]({images}/curve.png)
 """
@@ -129,7 +131,7 @@ def summary(root: str) -> str:
         [
             "State tuning to a composer",
             f"{tuned['state_over_all']:.0%} of the loss reduction of full fine-tuning, "
-            f"with {state['share']:.2%} of its parameters",
+            f"by training {state['share']:.2%} of the model's parameters",
             f"[tuning.md]({docs}/tuning.md#how-much-a-state-learns)",
         ],
         [
@@ -197,12 +199,12 @@ def measures(root: str) -> str:
         for name in sorted(path.stem for path in (report.RESULTS / "corpus").glob("*.mid"))
     )
     return f"""
-Eight bars after four given bars, in the real pieces and in the completions of the corpus model (mean +- standard
-deviation over the pieces):
+The next table compares the eight bars that follow four given bars in real pieces with completions by the corpus model
+(mean +- standard deviation over the pieces):
 
 {table(["", *columns], rows)}
 
-Three completions of held-out pieces, four bars given and eight completed:
+The piano rolls show three completions of held-out pieces, each with four given and eight completed bars:
 
 {rolls}
 """
@@ -222,9 +224,10 @@ def step(root: str) -> str:
     ]
     source = f"{root}benchmarks/results"
     return f"""
-Tokens per second on one GPU: DeepSpeed ZeRO-2, bf16, vocabulary 20,096, no activation checkpointing. Measured on the
-H200 at commit {h200["machine"]["commit"]} ([step_h200.json]({source}/step_h200.json)) and on the H100 at commit
-{h100["machine"]["commit"]} ([step_h100.json]({source}/step_h100.json)).
+The table gives tokens per second on one GPU with DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096 tokens and no
+activation checkpointing. The H200 was measured at commit {h200["machine"]["commit"]}
+([step_h200.json]({source}/step_h200.json)) and the H100 at commit {h100["machine"]["commit"]}
+([step_h100.json]({source}/step_h100.json)).
 
 v7 is `--channel_mix x070`; v8, the default, adds DeepEmbed.
 
@@ -232,8 +235,8 @@ v7 is `--channel_mix x070`; v8, the default, adds DeepEmbed.
 
 MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s.
 
-The v8 model with GPU memory limited to {limited["limit_gib"]} GiB, on an {gpu(limited["machine"])}
-([step_24gib.json]({source}/step_24gib.json)):
+In the next table, the v8 model runs on an {gpu(limited["machine"])} with GPU memory limited to
+{limited["limit_gib"]} GiB ([step_24gib.json]({source}/step_24gib.json)):
 
 {table(["layers, width, rows x tokens", "`--recompute auto` selects", "tokens/s", "MFU", "peak GiB"], small)}
 """
@@ -251,9 +254,9 @@ def kernels(root: str) -> str:
     slower = [row["slower"] for row in portable["rows"]]
     [loop] = cpu["rows"]
     return f"""
-Milliseconds of forward and backward together on an {gpu(result["machine"])}, bf16, head size {result["N"]}, measured in
-one run at commit {result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)). `fla` is
-flash-linear-attention's `chunk_rwkv7`, in its default form and with `safe_gate`.
+The table gives milliseconds for forward and backward together on an {gpu(result["machine"])}, with bf16 and head size
+{result["N"]}, measured in one run at commit {result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)).
+`fla` is flash-linear-attention's `chunk_rwkv7`, in its default form and with `safe_gate`.
 
 {table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "speed-up over fla"], rows)}
 
@@ -274,8 +277,8 @@ def fused(root: str) -> str:
         rows.append([row["operator"], str(row["C"]), *("" if us is None else f"{us:.0f}" for us in cells)])
     heads = ["operator", "width", "forward", "compiled", "backward", "compiled"]
     return f"""
-Microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}, compared with `torch.compile` of the
-unfused PyTorch code
+The table gives microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}. The columns "compiled" are
+`torch.compile` of the unfused PyTorch code
 ([fused.json]({root}benchmarks/results/fused.json)). `norm_mix` is a layer norm with the token shift. `gates` is the
 element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed. `cross_entropy`
 computes its gradient in the forward pass.
@@ -297,7 +300,7 @@ def generation(root: str) -> str:
                 rows.append([device, pieces, f"{x['tokens_per_second']:,.0f}", f"{x['first_token_ms']:.0f}", link])
     memory = results("generation_cuda_memory")["memory"]
     return f"""
-The `0.1b` preset with the `midi-llm` tokenizer:
+The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenizer:
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
@@ -320,7 +323,7 @@ def prepare(root: str) -> str:
         if name.endswith("files")
     )
     return f"""
-Files per second per CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
+The table gives files per second per CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
 
 {table(["tokenizer", "tokenizing alone", "all of `prepare`", "the reference implementation"], rows)}
 
@@ -351,9 +354,8 @@ def scaling(root: str) -> str:
             rows.append([f"`{preset}`", file, one, *speedups, ", ".join(f"{x:.1f}" for x in held)])
     whole = by_key["7b", "zero2", "weak", counts[-1]]
     return f"""
-The table gives throughput relative to one {gpu(result["machine"])} of the same host, with up to {counts[-1]} GPUs, for
-the v7 model
-(`--channel_mix x070`), at commit
+For the v7 model (`--channel_mix x070`), the table gives the throughput of one {gpu(result["machine"])} and the speed-up
+with up to {counts[-1]} GPUs of the same host, at commit
 {result["machine"]["commit"]} ([scaling.json]({root}benchmarks/results/scaling.json)):
 
 {table(heads, rows)}
@@ -389,8 +391,8 @@ for {result["steps"]} steps on {composer["train"]["pieces"]} of his movements. B
 {table(heads, rows)}
 
 With the best of the three learning rates for each method, a state with {best["state"]["share"]:.2%} of the parameters
-achieves
-{result["state_over_all"]:.0%} of the improvement of full fine-tuning ([tuning.py]({root}benchmarks/tuning.py)).
+achieves {result["state_over_all"]:.0%} of the improvement of full fine-tuning
+([tuning.py]({root}benchmarks/tuning.py)).
 """
 
 
@@ -404,7 +406,7 @@ def saving(root: str) -> str:
     ]
     heads = ["", "checkpoint MB", "pause in s", "step in s", "step while writing in s"]
     return f"""
-A checkpoint of a small model on {result["machine"]["cores"]} CPU cores
+The table shows how long saving a small model interrupts training on {result["machine"]["cores"]} CPU cores
 ([saving.json]({root}benchmarks/results/saving.json)):
 
 {table(heads, rows)}
@@ -445,12 +447,12 @@ every ZeRO stage, with the files of `ds_configs/`. The deviation of a resumption
 def zero(root: str) -> str:
     """Return memory and traffic under each DeepSpeed file."""
     return f"""
-Each cell is A / B. A: GiB per GPU for weights, gradients and AdamW states. B: GB that each GPU sends to other nodes per
-step ({plan.GPUS_PER_NODE} GPUs per node). [plan.py]({root}benchmarks/plan.py) computes both and checks them
-against a two-rank run
-([plan.json]({root}benchmarks/results/plan.json)). The last column is the first of zero1 and zero2 that needs less than
-{plan.ROOM_GIB} GiB, which leaves the rest of an 80 GiB GPU to activations and buffers. If neither does, it is zeropp
-or zero3, whichever sends less.
+Each cell has the form A / B. A is the memory for weights, gradients and AdamW states in GiB per GPU. B is what each GPU
+sends to other nodes per step, in GB ({plan.GPUS_PER_NODE} GPUs per node).
+[plan.py]({root}benchmarks/plan.py) computes both and checks them against a two-rank run
+([plan.json]({root}benchmarks/results/plan.json)). The recommended file is zero1 if it
+needs less than {plan.ROOM_GIB} GiB, which leaves the rest of an 80 GiB GPU to activations and buffers. Otherwise it is
+zero2 if that needs less than {plan.ROOM_GIB} GiB, and otherwise zeropp or zero3, whichever sends less.
 
 {plan.table()}
 """
@@ -474,9 +476,16 @@ def with_tables(text: str, root: str) -> str:
     """
 
     def block(match: re.Match) -> str:
-        return f"{BEGIN.format(match[1])}\n{BLOCKS[match[1]](root)}\n{END}"
+        return f"{BEGIN.format(match[1])}\n{wrapped(BLOCKS[match[1]](root))}\n{END}"
 
     return BLOCK.sub(block, text)
+
+
+def wrapped(text: str) -> str:
+    """Return a block with its paragraphs wrapped at 120 characters, and its tables, lists and images unchanged."""
+    parts = text.strip("\n").split("\n\n")
+    fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
+    return "\n" + "\n\n".join(part if part.startswith(("|", "!", "- ")) else fill(part) for part in parts) + "\n"
 
 
 def root_of(page: Path) -> str:

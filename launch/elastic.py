@@ -12,7 +12,8 @@ all hosts start again together. After CRASHES (default 3) crashes without a new 
 
 Notable choices:
 - Only the rendezvous of torch's elastic launcher is used. When membership changes, its agent kills ranks 30 seconds
-  after SIGTERM, saved or not (--shutdown-timeout does not apply there), and treats exit status 75 as a failure.
+  after SIGTERM, whether they have saved or not (--shutdown-timeout does not apply there), and treats exit status 75 as
+  a failure.
 - A host counts as lost when it has sent no heartbeat for 10 seconds.
 
 Exit status: 0 the run is finished; 75 this host received SIGTERM or SIGUSR1 and its ranks saved a checkpoint; 130 the
@@ -154,7 +155,7 @@ class StopOnJoin:
         self._checked_at = time.monotonic()
         try:
             self._stopping = self._rendezvous.num_nodes_waiting() > 0
-        except RendezvousError:  # host 0 is lost, and its ranks with it; ours fail in their next collective
+        except RendezvousError:  # host 0 and its ranks are lost, so this host's ranks fail in their next collective
             return
         if self._stopping:
             log("another host waits to join: the ranks save a checkpoint and stop, then all hosts start again")

@@ -4,12 +4,13 @@
 
 On several hosts, NODE_RANK (default 0) numbers this host, NODES (default 1) counts them, and MASTER_ADDR and
 MASTER_PORT name the rendezvous address. The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a
-checkpoint and stop; SIGHUP, of a terminal that closes, reaches them as SIGTERM. A second SIGINT kills ranks that have
-not ended 5 seconds later. When a rank fails, the others get 8 seconds to report where the run stands and are then
+checkpoint and stop; SIGHUP, which a closing terminal sends, reaches them as SIGTERM. A second SIGINT kills ranks that
+have not ended 5 seconds later. When a rank fails, the others get 8 seconds to report where the run stands and are then
 killed. When the launcher is killed, launch/guard.py ends its ranks.
 
 torchrun (torch 2.13) is not used here: it replaces every rank's exit status by 1, kills ranks 30 seconds after another
-rank failed whatever --shutdown-timeout is, stops waiting at a second signal, and leaves its ranks running when killed.
+rank failed, regardless of --shutdown-timeout, stops waiting at a second signal, and leaves its ranks running when
+killed.
 
 Exit status: 0 all ranks finished; 75 stopped, with a checkpoint if training had begun, restart to resume; 130 the same
 after Ctrl-C; otherwise the status of the rank that failed first.

@@ -56,7 +56,7 @@ if [[ -z $run ]]; then
   exit 2
 fi
 
-# The rendezvous address: this node, the job's first, and a free port on it.
+# The rendezvous address is this node, which is the job's first, and a free port on it.
 address=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
 port=$((20000 + SLURM_JOB_ID % 20000))
 while (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do port=$((port + 1)); done
@@ -66,9 +66,9 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
-# Start a node's launcher and end with its status; srun returns the largest of all nodes. Therefore a stop (75, or 143
-# for SIGTERM before the launcher handles it) and Ctrl-C (130) end with less than a crash on another node, and a user
-# error (1, 2) with more: the crashes of other nodes may be its effect.
+# Start a node's launcher and end with its status. srun returns the largest status of all nodes, so statuses are mapped
+# by priority. A stop (75, or 143 for SIGTERM before the launcher handles it) and Ctrl-C (130) become smaller than a
+# crash on another node. A user error (1, 2) becomes larger, because it may have caused the crashes of other nodes.
 node() {
   export NODE_RANK=$SLURM_NODEID
   launcher=

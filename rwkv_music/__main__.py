@@ -16,13 +16,13 @@ from rwkv_music.errors import OutputClosed, UserError, checked_output
 from rwkv_music.system import share_cores
 from rwkv_music.tokenizers.registry import TOKENIZERS
 
-# Up to this width a token is decoded about as fast by one thread as by several, and by one far faster on a busy host.
+# Up to this width, one thread decodes a token about as fast as several threads do, and far faster on a busy host.
 ONE_THREAD_WIDTH = 256
 
 
 def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not text; as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: escape bytes of a path that are not text
     share_cores()
     name = "rwkv_music"
     try:
@@ -287,7 +287,7 @@ def _run_generate(options: argparse.Namespace) -> int:
 
 def _evaluate(commands) -> None:
     command = commands.add_parser(
-        "evaluate", help="measure a run's loss on a dataset beside n-gram models, and statistics of its completions"
+        "evaluate", help="compare a run's loss with that of n-gram models, and its completions with real music"
     )
     command.add_argument("run_folder", type=_path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument(
@@ -345,7 +345,10 @@ def _export(commands) -> None:
         help="output file or folder; the tokenizer is written with it",
     )
     command.add_argument(
-        "--dtype", choices=("bf16", "fp32"), default="bf16", help="dtype of all tensors (default: bf16)"
+        "--dtype",
+        choices=("bf16", "fp32"),
+        default="bf16",
+        help="dtype of the weights for pth, safetensors and hf (default: bf16)",
     )
     command.set_defaults(run=_run_export)
 

@@ -80,8 +80,8 @@ def _check(config: Any, at_least: dict[str, int], at_most: float = LARGEST, belo
     for name, least in at_least.items():
         value = getattr(config, name)
         if not (least <= value <= at_most and value < below):  # true for NaN
-            bound = f"one from {least} to {at_most}" if at_most < LARGEST or value > at_most else f"{least} or more"
-            bound = bound if below == math.inf else f"one from {least} to below {below}"
+            bound = f"a value from {least} to {at_most}" if at_most < LARGEST or value > at_most else f"{least} or more"
+            bound = bound if below == math.inf else f"a value of at least {least} and less than {below}"
             raise UserError(f"{name} is {value}: choose {bound}.")
 
 
@@ -152,9 +152,9 @@ class DataConfig:
     )
     tbptt: int = setting(
         0,
-        "truncated backpropagation through time over persistent document streams: each row reads whole pieces in "
-        "order, the recurrent state passes from window to window of ctx_len tokens, and gradients flow through N "
-        "windows, which make one optimizer step; 0: independent windows",
+        "truncated backpropagation through time over persistent document streams. Each row reads whole pieces in "
+        "order, and the recurrent state passes from one window of ctx_len tokens to the next. An optimizer step covers "
+        "N windows, and gradients flow through all of them. 0: independent windows",
     )
 
     def __post_init__(self) -> None:
@@ -197,7 +197,7 @@ class TrainConfig:
         "auto",
         "activation checkpointing: saves memory by recomputing activations in the backward pass. none: recompute only "
         "cheap element-wise activations; selective: also the hidden ones of channel mixing; block: everything except "
-        "the block inputs; auto: the least that fits into GPU memory by estimate",
+        "the block inputs; auto: the least of these that fits the GPU according to the estimate",
         ("auto", *RECOMPUTE),
     )
     fast: str = setting(
@@ -214,18 +214,18 @@ class TrainConfig:
     val_every: int = setting(200, "optimizer steps between validations; 0: none")
     val_rows: int = setting(0, "rows per validation; 0: the whole validation split")
     save_every: int = setting(500, "optimizer steps between checkpoints, besides the final one; 0: final one only")
-    save_minutes: float = setting(0.0, "minutes after which a checkpoint is also saved; 0: by steps only")
+    save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
         "overlapped: training continues while a copy in host memory (12 bytes per parameter of a rank's optimizer) is "
         "written; blocking: no copy, training waits",
         ("overlapped", "blocking"),
     )
-    keep: int = setting(0, "number of newest checkpoints to keep, older ones are deleted; 0: all")
+    keep: int = setting(0, "number of newest checkpoints to keep; older ones are deleted; 0: keep all")
     elastic: int = setting(
         0,
-        "minimum number of nodes to continue with while others are lost (launch/*.sh); the rows of a step are then "
-        "divided among the remaining ranks as evenly as possible; 0: stop if a node is lost",
+        "after the loss of a node, continue if at least N nodes are left (launch/*.sh). The rows of a step are then "
+        "divided among the remaining ranks as evenly as possible. 0: stop if a node is lost",
     )
     hang_minutes: float = setting(
         30.0,
@@ -235,8 +235,8 @@ class TrainConfig:
     max_skipped_steps: int = setting(10, "consecutive steps that may be skipped because of non-finite gradients")
     on_spike: str = setting(
         "ignore",
-        "reaction to a loss spike. ignore: continue; rollback: return to the last checkpoint before it and continue "
-        "with other rows",
+        "reaction to a loss spike. ignore: continue; rollback: return to the last checkpoint before the spike and "
+        "continue with other rows",
         ("ignore", "rollback"),
     )
     profile: int = setting(

@@ -89,8 +89,8 @@ def read_json(path: str | os.PathLike, remedy: str, types: dict | None = None) -
 def parse_json(content: bytes, types: dict | None = None) -> dict[str, Any]:
     """Return the JSON object in `content`, which is UTF-8.
 
-    `types` are those of required entries; see `check_types`. Raises ValueError, and nothing else, for other content,
-    also for nesting too deep for the parser and integers beyond 64 bits.
+    `types` are those of required entries; see `check_types`. Raises ValueError, and no other exception, for other
+    content. This includes nesting too deep for the parser and integers beyond 64 bits.
     """
     try:
         tree = json.loads(content.decode("utf-8"), parse_int=_integer)

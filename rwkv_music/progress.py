@@ -19,7 +19,7 @@ def progress_bar(
     initial: int = 0,
     disable: bool = False,
     file: TextIO | None = None,  # stderr if None
-    delay_s: float = LINE_S,  # in a log file, no line appears before
+    delay_s: float = LINE_S,  # seconds until the first line in a log file
 ) -> tqdm:
     """Return a `tqdm` over `iterable`, or to be updated by hand.
 
@@ -35,7 +35,7 @@ def progress_bar(
 
 
 class _LogBar(tqdm):
-    """A bar whose state is written every `LINE_S` seconds, whatever asks for it."""
+    """A bar that writes its state at most once in `LINE_S` seconds, however often it is refreshed."""
 
     _due_s = 0.0
 
@@ -47,7 +47,7 @@ class _LogBar(tqdm):
 
 
 class _Lines:
-    """A text file on which each state of a bar is a line. tqdm returns to the start of the line instead."""
+    """A text file that receives each state of a bar as a new line, where tqdm would overwrite the last one."""
 
     def __init__(self, file: TextIO):
         self._file = file

@@ -14,9 +14,9 @@ def available_cores() -> int:
 def share_cores(processes: int = 1) -> None:
     """Set how torch's CPU threads use the cores, unless the user's environment does. Call it before torch is imported.
 
-    The cores are divided among `processes` of this host. A thread that waits for others spins for a few microseconds,
-    as long as one takes to wake up, and then sleeps. By default it spins for milliseconds, and on a busy host it
-    thereby keeps the thread that it waits for from its core.
+    The cores are divided among `processes` of this host. A waiting thread spins for a few microseconds, about the
+    time that waking up takes, and then sleeps. By default it would spin for milliseconds. On a busy host it would then
+    occupy the core that another thread needs to finish.
     """
     if processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))

@@ -56,7 +56,7 @@ def hf_tensor(name: str, tensor: Tensor) -> Tensor:
 
 
 class HuggingFaceTensors:
-    """The tensors of a Hugging Face RWKV-7 file, under BlinkDL's names and in his shapes."""
+    """The tensors of a Hugging Face RWKV-7 file, under BlinkDL's names and in BlinkDL's shapes."""
 
     def __init__(self, file: Tensors) -> None:
         self._file = file

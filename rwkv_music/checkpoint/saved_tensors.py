@@ -1,4 +1,4 @@
-"""Reading the tensors of a training checkpoint, whatever number of ranks and ZeRO stage wrote it.
+"""Reading the tensors of a training checkpoint, written by any number of ranks under any ZeRO stage.
 
 Each rank's files hold the slices of the parameters that its optimizer owned: fp32 master weights and Adam moments. The
 index maps every parameter to those slices. The bf16 weights are the rounded master weights, so they are not stored.

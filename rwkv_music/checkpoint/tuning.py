@@ -6,10 +6,10 @@ matrices, and `--tune time,ln,...` trains some of the model's own parts.
 Notable choices:
 - A checkpoint holds only the trained parameters and their Adam moments: a few MB for initial states.
 - The hash of the base covers its frozen weights, by name and rounded to bf16, not a file. A run and everything exported
-  from it, in any format, are therefore the same base.
+  from it, in any format, therefore count as the same base.
 - Initial states are parameters `blocks.N.att.time_state` [H, N, N] (value axis, key axis), the name and layout that
-  other RWKV trainers and players use. Every document of a batch starts from them, wherever in its piece the sampler
-  cut it: a state encodes a style, not how pieces begin.
+  other RWKV trainers and players use. Every document of a batch starts from them, even if it is cut from the middle of
+  a piece: a state encodes a style, not how pieces begin.
 - An adapter is merged into the matrix it adapts: B A is added to the weight before the product. The fused sublayers and
   the decoder therefore run unchanged, with the same rounding as full fine-tuning.
 

@@ -2,8 +2,8 @@
 
 Notable choices:
 - The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). Its folder name
-  contains a hash of the sources, the flags, and the versions of torch and CUDA, and nvcc's version. A change of any of
-  them builds another library. Where nothing can be compiled, a library that another version of nvcc built is reused.
+  contains a hash of the sources, the flags and the versions of torch and CUDA, and the version of nvcc. A change of any
+  of them builds another library. If nothing can be compiled, a library that another version of nvcc built is reused.
 - The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is ignored.
 - Of several processes, one builds under a file lock and the others wait. The operating system releases the lock when
   the process ends, and a library appears only when it is complete, so an interrupted build leaves nothing behind that

@@ -4,9 +4,9 @@
     loudness        all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
     tempo           at most a tenth faster or slower, by tempo tokens if the tokenizer has them, else by waits
 
-The number of tokens never changes, so windows keep their boundaries. A silence of several waits is stretched or
-shortened only as far as the same number of waits can express. A variation is determined by the run's seed and the
-sample number, so any rank can reproduce it.
+The number of tokens never changes, so windows keep their boundaries. A silence that takes several wait tokens is
+stretched or shortened only to a length that the same number of tokens can express. A variation is determined by the
+run's seed and the sample number, so any rank can reproduce it.
 """
 
 import numpy as np

@@ -49,12 +49,12 @@ class DocumentStreams:
         self._members = [np.array(pieces, np.int64) for pieces in members]
         windows = -(-max(heap)[0] // dataset.ctx_len)
         self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step  # every token is read once
-        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # average pieces with tokens in a row
+        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # average pieces that a row touches
         self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # stream: (pass, pieces, their starts)
         self._varied: dict[int, tuple[int, np.ndarray]] = {}  # stream: (sample number of a piece, its tokens)
 
     def batch(self, window: int, start: int = 0, stop: int | None = None) -> Batch:
-        """Return window number `window` of the streams start..stop, with `edges`. Windows count on over all passes.
+        """Return window number `window` of the streams start..stop, with `edges`. Window numbers run over all passes.
 
         Without any stream, return one row of padding without targets; `edges.last` is then empty.
         """

@@ -5,7 +5,7 @@ In a pass, every token that has a predecessor in its own document is a target ex
 
 `CompletionRows` is the task of `generate`: N bars are the context, and the loss counts on the M bars that follow.
 Windows slide by one bar through every piece. Notable choices:
-- A window inside a piece starts like a piece: with BOS, then the tempo and the program in force unless its tokens name
+- A window inside a piece starts like a piece: with BOS, then the tempo and the program in force unless its tokens set
   them, and without the silence before its first note. So it looks like a prompt of `generate`.
 - The last target is the token after the last bar, so the model also learns to end a bar.
 - If a window has more tokens than a row, its context loses whole bars from its start. A completion that is too long

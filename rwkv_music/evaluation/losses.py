@@ -89,7 +89,7 @@ def summed_loss_of_streams(
 def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tuple[np.ndarray, State | None]:
     """Return the loss in nats at each of `batch.positions`, float64 [P], and the documents' new state.
 
-    `state` is that of each document before the batch. If it is None, for the initial state, the new state is None too.
+    `state` is that of each document before the batch. None means the initial state, and then the new state is None too.
     """
     batch = batch.to(model.device)
     features, state = model.features(batch.input_ids, state, batch.cu_seqlens, batch.max_length)

@@ -4,8 +4,8 @@ Notable choices:
 - The prompt is read in windows, so memory does not depend on the length of the prompt or the completion.
 - A completion has exactly the requested number of bars with every tokenizer: the codec's grammar masks invalid tokens
   and the end of the piece, counts bars, and ends a row when its last bar is full.
-- The joined file keeps the events of the prompt's file before the line; the completion is added in tracks of its own
-  (see prompt_file.py and midi/join.py).
+- The joined file keeps the events of the prompt's file before the line where the completion begins; the completion is
+  added in tracks of its own (see prompt_file.py and midi/join.py).
 """
 
 import os
@@ -37,8 +37,8 @@ TOKENS_PER_BAR = 64  # minimum budget per bar before `ForcedExit` becomes active
 class ForcedExit(Grammar):
     """A grammar that, once `active` is set, ends every row with as few further tokens as possible.
 
-    `moves_on`, bool [V], marks tokens that start no new event. When active, only these are allowed wherever `grammar`
-    allows any of them.
+    `moves_on`, bool [V], marks tokens that start no new event. When active, the grammar allows only these tokens,
+    unless `grammar` allows none of them.
     """
 
     def __init__(self, grammar: Grammar, moves_on: np.ndarray):
@@ -95,7 +95,7 @@ class Completion:
         return joined
 
     def midi_alone(self) -> mido.MidiFile:
-        """Return the completion without the prompt, with tempo, meter, programs and controllers as they are in it."""
+        """Return the completion alone, with the tempo, meter, programs and controllers that it has in `midi()`."""
         midi, line = self._decoded if self.opening is None else (self.midi(), self.opening.line)
         alone = cut_before(midi, line)
         lengthen(alone, int(self._lines_from(alone, 0)[-1]))
@@ -141,9 +141,10 @@ def complete(
         model: an RWKV trained on `codec`'s tokens.
         prompt: a MIDI file, a piece, or ids [T] from `codec.encode`.
         max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. The
-            default is `bars` times the larger of 64 and four times the longest bar of the context, which only a model
-            that fails to end its bars exceeds.
-        rows_at_once: completions generated in one batch. In bf16 another number may change a draw.
+            default allows each bar four times the tokens of the context's longest bar, and at least 64. A completion
+            reaches it only if the model fails to end its bars.
+        rows_at_once: completions generated in one batch. In bf16, a different number may change some of the drawn
+            tokens.
         progress: called after every token with (bars done, bars requested), summed over all completions.
 
     Raises UserError if the prompt is missing, unreadable or shorter than the context, a count is out of range, or the

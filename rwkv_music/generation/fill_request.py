@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from rwkv_music.errors import UserError
 from rwkv_music.midi.cells import NewPart
+from rwkv_music.midi.controls import CONTROLS, parse_controls
 from rwkv_music.midi.events import DRUMS, ParsedMidi
 from rwkv_music.midi.general_midi import INSTRUMENTS, instrument_name
 from rwkv_music.midi.instruments import played_notes
@@ -150,3 +151,36 @@ def _matches(text: str, names: Sequence[str]) -> list[int]:
         if text and (found := [i for i, name in enumerate(folded) if fits(name)]):
             return found
     return []
+
+
+def parse_controls_of_parts(
+    texts: Sequence[str], parts: Sequence[Part | NewPart], file: str
+) -> dict[int, dict[int, int]]:
+    """Return what the values of `--control` ask for: by number of the part, the class of each control, by its index.
+
+    A value such as "density=low,register=high parts=bass" concerns the parts that it names, or all parts. Drums have a
+    density only.
+
+    Raises UserError for values that cannot be read, parts that do not exist, and controls that are given twice.
+    """
+    asked: dict[int, dict[int, int]] = {}
+    indices = {control.name: i for i, control in enumerate(CONTROLS)}
+    for text in texts:
+        classes, *named = re.split(r"\s+parts\s*=", text.strip(), flags=re.IGNORECASE)
+        controls = {indices[name]: value for name, value in parse_controls(classes).items()}
+        numbers = {_part_number(name.strip(), parts, file) for name in named[0].split(",")} if named else None
+        for number in numbers or range(1, len(parts) + 1):
+            for control, value in controls.items():
+                if parts[number - 1].program == DRUMS and CONTROLS[control].name != "density":
+                    if numbers is None:
+                        continue
+                    raise UserError(
+                        f'--control "{text}" asks for the {CONTROLS[control].name} of drums, which have a density '
+                        "only: give density."
+                    )
+                if control in asked.setdefault(number, {}):
+                    raise UserError(
+                        f"--control gives the {CONTROLS[control].name} of part {number} twice: give it once."
+                    )
+                asked[number][control] = value
+    return {number: dict(sorted(of_part.items())) for number, of_part in asked.items()}

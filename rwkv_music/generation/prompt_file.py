@@ -1,7 +1,7 @@
 """The opening of a prompt's file: its events before a bar line, and their tokens.
 
 The file is cut first, then encoded. The tokens therefore depend only on the opening, and the opening is kept
-whatever its tokens are. Notable choices:
+unchanged, even where the tokens cannot represent it. Notable choices:
 
 - Bars are counted from the beginning of the file, by its time signatures. Events on the line belong to the next bar.
 - Notes and pedals that are held at the line are encoded with the lengths that they have in the file.
@@ -34,7 +34,7 @@ from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 
 FASTEST_TEMPO = 20_000  # in microseconds per quarter note: 3,000 quarter notes per minute
 SHORTEST_BAR_MS = 10.0
-ROUNDING = 0.8, 1.25  # bounds of what rounding does to a bar; a codec may cut long silences to much less
+ROUNDING = 0.8, 1.25  # bounds of a bar's rounded length over its exact one; a codec may cut long silences to much less
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _encode(codec: Codec, opening: Opening, released: list[list[TimedMessage]]) 
         if codec.count_notes(codec.first_bars(piece, n_bars).ids) == codec.count_notes(piece.ids) - 1:
             return piece, n_bars
         early = max(2 * early, 1)
-    # The codec cannot encode the time signatures, so that its bars are not those of the file.
+    # The codec cannot encode the time signatures, so its bars are not those of the file.
     tracks = [timed_messages(track) + after for track, after in zip(midi.tracks, released, strict=True)]
     piece = codec.encode_piece(_file(midi, [_encodable(messages, line, 0) for messages in tracks]))
     return piece, len(piece.bar_starts)
@@ -154,11 +154,11 @@ def _file(midi: mido.MidiFile, tracks: list[list[TimedMessage]]) -> bytes:
 
 
 def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
-    """Return `prompt`, whose bars end at `end_ms`, with as many bars as the opening, all like the one to follow.
+    """Return `prompt`, whose bars end at `end_ms`, with as many bars as the opening, all as long as the next bar.
 
-    The bar to follow has the tempo and time signature that are in force before the line. The codec rounds times, so the
-    length of that bar on the tokens' clock is scaled by what rounding did to the last bar. The bars before the line do
-    not matter: they are those of the file.
+    The next bar has the tempo and time signature that are in force before the line. The codec rounds times, so the
+    length of that bar on the tokens' clock is scaled by the factor by which rounding changed the last bar. The lengths
+    of the bars before the line do not matter, because their events are taken from the file.
     """
     midi, line = opening.midi, opening.line
     grid, tempos = BarGrid.from_midi(midi), TempoMap.from_midi(midi)

@@ -2,7 +2,8 @@
 
 Notable choices:
 - Random numbers are a function of (seed, row, position). Sample 3 of seed 7 uses the same numbers alone or in a batch
-  of 512. (Matrix products of another batch size may round differently: this can change a draw in bf16, rarely in fp32.)
+  of 512. (With a different batch size, matrix products may round differently. This can change a token in bf16, rarely
+  in fp32.)
 - The repetition penalty counts only played notes, by instrument and pitch at any loudness. Tokens of the metrical frame
   (bars, positions, durations, waits) and drums repeat by nature: penalizing them would break the meter.
 - A draw runs entirely on the device in preallocated tensors, so it can be recorded as a CUDA graph.
@@ -51,7 +52,7 @@ class Sampling:
             raise UserError(f"min-p is {self.min_p}: choose a fraction from 0 (keeps all tokens) to 1.")
         if not -100 <= self.repetition_penalty <= 100:
             raise UserError(
-                f"The repetition penalty is {self.repetition_penalty} nats: choose one from -100 to 100, 0 for none."
+                f"The repetition penalty is {self.repetition_penalty} nats: choose a value from -100 to 100 (0: none)."
             )
         if not 1 <= self.repetition_window <= 2**20:
             raise UserError(f"The repetition window is {self.repetition_window} tokens: choose 1 to {2**20:,}.")

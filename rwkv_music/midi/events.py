@@ -4,15 +4,15 @@
 It reads the same events as mido and merges the tracks in the same order. It builds plain tuples, which is about ten
 times as fast as building message objects. Files are written with mido.
 
-Files from the wild break the specification in ways that players tolerate. `parse_midi` repairs these:
+Many real files break the specification in ways that players tolerate. `parse_midi` repairs these:
 
 - A RIFF header (.rmi), chunks that are not tracks, and bytes between and after the tracks are removed.
-- All tracks count, whatever number the header declares. A track ends at its End of Track event, whatever its length
-  field says; bytes after that event are removed.
+- All tracks are read, regardless of the number in the header. A track ends at its End of Track event, regardless of its
+  length field; bytes after that event are removed.
 - Data bytes above 127 become 127.
 - Meta events that mido cannot read, such as a key signature with 127 sharps, become empty texts. So do system messages,
   which the specification does not allow in files.
-- An empty text is inserted before an unknown meta event to take its delta time, which mido forgets.
+- An empty text is inserted before an unknown meta event and takes over its delta time, which mido would drop.
 
 Source: the Standard MIDI Files 1.0 specification (RP-001).
 """
@@ -44,7 +44,7 @@ DRUMS = 128  # the program number that this project uses for percussion, after G
 DATA_BYTES = {0x80: 2, 0x90: 2, 0xA0: 2, 0xB0: 2, 0xC0: 1, 0xD0: 1, 0xE0: 2}
 SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
 EMPTY_TEXT = b"\xff\x01\x00"
-# The meta events that mido knows. It forgets the delta times of all others.
+# The meta events that mido reads. It drops the delta times of all others.
 KNOWN_META = {*range(8), 0x09, 0x20, 0x21, 0x2F, 0x51, 0x54, 0x58, 0x59, 0x7F}
 MAX_DELTA = (1 << 28) - 1  # the largest variable-length quantity
 # What a SYSEX event does, and the standard that it belongs to.
@@ -139,7 +139,7 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
             track = _read_chunk(data, position, len(tracks))
         except RejectedMidi:
             if chunks and len(chunks) >= n_declared:
-                break  # these bytes after the last declared track are not another one
+                break  # these bytes after the last declared track are not another track
             raise
         tracks.append(track.events)
         ends.append(track.end_tick)
@@ -156,7 +156,7 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
 
 
 def _next_track(data: bytes, position: int) -> int:
-    """Return where to go on reading after something else than a track at `position`."""
+    """Return the position at which the next track may start, after bytes at `position` that are not a track."""
     end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "big")
     if data[position : position + 4].isalnum() and (end == len(data) or data.startswith(b"MTrk", end)):
         return end  # the specification allows other chunks
@@ -174,7 +174,7 @@ class _Track:
 
 
 def _read_chunk(data: bytes, position: int, number: int) -> _Track:
-    """Read the track chunk at `position` as track `number`. Its length field is only used if the events agree."""
+    """Read the track chunk at `position` as track `number`, using its length field only if the events agree with it."""
     start = position + 8
     declared = start + int.from_bytes(data[position + 4 : start], "big")
     limit = min(declared, len(data))

@@ -1,8 +1,8 @@
 """The notes of a parsed MIDI file, each with the instrument that plays it.
 
-An instrument belongs to a channel of a port: whatever track changes the program of a channel, all tracks that use the
-channel play it from then on. So set-up tracks apply to the tracks of notes, and both staves of a piano share its
-program. Messages of GS, XG and GM2 make other channels than the tenth rhythm parts.
+An instrument belongs to a channel of a port. After any track changes the program of a channel, all tracks that use the
+channel play the new program. A track without notes can therefore set the programs of other tracks, and both staves of a
+piano share one program. Messages of GS, XG and GM2 can make channels other than the tenth rhythm parts.
 """
 
 from collections import defaultdict, deque
@@ -61,7 +61,7 @@ class ChannelPrograms(dict):
     def __init__(self) -> None:
         super().__init__()
         self.programs: dict[int, int] = {}  # the last program change of each channel
-        self._is_rhythm: dict[int, bool] = {}  # where messages say so
+        self._is_rhythm: dict[int, bool] = {}  # of the channels that a message has assigned
         self._banks: dict[int, int] = {}
         self._modes: dict[int, int] = {}  # by port
 
@@ -96,7 +96,7 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
     the next All Notes Off or All Sound Off of its channel, or else where the music ends. It is left out if its note-off
-    came before it at one tick, which is how some programs write a note without length.
+    precedes it at the same tick, because some programs write notes of length 0 in this way.
     """
     channels = ChannelPrograms()
     programs = channels.programs

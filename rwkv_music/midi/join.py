@@ -1,13 +1,13 @@
 """Joining the opening of a file with a completion that was decoded from tokens.
 
-Tokens are coarser than the file. A joined piece therefore consists of the file's own events before the line and only
-takes from the decoded piece what lies after it.
+The line is the bar line at which the opening ends and the completion begins. Tokens are coarser than the file, so a
+joined piece keeps the file's own events before the line. Only what follows the line comes from the decoded piece.
 
 Notable choices:
 - The resolution stays that of the file.
-- The tempo and the time signature of the opening hold until the tokens name others.
-- An instrument that goes on keeps its channel with its program, bank, pan, volume and so on. Another instrument gets an
-  unused channel. If there is none, it takes over a channel whose controllers are reset.
+- The tempo and the time signature of the opening stay in force until a token changes them.
+- An instrument that continues keeps its channel with its program, bank, pan, volume and so on. Another instrument gets
+  an unused channel. If there is none, it takes over a channel whose controllers are reset.
 - At the line, pedals and pitch bends are reset. Volume and expression return to their values at the channel's last
   note, so that a fade-out does not silence the completion.
 """

@@ -1,4 +1,4 @@
-"""Fused operators for everything between the model's matrix products, each one pass over memory, with their backwards.
+"""Fused operators, forward and backward, for everything between the model's matrix products: one pass over memory each.
 
 These operators are bound by memory bandwidth. On a GPU in bf16 each is one CUDA kernel (`rwkv_music/cuda/fused_*.cu`),
 which reads each input once, computes in fp32 and writes each output once. On other devices and for other dtypes each is

@@ -3,10 +3,11 @@
 `time_mixing(block, ...)` computes `x + att(ln1(x))` and `channel_mixing(block, ...)` computes `x + ffn(ln2(x))`. The
 modules of `model_v8` compute the same in plain PyTorch and are the reference. The differences:
 
-- Everything between the matrix products runs in the operators of `fused`, which read and write memory once.
+- Everything between the matrix products runs in the operators of `fused`, which read and write each value in memory
+  only once.
 - Time mixing saves x, r, k, v, y, the checkpoints of the recurrence and the low-rank hidden values of the gates: about
   8 C values per token instead of 40. Channel mixing saves x and the input of the squared ReLU, 5 C. The backward
-  recomputes the rest, which is cheap: the mixes, the gates, and all normed or squared values.
+  pass recomputes the rest, which is cheap: the mixes, the gates, and all normed or squared values.
 - The matrix product of a sublayer's output adds the residual.
 - The states (of the recurrence, and the normed token before the first one) are optional inputs and outputs. They have
   gradients, and cost nothing if they are not used.
@@ -98,8 +99,8 @@ def channel_mixing(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute x + ffn(ln2(x)) for x [M, C] and input_ids int64 [M], with `shift` as in `time_mixing`.
 
-    With `recompute`, the backward recomputes the wide product (activation checkpointing). Returns the result [M, C] and
-    the new shift (None without `documents.last`).
+    With `recompute`, the backward pass recomputes the wide product (activation checkpointing). Returns the result
+    [M, C] and the new shift (None without `documents.last`).
     """
     ffn, norm = block.ffn, block.ln2
     enn = None if ffn.enn is None else ffn.enn.weight
@@ -118,7 +119,7 @@ class _TimeMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, v_first, documents, save, shift, wkv, ln_w, ln_b, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                 w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output, *mixes):  # fmt: skip
-        # Reshaped here, where autograd does not record it: for small models that overhead limits the speed of a step.
+        # Reshape here, where autograd records nothing: for small models, the overhead of recording limits the speed.
         ctx.shapes = w0.shape, r_k.shape
         mixes = torch.cat(mixes).view(len(mixes), -1)
         w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))

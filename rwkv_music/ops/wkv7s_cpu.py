@@ -5,8 +5,10 @@
 Notable choices:
 - Within a chunk, the product P_t of the decays up to t stays well inside fp32's range. The products (P_t r_t) . (k_s /
   P_s) therefore factorise without cancellation, and everything but the chain of states is parallel.
-- The scores and triangular solution of each chunk are saved for the backward, because products are slow on a CPU.
-- The chain of states consists of short steps on small matrices. Its slices are therefore cut all at once beforehand.
+- The scores and triangular solution of each chunk are saved for the backward, because recomputing products is slow on a
+  CPU.
+- The chain of states consists of short steps on small matrices. To save time in each step, all slices for it are taken
+  at once beforehand.
 
 Source: the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
 """

@@ -54,7 +54,7 @@ def write_corpus(
     out = Path(out)
     with explained(f"writing the corpus to {out}"):
         out.mkdir(parents=True, exist_ok=True)
-        # Of several pieces the first is written last, so if it exists, all do.
+        # The first of several pieces is written last: if it exists, all of them exist.
         pending = [
             (source, stem)
             for source, stem in sources

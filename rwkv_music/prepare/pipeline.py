@@ -19,8 +19,9 @@ Notable choices:
   `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
   `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
   Files with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds of CPU time or crashes its worker is rejected, the last two only
-  after a second try alone (see workers.py). So the load of the computer does not matter, nor are others affected.
+- A file that cannot be read, takes over five seconds of CPU time or crashes its worker is rejected. Slow and crashing
+  files are first tried again, alone (see workers.py), so the load of the computer does not matter. Other files are not
+  affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -346,7 +347,7 @@ def _halves(digest: str) -> tuple[int, int]:
 def _choose_val(music: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
     """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed.
 
-    Adding pieces moves none of the others, unless one split was empty without its piece with the extreme draw.
+    Adding pieces does not move the others, except a piece that was moved because its split would have been empty.
     """
     draws = np.array([_draw(seed, key.tobytes()) for key in music])
     chosen = draws < val_fraction

@@ -169,7 +169,7 @@ def _in_zip(path: str) -> Iterator[Source]:
 
 
 def _damaged(path: str, error: Exception) -> Source:
-    """Return a source for an archive that cannot be read, or not to its end."""
+    """Return a source for an archive that cannot be read completely."""
     return Source(path, partial(_fail, error.reason if isinstance(error, Unreadable) else DAMAGED_ARCHIVE, error))
 
 

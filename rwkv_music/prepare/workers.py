@@ -1,13 +1,14 @@
 """A process pool for work that may hang or crash: every item gets an answer, in the order of the items.
 
-Files from the wild crash and hang libraries written in C++. `concurrent.futures` fails the whole pool when one process
-dies, and cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe. When it
-dies or exceeds a limit, a new process replaces it.
+Some real-world files make libraries written in C++ crash or hang. `concurrent.futures` fails the whole pool when one
+process dies, and cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe.
+When it dies or exceeds a limit, a new process replaces it.
 
-The answers must not depend on what else the computer does. The time limit is therefore one of CPU time, of which a
-process gets less when other programs run. Full memory and shared caches remain: the kernel can kill a process for lack
-of memory, and the same work takes up to about twice the CPU time. So an item whose process dies or exceeds a limit is
-tried once more, while no other process works and with twice the CPU time. Only then its answer is a `Failure`.
+The answers must not depend on what else the computer does. The time limit is therefore one of CPU time: wall-clock
+time grows when other programs run. Other programs can still matter: if they fill the memory, the kernel can kill
+a process, and if they share its caches, the same work takes up to about twice the CPU time. An item whose process dies
+or exceeds a limit is therefore tried once more, alone and with twice the CPU time. If this fails too, the answer is a
+`Failure`.
 
 Items are taken from an iterator as needed. At most `ITEMS_AHEAD` items per process are started before the oldest answer
 is taken, so memory depends neither on the number of items nor on how slow one of them is.
@@ -75,8 +76,8 @@ def map_in_order(
 ) -> Iterator[Any]:
     """Yield the answer to each of `items` in order: the result of the work, or a `Failure`.
 
-    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is not positive, or a process
-    fails during its set-up (of processes that are killed or hang: two in succession).
+    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is not positive or
+    the set-up of a process fails. If a process is killed or hangs in its set-up, another process is tried first.
     """
     if workers is not None and workers < 1:
         raise UserError(f"The number of workers is {workers}: choose at least 1.")

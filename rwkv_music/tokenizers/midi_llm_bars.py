@@ -10,7 +10,7 @@ from rwkv_music.tokenizers.codec import BarLines
 WAIT_MS = 8  # the unit of the tokens' clock
 WAIT_LEVELS = 125  # the longest wait of one token, in units
 MAX_WAIT_MS = WAIT_LEVELS * WAIT_MS
-MAX_WAITS = 10  # how many of the longest wait may follow each other
+MAX_WAITS = 10  # the maximum number of longest waits in a row
 SLACK = 0.05  # units by which a bar line may miss the end of a wait, because ticks are integers
 TICKS_PER_QUARTER = 9600  # of decoded files; a tick is 0.05 ms at 120 quarter notes per minute
 DEFAULT_BAR_MS = 4 * DEFAULT_TEMPO / 1000  # a bar of the default time signature, 4/4

@@ -312,7 +312,7 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes, meters: list[Meter]) -> "Sco
 
 
 def _meters(midi: ParsedMidi) -> tuple[list[Meter], int]:
-    """Return time signatures of the vocabulary that give the bars of `midi`, and how many of its own they do not keep.
+    """Return time signatures of the vocabulary that give the bars of `midi`, and how many of its own are lost.
 
     A meter that is not in the vocabulary is replaced by one of the same length, such as 18/8 by 9/4, and a bar that is
     cut short by a change of the meter gets a time signature of its own. Where no such meter exists, MidiTok's rules
@@ -365,7 +365,7 @@ def _program(track: "Track") -> int:
 def _to_mido(score: "Score") -> mido.MidiFile:
     """Return a score as a format 1 file: a track of tempos and time signatures, then one track per program.
 
-    More than fifteen melodic programs share channels. In that case each note is preceded by a program change.
+    If there are more than fifteen melodic programs, they share channels, and a program change precedes each note.
     """
     midi = mido.MidiFile(type=1, ticks_per_beat=score.ticks_per_quarter)
     meta = [(change.time, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(change.tempo))) for change in score.tempos]

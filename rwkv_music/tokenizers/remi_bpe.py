@@ -59,7 +59,7 @@ class BytePairs:
 
 
 def learn_merges(tokenizer: "REMI", documents: Documents, n: int, vocab_size: int) -> list[Merge]:
-    """Learn merges from the `n` pieces of `documents`, for a vocabulary of `vocab_size` or less if little repeats.
+    """Learn merges from the `n` pieces of `documents`, for at most `vocab_size` tokens, fewer if little repeats.
 
     `tokenizer` has no merges and is modified.
     """

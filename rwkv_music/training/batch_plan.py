@@ -1,7 +1,7 @@
 """How the rows of a step are divided among ranks and micro-batches.
 
-The command line and the DeepSpeed file may both set batch sizes and gradient clipping. Where both do they must agree;
-where one does, that value is used.
+The command line and the DeepSpeed file may both set batch sizes and gradient clipping. If both set a value, the two
+must agree; if only one does, that value is used.
 """
 
 import dataclasses

@@ -61,7 +61,7 @@ def from_rank0(doing: str, action: Callable[[], T]) -> T:
 class ConsensusFlags:
     """One small all-reduce per step: the step's number of targets, and flags that any rank may set.
 
-    The device is never waited for: the sum is copied to the host while the step computes, and read after it.
+    The host does not wait for the step: the sum is copied to the host before the step computes, and read meanwhile.
     """
 
     def __init__(self, device: torch.device, n_flags: int) -> None:

@@ -14,7 +14,8 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 class SkippedSteps:
     """Counter of the steps that were skipped because their gradient was not finite.
 
-    Whether a step was skipped is known on the device, the same on every rank; the host reads it when it waits anyway.
+    The counts are kept on the device, and are the same on every rank. The host reads them when it waits for the device
+    anyway.
     """
 
     def __init__(self, engine: Engine, before: int = 0, in_a_row: int = 0) -> None:
@@ -37,12 +38,12 @@ class SkippedSteps:
 
 
 class SpikeDetector:
-    """Detector of losses that depart from their course, as opposed to varying around it.
+    """Detector of losses that rise far above the recent losses.
 
     A spike is a loss above the median of the last `LEVEL` losses by more than `DEVIATIONS` standard deviations and by
-    more than `MINIMUM` nats. The deviation is that of differences between consecutive losses, which a steadily falling
-    course does not widen, estimated from their median, which one outlier does not move. Nothing counts as a spike
-    until half of `WINDOW` losses are known.
+    more than `MINIMUM` nats. The standard deviation is that of the differences between consecutive losses, so a
+    steadily falling loss does not increase it. It is estimated from their median, so one outlier does not change it.
+    Nothing counts as a spike until half of `WINDOW` losses are known.
     """
 
     WINDOW = 32
@@ -59,7 +60,7 @@ class SpikeDetector:
         return tuple(self._losses)
 
     def is_spike(self, loss: float) -> bool:
-        """Return whether `loss` is a spike; if not, add it to the course."""
+        """Return whether `loss` is a spike; if not, add it to the known losses."""
         known = list(self._losses)
         if len(known) >= self.WINDOW // 2:
             level = statistics.median(known[-self.LEVEL :])

@@ -57,8 +57,8 @@ from rwkv_music.training.summary import hyperparameters, summary
 from rwkv_music.training.wandb_run import WandbRun
 from rwkv_music.training.watchdog import Watchdog
 
-ROLLBACK_LIMIT = 3  # returns to one checkpoint
-METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # by which runs are compared
+ROLLBACK_LIMIT = 3  # maximum number of returns to the same checkpoint
+METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_second")  # in the HParams tab
 
 
 def train(context: Context) -> None:
@@ -89,7 +89,7 @@ def train(context: Context) -> None:
         if not isinstance(error, UserError) and is_loss_of_a_rank(error):
             cause = " ".join(str(error).partition(". This is typically")[0].split())  # gloo's advice follows
             message = f"rank {context.rank} lost another rank {loop.position()} ({type(error).__name__}: {cause})"
-            # A signal to stop that finds another rank before its first step ends that rank.
+            # A stop signal ends a rank that is still in set-up. If this rank got it too, the loss counts as a stop.
             status = EXIT_RESUMABLE if loop.signals.stop_later else CRASHED
             raise Stopped(message, status, on_every_rank=True) from error
         raise
@@ -220,8 +220,8 @@ class Loop:
     def read_step(self, first_sample: int) -> tuple[list[Batch], Exception | None]:
         """Read this rank's micro-batches (with streams: windows) of the step that starts with row `first_sample`.
 
-        If that fails, return the error and batches without rows: the other ranks need this one's part in the step's
-        collectives before all can raise the error.
+        If that fails, return the error and batches without rows. This rank must still take part in the step's
+        collectives, after which all ranks raise the error.
         """
         parts, error = self.plan.row_ranges(self.context.rank, 0 if self.context.data.streams else first_sample), None
         try:
@@ -243,7 +243,7 @@ class Loop:
     def step(self, batches: list[Batch], lr: float, unreadable: bool = False) -> Tensor:
         """Take one optimizer step; return float64 [2]: the summed nats and the number of targets of this rank.
 
-        `unreadable`: this rank could not read its rows, so that no rank may use the result.
+        `unreadable` means that this rank could not read its rows, so no rank may use the result.
         """
         self.engine.set_learning_rate(lr)
         counted = sum(batch.n_targets for batch in batches)
@@ -273,7 +273,8 @@ class Loop:
         """Finish the checkpoint that is being written once all ranks have written it; return whether `event` is set
         on any rank. Collective. Raises StopRequested after a signal to stop.
 
-        Validation and sampling call it, which can last longer than the notice that a job gets.
+        Validation and sampling call this between their steps, because they can take longer than the time between a
+        job's stop signal and its end.
         """
         self.start_flags(0, event)
         stop_later, interrupted, _, writing, event_on_any = self.flags.sync()
@@ -342,7 +343,7 @@ class Loop:
         return raise_on_any_rank("opening the curves", lambda: Curves(*arguments))
 
     def save(self) -> None:
-        """Save a checkpoint. A skipped step has left the weights as they were, so they are saved after it as well."""
+        """Save a checkpoint, also after a skipped step, which leaves the weights unchanged."""
         skipped, in_a_row = self.skipped.read()
         self.progress = dataclasses.replace(
             self.progress,
@@ -367,7 +368,7 @@ class Loop:
     def sample(self) -> None:
         """Complete the held-out piece, for TensorBoard and RUN/samples. Raises as `poll`.
 
-        Every rank computes the completion, as ZeRO-3 spreads the weights.
+        Every rank computes the completion, because ZeRO-3 partitions the weights.
         """
         folder = self.context.folder / "samples"
 
@@ -379,7 +380,7 @@ class Loop:
                 raise
             except Exception as failure:
                 error = failure
-            while self.poll(event=False):  # on another type of GPU a rank may draw more tokens
+            while self.poll(event=False):  # ranks on other types of GPU may draw more tokens than this one
                 pass
             raiser(error)()
             return completion

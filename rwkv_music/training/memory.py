@@ -103,7 +103,7 @@ def estimate(
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else 3 * FP32 * shared
     gradients = 0 if offload else BF16 * shared
-    # These appear while the activations are freed.
+    # Gradients beyond this rank's share, which appear while the activations are freed.
     others = BF16 * (trained - shared if zero_stage == 1 else trained if at_once else 0)
     if accumulates and zero_stage < 3 and not offload:
         gradients += others + (BF16 * shared if zero_stage == 2 else 0)  # earlier ones; ZeRO-2 adds them to new ones
@@ -115,16 +115,16 @@ def estimate(
     C, V = model.n_embd, model.vocab_size
     logits = min(CHUNK_LOGITS, tokens * V) * BF16
     head = logits + FP32 * V * C + BF16 * V * C + 3 * BF16 * C * tokens
-    # At the widest point of a sublayer's backward pass: channel mixing's products and their gradients, or time mixing's
-    # recomputed mixes, gates and recurrence inputs with all their gradients.
+    # The widest point of a sublayer's backward pass holds channel mixing's products and their gradients, or time
+    # mixing's recomputed mixes, gates and recurrence inputs with all their gradients.
     layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
     if recompute == "block":
         layer += activation_values(model, "none") * tokens * BF16
     stream_states = passing = 0.0
     if streams is not None:
         stream_states = streams.streams * state_bytes(model)
-        # Of each stream: the states between windows, the last one and its gradient. Of each document: its initial and
-        # final state, by layer and then stacked, or in the backward pass their gradients.
+        # Each stream holds the states between windows, the last one and its gradient. Each document holds its initial
+        # and final state, by layer and then stacked, or in the backward pass their gradients.
         passing = ((streams.windows + 1) * streams.rows + 3 * streams.documents) * state_bytes(model)
     if replays and zero_stage == 3:
         # A recording has memory of its own, which the head cannot use, and reads a copy of the blocks' weights. One
@@ -147,7 +147,7 @@ def least_recompute(
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return the memory that torch holds or can allocate on the rank's GPU with the least; inf on a CPU. Collective."""
+    """Return the bytes that torch holds or can allocate on a GPU, the least of all ranks; inf on a CPU. Collective."""
     if device.type != "cuda":
         return math.inf
     own = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)

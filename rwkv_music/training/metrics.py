@@ -200,5 +200,5 @@ def _silence_writer_thread_errors() -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Return the largest amount that torch has held on the device since the start; None on a CPU."""
+    """Return the peak memory, in bytes, that torch has held on the device since the start; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

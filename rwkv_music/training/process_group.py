@@ -19,7 +19,7 @@ from rwkv_music.errors import SharedError, UserError
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 MEETING_MINUTES = 10  # time for the slowest rank to join
-SHARING_SECONDS = 20  # time for the other ranks to learn of an error that keeps a rank from joining
+SHARING_SECONDS = 20  # time for the other ranks to receive an error that keeps a rank from joining
 ENVIRONMENT = {
     # DeepSpeed reads them even if no launcher started this process.
     "RANK": "0",
@@ -44,7 +44,7 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
     """
     rank, world_size = _place()
     # Everything that a run adds to the environment is added here, before the process group exists: NCCL's threads read
-    # the environment, glibc moves it when it grows, and a read at that moment is a segmentation fault.
+    # the environment, glibc moves it when it grows, and a read at that moment causes a segmentation fault.
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     store = dist.HashStore() if world_size == 1 else _meet(rank, world_size)
@@ -61,7 +61,7 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
 def share_error(message: str) -> bool:
     """Make `init_process_group` on the other ranks raise `message`: this rank has failed before it joined them.
 
-    Returns whether the other ranks learn of it, and rank 0 prints it. The others have `SHARING_SECONDS` to join.
+    Returns True if the other ranks receive the message, which rank 0 then prints. They have `SHARING_SECONDS` to join.
     """
     try:
         rank, world_size = _place()
@@ -104,7 +104,7 @@ def _meet(rank: int, world_size: int) -> dist.Store:
 
 
 def _wait_until_read(store: dist.TCPStore, rank: int, world_size: int) -> None:
-    """Note that this rank knows of the error; on rank 0, which serves the store, wait for the other ranks to do so."""
+    """Record that this rank has read the error; on rank 0, which serves the store, wait until the others have, too."""
     n_read = store.add("read", 1)
     deadline = time.monotonic() + SHARING_SECONDS
     while rank == 0 and n_read < world_size and time.monotonic() < deadline:

@@ -328,7 +328,7 @@ def _make_model(config: RunConfig, plan: BatchPlan, device: torch.device, start:
     matrix_parameters = model.matrix_parameters()
     fresh = start.initial.fresh if start.initial else None if start.checkpoint is None else frozenset()
     deepspeed_engine.materialize(model, device, plan, fresh)
-    raise_on_any_rank("adding what is tuned", lambda: add_trained(model, train, seed))
+    raise_on_any_rank("adding the tuned parameters", lambda: add_trained(model, train, seed))
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, trains in sizes if trains)
     return model, ModelSize(sum(size for size, _ in sizes), trained, matrix_parameters)

@@ -4,8 +4,8 @@ SIGTERM (a preempted job, a machine that shuts down), SIGUSR1 (Slurm's --signal 
 terminal that closes) mean: save, and resume later. Ctrl-C means: save and stop. The ranks exchange these flags at the
 start of a step, so a run finishes the current step, or the one after it. A second Ctrl-C ends the run at once.
 
-A launcher that ends without its ranks means the same as SIGTERM. DeepSpeed's `deepspeed` command forwards no signal and
-leaves its ranks running when SIGTERM ends it.
+If the launcher ends before its ranks, they stop as after SIGTERM. DeepSpeed's `deepspeed` command forwards no signal
+and leaves its ranks running when SIGTERM ends it.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Stopped(Exception):
 class StopSignals:
     """A context in which the signals only set `stop_later` and `interrupted`.
 
-    After it those of `LATER` are ignored: the run has ended and is about to exit.
+    After the context, the signals of `LATER` are ignored: the run has ended and is about to exit.
     """
 
     LATER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)

@@ -13,7 +13,7 @@ from rwkv_music.training.setup import Context
 
 
 def summary(context: Context, flops: float, flops_source: str) -> str:
-    """Return what is about to happen, one line each on model, data, schedule, memory; `flops` count as 100% MFU."""
+    """Return a summary of the run: one line each on model, data, schedule, memory; `flops` count as 100% MFU."""
     plan, size, start = context.plan, context.size, context.start
     train_data, val_data = context.data.train, context.data.validation and context.data.validation.data
     m, d, t = context.config.model, context.config.data, context.config.train

@@ -4,8 +4,8 @@ Notable choices:
 - A step over N windows needs the activations of one. All windows but the last are first read forward without a graph,
   keeping only the states between them. Then each is read again, last one first: its backward pass takes the gradient of
   its final state and produces that of its initial state. This costs one more forward pass.
-- DeepSpeed differentiates one scalar. It gets the loss plus, for each state value, the product with its (constant)
-  gradient; the gradient of that sum is the required one.
+- DeepSpeed differentiates one scalar. This scalar is the loss plus the sum of the final states' values, each multiplied
+  by its (constant) gradient. Its gradient is the required one.
 - A stream's state is saved in checkpoints under the stream's number by the rank that holds it, so that resuming is
   exact on any number of ranks.
 """
@@ -40,7 +40,7 @@ class StreamStates:
             own = [batch.to(scale.device) for batch in batches[i * windows : (i + 1) * windows]]
             loss, after = _backward(engine, own, before, scale)
             nats += loss
-            # A step that is skipped because something was not finite must not pass that on to the next one.
+            # A step that is skipped because a value is not finite must not pass that value on to the next step.
             self._states[i] = State(*(_zero_unless_finite(x) for x in after))
         return nats
 

@@ -1,8 +1,8 @@
 """A thread that detects a hanging rank, reports which one and where, and ends the run so that it can restart.
 
-Every rank publishes its phase and the phase's start time to the rendezvous store. A rank whose phase lasts too long
-prints the ranks that are behind it or silent and its own stacks, and ends its process; the launcher then ends the
-others. In a collective all ranks wait for one, which has not reached the step yet or publishes nothing.
+Every rank publishes its phase and the phase's start time to the rendezvous store. If the phase of a rank lasts too
+long, the rank prints which ranks are behind it or silent, prints its own stacks, and ends its process. The launcher
+then ends the other ranks. If all ranks wait in a collective, the rank that they wait for is behind or silent.
 """
 
 import faulthandler
@@ -38,7 +38,7 @@ class Watchdog:
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, minutes: float) -> None:
         self._rank, self._world_size, self._limit = rank, world_size, 60 * minutes  # limit of a phase; 0: none
-        # A connection of its own: the main thread may hold the other one for as long as it hangs.
+        # Use a separate connection: a main thread that hangs may hold the other one.
         own = store.clone() if isinstance(store, dist.TCPStore) else store
         self._store = dist.PrefixStore("watchdog", own)
         self._activity: Activity | None = None

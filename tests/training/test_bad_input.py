@@ -190,11 +190,11 @@ def test_a_model_that_cannot_be(attempt):
 def test_numbers_out_of_range(attempt):
     assert "steps is 0: choose 1 or more" in attempt("--steps", 0)
     assert "log_every is 0" in attempt("--log_every", 0)
-    assert "n_layer is 100000: choose one from 1 to 1024" in attempt("--n_layer", 100_000)
+    assert "n_layer is 100000: choose a value from 1 to 1024" in attempt("--n_layer", 100_000)
     assert "ctx_len is -1" in attempt("--ctx_len", -1)
     assert "lr is nan" in attempt("--lr", "nan")
-    assert "beta2 is 1.0: choose one from 0 to below 1" in attempt("--beta2", 1)
-    assert "decay_fraction is 1.5: choose one from 0 to 1" in attempt("--decay_fraction", 1.5)
+    assert "beta2 is 1.0: choose a value of at least 0 and less than 1" in attempt("--beta2", 1)
+    assert "decay_fraction is 1.5: choose a value from 0 to 1" in attempt("--decay_fraction", 1.5)
 
 
 @pytest.mark.parametrize("setting", ("data", "out"))

@@ -113,7 +113,8 @@ def select_device() -> torch.device:
     """Return this rank's device and make it current; register the existing process group with DeepSpeed."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its start-up lines would bury the summary
     # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted
-    # start leaves forever, so that every later one hangs. gloo needs no compiler and sums alike on one node and many.
+    # start leaves forever, so that every later one hangs. gloo needs no compiler and sums in the same way on one node
+    # and on many.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
@@ -124,7 +125,7 @@ def select_device() -> torch.device:
 def wait_for_compilations(zero: dict[str, Any]) -> None:
     """Wait until no other process holds the lock of an extension that DeepSpeed will load. Collective.
 
-    Also rewrites TORCH_CUDA_ARCH_LIST in terms that DeepSpeed's op builder understands.
+    Also rewrites TORCH_CUDA_ARCH_LIST in the form that DeepSpeed's op builder can parse.
 
     Args:
         zero: the DeepSpeed file's section "zero_optimization".
@@ -169,8 +170,8 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
     a time, so that no rank ever holds the whole model.
 
     Args:
-        fresh: parameters that nothing will be read into; None for all. Those that are initialized randomly are drawn
-            here; what will be read later is zero until then.
+        fresh: parameters that no file provides; None for all. Parts of the model with such parameters are initialized
+            here. All other parts are zero until they are read.
     """
     zero = plan.zero
     stage3, bf16, flat = zero["stage"] == 3, uses_bf16(plan.deepspeed), None
@@ -270,15 +271,16 @@ def _zero3_section(model: RWKV, flat: Zero3FlatParams | None, zero: dict[str, An
     """Mark what ZeRO-3 gathers as a whole, and return the section "zero_optimization" for this model."""
     deepspeed.utils.set_z3_leaf_modules(model, [Blocks if at_once else Block])
     if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
-        # DeepSpeed reduces a gathered module's gradients when its input's gradient is computed: the first needs one.
+        # DeepSpeed reduces a gathered module's gradients when its input's gradient is computed: give the first an input
+        # with a gradient.
         model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     key = "stage3_param_persistence_threshold"  # elements; smaller tensors stay on every rank
     given = zero.get(key, "auto")
     threshold = 10**5 if given == "auto" else given
     if flat is not None and given == "auto" and sum(flat.small) <= PERSISTENT_LIMIT:
-        # A block's vectors and gates are a thirtieth of it: with them present, one tensor is gathered per block.
+        # Vectors and gates are a thirtieth of a block. If they stay on every rank, one tensor is gathered per block.
         threshold = max(threshold, *flat.small)
     if model.blocks[0].att.time_state is not None:
-        # It is also read outside its layer, where nothing gathers it: keep it on every rank.
+        # The initial state is also read outside its layer, where nothing gathers it: keep it on every rank.
         threshold = max(threshold, model.blocks[0].att.time_state.numel() + 1)
     return {**zero, key: threshold}

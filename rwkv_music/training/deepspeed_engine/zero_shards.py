@@ -71,7 +71,7 @@ class ZeroShards:
 
     Args:
         engine: a DeepSpeed engine under ZeRO-1, 2 or 3.
-        layout: the members of each flat parameter, if the engine's parameters are flat ones; else empty.
+        layout: for each of the engine's parameters that is flat, the model's parameters in it; otherwise empty.
 
     Attributes:
         masters: the flat fp32 partitions.

@@ -38,7 +38,7 @@ LAYER_FLOP = 3e12
 
 
 def is_host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
-    """Return whether a step's GPUs may wait for the host and share that host, so that communication is cheap.
+    """Return whether the host may limit a step's speed, and all ranks share it, so that communication is cheap.
 
     Args:
         one_host: whether all ranks run on one host.
@@ -110,7 +110,7 @@ class Graphs(ABC):
         weights = self.weights()
 
         def out_and_leaves() -> tuple[Tensor, list[Tensor]]:
-            # New leaves: with the parameters, autograd would wait for the stream on which DeepSpeed hooked them.
+            # Use new leaves: with the parameters, autograd would wait for the stream on which DeepSpeed hooked them.
             own = [x.detach().requires_grad_(x.is_floating_point()) for x in static]
             leaves = [weight.detach().requires_grad_() for weight in weights]
             out = self.compute(leaves, max_length, *own)

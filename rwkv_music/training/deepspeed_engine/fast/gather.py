@@ -1,4 +1,4 @@
-"""Less host time for ZeRO-3's gathering: all blocks of a small model at once, and no wait for local weights.
+"""Gathering under ZeRO-3 with less host time: all blocks of a small model at once, and no wait for local weights.
 
 - A single rank gathers nothing, and yet DeepSpeed's handle synchronizes the device. The handle here does not.
 - DeepSpeed lets at most two gathered tensors be in flight. When all blocks are gathered at once that is less than one
@@ -66,7 +66,7 @@ def _no_gather(parameters: Iterable[torch.nn.Parameter]) -> Any:
     handle = _no_gather_of_deepspeed(parameters)
 
     def wait(**_: object) -> None:
-        while parameters:  # each once: what was released since must not be marked available again
+        while parameters:  # mark each once: a parameter released since must not be marked available again
             parameters.pop().ds_status = partition_parameters.ZeroParamStatus.AVAILABLE
 
     handle.wait = wait

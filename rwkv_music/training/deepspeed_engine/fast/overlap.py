@@ -7,9 +7,9 @@ apply to files with `contiguous_gradients` and without `reduce_scatter`, like th
   other stream still reads it, and gives the memory to the next kernel of the backward pass, which overwrites it. Here
   the allocator is informed (`record_stream`).
 - Before each reduction the computing stream waits for the previous one, whose buffer may be filled next. The gradients
-  of a large model's block appear together, each larger than the bucket and in memory of its own: from the third on,
-  backward waited until all earlier reductions but one had finished. Here such a gradient waits only for the last
-  buffer, while a buffer still waits for everything before it.
+  of a large model's block appear together, each larger than the bucket and in memory of its own. From the third
+  gradient on, DeepSpeed's backward pass waits until all earlier reductions but one have finished. Here such a gradient
+  waits only for the last buffer, while a buffer still waits for everything before it.
 - At the end of the backward pass the host waits for the whole device, which is then idle until the host catches up. It
   suffices that the computing stream waits for the reducing one. ZeRO-3 waits on the host there too.
 
@@ -55,7 +55,7 @@ def _overlap_stage_1_and_2(zero: DeepSpeedZeroOptimizer) -> None:
         computing.wait_event(last_buffer_sent)
         reducing.wait_stream(computing)
         with torch.cuda.stream(reducing):
-            average(tensor, dtype)  # it takes `reducing` for the computing stream, so it waits for nothing
+            average(tensor, dtype)  # for `average`, `reducing` is the current stream, so it waits for nothing
 
     def independent_gradient_partition_epilogue() -> None:
         zero.reduce_ipg_grads()  # the rest of the buckets

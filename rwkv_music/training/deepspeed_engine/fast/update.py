@@ -1,9 +1,9 @@
 """The optimizer step on the device: norm, clipping, AdamW, and no update from a gradient that is not finite.
 
 DeepSpeed checks for overflow tensor by tensor and synchronizes. It casts every gradient to float64 for its norm, and
-synchronizes once per group. After each synchronization the GPU is idle until the host has caught up: on one H200 a
-seventh of a 1.3B model's step, and more of a small one's. It then copies the gradients into one fp32 tensor for the
-optimizer, and the optimizer's weights into the model's, which is half of the rest of its update.
+synchronizes once per group. After each synchronization the GPU is idle until the host has caught up. On one H200 this
+takes a seventh of a 1.3B model's step, and more of a small model's. DeepSpeed then copies the gradients into one fp32
+tensor for the optimizer, and the optimizer's weights into the model's, which is half of the rest of its update.
 
 Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it, and
 `adamw_` takes both as tensors, reads the gradients in place, and writes the weights where the model reads them.

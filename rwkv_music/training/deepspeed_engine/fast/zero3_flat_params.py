@@ -6,7 +6,8 @@ work. Here a block holds one flat parameter per optimizer group, and the model's
 block is called.
 
 Notable choices:
-- In place: module names remain, and the engine's module is the model, which generates and validates as before.
+- The parameters are replaced in place: module names remain, and the engine's module is the model, which generates and
+  validates as before.
 - Autograd saves a weight as its place in the flat parameter. A view would keep the gathered memory alive, and ZeRO-3
   would free nothing.
 - A replayed step reads copies at fixed addresses (`read_from`), which autograd saves like any tensor.
