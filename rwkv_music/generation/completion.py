@@ -20,6 +20,7 @@ import torch
 
 from rwkv_music.config import MOST_BARS
 from rwkv_music.errors import UserError, explained
+from rwkv_music.generation.continuation import continue_parts
 from rwkv_music.generation.prompt_file import Opening, check_context, read_opening
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
@@ -28,6 +29,7 @@ from rwkv_music.midi.join import join
 from rwkv_music.midi.time import BarGrid, bar_ticks, tick_seconds
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.grammar import Grammar
+from rwkv_music.tokenizers.multitrack import Multitrack
 
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
 MOST_COMPLETIONS = 100_000
@@ -79,13 +81,14 @@ class Completion:
 
     def midi(self) -> mido.MidiFile:
         """Return the prompt (the events of `opening` if there is one, else decoded) and the completion as one file."""
-        decoded, _ = self._decoded
         if self.opening is None:
-            return decoded
+            return self._decoded[0]
+        if isinstance(self.codec, Multitrack):
+            return continue_parts(self.opening, self.prompt, self.new_ids, self.bars)
         joined = join(
             self.opening.midi,
             self.opening.line,
-            decoded,
+            self._decoded[0],
             len(self.prompt.bar_starts),
             self.bars,
             self.codec.decoded_program,

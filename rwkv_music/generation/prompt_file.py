@@ -44,6 +44,7 @@ class Opening:
     midi: mido.MidiFile
     line: int
     bars: int
+    released: list[list[TimedMessage]]  # of each track: the events from the line on that release what is held there
 
 
 def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tuple[Piece, Opening]:
@@ -61,9 +62,9 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
     grid = BarGrid.from_midi(midi)
     check_context(name, int(grid.bar(onsets[-1])) + 1 if len(onsets) else 0, context_bars)
     line = int(grid.lines(context_bars)[-1])
-    opening = Opening(cut_after(midi, line), line, context_bars)
+    opening = Opening(cut_after(midi, line), line, context_bars, releases(midi, line))
     try:
-        piece, n_bars = _encode(codec, opening, releases(midi, line))
+        piece, n_bars = _encode(codec, opening)
     except (RejectedMidi, ValueError) as error:  # mido cannot write every event that it reads
         raise UserError(f"The first {context_bars} bars of {name} cannot be a prompt ({error}).") from error
     prompt = codec.first_bars(piece, n_bars)
@@ -87,9 +88,9 @@ def check_context(name: str, n_bars: int, context_bars: int) -> None:
         )
 
 
-def _encode(codec: Codec, opening: Opening, released: list[list[TimedMessage]]) -> tuple[Piece, int]:
+def _encode(codec: Codec, opening: Opening) -> tuple[Piece, int]:
     """Return a piece that begins with the opening, and the number of its bars that belong to it."""
-    midi, line = opening.midi, opening.line
+    midi, line, released = opening.midi, opening.line, opening.released
     early = 0
     while early <= midi.ticks_per_beat:
         tracks = [

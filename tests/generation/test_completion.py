@@ -16,6 +16,7 @@ from rwkv_music.generation.completion import ForcedExit, complete
 from rwkv_music.generation.completion_files import complete_to_files, completion_paths, save_completions
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
+from rwkv_music.midi.edit import cut_before
 from rwkv_music.midi.events import timed_messages
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import bar_ticks
@@ -279,7 +280,12 @@ def test_tempo_and_channels_go_on(tokenizer, tempo, duet, tmp_path):
     (completion,) = complete(model, codec, path, context_bars=4, bars=3)
     joined, source = completion.midi(), mido.MidiFile(path)
     assert {m.tempo for track in joined.tracks for m in track if m.type == "set_tempo"} == {tempo}
-    added = [message for track in joined.tracks[3:] for message in track if not message.is_meta]
+    tracks = joined.tracks[3:]  # added for the completion
+    if tokenizer == "multitrack":  # it goes into the tracks of the parts
+        tracks = [cut_before(joined, completion.opening.line).tracks[i] for i in (1, 2)]
+        tracks = [[m for m in track if m.type in ("note_on", "note_off")] for track in tracks]
+        assert all(tracks) and len(joined.tracks) == 3
+    added = [message for track in tracks for message in track if not message.is_meta]
     assert {message.type for message in added} == {"note_on", "note_off"}
     assert {message.channel for message in added} == ({2} if tokenizer == "midi-llm-piano" else {2, 4})
     whole, found = read_notes(source), read_notes(joined)
