@@ -18,6 +18,7 @@ its note-off, and new notes take their place in the part's own track and channel
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import mido
@@ -260,7 +261,7 @@ def _with_notes(
             sounding[key] += [(i, start, end) for _, _, start, end in notes]
     channels = _Channels(midi, parts)
     no_notes = np.empty((0, 4), np.int64)
-    written = [track for track in tracks]
+    written = list(tracks)
     for number, part in enumerate(parts):
         notes = new.get(number, no_notes)
         if isinstance(part, NewPart):
@@ -350,7 +351,6 @@ class _Channels:
 
     def __init__(self, midi: mido.MidiFile, parts: Sequence[Part | NewPart]):
         self._midi = midi
-        self._states = ChannelStates(midi)
         self._parts = [part for part in parts if isinstance(part, Part)]
         self._taken: dict[int, int] = defaultdict(int)  # the number of notes of new parts, by channel of port 0
         self._changes: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (tick, program)
@@ -363,6 +363,10 @@ class _Channels:
                     self._changes[CHANNELS * port + message.channel].append((tick, message.program))
         for changes in self._changes.values():
             changes.sort(key=lambda change: change[0])
+
+    @cached_property
+    def _states(self) -> ChannelStates:
+        return ChannelStates(self._midi)
 
     def take(self, part: NewPart, notes: np.ndarray) -> tuple[int, int | None, list[TimedMessage]]:
         """Return a channel for a new part, the program of its notes, and the messages that set up the channel.

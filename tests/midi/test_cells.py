@@ -334,15 +334,15 @@ def test_parts_that_share_a_channel_go_on_with_their_own_programs():
     assert changes == [(0, 40), (BAR, 40), (BAR, 70), (960, 70)] and len(found) == 2 and part.tolist() == [0, 1, 0, 1]
 
 
-def chorale(seed: int) -> mido.MidiFile:
-    """Return four voices in tracks that share one channel, with unisons, crossings and ties over the bar lines."""
+def chorale(seed: int, channels: tuple[int, ...] = (0, 0, 0, 0)) -> mido.MidiFile:
+    """Return four voices in tracks of their own, with unisons, crossings and ties over the bar lines."""
     draws = numbers(seed)
     voices = []
-    for voice in range(4):
-        tick, messages = 0, [program(52)]
+    for voice, channel in enumerate(channels):
+        tick, messages = 0, [program(52, channel)]
         while tick < 6 * BAR:
             length = [240, 480, 480, 960][next(draws) % 4]
-            messages += note(tick, tick + length, 60 + 2 * (next(draws) % 4) - voice)
+            messages += note(tick, tick + length, 60 + 2 * (next(draws) % 4) - voice, channel=channel)
             tick += length
         voices.append(messages)
     return make_midi(*voices)
@@ -359,6 +359,23 @@ def random_cells(draws, parts: list[Part | NewPart], n_bars: int) -> list[Cell]:
                 ]
                 cells.append(Cell(bar, number, np.array(rows, float).reshape(-1, 4)))
     return cells
+
+
+def test_cells_with_their_own_notes_give_the_same_file():
+    for seed in range(5):
+        midi = chorale(seed, (0, 1, 2, 3))
+        parts, grid = parts_of(midi), BarGrid.from_midi(midi)
+        cells = []
+        for number in range(len(parts)):
+            for bar in range(0, 6, 1 + number):
+                rows = [
+                    ((start - bar * BAR) / 480, (end - start) / 480, pitch, velocity)
+                    for start, end, pitch, velocity in notes_of(midi, number)
+                    if int(grid.bar(start)) == bar
+                ]
+                cells.append(Cell(bar, number, np.array(rows)))
+        result = check(midi, parts, cells)
+        assert [notes_of(result, i) for i in range(4)] == [notes_of(midi, i) for i in range(4)]
 
 
 @pytest.mark.parametrize("kind", ["odd", "chorale"])
