@@ -172,10 +172,30 @@ def test_new_notes_leave_the_notes_of_their_pitch_whole(channel, place):
     found = [span for span in found if span[0] < BAR]
     if channel:  # a channel of its own
         assert found == [(240, 360), (480, 720), (1440, 2160)]
-    elif place:  # ends with the held note of the other track, which is later, and before the next one
+    else:  # the first one lasts until the held note ends
         assert found == [(240, 480), (480, 720), (1440, BAR)]
-    else:
-        assert found == [(480, 720), (1440, BAR)]
+
+
+@pytest.mark.parametrize(
+    "following, expected",
+    [
+        (None, [(600, 1000), (720, 1680)]),
+        (1200, [(600, 1000), (720, 1200)]),
+        (1000, []),
+    ],
+)
+def test_notes_over_a_held_note_do_not_end_before_it(following, expected):
+    """A note of the file rings on, up to tick 1000. A note-off on the start of a note would end that."""
+    meter = (0, mido.MetaMessage("time_signature", numerator=1, denominator=4))
+    events = [
+        *note(0, 1000, 60),
+        *(note(following, following + (9 if following % 10 else 500), 60) if following else []),
+    ]
+    midi = make_midi([meter, *sorted(events, key=lambda timed: timed[0])])
+    midi.tracks[0][2].velocity = 33  # the note-off stays the file's own
+    cell = Cell(1, 0, played((0.25, 0.25, 60), (0.5, 2, 60)))
+    result = check(midi, parts_of(midi), [cell])
+    assert [(start, end) for start, end, _, velocity in notes_of(result, 0) if velocity == 70] == expected
 
 
 def test_an_end_on_the_start_of_a_note_in_an_earlier_track_comes_before_it():
