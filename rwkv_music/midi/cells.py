@@ -7,9 +7,10 @@ its note-off, and new notes take their place in the part's own track and channel
   they start. Program changes, controllers and note-offs that end no note stay.
 - At one tick, new note-offs come before the file's events and new note-ons after them.
 - A new note ends where a note of its pitch starts in its track and channel, and before a note-off that ends no note. It
-  is left out if its pitch already sounds there. A drum whose note in the file has no note-off gets none either.
-- Tracks that share a channel share its keys: a note-off ends a note of that pitch in every track. A new note therefore
-  does not end while such a note of another track sounds. It ends before, together with it, or is left out.
+  is left out if such a note starts with it.
+- A note-off ends a note in every track that has the channel. A new note therefore does not end while a note of its
+  pitch sounds. It ends before that note starts, or lasts until it ends. If neither is possible, it is left out.
+- After a note that never ends, only drums are written, which get no note-off either.
 - A new part gets a track at the end of the file and a channel without notes. If no channel is free, it shares one of an
   instrument with its program, otherwise the one with the fewest notes. On a channel that has messages of its own,
   program changes enclose the new notes. Drums share the channel of the file's drums.
@@ -18,6 +19,7 @@ its note-off, and new notes take their place in the part's own track and channel
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import mido
@@ -33,7 +35,7 @@ from rwkv_music.midi.time import BarGrid, TempoMap
 
 NEVER = 1 << 60  # the end of a note without a note-off
 # The order of events at one tick
-NEW_NOTE_OFF, OWN, NEW_NOTE_ON = range(3)
+NEW_NOTE_OFF, OWN, LATE_NOTE_OFF, NEW_NOTE_ON = range(4)
 Key = tuple[int, int]  # (16 * port + channel, pitch)
 
 
@@ -197,7 +199,7 @@ class _Track:
         self.notes: dict[Key, list[list]] = defaultdict(list)
         self.unmatched: dict[Key, list[int]] = defaultdict(list)  # the ticks of note-offs that end no note
         self._removed: set[int] = set()  # indices of messages
-        self._new: list[tuple[int, int, int, mido.Message]] = []  # tick, NEW_NOTE_OFF or NEW_NOTE_ON, port, message
+        self._new: list[tuple[int, int, int, mido.Message]] = []  # tick, order, port, message
         n_ended: dict[Key, int] = defaultdict(int)
         port = 0
         for i, (tick, message) in enumerate(self.messages):
@@ -260,7 +262,7 @@ def _with_notes(
             sounding[key] += [(i, start, end) for _, _, start, end in notes]
     channels = _Channels(midi, parts)
     no_notes = np.empty((0, 4), np.int64)
-    written = [track for track in tracks]
+    written = list(tracks)
     for number, part in enumerate(parts):
         notes = new.get(number, no_notes)
         if isinstance(part, NewPart):
@@ -278,11 +280,11 @@ def _with_notes(
             before, after = channels.program_changes(channel, program, tick)
             for message in before:
                 track.add(tick, NEW_NOTE_ON, channel, message)
-            for _, end, pitch, velocity in group:
+            for _, end, place, pitch, velocity in group:
                 kind = {"channel": channel % CHANNELS, "note": pitch}
                 track.add(tick, NEW_NOTE_ON, channel, mido.Message("note_on", velocity=velocity, **kind))
                 if end != NEVER:
-                    track.add(end, NEW_NOTE_OFF, channel, mido.Message("note_off", velocity=0, **kind))
+                    track.add(end, place, channel, mido.Message("note_off", velocity=0, **kind))
             for message in after:
                 track.add(tick, NEW_NOTE_ON, channel, message)
     result = mido.MidiFile(type=max(midi.type, int(len(written) > 1)), ticks_per_beat=midi.ticks_per_beat)
@@ -297,52 +299,50 @@ def _fitted(
     track: _Track,
     sounding: dict[Key, list[tuple[int, int, int]]],
     are_drums: bool,
-) -> list[tuple[int, int, int, int]]:
+) -> list[tuple[int, int, int, int, int]]:
     """Return the new notes [n, 4] of a channel of track number `index` that fit between the file's notes.
 
-    They are sorted by start: (start, end or NEVER, pitch, velocity).
+    They are sorted by start: (start, end or NEVER, NEW_NOTE_OFF or LATE_NOTE_OFF, pitch, velocity).
     """
     fitted = []
-    n = len(notes)
-    next_start = np.full(n, NEVER)  # of a new note of the same pitch
-    last: dict[int, int] = {}
-    for i in range(n - 1, -1, -1):
-        start, pitch = int(notes[i, 0]), int(notes[i, 2])
-        next_start[i] = last.get(pitch, NEVER)
-        last[pitch] = start
-    for (start, duration, pitch, velocity), limit in zip(notes.tolist(), next_start.tolist(), strict=True):
+    for start, duration, pitch, velocity in notes.tolist():
         own = [(a, b) for t, a, b in sounding[channel, pitch] if t == index]
-        held = [b for a, b in own if a <= start < b]
-        if held:
-            if are_drums and NEVER in held:
-                fitted.append((start, NEVER, pitch, velocity))
-            continue
-        unmatched = track.unmatched[channel, pitch]
-        if start in unmatched and any(b == NEVER for _, b in own):
-            continue  # readers would take one of the file's notes for one that ended before it started
-        limit = min([limit, *(a for a, _ in own if a > start), *(a for a in unmatched if a > start)])
         others = [
             (a + (t > index), b) for t, a, b in sounding[channel, pitch] if t != index and b != NEVER and b > start
         ]
-        end = _free_end(start, min(start + duration, limit), limit, others)
+        unmatched = track.unmatched[channel, pitch]
+        never_ends = {a for a, b in own if b == NEVER}
+        if any(a <= start for a in never_ends):
+            if are_drums and start not in never_ends:
+                fitted.append((start, NEVER, NEW_NOTE_OFF, pitch, velocity))
+            continue
+        if any(a == start < b for a, b in own):
+            continue
+        if never_ends and start in unmatched:
+            continue  # readers would take one of the file's notes for one that ended before it started
+        held_until = max((b for a, b in own if a < start < b), default=0)
+        limit = min((a for a in [*(a for a, _ in own), *unmatched] if a > start), default=NEVER)
+        if held_until >= limit:
+            continue
+        end = _free_end(max(start + 1, held_until), max(min(start + duration, limit), held_until), limit, others)
         if end is not None:
-            fitted.append((start, end, pitch, velocity))
+            fitted.append((start, end, LATE_NOTE_OFF if end == held_until else NEW_NOTE_OFF, pitch, velocity))
     return fitted
 
 
-def _free_end(start: int, end: int, limit: int, others: list[tuple[int, int]]) -> int | None:
-    """Return the end of a note that is outside of all intervals [a, b), at most `limit`; None if there is none.
+def _free_end(earliest: int, end: int, latest: int, others: list[tuple[int, int]]) -> int | None:
+    """Return a tick in [earliest, latest] that is outside of all intervals [a, b), or None.
 
-    The last one from `end` back to `start` is preferred to the first one after `end`.
+    The last one up to `end` is preferred to the first one after it.
     """
     earlier = end
-    while earlier > start and (hit := [a for a, b in others if a <= earlier < b]):
+    while earlier >= earliest and (hit := [a for a, b in others if a <= earlier < b]):
         earlier = min(hit) - 1
-    if earlier > start:
+    if earlier >= earliest:
         return earlier
     while hit := [b for a, b in others if a <= end < b]:
         end = max(hit)
-    return end if end <= limit else None
+    return end if end <= latest else None
 
 
 class _Channels:
@@ -350,7 +350,6 @@ class _Channels:
 
     def __init__(self, midi: mido.MidiFile, parts: Sequence[Part | NewPart]):
         self._midi = midi
-        self._states = ChannelStates(midi)
         self._parts = [part for part in parts if isinstance(part, Part)]
         self._taken: dict[int, int] = defaultdict(int)  # the number of notes of new parts, by channel of port 0
         self._changes: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (tick, program)
@@ -363,6 +362,10 @@ class _Channels:
                     self._changes[CHANNELS * port + message.channel].append((tick, message.program))
         for changes in self._changes.values():
             changes.sort(key=lambda change: change[0])
+
+    @cached_property
+    def _states(self) -> ChannelStates:
+        return ChannelStates(self._midi)
 
     def take(self, part: NewPart, notes: np.ndarray) -> tuple[int, int | None, list[TimedMessage]]:
         """Return a channel for a new part, the program of its notes, and the messages that set up the channel.

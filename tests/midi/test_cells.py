@@ -172,10 +172,30 @@ def test_new_notes_leave_the_notes_of_their_pitch_whole(channel, place):
     found = [span for span in found if span[0] < BAR]
     if channel:  # a channel of its own
         assert found == [(240, 360), (480, 720), (1440, 2160)]
-    elif place:  # ends with the held note of the other track, which is later, and before the next one
+    else:  # the first one lasts until the held note ends
         assert found == [(240, 480), (480, 720), (1440, BAR)]
-    else:
-        assert found == [(480, 720), (1440, BAR)]
+
+
+@pytest.mark.parametrize(
+    "following, expected",
+    [
+        (None, [(600, 1000), (720, 1680)]),
+        (1200, [(600, 1000), (720, 1200)]),
+        (1000, []),
+    ],
+)
+def test_notes_over_a_held_note_do_not_end_before_it(following, expected):
+    """A note of the file rings on, up to tick 1000. A note-off on the start of a note would end that."""
+    meter = (0, mido.MetaMessage("time_signature", numerator=1, denominator=4))
+    events = [
+        *note(0, 1000, 60),
+        *(note(following, following + (9 if following % 10 else 500), 60) if following else []),
+    ]
+    midi = make_midi([meter, *sorted(events, key=lambda timed: timed[0])])
+    midi.tracks[0][2].velocity = 33  # the note-off stays the file's own
+    cell = Cell(1, 0, played((0.25, 0.25, 60), (0.5, 2, 60)))
+    result = check(midi, parts_of(midi), [cell])
+    assert [(start, end) for start, end, _, velocity in notes_of(result, 0) if velocity == 70] == expected
 
 
 def test_an_end_on_the_start_of_a_note_in_an_earlier_track_comes_before_it():
@@ -334,15 +354,15 @@ def test_parts_that_share_a_channel_go_on_with_their_own_programs():
     assert changes == [(0, 40), (BAR, 40), (BAR, 70), (960, 70)] and len(found) == 2 and part.tolist() == [0, 1, 0, 1]
 
 
-def chorale(seed: int) -> mido.MidiFile:
-    """Return four voices in tracks that share one channel, with unisons, crossings and ties over the bar lines."""
+def chorale(seed: int, channels: tuple[int, ...] = (0, 0, 0, 0)) -> mido.MidiFile:
+    """Return four voices in tracks of their own, with unisons, crossings and ties over the bar lines."""
     draws = numbers(seed)
     voices = []
-    for voice in range(4):
-        tick, messages = 0, [program(52)]
+    for voice, channel in enumerate(channels):
+        tick, messages = 0, [program(52, channel)]
         while tick < 6 * BAR:
             length = [240, 480, 480, 960][next(draws) % 4]
-            messages += note(tick, tick + length, 60 + 2 * (next(draws) % 4) - voice)
+            messages += note(tick, tick + length, 60 + 2 * (next(draws) % 4) - voice, channel=channel)
             tick += length
         voices.append(messages)
     return make_midi(*voices)
@@ -359,6 +379,23 @@ def random_cells(draws, parts: list[Part | NewPart], n_bars: int) -> list[Cell]:
                 ]
                 cells.append(Cell(bar, number, np.array(rows, float).reshape(-1, 4)))
     return cells
+
+
+def test_cells_with_their_own_notes_give_the_same_file():
+    for seed in range(5):
+        midi = chorale(seed, (0, 1, 2, 3))
+        parts, grid = parts_of(midi), BarGrid.from_midi(midi)
+        cells = []
+        for number in range(len(parts)):
+            for bar in range(0, 6, 1 + number):
+                rows = [
+                    ((start - bar * BAR) / 480, (end - start) / 480, pitch, velocity)
+                    for start, end, pitch, velocity in notes_of(midi, number)
+                    if int(grid.bar(start)) == bar
+                ]
+                cells.append(Cell(bar, number, np.array(rows)))
+        result = check(midi, parts, cells)
+        assert [notes_of(result, i) for i in range(4)] == [notes_of(midi, i) for i in range(4)]
 
 
 @pytest.mark.parametrize("kind", ["odd", "chorale"])
