@@ -19,6 +19,7 @@ from dataclasses import astuple, dataclass, fields
 import mido
 import numpy as np
 
+from rwkv_music.midi.events import DRUMS
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import BarGrid
 
@@ -41,8 +42,7 @@ class Measures:
 def measure(midi: mido.MidiFile) -> Measures:
     """Compute the measures of a piece. Note density counts the whole length of the file."""
     notes = read_notes(midi)
-    melodic = np.array([name != "drums" for name in notes.voice_names], bool)
-    pitched = melodic[notes.voice] if len(notes) else np.zeros(0, bool)
+    pitched = notes.program != DRUMS
     pitch = notes.pitch[pitched]
     bars = BarGrid.from_midi(midi)
     lines = bars.lines(int(bars.bar(notes.start_tick[-1])) + 1 if len(notes) else 0)

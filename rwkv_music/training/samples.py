@@ -10,7 +10,8 @@ from rwkv_music.errors import UserError
 from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.completion_files import save_completions
 from rwkv_music.generation.sampling import Sampling
-from rwkv_music.midi import audio, piano_roll
+from rwkv_music.midi import audio
+from rwkv_music.midi.piano_roll import draw_piano_roll
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.metrics import Curves
@@ -59,7 +60,7 @@ def show(completion: Completion, curves: Curves, step: int, folder: Path) -> Non
     """Write a completion's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`."""
     midi = completion.midi()
     title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
-    curves.image(step, "samples/completion", piano_roll.figure_array(midi, completion.prompt_end_seconds(), title))
+    curves.image(step, "samples/completion", draw_piano_roll(midi, title, [completion.region()]))
     if _can_synthesize():
         curves.sound(step, "samples/completion", audio.sound(midi), audio.SAMPLE_RATE)
     save_completions([completion], folder / f"{checkpoint_name(step)}.mid")

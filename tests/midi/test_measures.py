@@ -64,6 +64,8 @@ def test_measure():
     assert all(math.isnan(value) for value in vars(empty).values())
     drums = measure(mido.MidiFile(ticks_per_beat=480, tracks=[melody([36] * 20, channel=9)]))
     assert math.isnan(drums.pitch_range) and drums.groove_consistency < 1
+    named = mido.MidiTrack([mido.MetaMessage("track_name", name="Percussion"), *melody([36] * 20, channel=9)])
+    assert math.isnan(measure(mido.MidiFile(ticks_per_beat=480, tracks=[named])).pitch_range)
 
 
 def test_mean_and_deviation_ignore_nan():
