@@ -81,7 +81,7 @@ class Ranks:
                     start_new_session=True,  # a terminal's Ctrl-C reaches the ranks once, through the launcher
                 )
             )
-        if self._guard is None:
+        if self._guard is None or self._guard.poll() is not None:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))],
                 stdin=subprocess.PIPE,

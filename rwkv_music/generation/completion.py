@@ -26,7 +26,8 @@ from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.edit import cut_before, lengthen
 from rwkv_music.midi.join import join
-from rwkv_music.midi.time import BarGrid, bar_ticks, tick_seconds
+from rwkv_music.midi.regions import Region
+from rwkv_music.midi.time import BarGrid, bar_ticks
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.multitrack import Multitrack
@@ -104,10 +105,10 @@ class Completion:
         lengthen(alone, int(self._lines_from(alone, 0)[-1]))
         return alone
 
-    def prompt_end_seconds(self) -> float:
-        """Return the time in seconds at which the completion begins in `midi()`."""
+    def region(self) -> Region:
+        """Return the bars of `midi()` that the model has written."""
         midi, line = self._decoded if self.opening is None else (self.opening.midi, self.opening.line)
-        return float(tick_seconds(midi, np.array([line]))[0])
+        return Region(int(BarGrid.from_midi(midi).bar(line)), self.bars)
 
     @cached_property
     def _decoded(self) -> tuple[mido.MidiFile, int]:

@@ -9,7 +9,8 @@ from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
-from rwkv_music.midi import piano_roll
+from rwkv_music.midi.piano_roll import save_piano_roll
+from rwkv_music.midi.regions import Region
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 
@@ -72,6 +73,6 @@ def save_completions(
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as partial:
                 midi.save(partial)
-        prompt_end = 0.0 if completion_only else completion.prompt_end_seconds()
-        piano_roll.draw(midi, path.with_suffix(".png"), prompt_end, path.stem)
+        region = Region(0, completion.bars) if completion_only else completion.region()
+        save_piano_roll(midi, path.with_suffix(".png"), path.stem, [region])
     return paths

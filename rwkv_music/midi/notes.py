@@ -1,12 +1,13 @@
 """The notes of MIDI files."""
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 
 import mido
 import numpy as np
 
-from rwkv_music.midi.events import DRUM_CHANNEL
+from rwkv_music.midi.events import BANK, CHANNELS, DRUMS, rhythm_assignment
+from rwkv_music.midi.instruments import ChannelPrograms
 from rwkv_music.midi.time import TempoMap
 
 INSTRUMENT_FAMILIES = (  # of General MIDI, eight programs each
@@ -16,11 +17,18 @@ INSTRUMENT_FAMILIES = (  # of General MIDI, eight programs each
 
 
 @dataclass(frozen=True)
-class Notes:
-    """The notes of a piece, sorted by start. Each array has length n.
+class Part:
+    """One channel of one track that has notes."""
 
-    A voice is one channel of one track. `voice` indexes `voice_names`, which holds track names or instrument families.
-    """
+    track: int
+    channel: int  # 16 * port + channel
+    program: int  # General MIDI's program at the first note, or DRUMS
+    name: str  # of the track if this is its only part, otherwise of the instrument's family
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The notes of a piece, sorted by start. Each array has length n."""
 
     start: np.ndarray  # float64, seconds
     end: np.ndarray  # float64, seconds
@@ -28,8 +36,9 @@ class Notes:
     end_tick: np.ndarray  # int64
     pitch: np.ndarray  # int64, 60 is C4
     velocity: np.ndarray  # int64, 1 .. 127
-    voice: np.ndarray  # int64
-    voice_names: list[str]
+    program: np.ndarray  # int64, General MIDI's program at the start of the note, or DRUMS
+    part: np.ndarray  # int64, an index of `parts`
+    parts: list[Part]  # in the order of the tracks
 
     def __len__(self) -> int:
         return len(self.start)
@@ -39,51 +48,73 @@ def read_notes(midi: mido.MidiFile) -> Notes:
     """Return the notes of a file.
 
     A note without a note-off ends with its track. Overlapping notes of one pitch end in the order in which they start.
-    A voice without a program of its own is named after the program that another track sets for its channel.
+    A program change in any track applies to all tracks that use its channel.
     """
-    set_up = _first_programs(midi)
-    rows: list[tuple[int, int, int, int, int]] = []
-    voice_names: list[str] = []
-    for track in midi.tracks:
-        sounding: dict[tuple[int, int], deque[tuple[int, int]]] = defaultdict(deque)
-        voices: dict[int, int] = {}
-        programs: dict[int, int] = {}
+    messages: list[tuple[int, int, int, mido.Message]] = []  # tick, track, port, message
+    ends = []
+    for number, track in enumerate(midi.tracks):
         tick = port = 0
         for message in track:
             tick += message.time
-            if is_note_on(message):
-                voices.setdefault(message.channel, len(voice_names) + len(voices))
-                sounding[message.channel, message.note].append((tick, message.velocity))
-            elif message.type in ("note_on", "note_off") and sounding[message.channel, message.note]:
-                start, velocity = sounding[message.channel, message.note].popleft()
-                rows.append((start, tick, message.note, velocity, voices[message.channel]))
-            elif message.type == "program_change":
-                programs.setdefault(message.channel, message.program)
-            elif message.type == "midi_port":
-                port = message.port
-        for (channel, pitch), held in sounding.items():
-            rows.extend((start, tick, pitch, velocity, voices[channel]) for start, velocity in held)
-        for channel in voices:
-            program = programs.get(channel, set_up.get((port, channel), 0))
-            family = "drums" if channel == DRUM_CHANNEL else INSTRUMENT_FAMILIES[program // 8]
-            voice_names.append(track.name.strip() if len(voices) == 1 and track.name.strip() else family)
-    start_tick, end_tick, pitch, velocity, voice = np.array(sorted(rows), dtype=np.int64).reshape(-1, 5).T
-    tempo_map = TempoMap.from_midi(midi)
-    start, end = tempo_map.seconds(start_tick), tempo_map.seconds(end_tick)
-    return Notes(start, end, start_tick, end_tick, pitch, velocity, voice, voice_names)
-
-
-def _first_programs(midi: mido.MidiFile) -> dict[tuple[int, int], int]:
-    """Return the first program of each port and channel, in the order of the tracks."""
-    programs: dict[tuple[int, int], int] = {}
-    for track in midi.tracks:
-        port = 0
-        for message in track:
             if message.type == "midi_port":
                 port = message.port
-            elif message.type == "program_change":
-                programs.setdefault((port, message.channel), message.program)
-    return programs
+            elif message.type in ("note_on", "note_off", "program_change", "control_change", "sysex"):
+                messages.append((tick, number, port, message))
+        ends.append(tick)
+    messages.sort(key=lambda message: message[0])
+
+    channels = ChannelPrograms()
+    rows: list[list[int]] = []  # start, end, pitch, velocity, program, part
+    unset: dict[int, list[list[int]]] = defaultdict(list)  # rows of channels without a program so far
+    sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
+    parts: dict[tuple[int, int], int] = {}  # (track, channel): number
+    for tick, track, port, message in messages:
+        channel = port * CHANNELS + getattr(message, "channel", 0)
+        if is_note_on(message):
+            part = parts.setdefault((track, channel), len(parts))
+            rows.append([tick, ends[track], message.note, message.velocity, channels[channel], part])
+            sounding[track, channel, message.note].append(rows[-1])
+            if channel not in channels.programs:
+                unset[channel].append(rows[-1])
+        elif message.type in ("note_on", "note_off"):
+            if held := sounding[track, channel, message.note]:
+                held.popleft()[1] = tick
+        elif message.type == "program_change":
+            channels.change_program(channel, message.program)
+            for row in unset.pop(channel, []):
+                if row[0] == tick:  # a later track may set the program at the tick of the first notes
+                    row[4] = channels[channel]
+        elif message.type == "control_change" and message.control == BANK:
+            channels.select_bank(channel, message.value)
+        elif message.type == "sysex" and (assignment := rhythm_assignment(bytes(message.data))):
+            rhythm_channel, rhythm_part, mode = assignment
+            channels.assign(port * CHANNELS + rhythm_channel, rhythm_part, mode)
+
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 6)
+    keys = sorted(parts, key=lambda key: key[0])  # the parts of one track stay in the order in which they enter
+    renumbered = np.zeros(len(parts), dtype=np.int64)
+    renumbered[[parts[key] for key in keys]] = np.arange(len(parts))
+    columns[:, 5] = renumbered[columns[:, 5]]
+    programs = {part: program for *_, program, part in reversed(columns.tolist())}  # of the first notes
+    parts_in_track = Counter(track for track, _ in keys)
+    named = [
+        Part(*key, programs[i], _name(midi.tracks[key[0]] if parts_in_track[key[0]] == 1 else None, programs[i]))
+        for i, key in enumerate(keys)
+    ]
+    start_tick, end_tick, *others = columns[np.lexsort(columns.T[3::-1])].T
+    tempo_map = TempoMap.from_midi(midi)
+    start, end = tempo_map.seconds(start_tick), tempo_map.seconds(end_tick)
+    return Notes(start, end, start_tick, end_tick, *others, named)
+
+
+def _name(track: mido.MidiTrack | None, program: int) -> str:
+    """Return the name of `track` if it has one, otherwise that of the program's family."""
+    name = track.name.strip() if track is not None else ""
+    try:
+        name = name.encode("latin-1").decode()  # mido reads UTF-8 as Latin-1
+    except UnicodeError:
+        pass
+    return name or ("drums" if program == DRUMS else INSTRUMENT_FAMILIES[program // 8])
 
 
 def is_note_on(message: mido.messages.BaseMessage) -> bool:

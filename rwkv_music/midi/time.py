@@ -101,15 +101,16 @@ class BarGrid:
         first, second = np.diff(self.lines(2))
         return bool(first < second)
 
-    def lines(self, n_bars: int) -> np.ndarray:
-        """Return the ticks of the first bar lines, int64 [n_bars + 1]: where bars 0 to `n_bars` start."""
-        bars = np.arange(n_bars + 1)
+    def lines(self, n_bars: int, first_bar: int = 0) -> np.ndarray:
+        """Return the ticks of bar lines, int64 [n_bars + 1]: where bars `first_bar` to `first_bar + n_bars` start."""
+        bars = np.arange(first_bar, first_bar + n_bars + 1)
         segment = np.searchsorted(self._first_bar, bars, side="right") - 1
         return self._ticks[segment] + (bars - self._first_bar[segment]) * self._lengths[segment]
 
-    def signatures(self, n_bars: int) -> np.ndarray:
-        """Return (numerator, denominator) of the first bars, int64 [n_bars, 2]."""
-        return self._signatures[np.searchsorted(self._first_bar, np.arange(n_bars), side="right") - 1]
+    def signatures(self, n_bars: int, first_bar: int = 0) -> np.ndarray:
+        """Return (numerator, denominator) of `n_bars` bars from `first_bar` on, int64 [n_bars, 2]."""
+        bars = np.arange(first_bar, first_bar + n_bars)
+        return self._signatures[np.searchsorted(self._first_bar, bars, side="right") - 1]
 
 
 def first_bar_number(grid: BarGrid) -> int:
@@ -123,11 +124,6 @@ def first_bar_number(grid: BarGrid) -> int:
 def bar_ticks(midi: mido.MidiFile, n_bars: int) -> np.ndarray:
     """Return the ticks at which bars 0 to `n_bars` of a file start, int64 [n_bars + 1]."""
     return BarGrid.from_midi(midi).lines(n_bars)
-
-
-def tick_seconds(midi: mido.MidiFile, ticks: np.ndarray) -> np.ndarray:
-    """Return the time of each of `ticks` [n] in a file, in seconds: float64 [n]."""
-    return TempoMap.from_midi(midi).seconds(ticks)
 
 
 def time_messages(lines: np.ndarray, tempos: np.ndarray, signatures: np.ndarray) -> list[TimedMessage]:

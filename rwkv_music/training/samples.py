@@ -1,7 +1,9 @@
 """Samples during training: a held-out piece is completed, and the result shown and played in TensorBoard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import mido
 
 from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
@@ -10,7 +12,9 @@ from rwkv_music.errors import UserError
 from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.completion_files import save_completions
 from rwkv_music.generation.sampling import Sampling
-from rwkv_music.midi import audio, piano_roll
+from rwkv_music.midi import audio
+from rwkv_music.midi.piano_roll import draw_piano_roll
+from rwkv_music.midi.regions import Region
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.metrics import Curves
@@ -57,12 +61,17 @@ class HeldOut:
 
 def show(completion: Completion, curves: Curves, step: int, folder: Path) -> None:
     """Write a completion's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`."""
-    midi = completion.midi()
     title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
-    curves.image(step, "samples/completion", piano_roll.figure_array(midi, completion.prompt_end_seconds(), title))
-    if _can_synthesize():
-        curves.sound(step, "samples/completion", audio.sound(midi), audio.SAMPLE_RATE)
+    show_piece(completion.midi(), [completion.region()], title, curves, step, "samples/completion")
     save_completions([completion], folder / f"{checkpoint_name(step)}.mid")
+
+
+def show_piece(midi: mido.MidiFile, regions: Sequence[Region], title: str, curves: Curves, step: int, tag: str) -> None:
+    """Write the piano roll of a piece with its written regions, and its sound if FluidSynth is installed."""
+    curves.image(step, tag, draw_piano_roll(midi, title, regions))
+    if _can_synthesize():
+        # TensorBoard reads all points of a tag as one kind of data. Sound under the image's tag would hide both.
+        curves.sound(step, f"{tag}_sound", audio.sound(midi), audio.SAMPLE_RATE)
 
 
 def _can_synthesize() -> bool:

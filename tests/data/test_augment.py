@@ -40,9 +40,9 @@ def ids(codec, tmp_path_factory) -> np.ndarray:
 
 
 def notes(codec: Codec, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the pitches of each voice in order of their starts."""
+    """Return the pitches of each part in order of their starts."""
     found = read_notes(codec.decode(ids))
-    return {name: found.pitch[found.voice == i] for i, name in enumerate(found.voice_names)}
+    return {part.name: found.pitch[found.part == i] for i, part in enumerate(found.parts)}
 
 
 def test_transposition_moves_all_parts_together_except_drums(codec, ids):

@@ -19,7 +19,7 @@ from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.edit import cut_before
 from rwkv_music.midi.events import timed_messages
 from rwkv_music.midi.notes import read_notes
-from rwkv_music.midi.time import bar_ticks
+from rwkv_music.midi.time import TempoMap, bar_ticks
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
@@ -181,12 +181,15 @@ def test_a_completion_has_exactly_the_requested_bars(codec, changing_meters, con
         assert np.array_equal(completion.new_ids, ids[starts[context_bars] : starts[context_bars + bars]])
         assert (completion.context_bars, completion.bars) == (context_bars, bars)
 
-        joined, alone = read_notes(completion.midi()), read_notes(completion.midi_alone())
-        in_prompt = joined.start < completion.prompt_end_seconds() - 1e-6
+        midi, region = completion.midi(), completion.region()
+        joined, alone = read_notes(midi), read_notes(completion.midi_alone())
+        assert (region.first_bar, region.bars, region.parts) == (context_bars, bars, None)
+        (line,) = bar_ticks(midi, context_bars)[-1:]
+        in_prompt = joined.start_tick < line
         assert in_prompt.sum() == codec.count_notes(completion.prompt.ids)
         assert (~in_prompt).sum() == len(alone) == codec.count_notes(completion.new_ids)
         assert np.array_equal(alone.pitch, joined.pitch[~in_prompt])
-        assert np.allclose(alone.start, joined.start[~in_prompt] - completion.prompt_end_seconds())
+        assert np.allclose(alone.start, joined.start[~in_prompt] - TempoMap.from_midi(midi).seconds(line))
         assert np.allclose(alone.end - alone.start, (joined.end - joined.start)[~in_prompt])
 
 
@@ -396,7 +399,7 @@ def test_files_and_their_names(codec, changing_meters, tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "two").iterdir())
     assert names == ["OUT-1.mid", "OUT-1.png", "OUT-2.mid", "OUT-2.png"]
     midi = mido.MidiFile(tmp_path / "two" / "OUT-2.mid")
-    assert np.bincount(read_notes(midi).voice).tolist() == [8, 4 + 3, 1]  # the prompt's, the completion's, the bass
+    assert np.bincount(read_notes(midi).part).tolist() == [8, 4 + 3, 1]  # the prompt's, the completion's, the bass
     assert capsys.readouterr().err == ""  # no progress bar for short work, as stderr is not a terminal
 
 

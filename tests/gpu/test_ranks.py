@@ -239,13 +239,21 @@ def test_a_rank_that_dies_ends_the_other_within_a_minute(machines, data, tmp_pat
             for node in (0, 1)
         ]
     deadline = time.monotonic() + 120
-    while not checkpoints(tmp_path / "run"):
-        assert launchers[0].poll() is None and time.monotonic() < deadline, launchers[0].communicate()[0][-3000:]
-        time.sleep(0.1)
-    psutil.Process(launchers[-1].pid).children()[-1].kill()
-    killed = time.monotonic()
-    said = [launcher.communicate(timeout=120)[0] for launcher in launchers]
-    seconds = time.monotonic() - killed
+    try:
+        while not checkpoints(tmp_path / "run"):
+            ended = [launcher for launcher in launchers if launcher.poll() is not None]
+            assert not ended, ended[0].communicate()[0][-3000:]
+            assert time.monotonic() < deadline, "no checkpoint within 120 s"
+            time.sleep(0.1)
+        # The launcher's children are its ranks and launch/guard.py, which has no RANK.
+        (rank,) = [x for x in psutil.Process(launchers[-1].pid).children() if x.environ().get("RANK") == "1"]
+        rank.kill()
+        killed = time.monotonic()
+        said = [launcher.communicate(timeout=120)[0] for launcher in launchers]
+        seconds = time.monotonic() - killed
+    finally:
+        for launcher in launchers:
+            launcher.kill()  # launch/guard.py ends its ranks
     print(f"all have ended {seconds:.1f} s after the kill: {[x.returncode for x in launchers]}", said[0][-1500:])
     assert seconds < 60 and all(launcher.returncode not in (0, 1) for launcher in launchers)
     last = checkpoints(tmp_path / "run")[-1].name

@@ -60,6 +60,17 @@ def test_bar_ticks_follow_the_time_signatures():
     assert bar_ticks(inside, 3).tolist() == [0, 1920, 2400, 3840]
 
 
+@pytest.mark.parametrize(
+    "signatures, has_upbeat",
+    [([], False), ([(0, 1, 4), (96, 4, 4)], True), ([(0, 4, 4), (96, 4, 4)], True), ([(0, 4, 4), (384, 3, 4)], False)],
+)
+def test_upbeats_and_ranges_of_bars(signatures, has_upbeat):
+    grid = BarGrid(signatures, 96)
+    assert grid.has_upbeat == has_upbeat
+    assert np.array_equal(grid.lines(3, 2), grid.lines(5)[2:])
+    assert np.array_equal(grid.signatures(3, 2), grid.signatures(5)[2:])
+
+
 def test_time_messages_only_where_values_change():
     signatures = np.array([[4, 4], [4, 4], [3, 4]])
     messages = time_messages(np.array([0, 384, 768]), np.array([500_000, 400_000, 400_000]), signatures)

@@ -135,10 +135,7 @@ def test_tensorboard_shows_the_curves_and_a_completion(one_process):
     scalars = {"train/loss", "train/lr", "train/grad_norm", "val/loss", "speed/tokens_per_second", "speed/mfu"}
     assert scalars <= set(events.Tags()["scalars"])
     assert events.Tags()["images"] == ["samples/completion"]
-    assert (events.Images("samples/completion")[-1].height, events.Images("samples/completion")[-1].width) == (
-        400,
-        1200,
-    )
+    assert events.Images("samples/completion")[-1].width == 1200
     assert one_process.curve("speed/mfu")[-1] > 0
     assert len(mido.MidiFile(one_process.folder / "samples" / "step_00000020.mid").tracks) >= 1
 

@@ -1,0 +1,24 @@
+"""Samples in TensorBoard."""
+
+import numpy as np
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from rwkv_music.midi import audio
+from rwkv_music.midi.regions import Region
+from rwkv_music.training import samples
+from rwkv_music.training.metrics import Curves
+from tests.midi.midi_files import make_midi, note
+
+
+def test_tensorboard_finds_the_image_and_the_sound(tmp_path, monkeypatch):
+    """TensorBoard assigns each tag to one kind of data, so the two must not share a tag."""
+    monkeypatch.setattr(audio, "check_audio", lambda: None)
+    monkeypatch.setattr(audio, "sound", lambda midi: np.zeros((1, 100), np.float32))
+    curves = Curves(tmp_path, 0, enabled=True)
+    for step in (10, 20):
+        samples.show_piece(make_midi(note(0, 480, 60)), [Region(0, 1)], "title", curves, step, "samples/completion")
+    curves.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    found = {kind: list(events.PluginTagToContent(kind)) for kind in ("images", "audio")}
+    assert found == {"images": ["samples/completion"], "audio": ["samples/completion_sound"]}
+    assert [len(events.Tensors(tag)) for tags in found.values() for tag in tags] == [2, 2]
