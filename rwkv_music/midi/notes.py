@@ -38,7 +38,7 @@ class Notes:
     velocity: np.ndarray  # int64, 1 .. 127
     program: np.ndarray  # int64, General MIDI's program at the start of the note, or DRUMS
     part: np.ndarray  # int64, an index of `parts`
-    parts: list[Part]  # in the order of the tracks
+    parts: list[Part]  # in the order of tracks, then of channels
 
     def __len__(self) -> int:
         return len(self.start)
@@ -91,7 +91,7 @@ def read_notes(midi: mido.MidiFile) -> Notes:
             channels.assign(port * CHANNELS + rhythm_channel, rhythm_part, mode)
 
     columns = np.array(rows, dtype=np.int64).reshape(-1, 6)
-    keys = sorted(parts, key=lambda key: key[0])  # the parts of one track stay in the order in which they enter
+    keys = sorted(parts)
     renumbered = np.zeros(len(parts), dtype=np.int64)
     renumbered[[parts[key] for key in keys]] = np.arange(len(parts))
     columns[:, 5] = renumbered[columns[:, 5]]

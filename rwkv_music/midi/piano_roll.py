@@ -306,9 +306,10 @@ def _draw_regions(axes: "Axes", score: _Score, of_drums: bool, system: tuple[int
     parts = [part for part in score.parts if part.is_drums == of_drums]
     for region in score.regions:
         of_panel = [_is_in(part, region) for part in parts]
+        is_silent = not any(_is_in(part, region) for part in score.parts)  # no part of the region has notes
         if span := _span(score, region, system):
-            if region.parts is None or any(of_panel):
-                strength = 1 if region.parts is None or all(of_panel) else 0.4
+            if region.parts is None or any(of_panel) or is_silent:
+                strength = 1 if region.parts is None or (all(of_panel) and not is_silent) else 0.4
                 axes.axvspan(*span, color=TINT, alpha=0.85 * strength, linewidth=0, zorder=0.5)
                 for tick, bar in zip(span, (region.first_bar, region.first_bar + region.bars), strict=True):
                     if 0 < bar < score.n_bars and system[0] <= bar <= system[1]:

@@ -103,6 +103,12 @@ def test_a_region_of_some_parts(band):
     assert [(span.x0, span.x1) for span in spans] == [(BAR, 3 * BAR)] * 2
 
 
+def test_a_region_whose_parts_have_no_notes_is_shaded():
+    midi = make_midi(melody(4, 60))
+    without, shaded = (_figure(midi, "", regions, dpi=100) for regions in ((), [Region(1, 2, frozenset({(7, 3)}))]))
+    assert [len(figure.axes[0].patches) for figure in (without, shaded)] == [0, 1]
+
+
 @pytest.mark.parametrize("others", [1, 2])
 def test_a_track_added_to_continue_the_only_part_of_a_channel_has_its_color(others):
     """If several parts share the channel, the continuation is none of them."""
