@@ -1,7 +1,7 @@
 """The `multitrack` codec: bars of cells, where a cell is one part in one bar.
 
     piece   BOS (Bar TimeSig [Tempo] cell*)* EOS
-    cell    Part ([Program] Position (Pitch Velocity Duration)+)+
+    cell    Part ([Program] Position (Pitch [Velocity] Duration)+)+
     fill    a piece with `Part Hole` in place of some cells, then Fill, then the holes' contents (multitrack_cells.py)
 
 The cells of a bar are in the order of their parts, the moments of a cell in the order of time, and the notes of a
@@ -9,7 +9,8 @@ moment in the order of pitch. Equal music in equal tracks has equal ids.
 
 Notable choices:
 - A part is one channel of one track (midi/parts.py). Voices of one instrument stay apart, with their unisons.
-- Program is named at a part's first cell, and where it changes.
+- Program is named at a part's first cell, and where it changes. Velocity is named at a cell's first note, and where it
+  changes in the cell. Most scores need few such tokens, so a row holds more music.
 - Positions and durations have 24 steps per quarter note in every meter. Note values down to a thirty-second note and
   their triplets are exact. Durations above 16 quarter notes have steps of a quarter note.
 - Every bar has a TimeSig token of its own length, also a bar that a change of the meter cuts short. Tempo is the mean
@@ -279,7 +280,10 @@ def _assemble(
 
     new_tempo = np.concatenate([first, np.diff(tempos) != 0])
     headers = 2 + new_tempo
-    n_before = np.concatenate([[0], np.cumsum(3 + new_moment + new_program + new_cell)])  # tokens of earlier notes
+    velocity = (velocity - 1) // VELOCITY_STEP
+    new_velocity = new_cell | np.concatenate([first, np.diff(velocity) != 0])
+    n_own = 2 + new_velocity + new_moment + new_program + new_cell
+    n_before = np.concatenate([[0], np.cumsum(n_own)])  # tokens of earlier notes
     bar_starts = np.cumsum(headers) - headers + n_before[np.searchsorted(bar, np.arange(len(signatures)))]
     place = n_before[:-1] + np.cumsum(headers)[bar]  # of each note's first token
 
@@ -291,8 +295,10 @@ def _assemble(
         ids[place[is_new]] = tokens[is_new]
         place = place + is_new
     ids[place] = np.where(program == DRUMS, PITCH_DRUM, PITCH) + pitch
-    ids[place + 1] = VELOCITY + (velocity - 1) // VELOCITY_STEP
-    ids[place + 2] = DURATION + np.searchsorted(DURATIONS, np.minimum(duration, MAX_DURATION), side="right") - 1
+    ids[place[new_velocity] + 1] = VELOCITY + velocity[new_velocity]
+    ids[place + 1 + new_velocity] = (
+        DURATION + np.searchsorted(DURATIONS, np.minimum(duration, MAX_DURATION), side="right") - 1
+    )
     return ids, bar_starts
 
 
@@ -332,14 +338,13 @@ def read_tokens(ids: np.ndarray) -> QuantizedScore:
                 break
             part = NONE
         elif token >= DURATION:
-            if velocity != NONE:
+            if pitch != NONE and velocity != NONE:
                 program = DRUMS if is_drum else min(programs.get(part, 0), DRUMS - 1)
                 steps = int(DURATIONS[token - DURATION])
                 notes.append((len(bars) - 1, part, step, steps, pitch, velocity, program))
-            pitch = velocity = NONE
+            pitch = NONE
         elif token >= VELOCITY:
-            if pitch != NONE:
-                velocity = int(VELOCITIES[token - VELOCITY])
+            velocity = int(VELOCITIES[token - VELOCITY])
         elif token >= PITCH:
             is_drum = token >= PITCH_DRUM
             if part != NONE and step != NONE:

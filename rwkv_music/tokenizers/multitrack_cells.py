@@ -250,7 +250,7 @@ def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     last = np.maximum.accumulate(np.where(is_position, np.arange(len(tokens)), 0))
     notes = np.zeros(len(places), NOTE)
     notes["start"] = (tokens[last[places]] - POSITION) / STEPS
-    notes["end"] = notes["start"] + DURATIONS[tokens[places + 2] - DURATION] / STEPS
+    notes["end"] = notes["start"] + DURATIONS[tokens[(tokens >= DURATION) & (tokens < HOLE)] - DURATION] / STEPS
     notes["drums"] = tokens[places] >= PITCH_DRUM
     notes["pitch"] = tokens[places] - np.where(notes["drums"], PITCH_DRUM, PITCH)
     return notes, cell[places]
@@ -259,7 +259,9 @@ def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def note_rows(content: np.ndarray) -> np.ndarray:
     """Return the notes of a content, float64 [n, 4]: start and duration in quarter notes, pitch and velocity."""
     notes, _ = content_notes([content])
-    velocity = VELOCITIES[content[(content >= VELOCITY) & (content < DURATION)] - VELOCITY]
+    is_velocity = (content >= VELOCITY) & (content < DURATION)
+    named = np.maximum.accumulate(np.where(is_velocity, np.arange(len(content)), 0))
+    velocity = VELOCITIES[content[named[(content >= DURATION) & (content < HOLE)]] - VELOCITY]
     return np.column_stack([notes["start"], notes["end"] - notes["start"], notes["pitch"], velocity])
 
 

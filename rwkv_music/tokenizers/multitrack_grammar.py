@@ -1,10 +1,10 @@
 """The grammar of the `multitrack` codec.
 
-    Bar TimeSig [Tempo] (Part ([Program] Position (Pitch Velocity Duration)+)+)* Bar ...
+    Bar TimeSig [Tempo] (Part ([Program] Position (Pitch [Velocity] Duration)+)+)* Bar ...
 
 Within a bar the parts increase, within a cell the positions increase and stay within the bar, and within a moment the
 pitches increase. This is the order of `Multitrack.encode_piece`, and it makes every bar finite. A part has a program
-before its first note, and drum pitches belong to the program of drums.
+before its first note, drum pitches belong to the program of drums, and a cell's first note has a velocity.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ import numpy as np
 from rwkv_music.tokenizers.grammar import Grammar
 
 KINDS = (
-    "Bar", "TimeSig", "Tempo", "Part", "Program", "Position", "Pitch", "Velocity", "Duration", "Last", "EOS", "Hole",
-    "Never",
+    "Bar", "TimeSig", "Tempo", "Part", "Program", "Position", "FirstPitch", "Pitch", "Velocity", "Duration", "Last",
+    "EOS", "Hole", "Never",
 )  # fmt: skip
 FOLLOWING = {
     "Bar": ("TimeSig",),
@@ -25,7 +25,8 @@ FOLLOWING = {
     "Part": ("Program", "Position"),
     "Program": ("Position",),
     "Position": ("Pitch",),
-    "Pitch": ("Velocity",),
+    "FirstPitch": ("Velocity",),  # of a cell
+    "Pitch": ("Velocity", "Duration"),
     "Velocity": ("Duration",),
     "Duration": ("Pitch", "Position", "Program", "Part", "Bar", "EOS"),
     "Last": ("Pitch", "Part", "Bar", "EOS"),  # a duration in the last position of a bar
@@ -37,7 +38,8 @@ FOLLOWING = {
 IN_HOLE = {
     "Hole": ("Position", "End"),
     "Position": ("Pitch",),
-    "Pitch": ("Velocity",),
+    "FirstPitch": ("Velocity",),
+    "Pitch": ("Velocity", "Duration"),
     "Velocity": ("Duration",),
     "Duration": ("Pitch", "Position", "End"),
 }
@@ -132,6 +134,7 @@ class MultitrackGrammar(Grammar):
         self._started = np.zeros(rows, np.int64)
         self._kinds_offset = len(KINDS) if may_end or max_bars is None else 0
         self._programs = np.tile(rules.programs(np.asarray(prompt_ids, np.int64)), (rows, 1))
+        self._needs_velocity = np.zeros(rows, bool)
         self.classes[0] = self._kinds_offset + KINDS.index("EOS")
 
     def feed(self, tokens: np.ndarray) -> None:
@@ -160,6 +163,9 @@ class MultitrackGrammar(Grammar):
         classes[4] = np.where(position >= 0, 0, np.where(pitch >= 0, pitch + 1, classes[4]))
         is_last = (kind == KINDS.index("Duration")) & (classes[2] >= rules.bar_steps[classes[3]])
         kind = np.where(is_last, KINDS.index("Last"), kind)
+        self._needs_velocity = np.where(part >= 0, True, self._needs_velocity)
+        kind = np.where(self._needs_velocity & (pitch >= 0), KINDS.index("FirstPitch"), kind)
+        self._needs_velocity &= pitch < 0
         classes[0, active] = kind[active] + self._kinds_offset
 
 
@@ -207,8 +213,10 @@ class FillGrammar(Grammar):
                 self._place[row] = 0
                 self._choose(row)
             else:
+                is_first = len(self.contents[row][-1]) == 1  # after the position
                 self.contents[row][-1].append(token)
-                classes[0, row] = 2 * len(KINDS) + rules.kind[token]
+                kind = KINDS.index("FirstPitch") if is_first else rules.kind[token]
+                classes[0, row] = 2 * len(KINDS) + kind
                 if rules.position[token] >= 0:
                     classes[2, row], classes[4, row] = rules.position[token] + 1, 0
                 elif rules.pitch[token] >= 0:
