@@ -3,8 +3,9 @@
     BOS  bars, with `Part Hole` in place of the cells to be written  Fill  bars that have holes, written out
 
 After Fill, each bar with holes follows again as `Bar TimeSig`, its known cells, and its holes as `Part [controls]
-content End`, all in the order of parts. The bar before such a bar is also repeated if it has no hole. So the model
-has read both sides of a hole before it writes, and has the neighboring cells just before what it writes.
+content End`, all in the order of parts. Before each run of such bars, the bar after the run is repeated, with Next at
+its head, then the bar before it. So the model has read both sides of a hole before it writes, and has the neighboring
+cells just before what it writes.
 
 The bars are an excerpt of a piece that reads like a piece: Tempo is named in its first bar, and Program at the first
 mention of a part.
@@ -29,6 +30,7 @@ from rwkv_music.tokenizers.multitrack_vocabulary import (
     FILL,
     FIRST_CLASS,
     HOLE,
+    NEXT,
     PART,
     PITCH,
     PITCH_DRUM,
@@ -190,15 +192,28 @@ def with_holes(
     prompt = writer.take()
 
     in_bar = _by_bar(holes)
-    unknown = _by_bar(context_only)
+    unknown = {*holes, *context_only}
+
+    def repeat(bar: int) -> None:
+        """Add the known cells of a bar."""
+        writer.add([BAR, excerpt.signatures[bar]])
+        for number, cell in sorted(excerpt.cells[bar].items()):
+            if (bar, number) not in unknown:
+                writer.add_cell(number, cell)
+
     steps = []
-    repeated = sorted(set(in_bar) | {bar - 1 for bar in in_bar if bar > 0})
-    for bar in repeated:
+    for bar in sorted(in_bar):
+        if bar - 1 not in in_bar:
+            after = next(other for other in range(bar, bar + len(in_bar) + 1) if other not in in_bar)
+            if after < len(excerpt.cells):
+                writer.add([NEXT])
+                repeat(after)
+            if bar:
+                repeat(bar - 1)
         cells = excerpt.cells[bar]
         writer.add([BAR, excerpt.signatures[bar]])
-        numbers = {*cells, *in_bar.get(bar, ())} - set(unknown.get(bar, ()))
-        for number in sorted(numbers):
-            if number not in in_bar.get(bar, ()):
+        for number in sorted({*cells, *in_bar[bar]}):
+            if number not in in_bar[bar]:
                 writer.add_cell(number, cells[number])
                 continue
             hole = bar, number

@@ -38,12 +38,13 @@ VOCABULARY = [
     *(f"Duration_{steps}" for steps in DURATIONS),
     "Hole",
     "Fill",
+    "Next",
     "End",
     *(f"Control_{control.name}={name}" for control in CONTROLS for name in control.classes),
 ]
 # The id of the first token of each kind. The ids of a kind are consecutive.
 _FIRST = {name.split("_")[0]: i for i, name in reversed(list(enumerate(VOCABULARY)))}
-PAD, BOS, EOS, BAR, HOLE, FILL, END = (_FIRST[name] for name in "PAD BOS EOS Bar Hole Fill End".split())
+PAD, BOS, EOS, BAR, HOLE, FILL, NEXT, END = (_FIRST[name] for name in "PAD BOS EOS Bar Hole Fill Next End".split())
 TIME_SIG, TEMPO, PART, PROGRAM = (_FIRST[name] for name in "TimeSig Tempo Part Program".split())
 POSITION, PITCH, PITCH_DRUM = (_FIRST[name] for name in "Position Pitch PitchDrum".split())
 VELOCITY, DURATION, CONTROL = (_FIRST[name] for name in "Velocity Duration Control".split())

@@ -66,10 +66,18 @@ def test_rows_hold_the_cells_of_the_piece(data, bach_data_multitrack):
             contents = [[*expected[i].get(part, []), "End"] for i, part in holes]
             counted = row.targets[row.targets != IGNORE_INDEX]
             assert names(counted) == sum(contents, []) and holes
-            # After Fill, a bar with holes is complete up to the last hole, and the bar before it comes first.
-            bars_with_holes = {i for i, _ in holes}
-            repeated = sorted(bars_with_holes | {i - 1 for i in bars_with_holes if i})
-            after = [{p: [t for t in cell if t != "End"] for p, cell in bar.items()} for bar in cells_of(written)]
+            # After Fill, a bar with holes is complete up to the last hole. The bars after and before a run come first.
+            bars = sorted({i for i, _ in holes})
+            repeated = []
+            for bar in bars:
+                if bar - 1 not in bars:
+                    after = next(i for i in range(bar, len(expected) + 1) if i not in bars)
+                    repeated += [after] * (after < len(expected)) + [bar - 1] * (bar > 0)
+                repeated.append(bar)
+            after = [
+                {p: [t for t in cell if t not in ("End", "Next")] for p, cell in bar.items()}
+                for bar in cells_of(written)
+            ]
             wanted = [expected[i] for i in repeated]
             wanted[-1] = {part: cell for part, cell in wanted[-1].items() if _number(part) <= _number(holes[-1][1])}
             assert [{p: c for p, c in bar.items() if c} for bar in after] == wanted
