@@ -191,7 +191,7 @@ def _run_prepare(options: argparse.Namespace) -> int:
 
 
 def _generate(commands) -> None:
-    command = commands.add_parser("generate", help="continue a .mid file from its opening bars")
+    command = commands.add_parser("generate", help="continue a .mid file, or fill in bars and parts of it")
     command.add_argument(
         "model",
         type=_path,
@@ -199,9 +199,36 @@ def _generate(commands) -> None:
         help="run folder, checkpoint, or exported weights with their tokenizer file",
     )
     _add_state(command)
-    command.add_argument("--prompt", required=True, type=_path, metavar="IN.mid", help="piece to continue")
-    _number(command, "--context-bars", 4, "N", "bars of the prompt to use")
+    command.add_argument("--prompt", required=True, type=_path, metavar="IN.mid", help="piece to continue or fill in")
+    command.add_argument(
+        "--context-bars",
+        type=int,
+        metavar="N",
+        help="bars of the prompt to use; with --fill or --add-part, bars to read on each side (default: 4, or 8)",
+    )
     _number(command, "--bars", 8, "N", "bars to add")
+    fill = command.add_argument_group(
+        "filling in", "write cells (a part in a bar) of the piece anew; everything else stays as it is"
+    )
+    fill.add_argument(
+        "--fill",
+        action="append",
+        metavar="SPEC",
+        help='cells to write: bars, parts or both, as in "bars=5-8", "parts=bass,drums" or "bars=5-8,12 parts=2"; '
+        "can be repeated",
+    )
+    fill.add_argument(
+        "--add-part",
+        action="append",
+        metavar="SPEC",
+        help='a new part in all bars, as in "program=32" or "program=drums name=Kit"; can be repeated',
+    )
+    fill.add_argument(
+        "--control",
+        action="append",
+        metavar="SPEC",
+        help='what to write, as in "density=low,register=high" or "polyphony=1 parts=bass"; can be repeated',
+    )
     command.add_argument(
         "--out",
         required=True,
@@ -209,7 +236,7 @@ def _generate(commands) -> None:
         metavar="OUT.mid",
         help="output file; a piano roll is written beside it as .png",
     )
-    _number(command, "--count", 1, "K", "number of completions; several are named OUT-1.mid, OUT-2.mid ...")
+    _number(command, "--count", 1, "K", "number of results; several are named OUT-1.mid, OUT-2.mid ...")
     _number(command, "--temperature", 1.0, "X", "sampling temperature; 0: greedy")
     _number(command, "--top-p", 1.0, "P", "sample from the most likely tokens with total probability P; 1: all")
     _number(command, "--top-k", 0, "K", "sample from the K most likely tokens; 0: all")
@@ -236,7 +263,8 @@ def _run_generate(options: argparse.Namespace) -> int:
 
     from rwkv_music.checkpoint.weights import is_exported
     from rwkv_music.generation.completion import check_counts
-    from rwkv_music.generation.completion_files import complete_to_files, completion_paths
+    from rwkv_music.generation.completion_files import complete_to_files, completion_paths, fill_to_files
+    from rwkv_music.generation.fill_request import parse_new_part
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi import audio
 
@@ -250,7 +278,14 @@ def _run_generate(options: argparse.Namespace) -> int:
         repetition_window=options.repetition_window,
         seed=options.seed,
     )
-    check_counts(options.context_bars, options.bars, options.count)
+    fills = bool(options.fill or options.add_part)
+    context_bars = (8 if fills else 4) if options.context_bars is None else options.context_bars
+    check_counts(context_bars, options.bars, options.count)
+    if options.control and not fills:
+        raise UserError("--control describes cells to fill in: give --fill or --add-part too.")
+    if options.completion_only and fills:
+        raise UserError("--completion-only leaves the prompt out, but --fill writes into it: drop one of the two.")
+    new_parts = [parse_new_part(text) for text in options.add_part or ()]
     paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
     if not options.model.exists():
@@ -261,16 +296,40 @@ def _run_generate(options: argparse.Namespace) -> int:
         model, codec = _load_exported(options.model, options.state)
         source = options.model.name
     else:
-        model, codec, _, step = _load(options.model, options.state)
+        model, codec, config, step = _load(options.model, options.state)
         source = f"step {step}"
+        if fills and not config.data.infills:
+            raise UserError(
+                f"{options.model} was trained with --task {config.data.task}, so it cannot fill in: use a run of "
+                "--task infill, or of --task mix with --infill_weight."
+            )
     if model.device.type == "cpu" and model.config.n_embd <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
+    state = f" with the state of {options.state}" if options.state else ""
+    if fills:
+        fillings = fill_to_files(
+            model,
+            codec,
+            options.prompt,
+            options.out,
+            fills=options.fill or (),
+            new_parts=new_parts,
+            controls=options.control or (),
+            context_bars=context_bars,
+            count=options.count,
+            sampling=sampling,
+        )
+        for path, filling in zip(paths, fillings, strict=True):
+            if soundfont:
+                audio.render(filling.midi(), path.with_suffix(".wav"), soundfont)
+            print(f"{path}: {len(filling.cells)} cells filled in by {source}{state}")
+        return 0
     completions = complete_to_files(
         model,
         codec,
         options.prompt,
         options.out,
-        context_bars=options.context_bars,
+        context_bars=context_bars,
         bars=options.bars,
         count=options.count,
         sampling=sampling,
@@ -280,7 +339,6 @@ def _run_generate(options: argparse.Namespace) -> int:
         if soundfont:
             midi = completion.midi_alone() if options.completion_only else completion.midi()
             audio.render(midi, path.with_suffix(".wav"), soundfont)
-        state = f" with the state of {options.state}" if options.state else ""
         print(f"{path}: {completion.context_bars} bars of prompt, {completion.bars} generated by {source}{state}")
     return 0
 

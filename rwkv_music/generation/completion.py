@@ -105,10 +105,10 @@ class Completion:
         lengthen(alone, int(self._lines_from(alone, 0)[-1]))
         return alone
 
-    def region(self) -> Region:
+    def regions(self) -> list[Region]:
         """Return the bars of `midi()` that the model has written."""
         midi, line = self._decoded if self.opening is None else (self.opening.midi, self.opening.line)
-        return Region(int(BarGrid.from_midi(midi).bar(line)), self.bars)
+        return [Region(int(BarGrid.from_midi(midi).bar(line)), self.bars)]
 
     @cached_property
     def _decoded(self) -> tuple[mido.MidiFile, int]:

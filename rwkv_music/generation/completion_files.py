@@ -1,13 +1,17 @@
-"""Completing a MIDI file into files: output paths, the progress bar, .mid files and their piano rolls."""
+"""Completing or filling in a MIDI file into files: output paths, the progress bar, .mid files and piano rolls."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import mido
 import torch
 
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.generation.completion import Completion, complete
+from rwkv_music.generation.fill import Filling, fill
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.midi.piano_roll import save_piano_roll
 from rwkv_music.midi.regions import Region
@@ -68,11 +72,41 @@ def save_completions(
     """
     paths = completion_paths(out, len(completions))
     for completion, path in zip(completions, paths, strict=True):
-        midi = completion.midi_alone() if completion_only else completion.midi()
-        with explained(f"writing the completion {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as partial:
-                midi.save(partial)
-        region = Region(0, completion.bars) if completion_only else completion.region()
-        save_piano_roll(midi, path.with_suffix(".png"), path.stem, [region])
+        if completion_only:
+            _save(completion.midi_alone(), [Region(0, completion.bars)], path)
+        else:
+            _save(completion.midi(), completion.regions(), path)
     return paths
+
+
+def fill_to_files(
+    model: torch.nn.Module,
+    codec: Codec,
+    piece: str | os.PathLike,
+    out: str | os.PathLike,
+    count: int = 1,
+    **options: Any,
+) -> list[Filling]:
+    """Fill in the MIDI file `piece`, with a progress bar, and write the results as `save_completions` does.
+
+    `options` are those of `fill`.
+    """
+    paths = completion_paths(out, count, piece)
+    with progress_bar(None, "filling in", unit=" cells") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        fillings = fill(model, codec, piece, count=count, progress=progress, **options)
+    for filling, path in zip(fillings, paths, strict=True):
+        _save(filling.midi(), filling.regions(), path)
+    return fillings
+
+
+def _save(midi: mido.MidiFile, regions: Sequence[Region], path: Path) -> None:
+    with explained(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial:
+            midi.save(partial)
+    save_piano_roll(midi, path.with_suffix(".png"), path.stem, regions)

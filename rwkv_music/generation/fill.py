@@ -26,7 +26,9 @@ from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi import cells as midi_cells
 from rwkv_music.midi.cells import NewPart, replace_cells
 from rwkv_music.midi.events import ParsedMidi, RejectedMidi, parse_midi
+from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.parts import Part
+from rwkv_music.midi.regions import Region
 from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.multitrack import Multitrack
@@ -50,6 +52,27 @@ class Filling:
     def midi(self) -> mido.MidiFile:
         """Return the user's file with the notes of the cells in the tracks of their parts, new parts in new tracks."""
         return replace_cells(self.source, self.parts, self.cells)
+
+    def regions(self) -> list[Region]:
+        """Return the cells as blocks of bars that have the same parts. `midi()` adds new parts as its last tracks."""
+        keys = [(part.track, part.channel) if isinstance(part, Part) else None for part in self.parts]
+        n_new = sum(key is None for key in keys)
+        if n_new:
+            added = {part.track: (part.track, part.channel) for part in read_notes(self.midi()).parts}
+            tracks = iter(range(len(self.source.tracks), len(self.source.tracks) + n_new))
+            keys = [key or added.get(next(tracks)) for key in keys]
+        in_bar: dict[int, set[tuple[int, int]]] = {}
+        for cell in self.cells:
+            in_bar.setdefault(cell.bar, set()).update([keys[cell.part]] if keys[cell.part] else [])
+        regions: list[Region] = []
+        for bar, parts in sorted(in_bar.items()):
+            last = regions[-1] if regions else None
+            if last and last.first_bar + last.bars == bar and last.parts == parts:
+                regions[-1] = replace(last, bars=last.bars + 1)
+            else:
+                regions.append(Region(bar, 1, frozenset(parts)))
+        everything = {key for key in keys if key}
+        return [replace(region, parts=None) if region.parts == everything else region for region in regions]
 
 
 def fill(

@@ -62,7 +62,7 @@ class HeldOut:
 def show(completion: Completion, curves: Curves, step: int, folder: Path) -> None:
     """Write a completion's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`."""
     title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
-    show_piece(completion.midi(), [completion.region()], title, curves, step, "samples/completion")
+    show_piece(completion.midi(), completion.regions(), title, curves, step, "samples/completion")
     save_completions([completion], folder / f"{checkpoint_name(step)}.mid")
 
 

@@ -181,7 +181,7 @@ def test_a_completion_has_exactly_the_requested_bars(codec, changing_meters, con
         assert np.array_equal(completion.new_ids, ids[starts[context_bars] : starts[context_bars + bars]])
         assert (completion.context_bars, completion.bars) == (context_bars, bars)
 
-        midi, region = completion.midi(), completion.region()
+        midi, region = completion.midi(), completion.regions()
         joined, alone = read_notes(midi), read_notes(completion.midi_alone())
         assert (region.first_bar, region.bars, region.parts) == (context_bars, bars, None)
         (line,) = bar_ticks(midi, context_bars)[-1:]
