@@ -1,4 +1,4 @@
-# make demo: train a small model and complete pieces with it.   make test: run the checks and tests.
+# make demo: train a small model and make music with it.   make test: run the checks and tests.
 # Both first install the project into .venv. PYTHON selects the interpreter: make demo PYTHON=python3.12
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -9,7 +9,7 @@ READY := .venv/.ready
 READY_TO_TEST := .venv/.ready-to-test
 
 help:
-	@echo "make demo   install into .venv, train a small model on Bach's chorales and complete three of them (in demo/)"
+	@echo "make demo   install into .venv, train a small model on Bach's chorales; continue, fill in and harmonize one (in demo/)"
 	@echo "make test   install into .venv, run ruff, import-linter and pytest"
 	@echo "make clean  delete demo/"
 
@@ -29,19 +29,23 @@ $(READY_TO_TEST): $(READY)
 	@touch $@
 
 # Settings for two CPU cores; a GPU trains this model in seconds.
-TRAIN := --preset tiny --ctx_len 256 --batch_size 8 --steps 500 --warmup_steps 20 --lr 2e-3 --lr_final 1e-4 \
-  --val_every 100 --sample_every 250 --save_every 100
+TRAIN := --preset tiny --ctx_len 384 --batch_size 6 --steps 500 --warmup_steps 20 --lr 2e-3 --lr_final 1e-4 \
+  --task mix --completion_weight 0 --infill_weight 0.5 --infill_bars 8 \
+  --val_every 250 --val_rows 60 --sample_every 250 --save_every 100
+GENERATE = $(BIN)/python -m rwkv_music generate demo/run --prompt "$$piece" --top-p 0.95
 
 demo: $(READY)
 	$(BIN)/python -m rwkv_music corpus bach --out demo/midi
-	$(BIN)/python -m rwkv_music prepare demo/midi --out demo/data --tokenizer remi
+	$(BIN)/python -m rwkv_music prepare demo/midi --out demo/data --tokenizer multitrack
 	$(BIN)/deepspeed train.py --data demo/data --out demo/run --deepspeed_config ds_configs/zero2.json $(TRAIN)
 	$(BIN)/python -m rwkv_music evaluate demo/run --data demo/data
-# Complete the first three pieces of the validation split, which the model has not been trained on.
-	@sed -n 's/^{"split": "val", "file": "\([^"]*\)".*/\1/p' demo/data/pieces.jsonl | head -n 3 | while read -r piece; do \
-	  $(BIN)/python -m rwkv_music generate demo/run --prompt "$$piece" --context-bars 4 --bars 8 --top-p 0.95 \
-	    --out "demo/completions/$$(basename "$$piece")"; done
-	@echo; echo "Listen to demo/completions/*.mid and see the piano roll (.png) of each."
+# Continue, fill in and harmonize the first chorale of the validation split with four parts. The model has not been
+# trained on it.
+	@piece=$$(sed -n 's/^{"split": "val", "file": "\([^"]*\)".*"n_parts": 4,.*/\1/p' demo/data/pieces.jsonl | head -n 1); \
+	$(GENERATE) --context-bars 4 --bars 8 --out demo/music/continued.mid; \
+	$(GENERATE) --fill bars=5-8 --out demo/music/filled-in.mid; \
+	$(GENERATE) --fill parts=2,3,4 --out demo/music/harmonized.mid
+	@echo; echo "Listen to demo/music/*.mid and see the piano roll (.png) of each."
 	@echo "Curves: $(BIN)/tensorboard --logdir demo/run"
 
 test: $(READY_TO_TEST)

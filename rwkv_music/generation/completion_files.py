@@ -73,9 +73,9 @@ def save_completions(
     paths = completion_paths(out, len(completions))
     for completion, path in zip(completions, paths, strict=True):
         if completion_only:
-            _save(completion.midi_alone(), [Region(0, completion.bars)], path)
+            save_piece(completion.midi_alone(), [Region(0, completion.bars)], path)
         else:
-            _save(completion.midi(), completion.regions(), path)
+            save_piece(completion.midi(), completion.regions(), path)
     return paths
 
 
@@ -100,11 +100,12 @@ def fill_to_files(
 
         fillings = fill(model, codec, piece, count=count, progress=progress, **options)
     for filling, path in zip(fillings, paths, strict=True):
-        _save(filling.midi(), filling.regions(), path)
+        save_piece(filling.midi(), filling.regions(), path)
     return fillings
 
 
-def _save(midi: mido.MidiFile, regions: Sequence[Region], path: Path) -> None:
+def save_piece(midi: mido.MidiFile, regions: Sequence[Region], path: Path) -> None:
+    """Write a .mid file and its piano roll, in which a model has written the `regions`, as a .png beside it."""
     with explained(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import mido
 import numpy as np
@@ -27,10 +28,10 @@ from rwkv_music.midi import cells as midi_cells
 from rwkv_music.midi.cells import NewPart, replace_cells
 from rwkv_music.midi.events import ParsedMidi, RejectedMidi, parse_midi
 from rwkv_music.midi.notes import read_notes
-from rwkv_music.midi.parts import Part
+from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.regions import Region
 from rwkv_music.midi.time import BarGrid
-from rwkv_music.tokenizers.codec import Codec
+from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.multitrack_cells import Cell, Excerpt, note_rows, read_excerpt, with_holes
 from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
@@ -154,6 +155,27 @@ def fill(
         )
         for variant in variants
     ]
+
+
+def fill_bars(
+    model: torch.nn.Module, codec: Multitrack, piece: Piece, first_bar: int, bars: int, **options: Any
+) -> Filling:
+    """Return a piece of a dataset in which all parts of `bars` bars from `first_bar` on are written anew.
+
+    `options` are those of `write_cells`.
+    """
+    excerpt = read_excerpt(piece.ids, int(piece.bar_starts[0]), len(piece.ids))
+    numbers = excerpt.parts
+    holes = [(bar, number) for bar in range(first_bar, first_bar + bars) for number in numbers]
+    (contents,) = write_cells(model, codec, excerpt, holes, **options)
+    file = io.BytesIO()
+    source = codec.decode(piece.ids)
+    source.save(file=file)
+    parts, _ = read_parts(parse_midi(file.getvalue()))  # `decode` writes a track for each part, in order
+    cells = [
+        midi_cells.Cell(bar, numbers.index(number), note_rows(content)) for (bar, number), content in contents.items()
+    ]
+    return Filling(source, parts, cells)
 
 
 def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> None:

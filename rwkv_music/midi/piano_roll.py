@@ -133,7 +133,7 @@ class _Score:
         self.ticks_per_quarter = midi.ticks_per_beat
         self.notes = read_notes(midi)
         self.written = written_notes(self.notes, self.grid, regions)
-        self.parts, self.part = _shown_parts(self.notes, self.written)
+        self.parts, self.part = _shown_parts(self.notes, self.written, regions)
         last_tick = int(self.notes.end_tick.max(initial=1)) - 1
         self.n_bars = max([int(self.grid.bar(max(last_tick, 0))) + 1, *(r.first_bar + r.bars for r in regions)])
         self.is_drums = np.array([part.is_drums for part in self.parts], bool)[self.part]
@@ -143,18 +143,19 @@ class _Score:
         return bar + (not self.grid.has_upbeat)
 
 
-def _shown_parts(notes: Notes, written: np.ndarray) -> tuple[list[_Part], np.ndarray]:
+def _shown_parts(notes: Notes, written: np.ndarray, regions: Sequence[Region]) -> tuple[list[_Part], np.ndarray]:
     """Return the parts of the picture, and the index of each note's part, int64 [n].
 
-    A track that a model added to continue an instrument is the same part: all its notes are written, and only one other
-    part plays this channel and program.
+    A track that a model added to continue an instrument is the same part: all its notes are written, no region
+    names it, and only one other part plays this channel and program.
     """
+    named = {key for region in regions for key in region.parts or ()}
     last_program = dict(zip(notes.part[~written].tolist(), notes.program[~written].tolist(), strict=True))
     representative = list(range(len(notes.parts)))
     for i, part in enumerate(notes.parts):
         instrument = part.channel, part.program
         same = [j for j, program in last_program.items() if (notes.parts[j].channel, program) == instrument]
-        if i not in last_program and len(same) == 1:
+        if i not in last_program and len(same) == 1 and (part.track, part.channel) not in named:
             representative[i] = same[0]
     shown = sorted(set(representative), key=lambda i: notes.parts[i].program == DRUMS)  # drums come last
     names = _numbered([_clean(notes.parts[i].name)[:MAX_NAME] for i in shown])

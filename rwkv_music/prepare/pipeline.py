@@ -214,6 +214,7 @@ def _make_reader(
             "n_tokens": len(piece.ids),
             "n_bars": len(bars),
             "n_notes": codec.count_notes(piece.ids),
+            "n_parts": len(piece.parts),
             "lost": piece.lost,
         }
         return line, piece.ids, bars.astype(np.uint16), stats.record()

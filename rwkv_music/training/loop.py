@@ -35,7 +35,6 @@ from rwkv_music.checkpoint.run_folder import (
 )
 from rwkv_music.data.dataset import Batch
 from rwkv_music.errors import SharedError, UserError, plural
-from rwkv_music.generation.completion import Completion
 from rwkv_music.progress import progress_bar
 from rwkv_music.training.consensus import ConsensusFlags, RankCrashed, from_rank0, on_rank0, raise_on_any_rank
 from rwkv_music.training.health import SkippedSteps, SpikeDetector
@@ -50,7 +49,7 @@ from rwkv_music.training.metrics import (
     peak_memory_bytes,
 )
 from rwkv_music.training.process_group import is_loss_of_a_rank
-from rwkv_music.training.samples import show
+from rwkv_music.training.samples import Sample, show
 from rwkv_music.training.setup import Context
 from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED, Stopped, StopSignals
 from rwkv_music.training.summary import hyperparameters, summary
@@ -361,21 +360,22 @@ class Loop:
         figures = self.context.data.validation.measure(self.engine, self.polled)
         self.write_scalars(figures)
         text = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats per token"
-        if "val/completion_loss" in figures:
-            text += f", {figures['val/completion_loss']:.4f} on completions"
+        for task, name in (("completion", "completions"), ("infill", "holes")):
+            if f"val/{task}_loss" in figures:
+                text += f", {figures[f'val/{task}_loss']:.4f} on {name}"
         self.context.say(text)
 
     def sample(self) -> None:
-        """Complete the held-out piece, for TensorBoard and RUN/samples. Raises as `poll`.
+        """Complete the held-out piece and fill it in, for TensorBoard and RUN/samples. Raises as `poll`.
 
-        Every rank computes the completion, because ZeRO-3 partitions the weights.
+        Every rank computes the samples, because ZeRO-3 partitions the weights.
         """
         folder = self.context.folder / "samples"
 
-        def draw() -> Completion | None:
-            completion, error = None, None
+        def draw() -> list[Sample]:
+            samples, error = [], None
             try:
-                completion = self.context.data.held_out.complete(model, lambda: self.poll(event=True))
+                samples = self.context.data.held_out.draw(model, lambda: self.poll(event=True))
             except StopRequested:  # on all ranks
                 raise
             except Exception as failure:
@@ -383,12 +383,12 @@ class Loop:
             while self.poll(event=False):  # ranks on other types of GPU may draw more tokens than this one
                 pass
             raiser(error)()
-            return completion
+            return samples
 
         with self.engine.eval_mode() as model:
-            completion = raise_on_any_rank("completing a piece", draw)
-        if completion is not None:
-            write = on_rank0(lambda: show(completion, self.curves, self.progress.step, folder))
+            samples = raise_on_any_rank("drawing samples", draw)
+        for sample in samples:
+            write = on_rank0(lambda sample=sample: show(sample, self.curves, self.progress.step, folder))
             raise_on_any_rank(f"writing a sample to {folder}", write)
 
     def roll_back(self, loss: float) -> bool:

@@ -1,16 +1,19 @@
-"""Samples during training: a held-out piece is completed, and the result shown and played in TensorBoard."""
+"""Samples during training: a held-out piece is completed and filled in, and shown and played in TensorBoard."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mido
 
 from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
+from rwkv_music.data.dataset import read_dataset_json
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
-from rwkv_music.generation.completion import Completion, complete
-from rwkv_music.generation.completion_files import save_completions
+from rwkv_music.generation.completion import complete
+from rwkv_music.generation.completion_files import save_piece
+from rwkv_music.generation.fill import fill_bars
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.midi import audio
 from rwkv_music.midi.piano_roll import draw_piano_roll
@@ -20,18 +23,30 @@ from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.metrics import Curves
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A piece of which the model has written the `regions`."""
+
+    name: str  # "completion" or "fill"
+    title: str
+    midi: mido.MidiFile
+    regions: list[Region]
+
+
 class HeldOut:
     """The first piece of a split that is long enough to be completed. Raises UserError if a package is missing."""
 
     def __init__(self, config: RunConfig, split: str) -> None:
         try:
             import matplotlib  # noqa: F401
-            import miditok  # noqa: F401
+
+            if read_dataset_json(config.data.data)["tokenizer"]["name"] == "remi":
+                import miditok  # noqa: F401
         except ImportError as error:
             raise UserError(
                 f"Samples need {error.name}: run pip install 'rwkv-music[music]', or train with --sample_every 0."
             ) from error
-        self._train, self._seed = config.train, config.data.seed
+        self._train, self._seed, self._fills = config.train, config.data.seed, config.data.infills
         self._codec = load_codec(Path(config.data.data) / "tokenizer.json")
         long_enough = (
             piece
@@ -40,30 +55,29 @@ class HeldOut:
         )
         self._piece = next(long_enough, None)
 
-    def complete(self, model: RWKV, after_token: Callable[[], object]) -> Completion | None:
-        """Return a completion of the piece's first bars by `model`; None if no piece is long enough.
+    def draw(self, model: RWKV, after_token: Callable[[], object]) -> list[Sample]:
+        """Return a completion of the piece's first bars by `model` and, if it learns to fill in, a fill of later bars.
 
-        `after_token` is called after every token and may raise to end the completion.
+        The list is empty if no piece is long enough. `after_token` is called after every token and may raise to end
+        the sample.
         """
         if self._piece is None:
-            return None
-        [completion] = complete(
-            model,
-            self._codec,
-            self._piece,
-            context_bars=self._train.sample_context_bars,
-            bars=self._train.sample_bars,
-            sampling=Sampling(seed=self._seed),
-            progress=lambda *_: after_token(),
-        )
-        return completion
+            return []
+        context_bars, bars = self._train.sample_context_bars, self._train.sample_bars
+        options = {"sampling": Sampling(seed=self._seed), "progress": lambda *_: after_token()}
+        [completion] = complete(model, self._codec, self._piece, context_bars=context_bars, bars=bars, **options)
+        title = f"{context_bars} bars given, {completion.bars} completed"
+        samples = [Sample("completion", title, completion.midi(), completion.regions())]
+        if self._fills and context_bars + bars < len(self._piece.bar_starts):
+            filling = fill_bars(model, self._codec, self._piece, context_bars, bars, **options)
+            samples.append(Sample("fill", f"{bars} bars filled in", filling.midi(), filling.regions()))
+        return samples
 
 
-def show(completion: Completion, curves: Curves, step: int, folder: Path) -> None:
-    """Write a completion's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`."""
-    title = f"step {step:,}: {completion.context_bars} bars given, {completion.bars} completed"
-    show_piece(completion.midi(), completion.regions(), title, curves, step, "samples/completion")
-    save_completions([completion], folder / f"{checkpoint_name(step)}.mid")
+def show(sample: Sample, curves: Curves, step: int, folder: Path) -> None:
+    """Write a sample's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`."""
+    show_piece(sample.midi, sample.regions, f"step {step:,}: {sample.title}", curves, step, f"samples/{sample.name}")
+    save_piece(sample.midi, sample.regions, folder / f"{checkpoint_name(step)}-{sample.name}.mid")
 
 
 def show_piece(midi: mido.MidiFile, regions: Sequence[Region], title: str, curves: Curves, step: int, tag: str) -> None:

@@ -120,6 +120,13 @@ def test_a_track_added_to_continue_the_only_part_of_a_channel_has_its_color(othe
     assert texts(figure) == ["", *names, "given", "written"]
 
 
+def test_parts_that_were_written_as_a_whole_keep_their_own_colors():
+    """They share the channel and program of the part that was given, as the voices of a chorale do."""
+    midi = make_midi([name("Soprano"), *melody(2, 72)], [name("Alto"), *melody(2, 65)], [name("Bass"), *melody(2, 48)])
+    figure = _figure(midi, "", [Region(0, 2, frozenset({(1, 0), (2, 0)}))], dpi=100)
+    assert texts(figure) == ["", "Soprano", "Alto", "Bass", "given", "written"]
+
+
 def test_notes_that_coincide_share_a_row():
     figure = _figure(make_midi(melody(1, 60), melody(1, 60, channel=1)), "", (), dpi=100)
     (_, high, first, _), (_, low, second, _) = sorted(boxes(figure), key=lambda box: -box[1])

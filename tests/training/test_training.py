@@ -122,8 +122,8 @@ def test_zero3_that_lets_go_of_every_weight_trains_samples_and_is_read_back(at_o
     run, alone = runs
     assert largest_difference(run.curve(), alone.curve()) < 1e-4
     assert sorted(path.name for path in (run.folder / "samples").glob("*.mid")) == [
-        "step_00000010.mid",
-        "step_00000020.mid",
+        "step_00000010-completion.mid",
+        "step_00000020-completion.mid",
     ]
     ours, theirs = (load_model(one.folder)[0].state_dict() for one in (run, alone))
     for (name, a), b in zip(ours.items(), theirs.values(), strict=True):
