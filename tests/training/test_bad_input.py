@@ -203,6 +203,16 @@ def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path,
     assert set(run.output.splitlines()) == {"train.py: asked to stop after step 7.", "train.py: The disk is full."}
 
 
+@pytest.mark.parametrize("flag", ("--out", "--data", "--init", "--resume", "--deepspeed_config", "--lora_targets"))
+def test_empty_text(flag, tmp_path, monkeypatch, capsys):
+    """An unset variable of a shell: an empty path would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        train_py.main(["--data", "D", "--out", "R", "--deepspeed_config", ZERO2, flag, ""])
+    assert caught.value.code == 2 and f"argument {flag}: the value is empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_cannot_be(attempt):
     assert "n_embd 100 is not a multiple of head_size 64" in attempt("--n_embd", 100)
 
