@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import rwkv_music
-from rwkv_music.config import LONGEST_NAME, name_too_long
+from rwkv_music.config import LONGEST_NAME, name_too_long, not_empty
 from rwkv_music.errors import OutputClosed, UserError, checked_output
 from rwkv_music.system import share_cores
 from rwkv_music.tokenizers.registry import TOKENIZERS
@@ -126,9 +126,8 @@ def _prepare(commands) -> None:
 
 
 def _path(text: str) -> Path:
-    """Parse a path. An empty one, often an unset variable of a shell, would mean the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
+    """Parse a path."""
+    not_empty(text)
     if name_too_long(text):
         raise argparse.ArgumentTypeError(f"the path has a name longer than {LONGEST_NAME} bytes")
     return Path(text)

@@ -103,6 +103,13 @@ def name_too_long(path: str) -> bool:
     return max(map(len, os.fsencode(path).split(b"/"))) > LONGEST_NAME
 
 
+def not_empty(text: str) -> str:
+    """Parse an argument. An empty one is often an unset variable of a shell; as a path it means the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
+
+
 def _check_words(name: str, value: str, known: tuple[str, ...], what: str) -> None:
     words = value.split(",")
     if wrong := [word for word in words if word not in known] or [w for w in words if words.count(w) > 1]:
@@ -356,7 +363,7 @@ def add_arguments(
             group.add_argument(
                 flag,
                 dest=field.name,
-                type=type_,
+                type=not_empty if type_ is str else type_,
                 choices=choices,
                 required=field.name in required,
                 default=argparse.SUPPRESS,

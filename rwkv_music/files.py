@@ -27,8 +27,14 @@ LONGEST_INTEGER = 20  # characters of a 64-bit integer
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
+
+    Raises UserError, before the block runs, if `path` is a device, a pipe or a socket: the rename would replace it, and
+    for root also /dev/null.
+    """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is not a regular file: choose another output file.")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # the suffix can set the format
     try:
         yield partial
@@ -42,8 +48,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it replaces `path` if the block succeeds, and is removed if it raises."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path = Path(os.path.abspath(path))
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"  # not with_name: "/" has no name
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -52,6 +58,19 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def output_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Do what `atomic_folder` does for a folder that a user names.
+
+    Raises UserError, and replaces nothing, if the folder holds files that the new one does not: they would be lost.
+    """
+    with atomic_folder(path) as partial:
+        yield partial
+        others = sorted(set(os.listdir(path) if os.path.isdir(path) else ()) - set(os.listdir(partial)))
+        if others:
+            raise UserError(f"{path} contains other files ({', '.join(others[:3])}): choose a new or empty folder.")
 
 
 def replace_folder(whole: str | os.PathLike, path: str | os.PathLike) -> None:

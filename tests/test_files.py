@@ -1,11 +1,21 @@
 """Atomic files and folders, and operating-system errors as sentences, and damaged JSON."""
 
 import errno
+import os
+from contextlib import nullcontext
 
 import pytest
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_folder, atomic_path, check_types, parse_json, read_json, write_text
+from rwkv_music.files import (
+    atomic_folder,
+    atomic_path,
+    check_types,
+    output_folder,
+    parse_json,
+    read_json,
+    write_text,
+)
 from tests.damaged_json import DAMAGED_JSON
 
 
@@ -33,6 +43,27 @@ def test_folder_is_replaced_atomically(tmp_path):
     with atomic_folder(folder) as partial:
         (partial / "y").write_text("3")
     assert [path.name for path in folder.iterdir()] == ["y"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    """A pipe stands for every special file, such as /dev/null, which root could replace."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a regular file"), atomic_path(tmp_path / "pipe"):
+        pytest.fail("the block runs")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_output_folder_replaces_no_other_files(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, ".", "new"):
+        with pytest.raises(UserError, match="contains other files .x") if path != "new" else nullcontext():
+            with output_folder(path) as partial:
+                (partial / "y").write_text("2")
+    with output_folder("new") as partial:
+        (partial / "y").write_text("3")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["new", "x"]
+    assert (tmp_path / "new" / "y").read_text() == "3"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_bad_usage_is_status_2(arguments, capsys):
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--bars", "0"], "--bars is 0"),
         (["evaluate", "nowhere", "--data", "D", "--samples", "-1"], "--samples is -1"),
         (["export", "nowhere", "--out", "OUT.pth"], "There is no nowhere"),
+        (["export", ".", "--out", "OUT.pth"], ". is not a run folder"),
     ],
 )
 def test_errors_are_one_sentence_and_status_1(arguments, reason, tmp_path, monkeypatch, capsys):
@@ -60,7 +61,7 @@ def test_errors_are_one_sentence_and_status_1(arguments, reason, tmp_path, monke
     assert output.out == "" and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("path, reason", [("", "the path is empty"), ("x" * 256, "longer than 255 bytes")])
+@pytest.mark.parametrize("path, reason", [("", "the value is empty"), ("x" * 256, "longer than 255 bytes")])
 def test_impossible_paths_are_status_2(path, reason, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for command in (

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rwkv_music.checkpoint.safetensors_io import write_tensors
 from rwkv_music.config import TrainConfig
 from rwkv_music.errors import UserError
-from rwkv_music.files import atomic_folder
+from rwkv_music.files import output_folder
 from rwkv_music.model_v8 import RWKV
 
 try:
@@ -51,7 +51,7 @@ def adapter_config(train: TrainConfig) -> LoraConfig:
 def save_adapter(trained: dict[str, Tensor], train: TrainConfig, out: Path) -> None:
     """Write the adapters `trained`, by their names in the model, as a folder that peft loads."""
     named = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight for name, weight in trained.items()}
-    with atomic_folder(out) as partial:
+    with output_folder(out) as partial:
         write_tensors(partial / "adapter_model.safetensors", named)
         adapter_config(train).save_pretrained(str(partial))
 

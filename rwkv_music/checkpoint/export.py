@@ -28,7 +28,7 @@ from rwkv_music.checkpoint.tuning import BaseNote
 from rwkv_music.checkpoint.weights import checkpoint_of, open_weights, tokenizer_beside
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_folder, atomic_path, write_text
+from rwkv_music.files import atomic_path, output_folder, write_text
 from rwkv_music.tokenizers.registry import load_codec
 
 FORMATS = ("pth", "safetensors", "hf")
@@ -124,7 +124,7 @@ def _write_folder(weights: Weights, out: Path, dtype: torch.dtype) -> None:
         for theirs, ours in names.items()
     }
     codec = load_codec(weights.tokenizer) if weights.tokenizer is not None else None
-    with atomic_folder(out) as partial:
+    with output_folder(out) as partial:
         write_one_by_one(partial / HF_WEIGHTS, shapes, tensor, dtype, METADATA)
         write_text(partial / "config.json", json.dumps(hf_config(weights.config, codec, dtype), indent=2) + "\n")
         for file, text in HF_MODULE_FILES.items():

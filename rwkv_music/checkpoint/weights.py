@@ -71,7 +71,7 @@ def is_exported(path: Path) -> bool:
 
 def tokenizer_beside(path: Path) -> Path:
     """Return the path of the tokenizer file that accompanies the weight file `path`."""
-    return path.with_name(f"{path.name}.{TOKENIZER}")
+    return path.parent / f"{path.name}.{TOKENIZER}"  # not with_name: "." and "/" have no name
 
 
 def find_codec(path: str | os.PathLike) -> Codec:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from rwkv_music.errors import UserError, explained
 
@@ -57,10 +57,10 @@ class Sources:
     def __init__(self, paths: Sequence[str | os.PathLike]):
         self.paths = _outermost([os.fspath(path) for path in paths])
         self.expected = 0.0  # estimated number of sources; for a tar archive, extrapolated from the part read so far
-        self.passed_over: Counter[str] = Counter()  # the other files in folders, by suffix
+        self.passed_over: Counter[str] = Counter()  # the other files of the last iteration, by suffix
         has_any = False
         for path in self.paths:
-            for file in self._files(path, self.passed_over):
+            for file in self._files(path):
                 has_any = True
                 self.expected += _count(file)
         if not has_any:
@@ -70,13 +70,14 @@ class Sources:
             )
 
     def __iter__(self) -> Iterator[Source]:
+        self.passed_over.clear()
         for path in self.paths:
-            for file in self._files(path):
+            for file in self._files(path, self.passed_over):
                 suffixed = file.lower()
                 if suffixed.endswith(TAR_SUFFIXES):
                     yield from self._in_tar(file)
                 elif suffixed.endswith(".zip"):
-                    yield from _in_zip(file)
+                    yield from _in_zip(file, self.passed_over)
                 else:
                     yield Source(file)
 
@@ -100,13 +101,15 @@ class Sources:
                 size = max(os.fstat(raw.fileno()).st_size, 1)
                 while member := tar.next():
                     content.left = LARGEST_BYTES + LARGEST_TAR_HEADER
-                    if member.isfile() and member.name.lower().endswith(MIDI_SUFFIXES):
+                    if not member.isdir() and member.name.lower().endswith(MIDI_SUFFIXES):
                         seen += 1
                         expected = seen * max(size / max(raw.tell(), 1), 1.0)
                         self.expected += expected - counted
                         counted = expected
                         read = partial(_read_limited, member.size, tar.extractfile, member)
-                        yield Source(f"{path}/{member.name}", read)
+                        yield Source(f"{path}/{member.name}", read if member.isfile() else _reject_special_file)
+                    elif not member.isdir():
+                        self.passed_over[_suffix(member.name)] += 1
                     tar.members.clear()  # tarfile keeps every member it has read
                     content.left = LARGEST_TAR_HEADER
         except Exception as error:  # the errors of tarfile and the decompressors share no base class
@@ -151,19 +154,27 @@ def _open_regular(path: str) -> BinaryIO:
     """Open a file for reading. Raises Unreadable if it cannot be opened or is a pipe, a device or a socket."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise Unreadable("not a regular file")
+            _reject_special_file()
         return open(path, "rb")
     except OSError as error:
         raise Unreadable(f"cannot be opened ({error.strerror})") from error
 
 
-def _in_zip(path: str) -> Iterator[Source]:
+def _reject_special_file() -> NoReturn:
+    raise Unreadable("not a regular file")
+
+
+def _in_zip(path: str, passed_over: Counter[str] | None = None) -> Iterator[Source]:
     try:
         with _open_regular(path) as file, zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
-                if _is_midi(member):
+                if member.is_dir():
+                    continue
+                if member.filename.lower().endswith(MIDI_SUFFIXES):
                     read = partial(_read_limited, member.file_size, archive.open, member)
                     yield Source(f"{path}/{member.filename}", read)
+                elif passed_over is not None:
+                    passed_over[_suffix(member.filename)] += 1
     except Exception as error:  # zipfile has no common base class of its errors
         yield _damaged(path, error)
 
@@ -173,8 +184,9 @@ def _damaged(path: str, error: Exception) -> Source:
     return Source(path, partial(_fail, error.reason if isinstance(error, Unreadable) else DAMAGED_ARCHIVE, error))
 
 
-def _is_midi(member: zipfile.ZipInfo) -> bool:
-    return not member.is_dir() and member.filename.lower().endswith(MIDI_SUFFIXES)
+def _suffix(name: str) -> str:
+    """Return the suffix of a file's name in lower case, "" if it has none."""
+    return os.path.splitext(name)[1].lower()
 
 
 def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfile.TarInfo | zipfile.ZipInfo) -> bytes:
@@ -217,7 +229,7 @@ def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
             elif entry.name.lower().endswith((*MIDI_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
                 names.append(entry.name)
             elif passed_over is not None:
-                passed_over[os.path.splitext(entry.name)[1].lower()] += 1
+                passed_over[_suffix(entry.name)] += 1
     names.sort()
     for name in names:
         if name.endswith(os.sep):

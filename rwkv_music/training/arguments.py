@@ -6,7 +6,16 @@ import os
 from dataclasses import asdict
 
 from rwkv_music.checkpoint.run_folder import find_checkpoint
-from rwkv_music.config import PRESETS, DataConfig, ModelConfig, RunConfig, TrainConfig, add_arguments, from_arguments
+from rwkv_music.config import (
+    PRESETS,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    add_arguments,
+    from_arguments,
+    not_empty,
+)
 from rwkv_music.errors import UserError
 
 # Settings that a resumed run does not inherit.
@@ -27,6 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--deepspeed_config",
         required=True,
+        type=not_empty,
         metavar="FILE",
         help="DeepSpeed JSON file, for example ds_configs/zero2.json",
     )

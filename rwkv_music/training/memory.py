@@ -1,4 +1,4 @@
-"""Estimated peak memory of a training step on a GPU, and a check that a step on a CPU fits into host memory.
+"""Estimated peak memory of a training step on a GPU, and checks that a step fits into memory.
 
 The terms of the estimate for a GPU are the tensors that `fused_sublayers`, `cross_entropy` and DeepSpeed's stages hold;
 benchmarks/step.py prints the estimate beside the measured peak.
@@ -13,7 +13,7 @@ import torch
 from torch import distributed as dist
 
 from rwkv_music.config import RECOMPUTE, ModelConfig
-from rwkv_music.errors import UserError, plural
+from rwkv_music.errors import SharedError, UserError, plural
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
 from rwkv_music.ops.wkv7s import CHECKPOINT_EVERY
@@ -24,6 +24,7 @@ from rwkv_music.training.deepspeed_file import uses_bf16
 
 BF16, FP32 = 2, 4
 USABLE_FRACTION = 0.94  # of the available memory: no peak in benchmarks/results/ exceeds its estimate by more
+LARGEST_OVERESTIMATE = 1.1  # no estimate exceeds its peak in benchmarks/results/ by more
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,16 @@ def available_bytes(device: torch.device) -> float:
     least = torch.tensor(own, dtype=torch.float64, device=device)
     dist.all_reduce(least, op=dist.ReduceOp.MIN)
     return least.item()
+
+
+def check_gpu_memory(estimated: MemoryEstimate, available: float) -> None:
+    """Raise SharedError if a step surely needs more than the `available` bytes, which are the same on all ranks."""
+    if estimated.peak > LARGEST_OVERESTIMATE * available:
+        raise SharedError(
+            f"A training step needs about {gib(estimated.peak)} per GPU, but only {gib(available)} are available: "
+            f"choose a smaller --preset, --ctx_len or --micro_batch_size, --recompute block, or a ZeRO file that "
+            f"partitions or offloads more."
+        )
 
 
 def host_bytes(

@@ -33,7 +33,7 @@ from rwkv_music.checkpoint.run_folder import (
 )
 from rwkv_music.checkpoint.tuning import Base, BaseNote, add_trained, freeze
 from rwkv_music.checkpoint.weights import open_weights, unread_tensors
-from rwkv_music.config import RunConfig
+from rwkv_music.config import RECOMPUTE, RunConfig
 from rwkv_music.data.dataset import MusicDataset, check_tokenizer_file
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.errors import SharedError, UserError, explained
@@ -51,6 +51,7 @@ from rwkv_music.training.memory import (
     MemoryEstimate,
     StreamMemory,
     available_bytes,
+    check_gpu_memory,
     check_host_memory,
     estimate,
     least_recompute,
@@ -172,7 +173,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
     start = _verify_start(config, plan, folder, start)
 
     # Model and weights.
-    model, size = _make_model(config, plan, device, start)
+    model, size = _make_model(config, plan, device, start, data.streams)
     fast = deepspeed_engine.choose_paths(
         config, plan, device, ranks_share_a_host(), size.matrix_parameters, size.parameters
     )
@@ -316,22 +317,32 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
     return start
 
 
-def _make_model(config: RunConfig, plan: BatchPlan, device: torch.device, start: RunStart) -> tuple[RWKV, ModelSize]:
-    """Allocate the model. Parameters that a file will provide are zero until then."""
+def _make_model(
+    config: RunConfig, plan: BatchPlan, device: torch.device, start: RunStart, streams: DocumentStreams | None
+) -> tuple[RWKV, ModelSize]:
+    """Allocate the model, if a step fits into memory. Parameters that a file will provide are zero until then."""
     train, seed = config.train, config.data.seed
     torch.manual_seed(seed)
     with torch.device("meta"):
         model = RWKV(config.model)
     freeze(model, train)
+    matrix_parameters = model.matrix_parameters()
     if device.type == "cpu":
         check_host_memory(model, plan, config.data.ctx_len)
-    matrix_parameters = model.matrix_parameters()
+    least = RECOMPUTE[-1] if train.recompute == "auto" else train.recompute
+    paths = FastPaths(enabled=False, overlaps=False)  # those that take the least memory
+    expected = _estimate_memory(config, plan, streams, _size(model, matrix_parameters), least, paths)
+    check_gpu_memory(expected, available_bytes(device))
     fresh = start.initial.fresh if start.initial else None if start.checkpoint is None else frozenset()
     deepspeed_engine.materialize(model, device, plan, fresh)
     raise_on_any_rank("adding the tuned parameters", lambda: add_trained(model, train, seed))
+    return model, _size(model, matrix_parameters)
+
+
+def _size(model: RWKV, matrix_parameters: float) -> ModelSize:
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, trains in sizes if trains)
-    return model, ModelSize(sum(size for size, _ in sizes), trained, matrix_parameters)
+    return ModelSize(sum(size for size, _ in sizes), trained, matrix_parameters)
 
 
 def _estimate_memory(

@@ -58,6 +58,27 @@ def test_folders_are_searched_recursively(tmp_path):
     assert contents(sources, tmp_path) == found  # sources can be iterated repeatedly
 
 
+def test_other_files_are_counted_in_folders_and_archives(tmp_path):
+    files = {"a.mid": b"one", "b.TXT": b"words", "c/d.txt": b"", "README": b"", "e.zip": b""}
+    zipped(tmp_path / "a.zip", files | {"f/": b""})
+    with tarfile.open(tarred(tmp_path / "b.tar", files, "w"), "a") as archive:
+        kinds = {"link.mid": tarfile.SYMTYPE, "hard.mid": tarfile.LNKTYPE, "pipe.mid": tarfile.FIFOTYPE}
+        for name, kind in {**kinds, "folder.mid": tarfile.DIRTYPE, "link.txt": tarfile.SYMTYPE}.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "a.mid"
+            archive.addfile(member)
+    (tmp_path / "c.doc").write_text("")
+    sources = Sources([tmp_path])
+    for _ in range(2):
+        found = contents(sources, tmp_path)
+        assert found == {
+            "a.zip/a.mid": b"one",
+            "b.tar/a.mid": b"one",
+            **dict.fromkeys([f"b.tar/{name}" for name in kinds], "not a regular file"),
+        }
+        assert sources.passed_over == {".txt": 5, "": 2, ".zip": 2, ".doc": 1}
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".TGZ", ".tar"])
 def test_archives_are_read_in_place(tmp_path, suffix):
     files = {"z.mid": b"one", "sub/a.MIDI": b"two" * 1000, "sub/readme.txt": b"no", "b.mid": b""}

@@ -12,6 +12,8 @@ import pytest
 import train as train_py
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError
+from rwkv_music.training import memory
+from rwkv_music.training import setup as run_setup
 from rwkv_music.training.loop import Loop
 from rwkv_music.training.signals import EXIT_RESUMABLE, Stopped
 from tests.damaged_json import DAMAGED_JSON
@@ -167,6 +169,24 @@ def test_what_a_cpu_cannot(bach_data, tmp_path):
     assert large.status == quantized.status == 1 and not (tmp_path / "run").exists()
 
 
+def test_what_a_gpu_cannot(bach_data, tmp_path, monkeypatch):
+    """A device with little memory: a step that does not fit is refused before the model is allocated."""
+
+    def allocate(*_arguments) -> None:
+        raise AssertionError("the model is allocated")
+
+    monkeypatch.setattr(run_setup, "available_bytes", lambda device: 10.0 * 2**30)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**60)
+    for size in ("--ctx_len", 99_999_999), ("--n_layer", 1024, "--n_embd", 4096):
+        with monkeypatch.context() as patch:
+            patch.setattr(run_setup.deepspeed_engine, "materialize", allocate)
+            huge = train(tmp_path / "run", "--data", bach_data, *SMALL, *size, check=False)
+        assert huge.status == 1 and "but only 10.00 GiB are available" in one_sentence(huge.output)
+    assert not (tmp_path / "run").exists()
+    fits = train(tmp_path / "run", "--data", bach_data, *SMALL, "--steps", 1, "--val_every", 0)
+    assert fits.status == 0
+
+
 def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path, monkeypatch):
     """The run was asked to stop and has saved, but the last of its curves cannot be written."""
 
@@ -181,6 +201,16 @@ def test_what_fails_after_a_stop_does_not_change_its_status(bach_data, tmp_path,
     run = train(tmp_path / "run", "--data", bach_data, *SMALL, check=False)
     assert run.status == EXIT_RESUMABLE
     assert set(run.output.splitlines()) == {"train.py: asked to stop after step 7.", "train.py: The disk is full."}
+
+
+@pytest.mark.parametrize("flag", ("--out", "--data", "--init", "--resume", "--deepspeed_config", "--lora_targets"))
+def test_empty_text(flag, tmp_path, monkeypatch, capsys):
+    """An unset variable of a shell: an empty path would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        train_py.main(["--data", "D", "--out", "R", "--deepspeed_config", ZERO2, flag, ""])
+    assert caught.value.code == 2 and f"argument {flag}: the value is empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_cannot_be(attempt):
