@@ -3,6 +3,7 @@
 Files and folders are written under a temporary name, flushed to the disk, then renamed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,8 +28,13 @@ LONGEST_INTEGER = 20  # characters of a 64-bit integer
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
+
+    Raises FileExistsError if `path` is a device, a FIFO or a socket, which the rename would replace for all programs.
+    """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # the suffix can set the format
     try:
         yield partial

@@ -1,6 +1,7 @@
 """Atomic files and folders, and operating-system errors as sentences, and damaged JSON."""
 
 import errno
+import os
 
 import pytest
 
@@ -20,6 +21,13 @@ def test_file_is_written_atomically(tmp_path):
         partial.write_text("tw")
         raise Interrupted
     assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
+
+
+def test_special_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="A file is in the way .*fifo"), explained("writing"):
+        write_text(tmp_path / "fifo", "content")
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
 
 
 def test_folder_is_replaced_atomically(tmp_path):
