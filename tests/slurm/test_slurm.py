@@ -1,5 +1,6 @@
 """launch/slurm.sh on a real Slurm of two nodes: jobs train, and after any interruption end with the same weights."""
 
+import contextlib
 import os
 import re
 import signal
@@ -62,15 +63,24 @@ def assert_equal_weights(run: Path, undisturbed: Run) -> None:
 
 def a_rank_of(run: Path, number: int, of: str = "RANK") -> int | None:
     """Return the process id of the rank of `run` whose environment has `of`=`number`; None if it does not run."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (process / "cmdline").read_bytes().split(b"\0")
-            if str(run).encode() in line and b"-u" in line:
-                if f"{of}={number}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                    return int(process.name)
-        except OSError:
-            continue
+    for process, line in processes(run).items():
+        with contextlib.suppress(OSError):
+            if b"-u" in line and f"{of}={number}".encode() in Path(f"/proc/{process}/environ").read_bytes().split(
+                b"\0"
+            ):
+                return process
     return None
+
+
+def processes(folder: Path) -> dict[int, list[bytes]]:
+    """Return the processes with `folder`, or a path in it, among their arguments: process ids and arguments."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().split(b"\0")
+            if any(word.startswith(str(folder).encode()) for word in line):
+                found[int(path.parent.name)] = line
+    return found
 
 
 def test_a_job_with_a_killed_rank_that_is_later_requeued_gives_the_weights_of_one_host(slurm, submit, undisturbed):
@@ -179,9 +189,11 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     (folder / "config" / "config.json").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "checkpoints").touch()
-    for name in ("limit", "sigint", "scancel"):
+    hanging = ("limit", "sigint", "scancel")
+    for name in hanging:
         (folder / f"{name}.out").touch()
         submit(name, folder, "hang")
+    for name in hanging:
         wait_until(lambda name=name: (folder / f"{name}.out").read_text().count("hangs\n") == 2, 30)
     submit("statuses", folder, "1 70")
     for name in ("config", "checkpoints"):
@@ -196,10 +208,10 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     slurm.run("scontrol", "hold", jobs["limit"])
     for name in jobs.keys() - {"limit"}:
         reaches(name, "FAILED", "CANCELLED")
-    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in path.read_bytes()]
+    left = processes(folder)
     found = {name: (slurm.facts(job), (folder / f"{name}.out").read_text()) for name, job in jobs.items()}
     slurm.run("scancel", *jobs.values())
-    assert not left
+    assert not left, left
     return found
 
 
