@@ -65,9 +65,8 @@ def a_rank_of(run: Path, number: int, of: str = "RANK") -> int | None:
     """Return the process id of the rank of `run` whose environment has `of`=`number`; None if it does not run."""
     for process, line in processes(run).items():
         with contextlib.suppress(OSError):
-            if b"-u" in line and f"{of}={number}".encode() in Path(f"/proc/{process}/environ").read_bytes().split(
-                b"\0"
-            ):
+            variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            if b"-u" in line and f"{of}={number}".encode() in variables:
                 return process
     return None
 
