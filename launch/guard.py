@@ -3,6 +3,10 @@
 Standard input is a pipe from the launcher; each line holds the process numbers of its current ranks. When the launcher
 has ended, the pipe closes: ranks that still run receive SIGTERM, and save and stop. After the grace period they are
 killed, because a rank that hangs cannot stop.
+
+Under DeepSpeed's and torch's launchers, which start no such process, a thread of each rank watches the launcher
+(`stop_without_launcher` in training/signals.py). That thread cannot replace this process: it exists only once train.py
+runs, and cannot end a rank that hangs.
 """
 
 import contextlib

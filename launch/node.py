@@ -5,8 +5,8 @@
 On several hosts, NODE_RANK (default 0) numbers this host, NODES (default 1) counts them, and MASTER_ADDR and
 MASTER_PORT name the rendezvous address. The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a
 checkpoint and stop; SIGHUP, which a closing terminal sends, reaches them as SIGTERM. A second SIGINT kills ranks that
-have not ended 5 seconds later. When a rank fails, the others get 8 seconds to report where the run stands and are then
-killed. When the launcher is killed, launch/guard.py ends its ranks.
+have not ended 5 seconds later, and SIGQUIT kills all ranks. When a rank fails, the others get 8 seconds to report where
+the run stands and are then killed. When the launcher is killed, launch/guard.py ends its ranks.
 
 torchrun (torch 2.13) is not used here: it replaces every rank's exit status by 1, kills ranks 30 seconds after another
 rank failed, regardless of --shutdown-timeout, stops waiting at a second signal, and leaves its ranks running when
@@ -32,7 +32,8 @@ from rwkv_music.training.signals import EXIT_RESUMABLE, INTERRUPTED, SAME_SECOND
 USER_ERRORS = (1, 2)
 SUCCESS = (0, EXIT_RESUMABLE, INTERRUPTED)
 KILL_SECONDS = 5  # from a second SIGINT to SIGKILL
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+FORWARDED = {number: number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+FORWARDED |= {signal.SIGHUP: signal.SIGTERM, signal.SIGQUIT: signal.SIGKILL}
 CAUSES = {
     signal.SIGKILL: "; if not sent by hand, the host ran out of memory (see dmesg)",
     signal.SIGUSR1: " before it trained: the time limit is too short",
@@ -56,13 +57,13 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self.received: list[int] = []  # signals sent to the launcher
+        self.received: list[int] = []  # what the signals sent to the launcher are forwarded as
         self._processes: list[subprocess.Popen] = []
         self._starting = False
         self._interrupted_at: float | None = None  # time of the first SIGINT
         self._kill_at: float | None = None
         self._guard: subprocess.Popen | None = None
-        for number in SIGNALS:
+        for number in FORWARDED:
             if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores SIGHUP
                 signal.signal(number, self._handle)
 
@@ -119,7 +120,7 @@ class Ranks:
                 failed_at = time.monotonic()
                 # A user error takes precedence over its effects on other ranks, and so does a stop.
                 status = min(failures, key=lambda status: (status not in USER_ERRORS, status != EXIT_RESUMABLE, status))
-                if self._kill_at is None:
+                if self._kill_at is None and signal.SIGKILL not in self.received:
                     _report_killed(codes)
             if None not in statuses:
                 return INTERRUPTED if self._kill_at is not None else status or max(statuses)
@@ -137,7 +138,7 @@ class Ranks:
                 self._interrupted_at = now
             elif self._kill_at is None and now > self._interrupted_at + SAME_SECONDS:
                 self._kill_at = now + KILL_SECONDS
-        number = signal.SIGTERM if number == signal.SIGHUP else number
+        number = FORWARDED[number]
         self.received.append(number)
         if self._starting:
             return

@@ -66,14 +66,27 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
+# Kill the ranks that hang 20 seconds before the time limit: Slurm does not requeue a job that it ends at the limit.
+end_in_time() {
+  [[ -z $ends ]] || return 0
+  ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number without a limit
+  [[ $ends =~ ^[0-9]+$ ]] && ((ends > $(date +%s) + 20)) || return 0
+  {
+    timeout "$((ends - $(date +%s) - 20))" tail -f --pid="$launcher" /dev/null  # until the launcher ends
+    [[ $? == 124 ]] && echo "launch/slurm.sh: ranks hang, and the time limit is near: they are killed." >&2 &&
+      kill -QUIT "$launcher"
+  } &
+}
+
 # Start a node's launcher and end with its status. srun returns the largest status of all nodes, so statuses are mapped
 # by priority. A stop (75, or 143 for SIGTERM before the launcher handles it) and Ctrl-C (130) become smaller than a
 # crash on another node. A user error (1, 2) becomes larger, because it may have caused the crashes of other nodes.
 node() {
   export NODE_RANK=$SLURM_NODEID
-  launcher=
+  launcher= ends=
   trap '[[ -z $launcher ]] && exit 3; kill -TERM "$launcher" 2>/dev/null' TERM
-  trap '[[ -z $launcher ]] && exit 3; kill -USR1 "$launcher" 2>/dev/null' USR1
+  trap '[[ -z $launcher ]] && exit 3; kill -USR1 "$launcher" 2>/dev/null; end_in_time' USR1
+  trap : INT  # Slurm sends it to the launcher as well
   while :; do
     python "$@" & launcher=$!
     while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done  # the trap interrupts `wait`
@@ -81,7 +94,7 @@ node() {
     status=$?
     # The killed launcher of an elastic run is started again and its node rejoins; the first node, which serves the
     # rendezvous, cannot.
-    [[ $status == 137 && $1 == */elastic.py && $NODE_RANK != 0 ]] || break
+    [[ $status == 137 && $1 == */elastic.py && $NODE_RANK != 0 && -z $ends ]] || break
   done
   case $status in
     75 | 143) exit 3 ;;
@@ -103,7 +116,7 @@ if [[ -n $min_nodes ]]; then
   ending=(--wait=0 --no-kill)
 fi
 status=0
-srun --kill-on-bad-exit=0 "${ending[@]}" bash -c "$(declare -f node); node \"\$@\"" - \
+srun --kill-on-bad-exit=0 "${ending[@]}" bash -c "$(declare -f node end_in_time); node \"\$@\"" - \
   "${launcher[@]}" "$project/train.py" "${config[@]}" "$@" || status=$?
 case $status in
   3) status=75 ;;

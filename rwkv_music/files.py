@@ -29,7 +29,7 @@ LONGEST_INTEGER = 20  # characters of a 64-bit integer
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
 
-    Raises UserError, before the block runs, if `path` is a device, a pipe or a socket: the rename would replace it, and
+    Raises UserError, before the block runs, if `path` is a device, a FIFO or a socket: the rename would replace it, and
     for root also /dev/null.
     """
     path = Path(path)

@@ -8,7 +8,6 @@ piano share one program. Messages of GS, XG and GM2 can make channels other than
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 
@@ -50,6 +49,7 @@ class PlayedNotes:
     channel: np.ndarray  # 16 * port + channel
     track: np.ndarray
     pedals: dict[int, list[tuple[int, int]]]  # (tick, value) of each sustain pedal, by channel
+    n_without_length: int  # notes that are left out
 
     def __len__(self) -> int:
         return len(self.start)
@@ -96,14 +96,15 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
     the next All Notes Off or All Sound Off of its channel, or else where the music ends. It is left out if its note-off
-    precedes it at the same tick, because some programs write notes of length 0 in this way.
+    precedes it at the same tick and no other one follows before the next note of its pitch, because some programs write
+    notes of length 0 in this way.
     """
     channels = ChannelPrograms()
     programs = channels.programs
     rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
     sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
     unmatched: dict[tuple[int, int, int], int] = {}  # the tick of the last note-off without a note
-    n_early: dict[tuple[int, int, int], int] = defaultdict(int)  # note-offs just before a note-on
+    early: set[tuple[int, int, int]] = set()  # where the last event is a note-on just after its note-off
     unset: dict[int, list[list[int]]] = defaultdict(list)  # notes of channels without a program so far
     pedals: dict[int, list[tuple[int, int]]] = defaultdict(list)
     silenced: dict[int, list[int]] = defaultdict(list)  # ticks
@@ -114,12 +115,16 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
                 unset[channel].append(row)
             rows.append(row)
             key = track, channel, a
+            if early and key in early:
+                early.remove(key)
+                sounding[key].pop()
             sounding[key].append(row)
             if unmatched and unmatched.get(key) == tick:
-                n_early[key] += 1
+                early.add(key)
         elif kind == NOTE_OFF or kind == NOTE_ON:
             key = track, channel, a
             held = sounding[key]
+            early.discard(key)
             if held:
                 held.popleft()[1] = tick
             else:
@@ -143,14 +148,16 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
         elif kind == SYSEX:
             channels.assign(channel, a, b)
     last = max((row[1] for row in rows), default=0)
-    for key, held in sounding.items():
-        track, channel, _ = key
-        for row in islice(held, max(0, len(held) - n_early[key])):
+    for key in early:
+        sounding[key].pop()
+    for (track, channel, _), held in sounding.items():
+        for row in held:
             start = row[0]
             stops = (tick for tick in silenced[channel] if tick > start)
             row[1] = next(stops, max(last, midi.ends[track], start))
-    rows = [row for row in rows if row[1] >= 0]
-    return PlayedNotes(*np.array(rows, np.int64).reshape(-1, 7).T, pedals=pedals)
+    kept = [row for row in rows if row[1] >= 0]
+    arrays = np.array(kept, np.int64).reshape(-1, 7).T
+    return PlayedNotes(*arrays, pedals=pedals, n_without_length=len(rows) - len(kept))
 
 
 def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:

@@ -65,6 +65,7 @@ MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
 
 # Reasons in `Piece.lost`
 DOUBLE_NOTES = "notes that double another note"
+EMPTY_NOTES = "notes without length"
 OTHER_METERS = "time signatures that the vocabulary lacks"
 
 Meter = tuple[int, int, int]  # (tick, numerator, denominator)
@@ -127,6 +128,7 @@ class Remi(Codec):
             raise RejectedMidi(f"MidiTok failed ({type(error).__name__})") from error
         piece = self.apply_merges(np.array([self.bos_id, *ids, self.eos_id], dtype=np.uint16))
         lost = {DOUBLE_NOTES: len(notes) - self.count_notes(piece.ids), OTHER_METERS: n_lost_meters}
+        lost[EMPTY_NOTES] = notes.n_without_length
         return replace(piece, lost={reason: n for reason, n in lost.items() if n})
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:

@@ -413,7 +413,7 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
     """Create the run folder and make this process its owner."""
     config, folder = context.config, context.folder
     with explained(f"making the run folder {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)  # now, not at the first save, if it cannot be made
         if context.start.progress.step < context.last_step:  # else no step is left: keep the stored settings
             config.save(folder / "config.json")
             write_text(folder / "deepspeed.json", json.dumps(context.plan.deepspeed, indent=2) + "\n")

@@ -4,8 +4,9 @@ SIGTERM (a preempted job, a machine that shuts down), SIGUSR1 (Slurm's --signal 
 terminal that closes) mean: save, and resume later. Ctrl-C means: save and stop. The ranks exchange these flags at the
 start of a step, so a run finishes the current step, or the one after it. A second Ctrl-C ends the run at once.
 
-If the launcher ends before its ranks, they stop as after SIGTERM. DeepSpeed's `deepspeed` command forwards no signal
-and leaves its ranks running when SIGTERM ends it.
+If DeepSpeed's or torch's launcher ends before its ranks, they stop as after SIGTERM: DeepSpeed's `deepspeed` command
+forwards no signal and leaves its ranks running when SIGTERM ends it. The launchers of this project have launch/guard.py
+for this, which also kills ranks that hang.
 """
 
 import contextlib
@@ -27,7 +28,6 @@ INTERRUPTED = 130  # exit status after Ctrl-C
 SAME_SECONDS = 0.5  # a second SIGINT within this time is the same Ctrl-C, forwarded by a launcher
 DEEPSPEED_LAUNCH = "deepspeed.launcher.launch"  # the child of DeepSpeed's `deepspeed` command and parent of its ranks
 LAUNCHERS = {"deepspeed", "ds", "deepspeed.launcher.runner", DEEPSPEED_LAUNCH, "torchrun", "torch.distributed.run"}
-LAUNCHERS |= {"node.py", "elastic.py"}
 LAUNCHER_CHECK_SECONDS = 1.0
 
 

@@ -100,6 +100,9 @@ def test_midi_llm_counts_the_notes_that_it_misreads(case, n):
     assert piece.lost.get("notes read as another instrument", 0) == n
 
 
+EMPTY = note(480, 480, 60)[::-1]
+
+
 @pytest.mark.parametrize(
     ("tracks", "ends"),
     [
@@ -107,11 +110,18 @@ def test_midi_llm_counts_the_notes_that_it_misreads(case, n):
         ([note(0, 480, 60)[:1] + [(960, mido.MetaMessage("text"))]], [960]),  # to the end of its track
         ([note(0, 480, 60)[:1] + [control(240, 123, 0), *note(0, 960, 64)]], [240, 960]),
         ([note(0, 480, 60)[:1] + note(240, 480, 60)], [480, 480]),  # the first note-off ends the first note
-        ([note(480, 480, 60)[::-1] + note(0, 480, 64)], [480]),  # a note without length whose note-off came first
+        ([EMPTY + note(0, 480, 64)], [480]),  # a note without length whose note-off came first
+        ([EMPTY + note(480, 720, 60) + note(960, 1440, 60)], [720, 1440]),  # it takes no note-off of a later note
+        ([EMPTY[:1] + note(480, 960, 60)], [960]),  # a note-off without a note
     ],
 )
 def test_notes_without_a_note_off_sound_to_the_end(tracks, ends):
     assert sorted(played_notes(parse_midi(file_of(make_midi(*tracks)))).end.tolist()) == ends
+
+
+def test_remi_counts_notes_without_length():
+    piece = make_codec("remi").encode_piece(file_of(make_midi(EMPTY + note(480, 720, 60) + note(960, 1440, 60))))
+    assert piece.lost == {"notes without length": 1}
 
 
 def test_pedals_belong_to_channels():

@@ -1,15 +1,18 @@
 """launch/slurm.sh on a real Slurm of two nodes: jobs train, and after any interruption end with the same weights."""
 
+import contextlib
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from rwkv_music.checkpoint.run_folder import checkpoints, find_checkpoint, read_manifest, tensor_files
+from rwkv_music.training.signals import SAME_SECONDS
 from tests.slurm.conftest import Slurm, wait_until
-from tests.training.conftest import SMALL, Run, train
+from tests.training.conftest import PROJECT, SMALL, Run, train
 
 STEPS = 100
 JOB = [*SMALL, "--steps", str(STEPS), "--save_every", "10", "--val_every", "0"]
@@ -60,15 +63,23 @@ def assert_equal_weights(run: Path, undisturbed: Run) -> None:
 
 def a_rank_of(run: Path, number: int, of: str = "RANK") -> int | None:
     """Return the process id of the rank of `run` whose environment has `of`=`number`; None if it does not run."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (process / "cmdline").read_bytes().split(b"\0")
-            if str(run).encode() in line and b"-u" in line:
-                if f"{of}={number}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                    return int(process.name)
-        except OSError:
-            continue
+    for process, line in processes(run).items():
+        with contextlib.suppress(OSError):
+            variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            if b"-u" in line and f"{of}={number}".encode() in variables:
+                return process
     return None
+
+
+def processes(folder: Path) -> dict[int, list[bytes]]:
+    """Return the processes with `folder`, or a path in it, among their arguments: process ids and arguments."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().split(b"\0")
+            if any(word.startswith(str(folder).encode()) for word in line):
+                found[int(path.parent.name)] = line
+    return found
 
 
 def test_a_job_with_a_killed_rank_that_is_later_requeued_gives_the_weights_of_one_host(slurm, submit, undisturbed):
@@ -144,6 +155,84 @@ def chain_up_to_slurmstepd(process: int) -> list[int]:
     status = Path(f"/proc/{process}/status").read_text()
     name, parent = re.search(r"Name:\s*(\S+)", status)[1], int(re.search(r"PPid:\s*(\d+)", status)[1])
     return [process] if name.startswith("slurmstepd") else [*chain_up_to_slurmstepd(parent), process]
+
+
+# Ranks that ignore all signals, as a rank that hangs in a kernel does, or that end with a status each.
+WITHOUT_TORCH = """
+import os, signal, sys, time
+if sys.argv[-1] == "hang":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    print("hangs", flush=True)
+    time.sleep(600)
+sys.exit(int(sys.argv[-1].split()[int(os.environ["RANK"])]))
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str], str]]:
+    """Return the facts and the log of jobs that all run at once: some hang, and some end by a user's mistake."""
+    folder, jobs = tmp_path_factory.mktemp("ended"), {}
+    for name in ("launch", "rwkv_music", ".venv"):
+        (folder / name).symlink_to(PROJECT / name)
+    (folder / "train.py").write_text(WITHOUT_TORCH)
+
+    def submit(name: str, project: Path, *arguments: object) -> None:
+        options = ["--nodes=2", "--oversubscribe", "--time=10", "--parsable", f"--output={folder}/{name}.out"]
+        options += [f"--export=ALL,RWKV_MUSIC={project}"]
+        jobs[name] = slurm.run("sbatch", *options, "launch/slurm.sh", "--out", folder / name, *arguments)
+
+    def reaches(name: str, *states: str) -> None:
+        wait_until(lambda: slurm.facts(jobs[name])["JobState"] in states, 60)
+
+    (folder / "config" / "config.json").mkdir(parents=True)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "checkpoints").touch()
+    hanging = ("limit", "sigint", "scancel")
+    for name in hanging:
+        (folder / f"{name}.out").touch()
+        submit(name, folder, "hang")
+    for name in hanging:
+        wait_until(lambda name=name: (folder / f"{name}.out").read_text().count("hangs\n") == 2, 30)
+    submit("statuses", folder, "1 70")
+    for name in ("config", "checkpoints"):
+        submit(name, PROJECT, "--data", bach_data, *JOB)
+    slurm.run("scancel", jobs["scancel"])
+    slurm.run("scontrol", "update", f"JobId={jobs['limit']}", "EndTime=now+30")
+    slurm.run("scancel", "--signal=USR1", jobs["limit"])  # Slurm's warning
+    slurm.run("scancel", "--signal=INT", jobs["sigint"])
+    time.sleep(2 * SAME_SECONDS)
+    slurm.run("scancel", "--signal=INT", jobs["sigint"])
+    reaches("limit", "PENDING")
+    slurm.run("scontrol", "hold", jobs["limit"])
+    for name in jobs.keys() - {"limit"}:
+        reaches(name, "FAILED", "CANCELLED")
+    left = processes(folder)
+    found = {name: (slurm.facts(job), (folder / f"{name}.out").read_text()) for name, job in jobs.items()}
+    slurm.run("scancel", *jobs.values())
+    assert not left, left
+    return found
+
+
+def test_ranks_that_hang_are_killed_before_the_time_limit_and_the_job_is_requeued(ended):
+    facts, log = ended["limit"]
+    assert facts["JobState"] == "PENDING" and facts["Restarts"] == "1", log
+    assert "crash 1 (status 137)" in log
+
+
+@pytest.mark.parametrize("how, state, status", [("scancel", "CANCELLED", "0:15"), ("sigint", "FAILED", "130:0")])
+def test_ranks_that_hang_end_with_their_job(how, state, status, ended):
+    """By scancel after Slurm's KillWait, and by a second SIGINT."""
+    facts, log = ended[how]
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == (state, status, "0"), log
+
+
+@pytest.mark.parametrize("mistake", ["statuses", "config", "checkpoints"])
+def test_a_users_mistake_that_one_rank_finds_ends_the_job_after_one_start(mistake, ended):
+    """A rank ends with 1 and the other with 70; config.json is a folder; "checkpoints" in the run folder is a file."""
+    facts, log = ended[mistake]
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("FAILED", "1:0", "0"), log
+    assert "crash" not in log and log.count("train.py: ") == (mistake != "statuses"), log
 
 
 def test_an_elastic_job_continues_without_a_lost_node_until_it_joins_again(slurm, submit, tmp_path):

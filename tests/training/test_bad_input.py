@@ -151,10 +151,12 @@ def test_each_machine_says_what_does_not_fit_there(attempt, monkeypatch, tmp_pat
         attempt(data=tmp_path / "nowhere")
 
 
-def test_a_run_folder_that_is_a_file(bach_data, tmp_path):
-    (tmp_path / "run").write_text("mine")
+@pytest.mark.parametrize("name", ("run", "run/checkpoints"))
+def test_a_run_folder_that_is_a_file(name, bach_data, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
     run = train(tmp_path / "run", "--data", bach_data, *SMALL, check=False)
-    assert run.status == 1 and (tmp_path / "run").read_text() == "mine"
+    assert run.status == 1 and (tmp_path / name).read_text() == "mine"
     assert "A file is in the way while making the run folder" in one_sentence(run.output)
 
 
