@@ -91,7 +91,7 @@ def rates(sources: list[Path], scratch: Path, peer: Path | None) -> dict:
     remi, midi_llm = make_codec("remi"), make_codec("midi-llm")
     from miditok import REMI
 
-    miditok: REMI = remi._tokenizer  # the same configuration
+    miditok: REMI = remi._miditok  # the same configuration
     steps: dict[str, Callable[[Path], object]] = {"MidiTok": miditok, "remi": remi.encode, "midi-llm": midi_llm.encode}
     if peer:
         theirs = Peer(peer, "midi-llm")

@@ -54,16 +54,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _corpus(commands) -> None:
-    command = commands.add_parser("corpus", help="write real scores from music21's corpus as .mid files")
+    command = commands.add_parser("corpus", help="write real scores and free game music as .mid files")
     command.add_argument(
-        "name", metavar="NAME", help="corpus, such as bach, palestrina or ryansMammoth; an unknown name prints the list"
+        "name",
+        metavar="NAME",
+        help="corpus of music21, such as bach or palestrina, or Debian package, such as freedoom; an unknown name "
+        "prints the list",
     )
     command.add_argument(
         "--out",
         required=True,
         type=_path,
         metavar="DIR",
-        help="output folder; scores that it already holds are skipped",
+        help="output folder (for a package, DIR/NAME); scores that it already holds are skipped",
     )
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--limit", type=int, metavar="N", help="write the first N scores only")
@@ -74,7 +77,7 @@ def _run_corpus(options: argparse.Namespace) -> int:
     from rwkv_music.prepare.corpus import write_corpus
 
     report = write_corpus(options.name, options.out, workers=options.workers, limit=options.limit)
-    print(f"{options.out}: {report.written:,} files written, {report.kept:,} existing scores kept")
+    print(f"{report.folder}: {report.written:,} files written, {report.kept:,} existing scores kept")
     for source, reason in report.failed:
         print(f"skipped: {source}: {reason}")
     return 0

@@ -1,8 +1,8 @@
-"""Scores from music21's built-in corpus, written as .mid, one file per piece, with the same bytes in every run.
+"""Music to train on: scores from music21's built-in corpus, and the multi-track music of packages.py.
 
-Bar lines are where the score has them. music21's MIDI export counts bars from the first note, which shifts every bar
-line of music that starts with an upbeat. Here an upbeat is a short bar of its own, and the two halves of a bar that a
-repeat sign divides become one bar.
+The scores are written as .mid, one file per piece, with the same bytes in every run. Bar lines are where the score has
+them. music21's MIDI export counts bars from the first note, which shifts every bar line of music that starts with an
+upbeat. Here an upbeat is a short bar of its own, and the two halves of a bar that a repeat sign divides become one bar.
 """
 
 import io
@@ -19,6 +19,7 @@ import mido
 
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
+from rwkv_music.prepare.packages import PACKAGES, write_package
 from rwkv_music.prepare.workers import Failure, map_in_order
 from rwkv_music.progress import progress_bar
 
@@ -35,9 +36,10 @@ FINEST_BEAT = 32
 class CorpusReport:
     """The result of `write_corpus`."""
 
+    folder: Path  # contains the files
     written: int  # number of new .mid files
     kept: int  # number of sources whose files already existed
-    failed: list[tuple[str, str]]  # (source, reason) for each piece that music21 could not read or write
+    failed: list[tuple[str, str]]  # (source, reason) for each piece that could not be read or written
 
 
 def write_corpus(
@@ -45,13 +47,16 @@ def write_corpus(
 ) -> CorpusReport:
     """Write the scores in music21's corpus folder `name` ("bach") to the folder `out` as .mid files.
 
-    Existing files with the expected names are kept. With `limit`, only the first sources in order of names are used.
-    Raises UserError if there is no such corpus, music21 is not installed, or `out` cannot be written.
+    For a Debian package (a key of PACKAGES), write its music and its license to `out`/`name`. Existing files with the
+    expected names are kept. With `limit`, only the first sources in order of names are used.
+    Raises UserError if there is no such corpus, music21 or the package is missing, or `out` cannot be written.
     """
     if limit is not None and limit < 1:
         raise UserError(f"The limit is {limit} scores: choose at least 1.")
-    sources = _sources(name)[:limit]
     out = Path(out)
+    if name in PACKAGES:
+        return CorpusReport(out / name, *write_package(name, out, limit))
+    sources = _sources(name)[:limit]
     with explained(f"writing the corpus to {out}"):
         out.mkdir(parents=True, exist_ok=True)
         # The first of several pieces is written last: if it exists, all of them exist.
@@ -71,12 +76,12 @@ def write_corpus(
             else:
                 written += answer[0]
                 failed += answer[1]
-    return CorpusReport(written, len(sources) - len(pending), failed)
+    return CorpusReport(out, written, len(sources) - len(pending), failed)
 
 
 def corpus_names() -> list[str]:
-    """Return the names of the folders with scores in music21's corpus."""
-    return sorted({path.parts[0] for path in _all_sources()})
+    """Return the names of the folders with scores in music21's corpus, and of the packages with music."""
+    return sorted({path.parts[0] for path in _all_sources()} | set(PACKAGES))
 
 
 def _all_sources() -> list[Path]:
