@@ -88,6 +88,11 @@ class ParsedMidi:
             events.sort(key=itemgetter(0))
         return events
 
+    @cached_property
+    def timing(self) -> list[Event]:
+        """The tempos and time signatures among `events`."""
+        return [event for event in self.events if event[1] == TEMPO or event[1] == TIME_SIGNATURE]
+
 
 def read_midi(source: Path | bytes) -> bytes:
     """Return the bytes of a MIDI file, repaired so that mido reads what the tokenizers read (see `parse_midi`)."""

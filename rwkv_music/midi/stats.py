@@ -60,7 +60,7 @@ def compute_stats(source: bytes | ParsedMidi) -> MidiStats:
     is_drum = notes.program == DRUMS
     programs = np.zeros(N_PROGRAMS, bool)
     programs[notes.program] = True
-    tempo_map = TempoMap.from_events(midi.events, midi.ticks_per_quarter)
+    tempo_map = TempoMap.from_events(midi.timing, midi.ticks_per_quarter)
     microseconds = tempo_map.durations(notes.start.min(), notes.end.max())
     return MidiStats(
         seconds=float(microseconds.sum() / 1e6),

@@ -33,6 +33,7 @@ from rwkv_music.system import available_cores, limit_cpu_time, limit_memory
 
 ITEMS_AHEAD = 64
 SETUP_LIMIT_S = 300.0
+NEW_OBJECTS = 50_000  # between two collections; Python's 700 are fewer than the objects of one file
 SECOND_TRY = 2.0  # CPU time of the second try, relative to the first
 READY = ("ready",)  # message of a process that finished its set-up
 NO_ANSWER = object()
@@ -211,6 +212,7 @@ def _serve(connection: Connection, setup: Callable, setup_args: tuple, memory_li
         limit_memory(memory_limit_bytes)
     work = setup(*setup_args)
     gc.freeze()  # exclude the objects of the set-up from every later collection
+    gc.set_threshold(NEW_OBJECTS)
     connection.send(READY)
     with suppress(EOFError, OSError):  # the parent exited
         while True:

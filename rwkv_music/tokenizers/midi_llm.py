@@ -144,9 +144,9 @@ class MidiLlm(Codec):
         ids, moments, last_note_tick, lost = self._encode_events(events, ticks_per_quarter)
         if last_note_tick > MAX_PIECE_QUARTERS * ticks_per_quarter:
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
-        grid = BarGrid.from_events(events, ticks_per_quarter)
+        grid = BarGrid.from_events(midi.timing, ticks_per_quarter)
         n_bars = int(grid.bar(last_note_tick)) + 1
-        tempo_map = TempoMap.from_events(events, ticks_per_quarter)
+        tempo_map = TempoMap.from_events(midi.timing, ticks_per_quarter)
         bar_starts, start_ms = place_bars(grid.lines(n_bars), moments, tempo_map)
         n_misread = self._count_misread(midi)
         if n_misread:

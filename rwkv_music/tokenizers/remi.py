@@ -35,7 +35,6 @@ from rwkv_music.midi.events import (
     DRUM_CHANNEL,
     DRUMS,
     TEMPO,
-    TIME_SIGNATURE,
     ParsedMidi,
     RejectedMidi,
     parse_midi,
@@ -115,7 +114,7 @@ class Remi(Codec):
         if not len(notes):
             raise RejectedMidi("no notes")
         # Late tempos and time signatures would create bars as well.
-        last = max(notes.end.max(), *(event[0] for event in midi.events if event[1] in (TEMPO, TIME_SIGNATURE)), 0)
+        last = max(notes.end.max(), *(event[0] for event in midi.timing), 0)
         if last > min(MAX_PIECE_QUARTERS * midi.ticks_per_quarter, MAX_TICK):
             raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
         tokenizer = self._miditok
@@ -294,7 +293,7 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes, meters: list[Meter]) -> "Sco
     from symusic import Note, Score, Tempo, TimeSignature, Track
 
     score = Score(midi.ticks_per_quarter)
-    tempos = [(tick, a) for tick, kind, _, a, *_ in midi.events if kind == TEMPO]
+    tempos = [(tick, a) for tick, kind, _, a, *_ in midi.timing if kind == TEMPO]
     ticks, mspq = np.array(tempos, np.int32).reshape(-1, 2).T.copy()
     score.tempos = Tempo.from_numpy(time=ticks, mspq=mspq)
     ticks, numerators, denominators = np.array(meters, np.int32).reshape(-1, 3).T.copy()
@@ -324,7 +323,7 @@ def _meters(midi: ParsedMidi) -> tuple[list[Meter], int]:
     meters: list[Meter] = []
     n_lost = 0
     start = length = 0.0  # where the last meter starts, and the length of its bars, in ticks
-    for tick, numerator, denominator in BarGrid.from_events(midi.events, midi.ticks_per_quarter).changes:
+    for tick, numerator, denominator in BarGrid.from_events(midi.timing, midi.ticks_per_quarter).changes:
         meter = _meter(Fraction(numerator, denominator), denominator)
         if meter is None:
             n_lost += 1
