@@ -2,8 +2,8 @@
 
     RWKV, ModelConfig    the model (`from_pretrained`, logits, `loss`, `generate`) and its shape
     find_codec           load the tokenizer stored with a model's weights
-    complete, Completion, Sampling
-                         continue pieces by whole bars; sampling settings
+    complete, Completion, fill, Filling, NewPart, Sampling
+                         continue pieces by whole bars, or fill in bars and parts; sampling settings
     export               convert weights for other programs
     wkv7s                the recurrence as an operator
     UserError            raised by all of these for a user's mistake, in one sentence with the remedy
@@ -22,6 +22,9 @@ _MODULES = {
     "find_codec": "checkpoint.weights",
     "complete": "generation.completion",
     "Completion": "generation.completion",
+    "fill": "generation.fill",
+    "Filling": "generation.fill",
+    "NewPart": "midi.cells",
     "Sampling": "generation.sampling",
     "export": "checkpoint.export",
     "wkv7s": "ops.wkv7s",

@@ -63,8 +63,8 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def users_folder(bach_midi, bach_data, tmp_path_factory) -> Path:
-    """A folder with the repository's files, a dataset, a small run, a file of weights and a piece."""
+def users_folder(bach_midi, bach_data, bach_data_multitrack, tmp_path_factory) -> Path:
+    """A folder with the repository's files, a dataset, two small runs, a file of weights and a piece."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("train.py", "ds_configs", "rwkv_music"):
         (folder / name).symlink_to(PROJECT / name)
@@ -74,6 +74,7 @@ def users_folder(bach_midi, bach_data, tmp_path_factory) -> Path:
     shutil.copyfile(sorted(bach_midi.glob("*.mid"))[0], folder / "opening.mid")
     small = "--n_layer 1 --n_embd 64 --ctx_len 64 --batch_size 4 --steps 1 --val_every 0 --channel_mix x070".split()
     train(folder / "runs" / "mine", "--data", bach_data, *small)
+    train(folder / "runs" / "parts", "--data", bach_data_multitrack, *small, "--task", "infill")
     export(folder / "runs" / "mine", folder / "rwkv7.pth")
     return folder
 
@@ -90,7 +91,7 @@ def test_files_named_in_architecture_exist():
 
 
 def test_examples_of_both_languages_are_marked():
-    assert sorted(language for language, _ in EXAMPLES) == ["bash", "bash", "python", "python", "python"]
+    assert sorted(language for language, _ in EXAMPLES) == ["bash", "bash", "python", "python", "python", "python"]
 
 
 @pytest.mark.parametrize("language, text", EXAMPLES, ids=[f"{i}-{kind}" for i, (kind, _) in enumerate(EXAMPLES)])
@@ -105,6 +106,8 @@ def test_example_runs_as_printed(language, text, users_folder):
     written = {path.name for path in set(users_folder.iterdir()) - before}
     if "count=3" in text:
         assert len(written) == 6
+    elif "fill(" in text:
+        assert written == {"middle.mid", "accompanied.mid"}
     elif "complete(" in text:
         assert written == {"completed.mid"}
     elif "--tune" in text:
