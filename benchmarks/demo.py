@@ -3,7 +3,7 @@
     python benchmarks/demo.py
     python benchmarks/demo.py --before COMMIT     # also time the demo of an earlier commit
 
-Writes results/demo.json and, to results/demo/, the loss curve and the three completions with their piano rolls."""
+Writes results/demo.json and, to results/demo/, the loss curve and the three pieces with their piano rolls."""
 
 import argparse
 import shutil
@@ -77,7 +77,7 @@ def main() -> None:
         times, output = both_times(clone)
         evaluation = read_evaluation(output)
         curves = draw_curve(clone / "demo" / "run", evaluation["val"]["bigram_nats_per_token"], out / "curve.png")
-        for file in sorted((clone / "demo" / "completions").iterdir()):
+        for file in sorted((clone / "demo" / "music").iterdir()):
             shutil.copy(file, out / file.name)
     figures = {**times, **figures, "evaluation": evaluation, "curves": curves}
     print(report.write("demo", figures))
