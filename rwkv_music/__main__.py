@@ -23,12 +23,12 @@ ONE_THREAD_WIDTH = 256
 def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not text; as stderr does
-    share_cores()
     name = "rwkv_music"
     try:
         with checked_output():
             options = _parser().parse_args(arguments)
             name = f"rwkv_music {options.command}"
+            share_cores()
             return options.run(options) or 0
     except OutputClosed:
         return 1

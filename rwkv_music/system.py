@@ -2,8 +2,13 @@
 
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
+
+# Times that a waiting OpenMP thread of libgomp checks before it sleeps; 1,000 take 10 to 70 microseconds.
+SPINS_SHARED, SPINS_IDLE = 1_000, 10_000
+IDLE_CORES = 0.5  # cores that other programs may use on a host that counts as idle
 
 
 def available_cores() -> int:
@@ -14,14 +19,32 @@ def available_cores() -> int:
 def share_cores(processes: int = 1) -> None:
     """Set how torch's CPU threads use the cores, unless the user's environment does. Call it before torch is imported.
 
-    The cores are divided among `processes` of this host. A thread that waits for others spins for a few microseconds,
-    as long as one takes to wake up, and then sleeps. By default it spins for milliseconds, and on a busy host it
-    thereby keeps the thread that it waits for from its core.
+    The cores are divided among `processes` of this host. A thread that waits for others spins, then sleeps. Where other
+    programs use the cores, it thereby keeps the thread that it waits for from its core, so it spins for microseconds;
+    libgomp's default is milliseconds. On a host that is idle now it spins longer than most of the pauses between two
+    parallel loops, because waking up takes longer than the loops.
     """
     if processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
+        shared = processes > 1 or used_cores() > IDLE_CORES
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS_SHARED if shared else SPINS_IDLE)
+
+
+def used_cores(seconds: float = 0.1) -> float:
+    """Return the number of cores that all programs of this host use while this one waits `seconds` (Linux; else 0)."""
+    before, start = _cpu_seconds(), time.perf_counter()
+    time.sleep(seconds)
+    return (_cpu_seconds() - before) / (time.perf_counter() - start)
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of all cores since the host started, without idle time (Linux; else 0)."""
+    try:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = Path("/proc/stat").read_text().split()[1:9]
+    except OSError:
+        return 0.0
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) / os.sysconf("SC_CLK_TCK")
 
 
 def available_memory() -> int:

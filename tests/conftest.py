@@ -1,5 +1,6 @@
 """Real music for the tests: twelve Bach chorales, written and prepared once per session."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rwkv_music.prepare.pipeline import prepare
 
 # The tests' tensors are small: on a busy machine, waiting for a second thread costs more than the thread saves.
 torch.set_num_threads(1)
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # no run measures the load of the machine, which takes 0.1 s
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

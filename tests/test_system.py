@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 
+from rwkv_music import system
 from rwkv_music.errors import plural
-from rwkv_music.system import available_cores, available_memory, gib, share_cores
+from rwkv_music.system import available_cores, available_memory, gib, share_cores, used_cores
 
 
 def test_available_cores_and_memory():
@@ -14,17 +15,34 @@ def test_available_cores_and_memory():
 
 
 def test_ranks_of_a_host_share_its_cores(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    share_cores()
-    assert "OMP_NUM_THREADS" not in os.environ and os.environ["GOMP_SPINCOUNT"].isdecimal()
-    share_cores(2)
-    assert os.environ["OMP_NUM_THREADS"] == str(max(1, available_cores() // 2))
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    share_cores(2)
-    assert os.environ["OMP_NUM_THREADS"] == "7" and "GOMP_SPINCOUNT" not in os.environ
+    """Threads spin longer on an idle host, and never on a shared one or against the user's environment."""
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+    def shared(processes: int = 1, used: float = 0.0, **environment: str) -> tuple[str | None, ...]:
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(system, "used_cores", lambda: used)
+            share_cores(processes)
+            found = tuple(os.environ.get(name) for name in names)
+            for name in set(names) - set(environment):
+                os.environ.pop(name, None)
+        return found
+
+    half = str(max(1, available_cores() // 2))
+    assert shared() == (None, None, "10000")
+    assert shared(used=0.9) == (None, None, "1000")
+    assert shared(2) == (half, None, "1000")
+    assert shared(2, OMP_NUM_THREADS="7", OMP_WAIT_POLICY="active") == ("7", "active", None)
+    assert shared(GOMP_SPINCOUNT="5") == (None, None, "5")
+
+
+def test_used_cores_are_those_of_other_processes():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        assert 0.2 < used_cores(0.5) <= os.cpu_count() + 0.5
+        busy.kill()
 
 
 def test_memory_limit_raises_memory_error():
