@@ -95,14 +95,14 @@ def parse_controls(text: str) -> dict[str, int]:
     Raises UserError for unknown or repeated controls, and for unknown classes.
     """
     controls = {control.name: control for control in CONTROLS}
-    asked: dict[str, int] = {}
+    requested: dict[str, int] = {}
     for item in text.split(","):
         name, _, value = (part.strip() for part in item.partition("="))
         if name not in controls:
             raise UserError(f"There is no control {name!r}: choose from {', '.join(controls)}.")
-        if name in asked:
+        if name in requested:
             raise UserError(f"The control {name} is given twice: give it once.")
         if value not in controls[name].classes:
             raise UserError(f"{value!r} is not a class of {name}: choose from {', '.join(controls[name].classes)}.")
-        asked[name] = controls[name].classes.index(value)
-    return asked
+        requested[name] = controls[name].classes.index(value)
+    return requested

@@ -106,11 +106,11 @@ def join(
 def _assign(
     before: ChannelStates, programs: list[int], instrument: Callable[[int], int | None]
 ) -> tuple[list[Key], list[bool]]:
-    """Return the port and channel of each of the completion's programs, and whether its instrument goes on there.
+    """Return the port and channel of each of the completion's programs, and whether its instrument continues there.
 
     `instrument` maps the programs of the opening to those of the completion.
     """
-    owner: dict[int, Key] = {}  # the channel that goes on with each program
+    owner: dict[int, Key] = {}  # the channel that continues each program
     for key, channel in sorted(before.channels.items(), key=lambda item: (-item[1].notes, item[0])):
         program = instrument(before.program(key))
         if program is not None and (channel.notes or channel.has_program):

@@ -3,9 +3,9 @@
 With `overlap_comm` DeepSpeed reduces on a stream of its own. This module corrects three things. Those of ZeRO-1 and 2
 apply to files with `contiguous_gradients` and without `reduce_scatter`, like those in ds_configs.
 
-- A gradient larger than the bucket is reduced in place and freed at once. torch's allocator does not know that the
-  other stream still reads it, and gives the memory to the next kernel of the backward pass, which overwrites it. Here
-  the allocator is informed (`record_stream`).
+- A gradient larger than the bucket is reduced in place and freed at once. torch's allocator has no record that
+  the other stream still reads it, and reuses the memory for the next kernel of the backward pass, which overwrites it.
+  Here `record_stream` makes that record.
 - Before each reduction the computing stream waits for the previous one, whose buffer may be filled next. The gradients
   of a large model's block appear together, each larger than the bucket and in memory of its own. From the third
   gradient on, DeepSpeed's backward pass waits until all earlier reductions but one have finished. Here it waits only
