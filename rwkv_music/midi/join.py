@@ -49,7 +49,8 @@ def join(
         instrument: maps a program of `opening` (DRUMS for percussion) to the one that plays it in `decoded`, or None.
         velocities_include_volume: whether velocities of `decoded` are those of `opening` times volume and expression.
 
-    Notes of `opening` that sound across the line end where they end in `decoded`, or else at the line.
+    A note of `opening` that still sounds at the line ends where it ends in `decoded`, or at the line if it does not
+    occur there.
     """
     timing, decoded_lines, lines = _timing(opening, line, decoded, prompt_bars, bars)
 
