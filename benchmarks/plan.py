@@ -5,8 +5,8 @@
 
 With P parameters on N GPUs, bf16 training needs per parameter 2 bytes for the weight, 2 for the gradient and 12 for
 AdamW's states (fp32 master weight, two moments). ZeRO-1 partitions the 12, ZeRO-2 also the gradients, ZeRO-3 everything
-(arXiv 1910.02054). hpZ keeps one more copy of the weights per node (arXiv 2306.10209). Activations come on top, and
-DeepSpeed's buckets: 2 bytes x reduce_bucket_size, twice with overlap_comm.
+(arXiv 1910.02054). hpZ keeps one more copy of the weights per node (arXiv 2306.10209). Not included are activations and
+DeepSpeed's buckets, which take 2 bytes x reduce_bucket_size, or twice that with overlap_comm.
 
 With ring collectives, a GPU sends (N - 1) / N of each gathered or scattered tensor, and twice that of an all-reduced
 one. Under ZeRO-1 and ZeRO-2, DeepSpeed 0.19 all-reduces the gradient, where the papers scatter it, and gathers the

@@ -4,8 +4,9 @@
     python benchmarks/resumption.py --data DATA --preset 0.1b --ranks 1 2 --ctx_len 1024    # on two GPUs
 
 A run saves a checkpoint under ds_configs/zero2.json and continues for 20 steps. Copies of the checkpoint resume on each
-number of ranks with zero1.json, zero2.json and zero3.json, without any other argument: rows that no longer divide as
-before are divided anew. Writes results/resumption_DEVICE.json: how far each loss is from that of the uninterrupted run.
+number of ranks with zero1.json, zero2.json and zero3.json, without any other argument. If the saved micro-batch size
+does not fit the number of ranks, train.py chooses a smaller one. Writes results/resumption_DEVICE.json: how far each
+loss is from that of the uninterrupted run.
 Exit status 1 if a difference exceeds 1e-3."""
 
 import argparse

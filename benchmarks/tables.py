@@ -321,9 +321,9 @@ def fused(root: str) -> str:
     return f"""
 The table gives microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}. The columns "compiled" are
 `torch.compile` of the unfused PyTorch code
-([fused.json]({root}benchmarks/results/fused.json)). `norm_mix` is a layer norm with the token shift. `gates` is the
-element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed. `cross_entropy`
-computes its gradient in the forward pass.
+([fused.json]({root}benchmarks/results/fused.json)). `norm_mix of n` is a layer norm and the token shift with n mixes.
+`gates` is the element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed.
+`cross_entropy` computes its gradient in the forward pass.
 
 {table(heads, rows)}
 """

@@ -126,7 +126,7 @@ case $status in
 esac
 
 requeue() {
-  # Not while Slurm ends this job itself, to requeue or to cancel it.
+  # Do nothing if Slurm itself is ending this job, to requeue or to cancel it.
   if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi

@@ -445,7 +445,7 @@ def _run_doctor(_options: argparse.Namespace) -> int:
 
 
 def _number(command: argparse.ArgumentParser, flag: str, default: float, metavar: str, text: str) -> None:
-    """Add an option of the type of its default."""
+    """Add an option whose type is that of its default."""
     help_text = f"{text} (default: {default:g})"
     command.add_argument(flag, type=type(default), default=default, metavar=metavar, help=help_text)
 

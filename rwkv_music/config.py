@@ -208,7 +208,7 @@ class TrainConfig:
     recompute: str = setting(
         "auto",
         "activation checkpointing: saves memory by recomputing activations in the backward pass. none: recompute only "
-        "cheap element-wise activations; selective: also the hidden ones of channel mixing; block: everything except "
+        "cheap element-wise activations; selective: also the hidden layer of channel mixing; block: everything except "
         "the block inputs; auto: the least of these that fits the GPU according to the estimate",
         ("auto", *RECOMPUTE),
     )
@@ -373,7 +373,7 @@ def add_arguments(
 
 
 def from_arguments(config: type, arguments: argparse.Namespace, **defaults: Any) -> Any:
-    """Build a dataclass. Given options take precedence over `defaults`, and those over the dataclass's own."""
+    """Build a dataclass. Given options override `defaults`, which override the dataclass's own defaults."""
     names = {field.name for field in dataclasses.fields(config)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return config(**{**defaults, **given})

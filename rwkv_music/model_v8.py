@@ -284,7 +284,7 @@ class RWKV(nn.Module):
             input_ids: int64 [B, T], T >= 1.
             state: from `init_state` or an earlier call, and differentiable; None starts from zero and returns no state.
             cu_seqlens: int32 [D+1], strictly increasing from 0 to B * T: the boundaries of the documents in the
-                flattened tokens. Rows are joined unless their ends are boundaries, and the state's batch is D.
+                flattened tokens. A document may continue across the end of a row. The state's batch size is D.
             max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
             targets, ctx_lengths, reduction, positions: see `loss`. Without targets the others have no effect.
 

@@ -41,7 +41,7 @@ def parent(process: int) -> int | None:
 
 
 def start_time(process: int) -> int | None:
-    """Return when a process started, in clock ticks after the host (Linux); None if the process has ended.
+    """Return when a process started, in clock ticks after the host's boot (Linux); None if the process has ended.
 
     Process numbers are reused; a number and a start time identify a process.
     """

@@ -63,7 +63,7 @@ class HuggingFaceTensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         found = file.shapes
         if len(found.get("model.embeddings.weight", ())) != 2:
-            raise UserError(f"The folder's {HF_WEIGHTS} is not of an RWKV-7: give a folder written by export.")
+            raise UserError(f"The folder's {HF_WEIGHTS} is not an RWKV-7 model: give a folder written by export.")
         layers = {int(name.split(".")[2]) for name in found if re.match(r"model\.layers\.\d+\.", name)}
         # The names depend on the number of layers only.
         config = ModelConfig(n_layer=max(layers, default=0) + 1, n_embd=64, vocab_size=1, channel_mix="x070")

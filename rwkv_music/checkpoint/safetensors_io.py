@@ -1,9 +1,9 @@
 """Reading and writing safetensors files: written in one sequential pass, read in slices.
 
-A file is the length of the header in eight bytes, the header as JSON (dtype, shape and byte range of each tensor), and
-the tensors' bytes. It contains nothing executable, so checking the header validates the file. The SHA-256 is computed
-while writing, without a second pass over the disk. A GPU tensor is copied to the host in chunks, so saving needs no
-second copy of it.
+A file consists of the length of the header in eight bytes, the header as JSON (dtype, shape and byte range of each
+tensor), and the tensors' bytes. It contains nothing executable, so checking the header validates the file. The SHA-256
+is computed while writing, without a second pass over the disk. A GPU tensor is copied to the host in chunks, so saving
+does not need a complete copy of it.
 
 Source: the format's specification, https://huggingface.co/docs/safetensors.
 """

@@ -185,7 +185,7 @@ def shape_of(shapes: dict[str, tuple[int, ...]], source: Path) -> ModelConfig:
         )
     except (KeyError, IndexError, ValueError, UserError) as error:
         reason = f"no {error.args[0]}" if isinstance(error, KeyError) else "tensors of other dimensions"
-        raise UserError(f"{source} is not an RWKV v7 or v8 ({reason}): give weights of one.") from error
+        raise UserError(f"{source} is not an RWKV v7 or v8 ({reason}): give RWKV v7 or v8 weights.") from error
     if len(layers) != config.n_layer:
         gaps = ", ".join(str(layer) for layer in range(config.n_layer) if layer not in layers)
         raise UserError(f"{source} is incomplete (no tensor of layer {gaps}): give the complete file.")
@@ -202,7 +202,7 @@ def shape_of(shapes: dict[str, tuple[int, ...]], source: Path) -> ModelConfig:
     if any(problems.values()):
         reasons = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
         raise UserError(
-            f"{source} is not an RWKV v7 or v8 of {config.n_layer} layers ({reasons}): give weights of one."
+            f"{source} is not an RWKV v7 or v8 of {config.n_layer} layers ({reasons}): give RWKV v7 or v8 weights."
         )
     return config
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of a frozen base model: which parameters train, identification of the base, merging of both.
+"""Fine-tuning of a frozen base model: select the trained parameters, identify the base, merge the two.
 
 `--tune state` trains one initial state of the recurrence per layer, `--tune lora` trains low-rank adapters of the large
 matrices, and `--tune time,ln,...` trains some of the model's own parts.
@@ -83,7 +83,7 @@ def add_states(model: RWKV) -> None:
 def set_states(model: RWKV, states: dict[str, Tensor], source: str | os.PathLike) -> None:
     """Use `states`, by parameter name, as the model's initial states.
 
-    Raises UserError, which names `source`, if they are of a model of another shape.
+    Raises UserError, which names `source`, if they belong to a model of another shape.
     """
     c = model.config
     names = {f"blocks.{layer}.att.time_state" for layer in range(c.n_layer)}

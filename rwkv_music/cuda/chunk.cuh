@@ -19,9 +19,9 @@
 // - r~, a~, k-, b- are rounded to bf16 for the tensor cores. The score matrices are rounded to tf32, eight times finer,
 //   because their errors add up over a chunk and are cheap to avoid.
 // - If decays are slow, the state receives k-, and its gradient is multiplied by k- and b-, as the sum of two bf16
-//   values: the rounded value and its rounding residual. Keys that are all close to one direction are removed from the
-//   state again along that direction, but rounding errors across it would remain and add up. Fast decays erase them
-//   soon.
+//   values: the rounded value and its rounding residual. This matters if all keys are close to one direction: earlier
+//   values are then removed along that direction only, and rounding errors perpendicular to it would remain and add up.
+//   Fast decays erase them soon.
 
 #pragma once
 

@@ -39,7 +39,7 @@ class Row:
 def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> Row:
     """Return a row for next-token prediction.
 
-    `tokens`, int64 [n], are those of the window and the one after it, if there is one. `new_starts`, int64, are the
+    `tokens`, int64 [n], are the window's tokens and the token after them, if there is one. `new_starts`, int64, are the
     ascending positions after the first at which documents start.
     """
     targets = tokens[1:].copy()
@@ -74,7 +74,7 @@ class NextTokenRows:
 
 
 def open_bars(folder: str | os.PathLike, split: str, tokens: BinIdx) -> BinIdx:
-    """Return the bar positions of a split: for each document, the differences of its bars' first tokens.
+    """Return the bars of a split: for each document, the first bar's start and the distances between bars, in tokens.
 
     Raises UserError if the dataset has none.
     """

@@ -1,4 +1,4 @@
-"""The loss of true music in holes, with and without what surrounds it: whether a model uses what it has read.
+"""The loss of true music in holes, with and without its context. It shows whether a model uses the context.
 
 The same bars of every held-out piece are holes in several documents, which differ in what the model may read:
 

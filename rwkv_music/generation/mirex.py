@@ -30,7 +30,7 @@ def continue_prompt(
     if not len(prompt):
         raise UserError("The prompt has no notes: give at least one.")
     midi, context_bars = to_midi(prompt)
-    # Bars without notes at the end of the prompt are no part of a file: the model writes them, and they are left out.
+    # A file ends with its last note. The model generates any silent bars at the end of the prompt, which are dropped.
     read_bars = read_score(midi).n_bars
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prompt.mid"

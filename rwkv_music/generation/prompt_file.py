@@ -34,7 +34,8 @@ from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 
 FASTEST_TEMPO = 20_000  # in microseconds per quarter note: 3,000 quarter notes per minute
 SHORTEST_BAR_MS = 10.0
-ROUNDING = 0.8, 1.25  # bounds of a bar's rounded length over its exact one; a codec may cut long silences to much less
+# Bounds of the ratio of a bar's rounded length to its exact one, which is far lower where a codec cuts a long silence.
+ROUNDING = 0.8, 1.25
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _encode(codec: Codec, opening: Opening) -> tuple[Piece, int]:
 
 
 def _encodable(messages: list[TimedMessage], line: int, early: int) -> list[TimedMessage]:
-    """Return messages with notes that start less than `early` ticks before `line` moved to `early` ticks before it.
+    """Return messages, with notes that start after tick `line - early` moved to that tick.
 
     Tempos are limited, so that the notes before the line stay apart from the marker after rounding.
     """
@@ -133,7 +134,7 @@ def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     pitch = int(pitches[:127].argmin())
     controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
     note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
-    # A time signature on the line may have ended the last bar. The next bar needs one to start there.
+    # A time signature at the line may have cut the last bar short. The next bar then needs a time signature there.
     numerator, denominator = _signature(midi, line)
     meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
     setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]

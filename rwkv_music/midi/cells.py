@@ -1,10 +1,10 @@
-"""Writing cells into a MIDI file. A cell is one part in one bar.
+"""Replacing and adding cells of a MIDI file. A cell is one part in one bar.
 
 The file keeps every event, tick and track. Only the notes that start in a written cell are removed, each note-on with
 its note-off, and new notes take their place in the part's own track and channel. Notable choices:
 
-- Notes are paired as everywhere in this project: those of one pitch in one channel of a track end in the order in which
-  they start. Program changes, controllers and note-offs that end no note stay.
+- Overlapping notes of one pitch in one channel of a track end in the order in which they start, as in `played_notes`.
+  Program changes and controllers are kept, and so are note-offs that end no note.
 - At one tick, new note-offs come before the file's events and new note-ons after them.
 - A new note ends where a note of its pitch starts in its track and channel, and before a note-off that ends no note. It
   is left out if such a note starts with it.
@@ -44,7 +44,7 @@ class NewPart:
     """A part that the file does not have."""
 
     program: int  # of General MIDI, or DRUMS
-    name: str = ""  # of its track; "": the name of its instrument
+    name: str = ""  # of its track; "" selects the name of its instrument
     kit: int = 0  # the program number that selects the drum kit, if the program is DRUMS
 
 
@@ -57,7 +57,7 @@ class Cell:
     """
 
     bar: int  # counted from 0, as in BarGrid
-    part: int  # an index of the parts that are given with the cells
+    part: int  # an index into the parts that are given with the cells
     notes: np.ndarray
 
 
@@ -99,17 +99,18 @@ def continue_cells(
     new_bars: Sequence[NewBar],
     released: Sequence[list[TimedMessage]] | None = None,
 ) -> mido.MidiFile:
-    """Return a file that consists of `opening`, all before tick `line`, and of `cells` in new bars from `line` on.
+    """Return `opening`, whose events are all before tick `line`, continued by `cells` in new bars from `line` on.
 
     Args:
         parts: those that the cells refer to. Each NewPart gets a track.
         cells: the first new bar is number `BarGrid.from_midi(opening).bar(line - 1) + 1`, or 0 if `line` is 0.
-        new_bars: time signatures and tempos, which go into the first track. It ends with the last of these bars.
-        released: the note-offs of notes that sound at the line, as `edit.releases` returns them.
+        new_bars: time signatures and tempos, which go into the first track. The track ends with the last new bar.
+        released: the note-offs of notes that sound at `line`, as `edit.releases` returns them.
 
-    The parts go on with the programs that they have at the line. Pedals, pitch bends and pressure are reset at the
-    line; volume and expression return to their values at the channel's last note. Notes that sound at the line end as
-    in `released`, or else at the line, but not after the next note of their pitch or the last bar.
+    The parts keep the programs that they have at `line`. Pedals, pitch bends and pressure are reset there; volume and
+    expression return to their values at the channel's last note. A note that still sounds at `line` ends at its
+    note-off in `released`, or at `line` if it has none there. It ends at the latest with the next note of its pitch or
+    with the last bar.
     """
     before = ChannelStates(opening)
     timing, end = _new_bar_messages(opening, line, new_bars)
@@ -152,7 +153,7 @@ def _new_bar_messages(opening: mido.MidiFile, line: int, new_bars: Sequence[NewB
     grid = BarGrid.from_midi(opening)
     bar = int(grid.bar(line))
     signature = tuple(grid.signatures(bar + 1)[-1].tolist())
-    on_bar_line = grid.lines(bar)[-1] == line  # otherwise a time signature on the line ended the last bar
+    on_bar_line = grid.lines(bar)[-1] == line  # otherwise a time signature at `line` cut the last bar short
     tempo = TempoMap.from_midi(opening).tempos[-1]
     messages: list[TimedMessage] = []
     for new in new_bars:
@@ -254,7 +255,7 @@ def _with_notes(
 ) -> mido.MidiFile:
     """Return a file with the given tracks and the new notes of each part.
 
-    `programs` gives the program of the new notes of some parts. The others play what their channel plays.
+    `programs` gives the program of the new notes of some parts. The other parts use the program of their channel.
     """
     sounding: dict[Key, list[tuple[int, int, int]]] = defaultdict(list)  # (track, start, end) of the file's notes
     for i, track in enumerate(tracks):
@@ -404,7 +405,10 @@ class _Channels:
     def program_changes(
         self, channel: int, program: int | None, tick: int
     ) -> tuple[list[mido.Message], list[mido.Message]]:
-        """Return the messages before and after notes at `tick` that are to play `program`, or as the channel does."""
+        """Return the messages to write before and after notes at `tick`, so that these notes play `program`.
+
+        They are empty if `program` is None, in which case the notes play the channel's program.
+        """
         if program is None:
             return [], []
         changes = [change for at, change in self._changes[channel] if at <= tick]
@@ -415,7 +419,8 @@ class _Channels:
         def change(new: int) -> mido.Message:
             return mido.Message("program_change", channel=channel % CHANNELS, program=new)
 
-        # The first program change of a channel also counts for the file's notes at its tick.
+        # A channel's first program change also applies to earlier notes at its tick (see `played_notes`). The current
+        # program is therefore set first.
         is_first = not self._changes[channel] or self._changes[channel][0][0] > tick
         if is_first:
             self._changes[channel].insert(0, (tick, current))

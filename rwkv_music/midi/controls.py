@@ -1,7 +1,8 @@
-"""Control classes: what a user can ask of a cell (one part in one bar), computed from the cell's notes.
+"""Controls: properties that a user can request for a cell (one part in one bar), computed from the cell's notes.
 
-The classes of a control are ordered. Their bounds lie between the values that are common in real music. Half notes,
-quarters, eighths and sixteenths in one voice have the densities low, medium, high and very-high.
+Each control divides a property into ordered classes. The bounds of the classes lie between the values that are common
+in real music. Half notes, quarters, eighths and sixteenths in one voice have the densities low, medium, high and
+very-high.
 
 Drums have a density only, and a cell without notes has no classes.
 """
@@ -89,19 +90,19 @@ def _sounding_time(notes: np.ndarray, cell: np.ndarray, n_cells: int) -> np.ndar
 
 
 def parse_controls(text: str) -> dict[str, int]:
-    """Return the classes that `text` ("density=low,register=high") asks for, by name of the control.
+    """Return the classes that `text` ("density=low,register=high") requests, by name of the control.
 
     Raises UserError for unknown or repeated controls, and for unknown classes.
     """
     controls = {control.name: control for control in CONTROLS}
-    asked: dict[str, int] = {}
+    requested: dict[str, int] = {}
     for item in text.split(","):
         name, _, value = (part.strip() for part in item.partition("="))
         if name not in controls:
             raise UserError(f"There is no control {name!r}: choose from {', '.join(controls)}.")
-        if name in asked:
+        if name in requested:
             raise UserError(f"The control {name} is given twice: give it once.")
         if value not in controls[name].classes:
-            raise UserError(f"{value!r} is no class of {name}: choose from {', '.join(controls[name].classes)}.")
-        asked[name] = controls[name].classes.index(value)
-    return asked
+            raise UserError(f"{value!r} is not a class of {name}: choose from {', '.join(controls[name].classes)}.")
+        requested[name] = controls[name].classes.index(value)
+    return requested

@@ -97,7 +97,7 @@ class NgramIndex:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "NgramIndex":
-        """Return the index in a file, which is read on demand. Raises UserError if it is no file of `save`."""
+        """Return the index in a file, which is read on demand. Raises UserError if `save` did not write it."""
         try:
             with explained(f"reading {path}"):
                 hashes = np.load(path, mmap_mode="r")

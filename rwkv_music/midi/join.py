@@ -49,7 +49,8 @@ def join(
         instrument: maps a program of `opening` (DRUMS for percussion) to the one that plays it in `decoded`, or None.
         velocities_include_volume: whether velocities of `decoded` are those of `opening` times volume and expression.
 
-    Notes of `opening` that sound across the line end where they end in `decoded`, or else at the line.
+    A note of `opening` that still sounds at the line ends where it ends in `decoded`, or at the line if it does not
+    occur there.
     """
     timing, decoded_lines, lines = _timing(opening, line, decoded, prompt_bars, bars)
 
@@ -106,11 +107,11 @@ def join(
 def _assign(
     before: ChannelStates, programs: list[int], instrument: Callable[[int], int | None]
 ) -> tuple[list[Key], list[bool]]:
-    """Return the port and channel of each of the completion's programs, and whether its instrument goes on there.
+    """Return the port and channel of each of the completion's programs, and whether its instrument continues there.
 
     `instrument` maps the programs of the opening to those of the completion.
     """
-    owner: dict[int, Key] = {}  # the channel that goes on with each program
+    owner: dict[int, Key] = {}  # the channel that continues each program
     for key, channel in sorted(before.channels.items(), key=lambda item: (-item[1].notes, item[0])):
         program = instrument(before.program(key))
         if program is not None and (channel.notes or channel.has_program):

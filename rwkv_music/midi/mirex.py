@@ -61,7 +61,7 @@ def read_notes(path: str | os.PathLike, entry: str = "prompt") -> np.ndarray:
 
 
 def write_notes(path: str | os.PathLike, notes: np.ndarray, entry: str = "generation") -> None:
-    """Write notes, int64 [n, 3] as of `read_notes`, to a file. Raises OSError."""
+    """Write notes, int64 [n, 3] as from `read_notes`, to a file. Raises OSError."""
     listed = [dict(zip(FIELDS, note, strict=True)) for note in notes.tolist()]
     write_text(path, json.dumps({entry: listed}, indent=1) + "\n")
 
@@ -69,8 +69,8 @@ def write_notes(path: str | os.PathLike, notes: np.ndarray, entry: str = "genera
 def to_midi(notes: np.ndarray) -> tuple[mido.MidiFile, int]:
     """Return a file with one piano track in 4/4, and the number of its bars before the prompt's end.
 
-    These are five bars, or four if the bar of the upbeat is silent, which is left out. `notes` is int64 [n, 3] and may
-    go on after the prompt.
+    There are five such bars, or four if the upbeat's bar is silent: a silent one is left out. `notes` is int64 [n, 3]
+    and may include notes after the prompt.
     """
     has_upbeat = bool((notes[:, 0] < BAR).any())
     first = 0 if has_upbeat else BAR

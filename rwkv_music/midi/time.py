@@ -114,9 +114,9 @@ class BarGrid:
 
 
 def first_bar_number(grid: BarGrid) -> int:
-    """Return the number by which musicians call the first bar: 0 for an upbeat, otherwise 1.
+    """Return the number that musicians give the first bar: 0 for an upbeat, otherwise 1.
 
-    An upbeat is a first bar that is shorter than the second one. One that is written as a full bar with rests is bar 1.
+    An upbeat is a first bar that is shorter than the second one. A full first bar that begins with rests is bar 1.
     """
     return 0 if grid.has_upbeat else 1
 

@@ -8,8 +8,8 @@ For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
 torch.library (with fake kernels and autograd) for two backends:
 
 - CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16; sums of products and the state are fp32. Outside
-  of torch.compile, training calls them through an autograd function in C++ (`wkv7s_bindings.cpp`), because a custom
-  operator in Python takes as much of the host's time as the kernels of a small model take of the GPU's.
+  of torch.compile, training calls them through an autograd function in C++ (`wkv7s_bindings.cpp`). Calling a Python
+  custom operator takes the host as long as the kernels of a small model take on the GPU.
 - CPU: the chunked form in matrix products (`wkv7s_cpu.py`), for any float dtype, computed in fp32 or fp64.
 
 Notable choices:

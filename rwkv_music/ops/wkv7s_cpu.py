@@ -7,8 +7,8 @@ Notable choices:
   P_s) therefore factorise without cancellation, and everything but the chain of states is parallel.
 - The scores and triangular solution of each chunk are saved for the backward, because recomputing products is slow on a
   CPU.
-- The chain of states consists of short steps on small matrices. To save time in each step, all slices for it are taken
-  at once beforehand.
+- The chain of states consists of short steps on small matrices. All slices for these steps are taken beforehand, which
+  saves time in each step.
 
 Source: the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
 """

@@ -163,7 +163,7 @@ def to_midi(score: "Score") -> mido.MidiFile:
             _remove_repeats(score)  # inconsistent repeats: play the music once
         changes = list(_changes(_measures(parts[0].expandRepeats())))
     if changes:
-        # music21 would write them elsewhere, and fails if one object is at two positions.
+        # music21 would write the time signatures at other positions, and fails if one object is at two positions.
         for stream in score.recurse(streamsOnly=True, includeSelf=True):
             stream.removeByClass("TimeSignature")
     midi = mido.MidiFile(file=io.BytesIO(streamToMidiFile(score).writestr()))

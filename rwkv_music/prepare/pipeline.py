@@ -1,4 +1,4 @@
-"""Converts folders and archives of MIDI files to a dataset folder.
+"""Convert folders and archives of MIDI files to a dataset folder.
 
     train.bin train.idx val.bin val.idx                 tokens, one document per piece (see binidx.py)
     train.bars.bin train.bars.idx val.bars.bin ...      bars of each document: the start of the first bar, then the
@@ -348,7 +348,8 @@ def _halves(digest: str) -> tuple[int, int]:
 def _choose_val(music: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
     """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed.
 
-    Adding pieces does not move the others, except a piece that was moved because its split would have been empty.
+    Adding pieces does not change the split of the others. The only exception is a piece that was chosen because one
+    split would have been empty.
     """
     draws = np.array([_draw(seed, key.tobytes()) for key in music])
     chosen = draws < val_fraction

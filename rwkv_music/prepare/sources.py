@@ -48,7 +48,7 @@ class Source:
 
 
 class Sources:
-    """The MIDI files (MIDI_SUFFIXES) in folders and archives: folders in order of names, archives in their own order.
+    """The MIDI files (MIDI_SUFFIXES) in folders and archives: folders in name order, archives in stored order.
 
     Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
     read twice. Raises UserError if a path is missing or is neither a folder nor an archive, or there are no MIDI files.

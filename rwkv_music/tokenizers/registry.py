@@ -1,6 +1,6 @@
 """Codecs by name: creating a new one, or loading one from a tokenizer.json.
 
-    multitrack  bars, parts and note values (multitrack.py); the voices of a piece stay apart
+    multitrack  bars, parts and note values (multitrack.py); the voices of a piece stay separate
     remi        bars, beats and note values (remi.py); tokens contain bars, tempos and time signatures
     midi-llm, midi-llm-piano
                 milliseconds, note-ons and note-offs (midi_llm.py); tokens contain no bars, so bars are stored next to

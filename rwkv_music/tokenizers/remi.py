@@ -313,7 +313,7 @@ def _to_score(midi: ParsedMidi, notes: PlayedNotes, meters: list[Meter]) -> "Sco
 
 
 def _meters(midi: ParsedMidi) -> tuple[list[Meter], int]:
-    """Return time signatures of the vocabulary that give the bars of `midi`, and how many of its own are lost.
+    """Return time signatures from the vocabulary that produce the bars of `midi`, and how many original ones are lost.
 
     A meter that is not in the vocabulary is replaced by one of the same length, such as 18/8 by 9/4, and a bar that is
     cut short by a change of the meter gets a time signature of its own. Where no such meter exists, MidiTok's rules
@@ -332,7 +332,7 @@ def _meters(midi: ParsedMidi) -> tuple[list[Meter], int]:
             line = start + (max(tick, start) - start) // length * length  # the last bar line
             rest = max(tick, start) - line
             n_sixteenths = round(rest / sixteenth)
-            # MidiTok rounds times to positions, of which a sixteenth note has at least six.
+            # MidiTok rounds times to positions. By default, a sixteenth note has at least six of them.
             is_exact = abs(rest - n_sixteenths * sixteenth) <= sixteenth / 12
             part = _meter(Fraction(n_sixteenths, 16), meters[-1][2]) if is_exact and n_sixteenths else None
             if is_exact and n_sixteenths * sixteenth in (0, length):

@@ -56,7 +56,7 @@ class RemiRules:
         self.starts_bar = np.zeros(V, bool)
         self.sets = np.full((6, V), UNCHANGED)
         last_kind, last_program, position, beats, pitch, moment = self.sets
-        # The values in a token that the state before it restricts; UNCHANGED if there is none.
+        # For each token, its values that the preceding state restricts; UNCHANGED if it has none.
         first_kind, first_position, last_position, is_drum, first_pitch, first_program = (
             np.full(V, UNCHANGED) for _ in range(6)
         )

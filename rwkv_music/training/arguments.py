@@ -68,7 +68,7 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         data = asdict(started.data)
         kept = {name: value for name, value in asdict(started.train).items() if name not in OF_ONE_COMMAND}
         other = _absolute(train.init) not in ("", _absolute(started.train.init))
-        if other and started.train.tune == "all":  # a base may have moved
+        if other and started.train.tune == "all":  # the base of a tuned run may have moved
             raise UserError(
                 f"{checkpoint} belongs to a run that started {_with(started.train.init)}, not with {train.init}: "
                 f"drop --init to resume it, or choose another --out."

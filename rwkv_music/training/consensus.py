@@ -30,7 +30,7 @@ def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
         fault = describe_os_error(error, doing)
     except UserError as error:
         fault = str(error)
-    except Exception as error:  # the other ranks wait for this one in any case
+    except Exception as error:  # raised after the collective below, for which the other ranks wait
         unexpected = error
     crash = unexpected and f"{type(unexpected).__name__}: {unexpected}"
     found: list[tuple[str | None, str | None]] = [(None, None)] * dist.get_world_size()

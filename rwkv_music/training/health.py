@@ -21,7 +21,7 @@ class SkippedSteps:
     def __init__(self, engine: Engine, before: int = 0, in_a_row: int = 0) -> None:
         self._engine, self._before = engine, before  # steps skipped up to the checkpoint that the run resumes from
         self._last = engine.skipped_steps()
-        self._in_a_row = torch.full_like(self._last, in_a_row)  # the last ones of them
+        self._in_a_row = torch.full_like(self._last, in_a_row)  # the most recent consecutive ones
 
     def note(self, losses: Tensor) -> Tensor:
         """Update the count after a step; return its `losses`, or zeros if it was skipped."""

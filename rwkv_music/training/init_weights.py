@@ -27,7 +27,7 @@ def shape_of_init(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
         flags = dict.fromkeys(PRESETS[arguments.preset], f"--preset {arguments.preset}") | flags
         requested = PRESETS[arguments.preset] | requested
     for name, value in requested.items():
-        if name == "channel_mix" and value == "x080":  # with DeepEmbed at one a v7 computes the same
+        if name == "channel_mix" and value == "x080":  # v7 weights plus DeepEmbed factors of one give the same output
             continue
         if value != shape[name]:
             raise UserError(f"{weights.source} has {name} {shape[name]}, not {value}: drop {flags[name]}.")
@@ -55,10 +55,11 @@ def open_initial(path: str, config: ModelConfig, fingerprint: str) -> InitialWei
     elif weights.tokenizer is not None and load_codec(weights.tokenizer).fingerprint != fingerprint:
         fresh, note = tables, "its tokenizer is not the data's"
     if fresh:
-        note = f"fresh {'emb, head and enn' if config.channel_mix == 'x080' else 'emb and head'}, as {note}"
+        new = "emb, head and enn" if config.channel_mix == "x080" else "emb and head"
+        note = f"{new} are initialized anew because {note}"
     elif weights.config.channel_mix != config.channel_mix:
         fresh = [name for name in names if name.endswith(".enn.weight")]
-        note = "enn all ones, as it is a v7"
+        note = "enn is initialized to ones because it is a v7 model"
     return InitialWeights(weights, frozenset(fresh), note)
 
 

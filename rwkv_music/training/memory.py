@@ -23,7 +23,7 @@ from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_file import uses_bf16
 
 BF16, FP32 = 2, 4
-USABLE_FRACTION = 0.94  # of the available memory: no peak in benchmarks/results/ exceeds its estimate by more
+USABLE_FRACTION = 0.94  # of the available memory; the rest covers the errors of the estimates in benchmarks/results/
 LARGEST_OVERESTIMATE = 1.1  # no estimate exceeds its peak in benchmarks/results/ by more
 
 
@@ -128,8 +128,8 @@ def estimate(
         # and final state, by layer and then stacked, or in the backward pass their gradients.
         passing = ((streams.windows + 1) * streams.rows + 3 * streams.documents) * state_bytes(model)
     if replays and zero_stage == 3:
-        # A recording has memory of its own, which the head cannot use, and reads a copy of the blocks' weights. One
-        # recording is counted; another, for a batch of more documents, keeps gradients of its own.
+        # A recording has memory of its own, which the head cannot use, and reads a copy of the blocks' weights. The
+        # estimate counts one recording. A further one, for batches of more documents, adds its own gradients.
         widest = max(kept + layer, layer + others) + head + BF16 * (trained - 2 * V * C)
     else:
         widest = max(kept + max(head, layer), layer + others)

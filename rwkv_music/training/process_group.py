@@ -29,8 +29,8 @@ ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"),
     # DeepSpeed sets and removes it when it loads a kernel, unless it exists; empty means the same as unset.
     "TORCH_CUDA_ARCH_LIST": "",
-    # When a rank dies, NCCL's watchdog on the others sleeps for four times this before it ends them, to write a record
-    # of the collectives: a minute by default. A process group reads it when it is created.
+    # When a rank dies, NCCL's watchdog on each other rank waits for a record of the collectives before it ends the
+    # process. It waits four times this value, by default a minute. A process group reads the value at its creation.
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "2000",
 }
 

@@ -122,7 +122,7 @@ class Context:
     saver: Saver
     size: ModelSize
     memory: MemoryPlan
-    fast_mismatch: str | None  # why the run uses DeepSpeed's own code paths, as a clause; None if it uses `fast`
+    fast_mismatch: str | None  # the reason for using DeepSpeed's own code paths; None if the run uses `fast`
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +158,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
     start = _find_start(config, plan, rows)
     data = _read_data(config, plan, rows)
     if (folder / "config.json").exists():
-        RunConfig.load(folder / "config.json")  # reject a folder of something else
+        RunConfig.load(folder / "config.json")  # reject a folder that another program made
 
     # Collective checks.
     hang_minutes = config.train.hang_minutes
@@ -238,7 +238,7 @@ def _read_inputs(
 
 
 def _read_data(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunData:
-    """Open the rest of what the run reads."""
+    """Open the validation split, the document streams and the piece that samples complete."""
     train, tbptt = config.train, config.data.tbptt
     streams = DocumentStreams(rows, train.batch_size, tbptt) if tbptt else None
     validation = Validation.of(config, plan.world_size)
@@ -383,7 +383,7 @@ def _load_weights(
     if start.base is not None:
         load_frozen(engine, start.base)
     if start.checkpoint is not None:
-        # After a rollback other rows follow, which the streams' saved states do not fit.
+        # After a rollback the run continues with other rows, to which the saved stream states do not belong.
         rolled_back = start.progress.samples != read_progress(start.checkpoint).samples
         load_checkpoint(engine, start.checkpoint, None if rolled_back else stream_states)
     elif start.initial is not None:

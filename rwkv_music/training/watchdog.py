@@ -79,9 +79,9 @@ class Watchdog:
                 self._send(activity)
                 if overdue:
                     self._report(activity)
-            except RuntimeError:  # the store is gone, and with it rank 0
+            except RuntimeError:  # rank 0, which serves the store, has ended
                 if overdue:
-                    self._exit(f"rank {self._rank} has been {activity}, and rank 0 is gone")
+                    self._exit(f"rank {self._rank} has been {activity}, and rank 0 has ended")
 
     def _send(self, activity: Activity | None) -> None:
         sent = None if activity is None else [activity.step, activity.phase, activity.since]

@@ -33,7 +33,7 @@ SMALL = "--n_layer 2 --n_embd 64 --ctx_len 128 --batch_size 4 --steps 20 --log_e
 
 @dataclass
 class Run:
-    """A finished command: its run folder, its exit status and what it said."""
+    """A finished command: its run folder, its exit status and its output."""
 
     folder: Path
     status: int

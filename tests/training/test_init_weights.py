@@ -95,7 +95,7 @@ def test_a_tuned_run_gives_back_its_base_as_it_was(v8_run, bach_data, tmp_path):
 def test_a_v7_becomes_a_v8_with_the_same_logits(bach_data, vocabulary, tmp_path):
     path = given(tmp_path, vocabulary, channel_mix="x070")
     run = still(tmp_path / "run", bach_data, path, "--channel_mix", "x080", ranks=2, config="zero3.json")
-    assert "enn all ones, as it is a v7" in run.output
+    assert "enn is initialized to ones because it is a v7 model" in run.output
     before, after = RWKV.from_pretrained(path), RWKV.from_pretrained(run.folder)
     assert after.config.channel_mix == "x080"
     ids = torch.randint(vocabulary, (1, 40))
@@ -107,7 +107,7 @@ def test_a_v7_becomes_a_v8_with_the_same_logits(bach_data, vocabulary, tmp_path)
 def test_another_vocabulary_keeps_the_body_and_the_run_goes_on_without_the_file(ranks, config, bach_data, tmp_path):
     path = given(tmp_path, 100)
     run = still(tmp_path / "run", bach_data, path, ranks=ranks, config=config)
-    assert "fresh emb, head and enn, as its vocabulary has 100 tokens" in run.output
+    assert "emb, head and enn are initialized anew because its vocabulary has 100 tokens" in run.output
     before, after = open_weights(path), open_weights(run.folder)
     for name in before.tensors.shapes:
         if name not in ("emb.weight", "head.weight") and ".enn." not in name:

@@ -228,14 +228,14 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
     train, zero = plan.train, plan.zero
     module: torch.nn.Module = model
     groups = model.parameter_groups(train.weight_decay)
-    # To measure throughput DeepSpeed would wait for the GPU twice per step, and the GPU for the host after that.
+    # DeepSpeed's throughput timer synchronizes with the GPU twice per step, after which the GPU is idle for a while.
     config = {"timers": {"throughput": {"enabled": False}}, **plan.deepspeed}
     if zero["stage"] == 3:
         flat = getattr(model, "zero3_flat_params", None)
         groups = groups if flat is None else flat.groups
         config["zero_optimization"] = _zero3_section(model, flat, zero, fast.gathers_at_once)
     else:
-        if not fast.overlaps:  # it would take a second bucket, and a wait after every backward pass
+        if not fast.overlaps:  # overlap_comm would need a second bucket, and a wait after every backward pass
             config["zero_optimization"] = {**zero, "overlap_comm": False}
         if fast.enabled:
             overlaps = bool(config["zero_optimization"].get("overlap_comm"))
@@ -271,8 +271,8 @@ def _zero3_section(model: RWKV, flat: Zero3FlatParams | None, zero: dict[str, An
     """Mark what ZeRO-3 gathers as a whole, and return the section "zero_optimization" for this model."""
     deepspeed.utils.set_z3_leaf_modules(model, [Blocks if at_once else Block])
     if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
-        # DeepSpeed reduces a gathered module's gradients when its input's gradient is computed: give the first an input
-        # with a gradient.
+        # DeepSpeed reduces a gathered module's gradients when the gradient of the module's input is computed. The input
+        # of the first block must therefore require a gradient.
         model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     key = "stage3_param_persistence_threshold"  # elements; smaller tensors stay on every rank
     given = zero.get(key, "auto")

@@ -6,12 +6,14 @@ document boundaries are padded with empty documents to a power of two, so that f
 
 Notable choices:
 - Forward and backward are two graphs and one autograd node: DeepSpeed sees an ordinary computation.
-- Under ZeRO-1 and 2 the whole loss is recorded. Under ZeRO-3 it is the blocks, which DeepSpeed gathers as one and whose
-  gradients it reduces as one (`gather.may_gather_at_once`). Gathered weights have new addresses in each step, so they
-  are copied too.
-- Steps are replayed only if all ranks share a host: all gradients appear at once, so their reduction is not overlapped.
-  Between the GPUs of one host it takes a thirtieth of such a step; over a network overlapping is faster.
-- Steps are replayed only if launching takes a third of the computing time or more: a recording needs its own memory.
+- Under ZeRO-1 and 2 the computation of the whole loss is recorded. Under ZeRO-3 the blocks are recorded: DeepSpeed
+  gathers all their weights at once and reduces all their gradients at once (`gather.may_gather_at_once`). Gathered
+  weights have new addresses in each step, so they are copied too.
+- Steps are replayed only if all ranks share a host. A replayed backward yields all gradients at its end, so their
+  reduction does not overlap with it. Between the GPUs of one host, the reduction takes a thirtieth of such a step. Over
+  a network, overlapping the reduction saves more time than replaying.
+- Steps are replayed only if launching kernels takes at least a third of the computing time. With larger models, the
+  speed-up does not justify the memory that a recording needs.
 
 Source: torch.cuda.make_graphed_callables, which does not support non-tensor arguments.
 """
@@ -32,8 +34,8 @@ from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
 from rwkv_music.training.deepspeed_file import offloads
 
-# Floating-point operations per layer and micro-batch below which steps are replayed: launching a layer's forward and
-# backward takes about 3 ms, in which an H200 performs a third of these.
+# Steps with fewer floating-point operations per layer and micro-batch are replayed. Launching a layer's forward and
+# backward takes about 3 ms. In this time an H200 performs a third of this number of operations.
 LAYER_FLOP = 3e12
 
 

@@ -1,9 +1,9 @@
 """Gathering under ZeRO-3 with less host time: all blocks of a small model at once, and no wait for local weights.
 
 - A single rank gathers nothing, and yet DeepSpeed's handle synchronizes the device. The handle here does not.
-- DeepSpeed lets at most two gathered tensors be in flight. When all blocks are gathered at once that is less than one
-  gathering, so the host would wait before the forward pass for work that the GPU and the other ranks have not done yet.
-  Here two whole gatherings may be in flight.
+- DeepSpeed allows at most two gathered tensors in flight. Gathering all blocks at once takes more tensors than that, so
+  the host would wait before the forward pass for work that the GPU and the other ranks have not done yet. Here the
+  tensors of two complete gatherings may be in flight.
 
 Sources: `NoGatherCoalescedHandle.wait` in deepspeed/runtime/zero/partition_parameters.py and `_fetch_sub_module_impl`
 in partitioned_param_coordinator.py of DeepSpeed 0.19.
@@ -22,7 +22,7 @@ from rwkv_music.training.deepspeed_file import offloads, quantizes
 # step is replayed as CUDA graphs, of a copy.
 GATHER_AT_ONCE_LIMIT = 2**29
 
-# None in a DeepSpeed without it: this package must be importable there, though it will not be used.
+# None if DeepSpeed lacks the function: this module must be importable there, although it is then not used.
 _no_gather_of_deepspeed = getattr(partition_parameters, "_no_gather_coalesced", None)
 
 

@@ -3,13 +3,13 @@
 With `overlap_comm` DeepSpeed reduces on a stream of its own. This module corrects three things. Those of ZeRO-1 and 2
 apply to files with `contiguous_gradients` and without `reduce_scatter`, like those in ds_configs.
 
-- A gradient larger than the bucket is reduced in place and freed at once. torch's allocator does not know that the
-  other stream still reads it, and gives the memory to the next kernel of the backward pass, which overwrites it. Here
-  the allocator is informed (`record_stream`).
+- A gradient larger than the bucket is reduced in place and freed at once. torch's allocator has no record that
+  the other stream still reads it, and reuses the memory for the next kernel of the backward pass, which overwrites it.
+  Here `record_stream` makes that record.
 - Before each reduction the computing stream waits for the previous one, whose buffer may be filled next. The gradients
   of a large model's block appear together, each larger than the bucket and in memory of its own. From the third
-  gradient on, DeepSpeed's backward pass waits until all earlier reductions but one have finished. Here such a gradient
-  waits only for the last buffer, while a buffer still waits for everything before it.
+  gradient on, DeepSpeed's backward pass waits until all earlier reductions but one have finished. Here it waits only
+  for the reduction of the last buffer before such a gradient. Before a buffer it still waits for all earlier ones.
 - At the end of the backward pass the host waits for the whole device, which is then idle until the host catches up. It
   suffices that the computing stream waits for the reducing one. ZeRO-3 waits on the host there too.
 

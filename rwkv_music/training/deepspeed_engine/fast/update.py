@@ -3,12 +3,12 @@
 DeepSpeed checks for overflow tensor by tensor and synchronizes. It casts every gradient to float64 for its norm, and
 synchronizes once per group. After each synchronization the GPU is idle until the host has caught up. On one H200 this
 takes a seventh of a 1.3B model's step, and more of a small model's. DeepSpeed then copies the gradients into one fp32
-tensor for the optimizer, and the optimizer's weights into the model's, which is half of the rest of its update.
+tensor for the optimizer, and the optimizer's weights into the model's. These copies take half of the remaining time.
 
 Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it, and
 `adamw_` takes both as tensors, reads the gradients in place, and writes the weights where the model reads them.
 Partitioning, reduction and gathering remain DeepSpeed's. The exception is ZeRO-3's small tensors, which stay on every
-rank: here they are gathered as one, while DeepSpeed gathers each by itself and the host waits for all.
+rank: here they are gathered at once, while DeepSpeed gathers each separately and the host waits for all.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """

@@ -11,9 +11,9 @@ Notable choices:
 - Autograd saves a weight as its place in the flat parameter. A view would keep the gathered memory alive, and ZeRO-3
   would free nothing.
 - A replayed step reads copies at fixed addresses (`read_from`), which autograd saves like any tensor.
-- Outside its call a block holds meta tensors instead of views, for the same reason.
-- Not used with quantized weights (neighbors would share a scale), with quantized gradients (DeepSpeed quantizes only
-  matrices), or with frozen parameters (a tuned run trains little else).
+- Outside its call a block holds meta tensors instead of views, which would keep the gathered memory alive.
+- This module is not used with quantized weights (neighbors would share a scale), with quantized gradients (DeepSpeed
+  quantizes only matrices), or with frozen parameters (a tuned run trains few parameters).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +87,7 @@ class Zero3FlatParams:
         ]
 
     def read_from(self, tensors: Sequence[Tensor] | None) -> None:
-        """Make the weights views of `tensors`, one per flat parameter of the blocks; None: of the parameters again.
+        """Make the weights views of `tensors`, one per flat parameter of the blocks; None restores the parameters.
 
         The tensors must keep their addresses until the backward pass ends; with activation checkpointing this setting
         must remain until then, too.
