@@ -95,6 +95,18 @@ def _prepare(commands) -> None:
     command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+    command.add_argument(
+        "--tags",
+        type=_path,
+        metavar="FILE.csv",
+        help="tags of the pieces: a CSV with a column `file` and one column for each kind of tag, such as composer; "
+        "multitrack only",
+    )
+    command.add_argument(
+        "--tag-folders",
+        action="store_true",
+        help="tag each piece with the name of the PATH that it is in, as its collection; multitrack only",
+    )
     _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece")
     _number(
         command,
@@ -173,6 +185,8 @@ def _run_prepare(options: argparse.Namespace) -> int:
             val_fraction=options.val_fraction,
             seed=options.seed,
             filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
+            tags=options.tags,
+            tag_folders=options.tag_folders,
             resume=options.resume,
         )
     except KeyboardInterrupt:
@@ -186,6 +200,13 @@ def _run_prepare(options: argparse.Namespace) -> int:
         print(f"passed over: {count:,} {suffix or 'without suffix'}")
     for what, counts in facts["lost"].items():
         print(f"lost by the tokenizer: {counts['number']:,} {what} in {counts['pieces']:,} pieces")
+    for column, counts in facts.get("tags", {}).get("columns", {}).items():
+        print(
+            f"tag {column}: {counts['values']:,} values in {counts['pieces']:,} pieces, "
+            f"{counts['rare']:,} pieces with a value that is too rare"
+        )
+    if facts.get("tags", {}).get("unused"):
+        print(f"tags: {facts['tags']['unused']:,} lines of {options.tags} fit no file")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 
