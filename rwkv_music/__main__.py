@@ -212,7 +212,9 @@ def _run_prepare(options: argparse.Namespace) -> int:
 
 
 def _generate(commands) -> None:
-    command = commands.add_parser("generate", help="continue a .mid file from its opening bars")
+    command = commands.add_parser(
+        "generate", help="continue a .mid file from its opening bars, or write a piece from scratch"
+    )
     command.add_argument(
         "model",
         type=_path,
@@ -220,7 +222,16 @@ def _generate(commands) -> None:
         help="run folder, checkpoint, or exported weights with their tokenizer file",
     )
     _add_state(command)
-    command.add_argument("--prompt", required=True, type=_path, metavar="IN.mid", help="piece to continue")
+    command.add_argument(
+        "--prompt", type=_path, metavar="IN.mid", help="piece to continue; without it, a piece is written from scratch"
+    )
+    command.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="what the piece is, such as composer=bach, for a model of data prepared with --tags; may be repeated",
+    )
     _number(command, "--context-bars", 4, "N", "bars of the prompt to use")
     _number(command, "--bars", 8, "N", "bars to add")
     command.add_argument(
@@ -258,6 +269,7 @@ def _run_generate(options: argparse.Namespace) -> int:
     from rwkv_music.checkpoint.weights import is_exported
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.completion_files import complete_to_files, completion_paths
+    from rwkv_music.generation.prompt_tags import parse_tags
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi import audio
 
@@ -272,11 +284,12 @@ def _run_generate(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     check_counts(options.context_bars, options.bars, options.count)
+    tags = parse_tags(options.tag)
     paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
     if not options.model.exists():
         raise UserError(f"There is no {options.model}: give a run folder, a checkpoint or exported weights.")
-    if not options.prompt.is_file():
+    if options.prompt and not options.prompt.is_file():
         raise UserError(f"There is no file {options.prompt}: give a .mid file as --prompt.")
     if is_exported(options.model):
         model, codec = _load_exported(options.model, options.state)
@@ -294,6 +307,7 @@ def _run_generate(options: argparse.Namespace) -> int:
         context_bars=options.context_bars,
         bars=options.bars,
         count=options.count,
+        tags=tags,
         sampling=sampling,
         completion_only=options.completion_only,
     )
