@@ -54,7 +54,7 @@ from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.remi import Remi
-from rwkv_music.tokenizers.tags import MAX_VALUES
+from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN
 
 FORMAT = "rwkv-music dataset"
 FORMAT_VERSION = 1
@@ -279,7 +279,9 @@ def _write_dataset(
                     known = {column: value for column, value in given.items() if value in codec.tags[column]}
                     for column in given:
                         tag_counts[column]["pieces" if column in known else "rare"] += 1
-                    tokens, line = codec.with_tags(tokens, known), {**line, "tags": known}
+                    # Every column is set: the ids of unknown tags depend on the number of values.
+                    tokens = codec.with_tags(tokens, {column: known.get(column, UNKNOWN) for column in codec.tags})
+                    line |= {"tags": known}
                 documents[split].add(tokens)
                 bars[split].add(piece_bars)
                 counts[split].update(pieces=1, tokens=len(tokens), bars=len(piece_bars), notes=line["n_notes"])
