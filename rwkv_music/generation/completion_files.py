@@ -28,7 +28,7 @@ def complete_to_files(
     sampling: Sampling = DEFAULT_SAMPLING,
     completion_only: bool = False,
 ) -> list[Completion]:
-    """Complete the MIDI file `prompt` (None: from scratch) with a progress bar, and write the results. See `complete`."""
+    """Complete the MIDI file `prompt` (None: from scratch) and write the results. Shows a bar. See `complete`."""
     completion_paths(out, count, prompt)  # reports a bad name before the generation, not after it
     with progress_bar(None, "completing", count * bars, unit=" bars") as bar:
         completions = complete(
