@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_music.__main__ import main
 from rwkv_music.config import ModelConfig
 from rwkv_music.errors import UserError
 from rwkv_music.generation.completion import complete
@@ -52,3 +53,17 @@ def test_tags_are_read_and_checked():
         plain = make_codec(name)
         with pytest.raises(UserError, match=f"{name} has no tags"):
             tagged(plain, plain.empty_piece(), {"composer": "bach"})
+
+
+def test_tags_of_a_file_and_of_the_command_line(bach_midi, tmp_path, monkeypatch, capsys):
+    codec = make_codec("multitrack", tags=TAGS)
+    model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size)).requires_grad_(False)
+    [completion] = complete(
+        model, codec, min(bach_midi.iterdir()), context_bars=2, bars=1, tags={"genre": "g1"}, max_tokens=20
+    )
+    assert [codec.vocabulary[i] for i in completion.prompt.ids[1:4]] == ["Tag_composer=none", "Tag_genre=g1", "Bar"]
+    monkeypatch.setattr("rwkv_music.__main__._load", lambda run, state: (model, codec, None, 7))
+    command = ["generate", ".", "--bars", "1", "--out", str(tmp_path / "new.mid"), "--tag", "composer=bach"]
+    assert main(command) == 0 and (tmp_path / "new.mid").is_file() and (tmp_path / "new.png").is_file()
+    assert main([*command, "--tag", "mood=x"]) == main([*command, "--tag", "bach"]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) >= 2
