@@ -98,6 +98,18 @@ def _prepare(commands) -> None:
     command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+    command.add_argument(
+        "--tags",
+        type=_path,
+        metavar="FILE.csv",
+        help="tags of the pieces: a CSV with a column `file` and one column for each kind of tag, such as composer; "
+        "multitrack only",
+    )
+    command.add_argument(
+        "--tag-folders",
+        action="store_true",
+        help="tag each piece with the name of the PATH that it is in, as its collection; multitrack only",
+    )
     _number(command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece")
     _number(
         command,
@@ -175,6 +187,8 @@ def _run_prepare(options: argparse.Namespace) -> int:
             val_fraction=options.val_fraction,
             seed=options.seed,
             filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
+            tags=options.tags,
+            tag_folders=options.tag_folders,
             resume=options.resume,
         )
     except KeyboardInterrupt:
@@ -188,12 +202,21 @@ def _run_prepare(options: argparse.Namespace) -> int:
         print(f"passed over: {count:,} {suffix or 'without suffix'}")
     for what, counts in facts["lost"].items():
         print(f"lost by the tokenizer: {counts['number']:,} {what} in {counts['pieces']:,} pieces")
+    for column, counts in facts.get("tags", {}).get("columns", {}).items():
+        print(
+            f"tag {column}: {counts['values']:,} values in {counts['pieces']:,} pieces, "
+            f"{counts['rare']:,} pieces with a value that is too rare"
+        )
+    if facts.get("tags", {}).get("unused"):
+        print(f"tags: {facts['tags']['unused']:,} lines of {options.tags} fit no file")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 
 
 def _generate(commands) -> None:
-    command = commands.add_parser("generate", help="continue a .mid file, or fill in bars and parts of it")
+    command = commands.add_parser(
+        "generate", help="continue a .mid file, fill in bars and parts of it, or write a piece from scratch"
+    )
     command.add_argument(
         "model",
         type=_path,
@@ -201,7 +224,19 @@ def _generate(commands) -> None:
         help="run folder, checkpoint, or exported weights with their tokenizer file",
     )
     _add_state(command)
-    command.add_argument("--prompt", required=True, type=_path, metavar="IN.mid", help="piece to continue or fill in")
+    command.add_argument(
+        "--prompt",
+        type=_path,
+        metavar="IN.mid",
+        help="piece to continue or fill in; without it, a piece is written from scratch",
+    )
+    command.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="what the piece is, such as composer=bach, for a model of data prepared with --tags; can be repeated",
+    )
     command.add_argument(
         "--context-bars",
         type=int,
@@ -267,6 +302,7 @@ def _run_generate(options: argparse.Namespace) -> int:
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.completion_files import complete_to_files, completion_paths, fill_to_files
     from rwkv_music.generation.fill_request import parse_new_part
+    from rwkv_music.generation.prompt_tags import parse_tags
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi import audio
 
@@ -283,16 +319,19 @@ def _run_generate(options: argparse.Namespace) -> int:
     fills = bool(options.fill or options.add_part)
     context_bars = (8 if fills else 4) if options.context_bars is None else options.context_bars
     check_counts(context_bars, options.bars, options.count)
+    if fills and options.prompt is None:
+        raise UserError("--fill and --add-part write into a piece: give it as --prompt.")
     if options.control and not fills:
         raise UserError("--control describes cells to fill in: give --fill or --add-part too.")
     if options.completion_only and fills:
         raise UserError("--completion-only leaves the prompt out, but --fill writes into it: drop one of the two.")
     new_parts = [parse_new_part(text) for text in options.add_part or ()]
+    tags = parse_tags(options.tag)
     paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
     if not options.model.exists():
         raise UserError(f"There is no {options.model}: give a run folder, a checkpoint or exported weights.")
-    if not options.prompt.is_file():
+    if options.prompt and not options.prompt.is_file():
         raise UserError(f"There is no file {options.prompt}: give a .mid file as --prompt.")
     if is_exported(options.model):
         model, codec = _load_exported(options.model, options.state)
@@ -317,6 +356,7 @@ def _run_generate(options: argparse.Namespace) -> int:
             fills=options.fill or (),
             new_parts=new_parts,
             controls=options.control or (),
+            tags=tags,
             context_bars=context_bars,
             count=options.count,
             sampling=sampling,
@@ -334,6 +374,7 @@ def _run_generate(options: argparse.Namespace) -> int:
         context_bars=context_bars,
         bars=options.bars,
         count=options.count,
+        tags=tags,
         sampling=sampling,
         completion_only=options.completion_only,
     )

@@ -1,8 +1,9 @@
-"""Augmentation of pieces on their tokens while batches are read: transposition, loudness and tempo.
+"""Augmentation of pieces on their tokens while batches are read: transposition, loudness, tempo and tags.
 
     transposition   all melodic parts by one interval of -5 to 6 semitones, within the range of every instrument
     loudness        all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
     tempo           at most a tenth faster or slower, by tempo tokens if the tokenizer has them, else by waits
+    tags            each tag becomes the one for an unknown value in half of the cases, so that a model needs none
 
 The number of tokens never changes, so windows keep their boundaries. A silence that takes several wait tokens is
 stretched or shortened only to a length that the same number of tokens can express. A variation is determined by the
@@ -19,6 +20,7 @@ from rwkv_music.tokenizers.vocabulary import NONE
 SHIFTS = range(-5, 7)  # semitones: every key once
 TEMPO_CHANGE = 0.1
 LOUDNESS_PART = 12
+UNKNOWN_TAGS = 0.5
 # Lowest and highest pitch per family of eight General MIDI programs, for the widest instrument of the family.
 # None where pitches name instruments or effects, which are not transposed.
 RANGES: tuple[tuple[int, int] | None, ...] = (
@@ -44,20 +46,24 @@ PERCUSSIVE = np.array([RANGES[program // 8] is None for program in range(DRUMS)]
 
 
 class Augmenter:
-    """Variations of token ids of one codec. Raises UserError if its vocabulary has byte pairs.
+    """Variations of token ids of one codec. Raises UserError if notes change and its vocabulary has byte pairs.
 
-    `kind` is "transpose" for the key only, or "all" for key, loudness and tempo.
+    `kind` is "none" for the tags only, "transpose" for the key, or "all" for key, loudness and tempo. The tags vary
+    with every kind.
     """
 
     def __init__(self, codec: Codec, kind: str, seed: int):
         self._vocabulary = v = codec.token_properties
-        if v.compound:
+        if v.compound and kind != "none":
             raise UserError(
                 "Augmentation cannot change tokens joined by byte-pair encoding: prepare the dataset without it, or "
                 "train with --augment none."
             )
         self._seed = seed
-        self._all = kind == "all"
+        self._kind = kind
+        columns = np.unique(v.unknown_tag[v.unknown_tag != NONE])
+        self._n_columns = len(columns)
+        self._column = np.where(v.unknown_tag != NONE, np.searchsorted(columns, v.unknown_tag), NONE)
         program = np.where(v.kinds == "Pitch", 0, v.program)  # remi's pitch tokens have no program of their own
         self._names_program = v.kinds == "Program"
         self._names_part = v.part != NONE
@@ -71,14 +77,29 @@ class Augmenter:
         Each excerpt [n] belongs to one piece. `before`, int [m], are the tokens of the first piece before its excerpt,
         which may name its programs.
         """
-        generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, 2**63 + sample], np.uint64)))
+        excerpts = [np.asarray(ids, np.int64) for ids in excerpts]
+        if self._n_columns:
+            generator = self._generator(2**63 + 2**62 + sample)
+            excerpts = [self._forget_tags(ids, generator.random(self._n_columns)) for ids in excerpts]
+        if self._kind == "none":
+            return excerpts
+        generator = self._generator(2**63 + sample)
         nothing = np.empty(0, np.int64)
         befores = [nothing if before is None else before.astype(np.int64)] + [nothing] * (len(excerpts) - 1)
         return [
-            self._vary(np.asarray(ids, np.int64), self._programs(np.concatenate([earlier, ids]))[len(earlier) :], draws)
+            self._vary(ids, self._programs(np.concatenate([earlier, ids]))[len(earlier) :], draws)
             for ids, earlier in zip(excerpts, befores, strict=True)
             for draws in [generator.random(3)]
         ]
+
+    def _generator(self, key: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=np.array([self._seed, key], np.uint64)))
+
+    def _forget_tags(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Return ids with the tags of some columns unknown; `draws`, float64 [columns] in [0, 1), decide which."""
+        column = self._column[ids]
+        is_unknown = (column != NONE) & (draws[column] < UNKNOWN_TAGS)
+        return np.where(is_unknown, self._vocabulary.unknown_tag[ids], ids)
 
     def _vary(self, ids: np.ndarray, programs: np.ndarray, draws: np.ndarray) -> np.ndarray:
         key, loudness, tempo = draws
@@ -86,7 +107,7 @@ class Augmenter:
         shifts = self._possible_shifts(self._vocabulary.pitch[ids[movable]], programs[movable])
         shift = shifts[int(key * len(shifts))]
         ids = ids + movable * shift * self._pitch_step
-        if self._all:
+        if self._kind == "all":
             v = self._vocabulary
             most = max(1, (int(v.loudness.max()) + 1) // LOUDNESS_PART)
             ids = _step(ids, v.loudness, int(loudness * (2 * most + 1)) - most)

@@ -107,13 +107,15 @@ class MusicDataset:
         augment: str = "none",  # or "transpose" or "all" (see augment.py); the validation split is never augmented
         infill_weight: float = 0.0,  # in a mix, the fraction of samples that are infill rows
         infill_bars: int = 16,  # the maximum number of bars of an infill row
+        vary: bool = True,  # whether training rows are augmented and lose tags at random (see augment.py)
     ):
         if split not in SPLITS:
             raise ValueError(f"split is one of {SPLITS}, not {split!r}")
         if ctx_len < 1:
             raise UserError(f"The context length is {ctx_len} tokens: choose at least 1.")
         self.data_dir, self.split, self.ctx_len, self.seed, self.task = Path(data_dir), split, ctx_len, seed, task
-        tokenizer = read_dataset_json(data_dir)["tokenizer"]  # needs the core dependencies only, unlike the codec
+        facts = read_dataset_json(data_dir)
+        tokenizer = facts["tokenizer"]  # needs the core dependencies only, unlike the codec
         self.tokenizer_name: str = tokenizer["name"]
         self.vocab_size: int = tokenizer["vocab_size"]
         self.pad_id: int = tokenizer["pad_id"]
@@ -131,7 +133,7 @@ class MusicDataset:
             remedy = "prepare it with a larger --val-fraction" if split == "val" else "prepare it from more files"
             raise UserError(f"The {split} split of {data_dir} has no targets: {remedy}.")
         self.augmenter = augmenter = None
-        if augment != "none" and split == "train":
+        if vary and split == "train" and (augment != "none" or facts.get("tags")):
             self.augmenter = augmenter = Augmenter(load_codec(self.data_dir / "tokenizer.json"), augment, seed)
         # The fraction of samples of each task, exact for any value of the counter.
         weights = {"completion": Fraction(str(completion_weight)), "infill": Fraction(str(infill_weight))}

@@ -135,7 +135,7 @@ def evaluate(
     for split, counts in splits.items():
         if not counts["pieces"]:
             continue
-        dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)
+        dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint, vary=False)
         pieces = BinIdx(Path(data) / split)
         if tbptt:
             nats, targets = _nats_by_position_of_streams(

@@ -1,4 +1,4 @@
-"""Completion: a trained model continues a piece from its opening bars.
+"""Completion: a trained model continues a piece from its opening bars, or writes one from scratch.
 
 Notable choices:
 - The prompt is read in windows, so memory does not depend on the length of the prompt or the completion.
@@ -9,7 +9,7 @@ Notable choices:
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from rwkv_music.config import MOST_BARS
 from rwkv_music.errors import UserError, explained
 from rwkv_music.generation.continuation import continue_parts
 from rwkv_music.generation.prompt_file import Opening, check_context, read_opening
+from rwkv_music.generation.prompt_tags import tagged
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi.edit import cut_before, lengthen
@@ -35,6 +36,7 @@ from rwkv_music.tokenizers.multitrack import Multitrack
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
 MOST_COMPLETIONS = 100_000
 TOKENS_PER_BAR = 64  # minimum budget per bar before `ForcedExit` becomes active
+TOKENS_PER_FREE_BAR = 1024  # the budget per bar without a context
 
 
 class ForcedExit(Grammar):
@@ -129,11 +131,12 @@ class Completion:
 def complete(
     model: torch.nn.Module,
     codec: Codec,
-    prompt: str | os.PathLike | np.ndarray | Piece,
+    prompt: str | os.PathLike | np.ndarray | Piece | None = None,
     *,
-    context_bars: int,
+    context_bars: int = 4,
     bars: int,
     count: int = 1,
+    tags: Mapping[str, str] | None = None,
     sampling: Sampling = DEFAULT_SAMPLING,
     max_tokens: int | None = None,
     rows_at_once: int | None = None,
@@ -143,21 +146,27 @@ def complete(
 
     Args:
         model: an RWKV trained on `codec`'s tokens.
-        prompt: a MIDI file, a piece, or ids [T] from `codec.encode`.
+        prompt: a MIDI file, a piece, or ids [T] from `codec.encode`; None for a piece from scratch.
+        context_bars: not used without a prompt.
+        tags: what the piece is, by column, such as {"composer": "bach"}, for models of data with tags.
         max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. The
-            default allows each bar four times the tokens of the context's longest bar, and at least 64. A completion
-            reaches it only if the model fails to end its bars.
+            default allows each bar four times the tokens of the context's longest bar, and at least 64, or 1,024
+            without a context. A completion reaches it only if the model fails to end its bars.
         rows_at_once: completions generated in one batch. In bf16, a different number may change some of the drawn
             tokens.
         progress: called after every token with (bars done, bars requested), summed over all completions.
 
-    Raises UserError if the prompt is missing, unreadable or shorter than the context, a count is out of range, or the
-    model's logits are not finite.
+    Raises UserError if the prompt is missing, unreadable or shorter than the context, a count is out of range, the
+    tokenizer lacks a tag, or the model's logits are not finite.
     """
     check_counts(context_bars, bars, count)
-    piece, opening = open_prompt(codec, prompt, context_bars)
-    longest_bar = int(np.diff(np.append(piece.bar_starts, len(piece.ids))).max())
-    max_tokens = max_tokens or bars * max(TOKENS_PER_BAR, 4 * longest_bar)
+    if prompt is None:
+        piece, opening, bar_tokens = codec.empty_piece(), None, TOKENS_PER_FREE_BAR
+    else:
+        piece, opening = open_prompt(codec, prompt, context_bars)
+        bar_tokens = max(TOKENS_PER_BAR, 4 * int(np.diff(np.append(piece.bar_starts, len(piece.ids))).max()))
+    piece = tagged(codec, piece, tags or {})
+    max_tokens = max_tokens or bars * bar_tokens
     vocabulary = codec.token_properties
     rows = min(count, rows_at_once or ROWS_AT_ONCE[torch.device(model.device).type])
 

@@ -1,7 +1,7 @@
 """Completing or filling in a MIDI file into files: output paths, the progress bar, .mid files and piano rolls."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,17 @@ from rwkv_music.tokenizers.codec import Codec
 def complete_to_files(
     model: torch.nn.Module,
     codec: Codec,
-    prompt: str | os.PathLike,
+    prompt: str | os.PathLike | None,
     out: str | os.PathLike,
     *,
     context_bars: int,
     bars: int,
     count: int = 1,
+    tags: Mapping[str, str] | None = None,
     sampling: Sampling = DEFAULT_SAMPLING,
     completion_only: bool = False,
 ) -> list[Completion]:
-    """Complete the MIDI file `prompt`, with a progress bar, and write the results. See `complete`."""
+    """Complete the MIDI file `prompt` (None: from scratch) and write the results. Shows a bar. See `complete`."""
     completion_paths(out, count, prompt)  # reports a bad name before the generation, not after it
     with progress_bar(None, "completing", count * bars, unit=" bars") as bar:
         completions = complete(
@@ -41,6 +42,7 @@ def complete_to_files(
             context_bars=context_bars,
             bars=bars,
             count=count,
+            tags=tags,
             sampling=sampling,
             progress=lambda done, _: bar.update(done - bar.n),
         )

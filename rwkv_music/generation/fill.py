@@ -22,6 +22,7 @@ import torch
 from rwkv_music.errors import UserError, explained
 from rwkv_music.generation.completion import MOST_COMPLETIONS, ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit
 from rwkv_music.generation.fill_request import Hole, parse_controls_of_parts, parse_fill
+from rwkv_music.generation.prompt_tags import tagged
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi import cells as midi_cells
@@ -84,6 +85,7 @@ def fill(
     *,
     new_parts: Sequence[NewPart] = (),
     controls: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
     context_bars: int = 8,
     count: int = 1,
     sampling: Sampling = DEFAULT_SAMPLING,
@@ -98,6 +100,7 @@ def fill(
         fills: the cells to write, such as "bars=5-8 parts=bass" (see fill_request.py).
         new_parts: parts that the file does not have; they are written in all bars unless `fills` names them.
         controls: what to write, such as "density=low,register=high parts=bass" (see midi/controls.py).
+        tags: what the piece is, such as {"composer": "bach"}, for a tokenizer with tags.
         context_bars: bars to read on each side of the cells.
         rows_at_once, progress: see `write_cells`.
 
@@ -123,6 +126,7 @@ def fill(
         raise UserError(
             f"{piece} cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
         ) from error
+    encoded = tagged(codec, encoded, tags or {})
     _check_bars(midi, codec, len(encoded.bar_starts), str(piece))
     parts = [*encoded.parts, *new_parts]
     if len(parts) > MAX_PARTS:

@@ -45,6 +45,7 @@ from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.stats import Filters, compute_stats
+from rwkv_music.prepare.file_tags import FileTags
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
@@ -53,6 +54,7 @@ from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import make_codec
 from rwkv_music.tokenizers.remi import Remi
+from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN
 
 FORMAT = "rwkv-music dataset"
 FORMAT_VERSION = 1
@@ -78,6 +80,8 @@ def prepare(
     val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, each split gets at least one
     seed: int = 0,  # of the split
     filters: Filters = NO_FILTERS,
+    tags: str | os.PathLike | None = None,  # a CSV with tags of the files (see file_tags.py)
+    tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
     """Write the dataset folder `out` from every MIDI file under `paths`. Return the content of dataset.json.
@@ -90,10 +94,12 @@ def prepare(
     # "." has no name, from which the name of the log folder is derived.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)
-    codec = make_codec(tokenizer, **(options or {}))
+    sources = Sources(paths)
+    file_tags = FileTags(tags, sources.paths if tag_folders else ())
+    columns = {"tags": {column: [] for column in file_tags.columns}} if file_tags.columns else {}
+    codec = make_codec(tokenizer, **(options or {}), **columns)
     if bpe_vocab_size is not None:
         codec.check_byte_pairs(bpe_vocab_size)
-    sources = Sources(paths)
     settings = {
         "rwkv_music": rwkv_music.__version__,
         "paths": [os.path.abspath(path) for path in sources.paths],
@@ -115,7 +121,7 @@ def prepare(
             shutil.rmtree(dataset, ignore_errors=True)
             dataset.mkdir()
             facts = _write_dataset(
-                dataset, prepare_log, codec, bpe_vocab_size, val_fraction, seed, filters, sources.passed_over
+                dataset, prepare_log, codec, bpe_vocab_size, file_tags, val_fraction, seed, filters, sources.passed_over
             )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
@@ -227,6 +233,7 @@ def _write_dataset(
     prepare_log: PrepareLog,
     codec: Codec,
     bpe_vocab_size: int | None,
+    file_tags: FileTags,
     val_fraction: float,
     seed: int,
     filters: Filters,
@@ -238,6 +245,9 @@ def _write_dataset(
     kept = index.first_copy == np.arange(len(index.first_copy))
     if bpe_vocab_size is not None:
         codec = _with_byte_pairs(codec, prepare_log, kept & ~in_val, bpe_vocab_size)
+    if file_tags.columns:
+        codec = _with_tag_values(codec, prepare_log, kept & ~in_val, file_tags)
+    tag_counts = {column: Counter(values=len(values), pieces=0, rare=0) for column, values in codec.tags.items()}
     counts = {split: Counter(pieces=0, tokens=0, bars=0, notes=0) for split in SPLITS}
     reasons = Counter(index.reasons)
     lost: dict[str, Counter] = {}
@@ -265,6 +275,14 @@ def _write_dataset(
                     piece = codec.apply_merges(tokens)
                     tokens, piece_bars = piece.ids, np.diff(piece.bar_starts, prepend=0).astype(np.uint16)
                     line |= {"n_tokens": len(tokens)}
+                if codec.tags:
+                    given = file_tags.of(line["file"])
+                    known = {column: value for column, value in given.items() if value in codec.tags[column]}
+                    for column in given:
+                        tag_counts[column]["pieces" if column in known else "rare"] += 1
+                    # Every column is set: the ids of unknown tags depend on the number of values.
+                    tokens = codec.with_tags(tokens, {column: known.get(column, UNKNOWN) for column in codec.tags})
+                    line |= {"tags": known}
                 documents[split].add(tokens)
                 bars[split].add(piece_bars)
                 counts[split].update(pieces=1, tokens=len(tokens), bars=len(piece_bars), notes=line["n_notes"])
@@ -296,6 +314,11 @@ def _write_dataset(
         "passed_over": dict(sorted(passed_over.items())),
         "rejected": dict(sorted(reasons.items())),
         "lost": {reason: dict(lost[reason]) for reason in sorted(lost)},
+        **(
+            {"tags": {"columns": {c: dict(n) for c, n in tag_counts.items()}, "unused": file_tags.unused}}
+            if codec.tags
+            else {}
+        ),
         "distinct_music": len(np.unique(index.music[kept], axis=0)),
         "splits": {split: dict(counts[split]) for split in SPLITS},
         "sha256": {name: file_sha256(folder / name) for name in PARTS},
@@ -314,6 +337,29 @@ def _with_byte_pairs(codec: Remi, prepare_log: PrepareLog, chosen: np.ndarray, v
                 yield tokens, np.cumsum(bars, dtype=np.int64)
 
     return codec.with_merges(documents, int(chosen.sum()), vocab_size)
+
+
+def _with_tag_values(codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags) -> Codec:
+    """Return `codec` with the most frequent values of each column in the pieces that are `chosen`, bool [n].
+
+    Raises UserError if no tags fit a file of the log.
+    """
+    counts: dict[str, Counter] = {column: Counter() for column in file_tags.columns}
+    number = 0
+    for line in prepare_log.lines():
+        tags = file_tags.of(line["file"])
+        if "reason" in line:
+            continue
+        if chosen[number]:
+            for column, value in tags.items():
+                counts[column][value] += 1
+        number += 1
+    file_tags.check_use(prepare_log.line(0)["file"])
+    values = {
+        column: sorted(sorted(count, key=lambda value, count=count: (-count[value], value))[:MAX_VALUES])
+        for column, count in counts.items()
+    }
+    return make_codec(codec.name, **{**codec.options, "tags": values})
 
 
 class _Index:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -137,12 +138,30 @@ class Codec(ABC):
             lines = BarLines(lines.start_ms[: n_lines + 1], lines.signatures[:n_lines])
         return Piece(piece.ids[: ends[n]], piece.bar_starts[:n], lines, parts=piece.parts)
 
+    @property
+    def tags(self) -> dict[str, list[str]]:
+        """The values of each column of tags (tags.py); empty if pieces have no tags."""
+        return self.options.get("tags", {})
+
+    def empty_piece(self) -> Piece:
+        """Return the tokens before the first bar of every piece, without bars: BOS, and a tag of each column."""
+        return Piece(np.array([self.bos_id], np.uint16), np.empty(0, np.int64))
+
+    def with_tags(self, ids: np.ndarray, tags: Mapping[str, str]) -> np.ndarray:
+        """Return a copy of the ids [n] of a piece with other values of some columns.
+
+        Raises ValueError for a column or a value that the vocabulary does not have.
+        """
+        if tags:
+            raise ValueError(f"the tokenizer {self.name} has no tags")
+        return ids
+
     @abstractmethod
     def excerpt(self, ids: np.ndarray, start: int, split: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the bars in ids[start:split] of a piece as they would start a piece, and those in ids[split:stop].
 
-        The first result starts with BOS and names the tempo and the programs that are in force, so it reads like a
-        prompt. The second one continues it. A bar begins at each index, unless it is the end.
+        The first result starts with BOS and the piece's tags, and names the tempo and the programs that are in force,
+        so it reads like a prompt. The second one continues it. A bar begins at each index, unless it is the end.
         """
 
     @abstractmethod

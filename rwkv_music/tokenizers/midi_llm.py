@@ -348,6 +348,7 @@ class MidiLlm(Codec):
             tempo_steps_per_octave=0.0,
             wait_ms=np.where(self._wait_ms > 0, self._wait_ms, NONE),
             compound=False,
+            unknown_tag=np.full(V, NONE),
         )
 
     def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines:

@@ -1,6 +1,6 @@
 """The `multitrack` codec: bars of cells, where a cell is one part in one bar.
 
-    piece   BOS (Bar TimeSig [Tempo] cell*)* EOS
+    piece   BOS Tag* (Bar TimeSig [Tempo] cell*)* EOS
     cell    Part ([Program] Position (Pitch [Velocity] Duration)+)+
     fill    a piece with `Part Hole` in place of some cells, then Fill, then the holes' contents (multitrack_cells.py)
 
@@ -9,6 +9,7 @@ moment in the order of pitch. Equal music in equal tracks has equal ids.
 
 Notable choices:
 - A part is one channel of one track (midi/parts.py). Voices of one instrument stay apart, with their unisons.
+- A vocabulary with tags has one Tag of each column in every piece (tags.py). Without tags, no piece has one.
 - Program is named at a part's first cell, and where it changes. Velocity is named at a cell's first note, and where it
   changes in the cell. Most scores need few such tokens, so a row holds more music.
 - Positions and durations have 24 steps per quarter note in every meter. Note values down to a thirty-second note and
@@ -23,6 +24,7 @@ Source: the cells are this project's; bars, positions and durations follow Huang
 (2020).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -83,6 +85,7 @@ from rwkv_music.tokenizers.multitrack_vocabulary import (
     VELOCITY_STEP,
     VOCABULARY,
 )
+from rwkv_music.tokenizers.tags import UNKNOWN, tag_tokens
 from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary, ranks
 
 TICKS_PER_STEP = 20  # of decoded files, which have 480 ticks per quarter note
@@ -99,11 +102,17 @@ class Multitrack(Codec):
     name = "multitrack"
     pad_id, bos_id, eos_id = PAD, BOS, EOS
 
-    def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
-        if vocabulary not in (None, VOCABULARY):
+    def __init__(
+        self,
+        tags: Mapping[str, Sequence[str]] | None = None,  # the values of each column
+        vocabulary: list[str] | None = None,
+        libraries: dict[str, str] | None = None,
+    ):
+        options: dict[str, Any] = {"tags": {column: list(values) for column, values in tags.items()}} if tags else {}
+        own = [*VOCABULARY, *tag_tokens(options.get("tags", {}))]
+        if vocabulary not in (None, own):
             raise ValueError("the vocabulary is not that of the multitrack tokenizer of this version")
-        options: dict[str, Any] = {}
-        super().__init__(options, VOCABULARY, libraries or {})
+        super().__init__(options, own, libraries or {})
 
     def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
         midi = parse_midi(source)
@@ -138,8 +147,11 @@ class Multitrack(Codec):
             signatures[:n_bars], tempos, bar, part, start - bar_start[bar], program, pitch, velocity, duration
         )
         lost = {DOUBLE_NOTES: len(notes) - len(pitch), OTHER_METERS: int(n_odd[:n_bars].sum())}
-        ids = np.concatenate([[self.bos_id], ids, [self.eos_id]]).astype(np.uint16)
-        return Piece(ids, bar_starts + 1, lost={reason: n for reason, n in lost.items() if n}, parts=tuple(parts))
+        head = self.empty_piece().ids
+        ids = np.concatenate([head, ids, [self.eos_id]]).astype(np.uint16)
+        return Piece(
+            ids, bar_starts + len(head), lost={reason: n for reason, n in lost.items() if n}, parts=tuple(parts)
+        )
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None, parts: tuple[Part, ...] = ()) -> mido.MidiFile:
         """See `Codec.decode`. `parts` give the names and drum kits of the first parts."""
@@ -162,6 +174,22 @@ class Multitrack(Codec):
         written = write_bars(read_excerpt(ids, start, stop))
         n_opening = len(write_bars(read_excerpt(ids, start, split)))
         return written[:n_opening], np.append(written[n_opening:], ids[stop - 1 : stop][ids[stop - 1 : stop] == EOS])
+
+    def empty_piece(self) -> Piece:
+        unknown = self.token_properties.unknown_tag
+        ids = np.concatenate([[BOS], np.unique(unknown[unknown != NONE])])
+        return Piece(ids.astype(np.uint16), np.empty(0, np.int64))
+
+    def with_tags(self, ids: np.ndarray, tags: Mapping[str, str]) -> np.ndarray:
+        ids = np.array(ids)
+        first = len(VOCABULARY)
+        for place, (column, values) in enumerate(self.tags.items(), start=1):
+            if column in tags:
+                ids[place] = first + [UNKNOWN, *values].index(tags[column])
+            first += 1 + len(values)
+        if missing := set(tags) - set(self.tags):
+            raise ValueError(f"the vocabulary has no column {min(missing)!r}")
+        return ids
 
     @staticmethod
     def bar_grid(midi: ParsedMidi) -> BarGrid:
@@ -200,6 +228,11 @@ class Multitrack(Codec):
         part[kinds == "Part"] = np.arange(1, MAX_PARTS + 1)
         velocity[kinds == "Velocity"] = VELOCITIES
         tempo[kinds == "Tempo"] = TEMPOS
+        unknown_tag, first = np.full(V, NONE), len(VOCABULARY)
+        for values in self.tags.values():
+            stop = first + 1 + len(values)
+            unknown_tag[first:stop] = first
+            first = stop
         return Vocabulary(
             kinds=kinds,
             pitch=pitch,
@@ -211,6 +244,7 @@ class Multitrack(Codec):
             tempo_steps_per_octave=STEPS_PER_OCTAVE,
             wait_ms=np.full(V, NONE),
             compound=False,
+            unknown_tag=unknown_tag,
         )
 
 

@@ -1,6 +1,6 @@
 """Documents with holes: the form in which a model reads and writes cells (a cell is one part in one bar).
 
-    BOS  bars, with `Part Hole` in place of the cells to be written  Fill  bars that have holes, written out
+    BOS  tags  bars, with `Part Hole` in place of the cells to be written  Fill  bars that have holes, written out
 
 After Fill, each bar with holes follows again as `Bar TimeSig`, its known cells, and its holes as `Part [controls]
 content End`, all in the order of parts. Before each run of such bars, the bar after the run is repeated, with Next at
@@ -12,7 +12,7 @@ mention of a part.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -41,6 +41,7 @@ from rwkv_music.tokenizers.multitrack_vocabulary import (
     TIME_SIG,
     VELOCITIES,
     VELOCITY,
+    VOCABULARY,
 )
 from rwkv_music.tokenizers.vocabulary import NONE
 
@@ -64,6 +65,7 @@ class Excerpt:
     tempos: list[int]  # the token of each bar's tempo
     cells: list[dict[int, Cell]]  # of each bar, by number of the part, in order
     programs: dict[int, int]  # the token of the program of each part before or in the excerpt, by number of the part
+    tags: list[int] = field(default_factory=list)  # the tags of the piece
 
     @property
     def parts(self) -> list[int]:
@@ -73,7 +75,7 @@ class Excerpt:
     def bars(self, first: int, stop: int) -> "Excerpt":
         """Return the bars `first` to `stop` of this excerpt."""
         own = slice(first, stop)
-        return Excerpt(self.signatures[own], self.tempos[own], self.cells[own], self.programs)
+        return Excerpt(self.signatures[own], self.tempos[own], self.cells[own], self.programs, self.tags)
 
 
 def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
@@ -84,7 +86,7 @@ def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
     tempo = before[(before >= TEMPO) & (before < PART)][-1:].tolist()
     programs = _last_programs(before)
     begins = np.flatnonzero((inside == BAR) | ((inside >= PART) & (inside < PROGRAM))).tolist()
-    excerpt = Excerpt([], [], [], programs)
+    excerpt = Excerpt([], [], [], programs, before[before >= len(VOCABULARY)].tolist())
     for i, j in pairwise([*begins, len(inside)]):
         if inside[i] == BAR:
             if j > i + 2:
@@ -149,7 +151,7 @@ class _Writer:
 def write_bars(excerpt: Excerpt, holes: Collection[Hole] = ()) -> np.ndarray:
     """Return the bars of an excerpt as a document, int64 [n], with `Part Hole` in place of the cells `holes`."""
     writer = _Writer()
-    writer.add([BOS])
+    writer.add([BOS, *excerpt.tags])
     _write_bars(writer, excerpt, set(holes))
     return writer.take()
 
@@ -186,7 +188,7 @@ def with_holes(
     """
     controls = controls or {}
     writer = _Writer()
-    writer.add([BOS])
+    writer.add([BOS, *excerpt.tags])
     _write_bars(writer, excerpt, {*holes, *context_only})
     writer.add([FILL])
     prompt = writer.take()

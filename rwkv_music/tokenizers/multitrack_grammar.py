@@ -56,7 +56,7 @@ class MultitrackRules:
         by_length: bool [lengths, V], by the length of the bar.
         by_pitch: bool [129, V], by the lowest pitch that is still free in the moment.
         by_part: bool [parts + 1, V], by the last part of the bar.
-        forced: bool [V, V], a single token.
+        forced: bool [V without tags, V], a single token.
         kind, part, program, position, pitch, length: int64 [V], the value of each token for these tables, or -1.
         bar_steps: int64 [lengths], the positions of a bar of each length.
     """
@@ -90,7 +90,7 @@ class MultitrackRules:
         self.by_length = self.position < distinct[:, None]
         self.by_pitch = (self.pitch < 0) | (self.pitch >= np.arange(129)[:, None])
         self.by_part = (self.part < 0) | (self.part > np.arange(n_parts + 1)[:, None])
-        self.forced = np.eye(V, dtype=bool)
+        self.forced = np.eye(V - np.count_nonzero(kinds == "Tag"), V, dtype=bool)  # tags are the last tokens
         self.bar_steps = distinct
         self.n_parts = n_parts
         self.starts_bar = kinds == "Bar"

@@ -21,6 +21,7 @@ VELOCITY_STEP = 4
 VELOCITIES = np.minimum(np.arange(VELOCITY_STEP, 129, VELOCITY_STEP), 127)
 
 
+# Without tags, whose tokens follow these (tags.py).
 VOCABULARY = [
     "PAD",
     "BOS",

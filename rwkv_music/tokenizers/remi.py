@@ -193,6 +193,7 @@ class Remi(Codec):
             tempo_steps_per_octave=(N_TEMPOS - 1) / log2(TEMPO_RANGE[1] / TEMPO_RANGE[0]),
             wait_ms=np.full(V, NONE),
             compound=bool((kinds == "Compound").any()),
+            unknown_tag=np.full(V, NONE),
         )
 
     @cached_property

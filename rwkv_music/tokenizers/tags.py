@@ -1,0 +1,33 @@
+"""Tags: tokens at the head of a piece that say what it is, such as `Tag_composer=bach`.
+
+A tag has a column, such as `composer`, and one of the column's values. A tokenizer with tags starts every piece with
+BOS and one tag of each column. A column also has the value `none`, which stands for every other value and for an
+unknown one. Columns and values are in lower case.
+"""
+
+from collections.abc import Mapping, Sequence
+
+UNKNOWN = "none"
+MAX_COLUMNS = 16
+MAX_VALUES = 1000  # of a column, without UNKNOWN
+
+
+def tag_text(text: str) -> str:
+    """Return the name of a column or a value as it is in the vocabulary: lower case, single spaces."""
+    return " ".join(text.split()).lower()
+
+
+def tag_tokens(tags: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the tokens of `tags`, the values of each column: those of a column in a row, first that for UNKNOWN.
+
+    Raises ValueError if a column or a value is not as `tag_text` returns it, is given twice, or is one too many.
+    """
+    if len(tags) > MAX_COLUMNS:
+        raise ValueError(f"more than {MAX_COLUMNS} columns of tags")
+    for column, values in tags.items():
+        names = [column, *values]
+        if any(name != tag_text(name) or not name for name in names) or "=" in column:
+            raise ValueError(f"a tag of the column {column!r} has an invalid name")
+        if len({UNKNOWN, *values}) != len(values) + 1 or len(values) > MAX_VALUES:
+            raise ValueError(f"the column {column!r} has a value twice, or more than {MAX_VALUES:,} values")
+    return [f"Tag_{column}={value}" for column, values in tags.items() for value in (UNKNOWN, *values)]
