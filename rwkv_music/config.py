@@ -173,6 +173,11 @@ class DataConfig:
                 f"--tbptt reads whole pieces, but the rows of --task {self.task} are excerpts: drop one of the two."
             )
 
+    @property
+    def infills(self) -> bool:
+        """Whether some rows are infill rows."""
+        return self.task == "infill" or (self.task == "mix" and self.infill_weight > 0)
+
 
 @dataclass(frozen=True)
 class TrainConfig:

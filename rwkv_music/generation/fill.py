@@ -8,7 +8,8 @@ under a soprano: they differ only in the cells. Notable choices:
 - The file outside the holes stays the user's, event for event (midi/cells.py).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence, io
+import io
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
