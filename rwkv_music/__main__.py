@@ -12,7 +12,7 @@ from pathlib import Path
 
 import rwkv_music
 from rwkv_music.config import LONGEST_NAME, name_too_long
-from rwkv_music.errors import OutputClosed, UserError, checked_output, explained
+from rwkv_music.errors import OutputClosed, UserError, checked_output
 from rwkv_music.system import share_cores
 from rwkv_music.tokenizers.registry import TOKENIZERS
 
@@ -317,9 +317,9 @@ def _mirex(commands) -> None:
 
 def _run_mirex(options: argparse.Namespace) -> int:
     from rwkv_music.checkpoint.weights import is_exported
-    from rwkv_music.generation.mirex import continue_prompt, generation_paths
+    from rwkv_music.generation.mirex import continue_prompt, generation_paths, save_generations
     from rwkv_music.generation.sampling import Sampling
-    from rwkv_music.midi.mirex import read_notes, write_notes
+    from rwkv_music.midi.mirex import read_notes
 
     # Check the arguments before loading the model.
     sampling = Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
@@ -334,10 +334,8 @@ def _run_mirex(options: argparse.Namespace) -> int:
     else:
         model, codec, _, _ = _load(options.model, options.state)
     generations = continue_prompt(model, codec, prompt, options.count, sampling)
+    save_generations(generations, paths)
     for path, notes in zip(paths, generations, strict=True):
-        with explained(f"writing {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_notes(path, notes)
         print(f"{path}: {len(notes):,} notes in twelve bars")
     return 0
 

@@ -1,17 +1,18 @@
 """Piano continuation in the form of the MIREX 2025 task (see midi/mirex.py)."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, explained
 from rwkv_music.generation.completion import check_counts, complete
 from rwkv_music.generation.completion_files import numbered_paths
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
-from rwkv_music.midi.mirex import NEW_BARS, PROMPT_BARS, from_score, to_midi
+from rwkv_music.midi.mirex import NEW_BARS, PROMPT_BARS, from_score, to_midi, write_notes
 from rwkv_music.midi.score import read_score
 from rwkv_music.tokenizers.codec import Codec
 
@@ -53,3 +54,11 @@ def generation_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLi
     if out.suffix.lower() != ".json":
         raise UserError(f"{out} is not the name of a JSON file: give an --out that ends in .json.")
     return numbered_paths(out, count, prompt)
+
+
+def save_generations(generations: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
+    """Write the results of `continue_prompt` to files. Raises UserError if one cannot be written."""
+    for notes, path in zip(generations, paths, strict=True):
+        with explained(f"writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_notes(path, notes)
