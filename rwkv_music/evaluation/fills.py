@@ -12,7 +12,8 @@ choices:
 - Each set of holes is filled `VARIANTS` times, as one batch. Random real bars are drawn as often.
 - The fills from the left side alone are fills of all parts in the bars from the first hole to the last one. Only the
   holes are measured.
-- A set of holes serves one control. The class is drawn for each part among those that the part has in the piece.
+- Each part with holes is asked for a class of one control, which is drawn among those that it has in the piece. The
+  controls take turns from part to part.
 - Real bars for the random baseline are those of the training split, of `MOST_REAL_PIECES` pieces at most.
 """
 
@@ -132,20 +133,19 @@ def evaluate_fills(
     descriptors: dict[str, Descriptors] = defaultdict(Descriptors)
     counts = np.zeros((len(CONTROLS), 5), np.int64)
     for number, task in enumerate(progress_bar(tasks, "filling")):
-        own = replace(sampling, seed=sampling.seed + number)
+        own = replace(sampling, seed=(sampling.seed + number) % 2**64)
         options = {"context_bars": context_bars, "sampling": own, "rows_at_once": rows_at_once}
         options["count"] = min(VARIANTS, count - number * VARIANTS)
         fills = write_cells(model, codec, task.excerpt, task.holes, **options)
         left, holes = _left_only(task)
         from_left = write_cells(model, codec, left, holes, **options)
         generator = np.random.default_rng([sampling.seed, number])
-        column = number % len(CONTROLS)
-        asked = _draw_classes(task, column, generator)
+        asked = _draw_classes(task, number, generator)
         if asked:
-            tokens = {part: [int(FIRST_CLASS[column]) + value] for part, value in asked.items()}
+            tokens = {part: [int(FIRST_CLASS[column]) + value] for part, (column, value) in asked.items()}
             obeying = write_cells(model, codec, task.excerpt, task.holes, controls=tokens, **options)
             for met, unmet in zip(obeying, fills, strict=True):
-                counts[column] += _counts(task, met, unmet, column, asked)
+                counts += _counts(task, met, unmet, asked)
 
         notes = {
             MODEL: [_notes(contents, task.real.lines) for contents in fills],
@@ -263,28 +263,40 @@ def _classes_of_parts(excerpt: Excerpt) -> dict[int, np.ndarray]:
     return seen
 
 
-def _draw_classes(task: FillTask, column: int, generator: np.random.Generator) -> dict[int, int]:
-    """Draw a class of a control for each part that has holes, among those that the part has in its piece."""
-    choices = {number: np.flatnonzero(task.classes[number][column]) for number in sorted({n for _, n in task.holes})}
-    return {number: int(generator.choice(seen)) for number, seen in choices.items() if len(seen)}
+def _draw_classes(task: FillTask, number: int, generator: np.random.Generator) -> dict[int, tuple[int, int]]:
+    """Draw a control and a class for each part that has holes, among the classes that the part has in its piece.
+
+    Return the column of the control and the class, by number of the part. `number` is that of the task: with it and
+    from part to part, the next control follows.
+    """
+    asked = {}
+    for i, part in enumerate(sorted({part for _, part in task.holes})):
+        column = (number + i) % len(CONTROLS)
+        seen = np.flatnonzero(task.classes[part][column])
+        if len(seen):
+            asked[part] = column, int(generator.choice(seen))
+    return asked
 
 
 def _obedience(name: str, cells: int, *met: int) -> Obedience:
     return Obedience(name, cells, *(n / cells if cells else float("nan") for n in met))
 
 
-def _counts(task: FillTask, asked: Contents, unasked: Contents, column: int, classes: dict[int, int]) -> np.ndarray:
-    """Return the number of cells that were asked for a class, and how many have it exactly and nearly: int64 [5].
+def _counts(task: FillTask, met: Contents, unmet: Contents, asked: dict[int, tuple[int, int]]) -> np.ndarray:
+    """Return the number of cells that were asked for a class, and how many have it exactly and nearly: int64 [n, 5].
 
-    The last two are those of the fill `unasked`.
+    The rows are the controls. `met` was written with the classes `asked`; the last two columns are those of `unmet`,
+    which was written without.
     """
-    target = np.array([classes.get(number, UNKNOWN) for _, number in task.holes])
-    counts = [(target != UNKNOWN).sum()]
-    for contents in (asked, unasked):
-        found = _classes(task.excerpt, {hole: contents[hole] for hole in task.holes})[:, column]
-        distance = np.abs(found - target)[target != UNKNOWN]
-        counts += [(distance == 0).sum(), (distance <= 1).sum()]
-    return np.array(counts, np.int64)
+    holes = [hole for hole in task.holes if hole[1] in asked]
+    columns, target = np.array([asked[part] for _, part in holes], np.int64).reshape(-1, 2).T
+    rows = [np.ones(len(holes), bool)]
+    for contents in (met, unmet):
+        found = _classes(task.excerpt, {hole: contents[hole] for hole in holes})[np.arange(len(holes)), columns]
+        rows += [found == target, np.abs(found - target) <= 1]
+    counts = np.zeros((len(CONTROLS), len(rows)), np.int64)
+    np.add.at(counts, columns, np.stack(rows, axis=1).astype(np.int64))
+    return counts
 
 
 # ---- training data ---------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def evaluate_mirex(
     marked = np.ones((NEW_BARS, 1), bool)
     for number in progress_bar(range(needed), "continuing"):
         prompt, real = pairs[number % len(pairs)]
-        own = replace(sampling, seed=sampling.seed + number)
+        own = replace(sampling, seed=(sampling.seed + number) % 2**64)
         written = {
             MODEL: continue_prompt(model, codec, prompt, min(VARIANTS, count - number * VARIANTS), own),
             COPY: [repeated_prompt(prompt)] if number < len(pairs) else [],
