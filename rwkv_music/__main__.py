@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rwkv_music {rwkv_music.__version__}")
     exact = partial(argparse.ArgumentParser, allow_abbrev=False)  # a misspelt option is an error
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=exact)
-    for add in (_corpus, _prepare, _generate, _evaluate, _export, _doctor):
+    for add in (_corpus, _prepare, _generate, _mirex, _evaluate, _export, _doctor):
         add(commands)
     return parser
 
@@ -386,6 +386,61 @@ def _run_generate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _mirex(commands) -> None:
+    command = commands.add_parser("mirex", help="continue a piano prompt by twelve bars, in the JSON of the MIREX task")
+    command.add_argument(
+        "model",
+        type=_path,
+        metavar="MODEL",
+        help="run folder, checkpoint, or exported weights with their tokenizer file",
+    )
+    _add_state(command)
+    command.add_argument(
+        "--prompt",
+        required=True,
+        type=_path,
+        metavar="IN.json",
+        help='four bars of 4/4 in sixteenth notes, {"prompt": [{"start": 16, "pitch": 72, "duration": 6}, ...]}',
+    )
+    command.add_argument(
+        "--out",
+        required=True,
+        type=_path,
+        metavar="OUT.json",
+        help='output file, with the twelve bars as "generation"',
+    )
+    _number(command, "--count", 1, "K", "number of continuations; several are named OUT-1.json, OUT-2.json ...")
+    _number(command, "--temperature", 1.0, "X", "sampling temperature; 0: greedy")
+    _number(command, "--top-p", 1.0, "P", "sample from the most likely tokens with total probability P; 1: all")
+    _number(command, "--seed", 0, "N", "seed of the random numbers")
+    command.set_defaults(run=_run_mirex)
+
+
+def _run_mirex(options: argparse.Namespace) -> int:
+    from rwkv_music.checkpoint.weights import is_exported
+    from rwkv_music.generation.mirex import continue_prompt, generation_paths, save_generations
+    from rwkv_music.generation.sampling import Sampling
+    from rwkv_music.midi.mirex import read_notes
+
+    # Check the arguments before loading the model.
+    sampling = Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+    paths = generation_paths(options.out, options.count, options.prompt)
+    prompt = read_notes(options.prompt)
+    if not len(prompt):
+        raise UserError(f"{options.prompt} has no notes: give a prompt with at least one.")
+    if not options.model.exists():
+        raise UserError(f"There is no {options.model}: give a run folder, a checkpoint or exported weights.")
+    if is_exported(options.model):
+        model, codec = _load_exported(options.model, options.state)
+    else:
+        model, codec, _, _ = _load(options.model, options.state)
+    generations = continue_prompt(model, codec, prompt, options.count, sampling)
+    save_generations(generations, paths)
+    for path, notes in zip(paths, generations, strict=True):
+        print(f"{path}: {len(notes):,} notes in twelve bars")
+    return 0
+
+
 def _evaluate(commands) -> None:
     command = commands.add_parser(
         "evaluate", help="compare a run's loss with that of n-gram models, and its completions with real music"
@@ -399,32 +454,61 @@ def _evaluate(commands) -> None:
     _number(
         command, "--samples", 0, "K", "number of completions of held-out pieces to compare with the real bars; 0: none"
     )
-    _number(command, "--context-bars", 4, "N", "bars of prompt per completion")
-    _number(command, "--bars", 8, "N", "generated bars per completion")
-    _number(command, "--seed", 0, "N", "seed of the completions")
+    _number(
+        command,
+        "--fills",
+        0,
+        "K",
+        "number of fills of held-out pieces to compare with the real bars and with baselines; 0: none",
+    )
+    _number(
+        command,
+        "--mirex",
+        0,
+        "K",
+        "number of continuations of held-out pieces in the form of the MIREX task to compare with the real bars; 0: "
+        "none",
+    )
+    _number(command, "--context-bars", 4, "N", "bars of prompt per completion, and on each side of the bars of a fill")
+    _number(command, "--bars", 8, "N", "generated bars per completion, and bars in which the holes of a fill lie")
+    _number(command, "--seed", 0, "N", "seed of the completions, of the fills and of their holes")
     command.set_defaults(run=_run_evaluate)
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
+    from rwkv_music.evaluation import fills, holes, losses, mirex
     from rwkv_music.evaluation.completions import sample_measures
-    from rwkv_music.evaluation.losses import as_table, evaluate
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi.measures import compared
+    from rwkv_music.tokenizers.multitrack import Multitrack
 
     sampling = Sampling(seed=options.seed)
-    if options.samples:
-        check_counts(options.context_bars, options.bars, options.samples, "--samples")
+    for flag, count in {"--samples": options.samples, "--fills": options.fills, "--mirex": options.mirex}.items():
+        if count:
+            check_counts(options.context_bars, options.bars, count, flag)
     model, codec, config, step = _load(options.run_folder, options.state)
+    if options.fills and not config.data.infills:
+        raise UserError(
+            f"{options.run_folder} was trained with --task {config.data.task}, so it cannot fill in: use a run of "
+            "--task infill, or of --task mix with --infill_weight, or leave out --fills."
+        )
     print(f"{options.run_folder} at step {step:,} on {options.data}")
-    print(
-        as_table(evaluate(model, codec, options.data, config.data.ctx_len, options.batch_size, bool(config.data.tbptt)))
-    )
+    data, ctx_len, batch_size = options.data, config.data.ctx_len, options.batch_size
+    print(losses.as_table(losses.evaluate(model, codec, data, ctx_len, batch_size, bool(config.data.tbptt))))
+    if isinstance(codec, Multitrack):
+        print(f"\n{losses.parts_as_table(*losses.part_losses(model, codec, data, ctx_len, batch_size))}")
+    if config.data.infills:
+        print(f"\n{holes.as_table(holes.hole_losses(model, codec, data))}")
+    bars = {"context_bars": options.context_bars, "bars": options.bars}
     if options.samples:
-        bars = {"context_bars": options.context_bars, "bars": options.bars}
-        real, completed = sample_measures(model, codec, options.data, options.samples, sampling=sampling, **bars)
+        real, completed = sample_measures(model, codec, data, options.samples, sampling=sampling, **bars)
         print(f"\n{options.bars} bars after a context of {options.context_bars}, mean +- standard deviation:")
         print(compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed]))
+    if options.fills:
+        print(f"\n{fills.as_table(fills.evaluate_fills(model, codec, data, options.fills, sampling=sampling, **bars))}")
+    if options.mirex:
+        print(f"\n{mirex.as_table(mirex.evaluate_mirex(model, codec, data, options.mirex, sampling))}")
     return 0
 
 

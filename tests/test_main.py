@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from rwkv_music.__main__ import main
 from rwkv_music.midi import audio
 
 
-@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "evaluate", "export", "doctor"))
+@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "mirex", "evaluate", "export", "doctor"))
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -48,6 +49,13 @@ def test_bad_usage_is_status_2(arguments, capsys):
         ),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--bars", "0"], "--bars is 0"),
         (["evaluate", "nowhere", "--data", "D", "--samples", "-1"], "--samples is -1"),
+        (["evaluate", "nowhere", "--data", "D", "--fills", "-1"], "--fills is -1"),
+        (["evaluate", "nowhere", "--data", "D", "--mirex", "-1"], "--mirex is -1"),
+        (["mirex", "nowhere", "--prompt", "p.json", "--out", "o.json"], "p.json"),
+        (["mirex", "nowhere", "--prompt", "p.json", "--out", "o.mid"], "ends in .json"),
+        (["mirex", "nowhere", "--prompt", "p.json", "--out", "p.json"], "overwrite its prompt"),
+        (["mirex", "nowhere", "--prompt", "p.json", "--out", "o.json", "--count", "0"], "--count is 0"),
+        (["mirex", "nowhere", "--prompt", __file__, "--out", "o.json"], "test_main.py"),
         (["export", "nowhere", "--out", "OUT.pth"], "There is no nowhere"),
         (["export", ".", "--out", "OUT.pth"], ". is not a run folder"),
     ],
@@ -69,6 +77,7 @@ def test_impossible_paths_are_status_2(path, reason, tmp_path, monkeypatch, caps
         ["prepare", path, "--out", "D"],
         ["prepare", ".", "--out", path],
         ["generate", path, "--prompt", "p.mid", "--out", "o.mid"],
+        ["mirex", "RUN", "--prompt", path, "--out", "o.json"],
         ["evaluate", "RUN", "--data", path],
         ["export", path, "--out", "OUT"],
     ):
@@ -123,9 +132,8 @@ def test_prepare_filters(bach_midi, tmp_path, capsys):
     assert "midi-llm has no option n_velocities" in capsys.readouterr().err
 
 
-@pytest.fixture
-def untrained(bach_data, monkeypatch):
-    """Make the commands load an untrained model instead of a run's."""
+def load_untrained(monkeypatch, data, **settings):
+    """Make the commands load an untrained model of the data's tokenizer instead of a run's."""
     import torch
 
     from rwkv_music import __main__ as command_line
@@ -133,11 +141,17 @@ def untrained(bach_data, monkeypatch):
     from rwkv_music.model_v8 import RWKV
     from rwkv_music.tokenizers.registry import load_codec
 
-    codec = load_codec(bach_data / "tokenizer.json")
+    codec = load_codec(data / "tokenizer.json")
     torch.manual_seed(0)
-    config = RunConfig(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size), DataConfig(), TrainConfig())
+    shape = ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size)
+    config = RunConfig(shape, DataConfig(**settings), TrainConfig())
     model = RWKV(config.model).requires_grad_(False)
     monkeypatch.setattr(command_line, "_load", lambda run, state: (model, codec, config, 7))
+
+
+@pytest.fixture
+def untrained(bach_data, monkeypatch):
+    load_untrained(monkeypatch, bach_data)
 
 
 def test_generate(untrained, bach_midi, tmp_path, capsys):
@@ -187,3 +201,46 @@ def test_evaluate(untrained, bach_data, capsys):
     output = capsys.readouterr().out
     for expected in ("at step 7", "n-gram", "by position", "2 completed", "groove consistency", "note density"):
         assert expected in output
+
+
+def test_evaluate_an_infilling_run(bach_data_multitrack, monkeypatch, capsys):
+    from rwkv_music.evaluation import holes
+    from rwkv_music.generation import fill
+
+    load_untrained(monkeypatch, bach_data_multitrack, task="infill")
+    monkeypatch.setattr(holes, "hole_losses", partial(holes.hole_losses, per_piece=1))
+    monkeypatch.setattr(fill, "TOKENS_PER_BAR", 8)
+    command = ["evaluate", "RUN", "--data", str(bach_data_multitrack), "--context-bars", "1", "--bars", "2"]
+    assert main([*command, "--fills", "1"]) == 0
+    output = capsys.readouterr().out
+    for expected in ("part 1", "bars, both sides", "onset f1", "not asked", "copy rate", "onset position"):
+        assert expected in output
+
+
+def test_a_run_without_infilling_has_no_holes(bach_data_multitrack, monkeypatch, capsys):
+    load_untrained(monkeypatch, bach_data_multitrack, task="mix", completion_weight=0.5)
+    command = ["evaluate", "RUN", "--data", str(bach_data_multitrack)]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "part 1" in output and "holes" not in output
+    assert main([*command, "--fills", "2"]) == 1
+    assert "--task mix, so it cannot fill in" in capsys.readouterr().err
+
+
+def test_mirex(bach_data_multitrack, monkeypatch, tmp_path, capsys):
+    from rwkv_music.generation import completion
+    from rwkv_music.midi.mirex import read_notes
+
+    load_untrained(monkeypatch, bach_data_multitrack)
+    monkeypatch.setattr(completion, "TOKENS_PER_BAR", 8)  # an untrained model would write long bars
+    prompt = tmp_path / "in.json"
+    notes = [{"start": 16 + 16 * i, "pitch": 60 + i, "duration": 4} for i in range(4)]
+    prompt.write_text(json.dumps({"prompt": notes}))
+    command = ["mirex", str(tmp_path), "--prompt", str(prompt), "--out", str(tmp_path / "new" / "out.json")]
+    assert main([*command, "--count", "2", "--temperature", "1.2"]) == 0
+    assert capsys.readouterr().out.count("notes in twelve bars") == 2
+    first, second = (read_notes(tmp_path / "new" / f"out-{i}.json", "generation") for i in (1, 2))
+    assert len(first) and len(second) and first.tolist() != second.tolist()
+    prompt.write_text('{"prompt": []}')
+    assert main(command) == 1
+    assert "in.json has no notes" in capsys.readouterr().err

@@ -4,9 +4,9 @@ import os
 
 import torch
 
-from rwkv_music.data.dataset import read_dataset_json
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
+from rwkv_music.evaluation.losses import held_out_split
 from rwkv_music.generation.completion import check_counts, complete
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
 from rwkv_music.midi.edit import cut_before
@@ -35,7 +35,7 @@ def sample_measures(
     the completions. Raises UserError if no piece is long enough.
     """
     check_counts(context_bars, bars, samples, "--samples")
-    split = "val" if read_dataset_json(data)["splits"]["val"]["pieces"] else "train"
+    split = held_out_split(data)
     prompts = [piece for piece in Pieces(data, split, codec) if len(piece.bar_starts) >= context_bars + bars]
     if not prompts:
         raise UserError(

@@ -9,7 +9,6 @@ The same bars of every held-out piece are holes in several documents, which diff
 Source: the comparison of sides follows Donahue et al., "Enabling Language Models to Fill in the Blanks" (2020).
 """
 
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,10 +17,9 @@ import numpy as np
 import torch
 
 from rwkv_music.config import IGNORE_INDEX
-from rwkv_music.data.dataset import make_batch, read_dataset_json
+from rwkv_music.data.dataset import make_batch
 from rwkv_music.data.pieces import Pieces
-from rwkv_music.errors import UserError
-from rwkv_music.evaluation.losses import nats_of_targets
+from rwkv_music.evaluation.losses import NoteLoss, held_out_split, nats_of_targets
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.multitrack_cells import Excerpt, Hole, read_excerpt, with_holes, written_out
@@ -32,22 +30,10 @@ INNER_GIVEN, INNER_ALONE = "inner parts, outer parts given", "inner parts withou
 
 
 @dataclass
-class HoleLoss:
+class HoleLoss(NoteLoss):
     """The loss of the contents of holes of one kind."""
 
-    name: str
     holes: int = 0  # documents
-    notes: int = 0
-    tokens: int = 0
-    nats: float = 0.0
-
-    @property
-    def bits_per_note(self) -> float:
-        return self.nats / math.log(2) / self.notes if self.notes else math.nan
-
-    @property
-    def nats_per_token(self) -> float:
-        return self.nats / self.tokens if self.tokens else math.nan
 
 
 Document = tuple[str, np.ndarray, np.ndarray]  # (name, tokens int64 [n], which of them are contents, bool [n])
@@ -63,10 +49,10 @@ def hole_losses(
 ) -> list[HoleLoss]:
     """Return the losses on the validation split, or on the training split if that is empty.
 
-    Holes of `hole_bars` bars are placed evenly, at most `per_piece` in each piece. Raises UserError if no piece has
-    `context_bars` bars on both sides of a hole.
+    Holes of `hole_bars` bars are placed evenly, at most `per_piece` in each piece. The result is empty
+    if no piece has `context_bars` bars on both sides of a hole.
     """
-    split = "val" if read_dataset_json(data)["splits"]["val"]["pieces"] else "train"
+    split = held_out_split(data)
     pieces = Pieces(data, split, codec)
     losses: dict[str, HoleLoss] = {}
     waiting: list[Document] = []
@@ -100,10 +86,6 @@ def hole_losses(
                 if sum(len(tokens) for _, tokens, _ in waiting) > BATCH_TOKENS:
                     measure()
     measure()
-    if not losses:
-        raise UserError(
-            f"No piece in the {split} split of {data} has {2 * context_bars + hole_bars} bars: prepare longer pieces."
-        )
     return [losses[name] for name in sorted(losses)]
 
 
@@ -134,7 +116,9 @@ def _documents(codec: Multitrack, piece: Excerpt, first: int, context_bars: int,
 
 
 def as_table(losses: list[HoleLoss]) -> str:
-    """Format losses as a text table."""
+    """Format losses as a text table, or say that there are none."""
+    if not losses:
+        return "true music in holes: no piece is long enough"
     lines = [f"{'true music in holes':<42}{'holes':>7}{'notes':>9}{'nats/token':>12}{'bits/note':>11}"]
     lines += [
         f"{x.name:<42}{x.holes:>7,}{x.notes:>9,}{x.nats_per_token:>12.4f}{x.bits_per_note:>11.3f}" for x in losses

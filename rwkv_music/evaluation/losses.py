@@ -1,4 +1,4 @@
-"""The loss on a dataset split, beside n-gram baselines.
+"""The loss on a dataset split, beside n-gram baselines, and by part.
 
 Training's validation uses `summed_loss` and `summed_loss_of_streams`; the `evaluate` command uses the rest.
 """
@@ -26,6 +26,7 @@ from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
 Through = Callable[[Iterator[Batch]], Iterator[Batch]]
+PART_ROWS = 16  # at most, in `part_losses`
 POSITION_BINS = 10  # equal parts of a piece in `Evaluation.by_position`
 
 
@@ -102,6 +103,28 @@ def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tu
     return torch.cat(nats).cpu().numpy() if nats else np.empty(0), state
 
 
+@dataclass
+class NoteLoss:
+    """The loss of some of the tokens, which hold some notes."""
+
+    name: str
+    notes: int = 0
+    tokens: int = 0
+    nats: float = 0.0
+
+    @property
+    def bits_per_note(self) -> float:
+        return self.nats / math.log(2) / self.notes if self.notes else math.nan
+
+    @property
+    def nats_per_note(self) -> float:
+        return self.nats / self.notes if self.notes else math.nan
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens if self.tokens else math.nan
+
+
 # ---- comparison with baselines ---------------------------------------------------------------------------------------
 
 
@@ -169,19 +192,25 @@ def _nats_by_position(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return total loss in nats and number of targets in each tenth of the pieces, float64 and int64 [10]."""
     nats, targets = np.zeros(POSITION_BINS), np.zeros(POSITION_BINS, np.int64)
-    batch_size = min(batch_size, dataset.n_windows)  # more would be rows of padding
-    batches = -(-dataset.n_windows // batch_size)
-    for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), split, batches)):
-        if not batch.n_targets:
-            continue
-        # The rows are consecutive windows of all documents; a target is the token after its position.
-        place = i * batch.input_ids.numel() + batch.positions.numpy() + 1
+    for place, found in _nats_by_place(model, dataset, batch_size, split):
         document = np.searchsorted(offsets, place, side="right") - 1
         length = offsets[document + 1] - offsets[document]
         part = (place - offsets[document]) * POSITION_BINS // length
-        nats += np.bincount(part, nats_of_targets(model, batch)[0], POSITION_BINS)
+        nats += np.bincount(part, found, POSITION_BINS)
         targets += np.bincount(part, minlength=POSITION_BINS)
     return nats, targets
+
+
+def _nats_by_place(
+    model: RWKV, dataset: MusicDataset, batch_size: int, description: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the places of targets among all tokens of a split, int64 [P], and their losses in nats, float64 [P]."""
+    batch_size = min(batch_size, dataset.n_windows)  # more would be rows of padding
+    batches = -(-dataset.n_windows // batch_size)
+    for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), description, batches)):
+        if batch.n_targets:
+            # The rows are consecutive windows of all documents; a target is the token after its position.
+            yield i * batch.input_ids.numel() + batch.positions.numpy() + 1, nats_of_targets(model, batch)[0]
 
 
 def _nats_by_position_of_streams(model: RWKV, streams: DocumentStreams, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -227,4 +256,61 @@ def as_table(rows: Sequence[Evaluation]) -> str:
         )
     lines += ["", f"nats/token by position in the piece, first to last of {POSITION_BINS} equal parts:"]
     lines += [f"{r.split:<6}" + "".join(f"{value:>8.3f}" for value in r.by_position) for r in rows]
+    return "\n".join(lines)
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def part_losses(
+    model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int
+) -> tuple[str, list[NoteLoss]]:
+    """Return the split that is evaluated, and the loss of each part of its pieces in next-token prediction.
+
+    The split is that of validation, or of training if that is empty. The tokens of a part are those of its cells. Parts
+    from number `PART_ROWS` on are one row if there are more, and the tokens of no part (bar lines, time signatures,
+    tempos and the end) are the last row. Every window of `ctx_len` tokens starts from the initial state.
+    """
+    split = held_out_split(data)
+    dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)
+    pieces, vocabulary = BinIdx(Path(data) / split), codec.token_properties
+    part_of = np.concatenate([_parts_of_tokens(pieces[i], codec) for i in range(len(pieces))])
+    size = int(vocabulary.part.max()) + 1
+    notes = np.bincount(part_of, vocabulary.is_onset[pieces.tokens(0, pieces.n_tokens)], size)
+    nats, targets = np.zeros(size), np.zeros(size, np.int64)
+    for place, found in _nats_by_place(model, dataset, batch_size, "parts"):
+        nats += np.bincount(part_of[place], found, size)
+        targets += np.bincount(part_of[place], minlength=size)
+
+    def row(name: str, parts: list[int]) -> NoteLoss:
+        return NoteLoss(name, int(notes[parts].sum()), int(targets[parts].sum()), float(nats[parts].sum()))
+
+    parts = (np.flatnonzero(targets[1:]) + 1).tolist()
+    last = [number for number in parts if number >= PART_ROWS]
+    single = [number for number in parts if number < PART_ROWS] if len(last) > 1 else parts
+    rows = [row(f"part {number}", [number]) for number in single]
+    if len(last) > 1:
+        rows.append(row(f"parts {last[0]} to {last[-1]}", last))
+    return split, [*rows, row("bar lines, tempos, ends", [0])]
+
+
+def _parts_of_tokens(ids: np.ndarray, codec: Codec) -> np.ndarray:
+    """Return the number of the part whose cell each token belongs to, uint8 [n]; 0 for tokens of no part."""
+    vocabulary = codec.token_properties
+    number = np.where(vocabulary.part[ids] > 0, vocabulary.part[ids], 0)
+    ends_cell = (number > 0) | (vocabulary.kinds[ids] == "Bar") | (ids == codec.eos_id)
+    return number[np.maximum.accumulate(np.where(ends_cell, np.arange(len(ids)), 0))].astype(np.uint8)
+
+
+def held_out_split(data: str | os.PathLike) -> str:
+    """Return "val", or "train" if the validation split of a dataset folder is empty."""
+    return "val" if read_dataset_json(data)["splits"]["val"]["pieces"] else "train"
+
+
+def parts_as_table(split: str, losses: Sequence[NoteLoss]) -> str:
+    """Format the losses of parts as a text table."""
+    lines = [f"{f'{split}, plain prediction':<27}{'notes':>9}{'nats/token':>12}{'nats/note':>11}{'bits/note':>11}"]
+    for x in losses:
+        per_note = f"{x.nats_per_note:>11.3f}{x.bits_per_note:>11.3f}" if x.notes else f"{'-':>11}{'-':>11}"
+        lines.append(f"{x.name:<27}{x.notes:>9,}{x.nats_per_token:>12.4f}{per_note}")
     return "\n".join(lines)

@@ -58,6 +58,11 @@ def completion_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLi
     out = Path(out)
     if out.suffix.lower() not in (".mid", ".midi"):
         raise UserError(f"{out} is not the name of a MIDI file: give an --out that ends in .mid.")
+    return numbered_paths(out, count, prompt)
+
+
+def numbered_paths(out: Path, count: int, prompt: str | os.PathLike | None = None) -> list[Path]:
+    """Return `out`, or OUT-1, OUT-2 ... if `count` is more than 1. Raises UserError if one is the file `prompt`."""
     paths = [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
     if prompt is not None and Path(prompt).resolve() in [path.resolve() for path in paths]:
         raise UserError(f"The completion would overwrite its prompt, {prompt}: choose another --out.")

@@ -1,15 +1,18 @@
 """Piano continuation in the form of the MIREX 2025 task (see midi/mirex.py)."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from rwkv_music.errors import UserError
-from rwkv_music.generation.completion import complete
+from rwkv_music.errors import UserError, explained
+from rwkv_music.generation.completion import check_counts, complete
+from rwkv_music.generation.completion_files import numbered_paths
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
-from rwkv_music.midi.mirex import NEW_BARS, from_score, to_midi
+from rwkv_music.midi.mirex import NEW_BARS, PROMPT_BARS, from_score, to_midi, write_notes
 from rwkv_music.midi.score import read_score
 from rwkv_music.tokenizers.codec import Codec
 
@@ -38,3 +41,24 @@ def continue_prompt(
         bars = context_bars + NEW_BARS - read_bars
         completions = complete(model, codec, path, context_bars=read_bars, bars=bars, count=count, sampling=sampling)
     return [from_score(read_score(completion.midi()), context_bars)[1] for completion in completions]
+
+
+def generation_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLike) -> list[Path]:
+    """Return the paths of `count` continuations: OUT.json for one, OUT-1.json, OUT-2.json ... for several.
+
+    Raises UserError if `out` does not end in .json, if one of the paths is the file `prompt`, or if `count` is out of
+    range.
+    """
+    check_counts(PROMPT_BARS, NEW_BARS, count)
+    out = Path(out)
+    if out.suffix.lower() != ".json":
+        raise UserError(f"{out} is not the name of a JSON file: give an --out that ends in .json.")
+    return numbered_paths(out, count, prompt)
+
+
+def save_generations(generations: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
+    """Write the results of `continue_prompt` to files. Raises UserError if one cannot be written."""
+    for notes, path in zip(generations, paths, strict=True):
+        with explained(f"writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_notes(path, notes)
