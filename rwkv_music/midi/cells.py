@@ -6,8 +6,7 @@ its note-off, and new notes take their place in the part's own track and channel
 - Overlapping notes of one pitch in one channel of a track end in the order in which they start, as in `played_notes`.
   Program changes and controllers are kept, and so are note-offs that end no note.
 - At one tick, new note-offs come before the file's events and new note-ons after them.
-- A new note ends where a note of its pitch starts in its track and channel, and before a note-off that ends no note. It
-  is left out if such a note starts with it.
+- A new note ends where a note of its pitch starts in its track and channel, and before a note-off that ends no note.
 - A note-off ends a note in every track that has the channel. A new note therefore does not end while a note of its
   pitch sounds. It ends before that note starts, or lasts until it ends. If neither is possible, it is left out.
 - After a note that never ends, only drums are written, which get no note-off either.
@@ -307,6 +306,7 @@ def _fitted(
     """
     fitted = []
     for start, duration, pitch, velocity in notes.tolist():
+        # No note of the part starts in the bar.
         own = [(a, b) for t, a, b in sounding[channel, pitch] if t == index]
         others = [
             (a + (t > index), b) for t, a, b in sounding[channel, pitch] if t != index and b != NEVER and b > start
@@ -314,10 +314,8 @@ def _fitted(
         unmatched = track.unmatched[channel, pitch]
         never_ends = {a for a, b in own if b == NEVER}
         if any(a <= start for a in never_ends):
-            if are_drums and start not in never_ends:
+            if are_drums:
                 fitted.append((start, NEVER, NEW_NOTE_OFF, pitch, velocity))
-            continue
-        if any(a == start < b for a, b in own):
             continue
         if never_ends and start in unmatched:
             continue  # readers would take one of the file's notes for one that ended before it started

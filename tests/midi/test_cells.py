@@ -10,6 +10,7 @@ import pytest
 from rwkv_music.midi.cells import Cell, NewBar, NewPart, continue_cells, replace_cells
 from rwkv_music.midi.edit import cut_after, releases
 from rwkv_music.midi.events import DRUMS, TimedMessage, parse_midi, timed_messages
+from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.time import BarGrid, TempoMap
 from tests.midi.midi_files import file_of, make_midi, note, numbers, odd_piece
@@ -30,7 +31,7 @@ def port(number: int) -> TimedMessage:
     return 0, mido.MetaMessage("midi_port", port=number)
 
 
-def played(*notes: tuple[float, float, int], velocity: int = 70) -> np.ndarray:
+def notes_from(*notes: tuple[float, float, int], velocity: int = 70) -> np.ndarray:
     """Return notes of a cell, each from (start, duration, pitch)."""
     return np.array([(start, duration, pitch, velocity) for start, duration, pitch in notes], float).reshape(-1, 4)
 
@@ -145,7 +146,7 @@ def test_the_notes_that_start_in_a_cell_are_replaced():
     own = [program(5), *note(1000, 2000, 60), *note(BAR, BAR + 480, 62), *note(2 * BAR - 480, 2 * BAR + 480, 64)]
     own += [control(BAR + 100, 64, 127), *note(2 * BAR, 2 * BAR + 100, 65)]
     midi = make_midi(sorted(own, key=lambda timed: timed[0]), note(BAR, 2 * BAR, 48))
-    result = check(midi, parts_of(midi), [Cell(1, 0, played((1, 0.5, 67), (3.5, 2, 69)))])
+    result = check(midi, parts_of(midi), [Cell(1, 0, notes_from((1, 0.5, 67), (3.5, 2, 69)))])
     new = [(BAR + 480, BAR + 720, 67, 70), (BAR + 1680, BAR + 2640, 69, 70)]
     assert notes_of(result, 0) == [(1000, 2000, 60, 80), *new, (2 * BAR, 2 * BAR + 100, 65, 80)]
     assert notes_of(result, 1) == notes_of(midi, 1)
@@ -153,7 +154,7 @@ def test_the_notes_that_start_in_a_cell_are_replaced():
 
 def test_a_cell_without_notes_becomes_empty():
     midi = make_midi([*note(0, 100, 60), *note(BAR, 2 * BAR, 62)])
-    result = check(midi, parts_of(midi), [Cell(1, 0, played())])
+    result = check(midi, parts_of(midi), [Cell(1, 0, notes_from())])
     assert notes_of(result, 0) == [(0, 100, 60, 80)]
     assert sum(message.time for message in result.tracks[0]) == 2 * BAR  # the end of the track stays
 
@@ -166,7 +167,7 @@ def test_new_notes_leave_the_notes_of_their_pitch_whole(channel, place):
     tracks[place] = sorted(others + tracks[place], key=lambda timed: timed[0])
     midi = make_midi(*tracks)
     parts = parts_of(midi)
-    new = played((0.5, 0.25, 60), (1, 0.5, 60), (3, 1.5, 60), (0.5, 0.25, 61))
+    new = notes_from((0.5, 0.25, 60), (1, 0.5, 60), (3, 1.5, 60), (0.5, 0.25, 61))
     result = check(midi, parts, [Cell(1, 0, new)])
     found = [(start - BAR, end - BAR) for start, end, pitch, _ in notes_of(result, 0) if pitch == 60 and start >= BAR]
     found = [span for span in found if span[0] < BAR]
@@ -193,7 +194,7 @@ def test_notes_over_a_held_note_do_not_end_before_it(following, expected):
     ]
     midi = make_midi([meter, *sorted(events, key=lambda timed: timed[0])])
     midi.tracks[0][2].velocity = 33  # the note-off stays the file's own
-    cell = Cell(1, 0, played((0.25, 0.25, 60), (0.5, 2, 60)))
+    cell = Cell(1, 0, notes_from((0.25, 0.25, 60), (0.5, 2, 60)))
     result = check(midi, parts_of(midi), [cell])
     assert [(start, end) for start, end, _, velocity in notes_of(result, 0) if velocity == 70] == expected
 
@@ -201,7 +202,7 @@ def test_notes_over_a_held_note_do_not_end_before_it(following, expected):
 def test_an_end_on_the_start_of_a_note_in_an_earlier_track_comes_before_it():
     """A synthesizer plays the events of one tick in the order of the tracks."""
     midi = make_midi(note(BAR, BAR + 480, 60), note(0, 100, 50))
-    result = check(midi, parts_of(midi), [Cell(0, 1, played((2, 2, 60)))])
+    result = check(midi, parts_of(midi), [Cell(0, 1, notes_from((2, 2, 60)))])
     assert notes_of(result, 1) == [(960, BAR - 1, 60, 70)]
 
 
@@ -209,8 +210,17 @@ def test_note_offs_that_end_no_note_stay():
     """Each note of the file ends twice, the second time 60 ticks later."""
     off = mido.Message("note_off", note=60)
     midi = make_midi([*note(0, 480, 60), (540, off), *note(960, 1440, 60), (1500, off), *note(BAR, BAR + 480, 62)])
-    result = check(midi, parts_of(midi), [Cell(0, 0, played((0, 4, 60)))])
+    result = check(midi, parts_of(midi), [Cell(0, 0, notes_from((0, 4, 60)))])
     assert notes_of(result, 0) == [(0, 540, 60, 70), (BAR, BAR + 480, 62, 80)]
+
+
+def test_a_note_off_just_before_a_new_note():
+    """`played_notes` would take it for the end of the last note without a note-off, which is the file's own."""
+    off = mido.Message("note_off", note=60)
+    midi = make_midi([(480, off), *note(BAR, 0, 60)[:1], *note(BAR, 2 * BAR, 62)])
+    result = check(midi, parts_of(midi), [Cell(0, 0, notes_from((1, 1, 60), (1, 1, 64)))])
+    found = played_notes(parse_midi(file_of(result)))
+    assert found.pitch.tolist() == [64, 60, 62] and found.end.tolist() == [960, 2 * BAR, 2 * BAR]
 
 
 def test_a_drum_without_note_off():
@@ -218,7 +228,7 @@ def test_a_drum_without_note_off():
     hits = [note(tick, 0, 36, channel=9)[0] for tick in range(0, 3 * BAR, 480)]
     melody = [note(tick, 0, 36)[0] for tick in range(0, 3 * BAR, 480)]
     midi = make_midi(hits, melody)
-    cell = played((0, 0.5, 36), (1.5, 0.5, 36))
+    cell = notes_from((0, 0.5, 36), (1.5, 0.5, 36))
     result = check(midi, parts_of(midi), [Cell(1, 0, cell), Cell(1, 1, cell)])
     new = [tick for tick, end, *_, velocity in notes_of(result, 0) if end is None and velocity == 70]
     assert new == [BAR, BAR + 720]
@@ -240,11 +250,11 @@ def test_parts_of_one_track_with_ports():
     """A file of format 0 with two channels and a track whose port is 1."""
     midi = make_midi([*note(0, 480, 60), *note(0, 480, 60, channel=1)])
     midi.type = 0
-    result = check(midi, parts_of(midi), [Cell(0, 1, played((2, 1, 70)))])
+    result = check(midi, parts_of(midi), [Cell(0, 1, notes_from((2, 1, 70)))])
     assert result.type == 0 and len(file_of(result)) and notes_of(result, 0)[1] == (960, 1440, 70, 70)
     midi = make_midi([*note(0, 480, 60)], [port(1), *note(0, 480, 60)])
     parts = parts_of(midi)
-    result = check(midi, parts, [Cell(0, 1, played((0.5, 1, 60)))])
+    result = check(midi, parts, [Cell(0, 1, notes_from((0.5, 1, 60)))])
     assert parts[1].channel == 16 and notes_of(result, 1) == [(240, 720, 60, 70)]
     assert notes_of(result, 0) == [(0, 480, 60, 80)]
 
@@ -252,7 +262,7 @@ def test_parts_of_one_track_with_ports():
 def test_a_track_that_changes_its_port():
     midi = make_midi([*note(0, 480, 60), (960, port(1)[1]), *note(BAR, BAR + 480, 60)])
     parts = parts_of(midi)
-    result = replace_cells(midi, parts, [Cell(1, 0, played((1, 1, 62)))])
+    result = replace_cells(midi, parts, [Cell(1, 0, notes_from((1, 1, 62)))])
     found = parse_midi(file_of(result))
     assert read_parts(found)[1].tolist() == [0, 1, 0] and len(read_parts(found)[0]) == 2
 
@@ -263,7 +273,7 @@ def test_new_parts():
     midi = make_midi(*tracks, [control(0, 10, 3, 14), control(0, 7, 0, 14), program(7, 14, BAR + 100)])
     midi.tracks[0].insert(0, mido.MetaMessage("time_signature", numerator=3, denominator=4))
     parts = [*parts_of(midi), NewPart(32, "Bass é"), NewPart(40), NewPart(DRUMS)]
-    cell = played((0, 1, 40))
+    cell = notes_from((0, 1, 40))
     result = check(midi, parts, [Cell(1, n, cell) for n in (14, 15, 16)])
     found = parts_of(result)[14:]
     assert [(p.channel, p.program, p.name) for p in found] == [
@@ -284,7 +294,7 @@ def test_a_new_part_without_a_free_channel():
     tracks[5] = tracks[5][1:]  # channel 5 has no program change
     midi = make_midi(*tracks)
     parts = [*parts_of(midi), NewPart(7), NewPart(99)]
-    cells = [Cell(0, n, played((0, 1, 62), (2, 1, 64))) for n in (15, 16)]
+    cells = [Cell(0, n, notes_from((0, 1, 62), (2, 1, 64))) for n in (15, 16)]
     result = check(midi, parts, cells)
     found = parts_of(result)
     assert [(p.channel, p.program) for p in found[15:]] == [(7, 7), (4, 99)]
@@ -293,7 +303,7 @@ def test_a_new_part_without_a_free_channel():
     assert changes == [(0, 99), (0, 4), (960, 99), (960, 4)]
     # Without a program change in the file, channel 5 plays program 0: also its first notes.
     midi = make_midi(*tracks[:4], tracks[5][:2], *tracks[6:], [*tracks[4], *note(960, 990, 60, channel=4)])
-    result = check(midi, [*parts_of(midi), NewPart(99)], [Cell(0, 15, played((0, 1, 62)))])
+    result = check(midi, [*parts_of(midi), NewPart(99)], [Cell(0, 15, notes_from((0, 1, 62)))])
     assert [(p.channel, p.program) for p in parts_of(result) if p.channel == 5] == [(5, 0), (5, 99)]
 
 
@@ -308,7 +318,7 @@ def test_a_continuation_goes_on_in_the_tracks_of_the_file():
     opening = cut_after(midi, BAR)
     parts = parts_of(opening)
     bars = [NewBar(), NewBar((3, 4), 400_000), NewBar(None, 400_000)]
-    cells = [Cell(1, 0, played((1, 1, 62))), Cell(2, 1, played((0, 1, 41))), Cell(3, 2, played((0, 4, 72)))]
+    cells = [Cell(1, 0, notes_from((1, 1, 62))), Cell(2, 1, notes_from((0, 1, 41))), Cell(3, 2, notes_from((0, 4, 72)))]
     result = continue_cells(opening, BAR, [*parts, NewPart(48)], cells, bars, releases(midi, BAR))
     end = 2 * BAR + 2 * 1440
     assert notes_of(result, 0) == [
@@ -337,7 +347,7 @@ def test_a_continuation_goes_on_in_the_tracks_of_the_file():
 def test_a_continuation_after_a_bar_that_was_cut_short():
     """A time signature at tick 960 ended the bar; the opening does not have it."""
     opening = make_midi(note(0, 480, 60))
-    result = continue_cells(opening, 960, parts_of(opening), [Cell(1, 0, played((0, 1, 62)))], [NewBar(), NewBar()])
+    result = continue_cells(opening, 960, parts_of(opening), [Cell(1, 0, notes_from((0, 1, 62)))], [NewBar(), NewBar()])
     assert BarGrid.from_midi(result).lines(3).tolist() == [0, 960, 960 + BAR, 960 + 2 * BAR]
     assert notes_of(result, 0)[1] == (960, 1440, 62, 70)
 
@@ -346,7 +356,7 @@ def test_parts_that_share_a_channel_go_on_with_their_own_programs():
     """The second track set the program last."""
     opening = make_midi([program(40), *note(0, 480, 60)], [program(70, 0, 960), *note(960, 1440, 70)])
     result = continue_cells(
-        opening, BAR, parts_of(opening), [Cell(1, n, played((n, 1, 62))) for n in range(2)], [NewBar()]
+        opening, BAR, parts_of(opening), [Cell(1, n, notes_from((n, 1, 62))) for n in range(2)], [NewBar()]
     )
     notes = parse_midi(file_of(result))
     found, part = read_parts(notes)
@@ -411,7 +421,7 @@ def test_random_cells_in_random_files(kind):
         cells = random_cells(draws, parts, 8)
         holes = written(grid, parts, cells)
         result = check(midi, parts, cells)
-        emptied = replace_cells(midi, own, [Cell(c.bar, c.part, played()) for c in cells if c.part < len(own)])
+        emptied = replace_cells(midi, own, [Cell(c.bar, c.part, notes_from()) for c in cells if c.part < len(own)])
         lines = grid.lines(8)
         asked = {
             (part.track, part.channel, int(tick), int(pitch), int(velocity))
