@@ -29,6 +29,7 @@ from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.vocabulary import Vocabulary
 
 MAX_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 per minute; bounds the bars that an event at a very late tick creates
+EMPTY_NOTES = "notes without length"  # a reason in `Piece.lost`
 FORMAT = "rwkv-music tokenizer"  # the format name in tokenizer.json
 FORMAT_VERSION = 1
 

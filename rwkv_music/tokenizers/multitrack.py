@@ -51,7 +51,7 @@ from rwkv_music.midi.instruments import ends_by_pedal, played_notes
 from rwkv_music.midi.notes import remove_overlaps
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.time import DEFAULT_SIGNATURE, BarGrid, TempoMap, time_messages
-from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
+from rwkv_music.tokenizers.codec import EMPTY_NOTES, MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.multitrack_cells import read_excerpt, write_bars
 from rwkv_music.tokenizers.multitrack_grammar import MultitrackGrammar, MultitrackRules
 from rwkv_music.tokenizers.multitrack_vocabulary import (
@@ -147,6 +147,7 @@ class Multitrack(Codec):
             signatures[:n_bars], tempos, bar, part, start - bar_start[bar], program, pitch, velocity, duration
         )
         lost = {DOUBLE_NOTES: len(notes) - len(pitch), OTHER_METERS: int(n_odd[:n_bars].sum())}
+        lost[EMPTY_NOTES] = notes.n_without_length
         head = self.empty_piece().ids
         ids = np.concatenate([head, ids, [self.eos_id]]).astype(np.uint16)
         return Piece(

@@ -43,7 +43,7 @@ from rwkv_music.midi.events import (
 from rwkv_music.midi.instruments import PlayedNotes, ends_by_pedal, played_notes
 from rwkv_music.midi.notes import remove_overlaps
 from rwkv_music.midi.time import BarGrid
-from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
+from rwkv_music.tokenizers.codec import EMPTY_NOTES, MAX_PIECE_QUARTERS, BarLines, Codec, Piece
 from rwkv_music.tokenizers.remi_bpe import BytePairs, Documents, learn_merges
 from rwkv_music.tokenizers.remi_grammar import RemiGrammar, RemiRules
 from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary, ranks
@@ -64,7 +64,6 @@ MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
 
 # Reasons in `Piece.lost`
 DOUBLE_NOTES = "notes that double another note"
-EMPTY_NOTES = "notes without length"
 OTHER_METERS = "time signatures that the vocabulary lacks"
 
 Meter = tuple[int, int, int]  # (tick, numerator, denominator)

@@ -19,7 +19,8 @@ from rwkv_music.training.wandb_run import WandbRun
 # full: the variants of a chip (PCIe, NVL, laptop, a MIG slice) have other rates. H800 and A800 have those of H100 and
 # A100. Sources: NVIDIA's datasheets of HGX B200, GB200 NVL72, GH200, H200 and H100, which state rates with sparsity,
 # twice the dense ones (4.5, 5 and 1.979 PFLOP/s; NVL 1.671, H100 PCIe 1.513); those of A100 (312 TFLOP/s) and L40S
-# (362.05); its architecture whitepapers of RTX Blackwell (209.5), Ada (165.2) and GA102 (71).
+# (362.05); its architecture whitepapers of RTX Blackwell (209.5), Ada (165.2) and GA102 (71). Several were read in
+# copies; those of H200 NVL, GH200, RTX 5090 and RTX 3090 were not found again.
 PEAK_FLOPS = {
     r"NVIDIA B200": 2250e12,
     r"NVIDIA GB200": 2500e12,
