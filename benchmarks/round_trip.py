@@ -1,0 +1,89 @@
+"""Encode real files with `multitrack`, decode them, and compare the parts and notes.
+
+    python benchmarks/round_trip.py FOLDER...
+
+A part comes back if the decoded file has a track for it, in order, with its program (or drum kit) and name. A note
+comes back if its part has a note of its pitch that starts at most half a position (1/48 quarter note) from it. Pieces
+longer than the tokenizer allows are listed. Writes results/round_trip.json."""
+
+import argparse
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import report
+from tqdm import tqdm
+
+from rwkv_music.midi.events import DRUMS, RejectedMidi, parse_midi
+from rwkv_music.midi.instruments import played_notes
+from rwkv_music.midi.parts import Part, read_parts
+from rwkv_music.tokenizers.multitrack_vocabulary import STEPS
+from rwkv_music.tokenizers.registry import make_codec
+
+TOLERANCE = 0.5 / STEPS + 1e-6  # quarter notes
+
+
+def identity(part: Part) -> tuple[int, int, str]:
+    return part.program, part.kit if part.program == DRUMS else 0, part.name
+
+
+def compare(path: Path, codec) -> Counter:
+    """Return counts for one file."""
+    midi = parse_midi(path)
+    piece = codec.encode_piece(midi)
+    file = io.BytesIO()
+    codec.decode(piece.ids, parts=piece.parts).save(file=file)
+    back = parse_midi(file.getvalue())
+    (parts, part), (parts_back, part_back) = read_parts(midi), read_parts(back)
+    found = Counter(files=1, parts=len(parts), notes=len(part))
+    found["parts that come back"] = sum(
+        identity(own) == identity(other) for own, other in zip(parts, parts_back, strict=False)
+    )
+    found["files with all parts"] = int(list(map(identity, parts)) == list(map(identity, parts_back)))
+    found["programs that change"] = len(np.unique(np.stack([part, played_notes(midi).program]), axis=1)[0]) - len(parts)
+    own, other = played_notes(midi), played_notes(back)
+    for number in range(len(parts)):
+        for pitch in np.unique(own.pitch[part == number]).tolist():
+            starts = own.start[(part == number) & (own.pitch == pitch)] / midi.ticks_per_quarter
+            starts_back = other.start[(part_back == number) & (other.pitch == pitch)] / back.ticks_per_quarter
+            found["notes that come back"] += matched(np.sort(starts), np.sort(starts_back))
+    return found
+
+
+def matched(first: np.ndarray, second: np.ndarray) -> int:
+    """Return how many of two sorted arrays can be paired one to one within the tolerance."""
+    i = j = n = 0
+    while i < len(first) and j < len(second):
+        if abs(first[i] - second[j]) <= TOLERANCE:
+            n, i, j = n + 1, i + 1, j + 1
+        elif first[i] < second[j]:
+            i += 1
+        else:
+            j += 1
+    return n
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    codec, figures = make_codec("multitrack"), {}
+    for folder in parser.parse_args().folders:
+        total, rejected, worst = Counter(), Counter(), []
+        for path in tqdm(sorted(folder.rglob("*.mid")), folder.name, disable=None):
+            try:
+                found = compare(path, codec)
+            except RejectedMidi as error:
+                rejected[error.reason] += 1
+                continue
+            total += found
+            worst.append((found["notes"] - found["notes that come back"], path.name))
+        worst = [f"{name}: {n}" for n, name in sorted(worst, reverse=True)[:5] if n]
+        share = {"share of notes": round(total["notes that come back"] / max(total["notes"], 1), 6)}
+        figures[folder.name] = {**total, **share, "rejected": dict(rejected), "most notes lost": worst}
+        print(folder.name, figures[folder.name], flush=True)
+    report.write("round_trip", figures)
+
+
+if __name__ == "__main__":
+    main()
