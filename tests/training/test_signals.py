@@ -98,7 +98,7 @@ def test_a_stop_while_validating_or_sampling_leaves_the_checkpoint(
             note()
         return window_of(self, window % 3, *arguments)
 
-    def complete_forever(self, model, after_token) -> None:
+    def draw_forever(self, model, after_token) -> None:
         while True:
             note()
             after_token()
@@ -107,7 +107,7 @@ def test_a_stop_while_validating_or_sampling_leaves_the_checkpoint(
     monkeypatch.setattr(MusicDataset, "validation_batches", read_forever)
     monkeypatch.setattr(DocumentStreams, "batch", read_window)
     monkeypatch.setattr(DocumentStreams, "windows_per_pass", property(lambda _: 10**9, lambda *_: None), raising=False)
-    monkeypatch.setattr(HeldOut, "complete", complete_forever)
+    monkeypatch.setattr(HeldOut, "draw", draw_forever)
     due = ["--val_every", 0, "--sample_every", 3] if what == "sample" else ["--val_every", 3]
     due += ["--tbptt", 1] if what == "validation of streams" else []
     steps = ["--save_every", save_every, "--stop_after", 3 if last else 20]
