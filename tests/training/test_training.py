@@ -137,7 +137,7 @@ def test_tensorboard_shows_the_curves_and_a_completion(one_process):
     assert events.Tags()["images"] == ["samples/completion"]
     assert events.Images("samples/completion")[-1].width == 1200
     assert one_process.curve("speed/mfu")[-1] > 0
-    assert len(mido.MidiFile(one_process.folder / "samples" / "step_00000020.mid").tracks) >= 1
+    assert len(mido.MidiFile(one_process.folder / "samples" / "step_00000020-completion.mid").tracks) >= 1
 
 
 def test_the_summary_says_what_is_about_to_happen(one_process):

@@ -125,7 +125,7 @@ def test_sampling_under_zero3_plays_from_the_state(tuned, base, bach_data, tmp_p
     more = ["--init", base, "--tune", "state", *TUNES["state"], "--sample_every", 6, "--sample_bars", 1]
     run = train(tmp_path / "run", "--data", bach_data, *SHORT, *more, ranks=2, config=tmp_path / "zero3.json")
     assert run.curve() == pytest.approx(tuned["state"].curve(), abs=2e-3)
-    assert (run.folder / "samples" / "step_00000006.mid").is_file()
+    assert (run.folder / "samples" / "step_00000006-completion.mid").is_file()
 
 
 def test_a_state_is_played_evaluated_and_exported(tuned, one_process, base, bach_data, bach_midi, tmp_path, capsys):
