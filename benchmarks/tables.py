@@ -182,8 +182,8 @@ The table compares two models on held-out pieces:
 
 ![Training and validation loss of 0.1b on music21's corpus]({root}benchmarks/results/corpus/curve.png)
 
-The table shows the last checkpoint of this run, which is overtrained: its validation loss was lowest at
-step {step:,}, {lowest:.3f}
+For the corpus, the table shows the last checkpoint of the run, which is overtrained. The validation loss was lowest at
+step {step:,}: {lowest:.3f}
 nats per token.
 """
 
@@ -224,8 +224,9 @@ which `remi` loses, and it also says which part plays each note.
 {table(heads, rows)}
 
 A third model was trained on `multitrack` with `{infill}`. The next table gives bits per note of the true music in
-holes of held-out pieces. The first comparison leaves out what follows the hole, the second one the first and the last
-part of the piece. The model makes good use of the other parts, and hardly any of the bars after a hole.
+holes of held-out pieces. In the columns "both sides" and "left side only", whole bars are holes, and the model reads or
+does not read the bars after them. In the last columns, the inner parts are holes, and the model reads or does not read
+the first and the last part. The model makes good use of the other parts, but hardly uses the bars after a hole.
 
 {table(columns, kinds)}
 """
@@ -492,9 +493,10 @@ def zero(root: str) -> str:
 Each cell has the form A / B. A is the memory for weights, gradients and AdamW states in GiB per GPU. B is what each GPU
 sends to other nodes per step, in GB ({plan.GPUS_PER_NODE} GPUs per node).
 [plan.py]({root}benchmarks/plan.py) computes both and checks them against a two-rank run
-([plan.json]({root}benchmarks/results/plan.json)). The recommended file is zero1 if it
-needs less than {plan.ROOM_GIB} GiB, which leaves the rest of an 80 GiB GPU to activations and buffers. Otherwise it is
-zero2 if that needs less than {plan.ROOM_GIB} GiB, and otherwise zeropp or zero3, whichever sends less.
+([plan.json]({root}benchmarks/results/plan.json)). The last column recommends zero1 if zero1
+needs less than {plan.ROOM_GIB} GiB, which leaves the rest of an 80 GiB GPU to activations and buffers. If zero1 needs
+more but zero2 needs less than {plan.ROOM_GIB} GiB, the column recommends zero2. If both need more, it recommends zeropp
+or zero3, whichever sends less.
 
 {plan.table()}
 """

@@ -29,8 +29,8 @@ LONGEST_INTEGER = 20  # characters of a 64-bit integer
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
 
-    Raises UserError, before the block runs, if `path` is a device, a FIFO or a socket: the rename would replace it, and
-    for root also /dev/null.
+    Raises UserError, before the block runs, if `path` is a device, a FIFO or a socket, because the rename would replace
+    it. Root could otherwise replace /dev/null.
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -108,8 +108,8 @@ def read_json(path: str | os.PathLike, remedy: str, types: dict | None = None) -
 def parse_json(content: bytes, types: dict | None = None) -> dict[str, Any]:
     """Return the JSON object in `content`, which is UTF-8.
 
-    `types` are those of required entries; see `check_types`. Raises ValueError, and no other exception, for other
-    content. This includes nesting too deep for the parser and integers beyond 64 bits.
+    `types` gives the required entries and their types; see `check_types`. Raises ValueError, and no other exception,
+    for other content. This includes nesting too deep for the parser and integers beyond 64 bits.
     """
     try:
         tree = json.loads(content.decode("utf-8"), parse_int=_integer)

@@ -1,7 +1,7 @@
 """The training task of `generate --fill`: rows in which some cells of an excerpt are holes.
 
-A cell is one part in one bar. A row is an excerpt of a piece as tokenizers/multitrack_cells.py writes it, and the loss
-counts on the contents of the holes alone. Notable choices:
+A cell is one part in one bar. A row is an excerpt of a piece as tokenizers/multitrack_cells.py writes it. Only the
+contents of the holes are targets of the loss. Notable choices:
 - The holes of a row are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
   block of bars and parts, or scattered cells.
 - Controls, which describe the content of a hole, stand at its head in some rows (midi/controls.py).
@@ -66,7 +66,7 @@ class InfillRows:
         first = window - int(self._first_window[document])
         generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, 2**62 + sample], np.uint64)))
         n_bars = min(int(generator.integers(2, self._max_bars, endpoint=True)), len(starts) - 1 - first)
-        # Bars without holes would fill the row; holes come on top.
+        # More bars than fit without holes cannot fit with holes, which add tokens.
         n_fit = int(np.searchsorted(starts, starts[first] + self._ctx_len, side="right")) - 1 - first
         n_bars = max(min(n_bars, n_fit), 2)
         while True:
@@ -90,7 +90,7 @@ class InfillRows:
 
 
 def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:
-    """Return the holes of an excerpt: at least one, and not all of its cells unless it has only one."""
+    """Draw the holes of an excerpt: at least one, or none if the excerpt has no parts."""
     parts, n_bars = excerpt.parts, len(excerpt.cells)
     if not parts:
         return set()
@@ -114,7 +114,10 @@ def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:
 
 
 def draw_controls(excerpt: Excerpt, holes: list[Hole], generator: np.random.Generator) -> dict[Hole, list[int]]:
-    """Return controls that describe what the excerpt has in its holes: none in half of the rows, else half of them."""
+    """Draw the controls that describe what the excerpt has in its holes.
+
+    Half of the rows have none. In the others, each control is given with a probability of one half.
+    """
     if generator.random() < 0.5:
         return {}
     written = [(bar, part) for bar, part in holes if part in excerpt.cells[bar]]

@@ -1,12 +1,12 @@
 """Document streams for truncated backpropagation through time (TBPTT).
 
-Each row of a batch is a stream: a sequence of whole pieces without gaps. Window w of a stream is its w-th T tokens, so
-row i of window w + 1 continues row i of window w. A piece longer than a window continues in the same row of the next
-window, and a window can hold several short pieces.
+Each row of a batch is a stream: a sequence of whole pieces without gaps. Window w of a stream holds its tokens w T to
+(w + 1) T - 1, so row i of window w + 1 continues row i of window w. A piece longer than a window continues in the same
+row of the next window, and a window can hold several short pieces.
 
 Notable choices:
 - Pieces are assigned to streams once, the longest first and each to the shortest stream, so the lengths of streams
-  differ by at most one piece. In each pass a permutation of (seed, pass, stream) orders the pieces of a stream.
+  differ by at most one piece. In each pass, a permutation that depends on seed, pass and stream orders its pieces.
 - All streams start a pass at the same window, so a window can be computed from its number alone. Shorter streams are
   padded with tokens that have no target.
 - An augmented variation (see augment.py) belongs to a piece and a pass, so all windows of the piece use the same one.

@@ -3,7 +3,7 @@
 `NextTokenRows` is next-token prediction. All documents are concatenated and cut into windows of T tokens at stride T.
 In a pass, every token that has a predecessor in its own document is a target exactly once.
 
-`CompletionRows` is the task of `generate`: N bars are the context, and the loss counts on the M bars that follow.
+`CompletionRows` is the task of `generate`: N bars are the context, and the M bars that follow are the targets.
 Windows slide by one bar through every piece. Notable choices:
 - A window inside a piece starts like a piece: with BOS, then the tempo and the program in force unless its tokens set
   them, and without the silence before its first note. So it looks like a prompt of `generate`.

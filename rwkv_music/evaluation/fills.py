@@ -2,7 +2,7 @@
 
     measures     onset F1, chroma and groove similarity (midi/fill_measures.py) of the model's fills, of its fills with
                  the bars before the holes alone, of a copy of the nearest given bar, and of random real bars
-    controls     how often a cell has the class that it was asked for, beside fills without that request
+    controls     the share of cells in the requested class of a control, with the request and without it
     copying      the copy rate (midi/copying.py) of the fills, beside that of the true bars
     descriptors  how far the histograms (midi/descriptors.py) of the fills are from those of real bars, beside those of
                  other real bars
@@ -12,8 +12,8 @@ choices:
 - Each set of holes is filled `VARIANTS` times, as one batch. Random real bars are drawn as often.
 - The fills from the left side alone are fills of all parts in the bars from the first hole to the last one. Only the
   holes are measured.
-- Each part with holes is asked for a class of one control, which is drawn among those that it has in the piece. The
-  controls take turns from part to part.
+- One class of one control is requested for each part with holes. The class is drawn among those that occur in the part
+  anywhere in the piece. The control changes from part to part and from one set of holes to the next.
 - Real bars for the random baseline are those of the training split, of `MOST_REAL_PIECES` pieces at most.
 """
 
@@ -62,19 +62,20 @@ class FillTask:
     holes: list[Hole]  # in order
     real: Score  # of the excerpt
     marked: np.ndarray  # bool [bars, parts], the holes
-    classes: dict[int, np.ndarray]  # by part: bool [N_CONTROLS, most classes], those that the part has in the piece
+    # For each part, which classes of each control occur in it: bool [N_CONTROLS, largest number of classes].
+    classes: dict[int, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Obedience:
-    """How many cells have the class of a control that they were asked for."""
+    """How many cells are in the requested class of one control."""
 
-    name: str
-    cells: int  # cells that were asked for a class, in all fills
-    exact: float  # share of them that have this class
-    near: float  # share of them that have this class or one next to it
-    exact_unasked: float  # the same shares of fills that were asked for nothing, for the same classes
-    near_unasked: float
+    name: str  # of the control
+    cells: int  # cells for which a class was requested, in all fills
+    exact: float  # share of them that are in this class
+    near: float  # share of them that are in this class or in one next to it
+    exact_unasked: float  # like `exact`, for the same holes and classes, but filled without controls
+    near_unasked: float  # like `near`, for the same holes and classes, but filled without controls
 
 
 @dataclass(frozen=True)
@@ -264,10 +265,10 @@ def _classes_of_parts(excerpt: Excerpt) -> dict[int, np.ndarray]:
 
 
 def _draw_classes(task: FillTask, number: int, generator: np.random.Generator) -> dict[int, tuple[int, int]]:
-    """Draw a control and a class for each part that has holes, among the classes that the part has in its piece.
+    """Draw a class for each part that has holes, among the classes of one control that occur in the part.
 
-    Return the column of the control and the class, by number of the part. `number` is that of the task: with it and
-    from part to part, the next control follows.
+    Return {number of the part: (index of the control, class)}. `number` is the task's number. The index of the control
+    goes up by one from task to task and from part to part. A part in which the control has no class is left out.
     """
     asked = {}
     for i, part in enumerate(sorted({part for _, part in task.holes})):
@@ -283,10 +284,10 @@ def _obedience(name: str, cells: int, *met: int) -> Obedience:
 
 
 def _counts(task: FillTask, met: Contents, unmet: Contents, asked: dict[int, tuple[int, int]]) -> np.ndarray:
-    """Return the number of cells that were asked for a class, and how many have it exactly and nearly: int64 [n, 5].
+    """Return the counts of `Obedience` for each control, int64 [N_CONTROLS, 5].
 
-    The rows are the controls. `met` was written with the classes `asked`; the last two columns are those of `unmet`,
-    which was written without.
+    The columns are the cells for which a class was requested, then how many cells of `met` are in this class exactly
+    and nearly, then the same two counts of `unmet`. `met` was written with the classes `asked`, `unmet` without.
     """
     holes = [hole for hole in task.holes if hole[1] in asked]
     columns, target = np.array([asked[part] for _, part in holes], np.int64).reshape(-1, 2).T
@@ -320,7 +321,7 @@ def _scores(pieces: Iterable[Piece]) -> Iterator[Score]:
 
 
 def _hashes(given: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return the n-grams that contain one of the notes `found`, NOTE [n], among the notes `given`, NOTE [m]."""
+    """Return the hashes of the n-grams of both `given` and `found`, NOTE [n], that contain a note of `found`."""
     notes = np.concatenate([given, found]).astype(NOTE)
     return ngram_hashes(notes, np.arange(len(notes)) >= len(given))
 

@@ -131,7 +131,7 @@ def fill(
     parts = [*encoded.parts, *new_parts]
     if len(parts) > MAX_PARTS:
         raise UserError(
-            f"{piece} and the new parts have {len(parts)} parts together, but the tokenizer has {MAX_PARTS}: "
+            f"{piece} and the new parts have {len(parts)} parts together, but the tokenizer allows {MAX_PARTS}: "
             "add fewer with --add-part."
         )
     holes = parse_fill(fills, midi, str(piece), new_parts)

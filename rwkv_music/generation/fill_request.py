@@ -1,13 +1,13 @@
-"""Reading which cells a user wants to be written, and into which new parts.
+"""Parse the options that select the cells to write and that add new parts.
 
     --fill "bars=5-8,12 parts=bass,2"       these parts in these bars
     --fill bars=5-8                         all parts of the file in these bars
     --fill parts=bass                       this part in all bars
     --add-part "program=32 name=My bass"    a new part, in all bars unless a `parts=` names it
 
-Bars have the numbers that musicians give them (see `first_bar_number`). Parts have numbers from 1, in the order of
-tracks, then of channels; new parts follow. A part can also be called by the name of its track or of its instrument, or
-by the beginning of one of its words if no other part matches.
+Bars are numbered from 1, and an upbeat is bar 0 (see `first_bar_number`). Parts are numbered from 1, in the order of
+tracks and, within a track, of channels; new parts follow. A part can also be given by the name of its track or
+instrument, or by the beginning of a word of this name, if this selects only one part (see `_matches`).
 """
 
 import re
@@ -30,8 +30,8 @@ def parse_fill(fills: Sequence[str], midi: ParsedMidi, file: str, new_parts: Seq
 
     A piece ends with the bar in which its last note starts. `file` names it in errors.
 
-    Raises UserError for a value that cannot be read, for bars and parts that the piece does not have, and if no cell or
-    every note of the piece is asked for.
+    Raises UserError for a value that cannot be read, for bars and parts that the piece does not have, if no cells are
+    requested, and if the requested cells contain every note of the piece.
     """
     own, part = read_parts(midi)
     parts = [*own, *new_parts]
@@ -125,7 +125,7 @@ def _bars(text: str, first: int, n_bars: int, file: str) -> set[int]:
 
 
 def _part_number(text: str, parts: Sequence[Part | NewPart], file: str) -> int:
-    """Return the number of the part that a number, a name or the beginning of a name calls."""
+    """Return the number of the part with the number or name `text`. See `_matches` for names and parts of names."""
     if text.isdecimal():
         if 1 <= int(text) <= len(parts):
             return int(text)
@@ -135,12 +135,16 @@ def _part_number(text: str, parts: Sequence[Part | NewPart], file: str) -> int:
         found = found or _matches(text, [instrument_name(part.program) for part in parts])
     if len(found) == 1:
         return found[0] + 1
-    problem = f'{file} has {"several parts" if found else "no part"} "{text}", as --fill asks'
+    problem = f'{file} has {"several parts" if found else "no part"} "{text}"'
     raise UserError(f"{problem}: give the number of one of {describe_parts(parts)}.")
 
 
 def _matches(text: str, names: Sequence[str]) -> list[int]:
-    """Return the names that equal `text`, else those that begin with it, else those with a word that does."""
+    """Return the indices of the names that equal `text`.
+
+    If there are none, return those of the names that begin with it, or else those of the names with a word that begins
+    with it. Letter case does not matter.
+    """
     text = text.casefold()
     folded = [name.casefold() for name in names]
     for fits in (
@@ -156,10 +160,10 @@ def _matches(text: str, names: Sequence[str]) -> list[int]:
 def parse_controls_of_parts(
     texts: Sequence[str], parts: Sequence[Part | NewPart], file: str
 ) -> dict[int, dict[int, int]]:
-    """Return what the values of `--control` ask for: by number of the part, the class of each control, by its index.
+    """Return the classes that the values of `--control` request: {number of the part: {index of the control: class}}.
 
-    A value such as "density=low,register=high parts=bass" concerns the parts that it names, or all parts. Drums have a
-    density only.
+    A value such as "density=low,register=high parts=bass" applies to the parts that it names, or to all parts. Density
+    is the only control of drums.
 
     Raises UserError for values that cannot be read, parts that do not exist, and controls that are given twice.
     """

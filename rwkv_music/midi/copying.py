@@ -33,7 +33,7 @@ def ngram_hashes(notes: np.ndarray, generated: np.ndarray | None = None) -> np.n
     if len(order) < NGRAM_NOTES:
         return np.zeros(0, np.uint64)
     interval = np.diff(notes["pitch"][order]) + 128
-    wait = np.minimum(np.diff(step), LONGEST_WAIT)  # negative from part to part, which is masked below
+    wait = np.minimum(np.diff(step), LONGEST_WAIT)  # can be negative between two parts; `kept` excludes these n-grams
     moves = (interval << 16 | wait & LONGEST_WAIT).astype(np.uint64)
     n = len(order) - NGRAM_NOTES + 1
     hashes = np.zeros(n, np.uint64)

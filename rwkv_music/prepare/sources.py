@@ -120,7 +120,8 @@ class Sources:
 class _BoundedReader:
     """A binary file that returns at most `left` more bytes, then raises tarfile.ReadError.
 
-    tarfile reads headers of any size that an archive claims into memory: pax records, GNU long names, sparse maps.
+    An archive can claim headers of any size (pax records, GNU long names, sparse maps), and tarfile reads them into
+    memory.
     """
 
     def __init__(self, file: BinaryIO, left: int):
@@ -195,7 +196,7 @@ def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfi
         raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
     try:
         with open_member(member) as file:
-            return file.read(size + 1)  # one more than expected, to reach the check sum of a zip archive
+            return file.read(size + 1)  # one byte more: zipfile verifies the check sum at the end of the member
     # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for unknown compression.
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise Unreadable(DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown") from error

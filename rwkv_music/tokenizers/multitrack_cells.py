@@ -3,12 +3,12 @@
     BOS  tags  bars, with `Part Hole` in place of the cells to be written  Fill  bars that have holes, written out
 
 After Fill, each bar with holes follows again as `Bar TimeSig`, its known cells, and its holes as `Part [controls]
-content End`, all in the order of parts. Before each run of such bars, the bar after the run is repeated, with Next at
-its head, then the bar before it. So the model has read both sides of a hole before it writes, and has the neighboring
-cells just before what it writes.
+content End`, all in the order of parts. Each run of such bars is preceded by its two neighbors: Next and the bar that
+follows the run, then the bar that precedes it. So the model has read both sides of a hole before it writes, and has the
+neighboring cells just before what it writes.
 
-The bars are an excerpt of a piece that reads like a piece: Tempo is named in its first bar, and Program at the first
-mention of a part.
+The bars are an excerpt of a piece, written like a whole piece: the first bar has a Tempo, and each part has a Program
+where it first occurs.
 """
 
 from collections.abc import Collection, Iterable
@@ -79,7 +79,10 @@ class Excerpt:
 
 
 def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
-    """Return the bars in ids[start:stop] of a piece. A bar begins at each of the two indices, except at the end."""
+    """Return the bars in ids[start:stop] of a piece.
+
+    A bar begins at `start`. At `stop` another bar begins, or the piece ends.
+    """
     ids = np.asarray(ids, np.int64)
     before, inside = ids[:start], ids[start:stop]
     inside = inside[inside >= BAR]
@@ -118,7 +121,7 @@ def _last_programs(ids: np.ndarray) -> dict[int, int]:
 
 
 class _Writer:
-    """The tokens of a document, which names a program where it is new or changes."""
+    """The tokens of a document. Program is written only where a part first occurs or its program has changed."""
 
     def __init__(self) -> None:
         self.pieces: list[np.ndarray | list[int]] = []
@@ -184,7 +187,7 @@ def with_holes(
     Args:
         holes: the cells to write. A cell that the excerpt does not have is empty.
         controls: the control tokens of holes.
-        context_only: cells after the last of `holes` that are unknown too, but are not written.
+        context_only: cells after the last of `holes` that are marked as holes before Fill, but have no step.
     """
     controls = controls or {}
     writer = _Writer()
@@ -237,7 +240,11 @@ def _by_bar(holes: Iterable[Hole]) -> dict[int, list[int]]:
 
 
 def _program(excerpt: Excerpt, bar: int, number: int) -> int:
-    """Return the token of the program that a part has in a bar: of its cell, or of one near it."""
+    """Return the program token of a part in a bar.
+
+    If the part has no cell in this bar, this is the token of its nearest earlier cell, or else of its nearest later
+    cell. A part without cells has the token in `excerpt.programs`.
+    """
     if number in excerpt.cells[bar]:
         return excerpt.cells[bar][number].program
     for other in (*range(bar - 1, -1, -1), *range(bar + 1, len(excerpt.cells))):
@@ -256,7 +263,7 @@ def written_out(prompt: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, np.n
 
 
 def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the notes in contents of cells as NOTE [n] (midi/score.py), and the content of each, int64 [n].
+    """Return the notes of all `contents` as NOTE [n] (midi/score.py), and the index of each note's content, int64 [n].
 
     Times are in quarter notes from the bar line.
     """
@@ -283,9 +290,9 @@ def note_rows(content: np.ndarray) -> np.ndarray:
 
 
 def control_tokens(contents: list[np.ndarray], signatures: np.ndarray) -> np.ndarray:
-    """Return the token of each control of each content of a cell, int64 [cells, N_CONTROLS]; NONE where it has none.
+    """Return the control tokens of cells, int64 [cells, N_CONTROLS]; NONE where a cell has no class of the control.
 
-    `signatures`, int64 [cells], are the time signature tokens of their bars.
+    `contents` are the tokens of each cell. `signatures`, int64 [cells], are the time signature tokens of their bars.
     """
     notes, cell = content_notes(contents)
     classes = control_classes(notes, cell, BAR_STEPS[signatures - TIME_SIG] / STEPS).astype(np.int64)

@@ -124,12 +124,13 @@ def estimate(
     stream_states = passing = 0.0
     if streams is not None:
         stream_states = streams.streams * state_bytes(model)
-        # Each stream holds the states between windows, the last one and its gradient. Each document holds its initial
-        # and final state, by layer and then stacked, or in the backward pass their gradients.
+        # Each stream of the micro-batch holds the states between its windows, the final state and the gradient of one
+        # state. Each document holds its initial state and, twice, its final state: by layer and stacked. In the
+        # backward pass their gradients take the place of these states.
         passing = ((streams.windows + 1) * streams.rows + 3 * streams.documents) * state_bytes(model)
     if replays and zero_stage == 3:
-        # A recording has memory of its own, which the head cannot use, and reads a copy of the blocks' weights. The
-        # estimate counts one recording. A further one, for batches of more documents, adds its own gradients.
+        # A recorded CUDA graph has memory of its own, which the head cannot use, and reads a copy of the blocks'
+        # weights. The estimate counts one graph. Another one, for batches of more documents, adds gradients of its own.
         widest = max(kept + layer, layer + others) + head + BF16 * (trained - 2 * V * C)
     else:
         widest = max(kept + max(head, layer), layer + others)

@@ -9,7 +9,8 @@ Notable choices:
 - The thread only writes. Collectives run on the main thread: those of a second thread could interleave with a step's.
 - The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds, allocated at the first save and
   kept. `--save_mode blocking` makes no copy, and training waits.
-- On a GPU the copies are enqueued on the stream. The collective check waits for them, but not for the disk.
+- On a GPU the copies are enqueued on the stream. The check of all ranks in `save` waits for these copies, but not for
+  the writing to disk.
 """
 
 import contextlib

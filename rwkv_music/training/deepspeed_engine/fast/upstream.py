@@ -75,7 +75,7 @@ PATCHES = (
     Patch(
         "gather",
         "a single rank waits for the device although it gathers nothing, and at most two gathered tensors may be in "
-        "flight, which is fewer than one gathering of all blocks",
+        "flight, although gathering all blocks at once takes more",
         "no synchronization in NoGatherCoalescedHandle.wait, and a configurable number of tensors in flight",
         {
             f"{PARAMETERS}:_no_gather_coalesced": "4359a7aa62e14ce8",
