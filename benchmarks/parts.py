@@ -108,7 +108,7 @@ def main() -> None:
         model, codec, *_ = load_model(runs["infill"], device)
         holes = []
         for context_bars, hole_bars in HOLES:
-            for loss in hole_losses(model, codec, options.multitrack, context_bars, hole_bars):
+            for loss in hole_losses(model, codec, options.multitrack, context_bars, hole_bars, per_piece=4):
                 facts = {"context_bars": context_bars, "hole_bars": hole_bars, **vars(loss)}
                 holes.append(facts | {"nats": round(loss.nats, 2), "bits_per_note": round(loss.bits_per_note, 4)})
     figures = {"options": " ".join(COMMON), "plain": " ".join(PLAIN), "infill": " ".join(INFILL)}

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -204,11 +203,9 @@ def test_evaluate(untrained, bach_data, capsys):
 
 
 def test_evaluate_an_infilling_run(bach_data_multitrack, monkeypatch, capsys):
-    from rwkv_music.evaluation import holes
     from rwkv_music.generation import fill
 
     load_untrained(monkeypatch, bach_data_multitrack, task="infill")
-    monkeypatch.setattr(holes, "hole_losses", partial(holes.hole_losses, per_piece=1))
     monkeypatch.setattr(fill, "TOKENS_PER_BAR", 8)
     command = ["evaluate", "RUN", "--data", str(bach_data_multitrack), "--context-bars", "1", "--bars", "2"]
     assert main([*command, "--fills", "1"]) == 0

@@ -45,7 +45,7 @@ def hole_losses(
     data: str | os.PathLike,
     context_bars: int = 4,
     hole_bars: int = 4,
-    per_piece: int = 4,
+    per_piece: int = 1,
 ) -> list[HoleLoss]:
     """Return the losses on the validation split, or on the training split if that is empty.
 
