@@ -19,7 +19,16 @@ from rwkv_music.data.tasks import Row, open_bars
 from rwkv_music.errors import UserError
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.multitrack import Multitrack
-from rwkv_music.tokenizers.multitrack_cells import Excerpt, Hole, control_tokens, read_excerpt, with_holes, written_out
+from rwkv_music.tokenizers.multitrack_cells import (
+    Excerpt,
+    Hole,
+    control_tokens,
+    read_excerpt,
+    with_holes,
+    write_bars,
+    written_out,
+)
+from rwkv_music.tokenizers.multitrack_vocabulary import BAR
 from rwkv_music.tokenizers.vocabulary import NONE
 
 KINDS = ("last bars", "parts", "block", "scattered")
@@ -70,23 +79,24 @@ class InfillRows:
         n_fit = int(np.searchsorted(starts, starts[first] + self._ctx_len, side="right")) - 1 - first
         n_bars = max(min(n_bars, n_fit), 2)
         while True:
-            tokens, is_content = self._document(ids, int(starts[first]), int(starts[first + n_bars]), generator)
+            excerpt = self._excerpt(ids, int(starts[first]), int(starts[first + n_bars]), sample)
+            holes = sorted(draw_holes(excerpt, generator))
+            controls = draw_controls(excerpt, holes, generator)
+            tokens, is_content = written_out(*with_holes(self._codec.rules, excerpt, holes, controls))
             if len(tokens) <= self._ctx_len + 1 or n_bars == 2:
                 break
             n_bars = max(2, min(n_bars - 1, n_bars * self._ctx_len // len(tokens)))
         tokens, is_content = tokens[: self._ctx_len + 1], is_content[: self._ctx_len + 1]
-        if self._augmenter is not None:
-            [tokens] = self._augmenter.vary([tokens], sample)
         targets = np.where(is_content, tokens, IGNORE_INDEX)[1:]
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
 
-    def _document(
-        self, ids: np.ndarray, start: int, stop: int, generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _excerpt(self, ids: np.ndarray, start: int, stop: int, sample: int) -> Excerpt:
+        """Return the bars in ids[start:stop], augmented before controls describe them."""
         excerpt = read_excerpt(ids, start, stop)
-        holes = sorted(draw_holes(excerpt, generator))
-        controls = draw_controls(excerpt, holes, generator)
-        return written_out(*with_holes(self._codec.rules, excerpt, holes, controls))
+        if self._augmenter is None:
+            return excerpt
+        [varied] = self._augmenter.vary([write_bars(excerpt)], sample)
+        return read_excerpt(varied, int(np.argmax(varied == BAR)), len(varied))
 
 
 def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:

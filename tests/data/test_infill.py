@@ -10,7 +10,8 @@ from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.data.infill import draw_holes
 from rwkv_music.errors import UserError
-from rwkv_music.tokenizers.multitrack_cells import read_excerpt
+from rwkv_music.tokenizers.multitrack_cells import control_tokens, read_excerpt
+from rwkv_music.tokenizers.multitrack_vocabulary import END, FILL
 from rwkv_music.tokenizers.registry import load_codec, make_codec
 
 VOCABULARY = make_codec("multitrack").vocabulary
@@ -82,6 +83,32 @@ def test_rows_hold_the_cells_of_the_piece(data, bach_data_multitrack):
             wanted[-1] = {part: cell for part, cell in wanted[-1].items() if _number(part) <= _number(holes[-1][1])}
             assert [{p: c for p, c in bar.items() if c} for bar in after] == wanted
     assert next(windows, None) is None and len(kinds) > 5
+
+
+@pytest.mark.parametrize("augment", ["none", "all"])
+def test_controls_describe_the_contents_also_after_augmentation(augment, bach_data_multitrack):
+    """Transposition moves notes into other registers, so controls are computed after it."""
+    data = MusicDataset(bach_data_multitrack, "train", 4096, seed=1, task="infill", infill_bars=6, augment=augment)
+    n_controls = 0
+    for window in range(0, data.n_windows, 2):
+        row = data.tasks["infill"].row(window, sample=window)
+        ids = np.append(row.input_ids, row.targets[-1])
+        signature, controls, content = 0, [], None
+        for token in ids[np.flatnonzero(ids == FILL)[0] :].tolist():
+            name = VOCABULARY[token]
+            if name.startswith("TimeSig_"):
+                signature = token
+            elif name.startswith("Part_"):
+                controls, content = [], []
+            elif name.startswith("Control_"):
+                controls.append(token)
+            elif token == END:
+                [classes] = control_tokens([np.array(content, np.int64)], np.array([signature]))
+                assert set(controls) <= set(classes.tolist())
+                n_controls += len(controls)
+            elif content is not None and not name.startswith("Program_"):
+                content.append(token)
+    assert n_controls > 100
 
 
 def test_each_kind_of_holes_occurs_and_leaves_a_cell(bach_data_multitrack):
