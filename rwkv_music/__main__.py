@@ -217,13 +217,7 @@ def _generate(commands) -> None:
     command = commands.add_parser(
         "generate", help="continue a .mid file, fill in bars and parts of it, or write a piece from scratch"
     )
-    command.add_argument(
-        "model",
-        type=_path,
-        metavar="MODEL",
-        help="run folder, checkpoint, or exported weights with their tokenizer file",
-    )
-    _add_state(command)
+    _add_model(command)
     command.add_argument(
         "--prompt",
         type=_path,
@@ -298,7 +292,6 @@ def _generate(commands) -> None:
 def _run_generate(options: argparse.Namespace) -> int:
     import torch
 
-    from rwkv_music.checkpoint.weights import is_exported
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.completion_files import complete_to_files, completion_paths, fill_to_files
     from rwkv_music.generation.fill_request import parse_new_part
@@ -329,21 +322,12 @@ def _run_generate(options: argparse.Namespace) -> int:
     tags = parse_tags(options.tag)
     paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
-    if not options.model.exists():
-        raise UserError(f"There is no {options.model}: give a run folder, a checkpoint or exported weights.")
+    _check_model(options.model)
     if options.prompt and not options.prompt.is_file():
         raise UserError(f"There is no file {options.prompt}: give a .mid file as --prompt.")
-    if is_exported(options.model):
-        model, codec = _load_exported(options.model, options.state)
-        source = options.model.name
-    else:
-        model, codec, config, step = _load(options.model, options.state)
-        source = f"step {step}"
-        if fills and not config.data.infills:
-            raise UserError(
-                f"{options.model} was trained with --task {config.data.task}, so it cannot fill in: use a run of "
-                "--task infill, or of --task mix with --infill_weight."
-            )
+    model, codec, config, source = _load_any(options.model, options.state)
+    if fills and config is not None:
+        _check_infills(options.model, config)
     if model.device.type == "cpu" and model.config.n_embd <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     state = f" with the state of {options.state}" if options.state else ""
@@ -388,13 +372,7 @@ def _run_generate(options: argparse.Namespace) -> int:
 
 def _mirex(commands) -> None:
     command = commands.add_parser("mirex", help="continue a piano prompt by twelve bars, in the JSON of the MIREX task")
-    command.add_argument(
-        "model",
-        type=_path,
-        metavar="MODEL",
-        help="run folder, checkpoint, or exported weights with their tokenizer file",
-    )
-    _add_state(command)
+    _add_model(command)
     command.add_argument(
         "--prompt",
         required=True,
@@ -417,7 +395,6 @@ def _mirex(commands) -> None:
 
 
 def _run_mirex(options: argparse.Namespace) -> int:
-    from rwkv_music.checkpoint.weights import is_exported
     from rwkv_music.generation.mirex import continue_prompt, generation_paths, save_generations
     from rwkv_music.generation.sampling import Sampling
     from rwkv_music.midi.mirex import read_notes
@@ -428,12 +405,8 @@ def _run_mirex(options: argparse.Namespace) -> int:
     prompt = read_notes(options.prompt)
     if not len(prompt):
         raise UserError(f"{options.prompt} has no notes: give a prompt with at least one.")
-    if not options.model.exists():
-        raise UserError(f"There is no {options.model}: give a run folder, a checkpoint or exported weights.")
-    if is_exported(options.model):
-        model, codec = _load_exported(options.model, options.state)
-    else:
-        model, codec, _, _ = _load(options.model, options.state)
+    _check_model(options.model)
+    model, codec, _, _ = _load_any(options.model, options.state)
     generations = continue_prompt(model, codec, prompt, options.count, sampling)
     save_generations(generations, paths)
     for path, notes in zip(paths, generations, strict=True):
@@ -488,11 +461,8 @@ def _run_evaluate(options: argparse.Namespace) -> int:
         if count:
             check_counts(options.context_bars, options.bars, count, flag)
     model, codec, config, step = _load(options.run_folder, options.state)
-    if options.fills and not config.data.infills:
-        raise UserError(
-            f"{options.run_folder} was trained with --task {config.data.task}, so it cannot fill in: use a run of "
-            "--task infill, or of --task mix with --infill_weight, or leave out --fills."
-        )
+    if options.fills:
+        _check_infills(options.run_folder, config)
     print(f"{options.run_folder} at step {step:,} on {options.data}")
     data, ctx_len, batch_size = options.data, config.data.ctx_len, options.batch_size
     print(losses.as_table(losses.evaluate(model, codec, data, ctx_len, batch_size, bool(config.data.tbptt))))
@@ -575,6 +545,30 @@ def _number(command: argparse.ArgumentParser, flag: str, default: float, metavar
     command.add_argument(flag, type=type(default), default=default, metavar=metavar, help=help_text)
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "model",
+        type=_path,
+        metavar="MODEL",
+        help="run folder, checkpoint, or exported weights with their tokenizer file",
+    )
+    _add_state(command)
+
+
+def _check_model(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"There is no {path}: give a run folder, a checkpoint or exported weights.")
+
+
+def _check_infills(run: Path, config) -> None:
+    """Raise UserError for a run that was not trained to fill in."""
+    if not config.data.infills:
+        raise UserError(
+            f"{run} was trained with --task {config.data.task}, so it cannot fill in: use a run of --task infill, or "
+            "of --task mix with --infill_weight."
+        )
+
+
 def _add_state(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--state",
@@ -595,14 +589,20 @@ def _load(run_folder: Path, state: Path | None):
     return loaded
 
 
-def _load_exported(path: Path, state: Path | None):
-    """Load the model and the codec of an exported file or folder, and set the tuned state if one is given."""
-    from rwkv_music.checkpoint.weights import find_codec, load_pretrained
+def _load_any(source: Path, state: Path | None):
+    """Load a run, a checkpoint or exported weights, and set the tuned state if one is given.
 
-    codec = find_codec(path)
-    model = load_pretrained(path).requires_grad_(False)
-    _set_state(model, path, state)
-    return model, codec
+    Returns (model, codec, configuration or None for exported weights, what to call the weights in messages).
+    """
+    from rwkv_music.checkpoint.weights import find_codec, is_exported, load_pretrained
+
+    if not is_exported(source):
+        model, codec, config, step = _load(source, state)
+        return model, codec, config, f"step {step}"
+    codec = find_codec(source)
+    model = load_pretrained(source).requires_grad_(False)
+    _set_state(model, source, state)
+    return model, codec, None, source.name
 
 
 def _set_state(model, source: Path, state: Path | None) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.generation.completion import MOST_COMPLETIONS, ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit
+from rwkv_music.generation.completion import ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit, check_counts
 from rwkv_music.generation.fill_request import Hole, parse_controls_of_parts, parse_fill
 from rwkv_music.generation.prompt_tags import tagged
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
@@ -40,7 +40,6 @@ from rwkv_music.tokenizers.multitrack_vocabulary import FIRST_CLASS, MAX_PARTS, 
 
 BARS_AT_ONCE = 8  # bars with holes in one document
 MOST_VARIANTS = 1 << 32
-MOST_CONTEXT_BARS = 1_000
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,7 @@ def fill(
             f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
             "the tokenizer multitrack and --task infill or mix."
         )
-    if not 1 <= context_bars <= MOST_CONTEXT_BARS:
-        raise UserError(f"--context-bars is {context_bars}: give 1 to {MOST_CONTEXT_BARS:,}.")
-    if not 1 <= count <= MOST_COMPLETIONS:
-        raise UserError(f"--count is {count}: give 1 to {MOST_COMPLETIONS:,}.")
+    check_counts(context_bars, 1, count)
     with explained(f"reading {piece}"):
         data = Path(piece).read_bytes()
     try:
