@@ -4,8 +4,9 @@ Notable choices:
 - The prompt is read in windows, so memory does not depend on the length of the prompt or the completion.
 - A completion has exactly the requested number of bars with every tokenizer: the codec's grammar masks invalid tokens
   and the end of the piece, counts bars, and ends a row when its last bar is full.
-- The joined file keeps the events of the prompt's file before the line where the completion begins; the completion is
-  added in tracks of its own (see prompt_file.py and midi/join.py).
+- The joined file keeps the events of the prompt's file before the line where the completion begins (prompt_file.py).
+  The completion goes into the tracks of its parts if the tokens name parts (continuation.py), else into new tracks
+  (midi/join.py).
 """
 
 import os
