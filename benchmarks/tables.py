@@ -52,13 +52,13 @@ def demo(root: str) -> str:
     """Return the time that `make demo` takes, one of its pieces and its curves."""
     result, images = results("demo"), f"{root}benchmarks/results/demo"
     return f"""
-`make demo` takes {result["first_seconds"]} s in a clean clone on {result["machine"]["cores"]} CPU cores, installation
-included, and {result["again_seconds"]} s when repeated. The piano roll shows one of its pieces: the soprano is Bach's,
-and the model has written the other three voices ([listen]({images}/harmonized.mid)):
+In a clean clone on {result["machine"]["cores"]} CPU cores, `make demo` takes {result["first_seconds"]} s, including the
+installation. Repeating it takes {result["again_seconds"]} s. The piano roll shows one of its pieces. The soprano is
+Bach's, and the model has written the other three voices ([listen]({images}/harmonized.mid)):
 
 ![Piano roll: a given soprano, and three voices that the model wrote]({images}/harmonized.png)
 
-This plot compares the model's losses with those of a bigram model of the same tokens:
+This plot compares the model's losses with the losses of a bigram model on the same tokens:
 
 ![Training and validation loss by optimizer step, both far below the bigram model's]({images}/curve.png)
 """
@@ -217,16 +217,17 @@ def parts(root: str) -> str:
     steps, infill = result["plain"].split("--steps ")[1], result["infill"]
     columns += ["inner parts: outer parts given", "without them", "change"]
     return f"""
-The `0.1b` preset was trained once on each tokenizer with the same pieces and {steps} steps
+The `0.1b` preset was trained once with each tokenizer, on the same pieces and for {steps} steps
 ({gpu(result["machine"])}, [parts.json]({root}benchmarks/results/parts.json)). `multitrack` keeps unisons between parts,
-which `remi` loses, and it also says which part plays each note.
+which `remi` loses. It also encodes which part plays each note.
 
 {table(heads, rows)}
 
-A third model was trained on `multitrack` with `{infill}`. The next table gives bits per note of the true music in
-holes of held-out pieces. In the columns "both sides" and "left side only", whole bars are holes, and the model reads or
-does not read the bars after them. In the last columns, the inner parts are holes, and the model reads or does not read
-the first and the last part. The model makes good use of the other parts, but hardly uses the bars after a hole.
+A third model was trained on `multitrack` with `{infill}`. The next table shows how well it predicts the true music in
+holes of held-out pieces, in bits per note. In the columns "both sides" and "left side only", the holes are whole bars.
+With "both sides", the model also reads the bars after them. In the last three columns, the holes are the inner parts of
+these bars, and the outer parts are the first and the last part. The model makes good use of the other parts, but hardly
+uses the bars after a hole.
 
 {table(columns, kinds)}
 """
@@ -270,9 +271,8 @@ def step(root: str) -> str:
 The table gives tokens per second on one GPU with DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096 tokens and no
 activation checkpointing. The H200 was measured at commit {h200["machine"]["commit"]}
 ([step_h200.json]({source}/step_h200.json)) and the H100 at commit {h100["machine"]["commit"]}
-([step_h100.json]({source}/step_h100.json)).
-
-v7 is `--channel_mix x070`; v8, the default, adds DeepEmbed.
+([step_h100.json]({source}/step_h100.json)). The model v8 is the default. The model v7 (`--channel_mix x070`) has no
+DeepEmbed.
 
 {table(["layers, width, rows x tokens", "model", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
 
@@ -303,10 +303,10 @@ The table gives milliseconds for forward and backward together on an {gpu(result
 
 {table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "speed-up over fla"], rows)}
 
-The same kernels compiled as PTX for compute capability 8.0 take {min(slower):.2f} to {max(slower):.2f} times as long as
-native ones ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On {cpu["machine"]["threads"]} CPU cores in fp32 the
-operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop over tokens, for {loop["B"]} x {loop["T"]} x
-{loop["H"]} ([wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
+If the same kernels are compiled as PTX for compute capability 8.0, they take {min(slower):.2f} to {max(slower):.2f}
+times as long as native kernels ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On
+{cpu["machine"]["threads"]} CPU cores in fp32, the operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop over tokens, for {loop["B"]} x
+{loop["T"]} x {loop["H"]} rows x tokens x heads ([wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
 """
 
 
@@ -320,10 +320,10 @@ def fused(root: str) -> str:
         rows.append([row["operator"], str(row["C"]), *("" if us is None else f"{us:.0f}" for us in cells)])
     heads = ["operator", "width", "forward", "compiled", "backward", "compiled"]
     return f"""
-The table gives microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}. The columns "compiled" are
-`torch.compile` of the unfused PyTorch code
-([fused.json]({root}benchmarks/results/fused.json)). `norm_mix of n` is a layer norm and the token shift with n mixes.
-`gates` is the element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed.
+The table gives microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}. The columns "compiled" give
+the time of the unfused PyTorch code under `torch.compile` ([fused.json]({root}benchmarks/results/fused.json)).
+`norm_mix of n` is a layer norm followed by the token shift, which mixes each token with the previous one in n different
+ways. `gates` is the element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed.
 `cross_entropy` computes its gradient in the forward pass.
 
 {table(heads, rows)}
@@ -347,7 +347,8 @@ The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenize
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
-Memory does not grow with length: between 1,000 and 100,000 generated tokens it grows by {memory["bytes_grown"]} bytes
+Memory does not grow with length: after 100,000 generated tokens, it is {memory["bytes_grown"]} bytes larger than after
+1,000 tokens
 ([generation_cuda_memory.json]({root}benchmarks/results/generation_cuda_memory.json)).
 """
 
@@ -397,9 +398,9 @@ def scaling(root: str) -> str:
             rows.append([f"`{preset}`", file, one, *speedups, ", ".join(f"{x:.1f}" for x in held)])
     whole = by_key["7b", "zero2", "weak", counts[-1]]
     return f"""
-For the v7 model (`--channel_mix x070`), the table gives the throughput of one {gpu(result["machine"])} and the speed-up
-with up to {counts[-1]} GPUs of the same host, at commit
-{result["machine"]["commit"]} ([scaling.json]({root}benchmarks/results/scaling.json)):
+The table gives the throughput of one {gpu(result["machine"])}, and the speed-up with up to {counts[-1]} GPUs of the
+same host. It was measured with the v7 model (`--channel_mix x070`) at commit {result["machine"]["commit"]}
+([scaling.json]({root}benchmarks/results/scaling.json)):
 
 {table(heads, rows)}
 
@@ -426,16 +427,17 @@ def tuning(root: str) -> str:
     }
     heads = ["", "learning rate", "trained parameters", "of the model", "checkpoint MB", "validation loss"]
     return f"""
-A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) was trained without Palestrina and then tuned
-for {result["steps"]} steps on {composer["train"]["pieces"]} of his movements. Before tuning, its loss on
+A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) was trained on corpora of music21
+other than Palestrina. It was then tuned for {result["steps"]} steps on {composer["train"]["pieces"]} of Palestrina's
+movements. Before tuning, its loss on
 {composer["val"]["pieces"]} held-out movements is {result["untuned_val_loss"]:.3f} nats per token
 ([tuning.json]({root}benchmarks/results/tuning.json)):
 
 {table(heads, rows)}
 
-With the best of the three learning rates for each method, a state with {best["state"]["share"]:.2%} of the parameters
-achieves {result["state_over_all"]:.0%} of the improvement of full fine-tuning
-([tuning.py]({root}benchmarks/tuning.py)).
+The methods are compared at the best of their three learning rates. Tuning a state, which has
+{best["state"]["share"]:.2%} of the parameters, achieves {result["state_over_all"]:.0%} of the improvement of full
+fine-tuning ([tuning.py]({root}benchmarks/tuning.py)).
 """
 
 
@@ -479,9 +481,10 @@ def resumption(root: str) -> str:
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-For each number of ranks, one run was saved at step {at} under ZeRO-2. It was resumed on every number of ranks and under
-every ZeRO stage, with the files of `ds_configs/`. The deviation of a resumption is the largest difference of the next
-20 losses from those of the uninterrupted run, in nats per token. The table gives the median and the maximum.
+For each number of ranks, one run was saved at step {at} under ZeRO-2. This checkpoint was resumed on every number of
+ranks and under every ZeRO stage, with the files of `ds_configs/`. The next 20 losses of each resumed run were compared
+with those of the uninterrupted run. The deviation of a resumed run is the largest difference, in nats per token. The
+table gives the median and the maximum of these deviations.
 
 {table(["preset", "ranks", "median", "maximum", "source"], rows)}
 """
@@ -491,12 +494,12 @@ def zero(root: str) -> str:
     """Return memory and traffic under each DeepSpeed file."""
     return f"""
 Each cell has the form A / B. A is the memory for weights, gradients and AdamW states in GiB per GPU. B is what each GPU
-sends to other nodes per step, in GB ({plan.GPUS_PER_NODE} GPUs per node).
+sends to other nodes per step, in GB. Each node has {plan.GPUS_PER_NODE} GPUs.
 [plan.py]({root}benchmarks/plan.py) computes both and checks them against a two-rank run
 ([plan.json]({root}benchmarks/results/plan.json)). The last column recommends zero1 if zero1
-needs less than {plan.ROOM_GIB} GiB, which leaves the rest of an 80 GiB GPU to activations and buffers. If zero1 needs
-more but zero2 needs less than {plan.ROOM_GIB} GiB, the column recommends zero2. If both need more, it recommends zeropp
-or zero3, whichever sends less.
+needs less than {plan.ROOM_GIB} GiB, because the rest of an 80 GiB GPU is needed for activations and buffers. If zero1
+needs more but zero2 needs less than {plan.ROOM_GIB} GiB, the column recommends zero2. If both need more, it recommends
+zeropp or zero3, whichever sends less.
 
 {plan.table()}
 """
