@@ -305,8 +305,9 @@ The table gives milliseconds for forward and backward together on an {gpu(result
 
 If the same kernels are compiled as PTX for compute capability 8.0, they take {min(slower):.2f} to {max(slower):.2f}
 times as long as native kernels ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On
-{cpu["machine"]["threads"]} CPU cores in fp32, the operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop over tokens, for {loop["B"]} x
-{loop["T"]} x {loop["H"]} rows x tokens x heads ([wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
+{cpu["machine"]["threads"]} CPU cores in fp32, the operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop
+over tokens, for {loop["B"]} x {loop["T"]} x {loop["H"]} rows x tokens x heads
+([wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
 """
 
 

@@ -5,9 +5,11 @@ The model is an embedding, L blocks and a head. A block computes `x += att(ln1(x
 multiplied by a vector that is looked up by token. `channel_mix="x070"` omits DeepEmbed and gives v7 "Goose".
 
 Notable choices:
-- Parameter names and shapes are BlinkDL's, so RWKV checkpoints load without renaming. Layer 0 has no value residual
-  (v0, v1, v2): its values are the start of the residual, and these parameters would never receive a gradient.
-- One forward serves training and generation. It takes and returns a state, for a whole piece or a single token.
+- Parameter names and shapes are BlinkDL's, so RWKV checkpoints load without renaming. Layer 0 lacks the parameters of
+  the value residual (v0, v1, v2). The residual starts from the values of layer 0, so these parameters would never
+  receive a gradient.
+- One `forward` serves training and generation. It takes and returns a state, and its input can be a whole piece or a
+  single token.
 - `cu_seqlens` packs documents; neither the recurrence nor the token shift crosses a document boundary.
 - In training on a GPU, the blocks run on `ops.fused_sublayers`, which computes the same result in less time and memory.
 
@@ -31,7 +33,8 @@ from rwkv_music.ops.cross_entropy import Head
 from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.ops.wkv7s import wkv7s
 
-# The head skips ignored positions only above this fraction. Below it, selecting the others costs more than it saves.
+# The head skips ignored positions only if they are more than this fraction of all positions. Otherwise, selecting the
+# other positions costs more than it saves.
 MIN_IGNORED_FRACTION = 1 / 32
 
 
@@ -47,7 +50,9 @@ class State(NamedTuple):
         return State(*(x.index_select(1, index.to(x.device)) for x in self))
 
     def scatter(self, rows: int, index: Tensor) -> "State":
-        """Return `rows` states with these at the rows `index` (int64, all different) and zeros elsewhere."""
+        """Return the states of a batch of `rows` rows: these states at the rows `index` (int64, all different), zeros
+        elsewhere.
+        """
         return State(*(x.new_zeros(len(x), rows, *x.shape[2:]).index_copy(1, index, x) for x in self))
 
     @staticmethod
@@ -110,7 +115,8 @@ class TimeMixing(nn.Module):
         self.value = nn.Linear(C, C, bias=False)
         self.output = nn.Linear(C, C, bias=False)
         self.ln_x = nn.GroupNorm(H, C, eps=64e-5)
-        # State tuning learns the state before the first token, [H, N, N] (value axis, key axis); otherwise it is zero.
+        # The state before the first token, [H, N, N] (value axis, key axis). It is None, which means zero, except in
+        # state tuning.
         self.register_parameter("time_state", None)
 
     def forward(
@@ -157,7 +163,7 @@ class TimeMixing(nn.Module):
 
 
 class ChannelMixing(nn.Module):
-    """x080: token shift and mix, a squared-ReLU network, and DeepEmbed, a factor looked up by token; x070 omits it."""
+    """x080: token shift and mix, a squared-ReLU network, and DeepEmbed, a factor per token; x070 omits DeepEmbed."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -244,7 +250,7 @@ class Blocks(nn.ModuleList):
             else:
                 x, v_first, after = checkpointed(block, *inputs)
             if state is not None:
-                states.append(after)  # only with a state: `after` may be a view that keeps all tokens in memory
+                states.append(after)  # only if needed, because `after` may be a view that keeps all tokens in memory
         return x, State(*(torch.stack(parts) for parts in zip(*states, strict=True))) if states else None
 
 
@@ -278,11 +284,11 @@ class RWKV(nn.Module):
         positions: Tensor | None = None,
         max_length: int | None = None,
     ) -> Tensor | tuple[Tensor, State]:
-        """Return the logits of the next token or, with `targets`, the loss; with `state` also the new state.
+        """Return the logits of the next token or, with `targets`, the loss. With `state`, also return the new state.
 
         Args:
             input_ids: int64 [B, T], T >= 1.
-            state: from `init_state` or an earlier call, and differentiable; None starts from zero and returns no state.
+            state: from `init_state` or an earlier call; differentiable. None starts from zero and returns no state.
             cu_seqlens: int32 [D+1], strictly increasing from 0 to B * T: the boundaries of the documents in the
                 flattened tokens. A document may continue across the end of a row. The state's batch size is D.
             max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
@@ -320,8 +326,8 @@ class RWKV(nn.Module):
             positions: int64 [P], ascending: the indices of the targets other than -100 in the flattened `targets`.
                 None computes them, which synchronizes with the GPU. Not valid with `ctx_lengths`.
 
-        Raises ValueError for arguments that do not fit together, and on the CPU for a target that is no token; on a GPU
-        such a target fails a device-side assertion.
+        Raises ValueError for arguments that do not fit together. A target that is not a token raises ValueError on the
+        CPU and fails a device-side assertion on a GPU.
         """
         return self(
             input_ids,
@@ -367,7 +373,8 @@ class RWKV(nn.Module):
     def matrix_parameters(self) -> float:
         """Return the number of parameters that multiply every token: all matrices except `emb` and `enn`.
 
-        A frozen parameter counts as 2/3, because training omits one of its three products, that of its gradient.
+        A frozen parameter counts as 2/3. Training needs three matrix products per parameter, and a frozen one does not
+        need the product that computes its gradient.
         """
         elementwise = ("emb.weight", "enn.weight", "r_k")
         matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise)]

@@ -1,6 +1,7 @@
-// One thread updates four neighboring elements: 16 bytes of each fp32 array. If an array does not start at a multiple
-// of four elements, and past the last group of four, elements are updated one by one. Each block recomputes the factors
-// that depend on the step alone: this costs less than another launch, and the step stays on the device.
+// One thread updates four neighboring elements: 16 bytes of each fp32 array. Elements are updated one by one if an
+// array does not start at a multiple of four elements, and after the last group of four. Each block recomputes the
+// factors that depend only on the step number. This costs less than another launch, and the step number stays on the
+// device.
 
 #include "adamw.cuh"
 

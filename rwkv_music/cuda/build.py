@@ -2,14 +2,15 @@
 
 Notable choices:
 - The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). Its folder name
-  contains a hash of the sources, the flags and the versions of torch and CUDA, and the version of nvcc. A change of any
-  of them builds another library. If nothing can be compiled, a library that another version of nvcc built is reused.
+  contains the version of nvcc and a hash of the sources, the flags and the versions of torch and CUDA. If any of these
+  changes, another library is built. If no toolchain is found, a library that a different version of nvcc has built is
+  used.
 - The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is ignored.
-- Of several processes, one builds under a file lock and the others wait. The operating system releases the lock when
-  the process ends, and a library appears only when it is complete, so an interrupted build leaves nothing behind that
-  blocks or breaks the next one.
-- nvcc also compiles and links the C++ bindings, so they use the toolkit's own headers and libraries wherever it is
-  installed. No Python headers are needed.
+- If several processes start at once, one of them builds under a file lock and the others wait. The operating system
+  releases the lock when the process ends, and a library gets its final name only when it is complete. An interrupted
+  build therefore cannot block or break the next one.
+- nvcc also compiles and links the C++ bindings. They therefore use the toolkit's own headers and libraries, wherever
+  the toolkit is installed. No Python headers are needed.
 """
 
 import fcntl

@@ -10,18 +10,21 @@
 //     U = (I - A_ab)^-1 (a~ S^T + A_ak V)    Y = r~ S^T + A_rb U + A_rk V    S' = (S + U^T b- + V^T k-) diag(P_L)
 //
 // Notable choices:
-// - d > 0.545, so P_t > 3e-9 over 32 tokens: P and 1 / P stay well inside bf16's range, and no second level is needed.
+// - d > 0.545, so P_t > 3e-9 over 32 tokens. P and 1 / P stay well inside bf16's range, and a chunk need not be divided
+//   further.
 // - A chunk is two tiles of 16 tokens, the size of a tensor core operand. A score matrix is three blocks of [16, 16].
 //   (I - A_ab)^-1 is applied tile by tile, so only the two diagonal blocks are inverted.
-// - The head size N is 64 or 128, with N / 16 warps. A warp owns 16 value rows of the state and keeps them in
-//   registers; it runs their chain of products without other warps. In steps without the state it owns 16 key columns.
-// - All results of the chain are transposed, [value rows, tokens], so each product has the layout of the next operand.
+// - The head size N is 64 or 128, and a block has N / 16 warps. A warp keeps 16 value rows of the state in registers
+//   and computes their chain of products without other warps. In steps without the state, a warp processes 16 key
+//   columns.
+// - U, Y and S' are computed transposed, as [value rows, tokens], so each product has the layout that the next product
+//   needs for its operand.
 // - r~, a~, k-, b- are rounded to bf16 for the tensor cores. The score matrices are rounded to tf32, eight times finer,
 //   because their errors add up over a chunk and are cheap to avoid.
-// - If decays are slow, the state receives k-, and its gradient is multiplied by k- and b-, as the sum of two bf16
-//   values: the rounded value and its rounding residual. This matters if all keys are close to one direction: earlier
-//   values are then removed along that direction only, and rounding errors perpendicular to it would remain and add up.
-//   Fast decays erase them soon.
+// - If decays are slow, k- and b- are each represented by two bf16 values: the rounded value and its rounding residual.
+//   The update of the state uses both values of k-, and the products with the state's gradient use both values of k-
+//   and b-. This matters if all keys are close to one direction. The recurrence then removes earlier values along that
+//   direction only, and rounding errors perpendicular to it would remain and add up. Fast decays erase them soon.
 
 #pragma once
 
@@ -226,9 +229,9 @@ struct Scaling {
 // Decays count as slow if P_L exceeds this in any key column.
 constexpr float SLOW_DECAY = 0.125f;
 
-// Scales r, a, k, b to r~, a~, k-, b- in place and writes P_L to `whole`. Tokens past `length` get w = -infinity, no
-// decay. A lane processes four tokens and four columns, a warp 16 columns. Returns whether decays are slow in one of
-// the lane's columns; only the lanes with the last tokens know, the others return false.
+// Scales r, a, k, b to r~, a~, k-, b- in place and writes P_L to `whole`. Tokens past `length` get w = -infinity, which
+// means no decay. A lane processes four tokens and four columns, and a warp 16 columns. Returns whether decays are slow
+// in one of the lane's columns. Only the lanes that hold the last tokens can determine this; the others return false.
 template <int N>
 __device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&whole)[N], int length) {
     const int lane = threadIdx.x % 32, first = lane / 4 * 4, column = threadIdx.x / 32 * 16 + lane % 4 * 4;

@@ -4,8 +4,8 @@ The first process to compile an extension creates a file `lock` in the extension
 other processes wait until it is gone. If the process is killed while compiling (out of memory, time limit, host
 failure), the file stays, and every later start waits forever without a message.
 
-The file does not identify its process, which may run on another node that shares the home directory. A lock therefore
-counts as abandoned by its age alone, and this module never removes one.
+The file does not identify the process that created it, and that process may run on another node that shares the home
+directory. A lock therefore counts as abandoned if it is older than ABANDONED_MINUTES. This module never removes a lock.
 
 Source: torch/utils/file_baton.py and torch/utils/cpp_extension.py of torch 2.13.
 """
@@ -80,13 +80,13 @@ def wait_for(extensions: Iterable[str], say: Callable[[str], None]) -> None:
         while lock := find_lock(folder, extension):
             if lock.abandoned:
                 raise UserError(
-                    f"A compilation of {extension} was interrupted and left its lock, for which DeepSpeed would wait "
-                    f"forever: if no process on any node is compiling it, remove {lock.path} and start again."
+                    f"A compilation of {extension} was interrupted and left its lock behind. DeepSpeed would wait "
+                    f"for it forever: if no process on any node is compiling it, remove {lock.path} and start again."
                 )
             if not announced:
                 say(
-                    f"Waiting for another process to compile {extension}; if there is none, a compilation was "
-                    f"interrupted: remove {lock.path} to continue."
+                    f"Waiting for another process to compile {extension}. If there is no such process, a compilation "
+                    f"was interrupted: remove {lock.path} to continue."
                 )
                 announced = True
             time.sleep(POLL_SECONDS)

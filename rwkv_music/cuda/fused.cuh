@@ -115,7 +115,7 @@ struct CrossEntropy {
 constexpr int EMBED_CHUNK = 32;  // sorted tokens that one warp processes
 inline int64_t embed_chunks(int64_t tokens) { return ceil_div(tokens, EMBED_CHUNK); }
 
-// The number of blocks that share the tokens on the current device, and so of partial sums.
+// The number of blocks that share the tokens on the current device. There is one partial sum per block.
 int norm_mix_partials(int64_t tokens, int C);
 int token_partials(int64_t tokens, int C);
 

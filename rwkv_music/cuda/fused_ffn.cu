@@ -34,10 +34,10 @@ __global__ __launch_bounds__(WARPS * WARP) void embed_gate_kernel(const EmbedGat
     }
 }
 
-// Tokens are sorted by id; a run is the tokens of one id. A warp processes a chunk of EMBED_CHUNK sorted tokens, so the
-// work is balanced for runs of any lengths. The sum of a run inside one chunk is written directly. A run that
-// crosses chunks leaves one partial sum per chunk: in partials[chunk, 1] if the run begins in that chunk, otherwise in
-// partials[chunk, 0].
+// Tokens are sorted by id, and a run is all tokens with one id. A warp processes a chunk of EMBED_CHUNK sorted tokens,
+// so the work is balanced however long the runs are. If a run lies inside one chunk, its sum is written directly. If a
+// run extends over several chunks, each chunk writes one partial sum: to partials[chunk, 1] if the run begins in that
+// chunk, otherwise to partials[chunk, 0].
 template <bool GATED>
 __global__ __launch_bounds__(WARPS * WARP) void embed_sums_kernel(const EmbedSums args) {
     constexpr int AHEAD = 4;  // tokens whose rows are loaded at once

@@ -5,7 +5,7 @@
 namespace fused {
 namespace {
 
-// All rows of a token are loaded before the first one is used. Vectors are read from L1 again for every token.
+// All rows of a token are loaded before the first one is used. The [C] vectors are read from L1 again for every token.
 
 template <bool RESIDUAL>
 __global__ __launch_bounds__(WARPS * WARP) void gates_kernel(const Gates args) {

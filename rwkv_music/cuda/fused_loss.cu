@@ -64,7 +64,8 @@ __device__ float block_maximum(float x) {
     return x;
 }
 
-// Each thread keeps KEPT vectors of the row in registers. KEPT = 0 reads the row again in each pass, for any length.
+// Each thread keeps KEPT vectors of the row in registers. With KEPT = 0 the row may have any length and is read again
+// in each pass.
 template <int KEPT>
 __global__ __launch_bounds__(THREADS, KEPT > 5 ? 1 : 2) void cross_entropy_kernel(const CrossEntropy args) {
     const Row row(args.logits + int64_t(blockIdx.x) * args.V, args.V);

@@ -1,7 +1,6 @@
-// Layer norm, token shift and mixing: norm_mix and its backward.
-//
-// A block processes a run of consecutive tokens, a thread eight channels of each. The normed previous token stays in
-// registers; only for the first token of a run is it recomputed.
+// Layer norm, token shift and mixing: norm_mix and its backward. A block processes a run of consecutive tokens, and
+// each thread eight channels of every token. The previous token after the layer norm stays in registers. It is
+// recomputed only for the first token of a run.
 
 #include "vec8.cuh"
 
@@ -41,8 +40,8 @@ void norm_mix_kernel(const NormMix args, int run) {
             next = load_inside(row(token + 1) + channel, inside);
             next_origin = *row(token + 1);
         }
-        // The moments are taken around one of the values. The square of the mean is then at most C times the variance,
-        // so subtracting it from the mean square loses few digits for any values.
+        // One of the values is subtracted from all values before the moments are computed. The square of the mean is
+        // then at most C times the variance, so subtracting it from the mean square loses few digits.
         const Vec8 moved = inside ? unpack(x) - origin : broadcast(0);
         float moments[2] = {sum(moved), sum(moved * moved)};
         block_sum(moments, buffer);
@@ -69,8 +68,8 @@ void norm_mix_kernel(const NormMix args, int run) {
     }
 }
 
-// Goes from the run's last token to its first: h_t receives a gradient from its own mixes and, as s_{t+1}, from those
-// of the next token.
+// Processes a run from its last token to its first. h_t receives a gradient from the mixes of token t and, because
+// s_{t+1} = h_t, from those of token t + 1.
 //
 // The sums over tokens occupy half of the registers, so the rows of the next STAGES tokens are prefetched into shared
 // memory. Every thread reads only the rows that it copied itself.

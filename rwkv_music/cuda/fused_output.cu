@@ -16,7 +16,7 @@ __device__ Normed norm_head(const Vec8& y) {
     return {centred * rstd, rstd};
 }
 
-// All rows of a token are loaded before the first one is used. Vectors are read from L1 again for every token.
+// All rows of a token are loaded before the first one is used. The [C] vectors are read from L1 again for every token.
 
 __global__ __launch_bounds__(WARPS * WARP) void norm_bonus_gate_kernel(const NormBonusGate args) {
     const GridPosition position(args.C);

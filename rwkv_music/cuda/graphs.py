@@ -6,8 +6,8 @@ A CUDA graph launches all kernels of a captured function as one. To capture `fun
     graph, outputs = graphs.capture(function)
     graph.replay()  # reruns the kernels on the same memory; `outputs` hold the new results
 
-A captured function must read and write tensors that stay at the same address, and must not wait for the GPU. Both
-functions use the current device and stream.
+A captured function must read and write tensors that stay at the same address, and must not wait for the GPU. `warm_up`
+and `capture` use the current device.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
-WARM_UP_RUNS = 2  # in which libraries choose their kernels and allocate their workspaces
+WARM_UP_RUNS = 2  # libraries choose their kernels and allocate their workspaces in these runs
 
 
 def warm_up(function: Callable[[], T]) -> T:

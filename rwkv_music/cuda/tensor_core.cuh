@@ -5,10 +5,11 @@
 // [g][2q + 1], [g + 8][2q], [g + 8][2q + 1]. bf16 products have K = 16 and tf32 products K = 8.
 //
 // Notable choices:
-// - Two accumulators side by side, D[16, 16], packed to bf16, have the layout of an A operand: chains of products stay
-//   in registers.
-// - The order of K is free as long as A and B agree. For tf32 it is chosen such that an accumulator has the layout of
-//   an A operand: lane 4 g + q supplies columns 2q and 2q + 1, which the instruction calls q and q + 4.
+// - Two neighboring accumulators, D[16, 16], have the layout of an A operand when they are packed to bf16. Chains of
+//   products therefore stay in registers.
+// - The columns of A may be permuted if the rows of B are permuted in the same way. For tf32, the permutation gives an
+//   accumulator the layout of an A operand: lane 4 g + q supplies columns 2q and 2q + 1, which the instruction calls q
+//   and q + 4.
 // - A tf32 product truncates fp32 inputs: it drops the last 13 bits. Truncation errors all have one sign and add up, so
 //   a value that many products read is rounded when it is stored. A value that one product reads is passed as it is.
 

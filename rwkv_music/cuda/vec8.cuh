@@ -1,6 +1,6 @@
-// Eight neighboring bf16 channels as one value; sums over heads, blocks and tokens; the grids of the fused kernels.
-//
-// A thread processes eight neighboring channels (16 bytes of bf16), eight lanes one head, a warp SLICE channels.
+// Eight neighboring bf16 channels as one value; sums over heads, blocks and tokens; the grids of the fused kernels. A
+// thread processes eight neighboring channels (16 bytes of bf16). Eight lanes process one head, and a warp SLICE
+// channels.
 
 #pragma once
 
@@ -84,8 +84,8 @@ __device__ inline float sum(const Vec8& a) {
 
 __device__ inline float head_sum(const Vec8& a) { return warp_sum<HEAD / 8>(sum(a)); }
 
-// Replaces `values` by their K sums over the block. The calls alternate between two buffers, so that one barrier a call
-// is enough; `buffer` belongs to the caller and starts at 0.
+// Replaces `values` by their K sums over the block. Successive calls alternate between two buffers, so that one barrier
+// per call is enough. The caller keeps `buffer`, which starts at 0.
 template <int K>
 __device__ inline void block_sum(float (&values)[K], int& buffer) {
     struct alignas(4 * K) Sums {
@@ -152,8 +152,8 @@ static_assert(WARPS * WARP == SLICE, "write_partial_sums uses one thread per cha
 
 inline size_t shared_memory() { return size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)); }
 
-// The grid of a kernel that uses GridPosition: at most `most` blocks per multiprocessor, each with tokens for all its
-// warps.
+// The grid of a kernel that uses GridPosition. It has at most `most` blocks per multiprocessor, and few enough blocks
+// that every warp has tokens.
 inline dim3 token_grid(int64_t tokens, int C, int most) {
     const int64_t slices = ceil_div(C, SLICE), shares = max(int64_t(1), int64_t(most) * multiprocessors() / slices);
     return dim3(unsigned(slices), unsigned(min(ceil_div(tokens, WARPS), shares)));

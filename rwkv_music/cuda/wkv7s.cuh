@@ -7,9 +7,9 @@
 // Notable choices:
 // - A launcher takes plain pointers and a stream, and returns the launch's cudaError_t.
 // - Documents are packed: document i has the tokens cu_seqlens[i] <= t < cu_seqlens[i + 1] and may be empty.
-// - The state before every CHECKPOINT_EVERY-th token of a document (a checkpoint) is saved for the backward pass, in
-//   bf16, as the matrix products read it. The first slot of document i depends only on cu_seqlens[i], and the number of
-//   slots only on the shapes, so the host never waits for the device to learn a size.
+// - For the backward pass, the state before every CHECKPOINT_EVERY-th token of a document is saved in a slot. This
+//   checkpoint is bf16, as the matrix products read it. The first slot of document i depends only on cu_seqlens[i]. The
+//   number of slots depends only on the shapes, so the host never waits for the device to learn a size.
 
 #pragma once
 
@@ -38,9 +38,9 @@ struct Inputs {
     int head_size;
 };
 
-// If there are few heads and long documents, a document is cut into segments of `tokens` tokens (the last may be
-// shorter) that run in parallel: see wkv7s_segments.cu. They are numbered like checkpoints: segment j of document i has
-// the slot cu_seqlens[i] / tokens + i + j.
+// If there are few heads and long documents, a document is cut into segments of `tokens` tokens that run in parallel
+// (see wkv7s_segments.cu). The last segment may be shorter. Segments are numbered like checkpoints: segment j of
+// document i has the slot cu_seqlens[i] / tokens + i + j.
 struct Segments {
     int tokens;                  // a multiple of CHECKPOINT_EVERY; 0 leaves documents whole and other fields unused
     int slots;

@@ -7,20 +7,19 @@
 //     dA_ab = tril(dZ U^T, -1)    dA_ak = tril(dZ V^T, -1)    dA_rb = tril(dY U^T)    dA_rk = tril(dY V^T)
 //     da~ = dZ S + dA_ab b- + dA_ak k-            dr~ = dY S + dA_rb b- + dA_rk k-
 //     db- = dA_ab^T a~ + dA_rb^T r~ + U G'        dk- = dA_ak^T a~ + dA_rk^T r~ + V G'
-//
 // and G' + dY^T r~ + dZ^T a~ is the gradient of the state before the chunk. The gradient of the decay follows from the
-// others: with H_t the column sums of S_t * dS_t, token by token from the end,
+// others. With H_t the column sums of S_t * dS_t, computed token by token from the end of the chunk:
 //
 //     d(log d_t) = H_t + r~ dr~ - b- db- - k- dk-      H_{t-1} = d(log d_t) + a~ da~
 //
 // Notable choices:
-// - A chunk spans two checkpoints: only its U is recomputed, not its states.
-// - H is recomputed from the state after every chunk. If it were carried from chunk to chunk, it would accumulate
-//   rounding errors that never decay, while H itself does.
-// - The formula multiplies dr~ by the rounded r~, not by r, and so on: it is the gradient of what the forward computed,
+// - The forward saves the state before every chunk, so only U is recomputed, not the states.
+// - H is recomputed from the state after every chunk. If H were passed from chunk to chunk, its rounding errors would
+//   never decay, although H itself does.
+// - The formula uses the rounded values, such as r~ instead of r. It is then the gradient of what the forward computed,
 //   and the rounding errors cancel.
-// - A warp owns 16 value rows of G, S, U, dU, dZ, dV, then 32 key columns and 16 tokens of da~, dr~, db-, dk-.
-//   Gradients overwrite the inputs in shared memory and are stored from there in full cache lines.
+// - A warp first computes 16 value rows of G, S, U, dU, dZ and dV. Then it computes 32 key columns of da~, dr~, db- and
+//   dk- for 16 tokens. Gradients overwrite the inputs in shared memory and are stored from there in full cache lines.
 
 #include "chunk.cuh"
 
@@ -154,7 +153,7 @@ __device__ __forceinline__ void gradients_of_scores(
     keep(out.below, c[2]);
 }
 
-// Sums of x over four neighboring lanes: over all of them, and over those after this lane.
+// Two sums of x over a group of four neighboring lanes: over all four, and over the lanes after this one.
 struct QuadSums {
     float all, after;
 };
@@ -172,8 +171,8 @@ __device__ __forceinline__ float decay_slope(float w) {
     return LOG_DECAY_SCALE * e * s * s;
 }
 
-// A chunk's gradients by key columns: dr, dw, dk, da, db overwrite r~, w, k-, a~, b-, and dV overwrites v. A warp owns
-// 32 key columns, as rows of the transposes, and one of the two tiles of tokens.
+// Computes a chunk's gradients by key columns. dr, dw, dk, da, db overwrite r~, w, k-, a~, b-, and dV overwrites v. A
+// warp computes 32 key columns (rows of the transposed matrices) for one of the two tiles of tokens.
 template <int N>
 __device__ __forceinline__ void gradients_by_column(
     Shared<N>& shared, Stage<N>& stage, const Operand (&dV)[TILES], const StateOperand<N>& G_bf16
@@ -323,8 +322,8 @@ struct Staged {
     Stage<N> stages[STAGES];
 };
 
-// With two stages the next chunk is copied while this one is processed; with one, for devices with little shared
-// memory, afterwards.
+// With two stages, the next chunk is copied while this one is processed. With one stage, for devices with little shared
+// memory, it is copied afterwards.
 template <int N, int STAGES>
 __global__ __launch_bounds__(THREADS<N>, N == 64 ? 2 : 1) void backward_kernel(const Backward args) {
     extern __shared__ char shared_bytes[];

@@ -1,4 +1,5 @@
-// WKV7s token by token in fp32, for documents too short to fill a chunk: above all generation, one token of many rows.
+// WKV7s token by token in fp32, for documents too short to fill a chunk. The main use is generation, with one token per
+// row.
 //
 // With G_t the gradient of S_t, including the term of y_t (G_t += dy_t r_t^T), and u_t = S_{t-1} a_t:
 //
@@ -7,14 +8,15 @@
 //     dd_t = colsum(G_t * S_{t-1})            G_{t-1} = G_t diag(d_t) + du_t a_t^T
 //
 // Notable choices:
-// - One block per document and head. Nothing is rounded between tokens. The bf16 products of a chunk would be no faster
-//   here, and rounding errors average out less over few numbers.
+// - One block per document and head. Nothing is rounded between tokens. Chunks with bf16 products would not be faster
+//   here and would be less accurate, because rounding errors average out less over few tokens.
 // - Forward: four lanes share a row of the state, so that it is read and written in full cache lines. For one token
 //   this traffic is the whole cost.
-// - Backward: products along the key axis need G by rows, those along the value axis by columns. A thread keeps 64
-//   elements of row i and 64 of column i, and N / 64 neighboring threads share an i. States are recomputed forward
-//   from the start of the document, not backward by dividing by the decay, which would lose a factor of 1.8 in accuracy
-//   with every token. STRIDE states fit in shared memory, so the document is recomputed once for every STRIDE tokens.
+// - Backward: products along the key axis need G by rows, and products along the value axis need it by columns. A
+//   thread keeps 64 elements of row i and 64 of column i, so N / 64 neighboring threads share an i. States are
+//   recomputed forward from the start of the document. Recomputing them backward would divide by the decay and lose a
+//   factor of 1.8 in accuracy with every token. STRIDE states fit in shared memory, so the document is recomputed once
+//   for every STRIDE tokens.
 
 #include "wkv7s.cuh"
 

@@ -2,18 +2,19 @@
 //
 // A segment maps the incoming state S to S T + E, and the incoming gradient G to G T^T + E'. Three steps compute the
 // states at the segment boundaries (in the backward pass, the gradients):
-//
-// 1. T and E of every segment, in parallel. T is the result for the identity as initial state without values, E the
-//    result for a zero state. Both run through the chunks side by side, each as chunk.cuh runs one state.
+// 1. T and E of every segment, in parallel. E is the final state of the segment if its initial state is zero. T is the
+//    final state if the initial state is the identity and all values are zero. Both are computed in the same pass over
+//    the chunks, each in the way that chunk.cuh describes for one state.
 // 2. A scan over the segments of a document, one product of [64, 64] matrices after another.
 // 3. The forward or backward kernel itself, with each segment starting from its own boundary.
 //
 // Notable choices:
-// - One template serves both passes. Forward, a state is read with a~ and written with b-, and v k-^T is added.
-//   Backward, a gradient is read with b- and written with a~, and dy r~^T is added.
+// - One template serves both passes. In the forward pass, a state is multiplied by a~, the result is added along b-,
+//   and v k-^T is added. In the backward pass, a gradient is multiplied by b-, the result is added along a~, and dy
+//   r~^T is added.
 // - The head size is 64: with 128, T and E together would not fit in the registers.
-// - T is stored as the sum of two bf16 values, and so is the state that the scan multiplies. Rounding a state to bf16
-//   at every boundary would add up over the segments if the decay is slow.
+// - T and the state that the scan multiplies are each stored as the sum of two bf16 values. If the state were rounded
+//   to one bf16 value at every boundary, the errors would add up over the segments when the decay is slow.
 // - The last segment of a document (backward, the first) has no successor and is skipped in steps 1 and 2.
 
 #include <algorithm>
@@ -252,10 +253,11 @@ cudaError_t compute_boundaries(const Pass& args, const float* initial, bool forw
 }  // namespace
 
 int choose_segment_tokens(int64_t tokens, int64_t documents, int64_t heads, int64_t max_length) {
-    // Two blocks fit on a multiprocessor, and the best segments are those that just fill them all: each document is cut
-    // into as many equal parts as there are blocks for it or, with many documents, into pieces of the tokens per block.
-    // Steps 1 and 2 add 0.6 of a forward pass and 0.25 of a backward pass, and blocks that share a multiprocessor are
-    // slower than single ones, so two parts gain nothing.
+    // Two blocks fit on a multiprocessor, and segments are fastest if they just fill all multiprocessors. If there are
+    // more block slots than documents and heads, each document is cut into equal parts, one per slot. Otherwise a
+    // segment has as many tokens as there are per slot. Steps 1 and 2 add 0.6 of a forward pass and 0.25 of a backward
+    // pass, and two blocks on one multiprocessor slow each other down. Cutting a document in two therefore gains
+    // nothing.
     const int64_t blocks = 2 * multiprocessors();
     const int64_t parts = blocks / (documents * heads);
     const int64_t tokens_per_block = parts ? ceil_div(tokens, documents * parts) : ceil_div(tokens * heads, blocks);

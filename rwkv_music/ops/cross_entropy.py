@@ -26,7 +26,7 @@ class Head(nn.Linear):
         """Return the logits [..., V] of x [..., C], or the summed cross-entropy of x [P, C] in nats.
 
         `targets` are int64 [P], from 0 to V - 1, or IGNORE_INDEX. The sum is a float32 scalar (float64 for float64
-        inputs). Raises ValueError for another target on the CPU; on a GPU a device-side assertion fails.
+        inputs). Any other target raises ValueError on the CPU and fails a device-side assertion on a GPU.
         """
         if targets is None:
             return super().forward(x)
@@ -34,7 +34,7 @@ class Head(nn.Linear):
             _check_targets(targets, len(self.weight))
         if torch.is_grad_enabled():
             return _SummedLoss.apply(x, self.weight, targets)
-        # `needs_input_grad` is also set without gradient tracking, unless the inputs are detached.
+        # The inputs are detached, because `needs_input_grad` is set for them even if gradients are disabled.
         return _SummedLoss.apply(x.detach(), self.weight.detach(), targets)
 
 

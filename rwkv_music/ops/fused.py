@@ -1,12 +1,12 @@
-"""Fused operators, forward and backward, for everything between the model's matrix products: one pass over memory each.
+"""Fused operators for everything between the model's matrix products, each with a forward and a backward pass.
 
-These operators are bound by memory bandwidth. On a GPU in bf16 each is one CUDA kernel (`rwkv_music/cuda/fused_*.cu`),
-which reads each input once, computes in fp32 and writes each output once. On other devices and for other dtypes each is
-plain PyTorch (`plain_*`), which defines the operator.
+These operators are bound by memory bandwidth. On a GPU in bf16, each operator is one CUDA kernel
+(`rwkv_music/cuda/fused_*.cu`). The kernel reads each input once, computes in fp32 and writes each output once. On other
+devices and for other dtypes, each operator is the PyTorch function `plain_*`, which is also its definition.
 
 Notable choices:
-- The operators do not record gradients. Each has an `op_backward` for the hand-written backward passes of
-  `fused_sublayers`; in plain PyTorch it runs autograd on `plain_op`.
+- The operators do not record gradients. Each operator has a function `*_backward`, which the hand-written backward
+  passes of `fused_sublayers` call. In plain PyTorch, this function runs autograd on `plain_*`.
 - The kernels keep intermediate values in fp32, where plain PyTorch rounds them to bf16.
 - Sums over tokens are fp32 and in a fixed order, so the same input gives the same bits.
 - No operator waits for the GPU, and none allocates more than its outputs and partial sums.
@@ -51,8 +51,9 @@ def norm_mix(
         x: [M, C].
         ln_weight, ln_bias: [C].
         mixes: [n, C]; n is 6 for time mixing and 1 for channel mixing (the kernels support no other).
-        first: int32 [M], from `document_starts`: the document that token t starts, or -1. Token 0 must start one.
-        previous: [D, C]: the s of each document's first token; None for zeros.
+        first: int32 [M], from `document_starts`: the index of the document that starts at each token, or -1. A document
+            must start at token 0.
+        previous: [D, C]: the s_t of each document's first token; None for zeros.
 
     Returns mixed [n, M, C], and the mean and reciprocal standard deviation [M, 2], fp32 or wider, for the backward.
     """
@@ -216,7 +217,8 @@ def gates_backward(
     """Return the gradients of `gates` from `dout`, the gradients of its five outputs.
 
     dk_extra and dv_extra, [M, C] or None, are added to the gradients of the outputs k and v. The gradients do not
-    depend on w_low and w0. In layer 0 the gradient of v is that of its output, and may be the same tensor.
+    depend on w_low and w0. In layer 0 the gradient of the input v equals the gradient of the output v, and may be the
+    same tensor.
     """
     if _uses_kernels(k):
         v = None if v_first is None else v

@@ -1,18 +1,18 @@
-"""The two sublayers of a block for training on a GPU, each one autograd function that saves little memory.
+"""The two sublayers of a block for training on a GPU. Each is one autograd function that saves few activations.
 
 `time_mixing(block, ...)` computes `x + att(ln1(x))` and `channel_mixing(block, ...)` computes `x + ffn(ln2(x))`. The
-modules of `model_v8` compute the same in plain PyTorch and are the reference. The differences:
+modules of `model_v8` compute the same in plain PyTorch and are the reference. This module differs from them as follows:
 
-- Everything between the matrix products runs in the operators of `fused`, which read and write each value in memory
+- Everything between the matrix products runs in the operators of `fused`, which read each input and write each output
   only once.
-- Time mixing saves x, r, k, v, y, the checkpoints of the recurrence and the low-rank hidden values of the gates: about
-  8 C values per token instead of 40. Channel mixing saves x and the input of the squared ReLU, 5 C. The backward
-  pass recomputes the rest, which is cheap: the mixes, the gates, and all normed or squared values.
-- The matrix product of a sublayer's output adds the residual.
-- The states (of the recurrence, and the normed token before the first one) are optional inputs and outputs. They have
-  gradients, and cost nothing if they are not used.
+- Time mixing saves x, r, k, v, y, the checkpoints of the recurrence and the low-rank hidden values of the gates. These
+  are about 8 C values per token instead of 40 C. Channel mixing saves x and the input of the squared ReLU, 5 C values
+  per token. The backward pass recomputes the mixes, the gates, and all normed or squared values, which is cheap.
+- The residual is added by the last matrix product of a sublayer, not by a separate operator.
+- The recurrence's state and the normed token before the first one are optional inputs and outputs. They have gradients,
+  and cost nothing if they are not used.
 - The gradient of a frozen matrix is not computed.
-- Products are written as `@`, because ZeRO-3 replaces `F.linear` by an autograd function of its own, which costs time.
+- Products are written as `@`, because ZeRO-3 replaces `F.linear` by a slower autograd function.
 
 All tensors are flattened: M tokens of all documents, [M, C].
 """

@@ -8,14 +8,17 @@ For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
 torch.library (with fake kernels and autograd) for two backends:
 
 - CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16; sums of products and the state are fp32. Outside
-  of torch.compile, training calls them through an autograd function in C++ (`wkv7s_bindings.cpp`). Calling a Python
-  custom operator takes the host as long as the kernels of a small model take on the GPU.
+  of torch.compile, training calls the kernels through an autograd function in C++ (`wkv7s_bindings.cpp`), because a
+  custom operator in Python is slow: the host needs as much time for the call as the GPU needs for the kernels of a
+  small model.
 - CPU: the chunked form in matrix products (`wkv7s_cpu.py`), for any float dtype, computed in fp32 or fp64.
 
 Notable choices:
-- Both operators use one packed layout, [tokens, H, N] with `cu_seqlens`; a batch without it is B documents of T tokens.
-- Each backend saves the state at the start of every chunk for the backward. CUDA recomputes everything else, to save
-  memory. The CPU also saves a chunk's scores and the solution of its triangular system, to save time.
+- Both operators use one packed layout, [tokens, H, N] with `cu_seqlens`. A batch without `cu_seqlens` is treated as B
+  documents of T tokens.
+- Each backend saves the state at the start of every chunk for the backward pass. The CUDA kernels recompute everything
+  else to save memory. The CPU backend also saves a chunk's scores and the solution of its triangular system to save
+  time.
 
 Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (arXiv 2503.14456) and BlinkDL's RWKV-LM. The chunked
 forms are derived in `cuda/README.md` and in `wkv7s_cpu.py`.
@@ -49,11 +52,12 @@ def wkv7s(
         r, w, k, v, a, b: [B, T, H, N], one dtype and device, B and T >= 1. On CUDA bfloat16 with N of 64 or 128; on the
             CPU also float32 and float64, any N. `w` is the raw decay, before the sigmoid; the model passes a = -kk and
             b = kk * gate.
-        state: [B, H, N, N] (value axis, key axis), float32 (float64 with float64 inputs); None starts from zero.
+        state: [B, H, N, N], the value axis before the key axis, float32 (float64 with float64 inputs); None starts from
+            zero.
         cu_seqlens: int32 [D+1], non-decreasing from 0 to T: D independent documents packed in one row (B must be 1).
             `state` and the final state are then [D, H, N, N]. The values are checked only on the CPU, because reading
             them back from a GPU would stall it.
-        max_length: an upper bound on the documents' lengths, below T, which lets the kernels balance the work better.
+        max_length: an upper bound on the documents' lengths. A bound below T lets the kernels balance the work better.
             Results are wrong if a document is longer.
 
     Returns y [B, T, H, N] in the inputs' dtype, and the final state in the shape and dtype of `state`. Raises

@@ -3,12 +3,13 @@
 `forward` and `backward` are the CPU backend of the operators of `wkv7s.py`, over packed inputs [M, H, N].
 
 Notable choices:
-- Within a chunk, the product P_t of the decays up to t stays well inside fp32's range. The products (P_t r_t) . (k_s /
-  P_s) therefore factorise without cancellation, and everything but the chain of states is parallel.
+- Within a chunk, the product P_t of the decays up to t stays well inside fp32's range. The dot product of P_t r_t and
+  k_s / P_s can therefore be computed from the two scaled vectors. Only the chain of states is sequential; everything
+  else runs over all chunks at once.
 - The scores and triangular solution of each chunk are saved for the backward, because recomputing products is slow on a
   CPU.
-- The chain of states consists of short steps on small matrices. All slices for these steps are taken beforehand, which
-  saves time in each step.
+- The chain of states consists of short steps on small matrices. To save time in each step, all slices are taken before
+  the first step.
 
 Source: the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
 """
@@ -80,8 +81,9 @@ class _ChunkPlan:
     """The division of packed documents into chunks of L places; no chunk crosses a document's end.
 
     Each head has its own chunks. Chunks are ordered by their index in the document: chunk 0 of every document, then
-    chunk 1 of every document that has one, and so on, longest document first. Each step of the chain of states is then
-    one slice, whatever the lengths. A row is one head's vector of one token: row token * H + head of [M * H, N].
+    chunk 1 of every document that has one, and so on. Within an index, longer documents come first. Each step of the
+    chain of states then processes one slice, even if the documents have different lengths. A row is the vector of one
+    token and one head: row token * H + head of [M * H, N].
     """
 
     chunks: int  # of all heads; the H heads of a document's chunk are adjacent
@@ -309,11 +311,11 @@ def _chunk_backward(
     d_keys = torch.bmm(values, G).baddbmm_(d_scores.mT, x.queries)
     dv = torch.bmm(k, G.mT).baddbmm_(scores[:, :, L:].mT, d_out)
 
-    # The gradient of log d_t is, for each key channel, the sum of the state times its gradient as it decays at t. This
-    # equals the sum for S_0, plus the contributions k dk and b db of the keys before t, minus those of the queries
-    # before t (r dr, and a da including a_t, which reads before the decay). One cumulative sum from the start of the
-    # chunk gives it. Tensors that are no longer needed are overwritten here and below: new memory costs more than these
-    # products.
+    # The gradient of log d_t for a key channel is the sum, over that channel, of the state before the decay at t times
+    # its gradient. It equals the sum for S_0, plus the contributions k dk and b db of the keys before t, minus the
+    # contributions of the queries before t. These are r dr and a da; a_t is included, because it reads before the
+    # decay. One cumulative sum from the start of the chunk computes all of this. Tensors that are no longer needed are
+    # overwritten here and below, because allocating memory would cost more than these products.
     a_da, r_dr = x.queries.mul_(d_queries).split(L, dim=1)
     b_db, k_dk = x.keys.mul_(d_keys).split(L, dim=1)
     at_t = r_dr.sub_(b_db).sub_(k_dk)
