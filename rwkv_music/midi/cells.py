@@ -1,18 +1,21 @@
 """Replacing and adding cells of a MIDI file. A cell is one part in one bar.
 
-The file keeps every event, tick and track. Only the notes that start in a written cell are removed, each note-on with
-its note-off, and new notes take their place in the part's own track and channel. Notable choices:
+The notes that start in a replaced cell are removed, each note-on with its note-off. The new notes go into the part's
+own track and channel. All other events of the file are kept, with their ticks and tracks. Notable choices:
 
-- Overlapping notes of one pitch in one channel of a track end in the order in which they start, as in `played_notes`.
-  Program changes and controllers are kept, and so are note-offs that end no note.
+- Overlapping notes of one pitch in one channel of a track end in the order in which they start, as in `played_notes`. A
+  note-off is *unmatched* if it does not end a note of its track. Unmatched note-offs are kept.
 - At one tick, new note-offs come before the file's events and new note-ons after them.
-- A new note ends where a note of its pitch starts in its track and channel, and before a note-off that ends no note.
-- A note-off ends a note in every track that has the channel. A new note therefore does not end while a note of its
-  pitch sounds. It ends before that note starts, or lasts until it ends. If neither is possible, it is left out.
-- After a note that never ends, only drums are written, which get no note-off either.
-- A new part gets a track at the end of the file and a channel without notes. If no channel is free, it shares one of an
-  instrument with its program, otherwise the one with the fewest notes. On a channel that has messages of its own,
-  program changes enclose the new notes. Drums share the channel of the file's drums.
+- A new note ends at the latest where the next note of its pitch starts in its track and channel, and before the next
+  unmatched note-off of its pitch.
+- A note-off stops its pitch in all tracks that use the channel. A new note therefore must not end while a note of its
+  pitch sounds in another track. The new note is shortened so that it ends before the other note starts, or lengthened
+  until the other note ends. If neither is possible, it is left out.
+- If a note of the file never ends, new notes of its pitch are written after it only for drums, and without a note-off.
+- A new part gets a new track after the existing ones, and a channel without notes. If no channel is free, it shares a
+  channel that plays its program, or else the channel with the fewest notes. On a channel that other notes or messages
+  use, program changes are written before and after the new notes. A new drum part shares the channel of the file's
+  drums.
 """
 
 from collections import defaultdict
@@ -71,12 +74,12 @@ class NewBar:
 def replace_cells(
     midi: mido.MidiFile, parts: Sequence[Part | NewPart], cells: Iterable[Cell], grid: BarGrid | None = None
 ) -> mido.MidiFile:
-    """Return a copy of a file in which the notes of `cells` replace those that start in them.
+    """Return a copy of a file in which each of `cells` has new notes instead of the notes that started in it.
 
     Args:
-        parts: those that the cells refer to. Each NewPart gets a track, also if it has no notes.
+        parts: the parts that `Cell.part` counts. Each NewPart gets a track, even if it has no notes.
         cells: a cell without notes becomes empty. After the last bar of the file, its last time signature continues.
-        grid: the bars that the cells refer to, by default those of the file.
+        grid: the bars that `Cell.bar` counts; by default the bars of the file.
     """
     cells = list(cells)
     grid = grid or BarGrid.from_midi(midi)
@@ -98,18 +101,18 @@ def continue_cells(
     new_bars: Sequence[NewBar],
     released: Sequence[list[TimedMessage]] | None = None,
 ) -> mido.MidiFile:
-    """Return `opening`, whose events are all before tick `line`, continued by `cells` in new bars from `line` on.
+    """Return `opening`, followed by `cells` in new bars from tick `line` on. The events of `opening` are before `line`.
 
     Args:
-        parts: those that the cells refer to. Each NewPart gets a track.
+        parts: the parts that `Cell.part` counts. Each NewPart gets a track.
         cells: the first new bar is number `BarGrid.from_midi(opening).bar(line - 1) + 1`, or 0 if `line` is 0.
         new_bars: time signatures and tempos, which go into the first track. The track ends with the last new bar.
         released: the note-offs of notes that sound at `line`, as `edit.releases` returns them.
 
-    The parts keep the programs that they have at `line`. Pedals, pitch bends and pressure are reset there; volume and
-    expression return to their values at the channel's last note. A note that still sounds at `line` ends at its
-    note-off in `released`, or at `line` if it has none there. It ends at the latest with the next note of its pitch or
-    with the last bar.
+    The parts keep the programs that they have at `line`. At `line`, pedals, pitch bends and pressure are reset, and
+    volume and expression return to their values at the channel's last note. A note that still sounds at `line` ends at
+    its note-off in `released`. If `released` has no note-off for it, it ends at `line`. In any case it ends no later
+    than the next note of its pitch starts, and no later than the last bar ends.
     """
     before = ChannelStates(opening)
     timing, end = _new_bar_messages(opening, line, new_bars)
@@ -318,7 +321,7 @@ def _fitted(
                 fitted.append((start, NEVER, NEW_NOTE_OFF, pitch, velocity))
             continue
         if never_ends and start in unmatched:
-            continue  # readers would take one of the file's notes for one that ended before it started
+            continue  # otherwise an earlier note of the file would seem to end before it starts
         held_until = max((b for a, b in own if a < start < b), default=0)
         limit = min((a for a in [*(a for a, _ in own), *unmatched] if a > start), default=NEVER)
         if held_until >= limit:
@@ -405,7 +408,7 @@ class _Channels:
     ) -> tuple[list[mido.Message], list[mido.Message]]:
         """Return the messages to write before and after notes at `tick`, so that these notes play `program`.
 
-        They are empty if `program` is None, in which case the notes play the channel's program.
+        If `program` is None, the notes play the channel's program, and there are no such messages.
         """
         if program is None:
             return [], []

@@ -20,7 +20,7 @@ from rwkv_music.midi.notes import is_note_on
 PEDALS = (64, 66, 67, 69)  # sustain, sostenuto, soft, hold 2
 # The values of controllers after power-on (General MIDI 2). All others are 0.
 INITIAL_CONTROLS = {VOLUME: 100, 8: 64, 10: 64, EXPRESSION: 127, 91: 40} | dict.fromkeys(range(70, 80), 64)
-FULL = 127  # volume and expression that leave the velocity as it is
+FULL = 127  # the volume and expression that do not reduce the velocity
 # Controllers that select and set a registered parameter instead of having a value of their own.
 DATA_ENTRY, DATA_LSB, NRPN, RPN_LSB, RPN_MSB = 6, 38, (98, 99), 100, 101
 INITIAL_PARAMETERS = {0: 2, 1: 64, 2: 64}  # pitch bend range, fine tuning, coarse tuning

@@ -1,10 +1,10 @@
 """Controls: properties that a user can request for a cell (one part in one bar), computed from the cell's notes.
 
-Each control divides a property into ordered classes. The bounds of the classes lie between the values that are common
-in real music. Half notes, quarters, eighths and sixteenths in one voice have the densities low, medium, high and
-very-high.
+Each control divides the values of a property into ordered classes. The bounds of the classes lie between values that
+are common in real music. For example, the density of one voice is low in half notes, medium in quarter notes, high in
+eighths and very-high in sixteenths.
 
-Drums have a density only, and a cell without notes has no classes.
+For drums, only the density is defined. A cell without notes has no classes.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def control_classes(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> 
 
 
 def control_values(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Return what each control measures of each cell, float64 [cells, N_CONTROLS]; NaN where there is nothing.
+    """Return the value of each control in each cell, float64 [cells, N_CONTROLS]; NaN where it is not defined.
 
     `notes` is NOTE [n] (see midi/score.py), `cell` int64 [n] the cell of each note, and `length` float64 [cells] the
     length of each cell's bar in quarter notes.

@@ -1,8 +1,8 @@
 """How much of a piece occurs in the training data: the copy rate.
 
-The copy rate is the share of a piece's n-grams of 8 notes that occur in the training data. An n-gram is 8 consecutive
-notes of the melody of one part: the highest of the notes that start together (`skyline`). It consists of the 7 pitch
-intervals in semitones and the 7 times from onset to onset in twelfths of a quarter note. So it does not depend on key,
+The copy rate is the share of a piece's n-grams that occur in the training data. The melody of a part consists of the
+highest note at each onset (`skyline`). An n-gram describes 8 consecutive notes of a melody by their 7 pitch intervals
+in semitones and the 7 times from onset to onset in twelfths of a quarter note. It therefore does not depend on key,
 tempo, position in the bar, instrument, loudness or note lengths. Drums do not count.
 
 Scales and repeated notes occur everywhere, so the rate is above 0 for any music. Compare it with the rate of real

@@ -1,4 +1,4 @@
-"""Histograms that describe a set of pieces, and how far those of generated music are from those of real music.
+"""Histograms that describe a set of pieces, and the divergence between the histograms of two sets.
 
     pitch class       of each note
     pitch             of each note

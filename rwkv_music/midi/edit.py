@@ -59,7 +59,7 @@ def lengthen(midi: mido.MidiFile, tick: int) -> None:
 
 
 def cut_after(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
-    """Return the events of `midi` before `tick`. Notes and pedals that are held at `tick` stay unreleased."""
+    """Return the events of `midi` before `tick`. Notes and pedals that are held at `tick` are not released."""
     cut = mido.MidiFile(type=midi.type, ticks_per_beat=midi.ticks_per_beat)
     for track in midi.tracks:
         earlier = [(now, message) for now, message in timed_messages(track) if now < tick]

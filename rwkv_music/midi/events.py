@@ -1,18 +1,19 @@
 """Reading and writing the events of Standard MIDI Files.
 
-`parse_midi` reads a file for everything in this project: the tokenizers take its `events`, and mido reads its `data`.
-It reads the same events as mido and merges the tracks in the same order. It builds plain tuples, which is about ten
-times as fast as building message objects. Files are written with mido.
+`parse_midi` reads every MIDI file that this project uses. The tokenizers use the `events` of its result, and mido reads
+the `data`. `parse_midi` returns the same events as mido, in the same order. It builds plain tuples, which is about ten
+times as fast as building mido's message objects. Files are written with mido.
 
-Many real files break the specification in ways that players tolerate. `parse_midi` repairs these:
+Many real files break the specification in ways that players tolerate. `parse_midi` repairs them as follows:
 
 - A RIFF header (.rmi), chunks that are not tracks, and bytes between and after the tracks are removed.
-- All tracks are read, regardless of the number in the header. A track ends at its End of Track event, regardless of its
-  length field; bytes after that event are removed.
+- All tracks are read, even if the header declares another number. A track ends at its End of Track event, even if its
+  length field says otherwise. Bytes after that event are removed.
 - Data bytes above 127 become 127.
-- Meta events that mido cannot read, such as a key signature with 127 sharps, become empty texts. So do system messages,
-  which the specification does not allow in files.
-- An empty text is inserted before an unknown meta event and takes over its delta time, which mido would drop.
+- Meta events that mido cannot read, such as a key signature with 127 sharps, become empty text events. System messages,
+  which the specification does not allow in files, become empty text events as well.
+- mido drops the delta time of an unknown meta event. An empty text event is therefore inserted before it and takes over
+  its delta time.
 
 Source: the Standard MIDI Files 1.0 specification (RP-001).
 """
@@ -70,8 +71,9 @@ class ParsedMidi:
 
     An event is (tick, kind, channel, a, b, track). Kinds from 0x80 to 0xEF are channel statuses with data bytes a and
     b. The channel is 16 * port + channel. TEMPO has microseconds per quarter note in a. TIME_SIGNATURE has its
-    numerator in a and its denominator in b. SYSEX has NORMAL_PARTS, RHYTHM_PART or MELODIC_PART in a; the first one
-    resets all channels of a port to the mode b. Consecutive other events of a track at one tick become one OTHER.
+    numerator in a and its denominator in b. SYSEX has NORMAL_PARTS, RHYTHM_PART or MELODIC_PART in a; NORMAL_PARTS
+    resets all channels of a port to the mode b. All other events are OTHER; consecutive ones of a track at one tick are
+    merged.
     """
 
     data: bytes  # the file, repaired so that every parser reads these events
@@ -102,8 +104,8 @@ def read_midi(source: Path | bytes) -> bytes:
 def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     """Read a MIDI file, given as a path or as bytes. A ParsedMidi is returned as it is.
 
-    Raises RejectedMidi unless it is a file of format 0 or 1 with a resolution in ticks per quarter note and without
-    damage that cannot be repaired, and UserError if it cannot be opened.
+    Raises UserError if the file cannot be opened. Raises RejectedMidi if its format is not 0 or 1, its resolution is
+    not in ticks per quarter note, or it has damage that cannot be repaired.
     """
     if isinstance(source, ParsedMidi):
         return source

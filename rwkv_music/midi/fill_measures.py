@@ -10,8 +10,8 @@ A hole is a cell (one part in one bar) that was generated. All measures are from
     groove similarity   when notes start: the mean cosine, over the bars, of the number of onsets at each position of
                         the bar (twelve positions a quarter note).
 
-Chroma and groove pool the holes of a bar. A frame or bar that is silent in both is left out, and one that is silent in
-one of them counts 0. A measure is NaN if the holes are silent in both.
+Chroma and groove similarity combine the holes of a bar. A frame or bar that is silent in both the generated and the
+true music is left out. If only one of them is silent, it counts as 0. A measure is NaN if all holes are silent in both.
 
 Sources: onset F1 is the note onset measure of mir_eval (Raffel et al. 2014), with the tolerance that MIDIMetrics
 (christianazinn/MIDIMetrics) uses for infilling. Chroma similarity is the content preservation of Lu and Su,
@@ -43,8 +43,8 @@ class FillMeasures:
 def fill_measures(real: Score, filled: np.ndarray, holes: np.ndarray) -> FillMeasures:
     """Compare the notes in the holes of a generated piece with the true notes there.
 
-    `filled`, NOTE [n], are the generated notes. Notes outside the holes do not count, so it may be the whole piece.
-    `holes` is bool [bars, parts] with at most the bars of `real`. For the measures of one part, mark its holes alone.
+    `filled`, NOTE [n], contains the generated notes. It may be the whole piece, because notes outside the holes do not
+    count. `holes` is bool [bars, parts] with at most the bars of `real`. To measure one part, mark only its holes.
     """
     true_notes, notes = (x[in_cells(x, real.lines, holes)] for x in (real.notes, filled))
     bars = holes.any(axis=1)
@@ -69,7 +69,7 @@ def onset_f1(true_notes: np.ndarray, notes: np.ndarray) -> float:
 
 
 def _n_matches(a: list[float], b: list[float]) -> int:
-    """Return how many pairs of sorted times lie within the tolerance, if each time is in one pair at most."""
+    """Return the largest number of disjoint pairs within the tolerance; `a` and `b` are sorted times."""
     i = j = n = 0
     while i < len(a) and j < len(b):
         if abs(a[i] - b[j]) <= TOLERANCE + ROUNDING:
@@ -142,10 +142,11 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def copied_neighbors(score: Score, holes: np.ndarray) -> np.ndarray:
-    """Fill each hole with the nearest given bar of its part, the earlier of two. Return the notes, NOTE [m].
+    """Fill each hole with the nearest given bar of its part. Return the notes, NOTE [m].
 
-    The bar copied has the same length as the hole's. A part without such a bar gets the same bar of the nearest given
-    part. Drums are copied to drums only. `holes` is bool [bars, parts].
+    Only bars of the hole's length are copied. If two bars are equally near, the earlier one is copied. If the part has
+    no such bar, the hole's bar is copied from the nearest part in which it is given. Drums are copied to drums only.
+    `holes` is bool [bars, parts].
     """
     n_bars, n_parts = holes.shape
     drums = _drum_parts(score, n_parts)
@@ -178,7 +179,8 @@ class RealBars:
     def fill(self, score: Score, holes: np.ndarray, seed: int) -> np.ndarray:
         """Fill each hole with a random real cell of the same length. Return the notes, NOTE [m].
 
-        The same seed gives the same notes. Drums are drawn for drums. A hole stays empty if no real bar is as long.
+        The same seed gives the same notes. Holes of drums get cells of drums. A hole stays empty if no real bar has its
+        length.
         """
         drums = _drum_parts(score, holes.shape[1])
         draws = np.random.default_rng(seed)

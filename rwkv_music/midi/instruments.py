@@ -56,7 +56,7 @@ class PlayedNotes:
 
 
 class ChannelPrograms(dict):
-    """What plays each channel while the events are read: its program, or DRUMS."""
+    """The current program of each channel, or DRUMS, while the events are read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,9 +95,9 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     """Return the notes of a file.
 
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
-    the next All Notes Off or All Sound Off of its channel, or else where the music ends. It is left out if its note-off
-    precedes it at the same tick and no other one follows before the next note of its pitch, because some programs write
-    notes of length 0 in this way.
+    the next All Notes Off or All Sound Off of its channel, or else where the music ends. Some programs write a note of
+    length 0 with its note-off before its note-on. Such a note is left out if no other note-off follows before the next
+    note of its pitch.
     """
     channels = ChannelPrograms()
     programs = channels.programs
@@ -161,7 +161,9 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
 
 def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
-    """Return where the notes end, int64 [n]: those that end while the sustain pedal is down, at its release."""
+    """Return the ticks at which the notes end, int64 [n]. A note that ends while the sustain pedal is down ends at its
+    release.
+    """
     ends = notes.end.copy()
     for channel, events in notes.pedals.items():
         own = notes.channel == channel

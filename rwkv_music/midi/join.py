@@ -1,7 +1,8 @@
 """Joining the opening of a file with a completion that was decoded from tokens.
 
-The line is the bar line at which the opening ends and the completion begins. Tokens are coarser than the file, so a
-joined piece keeps the file's own events before the line. Only what follows the line comes from the decoded piece.
+In this module, "the line" is the bar line at which the opening ends and the completion begins. Tokens are coarser than
+the file. A joined piece therefore keeps the file's own events before the line, and only the events after the line come
+from the decoded piece.
 
 Notable choices:
 - The resolution stays that of the file.
@@ -42,15 +43,17 @@ def join(
     instrument: Callable[[int], int | None] = lambda program: program,
     velocities_include_volume: bool = False,
 ) -> mido.MidiFile:
-    """Return the events of `opening`, all before tick `line`, followed by `bars` bars of `decoded`.
+    """Return `opening`, followed by `bars` bars of `decoded` from tick `line` on. The events of `opening` are before
+    `line`.
 
     Args:
         prompt_bars: the number of bars of `decoded` that `opening` replaces.
-        instrument: maps a program of `opening` (DRUMS for percussion) to the one that plays it in `decoded`, or None.
-        velocities_include_volume: whether velocities of `decoded` are those of `opening` times volume and expression.
+        instrument: maps a program of `opening` (DRUMS for percussion) to the program that stands for it in `decoded`,
+            or None.
+        velocities_include_volume: whether the velocities of `decoded` are already multiplied by volume and expression.
 
-    A note of `opening` that still sounds at the line ends where it ends in `decoded`, or at the line if it does not
-    occur there.
+    A note of `opening` that still sounds at the line ends where it ends in `decoded`. If `decoded` does not contain the
+    note, it ends at the line.
     """
     timing, decoded_lines, lines = _timing(opening, line, decoded, prompt_bars, bars)
 

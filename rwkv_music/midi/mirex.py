@@ -5,8 +5,9 @@ more bars. A file is a JSON object whose entry "prompt" or "generation" is a lis
 
     {"prompt": [{"start": 16, "pitch": 72, "duration": 6}, ...]}
 
-`start` and `duration` are integers in sixteenth notes, `pitch` is a MIDI number. The upbeat's bar starts at 0, the
-prompt's first full bar at 16, and the generation at 80. It ends at 272, where longer notes are cut.
+`start` and `duration` are integers in sixteenth notes, and `pitch` is a MIDI note number. The upbeat's bar starts at 0,
+the prompt's first full bar at 16, and the generation at 80. The generation ends at 272; notes that would last longer
+are cut there.
 
 Source: the task's page, music-ir.org/mirex/wiki/2025:Symbolic_Music_Generation.
 """
@@ -69,7 +70,7 @@ def write_notes(path: str | os.PathLike, notes: np.ndarray, entry: str = "genera
 def to_midi(notes: np.ndarray) -> tuple[mido.MidiFile, int]:
     """Return a file with one piano track in 4/4, and the number of its bars before the prompt's end.
 
-    There are five such bars, or four if the upbeat's bar is silent: a silent one is left out. `notes` is int64 [n, 3]
+    There are five such bars. If the upbeat's bar is silent, it is left out, and there are four. `notes` is int64 [n, 3]
     and may include notes after the prompt.
     """
     has_upbeat = bool((notes[:, 0] < BAR).any())

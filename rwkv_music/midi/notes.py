@@ -127,8 +127,8 @@ def remove_overlaps(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the notes of one instrument, sorted by start and pitch, such that no two notes of one pitch overlap.
 
-    A note ends where the next note of its pitch starts. Of several that start together the longest is kept, then the
-    loudest. The arguments are [n] each, the results int64 [m], m <= n.
+    A note ends where the next note of its pitch starts. If several notes of a pitch start together, only the longest is
+    kept, or the loudest of the longest. The arguments are [n] each, the results int64 [m], m <= n.
     """
     notes = np.stack([start, duration, pitch, velocity]).astype(np.int64)
     notes = notes[:, np.lexsort((notes[3], notes[1], notes[0], notes[2]))]

@@ -1,9 +1,9 @@
 """Piano rolls: pictures of MIDI files, for TensorBoard and next to every generated file.
 
-Each part has one color throughout. Notes that a model wrote are strong and outlined, and notes that were given are
-pale. The bars of the written regions are shaded. A region of some parts also has a bar in each part's color above the
-notes. Softer notes are paler. Parts that play the same note share its height. Drums have rows of their own below the
-pitches.
+Each part has one color. Notes that a model wrote are strong and outlined, and given notes are pale. Softer notes are
+paler. The bars of the written regions are shaded. If a region covers only some parts, a strip in each part's color is
+drawn above the notes. If several parts play the same note at once, they divide the height of its row. Drums are drawn
+in separate rows below the pitches.
 
 Long pieces are broken into systems. Bars that do not fit into the picture are named below its title.
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The first eight colors keep a distance of 25 in CIELAB from each other in normal vision, protanopia, deuteranopia and
-# tritanopia (2 is just noticeable).
+# The first eight colors differ from each other by at least 25 in CIELAB (2 is just noticeable), in normal vision,
+# protanopia, deuteranopia and tritanopia.
 COLORS = ("#2461B6", "#C20C49", "#49B6B6", "#866D00", "#F39279", "#86316D", "#9EC231", "#DB9EFF")
 DRUM_COLOR = "#3A3F47"  # of the first part of drums
 INK, GRAY, TINT = "#22262B", "#4A4F57", "#FFF1DC"
@@ -139,15 +139,15 @@ class _Score:
         self.is_drums = np.array([part.is_drums for part in self.parts], bool)[self.part]
 
     def bar_number(self, bar: int) -> int:
-        """Return the number by which musicians call a bar: that of an upbeat is 0."""
+        """Return the number that musicians give a bar; an upbeat is bar 0."""
         return bar + (not self.grid.has_upbeat)
 
 
 def _shown_parts(notes: Notes, written: np.ndarray, regions: Sequence[Region]) -> tuple[list[_Part], np.ndarray]:
     """Return the parts of the picture, and the index of each note's part, int64 [n].
 
-    A track that a model added to continue an instrument is the same part: all its notes are written, no region
-    names it, and only one other part plays this channel and program.
+    A track that a model added to continue an instrument belongs to the instrument's part. Such a track is recognized as
+    follows: all its notes are written, no region names it, and only one other part plays its channel and program.
     """
     named = {key for region in regions for key in region.parts or ()}
     last_program = dict(zip(notes.part[~written].tolist(), notes.program[~written].tolist(), strict=True))
@@ -178,7 +178,7 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _systems(score: _Score) -> list[tuple[int, int]]:
-    """Return (first bar, end) of each system. They leave out bars if all do not fit: those far from the regions."""
+    """Return (first bar, end) of each system. If not all bars fit, bars far from the regions are left out."""
     quarter = score.ticks_per_quarter
     first = 0
     total = int(score.grid.lines(0, score.n_bars)[0]) / quarter

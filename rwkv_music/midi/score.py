@@ -1,7 +1,7 @@
 """The notes of a piece with their parts, and its bar lines. Measures and control classes are computed from these.
 
 Times are in quarter notes, so that files of different resolutions can be compared. A part is one channel of one track.
-A cell is one part in one bar; a note belongs to the cell in which it starts.
+A cell is one part in one bar. A note belongs to the cell in which it starts.
 """
 
 import io
@@ -81,7 +81,7 @@ def in_cells(notes: np.ndarray, lines: np.ndarray, cells: np.ndarray) -> np.ndar
 
 
 def skyline(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the melody of each part without its drums: the highest of the notes that start together.
+    """Return the melody of each part, without drums. It consists of the highest of the notes that start together.
 
     Starts are rounded to steps of a twelfth of a quarter note. Return the indices of the melodies' notes, int64 [m],
     ordered by part and start, and their steps, int64 [m].

@@ -1,4 +1,4 @@
-"""Statistics of a MIDI file that do not depend on the tokenizer, filters on them, and a key for finding duplicates.
+"""Statistics of a MIDI file that do not depend on the tokenizer, filters on these statistics, and a key to find copies.
 
 The key hashes the intervals between notes, in time (forty-eighths of a quarter note) and in pitch. It does not depend
 on the order of the notes, the time resolution, velocities, tempos, instruments, the start time or transposition. Drums
