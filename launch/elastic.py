@@ -2,22 +2,24 @@
 
     python launch/elastic.py MIN_HOSTS RANKS train.py ARGUMENTS...
 
-Run this on every host. NODES is the number of hosts, MIN_HOSTS the fewest with which training continues, and
-MASTER_ADDR and MASTER_PORT the rendezvous address. The host with NODE_RANK 0 serves the rendezvous; when it is lost the
-run ends and must be started again.
+Run this on every host. NODES is the number of hosts. MIN_HOSTS is the smallest number of hosts with which training
+continues. MASTER_ADDR and MASTER_PORT are the rendezvous address. The host with NODE_RANK 0 serves the rendezvous. If
+this host is lost, the run ends and must be started again.
 
-Hosts agree on the members of the run through torch's rendezvous. When a host is lost, the ranks of the other hosts
-fail, and the remaining hosts start new ranks from the last checkpoint. When a host joins, the ranks save and stop, and
-all hosts start again together. After CRASHES (default 3) crashes without a new checkpoint the run ends.
+The hosts agree through torch's rendezvous on which of them take part in the run. When a host is lost, the ranks of the
+other hosts fail. The remaining hosts then start new ranks, which resume from the last checkpoint. When a host joins,
+the ranks save a checkpoint and stop, and all hosts start new ranks together. After CRASHES (default 3) crashes without
+a new checkpoint, the run ends.
 
 Notable choices:
-- Only the rendezvous of torch's elastic launcher is used. When membership changes, its agent kills ranks 30 seconds
-  after SIGTERM, whether they have saved or not (--shutdown-timeout does not apply there), and treats exit status 75 as
-  a failure.
+- Only the rendezvous of torch's elastic launcher is used, not its agent. When the hosts change, the agent kills ranks
+  30 seconds after SIGTERM, even if they are still saving; --shutdown-timeout does not change this. It also treats exit
+  status 75 as a failure.
 - A host counts as lost when it has sent no heartbeat for 10 seconds.
 
-Exit status: 0 the run is finished; 75 this host received SIGTERM or SIGUSR1 and its ranks saved a checkpoint; 130 the
-same after Ctrl-C; 70 the rendezvous is lost or too few hosts joined; otherwise that of the rank that failed first.
+Exit status: 0 if the run is finished; 75 if this host received SIGTERM or SIGUSR1 and its ranks saved a checkpoint; 130
+if they saved one after Ctrl-C; 70 if the rendezvous is lost or too few hosts joined; otherwise the status of the rank
+that failed first.
 """
 
 import contextlib
@@ -49,7 +51,7 @@ del os.environ["TORCH_CPP_LOG_LEVEL"]  # the ranks keep their own setting
 
 RUN_ID = "rwkv-music"
 HEARTBEAT_SECONDS, HEARTBEATS_MISSED = 2, 5
-LAST_CALL_SECONDS = 10  # wait for more hosts once MIN_HOSTS have joined; longer than ranks take to notice a loss
+LAST_CALL_SECONDS = 10  # wait for more hosts after MIN_HOSTS have joined; longer than ranks need to notice a loss
 JOIN_CHECK_SECONDS = 1.0
 CLOSING_SECONDS = 3  # the rendezvous server outlives the run by this time, so that waiting hosts see it closed
 
@@ -177,7 +179,7 @@ class CrashCounter:
         return self.count < int(os.environ.get("CRASHES", "3"))
 
     def _newest_checkpoint(self) -> str:
-        """Return the name of the checkpoint written last (by time: one of a later step may be a damaged leftover)."""
+        """Return the name of the checkpoint written last. A checkpoint of a later step may be older and damaged."""
         found = [(0.0, "")]
         for path in self._run.glob("checkpoints/step_*"):
             with contextlib.suppress(FileNotFoundError):  # being deleted

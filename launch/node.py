@@ -2,18 +2,21 @@
 
     python launch/node.py RANKS train.py ARGUMENTS...
 
-On several hosts, NODE_RANK (default 0) numbers this host, NODES (default 1) counts them, and MASTER_ADDR and
-MASTER_PORT name the rendezvous address. The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a
-checkpoint and stop; SIGHUP, which a closing terminal sends, reaches them as SIGTERM. A second SIGINT kills ranks that
-have not ended 5 seconds later, and SIGQUIT kills all ranks. When a rank fails, the others get 8 seconds to report where
-the run stands and are then killed. When the launcher is killed, launch/guard.py ends its ranks.
+On several hosts, NODES (default 1) is the number of hosts and NODE_RANK (default 0) the number of this host.
+MASTER_ADDR and MASTER_PORT are the rendezvous address.
 
-torchrun (torch 2.13) is not used here: it replaces every rank's exit status by 1, kills ranks 30 seconds after another
-rank failed, regardless of --shutdown-timeout, stops waiting at a second signal, and leaves its ranks running when
-killed.
+The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a checkpoint and stop. A closing terminal
+sends SIGHUP, which is forwarded as SIGTERM. After a second SIGINT, ranks that have not ended within 5 seconds are
+killed. SIGQUIT kills all ranks at once. When a rank fails, the others get 8 seconds to print the state of the run and
+are then killed. If the launcher is killed, launch/guard.py ends its ranks.
 
-Exit status: 0 all ranks finished; 75 stopped, with a checkpoint if training had begun, restart to resume; 130 the same
-after Ctrl-C; otherwise the status of the rank that failed first.
+torchrun (torch 2.13) is not used here for four reasons. It replaces every rank's exit status by 1. It kills ranks 30
+seconds after another rank failed, even with another --shutdown-timeout. It stops waiting at a second signal. It leaves
+its ranks running when it is killed.
+
+Exit status: 0 if all ranks finished; 75 if they were stopped by SIGTERM or SIGUSR1; 130 if they were stopped by Ctrl-C;
+otherwise the status of the rank that failed first. Stopped ranks have saved a checkpoint if training had begun, and
+restarting resumes from it.
 """
 
 import os
@@ -102,10 +105,11 @@ class Ranks:
             process.send_signal(number)
 
     def wait(self, poll: Callable[[], None] = lambda: None) -> int:
-        """Wait for all ranks, kill those that outlive a failed one by the grace period, and return the exit status.
+        """Wait for all ranks and return the exit status. After a rank fails, the others are killed after a grace
+        period.
 
-        `poll` is called about ten times a second while all ranks run. A rank killed by signal n has status 128 + n,
-        except that SIGTERM, which ends a rank only before it trains, counts as a stop.
+        `poll` is called about ten times a second while all ranks run. A rank killed by signal n has status 128 + n. The
+        exception is SIGTERM, which counts as a stop: it kills a rank only before training begins.
         """
         failed_at, status = None, 0
         while True:

@@ -10,16 +10,16 @@
 # an error message. `scancel` saves a checkpoint and ends the job.
 #
 # Elastic:   sbatch --no-kill --nodes=4 ... launch/slurm.sh --elastic 3 ...
-# The loss of one node does not requeue this job: training continues on the other three, and a node whose processes were
-# killed joins again (launch/elastic.py). The loss of the first node, or of more than one, requeues it for all four.
+# If one node is lost, training continues on the other three. A node whose processes were killed joins again
+# (launch/elastic.py). If the first node or more than one node is lost, the job is requeued on four nodes.
 #SBATCH --job-name=rwkv-music
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --output=slurm-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# The ranks save and stop three minutes before the time limit. Preemption sends SIGTERM: the cluster's GraceTime and
-# KillWait must leave time to write a checkpoint.
+# The ranks save and stop three minutes before the time limit. On preemption they receive SIGTERM. The cluster's
+# GraceTime and KillWait must then leave time to write a checkpoint.
 #SBATCH --signal=USR1@180
 set -euo pipefail
 
@@ -66,7 +66,7 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
-# Kill the ranks that hang 20 seconds before the time limit: Slurm does not requeue a job that it ends at the limit.
+# 20 seconds before the time limit, kill ranks that hang. Slurm does not requeue a job that it ends at the limit.
 end_in_time() {
   [[ -z $ends ]] || return 0
   ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number without a limit
@@ -79,9 +79,10 @@ end_in_time() {
   } &
 }
 
-# Start a node's launcher and end with its status. srun returns the largest status of all nodes, so statuses are mapped
-# by priority. A stop (75, or 143 for SIGTERM before the launcher handles it) and Ctrl-C (130) become smaller than a
-# crash on another node. A user error (1, 2) becomes larger, because it may have caused the crashes of other nodes.
+# Start a node's launcher and exit with its status, mapped to a priority. srun returns the largest status of all nodes.
+# A stop (75, or 143 if SIGTERM arrives before the launcher handles it) and Ctrl-C (130) must therefore be smaller than
+# a crash on another node. A user error (1, 2) must be larger than a crash, because it may have caused the crashes of
+# other nodes.
 node() {
   export NODE_RANK=$SLURM_NODEID
   launcher= ends=
@@ -93,8 +94,8 @@ node() {
     while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done  # the trap interrupts `wait`
     wait "$launcher"
     status=$?
-    # The killed launcher of an elastic run is started again and its node rejoins; the first node, which serves the
-    # rendezvous, cannot.
+    # If the launcher of an elastic run was killed, start it again, so that its node rejoins the run. The first node
+    # cannot rejoin, because it serves the rendezvous.
     [[ $status == 137 && $1 == */elastic.py && $NODE_RANK != 0 && -z $ends ]] || break
   done
   case $status in
@@ -106,9 +107,10 @@ node() {
 }
 
 # NCCL selects the network itself; to override it, set NCCL_SOCKET_IFNAME and NCCL_IB_HCA before sbatch.
-# When a rank dies, its node's launcher exits (launch/node.py) and 10 seconds later srun ends the other nodes.
+# When a rank dies, its node's launcher exits (launch/node.py). Ten seconds later, srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
-# The newest checkpoint by time: one of a later step may be a damaged leftover.
+#
+# The newest checkpoint by time, not by step: a checkpoint of a later step may be old and damaged.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 launcher=("$project/launch/node.py" "$processes")
 ending=(--wait=10)
@@ -138,8 +140,8 @@ case $status in
   75) say "stopped by a signal; requeued." && requeue ;;
   1 | 2 | 130) ;;  # an error that train.py reported, wrong usage, Ctrl-C
   *)
-    # Crashes are counted per checkpoint: after progress the count starts at one. The run folder may not exist yet: with
-    # a short time limit Slurm's warning can arrive while train.py starts.
+    # Crashes are counted per checkpoint. After a new checkpoint the count starts at one again. The run folder may not
+    # exist yet, because with a short time limit Slurm's warning can arrive while train.py starts.
     mkdir -p "$run"
     from=${started_from:-the beginning}
     echo "$from" >>"$run/.crashes"

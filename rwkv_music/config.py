@@ -22,7 +22,7 @@ PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model, as `-
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
 
 
-LARGEST = 10**12  # limit of settings without another one; all calculations with them stay in range
+LARGEST = 10**12  # limit of settings that have no other limit; all calculations with them stay in range
 LARGEST_SIZE = 2**20  # limit of widths and ranks
 MOST_LAYERS = 2**10
 MOST_BARS = 10_000  # of a completion
@@ -99,12 +99,12 @@ def _check_text(config: Any) -> None:
 
 
 def name_too_long(path: str) -> bool:
-    """Return whether a part of `path` is longer than file systems allow; `Path.exists` then raises OSError."""
+    """Return whether a name in `path` is longer than file systems allow. `Path.exists` would raise OSError for it."""
     return max(map(len, os.fsencode(path).split(b"/"))) > LONGEST_NAME
 
 
 def not_empty(text: str) -> str:
-    """Parse an argument. An empty one is often an unset variable of a shell; as a path it means the current folder."""
+    """Parse an argument and reject an empty one, which is often an unset shell variable."""
     if not text:
         raise argparse.ArgumentTypeError("the value is empty")
     return text
@@ -142,9 +142,9 @@ class DataConfig:
     seed: int = setting(0, "seed of the shuffle, the initial weights and the samples")
     task: str = setting(
         "pretrain",
-        "training task. pretrain: predict every next token; completion: predict bars from the bars before them, with "
-        "the loss on the predicted bars only; infill: write missing bars and parts of excerpts, with the loss on them "
-        "only (tokenizer multitrack); mix: pretrain with fractions of the others",
+        "training task. pretrain: predict every next token; completion: predict only the bars that follow "
+        "--context_bars bars; infill: predict only missing bars and parts of excerpts (needs the tokenizer "
+        "multitrack); mix: pretrain, with fractions of completion and infill rows",
         ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
@@ -241,8 +241,8 @@ class TrainConfig:
     )
     hang_minutes: float = setting(
         30.0,
-        "minutes that a rank may spend in one phase of a step (reading, computing, saving) before the run prints "
-        "its stacks and exits; 0: no limit",
+        "minutes that a rank may spend in one phase of a step (reading, computing, saving). After this time the run "
+        "prints stack traces and exits. 0: no limit",
     )
     max_skipped_steps: int = setting(10, "consecutive steps that may be skipped because of non-finite gradients")
     on_spike: str = setting(
@@ -259,8 +259,8 @@ class TrainConfig:
     sample_bars: int = setting(4, "generated bars of a sampled completion")
     init: str = setting(
         "",
-        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, an exported hf folder, a run or a checkpoint; a "
-        "resumed run does not read it again, unless it is tuned",
+        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, an exported hf folder, a run or a checkpoint. Only "
+        "a tuned run reads it again when it resumes",
         metavar="PATH",
     )
     tune: str = setting(

@@ -1,8 +1,8 @@
 """Checks of a machine's hardware and software before training, each with a remedy.
 
-A machine without a GPU passes: it trains on the CPU. Each check is a function of the facts it judges, so tests can run
-it for other machines. torch and DeepSpeed are imported inside the checks, so a missing or broken one is reported like
-any other problem.
+A machine without a GPU passes, because it can train on the CPU. Each check receives the facts about the machine as
+arguments, so tests can run it for other machines. torch and DeepSpeed are imported inside the checks, so that a missing
+or broken installation is reported like any other problem.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def check_gpus(gpus: list[Gpu]) -> Check:
 
 
 def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
-    """Check that nvcc can compile the kernels. Only a warning, because kernels compiled earlier run without it."""
+    """Check that nvcc can compile the kernels. A failure is a warning, because kernels compiled earlier need no nvcc."""
     from rwkv_music.cuda.build import find_toolchain
 
     if not gpus:
@@ -180,7 +180,10 @@ def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
 
 
 def check_program(name: str, programs: Iterable[str], remedy: str, gpus: list[Gpu], path: str | None = None) -> Check:
-    """Check that one of `programs`, which compile extensions, is in `path` (default: PATH and this Python's folder)."""
+    """Check that one of `programs`, which are needed to compile extensions, is installed.
+
+    `path` lists the folders to search (default: PATH and this Python's folder).
+    """
     if path is None:
         path = os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)])
     found = next(filter(None, (shutil.which(program, path=path) for program in programs)), None)
@@ -220,7 +223,7 @@ def judge_accelerator(version: str, accelerator: str, gpus: list[Gpu]) -> Check:
 
 
 def check_extensions() -> Check:
-    """Check for lock files of extension builds, such as DeepSpeed's CPU optimizer: loading a locked one hangs."""
+    """Check for lock files of extension builds, such as DeepSpeed's CPU optimizer. Loading a locked extension hangs."""
     from rwkv_music.cuda.extension_locks import extensions_folder, find_locks
 
     try:
@@ -295,7 +298,8 @@ def judge_error(name: str, error: float, tolerance: float) -> Check:
 def operator_error(operator: Callable, device: str, dtype: torch.dtype) -> float:
     """Return the largest relative error of `operator`, a wkv7s, against its formula in float64.
 
-    It is taken over y, the final state and the seven gradients. The 40 tokens cross boundaries of chunks of 16 and 32.
+    The largest error is taken over y, the final state and the seven gradients. The 40 tokens cross the boundaries of
+    chunks of 16 and 32 tokens.
     """
     import torch
 

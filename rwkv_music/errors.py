@@ -40,7 +40,7 @@ def describe_os_error(error: OSError, doing: str) -> str:
 def checked_output() -> Iterator[None]:
     """Flush standard output when the block ends or exits, and raise UserError if it cannot be written.
 
-    After that error, further output is discarded. An OSError that concerns other files is raised unchanged.
+    After that error, further output is discarded. An OSError about another file is raised unchanged.
     """
     try:
         try:

@@ -29,8 +29,8 @@ LONGEST_INTEGER = 20  # characters of a 64-bit integer
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
 
-    Raises UserError, before the block runs, if `path` is a device, a FIFO or a socket, because the rename would replace
-    it. Root could otherwise replace /dev/null.
+    If `path` is a device, a FIFO or a socket, raises UserError before the block runs. Otherwise the rename would
+    replace it; as root, this could even replace /dev/null.
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -64,7 +64,8 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 def output_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Do what `atomic_folder` does for a folder that a user names.
 
-    Raises UserError, and replaces nothing, if the folder holds files that the new one does not: they would be lost.
+    If the existing folder holds files that the new one does not, they would be lost. In this case, raises UserError and
+    replaces nothing.
     """
     with atomic_folder(path) as partial:
         yield partial
@@ -108,8 +109,8 @@ def read_json(path: str | os.PathLike, remedy: str, types: dict | None = None) -
 def parse_json(content: bytes, types: dict | None = None) -> dict[str, Any]:
     """Return the JSON object in `content`, which is UTF-8.
 
-    `types` gives the required entries and their types; see `check_types`. Raises ValueError, and no other exception,
-    for other content. This includes nesting too deep for the parser and integers beyond 64 bits.
+    `types` gives the required entries and their types (see `check_types`). For any other content, raises ValueError and
+    no other exception. This includes nesting too deep for the parser, and integers beyond 64 bits.
     """
     try:
         tree = json.loads(content.decode("utf-8"), parse_int=_integer)

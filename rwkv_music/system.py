@@ -12,11 +12,12 @@ def available_cores() -> int:
 
 
 def share_cores(processes: int = 1) -> None:
-    """Set how torch's CPU threads use the cores, unless the user's environment does. Call it before torch is imported.
+    """Set how torch's CPU threads use the cores. Call it before torch is imported. The user's environment has
+    precedence.
 
-    The cores are divided among `processes` of this host. A waiting thread spins for a few microseconds, about the
-    time that waking up takes, and then sleeps. By default it would spin for milliseconds. On a busy host it would then
-    occupy the core that another thread needs to finish.
+    The cores are divided among `processes` processes of this host. A waiting thread spins for a few microseconds, about
+    the time that waking up takes, and then sleeps. By default it would spin for milliseconds, and on a busy host it
+    would occupy a core that another thread needs.
     """
     if processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
@@ -25,7 +26,7 @@ def share_cores(processes: int = 1) -> None:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory available to new programs, or all memory where the system does not report that."""
+    """Return the bytes of memory available to new programs, or the total memory if the system does not report this."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
@@ -43,14 +44,14 @@ def parent(process: int) -> int | None:
 def start_time(process: int) -> int | None:
     """Return when a process started, in clock ticks after the host's boot (Linux); None if the process has ended.
 
-    Process numbers are reused; a number and a start time identify a process.
+    Process numbers are reused. A number together with a start time identifies a process.
     """
     found = _process_facts(process)
     return found and int(found[19])
 
 
 def _process_facts(process: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat from the third, the state, on; None if the process has ended."""
+    """Return the fields of /proc/PID/stat, starting with the third, the state. None if the process has ended."""
     try:
         facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
