@@ -167,7 +167,7 @@ def check_gpus(gpus: list[Gpu]) -> Check:
 
 
 def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
-    """Check that nvcc can compile the kernels. A failure is a warning, because kernels compiled earlier need no nvcc."""
+    """Check that nvcc can compile the kernels. A failure is a warning: kernels compiled earlier run without it."""
     from rwkv_music.cuda.build import find_toolchain
 
     if not gpus:

@@ -1,6 +1,6 @@
 """Low-rank adapters that are created, named and saved by the `peft` library.
 
-The `weight` of an adapted layer is a property: the base weight plus scale * B A, computed when read. Code that reads
+The `weight` of an adapted layer is a property. Reading it computes the base weight plus scale * B A. Code that reads
 `weight`, such as the fused sublayers, therefore uses the adapter, and autograd passes the gradient on to A and B.
 """
 
@@ -49,7 +49,7 @@ def adapter_config(train: TrainConfig) -> LoraConfig:
 
 
 def save_adapter(trained: dict[str, Tensor], train: TrainConfig, out: Path) -> None:
-    """Write the adapters `trained`, by their names in the model, as a folder that peft loads."""
+    """Write the adapters `trained`, keyed by their names in the model, as a folder that peft loads."""
     named = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight for name, weight in trained.items()}
     with output_folder(out) as partial:
         write_tensors(partial / "adapter_model.safetensors", named)

@@ -1,14 +1,15 @@
-"""Export of weights: BlinkDL's `.pth`, the same as `.safetensors`, or a folder for Hugging Face's `transformers`.
+"""Export of weights as BlinkDL's `.pth`, as `.safetensors` with the same names, or as a folder for `transformers`.
 
 The source is anything that `open_weights` opens. Tensors are converted one at a time, without a GPU or DeepSpeed.
 
 Notable choices:
-- The default dtype is bf16, as in published RWKV files. fp32 master weights are rounded once, so weights that were
-  imported as bf16 and not trained are exported unchanged.
+- The default dtype is bf16, as in published RWKV files. The fp32 master weights are rounded to it only at export.
+  Weights that were imported as bf16 and not trained are therefore exported unchanged.
 - The output is deterministic: it does not depend on the ranks or the ZeRO stage that held the weights.
-- A `.pth` includes v0, v1 and v2 of layer 0 (the imported file's, else zeros), because BlinkDL's trainer requires them.
+- A `.pth` includes v0, v1 and v2 of layer 0, because BlinkDL's trainer requires them. They are those of the imported
+  file, or zeros.
 
-Source: BlinkDL's RWKV-LM (names, shapes, dtypes); see `huggingface` for that format.
+Source: BlinkDL's RWKV-LM (names, shapes, dtypes). The module `huggingface` defines the format for `transformers`.
 """
 
 import json
@@ -40,7 +41,7 @@ METADATA = {"format": "pt"}  # of a safetensors header; transformers requires it
 def export(
     source: str | os.PathLike, out: str | os.PathLike, format: str = "pth", dtype: torch.dtype = torch.bfloat16
 ) -> Weights:
-    """Write the weights of `source` to `out`, a file or for "hf" a folder, atomically. Return the exported weights.
+    """Write the weights of `source` to `out` atomically, as a file or, for "hf", a folder. Return the exported weights.
 
     The tokenizer is written beside the weights, because the tokens have no meaning without it.
     Raises UserError if `source` cannot be opened, `out` cannot be written, or the model has no "hf" form.
@@ -105,7 +106,7 @@ def _write_pth(weights: Weights, path: Path, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = {}
     for name in parameter_shapes(config):
         tensors[name] = weights.read(name, dtype)
-        if name == "blocks.0.att.a0":  # the position of the three in BlinkDL's files
+        if name == "blocks.0.att.a0":  # where BlinkDL's files have these three tensors
             for full, shape in unread.items():
                 given = full in weights.shapes
                 tensors[full] = weights.read(full, dtype) if given else torch.zeros(shape, dtype=dtype)

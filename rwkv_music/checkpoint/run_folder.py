@@ -3,22 +3,23 @@
 RUN/config.json                          RunConfig of the most recent start
 RUN/deepspeed.json                       DeepSpeed configuration of the most recent start
 RUN/tokenizer.json                       codec of the data
-RUN/base.json                            of a tuned run: BaseNote (path of its base, hash of the frozen weights)
+RUN/base.json                            in a tuned run: BaseNote (path of its base, hash of the frozen weights)
 RUN/events.out.tfevents.*                TensorBoard event files
 RUN/samples/                             completions sampled during training
 RUN/profile/                             traces (--profile)
-RUN/rollbacks.json                       returns to earlier checkpoints after loss spikes: Rollback by checkpoint name
+RUN/rollbacks.json                       a Rollback for each checkpoint to which the run returned after a loss spike
 RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
-RUN/.owner                               token of the start that may write checkpoints; a newer start replaces it
+RUN/.owner                               token of the process that may write checkpoints: the last one started
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
     config.json                          RunConfig that it was written under
     progress.json                        Progress: steps, rows read, skipped steps, recent losses; ranks and ZeRO stage
     tokenizer.json                       copy of RUN/tokenizer.json
-    base.json                            of a tuned run: copy of RUN/base.json
-    index.json                           shape, slices ([first element, length, rank]) of every parameter; AdamW's steps
-    weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name; on rank 0
-                                         also tensors of the --init file that the model does not use
+    base.json                            in a tuned run: copy of RUN/base.json
+    index.json                           shape and slices ([first element, length, rank]) of every parameter; number of
+                                         AdamW's steps
+    weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name; only in
+                                         rank 0's file also tensors of the --init file that the model does not use
     moments_00000.safetensors            the same slices of the Adam moments: NAME.exp_avg, NAME.exp_avg_sq
     lanes_00000.safetensors              with --tbptt: the recurrent states of rank 0's document streams
 
@@ -62,8 +63,8 @@ class Progress:
     skipped: int  # steps skipped because of a non-finite gradient
     world_size: int  # number of ranks that wrote the checkpoint
     zero_stage: int
-    skipped_in_a_row: int = 0  # the last ones of the skipped steps, up to this one
-    last_step_without_spike: int | None = None  # the last logged one before this step; None in older checkpoints
+    skipped_in_a_row: int = 0  # number of consecutive skipped steps that end with this step
+    last_step_without_spike: int | None = None  # last logged step without a spike; None in older checkpoints
     losses: tuple[float, ...] = ()  # the losses that spikes are compared with (`--on_spike rollback`), oldest first
 
 
@@ -72,7 +73,7 @@ REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # 
 
 @dataclass(frozen=True)
 class Rollback:
-    """The returns to one checkpoint after loss spikes. A restarted run reads them, so its limit on returns holds."""
+    """The returns to one checkpoint after loss spikes. They are saved, so that a restarted run counts them too."""
 
     count: int
     samples: int  # rows drawn before the last return; the run continues with the rows after them
@@ -106,7 +107,8 @@ def checkpoints(run: str | os.PathLike) -> list[Path]:
 def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
     """Write the manifest of a checkpoint that is otherwise complete.
 
-    `tensor_files` has "size_bytes" and "sha256" of each tensor file, so only the other, small files are read here.
+    `tensor_files` gives "size_bytes" and "sha256" of each tensor file. Only the other files, which are small, are read
+    here.
     """
     files = {
         path.name: {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -138,7 +140,7 @@ def read_manifest(checkpoint: Path) -> dict[str, dict]:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint as a clause, or None, without reading its tensors.
+    """Return a clause about what is wrong with a checkpoint, or None. Does not read the tensors.
 
     Checks the existence and size of every file, and the hash of every file except tensor files.
     """
@@ -186,7 +188,8 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
         before: with "auto", consider only checkpoints older than this one.
 
     Raises UserError if the path is not a checkpoint or is damaged, or if all checkpoints of `run` are damaged. With
-    "none" or a path, also raises it if `run` holds any checkpoint, unless the path is its newest one.
+    "none" or a path, also raises UserError if `run` already holds checkpoints, except if the path is the newest of
+    them.
     """
     found = [path for path in checkpoints(run) if before is None or path.name < before.name]
     if resume == "auto":
@@ -260,7 +263,8 @@ def write_rollbacks(run: Path, rollbacks: dict[str, Rollback]) -> None:
 def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
     """Check that a run of `config` can resume from `checkpoint`, and return the checkpoint's progress.
 
-    Raises UserError if the model's shape, the cut of the data or what trains differs; ranks and ZeRO stage may differ.
+    Raises UserError if the model's shape, the way the data is cut into rows, or the trained parameters differ. The
+    number of ranks and the ZeRO stage may differ.
     """
     saved_config = RunConfig.load(checkpoint / "config.json")
     for field in dataclasses.fields(saved_config.model):
@@ -270,7 +274,7 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
                 f"{checkpoint} holds a model of another shape ({field.name} is {saved}, not {given}): "
                 f"drop the flag or the dataset that changes it, or choose another --out."
             )
-    # The sampler's position is only meaningful under the same rows in the same order.
+    # The sampler's position is meaningful only for the same rows in the same order.
     names = ("ctx_len", "seed", "task", "augment", "tbptt")
     names += ("completion_weight", "context_bars", "completion_bars", "infill_weight", "infill_bars")
     settings = {name: (getattr(saved_config.data, name), getattr(config.data, name)) for name in names}

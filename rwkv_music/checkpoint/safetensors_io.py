@@ -109,7 +109,7 @@ class TensorFile:
                 raise DamagedFile(f"{self._path.name} ends before {name} does")
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """As in `Tensors`. Raises DamagedFile if the tensor does not exist or is too short."""
+        """See `Tensors.read_into`. Raises DamagedFile if the tensor does not exist or is too short."""
         if name not in self.shapes or start < 0 or start + out.numel() > math.prod(self.shapes[name]):
             raise DamagedFile(f"{self._path.name} lacks {out.numel():,} elements of {name} from element {start:,} on")
         if not out.numel():

@@ -1,8 +1,8 @@
 """Reading the tensors of a training checkpoint, written by any number of ranks under any ZeRO stage.
 
-Each rank's files hold the slices of the parameters that its optimizer owned: fp32 master weights and Adam moments. The
-index maps every parameter to those slices. The bf16 weights are the rounded master weights, so they are not stored.
-No random state is stored: every random number in a step is a function of the seed and counters.
+Each rank's files hold the slices of the parameters that its optimizer owned, with fp32 master weights and Adam moments.
+The index lists the slices of every parameter. The bf16 weights are the rounded master weights, so they are not stored.
+No random state is stored, because every random number in a step is a function of the seed and of counters.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from rwkv_music.files import parse_json
 class SavedTensors:
     """The tensors of a checkpoint, from which any slice can be read.
 
-    With `verify`, the master weights are checked against the SHA-256 hashes in the manifest.
-    Raises DamagedFile for an index or a file that is damaged or inconsistent, OSError for one that cannot be read.
+    With `verify`, the master weights are checked against the SHA-256 hashes in the manifest. Raises DamagedFile if the
+    index or a file is damaged or inconsistent, and OSError if a file cannot be read.
     """
 
     def __init__(self, checkpoint: Path, verify: bool = False) -> None:

@@ -4,10 +4,10 @@ Notable choices:
 - Opening a file reads only names and shapes, which `shape_of` checks before anything is allocated.
 - Opening a file cannot run code: a `.pth` goes through torch's tensors-only unpickler, and everything else is
   safetensors or JSON. A `.pth` is memory-mapped, so processes on one machine share its pages.
-- v0, v1 and v2 of layer 0, which BlinkDL's files contain, are not parameters here: the value residual starts in that
-  layer, so no program reads them. A run keeps them so that an exported `.pth` is complete.
-- Files converted for inference (quantized, transposed or compiled) are refused with the reason: they cannot be trained,
-  and half of them would load without an error.
+- BlinkDL's files contain v0, v1 and v2 of layer 0. They are not parameters here: the value residual starts in that
+  layer, so no program uses them. A run keeps them only so that an exported `.pth` is complete.
+- Files converted for inference (quantized, transposed or compiled) are rejected with the reason. They cannot be
+  trained, but half of them would load without an error.
 
 Sources: BlinkDL's RWKV-LM, RWKV-v7/rwkv_v7_demo.py and rwkv_v8_rc00_demo.py (names, ignored tensors); the `rwkv`
 package 0.8.32 (its conversion for inference).
@@ -63,7 +63,7 @@ def read_whole(
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights, opened: names and shapes are known, elements are read on demand."""
+    """An opened source of a model's weights. Names and shapes are known, and elements are read on demand."""
 
     source: Path  # the file, the checkpoint folder or the exported folder
     config: ModelConfig  # the model's shape, inferred from the tensors' shapes
@@ -76,7 +76,7 @@ class Weights:
         return self.tensors.shapes
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """As in `Tensors`. Raises UserError if the file is damaged at that place."""
+        """See `Tensors.read_into`. Raises UserError if the file is damaged at that place."""
         try:
             with explained(f"reading {self.source}"):
                 self.tensors.read_into(out, name, start)
@@ -137,7 +137,8 @@ def open_tensors(path: Path) -> Tensors:
     """Open a `.pth` or `.safetensors` file of any tensors. Raises UserError for a file in another format."""
     with open(path, "rb") as file:
         start = file.read(9)
-    # A safetensors file of any name begins with the header's length in eight bytes, then the header, a JSON object.
+    # The name does not decide the format. A safetensors file begins with the length of its header in eight bytes,
+    # followed by the header, a JSON object.
     long_enough = int.from_bytes(start[:8], "little") < path.stat().st_size
     is_safetensors = path.suffix == ".safetensors" or (start[8:] == b"{" and long_enough)
     for magic, description in INFERENCE_FILES.items():

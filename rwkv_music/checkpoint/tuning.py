@@ -1,17 +1,17 @@
-"""Fine-tuning of a frozen base model: select the trained parameters, identify the base, merge the two.
+"""Fine-tuning of a frozen base model: select the trained parameters, identify the base, merge both into one model.
 
 `--tune state` trains one initial state of the recurrence per layer, `--tune lora` trains low-rank adapters of the large
 matrices, and `--tune time,ln,...` trains some of the model's own parts.
 
 Notable choices:
 - A checkpoint holds only the trained parameters and their Adam moments: a few MB for initial states.
-- The hash of the base covers its frozen weights, by name and rounded to bf16, not a file. A run and everything exported
-  from it, in any format, therefore count as the same base.
+- The base is identified by a hash of its frozen weights, rounded to bf16, not by a hash of a file. A run and everything
+  exported from it, in any format, therefore count as the same base.
 - Initial states are parameters `blocks.N.att.time_state` [H, N, N] (value axis, key axis), the name and layout that
   other RWKV trainers and players use. Every document of a batch starts from them, even if it is cut from the middle of
   a piece: a state encodes a style, not how pieces begin.
-- An adapter is merged into the matrix it adapts: B A is added to the weight before the product. The fused sublayers and
-  the decoder therefore run unchanged, with the same rounding as full fine-tuning.
+- B A of an adapter is added to the weight before the weight is used in a matrix product. The fused sublayers and the
+  decoder therefore run unchanged, with the same rounding as in full fine-tuning.
 
 Sources: LoRA, arXiv 2106.09685; state tuning, BlinkDL's RWKV-LM and RWKV-PEFT.
 """
@@ -59,7 +59,8 @@ def freeze(model: RWKV, train: TrainConfig) -> None:
 
 
 def add_trained(model: RWKV, train: TrainConfig, seed: int) -> None:
-    """Add the parameters that `train.tune` trains beside the base's weights. They do not change the output yet.
+    """Add the parameters that `train.tune` trains in addition to the base's weights. At first they do not change the
+    output.
 
     All parameters of `model` must be frozen. Raises UserError if a required library is not installed.
     """
@@ -105,7 +106,7 @@ class Base:
     """The frozen weights of a tuned run, read on demand.
 
     Args:
-        weights: the opened base model. A v7 can be the base of a v8: its DeepEmbed tables are then ones.
+        weights: the opened base model. If it is a v7 and the tuned model a v8, the DeepEmbed tables are ones.
         config: the tuned model's shape.
         tune: as in TrainConfig, not "all".
     """
@@ -115,7 +116,7 @@ class Base:
         self.shapes = {name: shape for name, shape in parameter_shapes(config).items() if is_frozen(name, tune)}
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """As in `Tensors`, for a frozen parameter. Raises UserError if the file is damaged at that place."""
+        """See `Tensors.read_into`; `name` is a frozen parameter. Raises UserError if the file is damaged at that place."""
         if name not in self.weights.shapes and name.endswith(".enn.weight"):
             out.fill_(1.0)
         else:
@@ -158,7 +159,7 @@ class BaseNote:
 
 
 class TunedTensors:
-    """All parameters of a tuned model: the base's, with trained ones substituted and adapters merged.
+    """All parameters of a tuned model: those of the base, with trained parts replaced and adapters merged.
 
     Initial states are not among them: see `weights.tuned_states`. `trained` is the tuned run's checkpoint.
     """

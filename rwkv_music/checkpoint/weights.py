@@ -22,7 +22,7 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
     """Open a weight file, a run (its newest valid checkpoint), a checkpoint or an exported folder.
 
     With `verify`, the weights of a checkpoint are checked against the hashes in its manifest. Raises UserError if
-    `path` does not exist, is damaged, is for inference only, or has other tensors than an RWKV v7 or v8.
+    `path` does not exist, is damaged, is for inference only, or does not have the tensors of an RWKV v7 or v8.
     """
     path = Path(path)
     tokenizer, step = tokenizer_beside(path), None
@@ -40,7 +40,7 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
             if config.train.tune == "state":
                 raise UserError(
                     f"{path} holds initial states to use with the weights of {BaseNote.read(path).init}: give those "
-                    f"weights here; `generate --state` and `export --format state` take the states."
+                    f"weights here, and give {path} to `generate --state` or `export --format state`."
                 )
             tensors, tokenizer = _with_base(path, config, tensors), path / TOKENIZER
             step = read_progress(path).step
@@ -77,7 +77,8 @@ def tokenizer_beside(path: Path) -> Path:
 def find_codec(path: str | os.PathLike) -> Codec:
     """Return the codec stored with a run, a checkpoint, or an exported file or folder.
 
-    Raises UserError if no tokenizer is stored there; then use `load_codec("DATA/tokenizer.json")` of the model's data.
+    Raises UserError if no tokenizer is stored there. In that case use `load_codec("DATA/tokenizer.json")` with the
+    model's dataset.
     """
     tokenizer = open_weights(path, verify=False).tokenizer
     if tokenizer is None:
@@ -110,7 +111,8 @@ def load_pretrained(
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
-    """Load the model of a run's newest valid checkpoint or of a checkpoint folder, with the base of a tuned run.
+    """Load a model from a run's newest valid checkpoint or from a checkpoint folder. For a tuned run, its base is
+    merged in.
 
     Return the frozen model in evaluation mode (float32 on a CPU, bfloat16 on a GPU), its codec, the run's configuration
     and the checkpoint's optimizer step. Raises UserError for a folder that is not a run, a run without a checkpoint,

@@ -1,4 +1,4 @@
-"""Completions of held-out pieces, measured beside the real bars."""
+"""Completions of held-out pieces, measured and compared with the real bars."""
 
 import os
 
@@ -26,13 +26,13 @@ def sample_measures(
     bars: int = 8,
     sampling: Sampling = DEFAULT_SAMPLING,
 ) -> tuple[list[Measures], list[Measures]]:
-    """Complete held-out pieces and measure the completions beside the same bars of the real pieces.
+    """Complete held-out pieces, and measure the completions and the same bars of the real pieces.
 
     The pieces are those of the validation split, or of the training split if that is empty. They are used in order, and
     repeatedly if there are fewer than `samples`.
 
-    Only the `bars` after the `context_bars` are measured. Return the measures of the real bars, one per piece, and of
-    the completions. Raises UserError if no piece is long enough.
+    Only the `bars` bars after the `context_bars` given bars are measured. Return the measures of the real bars, one per
+    piece, and those of the completions. Raises UserError if no piece is long enough.
     """
     check_counts(context_bars, bars, samples, "--samples")
     split = held_out_split(data)

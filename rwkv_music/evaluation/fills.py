@@ -1,20 +1,23 @@
-"""Fills of held-out pieces, measured beside the true bars, simple baselines, and the training data.
+"""Fills of holes in held-out pieces, compared with the true bars, with baselines and with the training data.
 
-    measures     onset F1, chroma and groove similarity (midi/fill_measures.py) of the model's fills, of its fills with
-                 the bars before the holes alone, of a copy of the nearest given bar, and of random real bars
+A hole is a cell (one part in one bar) that the model has to write. The report has four tables:
+
+    measures     onset F1, chroma and groove similarity (midi/fill_measures.py) of the model's fills and of three
+                 baselines: fills by the model when it reads only the bars before the first hole, copies of the nearest
+                 given bar, and random real bars
     controls     the share of cells in the requested class of a control, with the request and without it
-    copying      the copy rate (midi/copying.py) of the fills, beside that of the true bars
-    descriptors  how far the histograms (midi/descriptors.py) of the fills are from those of real bars, beside those of
-                 other real bars
+    copying      the copy rate (midi/copying.py) of the fills, and that of the true bars
+    descriptors  the divergence of the histograms (midi/descriptors.py) of the fills from those of real bars, and that
+                 of the true bars from the same real bars
 
-The holes are drawn as in training (`draw_holes`), in some bars of a piece that has further bars on both sides. Notable
+The holes are drawn as in training (`draw_holes`), in some bars of a piece that have other bars on both sides. Notable
 choices:
 - Each set of holes is filled `VARIANTS` times, as one batch. Random real bars are drawn as often.
-- The fills from the left side alone are fills of all parts in the bars from the first hole to the last one. Only the
-  holes are measured.
+- When the model reads only the bars before the first hole, it writes all parts of the bars from the first hole to the
+  last one. Only the holes are measured.
 - One class of one control is requested for each part with holes. The class is drawn among those that occur in the part
   anywhere in the piece. The control changes from part to part and from one set of holes to the next.
-- Real bars for the random baseline are those of the training split, of `MOST_REAL_PIECES` pieces at most.
+- The random real bars are taken from at most `MOST_REAL_PIECES` pieces of the training split.
 """
 
 import os
@@ -111,7 +114,7 @@ def evaluate_fills(
         model: an RWKV trained on `codec`'s tokens with infill rows.
         context_bars: bars on each side of the bars with holes.
         bars: bars in which holes are drawn, fewer in pieces that are short.
-        sampling: its seed also draws the pieces, the holes and the classes.
+        sampling: its seed also determines the pieces, the holes and the classes.
         rows_at_once: as for `write_cells`.
 
     Raises UserError if no piece is long enough, and if a count is out of range.
@@ -178,7 +181,7 @@ def evaluate_fills(
 
 
 def draw_tasks(pieces: Sequence[Piece], count: int, context_bars: int, bars: int, seed: int) -> list[FillTask]:
-    """Draw `count` sets of holes whose true bars have notes, by seed; fewer if hardly any piece has such holes."""
+    """Draw `count` sets of holes that have notes in the real piece; fewer if hardly any piece has such holes."""
     order = np.random.default_rng(seed).permutation(len(pieces)).tolist()
     tasks: list[FillTask] = []
     for draw in range(MOST_DRAWS * count):
@@ -268,7 +271,7 @@ def _draw_classes(task: FillTask, number: int, generator: np.random.Generator) -
     """Draw a class for each part that has holes, among the classes of one control that occur in the part.
 
     Return {number of the part: (index of the control, class)}. `number` is the task's number. The index of the control
-    goes up by one from task to task and from part to part. A part in which the control has no class is left out.
+    increases by one from task to task and from part to part. A part in which the control has no class is left out.
     """
     asked = {}
     for i, part in enumerate(sorted({part for _, part in task.holes})):
@@ -286,8 +289,9 @@ def _obedience(name: str, cells: int, *met: int) -> Obedience:
 def _counts(task: FillTask, met: Contents, unmet: Contents, asked: dict[int, tuple[int, int]]) -> np.ndarray:
     """Return the counts of `Obedience` for each control, int64 [N_CONTROLS, 5].
 
-    The columns are the cells for which a class was requested, then how many cells of `met` are in this class exactly
-    and nearly, then the same two counts of `unmet`. `met` was written with the classes `asked`, `unmet` without.
+    `met` was written with the requested classes `asked`, and `unmet` without them. Column 0 counts the cells for which
+    a class was requested. Column 1 counts those of `met` that are in this class, and column 2 those in this class or in
+    one next to it. Columns 3 and 4 are the same counts for `unmet`.
     """
     holes = [hole for hole in task.holes if hole[1] in asked]
     columns, target = np.array([asked[part] for _, part in holes], np.int64).reshape(-1, 2).T
@@ -321,7 +325,7 @@ def _scores(pieces: Iterable[Piece]) -> Iterator[Score]:
 
 
 def _hashes(given: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return the hashes of the n-grams of both `given` and `found`, NOTE [n], that contain a note of `found`."""
+    """Return the hashes of the n-grams that contain a note of `found`, in the music of `given` and `found`, NOTE [n]."""
     notes = np.concatenate([given, found]).astype(NOTE)
     return ngram_hashes(notes, np.arange(len(notes)) >= len(given))
 

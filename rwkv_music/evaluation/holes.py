@@ -1,10 +1,14 @@
-"""The loss of true music in holes, with and without its context. It shows whether a model uses the context.
+"""The loss of a model on the true music in holes, with and without context. It shows whether the model uses the
+context.
 
-The same bars of every held-out piece are holes in several documents, which differ in what the model may read:
+A hole is a cell (one part in one bar) whose notes the model has to predict. Each held-out piece gives several
+documents. Their holes are in the same bars, but the model can read different context:
 
-    bars        all parts of some bars: with the bars on both sides, with those before them only, with none
-    a part      one part of these bars: with the other parts and the bars on both sides
-    inner parts all parts but the first and the last, in pieces of at least three: with the outer parts, and without
+    bars        the holes are all parts of the bars; the model reads the bars on both sides, only the bars before them,
+                or no other bars
+    a part      the holes are one part of the bars; the model reads the other parts and the bars on both sides
+    inner parts the holes are all parts except the first and the last, in pieces with three parts or more; the model
+                reads the outer parts, or does not
 
 Source: the comparison of sides follows Donahue et al., "Enabling Language Models to Fill in the Blanks" (2020).
 """

@@ -1,4 +1,4 @@
-"""The loss on a dataset split, beside n-gram baselines, and by part.
+"""The loss of a model on a dataset split, in total and by part, and the losses of n-gram models.
 
 Training's validation uses `summed_loss` and `summed_loss_of_streams`; the `evaluate` command uses the rest.
 """
@@ -46,9 +46,10 @@ def summed_loss(
 ) -> torch.Tensor:
     """Return this rank's part of a split's loss: float64 [2], the sum in nats and the number of targets.
 
-    The caller adds these over ranks and then divides, so every target has the same weight on any number of ranks. Every
-    rank runs the same number of batches. Only the first `max_rows` rows are used, rounded up to whole batches; 0 means
-    all. The batches are read through the generator `through`, which may raise to end the evaluation.
+    The caller adds both numbers over the ranks and then divides. Every target therefore has the same weight on any
+    number of ranks. Every rank runs the same number of batches. Only the first `max_rows` rows are used, rounded up to
+    whole batches; 0 means all. The batches are read through the generator `through`, which may raise an exception to
+    end the evaluation.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     batches = dataset.validation_batches(batch_size, rank, world_size)
@@ -69,10 +70,10 @@ def summed_loss_of_streams(
     max_rows: int = 0,
     through: Through = iter,
 ) -> torch.Tensor:
-    """As `summed_loss`, with every piece read from beginning to end: the state passes from window to window.
+    """Do what `summed_loss` does, but read every piece from beginning to end. The state passes from window to window.
 
-    The result therefore does not depend on the windows or the number of streams. `own` are the streams of this rank;
-    `max_rows` is rounded up to whole windows.
+    The result therefore does not depend on the length of the windows or the number of streams. `own` contains the
+    numbers of this rank's streams. `max_rows` is rounded up to whole windows.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     state = model.init_state(len(own))
@@ -90,7 +91,8 @@ def summed_loss_of_streams(
 def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tuple[np.ndarray, State | None]:
     """Return the loss in nats at each of `batch.positions`, float64 [P], and the documents' new state.
 
-    `state` is that of each document before the batch. None means the initial state, and then the new state is None too.
+    `state` is the state of each document before the batch. None means the initial state; in this case no new state is
+    returned.
     """
     batch = batch.to(model.device)
     features, state = model.features(batch.input_ids, state, batch.cu_seqlens, batch.max_length)
@@ -105,7 +107,7 @@ def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tu
 
 @dataclass
 class NoteLoss:
-    """The loss of some of the tokens, which hold some notes."""
+    """The loss on a set of tokens, and the number of notes that they represent."""
 
     name: str
     notes: int = 0
@@ -146,7 +148,7 @@ class Evaluation:
 def evaluate(
     model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int, tbptt: bool = False
 ) -> list[Evaluation]:
-    """Evaluate the model on each split of the dataset folder `data`, beside n-gram models fitted on its training split.
+    """Evaluate the model, and n-gram models fitted on the training split, on each split of the dataset folder `data`.
 
     With `tbptt`, the state passes from window to window, as in training with --tbptt; otherwise every window of
     `ctx_len` tokens starts from the initial state. Raises UserError if the dataset was prepared with another tokenizer.
@@ -205,7 +207,7 @@ def _nats_by_place(
     model: RWKV, dataset: MusicDataset, batch_size: int, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the places of targets among all tokens of a split, int64 [P], and their losses in nats, float64 [P]."""
-    batch_size = min(batch_size, dataset.n_windows)  # more would be rows of padding
+    batch_size = min(batch_size, dataset.n_windows)  # further rows would be padding
     batches = -(-dataset.n_windows // batch_size)
     for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), description, batches)):
         if batch.n_targets:
@@ -214,7 +216,7 @@ def _nats_by_place(
 
 
 def _nats_by_position_of_streams(model: RWKV, streams: DocumentStreams, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """As `_nats_by_position`, with every piece read from beginning to end."""
+    """Do what `_nats_by_position` does, but read every piece from beginning to end."""
     totals = np.zeros((2, POSITION_BINS))  # nats, targets
     state = model.init_state(streams.n_streams)
     unfinished: dict[int, np.ndarray] = {}  # stream -> losses of its current piece so far
@@ -267,9 +269,10 @@ def part_losses(
 ) -> tuple[str, list[NoteLoss]]:
     """Return the split that is evaluated, and the loss of each part of its pieces in next-token prediction.
 
-    The split is that of validation, or of training if that is empty. The tokens of a part are those of its cells. Parts
-    from number `PART_ROWS` on are one row if there are more, and the tokens of no part (bar lines, time signatures,
-    tempos and the end) are the last row. Every window of `ctx_len` tokens starts from the initial state.
+    The split is "val", or "train" if the validation split is empty. The tokens of a part are those of its cells. If
+    there are more than `PART_ROWS` parts, the parts from this number on share one row. The last row has the tokens that
+    belong to no part: bar lines, time signatures, tempos and the end. Every window of `ctx_len` tokens starts from the
+    initial state.
     """
     split = held_out_split(data)
     dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)

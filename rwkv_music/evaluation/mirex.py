@@ -1,7 +1,8 @@
-"""Continuations of held-out pieces in the form of the MIREX task (midi/mirex.py), beside real music and a copy.
+"""Continuations of held-out pieces in the form of the MIREX task (midi/mirex.py), compared with real music and a copy.
 
-Prompts are four bars of 4/4 of real pieces as one piano part in sixteenth notes; the continuations are twelve bars. The
-copy repeats the prompt's bars three times. Each prompt is continued `VARIANTS` times, as one batch.
+A prompt consists of four bars of 4/4 from a real piece, converted to one piano part in sixteenth notes. A continuation
+has twelve bars. The copy repeats the prompt's bars three times. Each prompt is continued `VARIANTS` times, as one
+batch.
 """
 
 import os
@@ -40,7 +41,7 @@ REAL, MODEL, COPY = "real", "model", "prompt's copy"
 
 @dataclass(frozen=True)
 class MirexReport:
-    """The results of `evaluate_mirex`, by what wrote the twelve bars."""
+    """The results of `evaluate_mirex`, for each source of the twelve bars."""
 
     split: str
     prompts: int
