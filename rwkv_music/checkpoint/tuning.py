@@ -116,7 +116,7 @@ class Base:
         self.shapes = {name: shape for name, shape in parameter_shapes(config).items() if is_frozen(name, tune)}
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """See `Tensors.read_into`; `name` is a frozen parameter. Raises UserError if the file is damaged at that place."""
+        """See `Tensors.read_into`; `name` is a frozen parameter. Raises UserError if the file is damaged there."""
         if name not in self.weights.shapes and name.endswith(".enn.weight"):
             out.fill_(1.0)
         else:

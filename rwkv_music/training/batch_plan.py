@@ -17,7 +17,7 @@ from rwkv_music.training.deepspeed_file import SHARED_KEYS
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How the rows of a step are divided, and the two configurations brought into agreement."""
+    """How the rows of a step are divided, with the run's settings and the DeepSpeed file completed accordingly."""
 
     train: TrainConfig  # the run's settings with all batch sizes filled in
     deepspeed: dict[str, Any]  # the DeepSpeed configuration with all batch sizes filled in
@@ -36,7 +36,7 @@ class BatchPlan:
     def row_ranges(self, rank: int, first: int) -> list[range]:
         """Return one rank's rows, by micro-batch, of the `batch_size` rows that start with number `first`.
 
-        In an elastic run with more shares than rows, some are empty.
+        In an elastic run with more micro-batches than rows, some micro-batches are empty.
         """
         shares = self.world_size * self.accumulation
         ends = [first + self.train.batch_size * i // shares for i in range(shares + 1)]

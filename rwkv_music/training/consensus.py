@@ -20,8 +20,9 @@ class RankCrashed(Stopped):
 def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
     """Run `action` on every rank and return its result; if it fails on any rank, raise on all.
 
-    If it raises UserError or OSError on a rank, every rank raises the same SharedError. Any other exception is raised
-    unchanged on its own rank, and the others raise RankCrashed. `doing` describes the action, for example "reading X".
+    If `action` raises UserError or OSError on a rank, every rank raises the same SharedError. Any other exception is
+    raised unchanged on the rank where it occurred, and the other ranks raise RankCrashed. `doing` describes the action,
+    for example "reading X".
     """
     result, fault, unexpected = None, None, None
     try:
@@ -61,7 +62,8 @@ def from_rank0(doing: str, action: Callable[[], T]) -> T:
 class ConsensusFlags:
     """One small all-reduce per step: the step's number of targets, and flags that any rank may set.
 
-    The host does not wait for the step: the sum is copied to the host before the step computes, and read meanwhile.
+    The host does not wait for the step. The sums are copied to the host before the step's kernels run, and the host
+    reads them while the step runs.
     """
 
     def __init__(self, device: torch.device, n_flags: int) -> None:

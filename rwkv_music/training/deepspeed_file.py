@@ -1,7 +1,7 @@
-"""The user's DeepSpeed JSON file: reading, checking, and what follows from its settings.
+"""The user's DeepSpeed JSON file: reading it, checking it, and answering questions about its settings.
 
-The file is a plain DeepSpeed file, which train.py never changes. The optimizer and its schedule are not in it, because
-RWKV's parameter groups decide the learning rates.
+The file is a plain DeepSpeed file, which train.py never changes. It must not contain the optimizer and its schedule,
+because train.py sets the learning rates of RWKV's parameter groups.
 """
 
 import os

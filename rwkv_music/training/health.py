@@ -14,8 +14,8 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 class SkippedSteps:
     """Counter of the steps that were skipped because their gradient was not finite.
 
-    The counts are kept on the device, and are the same on every rank. The host reads them when it waits for the device
-    anyway.
+    The counts are kept on the device, and are the same on every rank. The host reads them only when it has to wait for
+    the device for another reason.
     """
 
     def __init__(self, engine: Engine, before: int = 0, in_a_row: int = 0) -> None:
@@ -24,7 +24,7 @@ class SkippedSteps:
         self._in_a_row = torch.full_like(self._last, in_a_row)  # the most recent consecutive ones
 
     def note(self, losses: Tensor) -> Tensor:
-        """Update the count after a step; return its `losses`, or zeros if it was skipped."""
+        """Update the count after a step. Return the step's `losses`, or zeros if the step was skipped."""
         count = self._engine.skipped_steps()
         skipped = count != self._last
         self._last = count
@@ -40,10 +40,10 @@ class SkippedSteps:
 class SpikeDetector:
     """Detector of losses that rise far above the recent losses.
 
-    A spike is a loss above the median of the last `LEVEL` losses by more than `DEVIATIONS` standard deviations and by
-    more than `MINIMUM` nats. The standard deviation is that of the differences between consecutive losses, so a
-    steadily falling loss does not increase it. It is estimated from their median, so one outlier does not change it.
-    Nothing counts as a spike until half of `WINDOW` losses are known.
+    A spike is a loss that exceeds the median of the last `LEVEL` losses by more than `DEVIATIONS` standard deviations
+    and by more than `MINIMUM` nats. The standard deviation is computed from the differences between consecutive losses,
+    so a steadily falling loss does not increase it. It is estimated from the median of these differences, so one
+    outlier does not change it. No loss counts as a spike until half of `WINDOW` losses are known.
     """
 
     WINDOW = 32

@@ -1,7 +1,8 @@
-"""The weights that a run starts from: random ones, a file's, or another run's.
+"""Initial weights that come from a file or from another run.
 
-Each rank reads its slices of the file into its own fp32 master weights. What the file does not provide is initialized
-freshly: the tables of another vocabulary, and DeepEmbed's ones for a v7 file.
+Each rank reads its slices of the file into its own fp32 master weights. Parameters that the file does not provide
+are initialized anew. They are the tables of a different vocabulary, and DeepEmbed's tables if the file is a v7. The
+latter are set to ones.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def open_initial(path: str, config: ModelConfig, fingerprint: str) -> InitialWei
 
 
 def open_base(initial: InitialWeights, config: ModelConfig, tune: str) -> Base:
-    """Return the part of `initial` that a tuned run leaves frozen. Raises UserError if some of it would be random."""
+    """Return the weights of `initial` that a tuned run freezes. Raises UserError if some of them would be random."""
     base = Base(initial.weights, config, tune)
     fresh = [name for name in base.shapes if name in initial.fresh]
     if any(name in initial.weights.tensors.shapes for name in fresh):

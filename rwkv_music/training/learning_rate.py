@@ -10,9 +10,9 @@ from rwkv_music.config import TrainConfig
 def learning_rate(step: int, train: TrainConfig) -> float:
     """Return the learning rate of optimizer step `step` (0 is the first), before a group's `lr_scale`.
 
-    Linear warm-up to `lr` over `warmup_steps`; then either a cosine to `lr_final` (`schedule="cosine"`), or `lr` held
-    until the last `decay_fraction` of the steps and a straight line to `lr_final` from there ("wsd",
-    warm-up-stable-decay, as in MiniCPM, arXiv 2404.06395).
+    The schedule begins with a linear warm-up to `lr` over `warmup_steps`. With `schedule="cosine"`, a cosine to
+    `lr_final` follows. With "wsd" (warm-up, stable, decay, as in MiniCPM, arXiv 2404.06395), the rate stays at `lr`,
+    and decays linearly to `lr_final` in the last `decay_fraction` of the steps.
     """
     if step < train.warmup_steps:
         return train.lr * (step + 1) / train.warmup_steps

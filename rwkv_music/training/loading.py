@@ -38,7 +38,9 @@ def damaged_files(checkpoint: Path) -> str | None:
 
 
 def load_checkpoint(engine: Engine, checkpoint: Path, stream_states: StreamStates | None = None) -> None:
-    """Restore weights, optimizer states and `stream_states`. Collective; raises UserError on all ranks if damaged."""
+    """Restore weights, optimizer states and `stream_states`. Collective. Raises UserError on all ranks for a damaged
+    file.
+    """
     shards = engine.shards
 
     def read() -> None:
@@ -77,7 +79,7 @@ def verify_initial(initial: InitialWeights) -> None:
 
 
 def load_initial(engine: Engine, initial: InitialWeights) -> None:
-    """Set the weights from `initial`, except its `fresh` ones. Collective; raises UserError on all ranks if damaged."""
+    """Set the weights from `initial`, except its `fresh` ones. Collective. Raises UserError on all ranks for damage."""
     shards, weights = engine.shards, initial.weights
 
     def read() -> None:

@@ -251,7 +251,8 @@ class Loop:
             scale = self.plan.world_size / targets.clamp_min(1)
             nats = self.context.stream_states.step(self.engine, batches, scale)
             return torch.stack([nats, torch.full_like(nats, counted)])
-        # DeepSpeed averages over ranks and micro-batches; this undoes it and takes the mean over targets.
+        # DeepSpeed averages over ranks and micro-batches. This factor cancels that average and divides by the number of
+        # targets instead.
         scale = self.plan.world_size * self.plan.accumulation / targets.clamp_min(1)
         nats = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for batch in batches:
@@ -333,7 +334,7 @@ class Loop:
         return loss
 
     def write_scalars(self, values: dict[str, float | None]) -> None:
-        """Write a point of each curve. Collective, as rank 0 alone writes and may fail."""
+        """Write a point of each curve. Only rank 0 writes. Collective, so that its error is raised on all ranks."""
         raise_on_any_rank("writing the curves", lambda: self.curves.scalars(self.progress.step, values))
 
     def open_curves(self) -> Curves:
@@ -342,7 +343,7 @@ class Loop:
         return raise_on_any_rank("opening the curves", lambda: Curves(*arguments))
 
     def save(self) -> None:
-        """Save a checkpoint, also after a skipped step, which leaves the weights unchanged."""
+        """Save a checkpoint, even after a skipped step: such a step leaves the weights unchanged."""
         skipped, in_a_row = self.skipped.read()
         self.progress = dataclasses.replace(
             self.progress,
@@ -435,7 +436,7 @@ class Loop:
         return True
 
     def position(self) -> str:
-        """Return how far the run got, and where the same command resumes."""
+        """Return a clause that names the last completed step and the checkpoint from which the same command resumes."""
         return f"after step {self.progress.step:,}; the same command resumes {self._newest_checkpoint()}"
 
     def close(self) -> None:

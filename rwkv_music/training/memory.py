@@ -33,7 +33,7 @@ class MemoryEstimate:
 
     states: int  # weights, gradient buffers, AdamW's states and stream states, for the whole run
     activations: int  # kept from the forward pass for the backward pass
-    working: int  # the largest amount alive beside them at any time
+    working: int  # the largest amount that exists at any time in addition to these
 
     @property
     def peak(self) -> int:
@@ -104,7 +104,7 @@ def estimate(
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else 3 * FP32 * shared
     gradients = 0 if offload else BF16 * shared
-    # Gradients beyond this rank's share, which appear while the activations are freed.
+    # Gradients of the other ranks' shares. They are created during the backward pass, while activations are freed.
     others = BF16 * (trained - shared if zero_stage == 1 else trained if at_once else 0)
     if accumulates and zero_stage < 3 and not offload:
         gradients += others + (BF16 * shared if zero_stage == 2 else 0)  # earlier ones; ZeRO-2 adds them to new ones
@@ -124,9 +124,9 @@ def estimate(
     stream_states = passing = 0.0
     if streams is not None:
         stream_states = streams.streams * state_bytes(model)
-        # Each stream of the micro-batch holds the states between its windows, the final state and the gradient of one
-        # state. Each document holds its initial state and, twice, its final state: by layer and stacked. In the
-        # backward pass their gradients take the place of these states.
+        # Each stream of the micro-batch holds the states between its windows, the final state, and the gradient of one
+        # state. Each document holds its initial state and two copies of its final state, one by layer and one stacked.
+        # In the backward pass, gradients of the same size replace them.
         passing = ((streams.windows + 1) * streams.rows + 3 * streams.documents) * state_bytes(model)
     if replays and zero_stage == 3:
         # A recorded CUDA graph has memory of its own, which the head cannot use, and reads a copy of the blocks'
@@ -141,7 +141,10 @@ def estimate(
 def least_recompute(
     requested: str, estimate_with: Callable[[str], MemoryEstimate], available: float
 ) -> tuple[str, MemoryEstimate]:
-    """Return a level of `RECOMPUTE` and its estimate: for "auto" the least that fits, or the highest if none does."""
+    """Return the level of `RECOMPUTE` to use, and its estimate.
+
+    "auto" selects the lowest level that fits the `available` bytes, or the highest if none does.
+    """
     levels = RECOMPUTE if requested == "auto" else (requested,)  # from the least activation checkpointing
     estimates = {level: estimate_with(level) for level in levels}
     chosen = next((level for level in levels if estimates[level].peak <= USABLE_FRACTION * available), levels[-1])
@@ -149,7 +152,7 @@ def least_recompute(
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return the bytes that torch holds or can allocate on a GPU, the least of all ranks; inf on a CPU. Collective."""
+    """Return the bytes that torch holds or can allocate on a GPU, or inf on a CPU: the minimum of all ranks. Collective."""
     if device.type != "cuda":
         return math.inf
     own = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -181,8 +184,8 @@ def host_bytes(
 ) -> int:
     """Return a lower bound, in bytes, of what a step on one of `world_size` CPU ranks holds at its peak.
 
-    Autograd keeps more than the fused sublayers of a GPU: at least 35 C values per layer and token in time mixing and
-    the norms, and in channel mixing its hidden values before and after the square.
+    On a CPU, autograd keeps more activations than the fused sublayers of a GPU. In time mixing and the norms it keeps
+    at least 35 C values per layer and token. In channel mixing it keeps the hidden values before and after the square.
     """
     size, C = BF16 if bf16 else FP32, model.n_embd
     sublayers = 35 * C + (2 * model.dim_ffn + C if recompute == "none" else 0)

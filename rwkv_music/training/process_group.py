@@ -1,7 +1,7 @@
 """The process group: a store that rank 0 serves on the job's own network interface, and collectives over it.
 
-torch's own rendezvous listens on every interface of rank 0's host, and gloo uses the interface that the host's name
-resolves to, which often is the loopback one. Here both use the interface from which the job's address is reached.
+torch's own rendezvous listens on every interface of rank 0's host. gloo uses the interface to which the host's name
+resolves, which often is the loopback interface. Here both use the interface through which MASTER_ADDR is reached.
 """
 
 import datetime
@@ -21,16 +21,17 @@ SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 MEETING_MINUTES = 10  # time for the slowest rank to join
 SHARING_SECONDS = 20  # time for the other ranks to receive an error that keeps a rank from joining
 ENVIRONMENT = {
-    # DeepSpeed reads them even if no launcher started this process.
+    # DeepSpeed reads these variables even if no launcher started this process.
     "RANK": "0",
     "LOCAL_RANK": "0",
     "WORLD_SIZE": "1",
-    # torch's compiler sets it when DeepSpeed first registers a function with it, which every engine does.
+    # torch's compiler sets this variable when DeepSpeed first registers a function with it, which every engine does.
     "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"),
-    # DeepSpeed sets and removes it when it loads a kernel, unless it exists; empty means the same as unset.
+    # Unless this variable exists, DeepSpeed sets and removes it when it loads a kernel. Empty means the same as unset.
     "TORCH_CUDA_ARCH_LIST": "",
-    # When a rank dies, NCCL's watchdog on each other rank waits for a record of the collectives before it ends the
-    # process. It waits four times this value, by default a minute. A process group reads the value at its creation.
+    # When a rank dies, NCCL's watchdog on every other rank waits for a record of the collectives before it ends the
+    # process. It waits four times as long as this variable says, by default a minute. A process group reads the
+    # variable when it is created.
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "2000",
 }
 
@@ -39,12 +40,12 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
     """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; without them, form one alone.
 
     A collective that some rank does not join times out after `collective_minutes`. Returns the store through which the
-    ranks met. Raises UserError if they cannot meet, and SharedError with the error of a rank that cannot start
-    (`share_error`).
+    ranks connected. Raises UserError if they cannot connect. If another rank cannot start and reports it with
+    `share_error`, raises SharedError with its message.
     """
     rank, world_size = _place()
-    # Everything that a run adds to the environment is added here, before the process group exists: NCCL's threads read
-    # the environment, glibc moves it when it grows, and a read at that moment causes a segmentation fault.
+    # Everything that a run adds to the environment is added here, before the process group exists. NCCL's threads read
+    # the environment, and glibc moves it when it grows. A read at that moment would cause a segmentation fault.
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     store = dist.HashStore() if world_size == 1 else _meet(rank, world_size)
@@ -104,7 +105,7 @@ def _meet(rank: int, world_size: int) -> dist.Store:
 
 
 def _wait_until_read(store: dist.TCPStore, rank: int, world_size: int) -> None:
-    """Record that this rank has read the error; on rank 0, which serves the store, wait until the others have, too."""
+    """Record that this rank has read the error. Rank 0, which serves the store, waits until all ranks have read it."""
     n_read = store.add("read", 1)
     deadline = time.monotonic() + SHARING_SECONDS
     while rank == 0 and n_read < world_size and time.monotonic() < deadline:
@@ -179,5 +180,5 @@ def ranks_share_a_host() -> bool:
 
 
 def is_loss_of_a_rank(error: BaseException) -> bool:
-    """Return whether an error is the process group's own, raised when another rank is gone or did not join."""
+    """Return whether the process group raised this error because another rank is lost or did not join."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo/transport" in str(error))

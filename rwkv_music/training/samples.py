@@ -1,4 +1,4 @@
-"""Samples during training: a held-out piece is completed and filled in, and shown and played in TensorBoard."""
+"""Samples during training: the model completes and fills in a held-out piece, and TensorBoard shows and plays it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

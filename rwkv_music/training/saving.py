@@ -1,12 +1,14 @@
 """Save checkpoints while training continues.
 
-Each rank copies what its optimizer holds into host memory, and a thread writes the copy while the next steps run. When
-all ranks have written, the checkpoint gets its name, between two steps.
+Each rank copies its optimizer's master weights and states to host memory. A thread writes the copy while the next steps
+run. When all ranks have written their files, the checkpoint gets its final name between two steps.
 
 Notable choices:
-- A checkpoint is written under a hidden name, and renamed once every rank is done and a manifest of sizes and hashes is
-  in it. A folder with the final name was complete when renamed; the manifest detects later damage.
-- The thread only writes. Collectives run on the main thread: those of a second thread could interleave with a step's.
+- A checkpoint is written under a hidden name. It is renamed when every rank has finished and its manifest of sizes and
+  hashes has been written. A folder with the final name was therefore complete when it was renamed. The manifest detects
+  later damage.
+- The thread only writes. All collectives run on the main thread, because collectives of a second thread could
+  interleave with those of a step.
 - The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds, allocated at the first save and
   kept. `--save_mode blocking` makes no copy, and training waits.
 - On a GPU the copies are enqueued on the stream. The check of all ranks in `save` waits for these copies, but not for
@@ -55,10 +57,10 @@ OWNER = ".owner"
 
 
 def take_over(run: Path, token: str) -> int | None:
-    """Make this process the only one that may write checkpoints into `run`; a job presumed dead may still be running.
+    """Make this process the only one that may write checkpoints into `run`. An earlier process may still be running.
 
-    The token holds host name, process number and a random string. Returns the number of the previous owner's process,
-    if it ran on this host and such a process still exists.
+    The token consists of host name, process number and a random string. If the previous owner ran on this host and its
+    process still exists, returns the number of that process.
     """
     before = (run / OWNER).read_text(encoding="utf-8").split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")

@@ -1,6 +1,6 @@
 """Set up a run: build its `Context` from its configuration.
 
-The checks that each rank makes alone come first, so that an error is reported before ranks wait for one another. The
+The checks that need no other rank come first, so that an error is reported before the ranks wait for one another. The
 run folder is written last.
 """
 
@@ -148,9 +148,9 @@ class Context:
 def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> Context:
     """Set up a run. Collective.
 
-    A `config.model.vocab_size` of 0 is replaced by the dataset's. `given` names the settings that the user set; the
-    DeepSpeed file may set the others. Raises UserError if settings, data and files do not fit together or cannot be
-    read or written, and Stopped if the ranks do not see the same files.
+    A `config.model.vocab_size` of 0 is replaced by the dataset's vocabulary size. `given` names the settings that the
+    user set; the DeepSpeed file may set the others. Raises UserError if settings, data and files do not fit together or
+    cannot be read or written. Raises Stopped if the ranks do not see the same files.
     """
     # Checks on each rank.
     config, plan, rows = _read_inputs(config, deepspeed_file, given)
@@ -162,7 +162,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
 
     # Collective checks.
     hang_minutes = config.train.hang_minutes
-    # Collectives time out after the watchdog, so that the watchdog reports the hang.
+    # Collectives have a longer time limit than the watchdog, so that the watchdog reports a hang first.
     minutes = hang_minutes + 5 if hang_minutes else 7 * 24 * 60
     store = init_process_group(deepspeed_engine.communication_backend(), minutes)
     device = deepspeed_engine.select_device()
@@ -281,7 +281,7 @@ def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
 
 
 def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunStart) -> RunStart:
-    """Hash the files to start from; fall back to an older checkpoint if `--resume auto` found a damaged one."""
+    """Check the hashes of the files to start from. If `--resume auto` found a damaged checkpoint, use an older one."""
     checkpoint, damaged = start.checkpoint, list(start.skipped_checkpoints)
     if checkpoint is not None:
         while fault := damaged_files(checkpoint):
@@ -320,7 +320,7 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
 def _make_model(
     config: RunConfig, plan: BatchPlan, device: torch.device, start: RunStart, streams: DocumentStreams | None
 ) -> tuple[RWKV, ModelSize]:
-    """Allocate the model, if a step fits into memory. Parameters that a file will provide are zero until then."""
+    """Allocate the model if a step fits into memory. Parameters that a file provides are zero until they are read."""
     train, seed = config.train, config.data.seed
     torch.manual_seed(seed)
     with torch.device("meta"):
@@ -379,7 +379,7 @@ def _estimate_memory(
 def _load_weights(
     engine: Engine, stream_states: StreamStates | None, config: RunConfig, start: RunStart
 ) -> BaseNote | None:
-    """Load what the run starts from; return a note of a tuned run's base, on rank 0."""
+    """Load the checkpoint or weights that the run starts from. For a tuned run, return its base note on rank 0."""
     if start.base is not None:
         load_frozen(engine, start.base)
     if start.checkpoint is not None:

@@ -1,12 +1,13 @@
 """Signals to stop, and exit statuses.
 
-SIGTERM (a preempted job, a machine that shuts down), SIGUSR1 (Slurm's --signal before a time limit) and SIGHUP (a
-terminal that closes) mean: save, and resume later. Ctrl-C means: save and stop. The ranks exchange these flags at the
-start of a step, so a run finishes the current step, or the one after it. A second Ctrl-C ends the run at once.
+After SIGTERM (a preempted job, a machine that shuts down), SIGUSR1 (Slurm's --signal before a time limit) and SIGHUP (a
+terminal that closes), the run saves a checkpoint and exits with the status for "resume later". After Ctrl-C it saves a
+checkpoint and exits with the status for "interrupted". A handler only sets a flag. The ranks exchange their flags at
+the start of a step, so a run finishes the current step, or the one after it. A second Ctrl-C ends the run at once.
 
-If DeepSpeed's or torch's launcher ends before its ranks, they stop as after SIGTERM: DeepSpeed's `deepspeed` command
-forwards no signal and leaves its ranks running when SIGTERM ends it. The launchers of this project have launch/guard.py
-for this, which also kills ranks that hang.
+If DeepSpeed's or torch's launcher ends before its ranks, the ranks stop as after SIGTERM. This is necessary because
+SIGTERM ends DeepSpeed's `deepspeed` command but leaves its ranks running. The launchers of this project use
+launch/guard.py instead, which also kills ranks that hang.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ class Stopped(Exception):
 class StopSignals:
     """A context in which the signals only set `stop_later` and `interrupted`.
 
-    After the context, the signals of `LATER` are ignored: the run has ended and is about to exit.
+    After the context, the signals of `LATER` are ignored, because the run has ended and is about to exit.
     """
 
     LATER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -120,9 +121,9 @@ def _stop_after_launchers(above: dict[int, int | None]) -> None:
 def leave(status: int) -> NoReturn:
     """Flush the output and end the process with `status`, without finalizing the interpreter.
 
-    The threads of gloo and DeepSpeed live as long as DeepSpeed holds its process groups, that is, to the end. A thread
-    that releases a collective's tensor during finalization cannot take the interpreter's lock, which aborts the process
-    (SIGABRT, "terminate called without an active exception"): a run that had finished would end as a crash.
+    The threads of gloo and DeepSpeed live until the process ends, because DeepSpeed keeps its process groups. If such a
+    thread releases a collective's tensor during finalization, it cannot take the interpreter's lock, and the process is
+    aborted (SIGABRT, "terminate called without an active exception"). A finished run would then end as a crash.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -13,7 +13,7 @@ from rwkv_music.training.setup import Context
 
 
 def summary(context: Context, flops: float, flops_source: str) -> str:
-    """Return a summary of the run: one line each on model, data, schedule, memory; `flops` count as 100% MFU."""
+    """Return a summary of the run. `flops` is the rate, in FLOP/s, that counts as 100% MFU."""
     plan, size, start = context.plan, context.size, context.start
     train_data, val_data = context.data.train, context.data.validation and context.data.validation.data
     m, d, t = context.config.model, context.config.data, context.config.train
@@ -73,7 +73,7 @@ BOOKKEEPING = (
 
 
 def hyperparameters(context: Context) -> dict[str, bool | float | str]:
-    """Return the settings that affect what a run learns; folders by their last name."""
+    """Return the settings that affect what a run learns. Of a path, only the last name is kept."""
     config = context.config
     settings = {**asdict(config.model), **asdict(config.data), **asdict(config.train)}
     values = {name: value for name, value in settings.items() if name not in BOOKKEEPING}

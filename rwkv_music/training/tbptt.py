@@ -1,12 +1,13 @@
 """Truncated backpropagation through time: states pass between windows; gradients flow back through N windows.
 
 Notable choices:
-- A step over N windows needs the activations of one. All windows but the last are first read forward without a graph,
-  keeping only the states between them. Then each is read again, last one first: its backward pass takes the gradient of
-  its final state and produces that of its initial state. This costs one more forward pass.
-- DeepSpeed differentiates one scalar. This scalar is the loss plus the sum of the final states' values, each multiplied
-  by its (constant) gradient. Its gradient is the required one.
-- A stream's state is saved in checkpoints under the stream's number by the rank that holds it, so that resuming is
+- A step over N windows needs the activations of only one window. First, the forward pass of all windows except the last
+  runs without a graph, and only the states between the windows are kept. Then the windows are processed again, from the
+  last to the first, with forward and backward pass. The backward pass of a window receives the gradient of its final
+  state and computes the gradient of its initial state. This costs one more forward pass.
+- DeepSpeed differentiates one scalar. This scalar is the loss plus the dot product of the final states and their
+  gradients, which are constants here. Its gradient is the gradient that the step needs.
+- Each rank saves the states of its streams in the checkpoint, named by the number of the stream. Resuming is therefore
   exact on any number of ranks.
 """
 
@@ -31,8 +32,8 @@ class StreamStates:
     def step(self, engine: Engine, batches: list[Batch], scale: Tensor) -> Tensor:
         """Take one optimizer step; return the summed loss in nats, float64 [].
 
-        `batches` holds the windows of the first micro-batch in order, then those of the next one. `scale` turns the sum
-        over a rank's targets into the loss, which DeepSpeed averages over ranks.
+        `batches` holds the windows of the first micro-batch in order, then those of the next one. The loss that
+        DeepSpeed averages over ranks is `scale` times the sum over a rank's targets.
         """
         windows = len(batches) // len(self._streams)
         nats = torch.zeros((), dtype=torch.float64, device=scale.device)

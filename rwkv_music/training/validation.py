@@ -13,7 +13,7 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class Validation:
-    """The validation split of a run's data; read as document streams if the run trains with `tbptt`."""
+    """The validation split of a run's data. It is read as document streams if the run trains with `tbptt`."""
 
     def __init__(self, config: RunConfig, world_size: int) -> None:
         self._config, self._world_size = config, world_size

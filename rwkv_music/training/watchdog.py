@@ -1,8 +1,9 @@
 """A thread that detects a hanging rank, reports which one and where, and ends the run so that it can restart.
 
-Every rank publishes its phase and the phase's start time to the rendezvous store. If the phase of a rank lasts too
-long, the rank prints which ranks are behind it or silent, prints its own stacks, and ends its process. The launcher
-then ends the other ranks. If all ranks wait in a collective, the rank that they wait for is behind or silent.
+Every rank publishes its phase and the phase's start time to the rendezvous store. A rank whose phase lasts too long
+prints its own stack traces and a report, and ends its process. The launcher then ends the other ranks. The report names
+the ranks that are in an earlier phase or have stopped publishing. If all other ranks wait in a collective, the hanging
+rank is one of these.
 """
 
 import faulthandler
@@ -34,7 +35,7 @@ class Activity:
 
 
 class Watchdog:
-    """A context in which this rank is watched, except for the pauses."""
+    """A context in which this rank is watched, except during pauses."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, minutes: float) -> None:
         self._rank, self._world_size, self._limit = rank, world_size, 60 * minutes  # limit of a phase; 0: none
