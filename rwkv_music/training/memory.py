@@ -152,7 +152,7 @@ def least_recompute(
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return the bytes that torch holds or can allocate on a GPU, or inf on a CPU: the minimum of all ranks. Collective."""
+    """Return the bytes that torch holds or can allocate on a GPU, the minimum of all ranks. Collective. CPU: inf."""
     if device.type != "cuda":
         return math.inf
     own = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)

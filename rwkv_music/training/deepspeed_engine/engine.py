@@ -1,8 +1,7 @@
 """The engine: DeepSpeed's ZeRO over the model, behind one interface.
 
-`Engine` is all that the training loop sees of DeepSpeed. The replacements in `fast` are used only if
-`fast.upstream.mismatch` finds the tested DeepSpeed and `--fast` is `auto`; otherwise every step runs on DeepSpeed's own
-code paths.
+The training loop uses DeepSpeed only through `Engine`. The replacements in `fast` are used only if `--fast` is `auto`
+and `fast.upstream.mismatch` finds the tested DeepSpeed. Otherwise every step runs on DeepSpeed's own code paths.
 """
 
 import contextlib
@@ -112,9 +111,9 @@ def communication_backend() -> str:
 def select_device() -> torch.device:
     """Return this rank's device and make it current; register the existing process group with DeepSpeed."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its start-up lines would bury the summary
-    # On a CPU DeepSpeed would compile a shared-memory all-reduce at the first start, behind a lock that an interrupted
-    # start leaves forever, so that every later one hangs. gloo needs no compiler and sums in the same way on one node
-    # and on many.
+    # On a CPU, DeepSpeed would compile a shared-memory all-reduce at the first start and hold a lock meanwhile. If that
+    # start is interrupted, the lock remains, and every later start hangs. gloo needs no compiler, and sums in the same
+    # way on one node and on many.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
@@ -150,7 +149,7 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
 
 
 def fast_mismatch(fast: str) -> str | None:
-    """Return why `--fast` set to `fast` uses DeepSpeed's own code paths, as a clause; None if it does not."""
+    """Return a clause: why `--fast` set to `fast` uses DeepSpeed's own code paths. None if it does not."""
     return "--fast is off" if fast == "off" else upstream.mismatch()
 
 
@@ -166,8 +165,8 @@ def choose_paths(
 def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: frozenset[str] | None = None) -> None:
     """Allocate a model that was built on the meta device; under ZeRO-3 only this rank's share of it.
 
-    Collective, with the same torch random state on every rank. One part is allocated, and under ZeRO-3 partitioned, at
-    a time, so that no rank ever holds the whole model.
+    Collective; all ranks need the same torch random state. The parts of the model are allocated one after another.
+    Under ZeRO-3 each part is partitioned before the next one is allocated, so that no rank ever holds the whole model.
 
     Args:
         fresh: parameters that no file provides; None for all. Parts of the model with such parameters are initialized
@@ -235,7 +234,7 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
         groups = groups if flat is None else flat.groups
         config["zero_optimization"] = _zero3_section(model, flat, zero, fast.gathers_at_once)
     else:
-        if not fast.overlaps:  # overlap_comm would need a second bucket, and a wait after every backward pass
+        if not fast.overlaps:  # overlap_comm would only add a second bucket, and a wait after every backward pass
             config["zero_optimization"] = {**zero, "overlap_comm": False}
         if fast.enabled:
             overlaps = bool(config["zero_optimization"].get("overlap_comm"))
@@ -271,8 +270,8 @@ def _zero3_section(model: RWKV, flat: Zero3FlatParams | None, zero: dict[str, An
     """Mark what ZeRO-3 gathers as a whole, and return the section "zero_optimization" for this model."""
     deepspeed.utils.set_z3_leaf_modules(model, [Blocks if at_once else Block])
     if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
-        # DeepSpeed reduces a gathered module's gradients when the gradient of the module's input is computed. The input
-        # of the first block must therefore require a gradient.
+        # DeepSpeed reduces the gradients of a gathered module when the gradient of the module's input is computed. The
+        # input of the first block must therefore require a gradient.
         model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     key = "stage3_param_persistence_threshold"  # elements; smaller tensors stay on every rank
     given = zero.get(key, "auto")

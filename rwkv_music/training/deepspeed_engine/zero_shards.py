@@ -1,12 +1,13 @@
 """The map from ZeRO shards to parameters: which elements of which parameter this rank's optimizer holds, and where.
 
-DeepSpeed keeps the optimizer's states in flat fp32 partitions. Under ZeRO-1 and 2 there is one partition per parameter
-group: a rank's equal share of the group's concatenated parameters. Under ZeRO-3 there is one per sub-group, in which
-the rank's shares of the individual parameters follow one another. `ZeroShards` describes both as slices of the model's
-own parameters, so that a checkpoint names only these, and any stage on any number of ranks can load it.
+DeepSpeed keeps the optimizer's states in flat fp32 partitions. Under ZeRO-1 and 2, a rank has one partition per
+parameter group. The group's parameters are concatenated, and each rank holds an equal share of the result. Under
+ZeRO-3, a rank has one partition per sub-group, which contains the rank's share of each parameter, one after another.
+`ZeroShards` describes both layouts as slices of the model's own parameters. A checkpoint contains only such slices, so
+any stage on any number of ranks can load it.
 
-The layout is an implementation detail of DeepSpeed. The constructor therefore compares it with the fragments behind
-DeepSpeed's public `safe_get_*` functions and refuses to continue if they disagree.
+The layout is an implementation detail of DeepSpeed. The constructor therefore compares it with the layout that
+DeepSpeed's public `safe_get_*` functions use, and raises an error if the two differ.
 
 Sources: deepspeed/runtime/zero/stage_1_and_2.py, stage3.py and deepspeed/utils/tensor_fragment.py of DeepSpeed 0.19.
 """
@@ -71,7 +72,8 @@ class ZeroShards:
 
     Args:
         engine: a DeepSpeed engine under ZeRO-1, 2 or 3.
-        layout: for each of the engine's parameters that is flat, the model's parameters in it; otherwise empty.
+        layout: for each flat parameter of the engine, the model's parameters in it; empty if the engine has no flat
+            parameters.
 
     Attributes:
         masters: the flat fp32 partitions.
@@ -140,7 +142,7 @@ class ZeroShards:
 
     @staticmethod
     def _check(public: Tensor, master: Tensor, offset: int, length: int) -> None:
-        """Raise UserError if DeepSpeed's public accessor finds a shard elsewhere than this module does."""
+        """Raise UserError if DeepSpeed's public function finds a shard in another place than this module."""
         same_place = public.device != master.device or public.data_ptr() == master[offset:].data_ptr()  # else a copy
         if public.numel() != length or not same_place:
             raise _unknown_layout()

@@ -1,14 +1,15 @@
 """Forward and backward of small models, recorded as CUDA graphs and replayed.
 
-A 0.1B model's step is a thousand kernels of a few microseconds, which the host launches more slowly than the GPU runs
-them. A graph is launched as one. It reads and writes fixed addresses, so each batch is copied there first, and its
-document boundaries are padded with empty documents to a power of two, so that few recordings serve all batches.
+A step of a 0.1B model consists of a thousand kernels of a few microseconds each. The host launches them more slowly
+than the GPU runs them. The host launches a CUDA graph of many kernels with one call. A graph reads and writes fixed
+addresses, so each batch is first copied to these addresses. Empty documents are added until the number of documents is
+a power of two, so that few recordings serve all batches.
 
 Notable choices:
-- Forward and backward are two graphs and one autograd node: DeepSpeed sees an ordinary computation.
-- Under ZeRO-1 and 2 the computation of the whole loss is recorded. Under ZeRO-3 the blocks are recorded: DeepSpeed
-  gathers all their weights at once and reduces all their gradients at once (`gather.may_gather_at_once`). Gathered
-  weights have new addresses in each step, so they are copied too.
+- Forward and backward are two graphs, but one autograd node. DeepSpeed therefore treats them like any computation.
+- Under ZeRO-1 and 2 the computation of the whole loss is recorded. Under ZeRO-3 only the blocks are recorded. DeepSpeed
+  then gathers the weights of all blocks at once, and reduces all their gradients at once (`gather.may_gather_at_once`).
+  Gathered weights have new addresses in each step, so they are copied too.
 - Steps are replayed only if all ranks share a host. A replayed backward yields all gradients at its end, so their
   reduction does not overlap with it. Between the GPUs of one host, the reduction takes a thirtieth of such a step. Over
   a network, overlapping the reduction saves more time than replaying.
@@ -40,7 +41,7 @@ LAYER_FLOP = 3e12
 
 
 def is_host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
-    """Return whether the host may limit a step's speed, and all ranks share it, so that communication is cheap.
+    """Return whether launching kernels may limit a step's speed, and all ranks run on one host.
 
     Args:
         one_host: whether all ranks run on one host.
@@ -84,7 +85,7 @@ class Graphs(ABC):
 
     Args:
         parameters: the parameters that the computation uses.
-        keeps_gradients: whether a gradient may be in use when the next one is computed, so that it must be copied.
+        keeps_gradients: whether a gradient may still be in use when the next one is computed. It is then copied.
     """
 
     def __init__(self, parameters: Sequence[Tensor], keeps_gradients: bool) -> None:
@@ -112,7 +113,7 @@ class Graphs(ABC):
         weights = self.weights()
 
         def out_and_leaves() -> tuple[Tensor, list[Tensor]]:
-            # Use new leaves: with the parameters, autograd would wait for the stream on which DeepSpeed hooked them.
+            # Use new leaves. With the parameters themselves, autograd would wait for the stream of DeepSpeed's hooks.
             own = [x.detach().requires_grad_(x.is_floating_point()) for x in static]
             leaves = [weight.detach().requires_grad_() for weight in weights]
             out = self.compute(leaves, max_length, *own)
@@ -151,7 +152,7 @@ class LossGraphs(Graphs):
             input_ids,
             targets=targets,
             cu_seqlens=cu_seqlens,
-            # All positions: the loss kernel skips those that do not count.
+            # Pass all positions, because the loss kernel skips ignored targets.
             positions=torch.arange(targets.numel(), device=targets.device),
             max_length=max_length,
             reduction="sum",
@@ -166,7 +167,7 @@ class BlockGraphs(Graphs):
     """
 
     def __init__(self, model: RWKV, longest: int) -> None:
-        # ZeRO-3 has reduced the gradients when backward ends: the computing stream has waited for it (`overlap`).
+        # ZeRO-3 has reduced the gradients when backward ends, because the computing stream waits for this (`overlap`).
         super().__init__(list(model.blocks.parameters()), keeps_gradients=False)
         self._model, self._longest, self._launch = model, longest, model.blocks.forward
         self._copies: tuple[Tensor, ...] = ()  # of the weights, read by the recordings

@@ -1,19 +1,20 @@
-"""The model's many parameters as a few large flat ones, so that DeepSpeed's cost per tensor becomes negligible.
+"""The model's many parameters in a few large flat ones, so that DeepSpeed's cost per tensor becomes negligible.
 
-DeepSpeed's stages 1 and 2 do a fixed amount of host work per parameter tensor: a hook and a copy into a bucket in
-backward, and a dozen launches for the overflow check and the norm in the step. RWKV has 36 tensors per layer, and for a
-small model this work takes longer than the computation. Here the parameters of an optimizer group are concatenated into
-a few flat parameters, and the model's own are views of them.
+DeepSpeed's stages 1 and 2 do a fixed amount of host work per parameter tensor. In the backward pass it is a hook and a
+copy into a bucket. In the step it is a dozen launches for the overflow check and the norm. RWKV has 36 tensors per
+layer, and for a small model this work takes longer than the computation. Here the parameters of an optimizer group are
+concatenated into a few flat parameters, and the model's own weights are views of them.
 
 Notable choices:
-- The model's names remain: a state dict contains them, not the flat ones, and with `layout` a checkpoint divides the
-  optimizer's master weights and moments into the model's parameters.
-- A flat parameter collects neighboring layers until it is large enough. One for the whole model would do on a single
-  GPU, but no gradient could be reduced before the end of the backward pass.
-- If gradients are reduced during the backward pass, a flat parameter is viewed when the forward pass reaches the first
-  block that uses it. Autograd runs backward nodes in reverse order of creation: views created at the start of forward
-  would make every gradient wait for the end of backward. Without overlap they are created at the start.
-- Frozen parameters stay as they are: DeepSpeed does nothing with them.
+- State dicts and checkpoints use the names of the model's parameters, not those of the flat ones. A checkpoint uses
+  `layout` to divide the optimizer's master weights and moments into the model's parameters.
+- A flat parameter collects the parameters of neighboring layers until it has MIN_ELEMENTS elements. With a single flat
+  parameter for the whole model, no gradient could be reduced before the end of the backward pass.
+- If gradients are reduced during the backward pass, the views of a flat parameter are created when the forward pass
+  reaches the first block that uses it. Autograd runs backward nodes in reverse order of creation. If the views were
+  created at the start of the forward pass, every gradient would be complete only at the end of the backward pass. If
+  gradients are not reduced during the backward pass, all views are created at the start.
+- Frozen parameters stay as they are, because DeepSpeed does no work for them.
 - ZeRO-3 partitions and gathers parameters per module: see `zero3_flat_params`.
 """
 
@@ -36,7 +37,7 @@ class FlatParams(nn.Module):
     """A module that is called like `model`, with the model's parameters in a few flat ones.
 
     Args:
-        model: its trainable parameters are taken over; afterwards it can only be used through this module.
+        model: its trainable parameters are moved into flat ones. Afterwards it can only be used through this module.
         groups: optimizer groups from `RWKV.parameter_groups`. Different groups never share a flat parameter.
         overlaps: whether each flat parameter's gradient must be complete as early in backward as possible.
 
@@ -111,7 +112,7 @@ class FlatParams(nn.Module):
                 self._view(number)
 
     def _view(self, number: int) -> None:
-        """View a flat parameter once per forward pass: recomputation calls the blocks again."""
+        """Create the views of a flat parameter once per forward pass, although recomputation calls the blocks again."""
         parameter, self._to_view[number] = self._to_view[number], None
         if parameter is not None:
             views = Views.apply(parameter, self._shapes[number])
@@ -173,7 +174,8 @@ def _runs(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 class Views(torch.autograd.Function):
     """Views of a flat tensor as one autograd node, whose backward concatenates the views' gradients.
 
-    Separate slicing and viewing would create two nodes per parameter, which is host time in every step.
+    Slicing and viewing each parameter separately would create two nodes per parameter, which costs host time in every
+    step.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
 """Gathering under ZeRO-3 with less host time: all blocks of a small model at once, and no wait for local weights.
 
-- A single rank gathers nothing, and yet DeepSpeed's handle synchronizes the device. The handle here does not.
+- A single rank has nothing to gather, but DeepSpeed's handle synchronizes the device anyway. The handle here does not.
 - DeepSpeed allows at most two gathered tensors in flight. Gathering all blocks at once takes more tensors than that, so
   the host would wait before the forward pass for work that the GPU and the other ranks have not done yet. Here the
   tensors of two complete gatherings may be in flight.
@@ -18,11 +18,11 @@ from deepspeed.runtime.zero import partition_parameters
 
 from rwkv_music.training.deepspeed_file import offloads, quantizes
 
-# Largest model, in elements, whose blocks ZeRO-3 gathers at once: 1 GiB of weights, as much of gradients and, if the
-# step is replayed as CUDA graphs, of a copy.
+# The largest model, in elements, whose blocks ZeRO-3 gathers at once. Its weights take 1 GiB and its gradients 1 GiB.
+# If the step is replayed as CUDA graphs, a copy of the weights takes another 1 GiB.
 GATHER_AT_ONCE_LIMIT = 2**29
 
-# None if DeepSpeed lacks the function: this module must be importable there, although it is then not used.
+# None if DeepSpeed lacks the function. This module is then not used, but it must still be importable.
 _no_gather_of_deepspeed = getattr(partition_parameters, "_no_gather_coalesced", None)
 
 

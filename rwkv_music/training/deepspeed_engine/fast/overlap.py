@@ -1,17 +1,20 @@
-"""Reduction of gradients during the backward pass, without a race and without idle waits.
+"""Reduction of gradients during the backward pass, without a race condition and without unnecessary waits.
 
-With `overlap_comm` DeepSpeed reduces on a stream of its own. This module corrects three things. Those of ZeRO-1 and 2
-apply to files with `contiguous_gradients` and without `reduce_scatter`, like those in ds_configs.
+With `overlap_comm`, DeepSpeed reduces gradients on a separate stream. This module corrects three faults. The first two
+occur only under ZeRO-1 and 2, with `contiguous_gradients` and without `reduce_scatter`, as in the files of ds_configs.
+The third one occurs under all stages.
 
-- A gradient larger than the bucket is reduced in place and freed at once. torch's allocator has no record that
-  the other stream still reads it, and reuses the memory for the next kernel of the backward pass, which overwrites it.
-  Here `record_stream` makes that record.
-- Before each reduction the computing stream waits for the previous one, whose buffer may be filled next. The gradients
-  of a large model's block appear together, each larger than the bucket and in memory of its own. From the third
-  gradient on, DeepSpeed's backward pass waits until all earlier reductions but one have finished. Here it waits only
-  for the reduction of the last buffer before such a gradient. Before a buffer it still waits for all earlier ones.
-- At the end of the backward pass the host waits for the whole device, which is then idle until the host catches up. It
-  suffices that the computing stream waits for the reducing one. ZeRO-3 waits on the host there too.
+- A gradient larger than the bucket is reduced in place and freed immediately. torch's allocator does not know that the
+  reducing stream still reads it, and gives the memory to the next kernel of the backward pass, which overwrites the
+  gradient. Here `record_stream` tells the allocator.
+- DeepSpeed collects small gradients in two alternating buffers. Before each reduction, the computing stream waits for
+  the previous reduction, because the buffer of that one may be filled next. A gradient larger than the bucket has its
+  own memory, so this wait is unnecessary for it. A block of a large model produces several such gradients at once, and
+  from the third one on the backward pass waits until all earlier reductions but one have finished. Here, before the
+  reduction of such a gradient, it waits only for the reduction of the last buffer. Before the reduction of a buffer, it
+  still waits for all earlier reductions.
+- At the end of the backward pass the host waits for the whole device, which is then idle until the host catches up.
+  Here only the computing stream waits for the reducing stream.
 
 With an offloaded optimizer DeepSpeed already calls `record_stream`, and must synchronize.
 

@@ -15,7 +15,7 @@ class FastPaths:
     """The replacements a run uses.
 
     Attributes:
-        enabled: flat parameters, and the update on the device. The others need this one.
+        enabled: flat parameters, and the update on the device. The other replacements need these.
         overlaps: gradients are reduced while the backward pass continues (if the DeepSpeed file enables it).
         gathers_at_once: ZeRO-3 gathers all blocks at once.
         replays: forward and backward are recorded as CUDA graphs and replayed.

@@ -1,14 +1,16 @@
 """The optimizer step on the device: norm, clipping, AdamW, and no update from a gradient that is not finite.
 
-DeepSpeed checks for overflow tensor by tensor and synchronizes. It casts every gradient to float64 for its norm, and
-synchronizes once per group. After each synchronization the GPU is idle until the host has caught up. On one H200 this
-takes a seventh of a 1.3B model's step, and more of a small model's. DeepSpeed then copies the gradients into one fp32
-tensor for the optimizer, and the optimizer's weights into the model's. These copies take half of the remaining time.
+DeepSpeed checks each tensor for overflow and then synchronizes. It casts every gradient to float64 to compute the norm,
+and synchronizes once per group. After each synchronization the GPU is idle until the host has caught up. On one H200
+this takes a seventh of the step of a 1.3B model, and a larger part of a small model's step. DeepSpeed then copies the
+gradients into one fp32 tensor for the optimizer, and the optimizer's weights into those of the model. These copies take
+half of the remaining time.
 
-Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it, and
-`adamw_` takes both as tensors, reads the gradients in place, and writes the weights where the model reads them.
-Partitioning, reduction and gathering remain DeepSpeed's. The exception is ZeRO-3's small tensors, which stay on every
-rank: here they are gathered at once, while DeepSpeed gathers each separately and the host waits for all.
+Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it;
+`adamw_` receives both as tensors. It reads the gradients in place, and writes the weights where the model reads them.
+Partitioning, reduction and gathering are still done by DeepSpeed. The only exception is ZeRO-3's small tensors, which
+stay on every rank. DeepSpeed gathers each of them separately, and the host waits for all. Here they are gathered at
+once.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
@@ -26,8 +28,8 @@ from torch import Tensor
 from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
 from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 
-# A partition: its optimizer group, fp32 master weights, weights as the model reads them, and gradients that,
-# concatenated, match the partition's layout.
+# A partition: its optimizer group, its fp32 master weights, the weights that the model reads, and its gradients. The
+# concatenated gradients have the partition's layout.
 Share = tuple[dict[str, Any], Tensor, Tensor, list[Tensor]]
 
 
@@ -112,7 +114,7 @@ class UpdateOnDevice:
             yield group, masters, zero.fp16_partitioned_groups_flat[i], [gradient]
 
     def _gather_of_stage3(self) -> None:
-        """Gather the small tensors, which stay on every rank; the others are gathered when a layer needs them."""
+        """Gather the small tensors, which stay on every rank. The others are gathered when a layer needs them."""
         zero = self._zero
         zero.averaged_gradients = {}
         zero.invalidate_secondary_tensor()  # the node-local hpZ copy of trained parameters is outdated

@@ -1,8 +1,8 @@
 """The functions of DeepSpeed that `fast` replaces or relies on, pinned by the hash of their source.
 
-Everything in this package depends on how these functions work, not only on their signatures. With `--fast auto` it is
-used only if the installed DeepSpeed is the tested version and each of these functions has the recorded source;
-otherwise training runs on DeepSpeed's own code paths.
+Everything in this package depends on how these functions work, not only on their signatures. With `--fast auto`, the
+package is used only if the installed DeepSpeed is the tested version and the source of each of these functions has the
+recorded hash. Otherwise training runs on DeepSpeed's own code paths.
 
 After checking the package against a new DeepSpeed, print the new values with
 
@@ -31,8 +31,8 @@ class Patch:
     """A replacement of DeepSpeed's code.
 
     Attributes:
-        module: the module of this package that makes it.
-        why: what is wrong with or slow about DeepSpeed's own code.
+        module: the module of this package that contains the replacement.
+        why: the fault of DeepSpeed's own code, or the reason why it is slow.
         retired_by: the change in DeepSpeed that would make the replacement unnecessary.
         functions: source hash (SHA-256) of each function that is replaced or relied on, by "module:qualified name".
     """
@@ -75,7 +75,7 @@ PATCHES = (
     Patch(
         "gather",
         "a single rank waits for the device although it gathers nothing, and at most two gathered tensors may be in "
-        "flight, although gathering all blocks at once takes more",
+        "flight, although gathering all blocks at once needs more",
         "no synchronization in NoGatherCoalescedHandle.wait, and a configurable number of tensors in flight",
         {
             f"{PARAMETERS}:_no_gather_coalesced": "4359a7aa62e14ce8",

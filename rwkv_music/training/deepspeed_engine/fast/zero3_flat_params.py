@@ -1,19 +1,20 @@
-"""Each block's parameters as a few flat ones, so that ZeRO-3 gathers and partitions a block as a unit.
+"""Each block's parameters in a few flat ones, so that ZeRO-3 gathers and partitions a block as a unit.
 
-ZeRO-3 gathers a module's parameters before it is called, releases them afterwards, and gathers them again for the
-backward pass, tensor by tensor. RWKV has 36 tensors per layer, and with several ranks the GPUs waited for this host
-work. Here a block holds one flat parameter per optimizer group, and the model's own weights are views of it while the
-block is called.
+ZeRO-3 gathers the parameters of a module before the module is called, releases them afterwards, and gathers them again
+for the backward pass. It does this tensor by tensor. RWKV has 36 tensors per layer, and with several ranks the GPUs
+would wait for this host work. Here a block holds one flat parameter per optimizer group. During a call of the block,
+the model's own weights are views of the flat parameters.
 
 Notable choices:
-- The parameters are replaced in place: module names remain, and the engine's module is the model, which generates and
+- The parameters are replaced inside the model. The names of modules do not change, and the model generates and
   validates as before.
-- Autograd saves a weight as its place in the flat parameter. A view would keep the gathered memory alive, and ZeRO-3
-  would free nothing.
+- For the backward pass, autograd saves only the position of a weight in its flat parameter. A saved view would keep the
+  gathered memory alive, and ZeRO-3 could not free it.
 - A replayed step reads copies at fixed addresses (`read_from`), which autograd saves like any tensor.
-- Outside its call a block holds meta tensors instead of views, which would keep the gathered memory alive.
-- This module is not used with quantized weights (neighbors would share a scale), with quantized gradients (DeepSpeed
-  quantizes only matrices), or with frozen parameters (a tuned run trains few parameters).
+- Between its calls a block holds meta tensors instead of views, because views would keep the gathered memory alive.
+- This module is not used in three cases: with quantized weights, because neighboring parameters would share a scale;
+  with quantized gradients, because DeepSpeed quantizes only matrices; and with frozen parameters, because a tuned run
+  trains few parameters.
 """
 
 from collections.abc import Callable, Iterator, Sequence
