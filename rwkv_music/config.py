@@ -209,7 +209,7 @@ class TrainConfig:
         "auto",
         "activation checkpointing: saves memory by recomputing activations in the backward pass. none: recompute only "
         "cheap element-wise activations; selective: also the hidden layer of channel mixing; block: everything except "
-        "the block inputs; auto: the least of these that fits the GPU according to the estimate",
+        "the block inputs; auto: the first of these whose estimated memory fits the GPU",
         ("auto", *RECOMPUTE),
     )
     fast: str = setting(

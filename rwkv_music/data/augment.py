@@ -2,8 +2,9 @@
 
     transposition   all melodic parts by one interval of -5 to 6 semitones, within the range of every instrument
     loudness        all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
-    tempo           at most a tenth faster or slower, by tempo tokens if the tokenizer has them, else by waits
-    tags            each tag becomes the one for an unknown value in half of the cases, so that a model needs none
+    tempo           at most a tenth faster or slower: changes tempo tokens if the tokenizer has them, else waits
+    tags            in half of the cases, a tag is replaced by the tag of an unknown value, so that the model also
+                    works without tags
 
 The number of tokens never changes, so windows keep their boundaries. A silence that takes several wait tokens is
 stretched or shortened only to a length that the same number of tokens can express. A variation is determined by the
@@ -46,7 +47,7 @@ PERCUSSIVE = np.array([RANGES[program // 8] is None for program in range(DRUMS)]
 
 
 class Augmenter:
-    """Variations of token ids of one codec. Raises UserError if notes change and its vocabulary has byte pairs.
+    """Random variations of token ids of one codec. Raises UserError if notes change and the vocabulary has byte pairs.
 
     `kind` is "none" for the tags only, "transpose" for the key, or "all" for key, loudness and tempo. The tags vary
     with every kind.
@@ -119,7 +120,8 @@ class Augmenter:
         return ids
 
     def _possible_shifts(self, pitches: np.ndarray, programs: np.ndarray) -> list[int]:
-        """Return the shifts, 0 included, that move no instrument out of its range or further out of it.
+        """Return the possible shifts, including 0: they move no note out of its instrument's range, or further out of
+        it.
 
         The arguments are the pitch and the program of each note that can move, int64 [n].
         """

@@ -4,10 +4,10 @@ The task of a row is next-token prediction or the completion of a few bars (see 
 documents. `cu_seqlens` gives their starts, where the model resets its state. Targets do not cross from one document to
 the next. Completions differ in length, so they are packed one after the other, without padding.
 
-The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample to a task, and the counter of
-each task follows from the sample counter. Row i of a task belongs to pass i // n_windows, and a permutation computed
-from (seed, pass) maps it to a window. A batch is a range of the counter, so it depends neither on the number of
-processes nor on what was read before.
+The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample number to a task. The samples
+of each task are counted separately; this count follows from the sample number. Sample i of a task belongs to pass i //
+n_windows over the data. A permutation that is computed from the seed and the pass maps it to a window. A batch is a
+range of sample numbers, so it depends neither on the number of processes nor on earlier batches.
 """
 
 import os
@@ -204,9 +204,10 @@ class MusicDataset:
     def validation_batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Yield all windows once, in order, in batches of `batch_size` samples divided between `world_size` ranks.
 
-        Windows are those of the task if there is only one, else next-token rows. Every rank gets the same number of
-        batches, because the model may run collective operations. Padding without targets fills up the last batches, so
-        a whole batch can be padding. Divide the summed loss of the split by the sum of `n_targets`.
+        The windows are those of the task if there is only one task, otherwise next-token rows. Every rank gets the same
+        number of batches, because the model may run collective operations. The last batches are filled up with padding
+        that has no targets, so a whole batch can be padding. To get the mean loss of the split, divide the summed loss
+        by the sum of `n_targets`.
         """
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
