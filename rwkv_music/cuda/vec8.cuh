@@ -152,8 +152,8 @@ static_assert(WARPS * WARP == SLICE, "write_partial_sums uses one thread per cha
 
 inline size_t shared_memory() { return size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)); }
 
-// The grid of a kernel that uses GridPosition. It has at most `most` blocks per multiprocessor, and few enough blocks
-// that every warp has tokens.
+// The grid of a kernel that uses GridPosition. It has at most `most` blocks per multiprocessor, and no more
+// blocks than it takes to give each token a warp.
 inline dim3 token_grid(int64_t tokens, int C, int most) {
     const int64_t slices = ceil_div(C, SLICE), shares = max(int64_t(1), int64_t(most) * multiprocessors() / slices);
     return dim3(unsigned(slices), unsigned(min(ceil_div(tokens, WARPS), shares)));
