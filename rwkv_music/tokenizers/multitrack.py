@@ -107,13 +107,12 @@ class Multitrack(Codec):
         self,
         tags: Mapping[str, Sequence[str]] | None = None,  # the values of each column
         vocabulary: list[str] | None = None,
-        libraries: dict[str, str] | None = None,
     ):
         options: dict[str, Any] = {"tags": {column: list(values) for column, values in tags.items()}} if tags else {}
         own = [*VOCABULARY, *tag_tokens(options.get("tags", {}))]
         if vocabulary not in (None, own):
             raise ValueError("the vocabulary is not that of the multitrack tokenizer of this version")
-        super().__init__(options, own, libraries or {})
+        super().__init__(options, own)
 
     def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
         midi = parse_midi(source)
@@ -245,7 +244,6 @@ class Multitrack(Codec):
             tempo=ranks(tempo),
             tempo_steps_per_octave=STEPS_PER_OCTAVE,
             wait_ms=np.full(V, NONE),
-            compound=False,
             unknown_tag=unknown_tag,
         )
 
@@ -429,7 +427,7 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
     for on, off, note, velocity, program in rows.tolist():
         program = part.kit if program == DRUMS else program
         if shared or program != last:
-            at = 0 if last == NONE else on * TICKS_PER_STEP
+            at = 0 if last == NONE and not shared else on * TICKS_PER_STEP
             messages.append((at, mido.Message("program_change", channel=channel, program=program)))
             last = program
         message = mido.Message("note_on", channel=channel, note=note, velocity=velocity)

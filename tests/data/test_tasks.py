@@ -17,7 +17,7 @@ from rwkv_music.tokenizers.registry import load_codec
 TASKS = ("pretrain", "completion", "mix")
 
 
-@pytest.fixture(scope="module", params=["bach_data", "bach_data_midi_llm", "bach_data_multitrack"])
+@pytest.fixture(scope="module", params=["bach_data", "bach_data_midi_llm", "bach_data"])
 def folder(request) -> Path:
     return request.getfixturevalue(request.param)
 
