@@ -1,6 +1,6 @@
 """Complete random multi-track files and check that `generate` keeps their openings event for event, on a CPU.
 
-    python benchmarks/fuzz_openings.py [--files 2000] [--seed 0] [--tokenizers remi midi-llm]
+    python benchmarks/fuzz_openings.py [--files 2000] [--seed 0] [--tokenizers multitrack midi-llm]
 
 Each file is drawn from its own seed. It has two to six tracks with programs, pedals, controllers, lyrics, tempo and
 time signature changes anywhere, notes held over bar lines or never released, ports and odd resolutions. It is cut at a
@@ -230,7 +230,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizers", nargs="+", default=["remi", "midi-llm"])
+    parser.add_argument("--tokenizers", nargs="+", default=["multitrack", "midi-llm"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     results, start = {}, time.perf_counter()
