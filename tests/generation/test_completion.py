@@ -397,7 +397,7 @@ def test_files_and_their_names(codec, changing_meters, tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "two").iterdir())
     assert names == ["OUT-1.mid", "OUT-1.png", "OUT-2.mid", "OUT-2.png"]
     midi = mido.MidiFile(tmp_path / "two" / "OUT-2.mid")
-    assert np.bincount(read_notes(midi).part).tolist() == [8, 4 + 3, 1]  # the prompt's, the completion's, the bass
+    assert np.bincount(read_notes(midi).part).tolist() == [8 + 4 + 3, 1]  # the prompt's and the completion's, the bass
     assert capsys.readouterr().err == ""  # no progress bar for short work, as stderr is not a terminal
 
 

@@ -73,7 +73,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("case", PROGRAMS)
 def test_programs(case):
     tracks, expected = PROGRAMS[case]
-    data = file_of(make_midi(*tracks))
+    data = file_of(make_midi(*tracks, ticks_per_beat=24))
     assert played_notes(parse_midi(data)).program.tolist() == expected
     assert np.flatnonzero(compute_stats(data).programs).tolist() == sorted(set(expected))
     codec = make_codec("multitrack")
@@ -128,7 +128,7 @@ def test_pedals_belong_to_channels():
     tracks = [[control(0, 64, 127), control(960, 64, 0), *note(0, 480, 60)], note(0, 480, 48), note(0, 480, 72, 80, 1)]
     codec = make_codec("multitrack")
     tokens = [codec.vocabulary[token] for token in codec.encode(file_of(make_midi(*tracks)))]
-    assert [token for token in tokens if token.startswith("Duration")] == ["Duration_2.0.24"] * 2 + ["Duration_1.0.24"]
+    assert [token for token in tokens if token.startswith("Duration")] == ["Duration_48"] * 2 + ["Duration_24"]
 
 
 def test_reset_controllers_releases_the_pedal():
