@@ -1,5 +1,6 @@
 """Batches: every target once per pass, the same for any number of ranks, with documents kept apart."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -172,6 +173,16 @@ def test_modified_tokenizer_file_raises_user_error(bach_data, tmp_path):
     check_tokenizer_file(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes(content.replace(b"Pitch", b"pitch", 1))
     with pytest.raises(UserError, match="tokenizer.json .*SHA-256"):
+        check_tokenizer_file(tmp_path)
+
+
+def test_a_tokenizer_of_an_earlier_version_raises_user_error(bach_data, tmp_path):
+    content = (bach_data / "tokenizer.json").read_bytes().replace(b'"multitrack"', b'"remi"')
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    facts = json.loads((bach_data / "dataset.json").read_text())
+    facts["sha256"]["tokenizer.json"] = hashlib.sha256(content).hexdigest()
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="tokenizer.json names the tokenizer 'remi'.* again with multitrack"):
         check_tokenizer_file(tmp_path)
 
 
