@@ -36,7 +36,7 @@ GENERATE = $(BIN)/python -m rwkv_music generate demo/run --prompt "$$piece" --to
 
 demo: $(READY)
 	$(BIN)/python -m rwkv_music corpus bach --out demo/midi
-	$(BIN)/python -m rwkv_music prepare demo/midi --out demo/data --tokenizer multitrack
+	$(BIN)/python -m rwkv_music prepare demo/midi --out demo/data
 	$(BIN)/deepspeed train.py --data demo/data --out demo/run --deepspeed_config ds_configs/zero2.json $(TRAIN)
 	$(BIN)/python -m rwkv_music evaluate demo/run --data demo/data
 # Continue, fill in and harmonize the first chorale of the validation split with four parts. The model has not been

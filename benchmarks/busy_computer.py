@@ -249,7 +249,7 @@ def generate(layers: int, width: int, folder: Path, work: Callable[[Callable[[],
     from rwkv_music.tokenizers.codec import Piece
     from rwkv_music.tokenizers.registry import make_codec
 
-    codec = make_codec("remi")
+    codec = make_codec("multitrack")
     torch.manual_seed(0)
     model = RWKV(ModelConfig(n_layer=layers, n_embd=width, vocab_size=codec.vocab_size)).requires_grad_(False)
     prompt = np.full(64, codec.bos_id)

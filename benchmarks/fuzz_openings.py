@@ -1,6 +1,6 @@
 """Complete random multi-track files and check that `generate` keeps their openings event for event, on a CPU.
 
-    python benchmarks/fuzz_openings.py [--files 2000] [--seed 0] [--tokenizers remi midi-llm]
+    python benchmarks/fuzz_openings.py [--files 2000] [--seed 0] [--tokenizers multitrack midi-llm]
 
 Each file is drawn from its own seed. It has two to six tracks with programs, pedals, controllers, lyrics, tempo and
 time signature changes anywhere, notes held over bar lines or never released, ports and odd resolutions. It is cut at a
@@ -43,6 +43,7 @@ METERS = (
 )  # fmt: skip
 CONTROLS = (0, 1, 5, 7, 10, 11, 32, 64, 64, 64, 65, 66, 67, 91, 93, 100, 101, 6, 38, 98, 99, 120, 121, 123)
 BARS = 2
+SET_UP = ("midi_port", "track_name", "program_change")
 
 
 def random_file(seed: int) -> mido.MidiFile:
@@ -180,7 +181,8 @@ def check(source: mido.MidiFile, completion: Completion, context_bars: int, line
         if events_before(own, line) != events_before(kept, line):
             return "another opening"
     for added in joined.tracks[len(source.tracks) :]:
-        if any(message.type != "midi_port" for _, message in events_before(added, line)):
+        # A new part of multitrack sets its name and its program at the start of its track.
+        if any(message.type not in SET_UP for _, message in events_before(added, line)):
             return "added events before the line"
     names_tempo = any("Tempo" in completion.codec.vocabulary[i] for i in completion.new_ids)
     if not names_tempo and any(m.type == "set_tempo" for track in joined.tracks[len(source.tracks) :] for m in track):
@@ -230,7 +232,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizers", nargs="+", default=["remi", "midi-llm"])
+    parser.add_argument("--tokenizers", nargs="+", default=["multitrack", "midi-llm"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     results, start = {}, time.perf_counter()

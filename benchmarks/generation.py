@@ -66,7 +66,7 @@ def main() -> int:
         figures["memory"] = memory()
         passed &= figures["memory"]["bytes_grown"] < 2**22
     if options.only in (None, "samples"):
-        figures["samples"] = {name: samples(make_codec(name), options.samples) for name in ("remi", "midi-llm")}
+        figures["samples"] = {name: samples(make_codec(name), options.samples) for name in ("multitrack", "midi-llm")}
         passed &= all(
             found["well_formed"] == found["to_the_bar"] == options.samples for found in figures["samples"].values()
         )

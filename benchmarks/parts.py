@@ -1,12 +1,11 @@
-"""Compare `multitrack` with `remi`, and measure what a model that fills in makes of the music around a hole.
+"""Measure the prediction of music in parts, and what a model that fills in makes of the music around a hole.
 
-    python benchmarks/parts.py --remi DATA --multitrack DATA [--out DIR]
+    python benchmarks/parts.py DATA [--out DIR]
 
-Both datasets are prepared from the same folders with the same seed, so that their splits have the same pieces; each
-folder is a corpus. The script trains the 0.1b preset on each tokenizer, and a third model on `multitrack` with a mix of
-prediction and infilling. Then it measures on the validation split:
+DATA is prepared with `multitrack` from several folders; each folder is a corpus. The script trains the 0.1b preset on
+prediction, and a second model on a mix of prediction and infilling. Then it measures on the validation split:
 
-- tokenizers: bits per note in each corpus, and by kind of token. The notes of a tokenizer are those that it keeps.
+- corpora: bits per note in each corpus, and by kind of token.
 - holes: bits per note of the true music in holes, by what the model has read (evaluation/holes.py).
 
 Two GPUs train at once. Writes results/parts.json."""
@@ -90,29 +89,24 @@ def bits_by_corpus(run: Path, data: Path, device: str) -> dict[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--remi", type=Path, required=True, metavar="DATA")
-    parser.add_argument("--multitrack", type=Path, required=True, metavar="DATA")
+    parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--out", metavar="DIR", help="output folder (default: benchmarks/results)")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
-        runs = {name: Path(folder) / name for name in ("remi", "multitrack", "infill")}
-        second = pool.submit(train, runs["infill"], options.multitrack, INFILL, max(torch.cuda.device_count() - 1, 0))
-        train(runs["remi"], options.remi, PLAIN, 0)
-        train(runs["multitrack"], options.multitrack, PLAIN, 0)
-        tokenizers = {
-            "remi": bits_by_corpus(runs["remi"], options.remi, device),
-            "multitrack": bits_by_corpus(runs["multitrack"], options.multitrack, device),
-        }
+        runs = {name: Path(folder) / name for name in ("plain", "infill")}
+        second = pool.submit(train, runs["infill"], options.data, INFILL, max(torch.cuda.device_count() - 1, 0))
+        train(runs["plain"], options.data, PLAIN, 0)
+        corpora = bits_by_corpus(runs["plain"], options.data, device)
         second.result()
         model, codec, *_ = load_model(runs["infill"], device)
         holes = []
         for context_bars, hole_bars in HOLES:
-            for loss in hole_losses(model, codec, options.multitrack, context_bars, hole_bars, per_piece=4):
+            for loss in hole_losses(model, codec, options.data, context_bars, hole_bars, per_piece=4):
                 facts = {"context_bars": context_bars, "hole_bars": hole_bars, **vars(loss)}
                 holes.append(facts | {"nats": round(loss.nats, 2), "bits_per_note": round(loss.bits_per_note, 4)})
     figures = {"options": " ".join(COMMON), "plain": " ".join(PLAIN), "infill": " ".join(INFILL)}
-    path = report.write("parts", {**figures, "tokenizers": tokenizers, "holes": holes}, options.out or report.RESULTS)
+    path = report.write("parts", {**figures, "corpora": corpora, "holes": holes}, options.out or report.RESULTS)
     print(path.read_text(encoding="utf-8"))
 
 

@@ -6,8 +6,8 @@ MIDI_DIR contains real music, such as `python -m rwkv_music corpus bach` writes.
 https://github.com/briansemrau/MIDI-LLM-tokenizer. All other inputs are derived from that music in a temporary folder.
 Writes results/prepare.json.
 
-- rates: files per second of CPU time on one core: each tokenizer, MidiTok's and the peer's for the same step, and all
-  of `prepare` without its start-up. Several rounds over the same files; ratios are medians over the rounds.
+- rates: files per second of CPU time on one core: each tokenizer, the peer's for the same step, and all of `prepare`
+  without its start-up. Several rounds over the same files; ratios are medians over the rounds.
 - memory: the peak resident size of `prepare` and of its worker for 1,000 and for 50,000 different files.
 - kills: whether the dataset is byte for byte the same after 20 kills at random moments, each followed by --resume.
 - fuzz: whether each of 10,000 mutated files becomes a piece or is listed in rejected.jsonl."""
@@ -30,14 +30,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import mido
 import report
 
-from rwkv_music.midi.events import RejectedMidi
+from rwkv_music.midi.events import DRUM_CHANNEL, RejectedMidi
 from rwkv_music.prepare.pipeline import prepare
 from rwkv_music.prepare.prepare_log import DATABASE
 from rwkv_music.tokenizers.registry import make_codec
 
+MEASURED = ("multitrack", "midi-llm")
 ROUNDS = 5
 FILES_A_ROUND = 400
 FEW, MANY = 1_000, 50_000
@@ -88,15 +89,11 @@ def rates(sources: list[Path], scratch: Path, peer: Path | None) -> dict:
     for i, path in enumerate(chosen):
         shutil.copy(path, folder / f"{i:04d}.mid")
     files = sorted(folder.iterdir())
-    remi, midi_llm = make_codec("remi"), make_codec("midi-llm")
-    from miditok import REMI
-
-    miditok: REMI = remi._miditok  # the same configuration
-    steps: dict[str, Callable[[Path], object]] = {"MidiTok": miditok, "remi": remi.encode, "midi-llm": midi_llm.encode}
+    steps: dict[str, Callable[[Path], object]] = {name: make_codec(name).encode for name in MEASURED}
     if peer:
-        theirs = Peer(peer, "midi-llm")
-        steps["MIDI-LLM-tokenizer"] = lambda path: theirs.ids(path.read_bytes())
-    seconds = {name: [] for name in [*steps, "prepare remi", "prepare midi-llm"]}
+        reference = Peer(peer, "midi-llm")
+        steps["MIDI-LLM-tokenizer"] = lambda path: reference.ids(path.read_bytes())
+    seconds = {name: [] for name in [*steps, *(f"prepare {tokenizer}" for tokenizer in MEASURED)]}
     for number in range(ROUNDS + 1):
         for name, step in steps.items():
             start = time.process_time()
@@ -104,19 +101,17 @@ def rates(sources: list[Path], scratch: Path, peer: Path | None) -> dict:
                 with contextlib.suppress(RejectedMidi):
                     step(path)
             seconds[name].append(time.process_time() - start)
-        for tokenizer in ("remi", "midi-llm"):
+        for tokenizer in MEASURED:
             seconds[f"prepare {tokenizer}"].append(_whole_prepare(folder, scratch / "out", tokenizer))
         if number == 0:  # the first round is a warm-up
             seconds = {name: [] for name in seconds}
     rate = {name: round(len(files) / statistics.median(values), 1) for name, values in seconds.items()}
-    pairs = [("remi", "MidiTok"), ("prepare remi", "MidiTok")]
-    if peer:
-        pairs += [("midi-llm", "MIDI-LLM-tokenizer"), ("prepare midi-llm", "MIDI-LLM-tokenizer")]
+    theirs = "MIDI-LLM-tokenizer"
     ratios = {
         f"{ours} / {theirs}": round(
             statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)), 2
         )
-        for ours, theirs in pairs
+        for ours in (("midi-llm", "prepare midi-llm") if peer else ())
     }
     ids = {name: _compare_ids(sources, Peer(peer, name)) for name in PEERS_FILES} if peer else {}
     return {"files_per_second_and_core": rate, "ratios": ratios, "same_ids_as_the_peer": ids}
@@ -245,7 +240,7 @@ def fuzz(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
         data = _mutated(draws.choice(small).read_bytes(), draws)
         (folder / f"{number:05d}.mid").write_bytes(data)
     figures = {}
-    for tokenizer in ("remi", "midi-llm", "midi-llm-piano"):
+    for tokenizer in ("multitrack", "midi-llm", "midi-llm-piano"):
         out = scratch / tokenizer
         facts = prepare([folder], out, tokenizer=tokenizer)
         named = [
@@ -319,24 +314,27 @@ def _mutated_bytes(data: bytes, draws: random.Random) -> bytes:
 
 def _write_variations(sources: list[Path], folder: Path, n: int) -> None:
     """Write `n` different files: real music, transposed and with other velocities."""
-    from symusic import Note, Score
-
     folder.mkdir(exist_ok=True)
-    scores = [Score(path) for path in sources if path.stat().st_size < 8_000]
+    files = [mido.MidiFile(path) for path in sources if path.stat().st_size < 8_000]
     for number in range(n):
         path = folder / f"{number:06d}.mid"
         if path.exists():
             continue
-        copy, which = divmod(number, len(scores))
-        score = scores[which].copy()
-        for track in score.tracks:
-            notes = track.notes.numpy()
-            pitch = (notes["pitch"].astype(int) + (0 if track.is_drum else copy % 12 - 6)) % 128
-            velocity = (notes["velocity"].astype(int) + copy // 12) % 127 + 1
-            track.notes = Note.from_numpy(
-                notes["time"], notes["duration"], pitch.astype(np.int8), velocity.astype(np.int8)
-            )
-        path.write_bytes(score.dumps_midi())
+        copy, which = divmod(number, len(files))
+        varied = mido.MidiFile(ticks_per_beat=files[which].ticks_per_beat)
+        varied.tracks = [
+            mido.MidiTrack(_varied(message, copy % 12 - 6, copy // 12) for message in track)
+            for track in files[which].tracks
+        ]
+        varied.save(path)
+
+
+def _varied(message: mido.messages.BaseMessage, shift: int, louder: int) -> mido.messages.BaseMessage:
+    """Return a message with another pitch, unless it is a drum, and another velocity, unless it is 0."""
+    if message.type not in ("note_on", "note_off"):
+        return message
+    pitch = (message.note + (0 if message.channel == DRUM_CHANNEL else shift)) % 128
+    return message.copy(note=pitch, velocity=message.velocity and (message.velocity + louder) % 127 + 1)
 
 
 def _run_prepare(folder: Path, out: Path, tokenizer: str, resume: bool = False) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Measure on public multi-track files what `generate` keeps of a prompt and what `prepare` keeps of the notes.
 
     python -m rwkv_music corpus freedoom --out files        # and openttd-openmsx, simutrans-data, mma, ...
-    python benchmarks/public_files.py files [--cuts 3] [--seed 0] [--tokenizers remi midi-llm]
+    python benchmarks/public_files.py files [--cuts 3] [--seed 0] [--tokenizers multitrack midi-llm]
 
 Files with one voice and files with the same bytes as an earlier one are left out. Writes results/public_files.json with
 counts and names of files.
@@ -9,8 +9,8 @@ counts and names of files.
 - openings: each file is cut at random bars and continued by a model with random logits, as fuzz_openings.py does. The
   output must contain the file's events before the line, and nothing else there.
 - notes: each file is encoded and decoded. A note survives if the decoded file has a note of its instrument and pitch at
-  the same place: within half a position of `remi`, or within TOLERANCE_MS between the bar lines of `midi-llm`, which
-  rounds every wait. The others are counted by reason.
+  the same place: within half a position and a tick of `multitrack`, or within TOLERANCE_MS between the bar lines of
+  `midi-llm`, which rounds every wait. The others are counted by reason.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import BarGrid, TempoMap
 from rwkv_music.prepare.sources import MIDI_SUFFIXES
 from rwkv_music.tokenizers.codec import Codec, Piece
+from rwkv_music.tokenizers.multitrack_vocabulary import STEPS
 from rwkv_music.tokenizers.registry import make_codec
 
 TOLERANCE_MS = 25.0
@@ -91,7 +92,10 @@ def lost_notes(codec: Codec, data: bytes) -> tuple[int, Counter[str]]:
     found = played_notes(decoded)
     programs = [codec.decoded_program(program) for program in notes.program.tolist()]
     if piece.bar_lines is None:
-        at, tolerance = notes.start / midi.ticks_per_quarter, _half_positions(midi, notes.start, codec)
+        at, tolerance = (
+            notes.start / midi.ticks_per_quarter,
+            np.full(len(notes), 1 / 2 / STEPS + 1 / midi.ticks_per_quarter),
+        )
         found_at = found.start / decoded.ticks_per_quarter
     else:
         encoded = notes.start[[program is not None for program in programs]]
@@ -125,13 +129,6 @@ def _unmatched(at: np.ndarray, tolerance: np.ndarray, found: np.ndarray) -> Coun
         else:
             lost[DOUBLE if place - last <= 2 * near else MOVED] += 1
     return lost
-
-
-def _half_positions(midi: ParsedMidi, ticks: np.ndarray, codec: Codec) -> np.ndarray:
-    """Return half the distance of two positions of `remi` at each tick, plus one tick, in quarter notes."""
-    bars = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
-    beats = bars.signatures(int(bars.bar(ticks.max())) + 1)[bars.bar(ticks), 1]
-    return 2 / beats / codec.positions_per_beat + 1 / midi.ticks_per_quarter
 
 
 def _between_bar_lines(
@@ -190,7 +187,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of MIDI files")
     parser.add_argument("--cuts", type=int, default=3, help="openings of each file (default: 3)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizers", nargs="+", default=["remi", "midi-llm"])
+    parser.add_argument("--tokenizers", nargs="+", default=["multitrack", "midi-llm"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     start, files = time.perf_counter(), multi_track_files(options.folders)

@@ -14,7 +14,7 @@ import rwkv_music
 from rwkv_music.config import LONGEST_NAME, name_too_long, not_empty
 from rwkv_music.errors import OutputClosed, UserError, checked_output
 from rwkv_music.system import share_cores
-from rwkv_music.tokenizers.registry import TOKENIZERS
+from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, TOKENIZERS
 
 # Up to this width, one thread decodes a token about as fast as several threads do, and far faster on a busy host.
 ONE_THREAD_WIDTH = 256
@@ -95,7 +95,9 @@ def _prepare(commands) -> None:
     command.add_argument(
         "--out", required=True, type=_path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
     )
-    command.add_argument("--tokenizer", choices=TOKENIZERS, default="remi", help="tokenizer (default: remi)")
+    command.add_argument(
+        "--tokenizer", choices=TOKENIZERS, default=DEFAULT_TOKENIZER, help=f"tokenizer (default: {DEFAULT_TOKENIZER})"
+    )
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     command.add_argument(
@@ -118,14 +120,6 @@ def _prepare(commands) -> None:
         "N",
         "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
         "only piece of its split",
-    )
-    remi = command.add_argument_group("options of the remi tokenizer")
-    remi.add_argument(
-        "--positions-per-beat", type=int, metavar="N", help="time resolution in positions per beat (default: 24)"
-    )
-    remi.add_argument("--velocities", type=int, metavar="N", help="number of velocity levels (default: 32)")
-    remi.add_argument(
-        "--bpe", type=int, metavar="N", help="byte-pair encoding with a vocabulary of N tokens (default: none)"
     )
     filters = command.add_argument_group("filters", "keep only pieces in these ranges; MIN or MAX may be omitted")
     filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="duration in seconds")
@@ -175,14 +169,11 @@ def _run_prepare(options: argparse.Namespace) -> int:
     from rwkv_music.midi.stats import Filters
     from rwkv_music.prepare.pipeline import prepare
 
-    given = {"positions_per_beat": options.positions_per_beat, "n_velocities": options.velocities}
     try:
         facts = prepare(
             options.paths,
             options.out,
             tokenizer=options.tokenizer,
-            options={name: value for name, value in given.items() if value is not None},
-            bpe_vocab_size=options.bpe,
             workers=options.workers,
             val_fraction=options.val_fraction,
             seed=options.seed,

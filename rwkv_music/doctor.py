@@ -30,8 +30,6 @@ SET_UP = "run `pip install -e '.[music]'` in the project's folder to install the
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 CORE = {"numpy": "batches", "mido": "reading and writing MIDI", "tensorboard": "curves", "tqdm": "progress bars"}
 EXTRAS = {
-    "miditok": "the remi tokenizer",
-    "symusic": "the remi tokenizer",
     "music21": "the demo corpora",
     "matplotlib": "piano rolls",
 }

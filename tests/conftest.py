@@ -36,14 +36,6 @@ def bach_data(bach_midi, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bach_data_multitrack(bach_midi, tmp_path_factory) -> Path:
-    """The same with the tokenizer multitrack."""
-    folder = tmp_path_factory.mktemp("bach_multitrack") / "data"
-    prepare([bach_midi], folder, tokenizer="multitrack", workers=1, val_fraction=0.2)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def bach_data_midi_llm(bach_midi, tmp_path_factory) -> Path:
     """The same with the tokenizer midi-llm."""
     folder = tmp_path_factory.mktemp("bach_midi_llm") / "data"

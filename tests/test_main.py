@@ -99,7 +99,6 @@ def test_paths_that_are_not_utf8_are_printed(bach_midi, tmp_path):
 
 
 def test_a_prompt_shorter_than_its_context(tmp_path, capsys):
-    pytest.importorskip("miditok")
     import mido
 
     from rwkv_music.config import ModelConfig
@@ -110,7 +109,7 @@ def test_a_prompt_shorter_than_its_context(tmp_path, capsys):
 
     track = mido.MidiTrack([mido.Message("note_on", note=60, time=0), mido.Message("note_off", note=60, time=480)])
     mido.MidiFile(tracks=[track]).save(tmp_path / "short.mid")
-    codec = make_codec("remi")
+    codec = make_codec("multitrack")
     model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size))
     with pytest.raises(UserError, match=r"has 1 bar, .* 4: .* --context-bars 1"):
         complete_to_files(model, codec, tmp_path / "short.mid", tmp_path / "out.mid", context_bars=4, bars=1)
@@ -127,8 +126,8 @@ def test_prepare_filters(bach_midi, tmp_path, capsys):
     for wrong in (["--seconds", "a:b"], ["--programs", "piano"], ["--seconds", "9"]):
         with pytest.raises(SystemExit, match="2"):
             main([*command, *wrong])
-    assert main([*command, "--velocities", "16"]) == 1
-    assert "midi-llm has no option n_velocities" in capsys.readouterr().err
+    assert main([*command, "--tag-folders"]) == 1
+    assert "midi-llm has no option tags" in capsys.readouterr().err
 
 
 def load_untrained(monkeypatch, data, **settings):
@@ -202,21 +201,21 @@ def test_evaluate(untrained, bach_data, capsys):
         assert expected in output
 
 
-def test_evaluate_an_infilling_run(bach_data_multitrack, monkeypatch, capsys):
+def test_evaluate_an_infilling_run(bach_data, monkeypatch, capsys):
     from rwkv_music.generation import fill
 
-    load_untrained(monkeypatch, bach_data_multitrack, task="infill")
+    load_untrained(monkeypatch, bach_data, task="infill")
     monkeypatch.setattr(fill, "TOKENS_PER_BAR", 8)
-    command = ["evaluate", "RUN", "--data", str(bach_data_multitrack), "--context-bars", "1", "--bars", "2"]
+    command = ["evaluate", "RUN", "--data", str(bach_data), "--context-bars", "1", "--bars", "2"]
     assert main([*command, "--fills", "1"]) == 0
     output = capsys.readouterr().out
     for expected in ("part 1", "bars, both sides", "onset f1", "not asked", "copy rate", "onset position"):
         assert expected in output
 
 
-def test_a_run_without_infilling_has_no_holes(bach_data_multitrack, monkeypatch, capsys):
-    load_untrained(monkeypatch, bach_data_multitrack, task="mix", completion_weight=0.5)
-    command = ["evaluate", "RUN", "--data", str(bach_data_multitrack)]
+def test_a_run_without_infilling_has_no_holes(bach_data, monkeypatch, capsys):
+    load_untrained(monkeypatch, bach_data, task="mix", completion_weight=0.5)
+    command = ["evaluate", "RUN", "--data", str(bach_data)]
     assert main(command) == 0
     output = capsys.readouterr().out
     assert "part 1" in output and "holes" not in output
@@ -224,11 +223,11 @@ def test_a_run_without_infilling_has_no_holes(bach_data_multitrack, monkeypatch,
     assert "--task mix, so it cannot fill in" in capsys.readouterr().err
 
 
-def test_mirex(bach_data_multitrack, monkeypatch, tmp_path, capsys):
+def test_mirex(bach_data, monkeypatch, tmp_path, capsys):
     from rwkv_music.generation import completion
     from rwkv_music.midi.mirex import read_notes
 
-    load_untrained(monkeypatch, bach_data_multitrack)
+    load_untrained(monkeypatch, bach_data)
     monkeypatch.setattr(completion, "TOKENS_PER_BAR", 8)  # an untrained model would write long bars
     prompt = tmp_path / "in.json"
     notes = [{"start": 16 + 16 * i, "pitch": 60 + i, "duration": 4} for i in range(4)]

@@ -63,7 +63,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def users_folder(bach_midi, bach_data, bach_data_multitrack, tmp_path_factory) -> Path:
+def users_folder(bach_midi, bach_data, tmp_path_factory) -> Path:
     """A folder with the repository's files, a dataset, two small runs, a file of weights and a piece."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("train.py", "ds_configs", "rwkv_music"):
@@ -74,7 +74,7 @@ def users_folder(bach_midi, bach_data, bach_data_multitrack, tmp_path_factory) -
     shutil.copyfile(sorted(bach_midi.glob("*.mid"))[0], folder / "opening.mid")
     small = "--n_layer 1 --n_embd 64 --ctx_len 64 --batch_size 4 --steps 1 --val_every 0 --channel_mix x070".split()
     train(folder / "runs" / "mine", "--data", bach_data, *small)
-    train(folder / "runs" / "parts", "--data", bach_data_multitrack, *small, "--task", "infill")
+    train(folder / "runs" / "parts", "--data", bach_data, *small, "--task", "infill")
     export(folder / "runs" / "mine", folder / "rwkv7.pth")
     return folder
 

@@ -13,7 +13,6 @@ run's seed and the sample number, so any rank can reproduce it.
 
 import numpy as np
 
-from rwkv_music.errors import UserError
 from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.vocabulary import NONE
@@ -47,7 +46,7 @@ PERCUSSIVE = np.array([RANGES[program // 8] is None for program in range(DRUMS)]
 
 
 class Augmenter:
-    """Random variations of token ids of one codec. Raises UserError if notes change and the vocabulary has byte pairs.
+    """Random variations of token ids of one codec.
 
     `kind` is "none" for the tags only, "transpose" for the key, or "all" for key, loudness and tempo. The tags vary
     with every kind.
@@ -55,17 +54,12 @@ class Augmenter:
 
     def __init__(self, codec: Codec, kind: str, seed: int):
         self._vocabulary = v = codec.token_properties
-        if v.compound and kind != "none":
-            raise UserError(
-                "Augmentation cannot change tokens joined by byte-pair encoding: prepare the dataset without it, or "
-                "train with --augment none."
-            )
         self._seed = seed
         self._kind = kind
         columns = np.unique(v.unknown_tag[v.unknown_tag != NONE])
         self._n_columns = len(columns)
         self._column = np.where(v.unknown_tag != NONE, np.searchsorted(columns, v.unknown_tag), NONE)
-        program = np.where(v.kinds == "Pitch", 0, v.program)  # remi's pitch tokens have no program of their own
+        program = np.where(v.kinds == "Pitch", 0, v.program)  # multitrack's pitch tokens have no program
         self._names_program = v.kinds == "Program"
         self._names_part = v.part != NONE
         self._is_melodic = (v.pitch != NONE) & (program != DRUMS) & ~_is_percussive(program)

@@ -115,7 +115,7 @@ class MusicDataset:
             raise UserError(f"The context length is {ctx_len} tokens: choose at least 1.")
         self.data_dir, self.split, self.ctx_len, self.seed, self.task = Path(data_dir), split, ctx_len, seed, task
         facts = read_dataset_json(data_dir)
-        tokenizer = facts["tokenizer"]  # needs the core dependencies only, unlike the codec
+        tokenizer = facts["tokenizer"]
         self.tokenizer_name: str = tokenizer["name"]
         self.vocab_size: int = tokenizer["vocab_size"]
         self.pad_id: int = tokenizer["pad_id"]
@@ -265,7 +265,10 @@ def read_dataset_json(data_dir: str | os.PathLike) -> dict:
 
 
 def check_tokenizer_file(data_dir: str | os.PathLike) -> None:
-    """Raise UserError if a dataset folder has no tokenizer.json, or its SHA-256 is not the one in dataset.json."""
+    """Raise UserError if the tokenizer.json of a dataset folder cannot be used.
+
+    It must exist, have the SHA-256 in dataset.json, and name a tokenizer that this version has.
+    """
     path = Path(data_dir) / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{data_dir} is damaged (no {path.name}): prepare the data again.")
@@ -276,3 +279,4 @@ def check_tokenizer_file(data_dir: str | os.PathLike) -> None:
             f"{path} is not the file that dataset.json describes (another SHA-256): restore the original file, or "
             "prepare the data again."
         )
+    load_codec(path)

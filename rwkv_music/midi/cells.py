@@ -31,7 +31,7 @@ from rwkv_music.midi.channels import ChannelStates
 from rwkv_music.midi.edit import cut_after
 from rwkv_music.midi.events import CHANNELS, DRUM_CHANNEL, DRUMS, TimedMessage, timed_messages, to_track
 from rwkv_music.midi.general_midi import instrument_name
-from rwkv_music.midi.notes import is_note_on, remove_overlaps
+from rwkv_music.midi.notes import MAX_UNISON, is_note_on, remove_overlaps
 from rwkv_music.midi.parts import Part
 from rwkv_music.midi.time import BarGrid, TempoMap
 
@@ -175,7 +175,7 @@ def _new_bar_messages(opening: mido.MidiFile, line: int, new_bars: Sequence[NewB
 def _in_ticks(cells: Iterable[Cell], grid: BarGrid, division: int) -> dict[int, np.ndarray]:
     """Return the notes of each part as int64 [n, 4], sorted by start: start and duration in ticks, pitch, velocity.
 
-    No two notes of one pitch overlap in a part.
+    Notes of one pitch overlap in a part only if they start together.
     """
     found: dict[int, list[np.ndarray]] = defaultdict(list)
     cells = list(cells)
@@ -188,7 +188,8 @@ def _in_ticks(cells: Iterable[Cell], grid: BarGrid, division: int) -> dict[int, 
         duration = np.maximum(np.rint((notes[:, 0] + notes[:, 1]) * division) - start, 1)
         found[cell.part].append(np.stack([line + start, duration, notes[:, 2], np.clip(notes[:, 3], 1, 127)], axis=1))
     return {
-        number: np.stack(remove_overlaps(*np.rint(np.concatenate(notes)).T), axis=1) for number, notes in found.items()
+        number: np.stack(remove_overlaps(*np.rint(np.concatenate(notes)).T, MAX_UNISON), axis=1)
+        for number, notes in found.items()
     }
 
 

@@ -16,6 +16,9 @@ INSTRUMENT_FAMILIES = (  # of General MIDI, eight programs each
 ).split(", ")
 
 
+MAX_UNISON = 3  # the notes of one pitch that can start together in a part
+
+
 @dataclass(frozen=True)
 class Part:
     """One channel of one track that has notes."""
@@ -123,19 +126,21 @@ def is_note_on(message: mido.messages.BaseMessage) -> bool:
 
 
 def remove_overlaps(
-    start: np.ndarray, duration: np.ndarray, pitch: np.ndarray, velocity: np.ndarray
+    start: np.ndarray, duration: np.ndarray, pitch: np.ndarray, velocity: np.ndarray, max_unison: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the notes of one instrument, sorted by start and pitch, such that no two notes of one pitch overlap.
+    """Return the notes of one instrument, of which no two overlap if they have one pitch and start at different times.
 
-    A note ends where the next note of its pitch starts. If several notes of a pitch start together, only the longest is
-    kept, or the loudest of the longest. The arguments are [n] each, the results int64 [m], m <= n.
+    A note ends where the next note of its pitch starts. Of the notes that start together on one pitch, the `max_unison`
+    longest are kept, and the loudest of equally long ones. The arguments are [n] each, the results int64 [m], m <= n,
+    sorted by start, pitch and duration.
     """
     notes = np.stack([start, duration, pitch, velocity]).astype(np.int64)
     notes = notes[:, np.lexsort((notes[3], notes[1], notes[0], notes[2]))]
     start, _, pitch, _ = notes
-    repeated = pitch[1:] == pitch[:-1]  # the next note has the same pitch
-    notes = notes[:, np.append(~repeated | (start[1:] > start[:-1]), True)[: len(start)]]
-    start, duration, pitch, velocity = notes
-    repeated = pitch[1:] == pitch[:-1]
-    np.minimum(duration[:-1], start[1:] - start[:-1], out=duration[:-1], where=repeated)
+    has_longer = (pitch[max_unison:] == pitch[:-max_unison]) & (start[max_unison:] == start[:-max_unison])
+    notes = notes[:, np.append(~has_longer, np.ones(len(start) - len(has_longer), bool))]
+    start, duration, pitch, _ = notes
+    for k in range(1, max_unison + 1):  # the next note that starts later is at most `max_unison` places away
+        gap = start[k:] - start[:-k]
+        np.minimum(duration[:-k], gap, out=duration[:-k], where=(pitch[k:] == pitch[:-k]) & (gap > 0))
     return tuple(notes[:, np.lexsort((pitch, start))])

@@ -52,8 +52,7 @@ from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, map_in_order
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
-from rwkv_music.tokenizers.registry import make_codec
-from rwkv_music.tokenizers.remi import Remi
+from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, make_codec
 from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN
 
 FORMAT = "rwkv-music dataset"
@@ -73,9 +72,7 @@ NO_FILTERS = Filters()
 def prepare(
     paths: Sequence[str | os.PathLike],  # folders, searched recursively, and archives (see sources.py)
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
-    tokenizer: str = "remi",
-    options: dict[str, int] | None = None,  # of the codec
-    bpe_vocab_size: int | None = None,  # `remi` only: vocabulary size with byte pairs learned from the training split
+    tokenizer: str = DEFAULT_TOKENIZER,
     workers: int | None = None,  # number of worker processes; the number of available cores if None
     val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, each split gets at least one
     seed: int = 0,  # of the split
@@ -97,9 +94,7 @@ def prepare(
     sources = Sources(paths)
     file_tags = FileTags(tags, sources.paths if tag_folders else ())
     columns = {"tags": {column: [] for column in file_tags.columns}} if file_tags.columns else {}
-    codec = make_codec(tokenizer, **(options or {}), **columns)
-    if bpe_vocab_size is not None:
-        codec.check_byte_pairs(bpe_vocab_size)
+    codec = make_codec(tokenizer, **columns)
     settings = {
         "rwkv_music": rwkv_music.__version__,
         "paths": [os.path.abspath(path) for path in sources.paths],
@@ -121,7 +116,7 @@ def prepare(
             shutil.rmtree(dataset, ignore_errors=True)
             dataset.mkdir()
             facts = _write_dataset(
-                dataset, prepare_log, codec, bpe_vocab_size, file_tags, val_fraction, seed, filters, sources.passed_over
+                dataset, prepare_log, codec, file_tags, val_fraction, seed, filters, sources.passed_over
             )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
@@ -232,7 +227,6 @@ def _write_dataset(
     folder: Path,
     prepare_log: PrepareLog,
     codec: Codec,
-    bpe_vocab_size: int | None,
     file_tags: FileTags,
     val_fraction: float,
     seed: int,
@@ -243,8 +237,6 @@ def _write_dataset(
     index = _Index(prepare_log)
     in_val = _choose_val(index.music, val_fraction, seed)
     kept = index.first_copy == np.arange(len(index.first_copy))
-    if bpe_vocab_size is not None:
-        codec = _with_byte_pairs(codec, prepare_log, kept & ~in_val, bpe_vocab_size)
     if file_tags.columns:
         codec = _with_tag_values(codec, prepare_log, kept & ~in_val, file_tags)
     tag_counts = {column: Counter(values=len(values), pieces=0, rare=0) for column, values in codec.tags.items()}
@@ -271,10 +263,6 @@ def _write_dataset(
                 rejected.write(json.dumps({"file": line["file"], "reason": "duplicate", "of": of}) + "\n")
             else:
                 split = SPLITS[int(in_val[number])]
-                if bpe_vocab_size is not None:
-                    piece = codec.apply_merges(tokens)
-                    tokens, piece_bars = piece.ids, np.diff(piece.bar_starts, prepend=0).astype(np.uint16)
-                    line |= {"n_tokens": len(tokens)}
                 if codec.tags:
                     given = file_tags.of(line["file"])
                     known = {column: value for column, value in given.items() if value in codec.tags[column]}
@@ -308,7 +296,6 @@ def _write_dataset(
             "val_fraction": val_fraction,
             "seed": seed,
             "filters": filters.as_options(),
-            "bpe_vocab_size": bpe_vocab_size,
         },
         "files": prepare_log.n_sources,
         "passed_over": dict(sorted(passed_over.items())),
@@ -326,17 +313,6 @@ def _write_dataset(
     (folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     (folder / REPORT).write_text(report.html(facts), encoding="utf-8")
     return facts
-
-
-def _with_byte_pairs(codec: Remi, prepare_log: PrepareLog, chosen: np.ndarray, vocab_size: int) -> Remi:
-    """Return `codec` with byte pairs learned from the pieces of a prepare log that are `chosen`, bool [n]."""
-
-    def documents() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for is_chosen, (tokens, bars, _) in zip(chosen, prepare_log.pieces(), strict=True):
-            if is_chosen:
-                yield tokens, np.cumsum(bars, dtype=np.int64)
-
-    return codec.with_merges(documents, int(chosen.sum()), vocab_size)
 
 
 def _with_tag_values(codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags) -> Codec:

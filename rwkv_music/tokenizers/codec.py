@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import mido
 import numpy as np
 
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import explained
 from rwkv_music.files import write_text
 from rwkv_music.midi.events import ParsedMidi
 from rwkv_music.midi.parts import Part
@@ -64,8 +64,7 @@ class Piece:
 class Codec(ABC):
     """A codec, which encodes each piece as one document that starts with `bos_id` and ends with `eos_id`.
 
-    `options` are the constructor's options as JSON values, and `vocabulary` holds the text of each token. `libraries`
-    are the versions of the packages that created the vocabulary; they are not part of the fingerprint.
+    `options` are the constructor's options as JSON values, and `vocabulary` holds the text of each token.
     """
 
     name: ClassVar[str]  # the value of `--tokenizer`
@@ -74,10 +73,9 @@ class Codec(ABC):
     eos_id: ClassVar[int]
     velocities_include_volume: ClassVar[bool] = False  # tokens hold velocity times the channel's volume and expression
 
-    def __init__(self, options: dict[str, Any], vocabulary: list[str], libraries: dict[str, str]):
+    def __init__(self, options: dict[str, Any], vocabulary: list[str]):
         self.options = options
         self.vocabulary = vocabulary
-        self.libraries = libraries
 
     @abstractmethod
     def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
@@ -112,7 +110,7 @@ class Codec(ABC):
     @property
     @abstractmethod
     def token_properties(self) -> Vocabulary:
-        """The musical meaning of the tokens. Tokens merged from several have no properties."""
+        """The musical meaning of the tokens."""
 
     def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines | None:
         """Return the approximate bar lines of a piece from its ids [n] and the first token of each bar [bars].
@@ -120,10 +118,6 @@ class Codec(ABC):
         Return None if the tokens contain the bars.
         """
         return None
-
-    def check_byte_pairs(self, vocab_size: int) -> None:
-        """Raise UserError unless byte pairs can enlarge this vocabulary to `vocab_size` tokens (see Remi)."""
-        raise UserError(f"The tokenizer {self.name} does not support --bpe: remove --bpe, or use --tokenizer remi.")
 
     def first_bars(self, piece: Piece, n: int) -> Piece:
         """Return the first `n` bars of `piece` without EOS; n = 0 keeps BOS and all tokens before the first bar.
@@ -191,9 +185,7 @@ class Codec(ABC):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the codec to one JSON file (tokenizer.json)."""
-        names = (
-            "name options vocab_size pad_id bos_id eos_id fingerprint libraries vocabulary_sha256 vocabulary".split()
-        )
+        names = "name options vocab_size pad_id bos_id eos_id fingerprint vocabulary_sha256 vocabulary".split()
         contents = {"format": FORMAT, "format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in names}
         with explained(f"writing {path}"):
             write_text(path, json.dumps(contents, indent=1) + "\n")

@@ -135,8 +135,8 @@ class MidiLlm(Codec):
     velocity_base: ClassVar[float] = 0.5  # a smaller base makes loud bins finer
     velocities_include_volume = True
 
-    def __init__(self, vocabulary: list[str] | None = None, libraries: dict[str, str] | None = None):
-        super().__init__({}, vocabulary or self._vocabulary(), libraries or {})
+    def __init__(self, vocabulary: list[str] | None = None):
+        super().__init__({}, vocabulary or self._vocabulary())
 
     def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
         midi = parse_midi(source)
@@ -347,7 +347,6 @@ class MidiLlm(Codec):
             tempo=np.full(V, NONE),
             tempo_steps_per_octave=0.0,
             wait_ms=np.where(self._wait_ms > 0, self._wait_ms, NONE),
-            compound=False,
             unknown_tag=np.full(V, NONE),
         )
 

@@ -5,10 +5,12 @@
     fill    a piece with `Part Hole` in place of some cells, then Fill, then the holes' contents (multitrack_cells.py)
 
 The cells of a bar are in the order of their parts, the moments of a cell in the order of time, and the notes of a
-moment in the order of pitch. Equal music in equal tracks has equal ids.
+moment in the order of pitch, duration and velocity. Equal music in equal tracks has equal ids.
 
 Notable choices:
 - A part is one channel of one track (midi/parts.py). Voices of one instrument stay apart, with their unisons.
+- In a part, a note ends where its pitch starts again. Up to MAX_UNISON notes of one pitch may start together, because
+  music programs merge tracks; more are rare, and of these the longest are kept.
 - A vocabulary with tags has one Tag of each column in every piece (tags.py). Without tags, no piece has one.
 - Program is named at a part's first cell, and where it changes. Velocity is named at a cell's first note, and where it
   changes in the cell. Most scores need few such tokens, so a row holds more music.
@@ -16,7 +18,6 @@ Notable choices:
   their triplets are exact. Durations above 16 quarter notes have steps of a quarter note.
 - Every bar has a TimeSig token of its own length, also a bar that a change of the meter cuts short. Tempo is the mean
   of a bar, named where it changes.
-- In a part, a note ends where its pitch starts again. Of two notes that start together the longer is kept.
 - A note that the sustain pedal holds lasts until the pedal is released or its pitch starts again. Pitch bends and other
   controllers are dropped.
 
@@ -48,7 +49,7 @@ from rwkv_music.midi.events import (
     to_track,
 )
 from rwkv_music.midi.instruments import ends_by_pedal, played_notes
-from rwkv_music.midi.notes import remove_overlaps
+from rwkv_music.midi.notes import MAX_UNISON, remove_overlaps
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.time import DEFAULT_SIGNATURE, BarGrid, TempoMap, time_messages
 from rwkv_music.tokenizers.codec import EMPTY_NOTES, MAX_PIECE_QUARTERS, BarLines, Codec, Piece
@@ -92,7 +93,7 @@ TICKS_PER_STEP = 20  # of decoded files, which have 480 ticks per quarter note
 MELODIC_CHANNELS = [channel for channel in range(CHANNELS) if channel != DRUM_CHANNEL]
 
 # Reasons in `Piece.lost`
-DOUBLE_NOTES = "notes that double another note of their part"
+DOUBLE_NOTES = f"notes that start together with {MAX_UNISON} others of their pitch and part"
 OTHER_METERS = "bars of a length that the vocabulary lacks"
 
 
@@ -106,13 +107,12 @@ class Multitrack(Codec):
         self,
         tags: Mapping[str, Sequence[str]] | None = None,  # the values of each column
         vocabulary: list[str] | None = None,
-        libraries: dict[str, str] | None = None,
     ):
         options: dict[str, Any] = {"tags": {column: list(values) for column, values in tags.items()}} if tags else {}
         own = [*VOCABULARY, *tag_tokens(options.get("tags", {}))]
         if vocabulary not in (None, own):
             raise ValueError("the vocabulary is not that of the multitrack tokenizer of this version")
-        super().__init__(options, own, libraries or {})
+        super().__init__(options, own)
 
     def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
         midi = parse_midi(source)
@@ -137,7 +137,7 @@ class Multitrack(Codec):
         duration = np.maximum(_rounded(ends_by_pedal(notes) - notes.start, division), 1)
         # Overlaps are removed in each part; the program travels with the velocity.
         start, duration, pitch, velocity = remove_overlaps(
-            start, duration, part << 7 | notes.pitch, notes.velocity << 8 | notes.program
+            start, duration, part << 7 | notes.pitch, notes.velocity << 8 | notes.program, MAX_UNISON
         )
         part, pitch, velocity, program = pitch >> 7, pitch & 127, velocity >> 8, velocity & 255
         bar = np.searchsorted(bar_start, start, side="right") - 1
@@ -244,7 +244,6 @@ class Multitrack(Codec):
             tempo=ranks(tempo),
             tempo_steps_per_octave=STEPS_PER_OCTAVE,
             wait_ms=np.full(V, NONE),
-            compound=False,
             unknown_tag=unknown_tag,
         )
 
@@ -300,7 +299,9 @@ def _assemble(
     duration: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of a piece, int64, and the index of each bar's first token, int64 [bars]."""
-    order = np.lexsort((pitch, step, part, bar))
+    velocity = (velocity - 1) // VELOCITY_STEP
+    duration = np.searchsorted(DURATIONS, np.minimum(duration, MAX_DURATION), side="right") - 1
+    order = np.lexsort((velocity, duration, pitch, step, part, bar))
     bar, part, step, program, pitch, velocity, duration = (
         x[order] for x in (bar, part, step, program, pitch, velocity, duration)
     )
@@ -315,7 +316,6 @@ def _assemble(
 
     new_tempo = np.concatenate([first, np.diff(tempos) != 0])
     headers = 2 + new_tempo
-    velocity = (velocity - 1) // VELOCITY_STEP
     new_velocity = new_cell | np.concatenate([first, np.diff(velocity) != 0])
     n_own = 2 + new_velocity + new_moment + new_program + new_cell
     n_before = np.concatenate([[0], np.cumsum(n_own)])  # tokens of earlier notes
@@ -331,9 +331,7 @@ def _assemble(
         place = place + is_new
     ids[place] = np.where(program == DRUMS, PITCH_DRUM, PITCH) + pitch
     ids[place[new_velocity] + 1] = VELOCITY + velocity[new_velocity]
-    ids[place + 1 + new_velocity] = (
-        DURATION + np.searchsorted(DURATIONS, np.minimum(duration, MAX_DURATION), side="right") - 1
-    )
+    ids[place + 1 + new_velocity] = DURATION + duration
     return ids, bar_starts
 
 
@@ -418,7 +416,9 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
     """Return the notes `own` of a score as a track. On a shared channel a program change precedes each note."""
     start = score.bar_start[score.bar[own]] + score.start[own]
     packed = score.velocity[own] << 8 | score.program[own]
-    start, duration, pitch, packed = remove_overlaps(start, score.duration[own], score.pitch[own], packed)
+    # Notes of one pitch that start together are sorted by duration, because readers end them in the order of their
+    # note-ons.
+    start, duration, pitch, packed = remove_overlaps(start, score.duration[own], score.pitch[own], packed, MAX_UNISON)
     messages: list[TimedMessage] = []
     if part.name:
         messages.append((0, mido.MetaMessage("track_name", name=part.name)))
@@ -427,7 +427,7 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
     for on, off, note, velocity, program in rows.tolist():
         program = part.kit if program == DRUMS else program
         if shared or program != last:
-            at = 0 if last == NONE else on * TICKS_PER_STEP
+            at = 0 if last == NONE and not shared else on * TICKS_PER_STEP
             messages.append((at, mido.Message("program_change", channel=channel, program=program)))
             last = program
         message = mido.Message("note_on", channel=channel, note=note, velocity=velocity)

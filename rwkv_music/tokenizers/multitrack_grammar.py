@@ -3,8 +3,9 @@
     Bar TimeSig [Tempo] (Part ([Program] Position (Pitch [Velocity] Duration)+)+)* Bar ...
 
 Within a bar the parts increase, within a cell the positions increase and stay within the bar, and within a moment the
-pitches increase. This is the order of `Multitrack.encode_piece`, and it makes every bar finite. A part has a program
-before its first note, drum pitches belong to the program of drums, and a cell's first note has a velocity.
+pitches do not decrease, and at most MAX_UNISON notes have the same one. This is the order of `Multitrack.encode_piece`,
+and it makes every bar finite. A part has a program before its first note, drum pitches belong to the program of drums,
+and a cell's first note has a velocity.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rwkv_music.midi.notes import MAX_UNISON
 from rwkv_music.tokenizers.grammar import Grammar
 
 KINDS = (
@@ -54,7 +56,8 @@ class MultitrackRules:
         by_program: bool [3, V], by the class of the current part's program.
         by_position: bool [positions + 1, V], by the lowest position that is still free in the cell.
         by_length: bool [lengths, V], by the length of the bar.
-        by_pitch: bool [129, V], by the lowest pitch that is still free in the moment.
+        by_pitch: bool [128 * MAX_UNISON + 1, V], by the lowest pitch that is still free in the moment, times
+            MAX_UNISON, plus the number of its notes.
         by_part: bool [parts + 1, V], by the last part of the bar.
         forced: bool [V without tags, V], a single token.
         kind, part, program, position, pitch, length: int64 [V], the value of each token for these tables, or -1.
@@ -88,7 +91,7 @@ class MultitrackRules:
         self.by_program = np.stack([kinds != "Position", ~is_drum_pitch, (kinds != "Pitch") | is_drum_pitch])
         self.by_position = (self.position < 0) | (self.position >= np.arange(n_positions + 1)[:, None])
         self.by_length = self.position < distinct[:, None]
-        self.by_pitch = (self.pitch < 0) | (self.pitch >= np.arange(129)[:, None])
+        self.by_pitch = (self.pitch < 0) | (self.pitch >= np.arange(128 * MAX_UNISON + 1)[:, None] // MAX_UNISON)
         self.by_part = (self.part < 0) | (self.part > np.arange(n_parts + 1)[:, None])
         self.forced = np.eye(V - np.count_nonzero(kinds == "Tag"), V, dtype=bool)  # tags are the last tokens
         self.bar_steps = distinct
@@ -111,6 +114,11 @@ class MultitrackRules:
 
 def _kind(name: str) -> str:
     return "Pitch" if name == "PitchDrum" else name
+
+
+def _after_pitch(last: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """Return the classes of `MultitrackRules.by_pitch` after notes of `pitch`, given the classes before them."""
+    return np.maximum(pitch * MAX_UNISON, last) + 1
 
 
 def _program_class(value: str) -> int:
@@ -160,7 +168,7 @@ class MultitrackGrammar(Grammar):
         classes[1] = self._programs[rows, current]
         classes[2] = np.where(part >= 0, 0, np.where(position >= 0, position + 1, classes[2]))
         classes[3] = np.where(length >= 0, length, classes[3])
-        classes[4] = np.where(position >= 0, 0, np.where(pitch >= 0, pitch + 1, classes[4]))
+        classes[4] = np.where(position >= 0, 0, np.where(pitch >= 0, _after_pitch(classes[4], pitch), classes[4]))
         is_last = (kind == KINDS.index("Duration")) & (classes[2] >= rules.bar_steps[classes[3]])
         kind = np.where(is_last, KINDS.index("Last"), kind)
         self._needs_velocity = np.where(part >= 0, True, self._needs_velocity)
@@ -220,7 +228,7 @@ class FillGrammar(Grammar):
                 if rules.position[token] >= 0:
                     classes[2, row], classes[4, row] = rules.position[token] + 1, 0
                 elif rules.pitch[token] >= 0:
-                    classes[4, row] = rules.pitch[token] + 1
+                    classes[4, row] = _after_pitch(classes[4, row], rules.pitch[token])
 
     def _choose(self, row: int) -> None:
         """Set the classes for the next token of a row, which is a given one or the first one of a hole."""

@@ -1,13 +1,11 @@
 """Codecs by name: creating a new one, or loading one from a tokenizer.json.
 
     multitrack  bars, parts and note values (multitrack.py); the voices of a piece stay separate
-    remi        bars, beats and note values (remi.py); tokens contain bars, tempos and time signatures
     midi-llm, midi-llm-piano
                 milliseconds, note-ons and note-offs (midi_llm.py); tokens contain no bars, so bars are stored next to
                 the ids, by token index (`Piece.bar_starts`, `*.bars` in a dataset) and by time (`BarLines`)
 
-To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), and add the class to `CODECS`. Loading a codec
-needs no tokenizer library: MidiTok is only imported to encode or decode.
+To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), and add the class to `CODECS`.
 """
 
 import inspect
@@ -19,17 +17,16 @@ from rwkv_music.files import read_json
 from rwkv_music.tokenizers.codec import FORMAT, FORMAT_VERSION, Codec
 from rwkv_music.tokenizers.midi_llm import MidiLlm, MidiLlmPiano
 from rwkv_music.tokenizers.multitrack import Multitrack
-from rwkv_music.tokenizers.remi import Remi
 
-CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Multitrack, Remi, MidiLlm, MidiLlmPiano)}
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Multitrack, MidiLlm, MidiLlmPiano)}
 TOKENIZERS = tuple(CODECS)
+DEFAULT_TOKENIZER = Multitrack.name
 TYPES = {
     "format": str,
     "format_version": int,
     "name": str,
     "options": dict,
     "vocabulary": list,
-    "libraries": dict,
     "fingerprint": str,
 }
 
@@ -39,7 +36,9 @@ def make_codec(name: str, **options: Any) -> Codec:
 
     Raises UserError if the codec or an option does not exist, or if an option is out of range.
     """
-    codec_class = _codec_class(name)
+    if name not in CODECS:
+        raise UserError(f"There is no tokenizer {name!r}; choose one of {', '.join(TOKENIZERS)}.")
+    codec_class = CODECS[name]
     unknown = set(options) - set(inspect.signature(codec_class).parameters)
     if unknown:
         raise UserError(f"The tokenizer {name} has no option {min(unknown)}; omit it or choose another tokenizer.")
@@ -49,14 +48,20 @@ def make_codec(name: str, **options: Any) -> Codec:
 def load_codec(path: str | os.PathLike) -> Codec:
     """Load the codec that `Codec.save` wrote to `path`.
 
-    Raises UserError if the file is missing, is not a tokenizer.json of this version, or was modified.
+    Raises UserError if the file is missing, is not a tokenizer.json of this version, is of a tokenizer that this
+    version does not have, or was modified.
     """
     contents = read_json(path, "use the tokenizer.json next to the data", TYPES)
+    name = contents["name"]
     try:
         if contents["format"] != FORMAT or contents["format_version"] != FORMAT_VERSION:
             raise ValueError(f"{contents['format']!r}, version {contents['format_version']!r}")
-        codec_class = _codec_class(contents["name"])
-        codec = codec_class(**contents["options"], vocabulary=contents["vocabulary"], libraries=contents["libraries"])
+        if name not in CODECS:
+            raise UserError(
+                f"{path} names the tokenizer {name!r}, which this version of RWKV-Music does not have; prepare the "
+                f"data again with {' or '.join(TOKENIZERS)}, or use the commit that wrote the file."
+            )
+        codec = CODECS[name](**contents["options"], vocabulary=contents["vocabulary"])
         modified = codec.fingerprint != contents["fingerprint"]
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
@@ -67,9 +72,3 @@ def load_codec(path: str | os.PathLike) -> Codec:
             f"{path} was modified: its fingerprint does not match its vocabulary; restore the original file."
         )
     return codec
-
-
-def _codec_class(name: str) -> type[Codec]:
-    if name not in CODECS:
-        raise UserError(f"There is no tokenizer {name!r}; choose one of {', '.join(TOKENIZERS)}.")
-    return CODECS[name]

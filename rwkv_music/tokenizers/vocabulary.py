@@ -22,7 +22,6 @@ class Vocabulary:
     tempo: np.ndarray  # int64 [V]: the rank of the tempo, 0 for the slowest
     tempo_steps_per_octave: float  # tempos per doubling, which are spaced evenly by ratio; 0 if there are none
     wait_ms: np.ndarray  # int64 [V]: the time that the token waits, in milliseconds
-    compound: bool  # whether some tokens are merges of several
     unknown_tag: np.ndarray  # int64 [V]: for a tag, the token of its column that stands for an unknown value (tags.py)
 
     @property

@@ -8,7 +8,6 @@ import mido
 
 from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
-from rwkv_music.data.dataset import read_dataset_json
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
 from rwkv_music.generation.completion import complete
@@ -39,9 +38,6 @@ class HeldOut:
     def __init__(self, config: RunConfig, split: str) -> None:
         try:
             import matplotlib  # noqa: F401
-
-            if read_dataset_json(config.data.data)["tokenizer"]["name"] == "remi":
-                import miditok  # noqa: F401
         except ImportError as error:
             raise UserError(
                 f"Samples need {error.name}: run pip install 'rwkv-music[music]', or train with --sample_every 0."

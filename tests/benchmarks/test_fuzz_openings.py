@@ -5,7 +5,7 @@ import pytest
 from tests.benchmarks.test_scaling import benchmarks  # noqa: F401
 
 
-@pytest.mark.parametrize("tokenizer", ["remi", "midi-llm"])
+@pytest.mark.parametrize("tokenizer", ["multitrack", "midi-llm"])
 def test_openings_are_kept(tokenizer, benchmarks):  # noqa: F811
     import fuzz_openings
 

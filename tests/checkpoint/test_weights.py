@@ -147,7 +147,7 @@ def test_the_codec_is_found_beside_a_file(bach_data, tmp_path):
     with pytest.raises(UserError, match="no tokenizer beside .*model.pth.tokenizer.json"):
         find_codec(path)
     (tmp_path / "model.pth.tokenizer.json").write_bytes((bach_data / "tokenizer.json").read_bytes())
-    assert find_codec(path).name == "remi"
+    assert find_codec(path).name == "multitrack"
 
 
 def test_more_than_nine_layers(tmp_path):

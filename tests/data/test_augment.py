@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from rwkv_music.data.augment import RANGES, Augmenter
-from rwkv_music.errors import UserError
 from rwkv_music.midi.events import DRUMS
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.tokenizers.codec import Codec
@@ -92,18 +91,12 @@ def test_variation_depends_on_seed_and_sample_only(codec, ids):
 
 
 def test_notes_out_of_range_only_move_towards_it():
-    codec = make_codec("remi")
+    codec = make_codec("multitrack")
     vocabulary = {token: i for i, token in enumerate(codec.vocabulary)}
     for pitch, program, possible in ((110, 0, range(-5, 1)), (15, 0, range(0, 7)), (60, DRUMS, [0]), (60, 118, [0])):
-        ids = np.array([vocabulary[f"Pitch_{pitch}"]])
-        before = np.array([vocabulary[f"Program_{-1 if program == DRUMS else program}"]])
+        kind = "PitchDrum" if program == DRUMS else "Pitch"
+        ids = np.array([vocabulary[f"{kind}_{pitch}"]])
+        before = np.array([vocabulary["Part_1"], vocabulary[f"Program_{'Drums' if program == DRUMS else program}"]])
         augmenter = Augmenter(codec, "transpose", 0)
         found = {int(augmenter.vary([ids], sample, before)[0][0] - ids[0]) for sample in range(80)}
         assert found == set(possible)
-
-
-def test_byte_pairs_are_rejected():
-    codec = make_codec("remi")
-    compound = type(codec)(vocabulary=[*codec.vocabulary, "Pitch_1+Velocity_3"], libraries={})
-    with pytest.raises(UserError, match="byte-pair"):
-        Augmenter(compound, "all", 0)

@@ -1,5 +1,6 @@
 """Batches: every target once per pass, the same for any number of ranks, with documents kept apart."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -25,7 +26,8 @@ def make(folder: Path, sizes: list[int]) -> list[np.ndarray]:
         with BinIdxWriter(folder / split) as writer:
             for document in chosen:
                 writer.add(document)
-    tokenizer = {"name": "remi", "fingerprint": "f" * 64, "vocab_size": 65536, "pad_id": 0, "bos_id": 1, "eos_id": 2}
+    tokenizer = {"name": "multitrack", "fingerprint": "f" * 64, "vocab_size": 65536}
+    tokenizer |= {"pad_id": 0, "bos_id": 1, "eos_id": 2}
     facts = {"splits": {split: {"pieces": len(sizes)} for split in ("train", "val")}, "sha256": {"tokenizer.json": ""}}
     (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))
     return documents
@@ -174,11 +176,21 @@ def test_modified_tokenizer_file_raises_user_error(bach_data, tmp_path):
         check_tokenizer_file(tmp_path)
 
 
+def test_a_tokenizer_of_an_earlier_version_raises_user_error(bach_data, tmp_path):
+    content = (bach_data / "tokenizer.json").read_bytes().replace(b'"multitrack"', b'"remi"')
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    facts = json.loads((bach_data / "dataset.json").read_text())
+    facts["sha256"]["tokenizer.json"] = hashlib.sha256(content).hexdigest()
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="tokenizer.json names the tokenizer 'remi'.* again with multitrack"):
+        check_tokenizer_file(tmp_path)
+
+
 def test_reading_works_without_the_music_extra(bach_data, tmp_path):
-    """Batches and the vocabulary can be read without MidiTok, symusic and music21."""
+    """Batches and the vocabulary can be read without music21 and matplotlib."""
     program = f"""
 import sys
-for name in ("miditok", "symusic", "music21"):
+for name in ("music21", "matplotlib"):
     sys.modules[name] = None  # importing it fails
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.tokenizers.registry import load_codec
@@ -203,7 +215,7 @@ def test_memory_does_not_grow_with_the_number_of_windows(tmp_path):
         file.write(HEADER.pack(MAGIC, VERSION, UINT16_CODE, 1, 2))
         np.array([n_tokens], SIZE).tofile(file)
         np.array([0, 0, 1], POINTER).tofile(file)
-    tokenizer = {"name": "remi", "fingerprint": "f" * 64, "vocab_size": 65536, "pad_id": 0}
+    tokenizer = {"name": "multitrack", "fingerprint": "f" * 64, "vocab_size": 65536, "pad_id": 0}
     facts = {"splits": {split: {"pieces": 1} for split in ("train", "val")}, "sha256": {"tokenizer.json": ""}}
     (tmp_path / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))
     tracemalloc.start()

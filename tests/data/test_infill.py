@@ -41,13 +41,13 @@ def names(ids) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def data(bach_data_multitrack) -> MusicDataset:
-    return MusicDataset(bach_data_multitrack, "train", 4096, seed=3, task="infill", infill_bars=6)
+def data(bach_data) -> MusicDataset:
+    return MusicDataset(bach_data, "train", 4096, seed=3, task="infill", infill_bars=6)
 
 
-def test_rows_hold_the_cells_of_the_piece(data, bach_data_multitrack):
+def test_rows_hold_the_cells_of_the_piece(data, bach_data):
     """The context, the repeated cells and the targets are the piece's; each hole is named in the context."""
-    tokens = BinIdx(bach_data_multitrack / "train")
+    tokens = BinIdx(bach_data / "train")
     windows = iter(range(data.n_windows))
     kinds = Counter()
     for piece in range(len(tokens)):
@@ -86,9 +86,9 @@ def test_rows_hold_the_cells_of_the_piece(data, bach_data_multitrack):
 
 
 @pytest.mark.parametrize("augment", ["none", "all"])
-def test_controls_describe_the_contents_also_after_augmentation(augment, bach_data_multitrack):
+def test_controls_describe_the_contents_also_after_augmentation(augment, bach_data):
     """Transposition moves notes into other registers, so controls are computed after it."""
-    data = MusicDataset(bach_data_multitrack, "train", 4096, seed=1, task="infill", infill_bars=6, augment=augment)
+    data = MusicDataset(bach_data, "train", 4096, seed=1, task="infill", infill_bars=6, augment=augment)
     n_controls = 0
     for window in range(0, data.n_windows, 2):
         row = data.tasks["infill"].row(window, sample=window)
@@ -111,8 +111,8 @@ def test_controls_describe_the_contents_also_after_augmentation(augment, bach_da
     assert n_controls > 100
 
 
-def test_each_kind_of_holes_occurs_and_leaves_a_cell(bach_data_multitrack):
-    ids = BinIdx(bach_data_multitrack / "train")[0].astype(np.int64)
+def test_each_kind_of_holes_occurs_and_leaves_a_cell(bach_data):
+    ids = BinIdx(bach_data / "train")[0].astype(np.int64)
     excerpt = read_excerpt(ids, 1, len(ids))
     generator = np.random.default_rng(0)
     cells = {(bar, part) for bar in range(len(excerpt.cells)) for part in excerpt.parts}
@@ -140,15 +140,15 @@ def test_one_part_and_two_bars_leave_a_bar():
     assert 1 in sizes and max(sizes) <= 2
 
 
-def test_rows_fit_and_keep_the_loss_on_contents(bach_data_multitrack):
-    data = MusicDataset(bach_data_multitrack, "train", 300, task="infill")
+def test_rows_fit_and_keep_the_loss_on_contents(bach_data):
+    data = MusicDataset(bach_data, "train", 300, task="infill")
     lengths = [len(data.tasks["infill"].row(i, i).input_ids) for i in range(data.n_windows)]
     assert max(lengths) <= 300 and np.mean(lengths) > 150
 
 
-def test_batches_are_the_same_for_any_ranks_and_augmented_together(bach_data_multitrack):
+def test_batches_are_the_same_for_any_ranks_and_augmented_together(bach_data):
     config = DataConfig(
-        data=str(bach_data_multitrack), ctx_len=400, task="mix", infill_weight=0.4, completion_weight=0.1, augment="all"
+        data=str(bach_data), ctx_len=400, task="mix", infill_weight=0.4, completion_weight=0.1, augment="all"
     )
     data = MusicDataset.of(config, "train")
     whole = data.batch(10, 16)
@@ -159,9 +159,9 @@ def test_batches_are_the_same_for_any_ranks_and_augmented_together(bach_data_mul
     assert shares == {"completion": 100, "infill": 400, "pretrain": 500}
 
 
-def test_other_tokenizers_and_weights_are_refused(bach_data, bach_data_multitrack):
-    with pytest.raises(UserError, match="remi.*--tokenizer multitrack"):
-        MusicDataset(bach_data, "train", 100, task="infill")
+def test_other_tokenizers_and_weights_are_refused(bach_data, bach_data_midi_llm):
+    with pytest.raises(UserError, match="midi-llm.*--tokenizer multitrack"):
+        MusicDataset(bach_data_midi_llm, "train", 100, task="infill")
     with pytest.raises(UserError, match="infill_weight"):
         DataConfig(task="mix", completion_weight=0.7, infill_weight=0.5)
-    assert load_codec(bach_data_multitrack / "tokenizer.json").fingerprint == make_codec("multitrack").fingerprint
+    assert load_codec(bach_data / "tokenizer.json").fingerprint == make_codec("multitrack").fingerprint

@@ -17,7 +17,7 @@ from rwkv_music.tokenizers.registry import load_codec
 TASKS = ("pretrain", "completion", "mix")
 
 
-@pytest.fixture(scope="module", params=["bach_data", "bach_data_midi_llm", "bach_data_multitrack"])
+@pytest.fixture(scope="module", params=["bach_data", "bach_data_midi_llm", "bach_data"])
 def folder(request) -> Path:
     return request.getfixturevalue(request.param)
 
@@ -59,15 +59,15 @@ def test_targets_are_the_bars_after_the_context(folder, codec):
 
 
 def test_window_inside_a_piece_starts_like_a_piece(bach_data):
-    """Tempo and program come at its first position, in the order used at the start of a piece."""
+    """Its first bar has a tempo, and its first part a program, in the order used at the start of a piece."""
     codec = load_codec(bach_data / "tokenizer.json")
     data = MusicDataset(bach_data, "val", 4096, task="completion", context_bars=2, completion_bars=1)
     for window in range(1, data.n_windows):
         row = data.tasks["completion"].row(window, 0)
         names = [codec.vocabulary[i].split("_")[0] for i in row.input_ids]
-        assert names[:3] == ["BOS", "Bar", "TimeSig"]
-        first = names.index("Position")
-        assert names[first : first + 4] == ["Position", "Tempo", "Program", "Pitch"]
+        assert names[:4] == ["BOS", "Bar", "TimeSig", "Tempo"]
+        first = names.index("Part")
+        assert names[first : first + 4] == ["Part", "Program", "Position", "Pitch"]
 
 
 def test_long_windows_lose_context_bars_first(folder, codec):

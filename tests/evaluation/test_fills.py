@@ -23,8 +23,8 @@ EMPTY = np.empty(0, np.int64)
 
 
 @pytest.fixture(scope="module")
-def held_out(bach_data_multitrack):
-    return list(Pieces(bach_data_multitrack, "val", CODEC))
+def held_out(bach_data):
+    return list(Pieces(bach_data, "val", CODEC))
 
 
 def cells_of(piece):
@@ -35,7 +35,7 @@ def cells_of(piece):
             yield number, cell.content, excerpt.signatures[bar]
 
 
-def test_the_truth_is_right_and_asked_classes_are_met(held_out, bach_data_multitrack, monkeypatch):
+def test_the_truth_is_right_and_asked_classes_are_met(held_out, bach_data, monkeypatch):
     """Stands in for the model: it writes the true cells, or cells that have the class asked for."""
     calls = []
     by_class = {}
@@ -55,7 +55,7 @@ def test_the_truth_is_right_and_asked_classes_are_met(held_out, bach_data_multit
         return [contents] * count
 
     monkeypatch.setattr(fills, "write_cells", write_cells)
-    report = evaluate_fills(None, CODEC, bach_data_multitrack, 30, context_bars=2, bars=4, rows_at_once=3)
+    report = evaluate_fills(None, CODEC, bach_data, 30, context_bars=2, bars=4, rows_at_once=3)
     assert report.split == "val" and report.sets_of_holes == 8
     means = {name: mean_and_deviation(found)[0] for name, found in report.measures.items()}
     assert {name: len(found) for name, found in report.measures.items()} == {
@@ -105,12 +105,12 @@ def test_the_score_of_an_excerpt_is_that_of_its_file(held_out):
             np.testing.assert_allclose(found.notes[name], expected.notes[name])
 
 
-def test_an_untrained_model_is_measured(bach_data_multitrack, monkeypatch):
+def test_an_untrained_model_is_measured(bach_data, monkeypatch):
     monkeypatch.setattr(fill, "TOKENS_PER_BAR", 8)  # it would write long bars
     torch.manual_seed(0)
     model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=CODEC.vocab_size)).requires_grad_(False)
     report = evaluate_fills(
-        model, CODEC, bach_data_multitrack, 2, context_bars=1, bars=2, sampling=Sampling(seed=3), rows_at_once=2
+        model, CODEC, bach_data, 2, context_bars=1, bars=2, sampling=Sampling(seed=3), rows_at_once=2
     )
     mean, _ = mean_and_deviation(report.measures[MODEL])
     assert mean.onset_f1 < 0.3 and report.copy_rate == 0 and report.divergences["pitch"] > 0.5
@@ -119,6 +119,6 @@ def test_an_untrained_model_is_measured(bach_data_multitrack, monkeypatch):
     assert max(map(len, table.splitlines())) <= 120 and "nan" not in table
 
 
-def test_pieces_that_are_too_short_are_refused(bach_data_multitrack):
+def test_pieces_that_are_too_short_are_refused(bach_data):
     with pytest.raises(UserError, match="402 bars.*--context-bars"):
-        evaluate_fills(None, CODEC, bach_data_multitrack, 1, context_bars=200)
+        evaluate_fills(None, CODEC, bach_data, 1, context_bars=200)

@@ -95,7 +95,7 @@ def test_with_tbptt_windows_do_not_matter(model, bach_data, batch_size):
         assert found.by_position == pytest.approx([n / t for n, t in zip(nats, targets, strict=True)], rel=1e-4)
 
 
-@pytest.mark.parametrize("tokenizer", ["remi", "midi-llm"])
+@pytest.mark.parametrize("tokenizer", ["multitrack", "midi-llm"])
 def test_completions_are_measured_beside_real_bars(tokenizer, bach_midi, tmp_path):
     prepare([bach_midi], tmp_path / "data", tokenizer=tokenizer, workers=1, val_fraction=0.2)
     codec = load_codec(tmp_path / "data" / "tokenizer.json")
@@ -126,29 +126,29 @@ def test_a_folder_that_is_not_a_dataset_is_refused(model, bach_midi):
         evaluate(model, None, bach_midi, 64, 2)
 
 
-def test_losses_of_parts_add_up(bach_data_multitrack, monkeypatch):
+def test_losses_of_parts_add_up(bach_data, monkeypatch):
     """The rows have the tokens that stand after each Part, and together the loss of the whole split."""
-    codec = load_codec(bach_data_multitrack / "tokenizer.json")
+    codec = load_codec(bach_data / "tokenizer.json")
     torch.manual_seed(0)
     untrained = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size)).requires_grad_(False)
-    pieces, expected = BinIdx(bach_data_multitrack / "val"), Counter()
+    pieces, expected = BinIdx(bach_data / "val"), Counter()
     for i in range(len(pieces)):
         name = ""
         for token in (codec.vocabulary[i] for i in pieces[i][1:]):
             starts = {"Part": token.replace("Part_", "part "), "Bar": "", "EOS": ""}
             name = starts.get(token.split("_")[0], name)
             expected[name] += 1
-    split, rows = part_losses(untrained, codec, bach_data_multitrack, ctx_len=200, batch_size=3)
+    split, rows = part_losses(untrained, codec, bach_data, ctx_len=200, batch_size=3)
     assert split == "val"
     assert {row.name: row.tokens for row in rows[:-1]} == {name: n for name, n in expected.items() if name}
     assert rows[-1].tokens == expected[""] and rows[-1].notes == 0
     assert sum(row.notes for row in rows) == sum(codec.count_notes(pieces[i]) for i in range(len(pieces)))
-    _, val = evaluate(untrained, codec, bach_data_multitrack, ctx_len=200, batch_size=3)
+    _, val = evaluate(untrained, codec, bach_data, ctx_len=200, batch_size=3)
     assert sum(row.nats for row in rows) == pytest.approx(val.nats_per_token * val.targets)
     assert rows[0].bits_per_note == pytest.approx(rows[0].nats / rows[0].notes / math.log(2))
     assert len(parts_as_table(split, rows).splitlines()) == 1 + len(rows)
 
     monkeypatch.setattr(losses, "PART_ROWS", 3)
-    _, fewer = part_losses(untrained, codec, bach_data_multitrack, ctx_len=200, batch_size=3)
+    _, fewer = part_losses(untrained, codec, bach_data, ctx_len=200, batch_size=3)
     assert [row.name for row in fewer] == ["part 1", "part 2", f"parts 3 to {len(rows) - 1}", rows[-1].name]
     assert fewer[2].notes == sum(row.notes for row in rows[2:-1])

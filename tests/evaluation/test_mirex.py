@@ -12,11 +12,11 @@ from rwkv_music.tokenizers.registry import load_codec
 
 
 @pytest.mark.parametrize("count", [1, 6])
-def test_the_true_bars_equal_real_music(count, bach_data_multitrack, monkeypatch):
+def test_the_true_bars_equal_real_music(count, bach_data, monkeypatch):
     """Stands in for the model: it writes the true twelve bars."""
-    codec = load_codec(bach_data_multitrack / "tokenizer.json")
+    codec = load_codec(bach_data / "tokenizer.json")
     truth, prompts = {}, []
-    for piece in Pieces(bach_data_multitrack, "val", codec):
+    for piece in Pieces(bach_data, "val", codec):
         score = read_score(codec.decode(piece.ids))
         for bar in (0, 1):
             if mirex.has_form(score, 4, bar):
@@ -31,7 +31,7 @@ def test_the_true_bars_equal_real_music(count, bach_data_multitrack, monkeypatch
         return [real] * count
 
     monkeypatch.setattr(mirex, "continue_prompt", continue_prompt)
-    report = evaluate_mirex(None, codec, bach_data_multitrack, count)
+    report = evaluate_mirex(None, codec, bach_data, count)
     assert [(n, seed) for _, n, seed in prompts] == [(1, 0)] if count == 1 else [(4, 0), (2, 1)]
     assert len(report.measures[MODEL]) == count
     assert len(report.measures[REAL]) == len(report.measures[COPY]) == report.prompts == len({p for p, *_ in prompts})
@@ -41,8 +41,8 @@ def test_the_true_bars_equal_real_music(count, bach_data_multitrack, monkeypatch
     assert max(map(len, as_table(report).splitlines())) <= 120
 
 
-def test_data_without_the_form_are_refused(bach_data_multitrack, monkeypatch):
+def test_data_without_the_form_are_refused(bach_data, monkeypatch):
     monkeypatch.setattr(mirex, "has_form", lambda *_: False)
-    codec = load_codec(bach_data_multitrack / "tokenizer.json")
+    codec = load_codec(bach_data / "tokenizer.json")
     with pytest.raises(UserError, match="16 bars of 4/4"):
-        evaluate_mirex(None, codec, bach_data_multitrack, 1)
+        evaluate_mirex(None, codec, bach_data, 1)

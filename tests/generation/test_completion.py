@@ -28,7 +28,7 @@ from tests.midi.midi_files import file_of, make_midi, note
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return make_codec("remi")
+    return make_codec("multitrack")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_memorized_chorale_is_completed_note_for_note(tokenizer, chorale):
     found = sorted({(pitch, start) for pitch, start in zip(completed.pitch, completed.start, strict=True)})
     assert [pitch for pitch, _ in found] == [pitch for pitch, _ in expected]
     shift = np.array(found)[:, 1] - np.array(expected)[:, 1]
-    assert np.abs(shift).max() < (1e-3 if tokenizer == "remi" else 0.25)  # midi-llm rounds every wait to 8 ms
+    assert np.abs(shift).max() < (1e-3 if tokenizer == "multitrack" else 0.25)  # midi-llm rounds every wait to 8 ms
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
@@ -224,7 +224,7 @@ def test_an_untrained_model_completes_the_requested_bars(tokenizer, temperature,
         assert completion.bars == 3
         ids = np.concatenate([completion.prompt.ids, completion.new_ids])
         assert not np.isin(completion.new_ids, [codec.pad_id, codec.bos_id, codec.eos_id]).any()
-        if tokenizer == "remi":
+        if tokenizer == "multitrack":
             assert len(codec.bar_starts(ids)) == 5
         for midi, bars in ((completion.midi(), 5), (completion.midi_alone(), 3)):
             midi.save(tmp_path / "out.mid")
@@ -320,9 +320,7 @@ def test_the_context_may_be_the_whole_prompt(codec, changing_meters):
 def test_a_model_that_never_ends_a_bar_is_forced_to(tokenizer, chorale):
     """The model prefers one token wherever it is allowed; after `max_tokens` every row is ended."""
     codec = make_codec(tokenizer)
-    favorite = {"multitrack": "Pitch_60", "remi": "Pitch_60", "midi-llm": "pi:3c:7", "midi-llm-piano": "p:3c:7"}[
-        tokenizer
-    ]
+    favorite = {"multitrack": "Pitch_60", "midi-llm": "pi:3c:7", "midi-llm-piano": "p:3c:7"}[tokenizer]
     stubborn = MemorizedPiece(np.full(1, codec.vocabulary.index(favorite)), codec.vocab_size)
     (completion,) = complete(stubborn, codec, chorale, context_bars=2, bars=2, max_tokens=50)
     assert completion.bars == 2 and 50 < len(completion.new_ids) < 150
@@ -399,7 +397,7 @@ def test_files_and_their_names(codec, changing_meters, tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "two").iterdir())
     assert names == ["OUT-1.mid", "OUT-1.png", "OUT-2.mid", "OUT-2.png"]
     midi = mido.MidiFile(tmp_path / "two" / "OUT-2.mid")
-    assert np.bincount(read_notes(midi).part).tolist() == [8, 4 + 3, 1]  # the prompt's, the completion's, the bass
+    assert np.bincount(read_notes(midi).part).tolist() == [8 + 4 + 3, 1]  # the prompt's and the completion's, the bass
     assert capsys.readouterr().err == ""  # no progress bar for short work, as stderr is not a terminal
 
 

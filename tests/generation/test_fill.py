@@ -155,8 +155,8 @@ def test_bad_requests_are_one_sentence(request_, options, reason, chorale, model
 
 
 def test_bad_files_and_tokenizers(chorale, model, tmp_path):
-    with pytest.raises(UserError, match="remi has no parts.*multitrack"):
-        fill(model, make_codec("remi"), chorale, ["bars=2"])
+    with pytest.raises(UserError, match="midi-llm has no parts.*multitrack"):
+        fill(model, make_codec("midi-llm"), chorale, ["bars=2"])
     for content in (b"text", file_of(mido.MidiFile(tracks=[mido.MidiTrack()]))):
         (tmp_path / "bad.mid").write_bytes(content)
         with pytest.raises(UserError, match=r"bad\.mid"):

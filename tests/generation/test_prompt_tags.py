@@ -29,7 +29,7 @@ def test_a_piece_from_scratch_has_the_requested_bars_and_tags(tokenizer, tmp_pat
     for completion in completions:
         assert (completion.context_bars, completion.bars) == (0, 2)
         assert not any(codec.vocabulary[i].startswith("Tag") for i in completion.new_ids)
-        if tokenizer in ("multitrack", "remi"):
+        if tokenizer == "multitrack":
             assert codec.bar_starts(completion.new_ids)[0] == 0 and len(codec.bar_starts(completion.new_ids)) == 2
         completion.midi().save(tmp_path / "out.mid")
 
@@ -49,7 +49,7 @@ def test_tags_are_read_and_checked():
     ):
         with pytest.raises(UserError, match=reason):
             tagged(codec, piece, tags)
-    for name in ("remi", "multitrack"):
+    for name in ("midi-llm", "multitrack"):
         plain = make_codec(name)
         with pytest.raises(UserError, match=f"{name} has no tags"):
             tagged(plain, plain.empty_piece(), {"composer": "bach"})

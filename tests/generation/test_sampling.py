@@ -146,12 +146,12 @@ def test_a_penalty_lowers_the_probability_by_its_nats():
     assert np.abs(drawn - expected_share(lowered, Sampling())).max() < 2 / n
 
 
-@pytest.mark.parametrize("name", ["remi", "midi-llm"])
+@pytest.mark.parametrize("name", ["multitrack", "midi-llm"])
 def test_only_melodic_notes_are_penalized(name):
     codec = make_codec(name)
     v = codec.token_properties
     counted = v.keys >= 0
-    assert counted.sum() == {"remi": 128, "midi-llm": 12 * 128 * 11}[name]
+    assert counted.sum() == {"multitrack": 128, "midi-llm": 12 * 128 * 11}[name]
     assert (v.pitch[counted] >= 0).all() and v.is_onset[counted].all()
 
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.files import file_sha256
-from rwkv_music.tokenizers.remi import Remi
+from rwkv_music.tokenizers.midi_llm import MidiLlm
 from tests.training.test_process_group import ADDED
 
 PROJECT = Path(__file__).parents[2]
@@ -33,9 +33,9 @@ def data(tmp_path_factory) -> Path:
             for _ in range(pieces):
                 start, step = chance.randrange(97), chance.randrange(1, 5)
                 writer.add([1, *(3 + (start + i * step) % 97 for i in range(chance.randrange(50, 400))), 2])
-    codec = Remi(vocabulary=[f"Scale_{i}" for i in range(VOCABULARY)], libraries={})  # given, so MidiTok is not asked
+    codec = MidiLlm(vocabulary=[f"Scale_{i}" for i in range(VOCABULARY)])
     codec.save(folder / "tokenizer.json")
-    tokenizer = {"name": "remi", "vocab_size": VOCABULARY, "pad_id": 0, "fingerprint": codec.fingerprint}
+    tokenizer = {"name": codec.name, "vocab_size": VOCABULARY, "pad_id": 0, "fingerprint": codec.fingerprint}
     splits = {"train": {"pieces": 200}, "val": {"pieces": 10}}
     facts = {"splits": splits, "sha256": {"tokenizer.json": file_sha256(folder / "tokenizer.json")}}
     (folder / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))

@@ -242,8 +242,21 @@ def test_rounding_keeps_notes_in_their_bar_and_gives_them_a_length():
         [(3.99, 0.01, 62, 0), (0, 0.01, 64, 300), (0.1, 1, 64, 9), (0.2, 1, 65, 9.6), (4, 1, 66, 9), (-1, 1, 66, 9)]
     )
     result = check(midi, parts_of(midi), [Cell(0, 0, new)])
-    expected = [(0, 3, 64, 9), (1, 4, 65, 10), (11, 12, 62, 1), (12, 15, 60, 80)]
+    expected = [(0, 1, 64, 127), (0, 3, 64, 9), (1, 4, 65, 10), (11, 12, 62, 1), (12, 15, 60, 80)]
     assert sorted(notes_of(result, 0)) == expected
+
+
+def test_new_notes_of_one_pitch_may_start_together():
+    """The shortest comes first, so that readers find the length of each. A note of the file limits them."""
+    midi = make_midi([*note(0, 480, 50), *note(BAR + 960, BAR + 1440, 60)])
+    cell = Cell(0, 0, notes_from((3, 9, 60), (3, 1, 60), (3, 1, 62), (3, 1, 60)))
+    result = check(midi, parts_of(midi), [cell])
+    assert notes_of(result, 0) == [
+        *[(1440, 1920, 60, 70)] * 2,
+        (1440, BAR + 960, 60, 70),
+        (1440, 1920, 62, 70),
+        (BAR + 960, BAR + 1440, 60, 80),
+    ]
 
 
 def test_parts_of_one_track_with_ports():

@@ -73,13 +73,13 @@ PROGRAMS = {
 @pytest.mark.parametrize("case", PROGRAMS)
 def test_programs(case):
     tracks, expected = PROGRAMS[case]
-    data = file_of(make_midi(*tracks))
+    data = file_of(make_midi(*tracks, ticks_per_beat=24))
     assert played_notes(parse_midi(data)).program.tolist() == expected
     assert np.flatnonzero(compute_stats(data).programs).tolist() == sorted(set(expected))
-    codec = make_codec("remi")
+    codec = make_codec("multitrack")
     named = [codec.vocabulary[token] for token in codec.encode(data)]
-    named = [int(token.split("_")[1]) for token in named if token.startswith("Program_")]
-    assert set(named) == {-1 if number == DRUMS else number for number in expected}
+    named = [token.removeprefix("Program_") for token in named if token.startswith("Program_")]
+    assert set(named) == {"Drums" if number == DRUMS else str(number) for number in expected}
 
 
 @pytest.mark.parametrize("case", ["set-up track", "second staff", "change in another track"])
@@ -119,16 +119,16 @@ def test_notes_without_a_note_off_sound_to_the_end(tracks, ends):
     assert sorted(played_notes(parse_midi(file_of(make_midi(*tracks)))).end.tolist()) == ends
 
 
-def test_remi_counts_notes_without_length():
-    piece = make_codec("remi").encode_piece(file_of(make_midi(EMPTY + note(480, 720, 60) + note(960, 1440, 60))))
+def test_multitrack_counts_notes_without_length():
+    piece = make_codec("multitrack").encode_piece(file_of(make_midi(EMPTY + note(480, 720, 60) + note(960, 1440, 60))))
     assert piece.lost == {"notes without length": 1}
 
 
 def test_pedals_belong_to_channels():
     tracks = [[control(0, 64, 127), control(960, 64, 0), *note(0, 480, 60)], note(0, 480, 48), note(0, 480, 72, 80, 1)]
-    codec = make_codec("remi")
+    codec = make_codec("multitrack")
     tokens = [codec.vocabulary[token] for token in codec.encode(file_of(make_midi(*tracks)))]
-    assert [token for token in tokens if token.startswith("Duration")] == ["Duration_2.0.24"] * 2 + ["Duration_1.0.24"]
+    assert [token for token in tokens if token.startswith("Duration")] == ["Duration_48"] * 2 + ["Duration_24"]
 
 
 def test_reset_controllers_releases_the_pedal():

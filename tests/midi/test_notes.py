@@ -87,3 +87,13 @@ def test_remove_overlaps():
     rows = np.stack(remove_overlaps(*np.array(notes).T), axis=1)
     assert rows.tolist() == [[0, 10, 40, 5], [0, 30, 60, 9], [30, 5, 60, 7], [40, 10, 40, 5]]
     assert all(len(column) == 0 for column in remove_overlaps(*np.empty((4, 0), int)))
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_remove_overlaps_keeps_some_notes_that_start_together(n):
+    """They end at the next start of their pitch, also if it is MAX_UNISON notes away."""
+    together = [(0, 90 - k, 60, k) for k in range(n)]
+    later = [(80, 9, 60, 1), (80, 9, 60, 1), (0, 99, 61, 1)]
+    rows = np.stack(remove_overlaps(*np.array(together + later).T, max_unison=3), axis=1).tolist()
+    assert sorted(rows) == sorted([[0, 80, 60, k] for k in range(min(n, 3))] + [list(note) for note in later])
+    assert rows == sorted(rows, key=lambda row: (row[0], row[2], row[1]))

@@ -134,8 +134,8 @@ def test_tables_that_fit_nothing_and_other_tokenizers(bach_midi, tmp_path):
     table = write(tmp_path / "t.csv", "file,composer\nabsent.mid,Bach\n")
     with pytest.raises(UserError, match=r"t\.csv fits.*--resume"):
         quick_prepare([bach_midi], tmp_path / "data", tokenizer="multitrack", tags=table)
-    with pytest.raises(UserError, match="remi has no option tags"):
-        quick_prepare([bach_midi], tmp_path / "data", tokenizer="remi", tags=table)
+    with pytest.raises(UserError, match="midi-llm has no option tags"):
+        quick_prepare([bach_midi], tmp_path / "data", tokenizer="midi-llm", tags=table)
 
 
 def test_values_beyond_the_limit_become_unknown(bach_midi, tmp_path, monkeypatch):

@@ -194,27 +194,7 @@ def test_filtered_files_are_counted_by_reason(bach_midi, tmp_path):
         quick_prepare([bach_midi], tmp_path / "data", filters=Filters(notes_per_second=(99, 999)))
 
 
-def test_byte_pairs(bach_midi, bach_data, tmp_path):
-    quick_prepare([bach_midi], tmp_path / "data", tokenizer="remi", val_fraction=0.2, bpe_vocab_size=1500)
-    codec = load_codec(tmp_path / "data" / "tokenizer.json")
-    facts = json.loads((tmp_path / "data" / "dataset.json").read_text())
-    plain = json.loads((bach_data / "dataset.json").read_text())
-    assert facts["tokenizer"]["vocab_size"] == codec.vocab_size == 1500
-    for split in ("train", "val"):
-        counts, before = facts["splits"][split], plain["splits"][split]
-        assert counts["tokens"] < before["tokens"] * 0.8
-        assert {**counts, "tokens": 0} == {**before, "tokens": 0}
-        tokens, bars = BinIdx(tmp_path / "data" / split), BinIdx(tmp_path / "data" / f"{split}.bars")
-        for i in range(len(tokens)):
-            np.testing.assert_array_equal(np.cumsum(bars[i]), codec.bar_starts(tokens[i]))
-    with pytest.raises(UserError, match="midi-llm does not support --bpe"):
-        prepare([bach_midi], tmp_path / "other", tokenizer="midi-llm", bpe_vocab_size=30_000)
-    with pytest.raises(UserError, match="choose from 1,319"):
-        prepare([bach_midi], tmp_path / "other", bpe_vocab_size=1000)
-    assert not (tmp_path / "other").exists() and not left_over(tmp_path)
-
-
-def test_midi_llm(bach_midi, bach_data_midi_llm, tmp_path):
+def test_midi_llm(bach_data_midi_llm):
     data = bach_data_midi_llm
     assert json.loads((data / "dataset.json").read_text())["tokenizer"]["vocab_size"] == 20096
     codec = load_codec(data / "tokenizer.json")
@@ -225,8 +205,6 @@ def test_midi_llm(bach_midi, bach_data_midi_llm, tmp_path):
         piece = codec.encode_piece(Path(line["file"]))
         np.testing.assert_array_equal(tokens[i], piece.ids)
         np.testing.assert_array_equal(np.cumsum(bars[i]), piece.bar_starts)
-    with pytest.raises(UserError, match="midi-llm has no option positions_per_beat"):
-        prepare([bach_midi], tmp_path / "other", tokenizer="midi-llm", options={"positions_per_beat": 12})
 
 
 PROGRAM = """
@@ -422,7 +400,7 @@ def test_other_content_of_out_is_never_replaced(bach_midi, bach_data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         prepare([bach_midi], tmp_path / "file", workers=1)
-    with pytest.raises(UserError, match="choose one of .*remi"):
+    with pytest.raises(UserError, match="choose one of .*multitrack"):
         prepare([bach_midi], tmp_path / "new", tokenizer="abc", workers=1)
     for fraction in (-0.1, 1.0, float("nan")):
         with pytest.raises(UserError, match="validation fraction"):

@@ -44,7 +44,7 @@ def test_page_is_self_contained_and_states_the_counts(bach_data):
 
 
 def test_histograms(bach_midi):
-    report = CorpusReport("remi")
+    report = CorpusReport("multitrack")
     pieces = [compute_stats(path.read_bytes()) for path in sorted(bach_midi.iterdir())]
     for number, piece in enumerate(pieces):
         report.add("val" if number < 3 else "train", piece.record(), 1000, 20)
@@ -70,7 +70,7 @@ def test_reasons_are_escaped():
         "lost": {},
         "splits": {split: {"pieces": 0, "tokens": 0} for split in ("train", "val")},
     }
-    text = CorpusReport("remi").html(facts)
-    assert CorpusReport("remi").html(facts) == text  # the same bytes every time
+    text = CorpusReport("multitrack").html(facts)
+    assert CorpusReport("multitrack").html(facts) == text  # the same bytes every time
     page = Page(text)
     assert "script" not in page.tags and "<script>" in page.text

@@ -4,6 +4,8 @@ from rwkv_music.tokenizers.registry import make_codec
 
 
 def test_fingerprint_depends_on_the_options():
-    assert make_codec("remi").fingerprint == make_codec("remi", positions_per_beat=24).fingerprint
-    assert make_codec("remi").fingerprint != make_codec("remi", positions_per_beat=12).fingerprint
-    assert make_codec("remi").fingerprint != make_codec("remi", n_velocities=16).fingerprint
+    plain, *others = (
+        make_codec("multitrack", tags=tags).fingerprint for tags in (None, {"a": ["x"]}, {"b": ["x"]}, {"a": ["y"]})
+    )
+    assert plain == make_codec("multitrack", tags={}).fingerprint
+    assert len({plain, *others}) == 4

@@ -41,7 +41,7 @@ def test_real_music_is_allowed(codec, bach_midi):
             assert not grammar.ended[0]
             grammar.feed(np.array([token]))
         assert grammar.ended[0]
-        if codec.name == "remi":
+        if codec.name == "multitrack":
             assert grammar.bars[0] == len(piece.bar_starts)
 
 
@@ -67,7 +67,7 @@ def test_rows_have_the_requested_bars_and_decode(codec, piece, n):
         ids = np.concatenate([prompt.ids, row])
         midi = codec.decode(ids, prompt.bar_lines)
         assert codec.count_notes(row) and any(message.type == "note_on" for message in midi)
-        if codec.name == "remi":
+        if codec.name == "multitrack":
             assert len(codec.bar_starts(ids)) == n + 3 and codec.bar_starts(row)[0] == 0
 
 
@@ -152,6 +152,6 @@ def test_bars_are_finite(codec, piece):
         if grammar.ended[0]:
             return
         grammar.feed(np.array([codec.vocab_size - 1 - grammar.allowed()[0, ::-1].argmax()]))
-        if codec.name != "remi" and grammar.classes[0, 0] == grammar.tables[0].shape[0] - 1:
+        if codec.name != "multitrack" and grammar.classes[0, 0] == grammar.tables[0].shape[0] - 1:
             return  # the highest key may be repeated without end, so only sampling leaves it
     raise AssertionError("the bar does not end")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rwkv_music.midi.events import DRUMS, RejectedMidi, parse_midi
-from rwkv_music.midi.notes import read_notes
+from rwkv_music.midi.notes import MAX_UNISON, read_notes
 from rwkv_music.midi.parts import read_parts
 from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.multitrack import DOUBLE_NOTES, OTHER_METERS, read_tokens
@@ -125,13 +125,58 @@ def test_tempo_is_the_mean_of_a_bar():
     ]  # 80, rounded
 
 
-def test_overlaps_doubles_and_long_notes():
-    notes = note(0, 960, 60) + note(480, 1440, 60) + note(0, 100, 62, 50) + note(0, 300, 62, 40)
-    piece = encode(notes + note(0, 480 * 70, 40))
-    assert piece.lost == {DOUBLE_NOTES: 1}
+def test_overlaps_and_long_notes():
+    piece = encode(note(0, 960, 60) + note(480, 1440, 60) + note(0, 480 * 70, 40))
+    assert not piece.lost
     score = read_tokens(piece.ids)
     rows = sorted(zip(score.pitch.tolist(), score.start.tolist(), score.duration.tolist(), strict=True))
-    assert rows == [(40, 0, 64 * 24), (60, 0, 24), (60, 24, 48), (62, 0, 15)]  # the longer of two is kept
+    assert rows == [(40, 0, 64 * 24), (60, 0, 24), (60, 24, 48)]
+
+
+@pytest.mark.parametrize(
+    ("notes", "kept"),  # (duration in steps, velocity) of notes of one pitch
+    [
+        ([(5, 64), (20, 40)], [(5, 64), (20, 40)]),
+        ([(20, 40), (5, 64)], [(5, 40), (20, 64)]),  # the first note-off ends the first note
+        ([(24, 80), (24, 80)], [(24, 80), (24, 80)]),
+        ([(30, 64), (90, 40)], [(24, 40), (24, 64)]),  # both end where their pitch starts again
+        ([(5, 64), (6, 64), (7, 64), (4, 64)], [(5, 64), (6, 64), (7, 64)]),  # the longest of more than MAX_UNISON
+    ],
+)
+def test_notes_of_one_pitch_that_start_together(notes, kept):
+    played = [note(0, 20 * duration, 62, velocity) for duration, velocity in notes]
+    piece = encode(sum(played, note(0, 480, 60)) + note(480, 960, 62) + note(0, 480, 64))
+    assert piece.lost == ({DOUBLE_NOTES: len(notes) - len(kept)} if len(notes) > len(kept) else {})
+    for score in (read_tokens(piece.ids), read_tokens(CODEC.encode(decoded(piece)))):
+        own = (score.pitch == 62) & (score.start == 0)
+        assert list(zip(score.duration[own].tolist(), score.velocity[own].tolist(), strict=True)) == kept
+        assert score.pitch[score.start == 0].tolist() == [60, *[62] * len(kept), 64]
+    np.testing.assert_array_equal(CODEC.encode(decoded(piece)), piece.ids)
+    grammar = CODEC.grammar(CODEC.first_bars(piece, 0))
+    for token in piece.ids[1:].tolist():
+        assert grammar.allowed()[0, token]
+        grammar.feed(np.array([token]))
+
+
+@pytest.mark.parametrize("in_fill", [False, True])
+def test_the_grammar_limits_the_notes_that_start_together_on_one_pitch(in_fill):
+    """So a moment and a bar are finite."""
+    opening = ids_of("Bar", "TimeSig_4/4", "Part_1", "Program_0")
+    if in_fill:
+        length = int(CODEC.rules.length[opening[1]])
+        grammar = FillGrammar(CODEC.rules, [Step(opening, 0, 1, length, MELODIC)], 1)
+    else:
+        grammar = CODEC.grammar(CODEC.empty_piece())
+    for pitch in (0, 61, 127):
+        opening = ids_of(*names(opening), f"Position_{pitch // 2}")
+        for n in range(MAX_UNISON):
+            following = ids_of(f"Pitch_{pitch}", *(["Velocity_64"] if n == 0 else []), "Duration_24")
+            for token in [*opening, *following]:
+                assert grammar.allowed()[0, token], names([token])
+                grammar.feed(np.array([token]))
+            opening = ids_of()
+        allowed = {name for name in names(np.flatnonzero(grammar.allowed()[0])) if name.startswith("Pitch_")}
+        assert allowed == {f"Pitch_{higher}" for higher in range(pitch + 1, 128)}
 
 
 def test_too_many_parts_and_no_notes():

@@ -5,7 +5,6 @@ import pytest
 
 from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.pieces import Pieces
-from rwkv_music.errors import UserError
 from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.midi_llm import MidiLlm
 from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
@@ -19,21 +18,21 @@ def test_onsets_match_count_notes(name):
     tokens = np.arange(codec.vocab_size)
     assert v.is_onset.tolist() == [bool(codec.count_notes(tokens[i : i + 1])) for i in tokens]
     assert (v.pitch[v.is_onset] >= 0).all() and v.pitch.max() == 127
-    assert not v.compound
 
 
-def test_remi():
-    codec = make_codec("remi")
+def test_multitrack():
+    codec = make_codec("multitrack")
     v = codec.token_properties
     at = {token: i for i, token in enumerate(codec.vocabulary)}
     assert v.pitch[at["Pitch_60"]] == v.pitch[at["PitchDrum_60"]] == 60
     assert v.program[at["Program_40"]] == 40
-    assert v.program[at["Program_-1"]] == v.program[at["PitchDrum_35"]] == DRUMS
-    assert (v.loudness[at["Velocity_3"]], v.loudness[at["Velocity_127"]]) == (0, 31)
+    assert v.program[at["Program_Drums"]] == v.program[at["PitchDrum_35"]] == DRUMS
+    assert v.part[at["Part_2"]] == 2 and v.part[at["Pitch_60"]] == NONE
+    assert (v.loudness[at["Velocity_4"]], v.loudness[at["Velocity_127"]]) == (0, 31)
     assert v.tempo[at["Tempo_30.0"]] == 0 and v.tempo[at["Tempo_480.0"]] == 64
     assert v.tempo_steps_per_octave == 16
     assert v.keys[at["Pitch_60"]] >= 0 and v.keys[at["PitchDrum_60"]] == NONE
-    assert v.moves_on[[at["Bar_None"], at["Velocity_3"]]].all() and not v.moves_on[at["Position_0"]]
+    assert v.moves_on[[at["Bar"], at["Velocity_4"]]].all() and not v.moves_on[at["Position_0"]]
 
 
 def test_midi_llm():
@@ -59,12 +58,10 @@ class RenamedMidiLlm(MidiLlm):
 
 
 def test_callers_need_no_name(bach_data_midi_llm):
-    """Augmentation, prompts from a dataset and byte pairs ask the codec, whatever its name."""
+    """Augmentation and prompts from a dataset ask the codec, whatever its name."""
     codec, renamed = MidiLlm(), RenamedMidiLlm()
     ids = np.arange(3, codec.vocab_size, 7)
     found = [Augmenter(each, "all", seed=0).vary([ids], sample=3)[0] for each in (codec, renamed)]
     assert (found[0] == found[1]).all() and (found[0] != ids).any()
     lines = [Pieces(bach_data_midi_llm, "val", each)[0].bar_lines.start_ms for each in (codec, renamed)]
     assert (lines[0] == lines[1]).all()
-    with pytest.raises(UserError, match="a tokenizer of a later version.*--bpe"):
-        renamed.check_byte_pairs(30_000)
