@@ -463,7 +463,8 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     model, codec, config, step = _load(options.run_folder, options.state)
     if options.fills:
         _check_infills(options.run_folder, config)
-    print(f"{options.run_folder} at step {step:,} on {options.data}")
+    # Flushed, so that an output that cannot be written is reported now and not after the evaluation.
+    print(f"{options.run_folder} at step {step:,} on {options.data}", flush=True)
     data, ctx_len, batch_size = options.data, config.data.ctx_len, options.batch_size
     print(losses.as_table(losses.evaluate(model, codec, data, ctx_len, batch_size, bool(config.data.tbptt))))
     if isinstance(codec, Multitrack):
