@@ -179,9 +179,13 @@ def check(source: mido.MidiFile, completion: Completion, context_bars: int, line
     for own, kept in zip(source.tracks, joined.tracks, strict=False):
         if events_before(own, line) != events_before(kept, line):
             return "another opening"
+    used = {channel for track in source.tracks for channel in channels_before(track, line)}
     for added in joined.tracks[len(source.tracks) :]:
-        if any(message.type != "midi_port" for _, message in events_before(added, line)):
+        kinds = {message.type for _, message in events_before(added, line)}
+        if kinds - {"midi_port", "track_name", "program_change"}:
             return "added events before the line"
+        if "program_change" in kinds and not used.isdisjoint(channels_before(added, line)):
+            return "another program before the line"
     names_tempo = any("Tempo" in completion.codec.vocabulary[i] for i in completion.new_ids)
     if not names_tempo and any(m.type == "set_tempo" for track in joined.tracks[len(source.tracks) :] for m in track):
         return "another tempo"
@@ -208,6 +212,17 @@ def events_before(track: mido.MidiTrack, line: int) -> list[tuple[int, mido.mess
     ticks = np.cumsum([message.time for message in track]).tolist()
     timed = zip(ticks, track, strict=True)
     return [(tick, m.copy(time=0)) for tick, m in timed if tick < line and m.type != "end_of_track"]
+
+
+def channels_before(track: mido.MidiTrack, line: int) -> set[tuple[int, int]]:
+    """Return (port, channel) of the channel messages before tick `line`."""
+    port, found = 0, set()
+    for _, message in events_before(track, line):
+        if message.type == "midi_port":
+            port = message.port
+        elif hasattr(message, "channel"):
+            found.add((port, message.channel))
+    return found
 
 
 def run(tokenizer: str, seeds: range) -> dict[str, int]:
