@@ -12,7 +12,8 @@ from pathlib import Path
 
 import rwkv_music
 from rwkv_music.config import LONGEST_NAME, name_too_long, not_empty
-from rwkv_music.errors import OutputClosed, UserError, checked_output
+from rwkv_music.errors import OutputClosed, UserError, checked_output, explained
+from rwkv_music.files import open_file
 from rwkv_music.system import share_cores
 from rwkv_music.tokenizers.registry import TOKENIZERS
 
@@ -323,8 +324,9 @@ def _run_generate(options: argparse.Namespace) -> int:
     paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
     _check_model(options.model)
-    if options.prompt and not options.prompt.is_file():
-        raise UserError(f"There is no file {options.prompt}: give a .mid file as --prompt.")
+    if options.prompt:
+        with explained(f"reading the prompt {options.prompt}"), open_file(options.prompt):
+            pass
     model, codec, config, source = _load_any(options.model, options.state)
     if fills and config is not None:
         _check_infills(options.model, config)

@@ -38,7 +38,7 @@ def test_bad_usage_is_status_2(arguments, capsys):
         (["prepare", ".", "--out", "OUT"], "no MIDI file"),
         (["evaluate", "nowhere", "--data", "D"], "is not a run folder"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid"], "There is no nowhere"),
-        (["generate", ".", "--prompt", "p.mid", "--out", "o.mid"], "There is no file p.mid"),
+        (["generate", ".", "--prompt", "p.mid", "--out", "o.mid"], "reading the prompt p.mid"),
         (["generate", ".", "--prompt", __file__, "--out", "o.mid"], "is not a run folder"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mp3"], "ends in .mid"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid", "--top-p", "0"], "top-p is 0"),
