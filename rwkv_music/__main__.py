@@ -459,6 +459,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from rwkv_music.tokenizers.multitrack import Multitrack
 
     sampling = Sampling(seed=options.seed)
+    check_counts(options.context_bars, options.bars, options.batch_size, "--batch-size")
     for flag, count in {"--samples": options.samples, "--fills": options.fills, "--mirex": options.mirex}.items():
         if count:
             check_counts(options.context_bars, options.bars, count, flag)
