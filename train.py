@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 
-from rwkv_music.errors import SharedError, UserError
+from rwkv_music.errors import OutputClosed, SharedError, UserError, checked_output
 from rwkv_music.system import share_cores
 from rwkv_music.training.arguments import configure, parse
 from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped, leave, stop_without_launcher
@@ -25,21 +25,25 @@ def main(arguments: list[str] | None = None) -> int:
         a checkpoint by SIGTERM or SIGUSR1; 130 the same by Ctrl-C.
     """
     first = os.environ.get("RANK", "0") == "0"
-    with contextlib.ExitStack() as stack:
-        if not first:  # the command line is the same on every rank: one prints its help and errors
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
-            stack.enter_context(contextlib.redirect_stderr(nowhere))
-        options = parse(arguments)
-    stop_without_launcher()
-    share_cores(int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1))  # LOCAL_SIZE: DeepSpeed's
     try:
+        with contextlib.ExitStack() as stack:
+            if not first:  # the command line is the same on every rank: one prints its help and errors
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            stack.enter_context(checked_output())
+            options = parse(arguments)
+        stop_without_launcher()
+        share_cores(ranks_of_this_host())
         config = configure(options)
         # Imported here, so that a wrong argument is reported without waiting for DeepSpeed.
         from rwkv_music.training.loop import train
         from rwkv_music.training.setup import setup
 
-        train(setup(config, options.deepspeed_config, given=set(vars(options))))
+        with checked_output(continues=True):  # no reader of the progress bar is worth a run
+            train(setup(config, options.deepspeed_config, given=set(vars(options))))
+    except OutputClosed:
+        return 1
     except UserError as error:
         report(error, first)
         return 1
@@ -76,6 +80,10 @@ def report(error: UserError, first: bool) -> None:
             prints = not share_error(str(error)) and prints
     if prints and not first:
         print(f"train.py: {error}", file=sys.stderr)
+
+
+def ranks_of_this_host() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # LOCAL_SIZE: DeepSpeed's
 
 
 def process_group_exists() -> bool:

@@ -34,6 +34,7 @@ from rwkv_music.generation.sampling import Sampling
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.codec import Codec
+from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.registry import make_codec
 
 RESOLUTIONS = (1, 7, 24, 25, 96, 97, 120, 192, 384, 480, 960, 1000, 1024, 9600, 10080, 32767)
@@ -43,7 +44,7 @@ METERS = (
 )  # fmt: skip
 CONTROLS = (0, 1, 5, 7, 10, 11, 32, 64, 64, 64, 65, 66, 67, 91, 93, 100, 101, 6, 38, 98, 99, 120, 121, 123)
 BARS = 2
-SET_UP = ("midi_port", "track_name", "program_change")
+SET_UP = {"track_name", "program_change"}  # at the start of the tracks of new parts, which only multitrack has
 
 
 def random_file(seed: int) -> mido.MidiFile:
@@ -180,10 +181,13 @@ def check(source: mido.MidiFile, completion: Completion, context_bars: int, line
     for own, kept in zip(source.tracks, joined.tracks, strict=False):
         if events_before(own, line) != events_before(kept, line):
             return "another opening"
+    used = {channel for track in source.tracks for channel in channels_before(track, line)}
     for added in joined.tracks[len(source.tracks) :]:
-        # A new part of multitrack sets its name and its program at the start of its track.
-        if any(message.type not in SET_UP for _, message in events_before(added, line)):
+        kinds = {message.type for _, message in events_before(added, line)}
+        if kinds - {"midi_port"} - (SET_UP if isinstance(completion.codec, Multitrack) else set()):
             return "added events before the line"
+        if "program_change" in kinds and not used.isdisjoint(channels_before(added, line)):
+            return "another program before the line"
     names_tempo = any("Tempo" in completion.codec.vocabulary[i] for i in completion.new_ids)
     if not names_tempo and any(m.type == "set_tempo" for track in joined.tracks[len(source.tracks) :] for m in track):
         return "another tempo"
@@ -210,6 +214,17 @@ def events_before(track: mido.MidiTrack, line: int) -> list[tuple[int, mido.mess
     ticks = np.cumsum([message.time for message in track]).tolist()
     timed = zip(ticks, track, strict=True)
     return [(tick, m.copy(time=0)) for tick, m in timed if tick < line and m.type != "end_of_track"]
+
+
+def channels_before(track: mido.MidiTrack, line: int) -> set[tuple[int, int]]:
+    """Return (port, channel) of the channel messages before tick `line`."""
+    port, found = 0, set()
+    for _, message in events_before(track, line):
+        if message.type == "midi_port":
+            port = message.port
+        elif hasattr(message, "channel"):
+            found.add((port, message.channel))
+    return found
 
 
 def run(tokenizer: str, seeds: range) -> dict[str, int]:

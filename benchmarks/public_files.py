@@ -1,16 +1,16 @@
 """Measure on public multi-track files what `generate` keeps of a prompt and what `prepare` keeps of the notes.
 
     python -m rwkv_music corpus freedoom --out files        # and openttd-openmsx, simutrans-data, mma, ...
-    python benchmarks/public_files.py files [--cuts 3] [--seed 0] [--tokenizers multitrack midi-llm]
+    python benchmarks/public_files.py files [--files 100] [--cuts 3] [--seed 0] [--tokenizers multitrack midi-llm]
 
-Files with one voice and files with the same bytes as an earlier one are left out. Writes results/public_files.json with
+Files with one part and files with the same bytes as an earlier one are left out. Writes results/public_files.json with
 counts and names of files.
 
 - openings: each file is cut at random bars and continued by a model with random logits, as fuzz_openings.py does. The
   output must contain the file's events before the line, and nothing else there.
 - notes: each file is encoded and decoded. A note survives if the decoded file has a note of its instrument and pitch at
-  the same place: within half a position and a tick of `multitrack`, or within TOLERANCE_MS between the bar lines of
-  `midi-llm`, which rounds every wait. The others are counted by reason.
+  the same place in its bar: within half a step if the tokens have steps, or else within TOLERANCE_MS, because every
+  wait of `midi-llm` is rounded. The others are counted by reason.
 """
 
 import argparse
@@ -40,8 +40,9 @@ from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import BarGrid, TempoMap
 from rwkv_music.prepare.sources import MIDI_SUFFIXES
 from rwkv_music.tokenizers.codec import Codec, Piece
+from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.multitrack_vocabulary import STEPS
-from rwkv_music.tokenizers.registry import make_codec
+from rwkv_music.tokenizers.registry import TOKENIZERS, make_codec
 
 TOLERANCE_MS = 25.0
 WORST = 10
@@ -49,13 +50,13 @@ NOT_IN_VOCABULARY, DOUBLE, MOVED = "no token for its instrument", "doubles anoth
 
 
 def multi_track_files(folders: list[Path]) -> list[Path]:
-    """Return the files with several voices, without copies, in order of names."""
+    """Return the files with several parts, without copies, in order of names."""
     files, seen = [], set()
     for path in sorted(path for folder in folders for path in folder.rglob("*")):
         if path.suffix.lower() in MIDI_SUFFIXES and path.is_file():
             data = path.read_bytes()
             digest = hashlib.sha256(data).digest()
-            if digest not in seen and len(read_notes(_as_mido(data)).voice_names) > 1:
+            if digest not in seen and len(read_notes(_as_mido(data)).parts) > 1:
                 files.append(path)
             seen.add(digest)
     return files
@@ -92,11 +93,9 @@ def lost_notes(codec: Codec, data: bytes) -> tuple[int, Counter[str]]:
     found = played_notes(decoded)
     programs = [codec.decoded_program(program) for program in notes.program.tolist()]
     if piece.bar_lines is None:
-        at, tolerance = (
-            notes.start / midi.ticks_per_quarter,
-            np.full(len(notes), 1 / 2 / STEPS + 1 / midi.ticks_per_quarter),
-        )
-        found_at = found.start / decoded.ticks_per_quarter
+        at = notes.start / midi.ticks_per_quarter
+        found_at = _in_bars_of(midi, decoded, found.start)
+        tolerance = np.full(len(notes), 0.5 / STEPS + 1 / midi.ticks_per_quarter)
     else:
         encoded = notes.start[[program is not None for program in programs]]
         at, found_at = _between_bar_lines(midi, notes.start, int(encoded.min()), piece, decoded, found.start)
@@ -129,6 +128,18 @@ def _unmatched(at: np.ndarray, tolerance: np.ndarray, found: np.ndarray) -> Coun
         else:
             lost[DOUBLE if place - last <= 2 * near else MOVED] += 1
     return lost
+
+
+def _in_bars_of(midi: ParsedMidi, decoded: ParsedMidi, ticks: np.ndarray) -> np.ndarray:
+    """Return where ticks of a decoded file lie in the original one, in quarter notes.
+
+    They keep their bars and their distances from the bar lines, also if bars of odd lengths got other lengths.
+    """
+    bars = Multitrack.bar_grid(decoded)
+    number = bars.bar(ticks)
+    n = int(number.max(initial=0)) + 1
+    from_line = (ticks - bars.lines(n)[number]) / decoded.ticks_per_quarter
+    return Multitrack.bar_grid(midi).lines(n)[number] / midi.ticks_per_quarter + from_line
 
 
 def _between_bar_lines(
@@ -185,16 +196,21 @@ def measure(tokenizer: str, files: list[Path], cuts: int, seed: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of MIDI files")
+    parser.add_argument("--files", type=int, metavar="N", help="measure a random sample of N files (default: all)")
     parser.add_argument("--cuts", type=int, default=3, help="openings of each file (default: 3)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizers", nargs="+", default=["multitrack", "midi-llm"])
+    parser.add_argument("--tokenizers", nargs="+", choices=TOKENIZERS, default=list(TOKENIZERS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     start, files = time.perf_counter(), multi_track_files(options.folders)
+    found = len(files)
+    if options.files:
+        files = sorted(random.Random(options.seed).sample(files, min(options.files, found)))
     results = {name: measure(name, files, options.cuts, options.seed) for name in options.tokenizers}
     for name, figures in results.items():
         print(name, json.dumps(figures, indent=2), flush=True)
     facts = {
+        "files_found": found,
         "files": len(files),
         "files_by_folder": dict(Counter(path.parent.name for path in files)),
         "cuts": options.cuts,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import rwkv_music
 from rwkv_music.config import LONGEST_NAME, name_too_long, not_empty
-from rwkv_music.errors import OutputClosed, UserError, checked_output
+from rwkv_music.errors import OutputClosed, UserError, checked_output, explained
+from rwkv_music.files import open_file
 from rwkv_music.system import share_cores
 from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, TOKENIZERS
 
@@ -314,8 +315,9 @@ def _run_generate(options: argparse.Namespace) -> int:
     paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
     _check_model(options.model)
-    if options.prompt and not options.prompt.is_file():
-        raise UserError(f"There is no file {options.prompt}: give a .mid file as --prompt.")
+    if options.prompt:
+        with explained(f"reading the prompt {options.prompt}"), open_file(options.prompt):
+            pass
     model, codec, config, source = _load_any(options.model, options.state)
     if fills and config is not None:
         _check_infills(options.model, config)
@@ -448,13 +450,15 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     from rwkv_music.tokenizers.multitrack import Multitrack
 
     sampling = Sampling(seed=options.seed)
+    check_counts(options.context_bars, options.bars, options.batch_size, "--batch-size")
     for flag, count in {"--samples": options.samples, "--fills": options.fills, "--mirex": options.mirex}.items():
         if count:
             check_counts(options.context_bars, options.bars, count, flag)
     model, codec, config, step = _load(options.run_folder, options.state)
     if options.fills:
         _check_infills(options.run_folder, config)
-    print(f"{options.run_folder} at step {step:,} on {options.data}")
+    # Flushed, so that an output that cannot be written is reported now and not after the evaluation.
+    print(f"{options.run_folder} at step {step:,} on {options.data}", flush=True)
     data, ctx_len, batch_size = options.data, config.data.ctx_len, options.batch_size
     print(losses.as_table(losses.evaluate(model, codec, data, ctx_len, batch_size, bool(config.data.tbptt))))
     if isinstance(codec, Multitrack):

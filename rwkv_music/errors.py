@@ -1,10 +1,11 @@
 """Exceptions for mistakes that a user can fix, and helpers to word them."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 STDOUT = 1  # file descriptor
 
@@ -37,33 +38,69 @@ def describe_os_error(error: OSError, doing: str) -> str:
 
 
 @contextmanager
-def checked_output() -> Iterator[None]:
-    """Flush standard output when the block ends or exits, and raise UserError if it cannot be written.
+def checked_output(continues: bool = False) -> Iterator[None]:
+    """In this context, output that standard output does not accept is one sentence. Its end flushes the output.
 
-    After that error, further output is discarded. An OSError about another file is raised unchanged.
+    After the first failure, further output is discarded. The sentence is raised as UserError, or printed to stderr if
+    the block `continues` without output, as training does. OSErrors of other files are unaffected.
     """
+    original = sys.stdout
+    if original is None:  # the process was started with standard output closed
+        sys.stdout = output = open(os.devnull, "w")
+    elif isinstance(original, io.TextIOWrapper) and _descriptor(original) == STDOUT:
+        original.flush()
+        sys.stdout = output = io.TextIOWrapper(
+            io.BufferedWriter(_StandardOutput(continues)), original.encoding, original.errors,
+            line_buffering=original.line_buffering, write_through=original.write_through,
+        )  # fmt: skip
+    else:  # a caller has redirected it
+        output = original
     try:
-        try:
-            yield
-        except SystemExit:  # --help and --version also write
-            _flush_output()
-            raise
-        _flush_output()
-    except OSError as error:
-        try:
-            os.write(STDOUT, b"\n")  # fails again if standard output is the cause
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
-        else:
-            raise error
-        if isinstance(error, BrokenPipeError):
-            raise OutputClosed("The program that reads standard output has ended: let it read to the end.") from error
-        raise UserError(describe_os_error(error, "writing to standard output")) from error
+        yield
+    except SystemExit:  # --help and --version also write
+        output.flush()
+        raise
+    except BaseException:
+        with suppress(UserError):  # the first error counts
+            output.flush()
+        raise
+    else:
+        output.flush()
+    finally:
+        sys.stdout = original
 
 
-def _flush_output() -> None:
-    if sys.stdout is not None:  # None if the process was started without one
-        sys.stdout.flush()
+class _StandardOutput(io.FileIO):
+    """Standard output without a buffer. It knows that a failure is its own, whatever else the program writes."""
+
+    def __init__(self, continues: bool) -> None:
+        super().__init__(STDOUT, "wb", closefd=False)
+        self._continues = continues
+
+    def write(self, data: bytes | memoryview) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, STDOUT)
+            os.close(nowhere)
+            if self._continues:
+                sentence = f"Standard output cannot be written ({error.strerror}): further output is discarded."
+                print(sentence, file=sys.stderr, flush=True)
+                return memoryview(data).nbytes
+            if isinstance(error, BrokenPipeError):
+                raise OutputClosed(
+                    "The program that reads standard output has ended: let it read to the end."
+                ) from error
+            raise UserError(describe_os_error(error, "writing to standard output")) from error
+
+
+def _descriptor(file: io.TextIOWrapper) -> int | None:
+    """Return the file descriptor of a text file; None if it has none."""
+    try:
+        return file.fileno()
+    except (OSError, ValueError):  # ValueError: it is closed
+        return None
 
 
 @contextmanager

@@ -1,16 +1,20 @@
-"""Files: atomic writes, SHA-256, and reading of JSON objects.
+"""Files: opening of regular files, atomic writes, SHA-256, and reading of JSON objects.
+
+Files are opened with `open_file` or read with `read_file`: `open` would wait for the other end of a FIFO.
 
 Files and folders are written under a temporary name, flushed to the disk, then renamed.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rwkv_music.errors import UserError, explained
 
@@ -22,19 +26,44 @@ JSON_KINDS = {
     list: "a list",
     dict: "an object",
 }
+NOT_REGULAR = "Not a regular file"
 LONGEST_INTEGER = 20  # characters of a 64-bit integer
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading bytes. Raises OSError if `path` is a folder, a FIFO, a socket or a device."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
+    return open(path, "rb")
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """Return the content of a file. Raises OSError as `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def check_output_file(path: str | os.PathLike) -> None:
+    """Raise UserError if `path` is a folder, a device, a FIFO or a socket, which a file cannot replace.
+
+    Root could otherwise replace /dev/null.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: choose another output file.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file: choose another output file.")
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
 
-    If `path` is a device, a FIFO or a socket, raises UserError before the block runs. Otherwise the rename would
-    replace it; as root, this could even replace /dev/null.
+    Raises UserError as `check_output_file`, before the block runs.
     """
     path = Path(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UserError(f"{path} is not a regular file: choose another output file.")
+    check_output_file(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # the suffix can set the format
     try:
         yield partial
@@ -99,7 +128,7 @@ def read_json(path: str | os.PathLike, remedy: str, types: dict | None = None) -
     Raises UserError if the file cannot be read, or is damaged.
     """
     with explained(f"reading {path}"):
-        content = Path(path).read_bytes()
+        content = read_file(path)
     try:
         return parse_json(content, types)
     except ValueError as error:
@@ -148,7 +177,7 @@ def check_types(tree: dict, types: dict, where: str = "") -> None:
 def file_sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from contextlib import nullcontext
 
 import pytest
@@ -11,8 +12,10 @@ from rwkv_music.files import (
     atomic_folder,
     atomic_path,
     check_types,
+    file_sha256,
     output_folder,
     parse_json,
+    read_file,
     read_json,
     write_text,
 )
@@ -21,6 +24,20 @@ from tests.damaged_json import DAMAGED_JSON
 
 class Interrupted(Exception):
     pass
+
+
+def special_file(path, kind):
+    """Make something at `path` that is not a regular file, and return `path`."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))  # the length of a socket's name is limited
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link loop":
+        path.symlink_to(path)
+    return path
 
 
 def test_file_is_written_atomically(tmp_path):
@@ -50,7 +67,20 @@ def test_only_regular_files_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe is not a regular file"), atomic_path(tmp_path / "pipe"):
         pytest.fail("the block runs")
+    with pytest.raises(UserError, match="is a folder"), atomic_path(tmp_path):
+        pytest.fail("the block runs")
     assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "link loop", "missing"])
+def test_only_regular_files_are_read(kind, tmp_path):
+    """`open` would wait forever for the other end of a FIFO."""
+    path = special_file(tmp_path / "x", kind)
+    for read in (read_file, file_sha256):
+        with pytest.raises(UserError, match="while reading X"), explained("reading X"):
+            read(path)
+    with pytest.raises(UserError, match=f"reading {path}"):
+        read_json(path, "restore it")
 
 
 def test_an_output_folder_replaces_no_other_files(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ from pathlib import Path
 
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError
-from rwkv_music.files import check_types, file_sha256, parse_json, read_json, write_text
+from rwkv_music.files import check_types, file_sha256, parse_json, read_file, read_json, write_text
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})")
@@ -122,9 +122,7 @@ def read_manifest(checkpoint: Path) -> dict[str, dict]:
     """Return "size_bytes" and "sha256" of each file of a checkpoint. Raises ValueError if the manifest is not valid."""
     path = checkpoint / MANIFEST
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is not a file")  # opening a named pipe would wait forever
-        tree = parse_json(path.read_bytes(), {"files": dict})
+        tree = parse_json(read_file(path), {"files": dict})
         files = tree["files"]
         for name, facts in files.items():
             if Path(name).name != name or "\0" in name or not isinstance(facts["size_bytes"], int):
@@ -209,7 +207,7 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
             f"{resume} is not a checkpoint (it has no {PROGRESS}): "
             f"name a folder such as RUN/{CHECKPOINTS}/step_00001000."
         )
-    if found and not (chosen and chosen.resolve() == found[-1].resolve()):
+    if found and not (chosen and os.path.realpath(chosen) == os.path.realpath(found[-1])):
         raise UserError(
             f"{run} already holds checkpoints, up to {found[-1].name}: "
             f"choose another --out, or resume from the newest with --resume auto."

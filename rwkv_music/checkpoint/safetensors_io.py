@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkv_music.files import parse_json
+from rwkv_music.files import open_file, parse_json
 
 CHUNK = 2**24  # elements copied, hashed and written at a time (64 MiB of fp32)
 LONGEST_HEADER = 2**27  # bytes
@@ -86,7 +86,7 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike) -> None:
         self._path = Path(path)
         size = self._path.stat().st_size
-        with open(self._path, "rb") as file:
+        with open_file(self._path) as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(LONGEST_HEADER, size - 8):
                 raise DamagedFile(f"{self._path.name} does not begin with a header")
@@ -115,7 +115,7 @@ class TensorFile:
         if not out.numel():
             return
         dtype = self._types[name]
-        with open(self._path, "rb") as file:
+        with open_file(self._path) as file:
             file.seek(self._data + self._starts[name] + dtype.itemsize * start)
             for chunk in out.split(CHUNK):
                 values = np.fromfile(file, np.uint8, dtype.itemsize * chunk.numel())

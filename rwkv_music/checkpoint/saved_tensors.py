@@ -15,7 +15,7 @@ from rwkv_music.checkpoint.run_folder import INDEX, contents_fault, moments_file
 from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
 from rwkv_music.checkpoint.tensors import UNREAD, read_whole
 from rwkv_music.errors import UserError
-from rwkv_music.files import parse_json
+from rwkv_music.files import parse_json, read_file
 
 
 class SavedTensors:
@@ -33,7 +33,7 @@ class SavedTensors:
             if fault := contents_fault(checkpoint, weights):
                 raise DamagedFile(fault)
         try:
-            index = parse_json((checkpoint / INDEX).read_bytes())
+            index = parse_json(read_file(checkpoint / INDEX))
             self.shapes = {name: tuple(shape) for name, shape in index["parameters"].items()}
             self.optimizer_steps = int(index["optimizer_steps"])
             self._slices = {

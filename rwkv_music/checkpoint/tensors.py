@@ -26,6 +26,7 @@ from torch import Tensor
 from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
 from rwkv_music.config import ModelConfig
 from rwkv_music.errors import UserError, explained
+from rwkv_music.files import open_file
 from rwkv_music.model_v8 import RWKV
 
 UNREAD = tuple(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2"))
@@ -135,7 +136,7 @@ class PthFile:
 
 def open_tensors(path: Path) -> Tensors:
     """Open a `.pth` or `.safetensors` file of any tensors. Raises UserError for a file in another format."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(9)
     # The name does not decide the format. A safetensors file begins with the length of its header in eight bytes,
     # followed by the header, a JSON object.

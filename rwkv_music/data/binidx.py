@@ -28,7 +28,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_path
+from rwkv_music.files import atomic_path, open_file
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -148,7 +148,7 @@ def _read_offsets(path: Path) -> np.ndarray:
     """Return the starts of the documents of an index, in tokens: int64 [D + 1]."""
     damaged = f"{path} is a damaged binidx index"
     remedy = "copy it again, or prepare the data again."
-    with explained(f"reading {path}"), open(path, "rb") as file:
+    with explained(f"reading {path}"), open_file(path) as file:
         header = file.read(HEADER.size)
         if not header.startswith(MAGIC):
             raise UserError(f"{path} is not a binidx index (it does not start with MMIDIDX): {remedy}")

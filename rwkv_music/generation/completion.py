@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import mido
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 
 from rwkv_music.config import MOST_BARS
 from rwkv_music.errors import UserError, explained
+from rwkv_music.files import read_file
 from rwkv_music.generation.continuation import continue_parts
 from rwkv_music.generation.prompt_file import Opening, check_context, read_opening
 from rwkv_music.generation.prompt_tags import tagged
@@ -220,7 +220,7 @@ def open_prompt(
     """
     if not isinstance(prompt, Piece | np.ndarray):
         with explained(f"reading {prompt}"):
-            data = Path(prompt).read_bytes()
+            data = read_file(prompt)
         return read_opening(codec, data, context_bars, str(prompt))
     piece = prompt if isinstance(prompt, Piece) else Piece(prompt, codec.bar_starts(prompt))
     check_context("The prompt", len(piece.bar_starts), context_bars)

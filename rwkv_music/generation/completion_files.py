@@ -9,7 +9,7 @@ import mido
 import torch
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_path
+from rwkv_music.files import atomic_path, check_output_file
 from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.fill import Filling, fill
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampling
@@ -62,10 +62,15 @@ def completion_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLi
 
 
 def numbered_paths(out: Path, count: int, prompt: str | os.PathLike | None = None) -> list[Path]:
-    """Return `out`, or OUT-1, OUT-2 ... if `count` is more than 1. Raises UserError if one is the file `prompt`."""
+    """Return `out`, or OUT-1, OUT-2 ... if `count` is more than 1.
+
+    Raises UserError if one is the file `prompt`, or a folder or a special file.
+    """
     paths = [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
-    if prompt is not None and Path(prompt).resolve() in [path.resolve() for path in paths]:
+    if prompt is not None and os.path.realpath(prompt) in map(os.path.realpath, paths):
         raise UserError(f"The completion would overwrite its prompt, {prompt}: choose another --out.")
+    for path in paths:
+        check_output_file(path)
     return paths
 
 

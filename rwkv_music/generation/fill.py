@@ -12,7 +12,6 @@ import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import mido
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from rwkv_music.errors import UserError, explained
+from rwkv_music.files import read_file
 from rwkv_music.generation.completion import ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit, check_counts
 from rwkv_music.generation.fill_request import Hole, parse_controls_of_parts, parse_fill
 from rwkv_music.generation.prompt_tags import tagged
@@ -113,7 +113,7 @@ def fill(
         )
     check_counts(context_bars, 1, count)
     with explained(f"reading {piece}"):
-        data = Path(piece).read_bytes()
+        data = read_file(piece)
     try:
         midi = parse_midi(data)
         source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)

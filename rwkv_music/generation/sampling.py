@@ -46,8 +46,8 @@ class Sampling:
             raise UserError(f"The temperature is {self.temperature}: choose 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p is {self.top_p}: choose a probability above 0, at most 1 (1 keeps all tokens).")
-        if self.top_k < 0:
-            raise UserError(f"top-k is {self.top_k}: choose how many tokens to keep, or 0 to keep all.")
+        if not 0 <= self.top_k <= 2**20:
+            raise UserError(f"top-k is {self.top_k}: choose a number of tokens up to {2**20:,}, or 0 to keep all.")
         if not 0 <= self.min_p <= 1:
             raise UserError(f"min-p is {self.min_p}: choose a fraction from 0 (keeps all tokens) to 1.")
         if not -100 <= self.repetition_penalty <= 100:

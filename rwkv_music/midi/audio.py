@@ -14,7 +14,7 @@ import mido
 import numpy as np
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_path
+from rwkv_music.files import atomic_path, open_file
 
 SAMPLE_RATE = 44_100  # Hz
 SOUNDFONT_FOLDERS = ("/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts")
@@ -40,7 +40,7 @@ def check_audio(soundfont: str | os.PathLike | None = None) -> Path:
         raise UserError("Audio needs FluidSynth; run `apt install fluidsynth fluid-soundfont-gm`.")
     if soundfont is None:
         return find_soundfont()
-    with explained(f"reading the SoundFont {soundfont}"), open(soundfont, "rb") as file:
+    with explained(f"reading the SoundFont {soundfont}"), open_file(soundfont) as file:
         header = file.read(12)
     if header[:4] != b"RIFF" or header[8:] != b"sfbk":  # FluidSynth would render silence without an error
         raise UserError(f"{soundfont} is not a SoundFont; give the path of an .sf2 or .sf3 file.")

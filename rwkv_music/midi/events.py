@@ -27,6 +27,7 @@ from pathlib import Path
 import mido
 
 from rwkv_music.errors import explained
+from rwkv_music.files import read_file
 
 NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE = 0x80, 0x90, 0xB0, 0xC0
 # Meta event types. They are below 0x80, so they cannot collide with channel statuses.
@@ -112,7 +113,7 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     data = source
     if not isinstance(source, bytes):
         with explained(f"reading {source}"):
-            data = Path(source).read_bytes()
+            data = read_file(source)
     if not data:
         raise RejectedMidi("empty file")
     start = data.find(b"MThd", 0, 4096) if data.startswith(b"RIFF") else 0

@@ -20,7 +20,7 @@ import mido
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.prepare.packages import PACKAGES, write_package
-from rwkv_music.prepare.workers import Failure, map_in_order
+from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def write_corpus(
     """
     if limit is not None and limit < 1:
         raise UserError(f"The limit is {limit} scores: choose at least 1.")
+    check_workers(workers)
     out = Path(out)
     if name in PACKAGES:
         return CorpusReport(out / name, *write_package(name, out, limit))

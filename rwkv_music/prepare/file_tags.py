@@ -10,12 +10,14 @@ lines fit a file, the longest `file` counts. An empty value, and `none`, are unk
 """
 
 import csv
+import io
 import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from rwkv_music.errors import UserError, explained
+from rwkv_music.files import open_file
 from rwkv_music.prepare.sources import ARCHIVE_SUFFIXES
 from rwkv_music.tokenizers.tags import MAX_COLUMNS, UNKNOWN, tag_text
 
@@ -70,7 +72,7 @@ class FileTags:
 
     def _read(self) -> None:
         try:
-            with open(self._table, encoding="utf-8-sig", newline="") as file:
+            with io.TextIOWrapper(open_file(self._table), "utf-8-sig", newline="") as file:
                 lines = csv.DictReader(file, strict=True)
                 columns = {name: tag_text(name) for name in lines.fieldnames or () if tag_text(name)}
                 names = list(columns.values())

@@ -49,7 +49,7 @@ from rwkv_music.prepare.file_tags import FileTags
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
-from rwkv_music.prepare.workers import Failure, map_in_order
+from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, make_codec
@@ -88,6 +88,7 @@ def prepare(
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"The validation fraction is {val_fraction}: choose at least 0 and less than 1.")
+    check_workers(workers)
     # "." has no name, from which the name of the log folder is derived.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)

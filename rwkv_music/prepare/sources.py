@@ -8,7 +8,6 @@ import bz2
 import gzip
 import lzma
 import os
-import stat
 import tarfile
 import zipfile
 from collections import Counter
@@ -18,6 +17,7 @@ from functools import partial
 from typing import BinaryIO, NoReturn
 
 from rwkv_music.errors import UserError, explained
+from rwkv_music.files import NOT_REGULAR, open_file
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # a .kar file is karaoke, a .rmi file has a RIFF header
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
@@ -154,15 +154,15 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
 def _open_regular(path: str) -> BinaryIO:
     """Open a file for reading. Raises Unreadable if it cannot be opened or is a pipe, a device or a socket."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            _reject_special_file()
-        return open(path, "rb")
+        return open_file(path)
     except OSError as error:
+        if error.strerror == NOT_REGULAR:
+            _reject_special_file()
         raise Unreadable(f"cannot be opened ({error.strerror})") from error
 
 
 def _reject_special_file() -> NoReturn:
-    raise Unreadable("not a regular file")
+    raise Unreadable(NOT_REGULAR.lower())
 
 
 def _in_zip(path: str, passed_over: Counter[str] | None = None) -> Iterator[Source]:

@@ -32,6 +32,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.system import available_cores, limit_cpu_time, limit_memory
 
 ITEMS_AHEAD = 64
+MOST_WORKERS = 1024
 SETUP_LIMIT_S = 300.0
 NEW_OBJECTS = 50_000  # between two collections; Python's 700 are fewer than the objects of one file
 SECOND_TRY = 2.0  # CPU time of the second try, relative to the first
@@ -66,6 +67,12 @@ class _Lost:
     in_setup: bool
 
 
+def check_workers(workers: int | None) -> None:
+    """Raise UserError if a number of worker processes is out of range."""
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise UserError(f"--workers is {workers}: choose a number from 1 to {MOST_WORKERS:,}.")
+
+
 def map_in_order(
     setup: Callable[..., Callable[[Any], Any]],  # called in every process; returns the function that processes one item
     setup_args: tuple,  # arguments of `setup`
@@ -77,11 +84,10 @@ def map_in_order(
 ) -> Iterator[Any]:
     """Yield the answer to each of `items` in order: the result of the work, or a `Failure`.
 
-    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is not positive or
+    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is out of range or
     the set-up of a process fails. If a process is killed or hangs in its set-up, another process is tried first.
     """
-    if workers is not None and workers < 1:
-        raise UserError(f"The number of workers is {workers}: choose at least 1.")
+    check_workers(workers)
     n_workers = workers or available_cores()
     start = partial(_Worker, setup, setup_args, memory_limit_bytes)
     pool: list[_Worker] = []

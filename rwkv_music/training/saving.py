@@ -46,7 +46,7 @@ from rwkv_music.checkpoint.run_folder import (
 from rwkv_music.checkpoint.safetensors_io import Written, write_tensors
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError
-from rwkv_music.files import sync_folder, write_text
+from rwkv_music.files import read_file, sync_folder, write_text
 from rwkv_music.system import gib
 from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
 from rwkv_music.training.deepspeed_engine.engine import Engine
@@ -62,7 +62,7 @@ def take_over(run: Path, token: str) -> int | None:
     The token consists of host name, process number and a random string. If the previous owner ran on this host and its
     process still exists, returns the number of that process.
     """
-    before = (run / OWNER).read_text(encoding="utf-8").split() if (run / OWNER).exists() else []
+    before = read_file(run / OWNER).decode("utf-8").split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
     host, own, _ = token.split()
     if len(before) != 3 or before[0] != host or before[1] == own or not before[1].isdecimal():
@@ -157,7 +157,7 @@ class Saver:
         return f"saving the checkpoint of step {self._progress.step} in {self._run / CHECKPOINTS}"
 
     def _is_owner(self) -> bool:
-        return (self._run / OWNER).read_text(encoding="utf-8").strip() == self._token
+        return read_file(self._run / OWNER).decode("utf-8").strip() == self._token
 
     def _check_owner(self) -> None:
         if not self._is_owner():

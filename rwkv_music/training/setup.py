@@ -37,7 +37,7 @@ from rwkv_music.config import RECOMPUTE, RunConfig
 from rwkv_music.data.dataset import MusicDataset, check_tokenizer_file
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.errors import SharedError, UserError, explained
-from rwkv_music.files import atomic_path, write_text
+from rwkv_music.files import atomic_path, read_file, write_text
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.batch_plan import BatchPlan, largest_micro_batch, plan_batches
@@ -422,7 +422,7 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
         if not context.start.rollbacks:
             (folder / ROLLBACKS).unlink(missing_ok=True)
         with atomic_path(folder / "tokenizer.json") as partial:
-            partial.write_bytes((Path(config.data.data) / "tokenizer.json").read_bytes())
+            partial.write_bytes(read_file(Path(config.data.data) / "tokenizer.json"))
         remove_unfinished(folder)
         if other := take_over(folder, token):
             context.say(

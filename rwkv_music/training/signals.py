@@ -126,7 +126,7 @@ def leave(status: int) -> NoReturn:
     aborted (SIGABRT, "terminate called without an active exception"). A finished run would then end as a crash.
     """
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         with contextlib.suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
             stream.flush()
     os._exit(status)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import write_text
+from rwkv_music.files import read_file, write_text
 
 NAME = ".wandb_run"  # file in the run folder that holds the run's id
 
@@ -32,7 +32,7 @@ class WandbRun:
         with explained(f"reading {folder / NAME}"):
             if not (folder / NAME).exists():
                 write_text(folder / NAME, secrets.token_hex(4) + "\n")
-            name = (folder / NAME).read_text(encoding="utf-8").strip()
+            name = read_file(folder / NAME).decode("utf-8").strip()
         try:
             self._run = wandb.init(
                 project="rwkv-music",

@@ -91,10 +91,12 @@ def test_the_time_signature_holds_until_the_tokens_name_another(own, token, new,
     assert list(map(tuple, grid.signatures(2).tolist())) == expected and grid.lines(1)[-1] == bar
 
 
-def test_a_bar_line_after_a_bar_that_was_cut_short():
-    """The opening ends after two of four beats: a time signature starts the next bar."""
+@pytest.mark.parametrize("tokens", [(2, 4), (4, 4)])
+def test_a_bar_line_after_a_bar_that_was_cut_short(tokens):
+    """The opening ends after two of four beats: a time signature starts the next bar, also if the tokens have none."""
     opening = make_midi([meter(4, 4), *note(0, 480, 60)])
-    decoded = make_midi([meter(2, 4), meter(4, 4, 960)], part(0, 0, 960))
+    line = tokens[0] * 480
+    decoded = make_midi([meter(*tokens), meter(4, 4, line)], part(0, 0, line))
     assert BarGrid.from_midi(join(opening, 960, decoded, 1, 1)).lines(2).tolist() == [0, 960, 960 + BAR]
 
 

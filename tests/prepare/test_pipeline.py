@@ -120,6 +120,11 @@ def test_added_pieces_move_only_the_sole_piece_of_a_split():
             places = np.flatnonzero(before != after[:n])
             moved += len(places)
             assert all((before == before[i]).sum() == 1 for i in places)
+            # Only a piece moves that was alone because the split would have been empty without it.
+            by_draw = np.array([pipeline._draw(seed, key.tobytes()) for key in keys[:n]]) < 0.3
+            assert not (before == by_draw)[places].any()
+            order = np.random.default_rng(~seed % 2**32).permutation(n)
+            assert (pipeline._choose_val(keys[:n][order], 0.3, seed) == before[order]).all()
             assert not len(places) or n < 40
     assert moved  # the exception exists
 

@@ -142,5 +142,5 @@ def test_failed_setup_raises(capfd):
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_invalid_number_of_workers_raises(workers):
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="from 1 to 1,024"):
         list(map_in_order(make_worker, (0,), [1], workers=workers))
