@@ -225,6 +225,11 @@ def _read_inputs(
         train = dataclasses.replace(train, micro_batch_size=micro_batch_size)
     plan = plan_batches(train, given, file, deepspeed_file, world_size, windows=max(1, data.tbptt))
     train = plan.train
+    if train.optimizer == "muon" and offloads(plan.zero):
+        raise UserError(
+            f"--optimizer muon does not support optimizer states on the CPU, which {deepspeed_file} sets with "
+            f'"offload_optimizer": use a file without it, such as ds_configs/zero3.json, or --optimizer adamw.'
+        )
     if train.log == "wandb":
         check_wandb()
     rows = MusicDataset.of(data, "train")
