@@ -235,7 +235,8 @@ class TrainConfig:
     save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
-        "overlapped: training continues while a copy in host memory (12 bytes per parameter of a rank's optimizer) is "
+        "overlapped: training continues while a copy in host memory (12 bytes per parameter of a rank's optimizer, 8 "
+        "bytes for the matrices that Muon updates) is "
         "written; blocking: no copy, training waits",
         ("overlapped", "blocking"),
     )
