@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkv_music.config import IGNORE_INDEX, ModelConfig
+from rwkv_music.config import IGNORE_INDEX, LORA_TARGETS, ModelConfig
 from rwkv_music.model_v8 import RWKV
 
 CONFIG = {"n_layer": 3, "n_embd": 128, "vocab_size": 61}
