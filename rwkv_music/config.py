@@ -194,6 +194,12 @@ class TrainConfig:
     steps: int = setting(1000, "total number of optimizer steps")
     batch_size: int = setting(16, "rows per optimizer step, over all ranks and accumulation steps")
     micro_batch_size: int = setting(0, "rows per forward pass of one rank; 0: batch_size / ranks")
+    optimizer: str = setting(
+        "adamw",
+        "adamw: AdamW for all parameters; muon: Muon for the large matrices of the blocks, AdamW for all others, with "
+        "the same learning rate and weight decay",
+        ("adamw", "muon"),
+    )
     lr: float = setting(6e-4, "peak learning rate")
     lr_final: float = setting(6e-5, "learning rate at the last step")
     warmup_steps: int = setting(100, "optimizer steps of linear warm-up")
@@ -201,7 +207,7 @@ class TrainConfig:
         "cosine", "learning rate schedule; wsd: warm-up, then constant, then decay", ("cosine", "wsd")
     )
     decay_fraction: float = setting(0.2, "fraction of the steps that decay, for --schedule wsd")
-    weight_decay: float = setting(0.001, "AdamW weight decay of the large matrices")
+    weight_decay: float = setting(0.001, "weight decay of the large matrices")
     beta1: float = setting(0.9, "AdamW beta1")
     beta2: float = setting(0.99, "AdamW beta2")
     adam_eps: float = setting(1e-18, "AdamW epsilon")
@@ -229,7 +235,8 @@ class TrainConfig:
     save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
-        "overlapped: training continues while a copy in host memory (12 bytes per parameter of a rank's optimizer) is "
+        "overlapped: training continues while a copy in host memory (12 bytes per parameter of a rank's optimizer, 8 "
+        "bytes for the matrices that Muon updates) is "
         "written; blocking: no copy, training waits",
         ("overlapped", "blocking"),
     )
@@ -306,6 +313,11 @@ class TrainConfig:
         _check(self, at_least={"lora_alpha": 0})
         if self.tune not in ("all", "state", "lora"):
             _check_words("tune", self.tune, PARTS, "all, state, lora, or parts")
+        if self.optimizer == "muon" and not {"all", "time", "ffn"} & set(self.tune.split(",")):
+            raise UserError(
+                f"--optimizer muon updates the large matrices of the blocks, none of which --tune {self.tune} trains: "
+                f"use --optimizer adamw."
+            )
         _check_words("lora_targets", self.lora_targets, LORA_TARGETS, "matrices")
 
 

@@ -346,27 +346,29 @@ class RWKV(nn.Module):
             return state
         return state._replace(wkv=torch.stack([block.att.initial_state(batch) for block in self.blocks]))
 
-    def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Return AdamW's parameter groups as in RWKV-LM; `lr_scale` multiplies the learning rate.
+    def parameter_groups(self, weight_decay: float, muon: bool = False) -> list[dict]:
+        """Return the optimizer's parameter groups as in RWKV-LM; `lr_scale` multiplies the learning rate.
 
         The bias w0 of the decay has twice the learning rate. Weight decay applies only to the large matrices, not to
         DeepEmbed's tables: they are factors that start at 1, and weight decay would pull them to 0. Frozen parameters
-        are in no group, and empty groups are omitted.
+        are in no group, and empty groups are omitted. With `muon`, the large matrices of the blocks have a group of
+        their own, whose entry "muon" is True. AdamW updates all groups in which it is False.
         """
-        plain, fast, decayed = [], [], []
+        plain, fast, decayed, matrices = [], [], [], []
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
             if name.endswith("att.w0"):
                 fast.append(parameter)
             elif name.endswith(".weight") and not name.split(".")[-2].startswith(("ln", "enn")):  # norms, DeepEmbed
-                decayed.append(parameter)
+                (matrices if muon and name.startswith("blocks.") else decayed).append(parameter)
             else:
                 plain.append(parameter)
         groups = [
-            {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
-            {"params": fast, "weight_decay": 0.0, "lr_scale": 2.0},
-            {"params": decayed, "weight_decay": weight_decay, "lr_scale": 1.0},
+            {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0, "muon": False},
+            {"params": fast, "weight_decay": 0.0, "lr_scale": 2.0, "muon": False},
+            {"params": decayed, "weight_decay": weight_decay, "lr_scale": 1.0, "muon": False},
+            {"params": matrices, "weight_decay": weight_decay, "lr_scale": 1.0, "muon": True},
         ]
         return [group for group in groups if group["params"]]
 

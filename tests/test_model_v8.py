@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkv_music.config import IGNORE_INDEX, ModelConfig
+from rwkv_music.config import IGNORE_INDEX, LORA_TARGETS, ModelConfig
 from rwkv_music.model_v8 import RWKV
 
 CONFIG = {"n_layer": 3, "n_embd": 128, "vocab_size": 61}
@@ -274,6 +274,13 @@ def test_parameter_groups_cover_each_parameter_once():
     assert {"emb.weight", "head.weight", "blocks.1.att.key.weight", "blocks.1.ffn.value.weight"} <= decayed
     assert {"blocks.1.att.w1", "blocks.1.ln1.weight", "blocks.1.ffn.enn.weight", "blocks.1.att.r_k"} <= plain
     assert [group["weight_decay"] for group in groups] == [0.0, 0.0, 0.1]
+    *others, matrices = model.parameter_groups(weight_decay=0.1, muon=True)
+    assert {names[id(p)] for p in matrices["params"]} == {
+        f"blocks.{layer}.{name}.weight" for layer in range(3) for name in LORA_TARGETS
+    }
+    assert {names[id(p)] for p in others[2]["params"]} == {"emb.weight", "head.weight"}
+    assert [matrices[key] for key in ("weight_decay", "lr_scale", "muon")] == [0.1, 1.0, True]
+    assert sum(len(group["params"]) for group in (*others, matrices)) == len(grouped)
 
 
 def test_every_parameter_receives_a_gradient():

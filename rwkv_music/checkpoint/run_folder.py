@@ -17,10 +17,11 @@ RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer s
     tokenizer.json                       copy of RUN/tokenizer.json
     base.json                            in a tuned run: copy of RUN/base.json
     index.json                           shape and slices ([first element, length, rank]) of every parameter; number of
-                                         AdamW's steps
+                                         the optimizer's steps
     weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name; only in
                                          rank 0's file also tensors of the --init file that the model does not use
-    moments_00000.safetensors            the same slices of the Adam moments: NAME.exp_avg, NAME.exp_avg_sq
+    moments_00000.safetensors            the same slices of the optimizer's states: NAME.exp_avg and NAME.exp_avg_sq, or
+                                         NAME.momentum for the matrices that Muon updates
     lanes_00000.safetensors              with --tbptt: the recurrent states of rank 0's document streams
 
 A checkpoint is written to .step_00001000.partial and renamed when all ranks' files are complete and flushed. A folder
@@ -284,9 +285,9 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
                 f"{checkpoint} was made with {name} {saved}, not {given}, so its position in the data is not valid: "
                 f"drop --{name}, or start a new run."
             )
-    # The names and shapes of the trained parameters depend on these.
-    names = ("tune", "lora_rank", "lora_alpha", "lora_targets") if saved_config.train.tune == "lora" else ("tune",)
-    for name in names:
+    # The names and shapes of the trained parameters and of the optimizer's states depend on these.
+    lora = ("lora_rank", "lora_alpha", "lora_targets") if saved_config.train.tune == "lora" else ()
+    for name in ("optimizer", "tune", *lora):
         saved, given = getattr(saved_config.train, name), getattr(config.train, name)
         if saved != given:
             raise UserError(f"{checkpoint} was made with --{name} {saved}, not {given}: drop it, or start a new run.")

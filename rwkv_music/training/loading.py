@@ -16,7 +16,6 @@ from rwkv_music.checkpoint.tuning import Base
 from rwkv_music.errors import SharedError
 from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_engine.engine import Engine
-from rwkv_music.training.deepspeed_engine.zero_shards import MOMENTS
 from rwkv_music.training.init_weights import InitialWeights
 from rwkv_music.training.tbptt import StreamStates
 
@@ -50,8 +49,8 @@ def load_checkpoint(engine: Engine, checkpoint: Path, stream_states: StreamState
                 if saved.shapes.get(piece.name) != piece.shape:
                     raise DamagedFile(f"{piece.name} is missing, or its shape is not {piece.shape}")
                 master = shards.masters[piece.partition]
-                state = shards.optimizer_state(master)
-                for flat, moment in ((master, None), *((state[moment], moment) for moment in MOMENTS)):
+                state, moments = shards.optimizer_state(piece.partition), shards.moments(piece.partition)
+                for flat, moment in ((master, None), *((state[moment], moment) for moment in moments)):
                     saved.read_into(piece.of(flat).view(-1), piece.name, piece.start, moment)
             shards.set_optimizer_steps(saved.optimizer_steps)
             if stream_states is not None:

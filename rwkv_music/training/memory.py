@@ -31,7 +31,7 @@ LARGEST_OVERESTIMATE = 1.1  # no estimate exceeds its peak in benchmarks/results
 class MemoryEstimate:
     """Bytes on one GPU."""
 
-    states: int  # weights, gradient buffers, AdamW's states and stream states, for the whole run
+    states: int  # weights, gradient buffers, optimizer states and stream states, for the whole run
     activations: int  # kept from the forward pass for the backward pass
     working: int  # the largest amount that exists at any time in addition to these
 
@@ -50,16 +50,24 @@ class StreamMemory:
     windows: int  # of a step
 
 
-def model_state_bytes(parameters: int, trained: int, zero_stage: int, world_size: int, bf16: bool) -> int:
-    """Return the bytes of weights, gradients and AdamW's states on one rank, without activations (arXiv 1910.02054).
+def muon_elements(model: RWKV, optimizer: str) -> int:
+    """Return the number of elements of `model` that Muon updates with `--optimizer` set to `optimizer`."""
+    groups = model.parameter_groups(0.0, optimizer == "muon")
+    return sum(p.numel() for group in groups if group["muon"] for p in group["params"])
 
-    AdamW keeps 12 bytes per trained parameter (fp32 master weight and two moments). ZeRO-1 partitions these, ZeRO-2
-    also the gradients, ZeRO-3 also the weights.
+
+def model_state_bytes(
+    parameters: int, trained: int, zero_stage: int, world_size: int, bf16: bool, by_muon: int = 0
+) -> int:
+    """Return the bytes of weights, gradients and optimizer states on one rank, without activations (arXiv 1910.02054).
+
+    AdamW keeps 12 bytes per trained parameter (fp32 master weight and two moments), Muon 8 bytes for each of the
+    `by_muon` elements that it updates. ZeRO-1 partitions these, ZeRO-2 also the gradients, ZeRO-3 also the weights.
     """
     size = BF16 if bf16 else FP32
     weights = parameters * size / (world_size if zero_stage == 3 else 1)
     gradients = trained * size / (world_size if zero_stage >= 2 else 1)
-    return round(weights + gradients + trained * 3 * FP32 / world_size)
+    return round(weights + gradients + (3 * trained - by_muon) * FP32 / world_size)
 
 
 def state_bytes(model: ModelConfig) -> int:
@@ -98,11 +106,12 @@ def estimate(
     replays: bool = False,  # whether the step (under ZeRO-3, its blocks) is replayed as CUDA graphs
     accumulates: bool = False,  # whether the gradients of several micro-batches or windows are accumulated
     streams: StreamMemory | None = None,  # the states held with `tbptt`
+    by_muon: int = 0,  # elements that Muon updates
 ) -> MemoryEstimate:
     """Estimate the memory of a bf16 step on one of `ranks` GPUs."""
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
-    optimizer = 0 if offload else 3 * FP32 * shared
+    optimizer = 0 if offload else FP32 * (3 * shared - by_muon / ranks)
     gradients = 0 if offload else BF16 * shared
     # Gradients of the other ranks' shares. They are created during the backward pass, while activations are freed.
     others = BF16 * (trained - shared if zero_stage == 1 else trained if at_once else 0)
@@ -181,6 +190,7 @@ def host_bytes(
     tokens: int,  # in a rank's micro-batch
     recompute: str,
     bf16: bool,
+    by_muon: int = 0,  # elements that Muon updates
 ) -> int:
     """Return a lower bound, in bytes, of what a step on one of `world_size` CPU ranks holds at its peak.
 
@@ -191,7 +201,7 @@ def host_bytes(
     sublayers = 35 * C + (2 * model.dim_ffn + C if recompute == "none" else 0)
     kept = 2 * C * model.n_layer + sublayers if recompute == "block" else sublayers * model.n_layer
     logits = min(CHUNK_LOGITS, tokens * model.vocab_size)
-    states = model_state_bytes(parameters, trained, zero_stage, world_size, bf16)
+    states = model_state_bytes(parameters, trained, zero_stage, world_size, bf16, by_muon)
     return states + size * (kept * tokens + logits)
 
 
@@ -208,6 +218,7 @@ def check_host_memory(model: RWKV, plan: BatchPlan, ctx_len: int) -> None:
         tokens=train.micro_batch_size * ctx_len,
         recompute="none" if train.recompute == "auto" else train.recompute,  # as `least_recompute` chooses on a CPU
         bf16=uses_bf16(plan.deepspeed),
+        by_muon=muon_elements(model, train.optimizer),
     )
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1"))  # launch/, DeepSpeed
 

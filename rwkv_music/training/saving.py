@@ -9,8 +9,8 @@ Notable choices:
   later damage.
 - The thread only writes. All collectives run on the main thread, because collectives of a second thread could
   interleave with those of a step.
-- The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds, allocated at the first save and
-  kept. `--save_mode blocking` makes no copy, and training waits.
+- The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds (8 bytes with Muon), allocated at
+  the first save and kept. `--save_mode blocking` makes no copy, and training waits.
 - On a GPU the copies are enqueued on the stream. The check of all ranks in `save` waits for these copies, but not for
   the writing to disk.
 """
@@ -50,7 +50,6 @@ from rwkv_music.files import read_file, sync_folder, write_text
 from rwkv_music.system import gib
 from rwkv_music.training.consensus import on_rank0, raise_on_any_rank
 from rwkv_music.training.deepspeed_engine.engine import Engine
-from rwkv_music.training.deepspeed_engine.zero_shards import MOMENTS
 from rwkv_music.training.tbptt import StreamStates
 
 OWNER = ".owner"
@@ -173,19 +172,23 @@ class Saver:
 
     def _take_snapshot(self) -> Snapshot:
         rank, shards = dist.get_rank(), self._shards
-        states = [shards.optimizer_state(master) for master in shards.masters]
-        tensors = {"": shards.masters, **{moment: [state[moment] for state in states] for moment in MOMENTS}}
+        states = [shards.optimizer_state(partition) for partition in range(len(shards.masters))]
+        partitions = [
+            {"": master, **{moment: state[moment] for moment in shards.moments(number)}}
+            for number, (master, state) in enumerate(zip(shards.masters, states, strict=True))
+        ]
         streams = {} if self._stream_states is None else self._stream_states.tensors()
         wait_for_copies: Callable[[], None] = _nothing
         if self._config.train.save_mode == "overlapped":
-            copies, wait_for_copies = self._copy([*chain.from_iterable(tensors.values()), *streams.values()])
-            tensors = {kind: [next(copies) for _ in of_kind] for kind, of_kind in tensors.items()}
+            tensors = chain.from_iterable(partition.values() for partition in partitions)
+            copies, wait_for_copies = self._copy([*tensors, *streams.values()])
+            partitions = [{kind: next(copies) for kind in partition} for partition in partitions]
             streams = dict(zip(streams, copies, strict=True))
-        weights = {piece.name: piece.of(tensors[""][piece.partition]) for piece in shards.slices} | self._unread
+        weights = {piece.name: piece.of(partitions[piece.partition][""]) for piece in shards.slices} | self._unread
         moments = {
-            f"{piece.name}.{moment}": piece.of(tensors[moment][piece.partition])
+            f"{piece.name}.{moment}": piece.of(partitions[piece.partition][moment])
             for piece in shards.slices
-            for moment in MOMENTS
+            for moment in shards.moments(piece.partition)
         }
         files = {weights_file(rank): weights, moments_file(rank): moments}
         if streams:

@@ -55,6 +55,7 @@ from rwkv_music.training.memory import (
     check_host_memory,
     estimate,
     least_recompute,
+    muon_elements,
 )
 from rwkv_music.training.process_group import init_process_group, ranks_share_a_host
 from rwkv_music.training.samples import HeldOut
@@ -90,11 +91,12 @@ class RunStart:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Parameter counts: total, trained, and in matrix products (`RWKV.matrix_parameters`)."""
+    """Parameter counts: total, trained, in matrix products (`RWKV.matrix_parameters`), and updated by Muon."""
 
     parameters: int
     trained: int
     matrix_parameters: float
+    by_muon: int
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,11 @@ def _read_inputs(
         train = dataclasses.replace(train, micro_batch_size=micro_batch_size)
     plan = plan_batches(train, given, file, deepspeed_file, world_size, windows=max(1, data.tbptt))
     train = plan.train
+    if train.optimizer == "muon" and offloads(plan.zero):
+        raise UserError(
+            f"--optimizer muon does not support optimizer states on the CPU, which {deepspeed_file} sets with "
+            f'"offload_optimizer": use a file without it, such as ds_configs/zero3.json, or --optimizer adamw.'
+        )
     if train.log == "wandb":
         check_wandb()
     rows = MusicDataset.of(data, "train")
@@ -326,23 +333,23 @@ def _make_model(
     with torch.device("meta"):
         model = RWKV(config.model)
     freeze(model, train)
-    matrix_parameters = model.matrix_parameters()
+    matrix_parameters, by_muon = model.matrix_parameters(), muon_elements(model, train.optimizer)
     if device.type == "cpu":
         check_host_memory(model, plan, config.data.ctx_len)
     least = RECOMPUTE[-1] if train.recompute == "auto" else train.recompute
     paths = FastPaths(enabled=False, overlaps=False)  # those that take the least memory
-    expected = _estimate_memory(config, plan, streams, _size(model, matrix_parameters), least, paths)
+    expected = _estimate_memory(config, plan, streams, _size(model, matrix_parameters, by_muon), least, paths)
     check_gpu_memory(expected, available_bytes(device))
     fresh = start.initial.fresh if start.initial else None if start.checkpoint is None else frozenset()
     deepspeed_engine.materialize(model, device, plan, fresh)
     raise_on_any_rank("adding the tuned parameters", lambda: add_trained(model, train, seed))
-    return model, _size(model, matrix_parameters)
+    return model, _size(model, matrix_parameters, by_muon)
 
 
-def _size(model: RWKV, matrix_parameters: float) -> ModelSize:
+def _size(model: RWKV, matrix_parameters: float, by_muon: int) -> ModelSize:
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, trains in sizes if trains)
-    return ModelSize(sum(size for size, _ in sizes), trained, matrix_parameters)
+    return ModelSize(sum(size for size, _ in sizes), trained, matrix_parameters, by_muon)
 
 
 def _estimate_memory(
@@ -373,6 +380,7 @@ def _estimate_memory(
         replays=fast.replays,
         accumulates=plan.accumulation * max(1, config.data.tbptt) > 1,
         streams=held,
+        by_muon=size.by_muon,
     )
 
 

@@ -25,9 +25,9 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
     else:
         passes = t.steps * t.batch_size / train_data.n_windows
     bf16, on_gpu = uses_bf16(plan.deepspeed), context.device.type == "cuda"
-    states = model_state_bytes(size.parameters, size.trained, plan.zero_stage, plan.world_size, bf16)
+    states = model_state_bytes(size.parameters, size.trained, plan.zero_stage, plan.world_size, bf16, size.by_muon)
     device = torch.cuda.get_device_name(context.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    memory = f"{gib(states)} per rank for weights, gradients and AdamW under ZeRO-{plan.zero_stage}"
+    memory = f"{gib(states)} per rank for weights, gradients and optimizer states under ZeRO-{plan.zero_stage}"
     if on_gpu:
         memory += f"; estimated peak {gib(context.memory.estimate.peak)} of {gib(context.memory.available)} available"
         memory += f" (recompute {context.memory.recompute})"
@@ -40,6 +40,9 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         warm_up += ", longer than the run: the learning rate will only rise"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
     val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
+    optimizer = "AdamW"
+    if t.optimizer == "muon":
+        optimizer = f"Muon for the {size.by_muon:,} parameters of the blocks' large matrices, AdamW for all others"
     trained = f"{size.trained:,} parameters, {size.trained / size.parameters:.2%}: {t.tune}"
     if t.tune == "lora":
         trained += f" of rank {t.lora_rank} on {t.lora_targets}"
@@ -53,6 +56,7 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         "batch": f"{rows} = {context.rows_per_step * d.ctx_len:,} tokens per step: "
         f"{plural(plan.world_size, 'rank')} x {at_most}{plural(t.micro_batch_size, 'row')} "
         f"x {plan.accumulation} accumulated",
+        "optimizer": f"{optimizer}; weight decay {t.weight_decay:g}",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
         f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, {warm_up}",
         "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",

@@ -1,4 +1,4 @@
-"""AdamW's kernel against torch's own."""
+"""AdamW's kernel against torch's own, and Muon's orthogonalization against the CPU's."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
 from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
+from rwkv_music.training.deepspeed_engine.muon import orthogonalize
 
 OPTIONS = {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-18, "weight_decay": 0.1}
 
@@ -38,3 +39,12 @@ def test_equal_to_torchs(start, length, dtype):
     for a, b in zip(ours, theirs, strict=True):
         # One place of bf16 apart where the masters, a little apart, round to different sides.
         torch.testing.assert_close(a, b, rtol=1e-5 if a.dtype == torch.float32 else 2**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ((4, 768, 768), (2, 3072, 768), (1, 768, 3072)))
+def test_matrices_orthogonalized_in_bf16_are_about_those_of_the_cpu_in_fp32(shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape).bfloat16()
+    ours, theirs = orthogonalize(x.cuda()).float().cpu(), orthogonalize(x.float())
+    assert torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.99
+    assert ours.norm() == pytest.approx(theirs.norm(), rel=0.05)

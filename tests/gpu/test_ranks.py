@@ -118,6 +118,20 @@ def test_two_gpus_learn_what_one_does(stage, one_gpu, data, tmp_path):  # noqa: 
     assert furthest(two[:20], one_gpu[:20]) < 5e-3
 
 
+@pytest.fixture(scope="module")
+def muon_on_one_gpu(data, tmp_path_factory) -> list[float]:  # noqa: F811
+    more = ["--optimizer", "muon", "--steps", 20, "--micro_batch_size", 8]
+    return losses(data, tmp_path_factory.mktemp("muon") / "run", *more, ranks=1)
+
+
+@pytest.mark.parametrize("stage, fast", [(1, "auto"), (2, "auto"), (3, "auto"), (3, "off")])
+def test_muon_learns_on_two_gpus_what_it_does_on_one(stage, fast, muon_on_one_gpu, data, tmp_path):  # noqa: F811
+    more = ["--optimizer", "muon", "--steps", 20, "--micro_batch_size", 8, "--fast", fast]
+    two = losses(data, tmp_path / "run", *more, stage=stage)
+    assert two[-1] < 0.6 * two[0]
+    assert furthest(two, muon_on_one_gpu) < 5e-3
+
+
 @pytest.mark.parametrize("stage", (2, 3))
 def test_a_replayed_step_is_the_launched_one(stage, data, tmp_path):  # noqa: F811
     """Also with rows accumulated, and where the ranks' batches make recordings at different steps."""

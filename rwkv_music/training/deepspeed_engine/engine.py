@@ -32,6 +32,7 @@ from rwkv_music.training.deepspeed_engine.fast.overlap import overlap_reduction
 from rwkv_music.training.deepspeed_engine.fast.paths import FastPaths
 from rwkv_music.training.deepspeed_engine.fast.update import UpdateOnDevice
 from rwkv_music.training.deepspeed_engine.fast.zero3_flat_params import Zero3FlatParams
+from rwkv_music.training.deepspeed_engine.muon import Muon
 from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 from rwkv_music.training.deepspeed_file import offloads, quantizes, uses_bf16
 from rwkv_music.training.learning_rate import set_learning_rate
@@ -54,6 +55,8 @@ class Engine:
         self.module, self.device = engine.module, engine.device
         flat = self.module if isinstance(self.module, FlatParams) else getattr(self.module, "zero3_flat_params", None)
         self.shards = ZeroShards(engine, {} if flat is None else flat.layout)
+        if isinstance(engine.optimizer.optimizer, Muon):
+            engine.optimizer.optimizer.start(self.shards)
         if update is not None:
             update.start(self.shards)
 
@@ -176,7 +179,7 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
     stage3, bf16, flat = zero["stage"] == 3, uses_bf16(plan.deepspeed), None
     all_train = all(p.requires_grad for p in model.parameters())
     if stage3 and all_train and not quantizes(zero) and not fast_mismatch(plan.train.fast):
-        flat = model.zero3_flat_params = Zero3FlatParams(model, model.parameter_groups(plan.train.weight_decay))
+        flat = model.zero3_flat_params = Zero3FlatParams(model, _parameter_groups(model, plan))
     tables = {model.emb: "emb.weight", model.head: "head.weight"}
     partitioned = None  # the first partitioned parameter, which partitions the others alike
     for part in model.parts():
@@ -205,7 +208,7 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
 
 
 def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPaths, ctx_len: int) -> Engine:
-    """Build the engine over a materialized `model`, with AdamW over its trainable parameter groups.
+    """Build the engine over a materialized `model`, with AdamW or `Muon` over its trainable parameter groups.
 
     Under ZeRO-1 and 2, with `fast`, DeepSpeed's module is a `FlatParams` that has taken over the model's parameters.
     Otherwise it is the model itself.
@@ -226,7 +229,7 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
         raise_on_any_rank("loading the kernels", build.load)
     train, zero = plan.train, plan.zero
     module: torch.nn.Module = model
-    groups = model.parameter_groups(train.weight_decay)
+    groups = _parameter_groups(model, plan)
     # DeepSpeed's throughput timer synchronizes with the GPU twice per step, after which the GPU is idle for a while.
     config = {"timers": {"throughput": {"enabled": False}}, **plan.deepspeed}
     if zero["stage"] == 3:
@@ -243,6 +246,9 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
     options: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.adam_eps}
     if offloads(zero):
         optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
+    elif train.optimizer == "muon":
+        config["zero_allow_untested_optimizer"] = True
+        optimizer = Muon(groups, torch.bfloat16 if uses_bf16(plan.deepspeed) else torch.float32, **options)
     else:
         optimizer = torch.optim.AdamW(groups, fused=True, **options)
     try:
@@ -264,6 +270,10 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
     if fast.replays:
         cuda_graphs.replay_steps(module, ctx_len, accumulates=plan.accumulation > 1)
     return Engine(engine, update)
+
+
+def _parameter_groups(model: RWKV, plan: BatchPlan) -> list[dict[str, Any]]:
+    return model.parameter_groups(plan.train.weight_decay, plan.train.optimizer == "muon")
 
 
 def _zero3_section(model: RWKV, flat: Zero3FlatParams | None, zero: dict[str, Any], at_once: bool) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from torch import distributed as dist
 
 from rwkv_music.errors import UserError
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+MUON_MOMENTS = ("momentum",)
 # What this module reads of DeepSpeed's optimizers.
 STAGE_1_2_ATTRIBUTES = (
     "single_partition_of_fp32_groups", "round_robin_bit16_groups", "round_robin_bit16_offsets", "round_robin_gradients",
@@ -35,7 +36,7 @@ STAGE_1_2_ATTRIBUTES = (
 )  # fmt: skip
 STAGE_3_ATTRIBUTES = (
     "fp32_partitioned_groups_flat", "fp16_groups", "sub_group_process_groups", "checkpoint_event_prologue",
-    "checkpoint_event_epilogue", "_reassign_or_swap_out_partitioned_parameters",
+    "checkpoint_event_epilogue", "_reassign_or_swap_out_partitioned_parameters", "sub_group_to_group_id",
 )  # fmt: skip
 
 Layout = dict[str, list[tuple[str, list[int]]]]  # flat parameter -> names and shapes of its members, in order
@@ -68,7 +69,7 @@ class ParameterSlice:
 
 
 class ZeroShards:
-    """This rank's shards of the fp32 master weights and AdamW's states.
+    """This rank's shards of the fp32 master weights and the optimizer's states.
 
     Args:
         engine: a DeepSpeed engine under ZeRO-1, 2 or 3.
@@ -77,6 +78,7 @@ class ZeroShards:
 
     Attributes:
         masters: the flat fp32 partitions.
+        groups: the optimizer group of each partition.
         slices: everything the partitions hold, in their order.
 
     Raises:
@@ -98,6 +100,9 @@ class ZeroShards:
         self.masters: list[Tensor] = (
             self._zero.fp32_partitioned_groups_flat if self.stage3 else self._zero.single_partition_of_fp32_groups
         )
+        groups = self._zero.optimizer.param_groups
+        numbers = self._zero.sub_group_to_group_id if self.stage3 else range(len(self.masters))
+        self.groups: list[dict[str, Any]] = [groups[numbers[i]] for i in range(len(self.masters))]
         self.slices = list(self._slices(layout))
 
     def _slices(self, layout: Layout) -> Iterator[ParameterSlice]:
@@ -147,21 +152,25 @@ class ZeroShards:
         if public.numel() != length or not same_place:
             raise _unknown_layout()
 
-    def optimizer_state(self, master: Tensor) -> dict[str, Any]:
-        """Return AdamW's state of a partition ("step" and both `MOMENTS`), created as AdamW creates it if missing."""
-        optimizer = self._zero.optimizer
+    def moments(self, partition: int) -> tuple[str, ...]:
+        """Return the names of the tensors that the optimizer keeps beside the master weights of a partition."""
+        return MUON_MOMENTS if self.groups[partition]["muon"] else MOMENTS
+
+    def optimizer_state(self, partition: int) -> dict[str, Any]:
+        """Return the optimizer's state of a partition ("step" and its `moments`), created as AdamW does if missing."""
+        optimizer, master = self._zero.optimizer, self.masters[partition]
         state = optimizer.state[master]
         if not state:
             on_cpu = isinstance(optimizer, DeepSpeedCPUAdam)
             state["step"] = 0 if on_cpu else torch.zeros((), dtype=torch.float32, device=master.device)
-            for name in MOMENTS:
+            for name in self.moments(partition):
                 state[name] = torch.zeros_like(master, requires_grad=False)
         return state
 
     def set_optimizer_steps(self, steps: int) -> None:
-        """Set the number of steps AdamW has taken, which its bias correction uses."""
-        for master in self.masters:
-            state = self.optimizer_state(master)
+        """Set the number of steps the optimizer has taken, which AdamW's bias correction uses."""
+        for partition in range(len(self.masters)):
+            state = self.optimizer_state(partition)
             state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
 
     def update_weights(self) -> None:

@@ -1,4 +1,4 @@
-"""The optimizer step on the device: norm, clipping, AdamW, and no update from a gradient that is not finite.
+"""The optimizer step on the device: norm, clipping, update, and no update from a gradient that is not finite.
 
 DeepSpeed checks each tensor for overflow and then synchronizes. It casts every gradient to float64 to compute the norm,
 and synchronizes once per group. After each synchronization the GPU is idle until the host has caught up. On one H200
@@ -8,6 +8,7 @@ half of the remaining time.
 
 Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it;
 `adamw_` receives both as tensors. It reads the gradients in place, and writes the weights where the model reads them.
+For the groups that Muon updates, `Muon.update` replaces `adamw_`.
 Partitioning, reduction and gathering are still done by DeepSpeed. The only exception is ZeRO-3's small tensors, which
 stay on every rank. DeepSpeed gathers each of them separately, and the host waits for all. Here they are gathered at
 once.
@@ -37,7 +38,7 @@ class UpdateOnDevice:
     """A replacement of the `step` method of DeepSpeed's ZeRO optimizer.
 
     Args:
-        engine: a DeepSpeed engine with torch's AdamW, not offloaded.
+        engine: a DeepSpeed engine with torch's AdamW or with `Muon`, not offloaded.
 
     Attributes:
         skipped: int64 [] on the device, the same on every rank: steps skipped since the start because the gradient was
@@ -57,8 +58,8 @@ class UpdateOnDevice:
     def start(self, shards: ZeroShards) -> None:
         """Set the shards to update. Creates their states, so that out-of-memory errors occur before the first step."""
         self._shards = shards
-        for masters in shards.masters:
-            shards.optimizer_state(masters)
+        for partition in range(len(shards.masters)):
+            shards.optimizer_state(partition)
 
     @torch.no_grad()
     def _step(self) -> None:
@@ -69,9 +70,13 @@ class UpdateOnDevice:
             self._zero.micro_step_id = stage_1_and_2.INITIAL_MICRO_STEP_ID
         shares = list(self._shares_of_stage3() if self._stage3 else self._shares_of_stage_1_and_2())
         self._zero._global_grad_norm = self._norm([gradient for *_, gradients in shares for gradient in gradients])
-        for group, masters, weights, gradients in shares:
-            state = self._shards.optimizer_state(masters)
+        for partition, (group, masters, weights, gradients) in enumerate(shares):
+            state = self._shards.optimizer_state(partition)
             state["step"] += 1 - self._bad
+            if group["muon"]:
+                self._zero.optimizer.update(partition, gradients, self._divisor, self._bad)
+                weights.data.copy_(masters.data)
+                continue
             beta1, beta2 = group["betas"]
             start = 0
             for gradient in gradients:

@@ -61,6 +61,8 @@ class Zero3FlatParams:
             parameters = list(block.parameters())
             for number, of_group in enumerate(of_groups):
                 members = [p for p in parameters if group_of[p] == number]
+                if not members:  # with Muon, the group of the embedding and the head
+                    continue
                 name = f"flat_{number}"
                 self.layout[f"blocks.{index}.{name}"] = [(names[p], list(p.shape)) for p in members]
                 self._members[block].append([places[p] for p in members])

@@ -1,0 +1,263 @@
+"""Muon for the blocks' matrices and AdamW for all other parameters, on ZeRO's flat partitions.
+
+Muon replaces the momentum of a matrix by the nearest orthogonal matrix, which a Newton-Schulz iteration approximates.
+The result depends on the whole matrix, but a rank holds only its shard. Each matrix is therefore orthogonalized on one
+rank, its owner: the other ranks send it their pieces of the momentum, and receive their pieces of the result.
+
+Notable choices:
+- The owner is a rank that holds most of the matrix. Under ZeRO-1 and 2 only the matrices at the edges of the partitions
+  are in several shards, so little is sent. Under ZeRO-3, every rank holds as much of most matrices as any other, and
+  the owner is the one of them with the least work so far.
+- The ranks work in rounds. In a round each orthogonalizes a batch of its own matrices of one shape, which limits the
+  memory. Pieces are sent in the dtype in which the matrices are multiplied, that of the model's weights.
+- Momentum is sharded as AdamW's moments are, and there is no second moment: 8 instead of 12 bytes per parameter.
+- Nothing waits for the device: a step with a gradient that is not finite is skipped by factors of 0 and 1.
+
+Sources: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024, kellerjordan.github.io); the
+factor 0.2 sqrt(max(rows, columns)) from J. Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from rwkv_music.training.deepspeed_engine.zero_shards import MUON_MOMENTS, ZeroShards
+
+MOMENTUM = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial that one step applies to the singular values
+NEWTON_SCHULZ_STEPS = 5
+UPDATE_RMS = 0.2  # root mean square of an update's elements divided by the learning rate: about that of AdamW's
+BATCH_ELEMENTS = 2**26  # limit of the matrices that a rank orthogonalizes at once, unless a single one is larger
+EPSILON = 1e-7  # added to the norm of a matrix, which may be zero
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive elements, on one rank, of a matrix that is orthogonalized in a round.
+
+    Attributes:
+        name: the matrix.
+        row: its index in its owner's batch.
+        start: first element, counted in the flattened matrix.
+        length: number of elements.
+    """
+
+    name: str
+    row: int
+    start: int
+    length: int
+
+
+@dataclass
+class Round:
+    """This rank's part of a round.
+
+    Attributes:
+        shape: shape of this rank's batch: matrices, rows, columns.
+        incoming: for each rank, its pieces of this rank's matrices.
+        outgoing: for each rank, this rank's pieces of its matrices.
+        exchanges: whether any rank of this round needs a piece from another one; the same on all ranks.
+    """
+
+    shape: tuple[int, int, int]
+    incoming: list[list[Piece]] = field(default_factory=list)
+    outgoing: list[list[Piece]] = field(default_factory=list)
+    exchanges: bool = False
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW that updates the groups whose entry "muon" is True with Muon.
+
+    Args:
+        groups: optimizer groups from `RWKV.parameter_groups`.
+        dtype: dtype of the Newton-Schulz iteration.
+        options: AdamW's.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **options: Any) -> None:
+        super().__init__(groups, fused=True, **options)
+        self._dtype = dtype
+        self._shards: ZeroShards | None = None
+        self._rounds: dict[int, list[Round]] = {}
+
+    def start(self, shards: ZeroShards) -> None:
+        """Set the shards to update, and divide the matrices among the ranks. Collective."""
+        self._shards = shards
+        own = [
+            (piece.partition, piece.name, piece.shape, piece.start, piece.length)
+            for piece in shards.slices
+            if shards.groups[piece.partition]["muon"]
+        ]
+        of_ranks: list[list[tuple]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(of_ranks, own)
+        for partition, group in enumerate(shards.groups):
+            if group["muon"]:
+                shapes, held = {}, {}
+                for rank, pieces in enumerate(of_ranks):
+                    for of_partition, name, shape, start, length in pieces:
+                        if of_partition == partition:
+                            shapes[name] = shape
+                            held.setdefault(name, {})[rank] = (start, length)
+                self._rounds[partition] = plan_rounds(shapes, held, dist.get_rank(), len(of_ranks))
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:
+        """Update the partitions that DeepSpeed has given gradients. Collective."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["muon"]]
+        super().step(closure)
+        self.param_groups = groups
+        given = {id(p) for group in groups if group["muon"] for p in group["params"] if p.grad is not None}
+        for partition, master in enumerate(self._shards.masters):
+            if id(master) in given:
+                state = self._shards.optimizer_state(partition)
+                state["step"] += 1
+                self.update(partition, [master.grad], torch.ones_like(state["step"]), torch.zeros_like(state["step"]))
+
+    @torch.no_grad()
+    def update(self, partition: int, gradients: list[Tensor], divisor: Tensor, bad: Tensor) -> None:
+        """Take one step in place on the master weights of a partition. Collective.
+
+        Args:
+            partition: index into `ZeroShards.masters`, of a group that Muon updates.
+            gradients: float tensors that, concatenated, match the partition's layout; overwritten.
+            divisor: fp32 scalar by which the gradient is divided first.
+            bad: fp32 scalar; if it is not 0, the step is skipped.
+        """
+        shards, group = self._shards, self._shards.groups[partition]
+        [momentum] = (shards.optimizer_state(partition)[name] for name in MUON_MOMENTS)
+        starts = list(accumulate((gradient.numel() for gradient in gradients), initial=0))
+        skip, taken = bad.bool(), 1 - bad
+        for start, gradient in zip(starts, gradients, strict=False):
+            new = gradient.float().div(divisor).view(-1).masked_fill_(skip, 0)
+            mean = momentum[start : start + gradient.numel()]
+            mean.mul_(torch.where(skip, 1, MOMENTUM)).add_(new)
+            gradient.view(-1).copy_(new.add_(mean, alpha=MOMENTUM))  # Nesterov's
+        slices = {piece.name: piece for piece in shards.slices if piece.partition == partition}
+        moved = {}
+        for name, piece in slices.items():
+            number = bisect_right(starts, piece.offset) - 1
+            first = piece.offset - starts[number]
+            moved[name] = gradients[number].view(-1)[first : first + piece.length]
+        kept = 1 - group["lr"] * group["weight_decay"] * taken
+        for work in self._rounds[partition]:
+            for name, orthogonal in self._orthogonalized(work, moved):
+                piece = slices[name]
+                rate = group["lr"] * UPDATE_RMS * math.sqrt(max(piece.shape)) * taken
+                master = shards.masters[partition].data[piece.offset : piece.offset + piece.length]
+                master.mul_(kept).sub_(orthogonal.float().mul_(rate))
+
+    def _orthogonalized(self, work: Round, moved: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and values [n] of this rank's pieces of a round's matrices, orthogonalized.
+
+        Args:
+            moved: this rank's pieces before, by name.
+        """
+        rank, count = dist.get_rank(), work.shape[0]
+        matrices = torch.empty(
+            count, work.shape[1] * work.shape[2], dtype=self._dtype, device=self._shards.masters[0].device
+        )
+        sent = [len_of(pieces) if other != rank else 0 for other, pieces in enumerate(work.outgoing)]
+        received = [len_of(pieces) if other != rank else 0 for other, pieces in enumerate(work.incoming)]
+        theirs = [piece for other, pieces in enumerate(work.incoming) if other != rank for piece in pieces]
+        elsewhere = [piece for other, pieces in enumerate(work.outgoing) if other != rank for piece in pieces]
+        for piece in work.incoming[rank]:
+            matrices[piece.row, piece.start : piece.start + piece.length] = moved[piece.name]
+        if work.exchanges:
+            values = self._exchange([moved[piece.name] for piece in elsewhere], sent, received)
+            for piece, piece_values in zip(theirs, values.split([piece.length for piece in theirs]), strict=True):
+                matrices[piece.row, piece.start : piece.start + piece.length] = piece_values
+        if count:
+            matrices = orthogonalize(matrices.view(work.shape)).reshape(count, -1)
+        for piece in work.incoming[rank]:
+            yield piece.name, matrices[piece.row, piece.start : piece.start + piece.length]
+        if work.exchanges:
+            back = [matrices[piece.row, piece.start : piece.start + piece.length] for piece in theirs]
+            values = self._exchange(back, received, sent)
+            for piece, piece_values in zip(elsewhere, values.split([piece.length for piece in elsewhere]), strict=True):
+                yield piece.name, piece_values
+
+    def _exchange(self, tensors: list[Tensor], sent: list[int], received: list[int]) -> Tensor:
+        """Send `tensors`, which are ordered by receiver, and return what this rank receives, ordered by sender.
+
+        Args:
+            sent, received: number of elements to and from each rank.
+        """
+        like = {"dtype": self._dtype, "device": self._shards.masters[0].device}
+        out = torch.cat([x.to(self._dtype) for x in tensors]) if tensors else torch.empty(0, **like)
+        values = torch.empty(sum(received), **like)
+        dist.all_to_all_single(values, out, received, sent)
+        return values
+
+
+def len_of(pieces: list[Piece]) -> int:
+    """Return the number of elements of `pieces`."""
+    return sum(piece.length for piece in pieces)
+
+
+def plan_rounds(
+    shapes: dict[str, tuple[int, int]], held: dict[str, dict[int, tuple[int, int]]], rank: int, ranks: int
+) -> list[Round]:
+    """Divide the matrices of a partition among the ranks, and each rank's matrices among rounds.
+
+    Args:
+        shapes: the matrices by name.
+        held: for each matrix, the first element and the number of elements that each rank holds.
+        rank: the rank whose part is returned.
+        ranks: number of ranks.
+    """
+    work = [0] * ranks
+    owned: list[list[str]] = [[] for _ in range(ranks)]
+    for name in sorted(shapes, key=lambda name: (shapes[name], name)):  # equal shapes follow one another
+        most = max(length for _, length in held[name].values())
+        owner = min((other for other, (_, length) in held[name].items() if length == most), key=lambda r: (work[r], r))
+        work[owner] += math.prod(shapes[name]) * min(shapes[name])
+        owned[owner].append(name)
+    batches = [list(_batches(names, shapes)) for names in owned]
+    rounds = []
+    for number in range(max(map(len, batches), default=0)):
+        of_ranks = [of_rank[number] if number < len(of_rank) else [] for of_rank in batches]
+        mine = of_ranks[rank]
+        this = Round((len(mine), *(shapes[mine[0]] if mine else (0, 0))))
+        for other in range(ranks):
+            this.incoming.append(_pieces(mine, held, other))
+            this.outgoing.append(_pieces(of_ranks[other], held, rank))
+        this.exchanges = any(held[name].keys() != {owner} for owner, names in enumerate(of_ranks) for name in names)
+        rounds.append(this)
+    return rounds
+
+
+def _batches(names: list[str], shapes: dict[str, tuple[int, int]]) -> Iterator[list[str]]:
+    """Divide names, ordered by shape, into batches of one shape and of at most BATCH_ELEMENTS elements."""
+    for shape, group in groupby(names, key=shapes.__getitem__):
+        alike, most = list(group), max(1, BATCH_ELEMENTS // math.prod(shape))
+        yield from (alike[first : first + most] for first in range(0, len(alike), most))
+
+
+def _pieces(names: list[str], held: dict[str, dict[int, tuple[int, int]]], rank: int) -> list[Piece]:
+    """Return the pieces that `rank` holds of a batch of matrices."""
+    return [Piece(name, row, *held[name][rank]) for row, name in enumerate(names) if rank in held[name]]
+
+
+def orthogonalize(x: Tensor) -> Tensor:
+    """Return about U V^T for each matrix U S V^T of x [b, m, n], in its dtype: singular values from 0.7 to 1.2.
+
+    Singular values below about a thousandth of the norm remain smaller, and a matrix of zeros remains zero.
+    """
+    a, b, c = COEFFICIENTS
+    wide = x if x.shape[-2] <= x.shape[-1] else x.mT  # the products are those of the shorter side
+    wide = wide / (torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True, dtype=torch.float32) + EPSILON).to(
+        x.dtype
+    )
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = wide @ wide.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        wide = torch.baddbmm(wide, polynomial, wide, beta=a)
+    return wide if x.shape[-2] <= x.shape[-1] else wide.mT
