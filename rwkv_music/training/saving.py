@@ -42,6 +42,7 @@ from rwkv_music.checkpoint.run_folder import (
     write_manifest,
 )
 from rwkv_music.checkpoint.safetensors_io import Written, write_tensors
+from rwkv_music.checkpoint.validations import Validations
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError
 from rwkv_music.files import sync_folder, write_text
@@ -93,11 +94,12 @@ class Saver:
         engine: Engine,
         config: RunConfig,
         token: str,  # the one given to `take_over`
+        validations: Validations,  # of the run; on rank 0 they determine the checkpoint that `keep` never deletes
         stream_states: StreamStates | None = None,
         unread: dict[str, Tensor] | None = None,  # tensors that the model does not use, to write beside the weights
     ) -> None:
         self._shards, self._config, self._token = engine.shards, config, token
-        self._stream_states = stream_states
+        self._validations, self._stream_states = validations, stream_states
         self._unread = unread or {}
         self._run = Path(config.train.out)
         self._copies: list[Tensor] = []  # host memory of the last snapshot
@@ -244,8 +246,13 @@ class Saver:
         keep = self._config.train.keep
         # Newer, damaged checkpoints do not count: counting them could delete the last valid one.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
+        best = self._validations.best()
+        superseded = set(self._validations.superseded()) - {final}
         # After a skipped step the weights may have diverged: the older checkpoints stay until a step succeeds.
-        to_delete += [mark_removed(old) for old in kept[:-keep]] if keep and not self._progress.skipped_in_a_row else []
+        if keep and not self._progress.skipped_in_a_row:
+            superseded |= set(kept[:-keep]) - {best and self._validations.checkpoint(best)}
+        to_delete += [mark_removed(old) for old in sorted(superseded)]
+        self._validations.link_best()
         for folder in to_delete:
             self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
 

@@ -67,8 +67,9 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
 
 # Settings that change where and how often a run writes, not what it learns.
 BOOKKEEPING = (
-    "out", "stop_after", "log_every", "val_every", "val_rows", "save_every", "save_minutes", "keep", "hang_minutes",
-    "fast", "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log", "resume",
+    "out", "stop_after", "log_every", "val_every", "val_rows", "patience", "save_every", "save_minutes", "keep",
+    "hang_minutes", "fast", "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log",
+    "resume",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 from torch import distributed as dist
 
@@ -9,6 +10,7 @@ from rwkv_music.config import RunConfig
 from rwkv_music.data.dataset import MusicDataset, read_dataset_json
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.evaluation.losses import Through, summed_loss, summed_loss_of_streams
+from rwkv_music.files import file_sha256
 from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
@@ -17,6 +19,8 @@ class Validation:
 
     def __init__(self, config: RunConfig, world_size: int) -> None:
         self._config, self._world_size = config, world_size
+        # Identifies the split and the rows: only losses that were measured on the same ones can be compared.
+        self.measured_on = f"{file_sha256(Path(config.data.data) / 'dataset.json')}, rows {config.train.val_rows}"
         self.data = MusicDataset.of(config.data, "val")
         rows = config.train.micro_batch_size * world_size
         self._streams = DocumentStreams(self.data, rows) if config.data.tbptt else None
