@@ -263,7 +263,7 @@ class TrainConfig:
     )
     sample_every: int = setting(0, "optimizer steps between sampled completions; 0: none")
     sample_context_bars: int = setting(4, "context bars of a sampled completion")
-    sample_bars: int = setting(4, "generated bars of a sampled completion")
+    sample_bars: int = setting(8, "generated bars of a sampled completion")
     init: str = setting(
         "",
         "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, an exported hf folder, a run or a checkpoint; a "

@@ -8,8 +8,10 @@ RUN/events.out.tfevents.*                TensorBoard event files
 RUN/samples/                             completions sampled during training
 RUN/profile/                             traces (--profile)
 RUN/rollbacks.json                       returns to earlier checkpoints after loss spikes: Rollback by checkpoint name
+RUN/validations.json                     losses of the validations; they determine the best checkpoint (`validations`)
 RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
 RUN/.owner                               token of the start that may write checkpoints; a newer start replaces it
+RUN/checkpoints/best                     link to the best checkpoint
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
     config.json                          RunConfig that it was written under

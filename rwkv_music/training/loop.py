@@ -53,7 +53,7 @@ from rwkv_music.training.process_group import is_loss_of_a_rank
 from rwkv_music.training.samples import Sample, show
 from rwkv_music.training.setup import Context
 from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED, Stopped, StopSignals
-from rwkv_music.training.summary import hyperparameters, summary
+from rwkv_music.training.summary import FIRST, hyperparameters, run_texts, summary
 from rwkv_music.training.wandb_run import WandbRun
 from rwkv_music.training.watchdog import Watchdog
 
@@ -161,7 +161,8 @@ class Loop:
             context.say(f"Step {self.progress.step:,} has been reached: raise {limit} to continue.")
             if not unvalidated:
                 return
-        self.curves.text("run", f"```\n{self.summary}\n```")
+        for tag, markdown in run_texts(context, self.summary).items():
+            self.curves.text(tag, markdown)
         bar = progress_bar(
             None, None, t.steps, unit="step", initial=self.progress.step, disable=context.rank != 0, file=sys.stdout,
             delay_s=0,
@@ -240,6 +241,9 @@ class Loop:
         if stopping or last:
             self.watchdog.saves(step)
             self.saver.finish()
+            # The validation may have found a better checkpoint since the last one was saved.
+            prune = on_rank0(lambda: self.saver.prune(self.progress))
+            raise_on_any_rank(f"deleting checkpoints in {context.folder / CHECKPOINTS}", prune)
         if stopping and not last:
             reason, status = ("interrupted", INTERRUPTED) if interrupted else ("stopped by a signal", EXIT_RESUMABLE)
             raise Stopped(f"{reason} {self.position()}", status)
@@ -388,10 +392,11 @@ class Loop:
                 "train/lr": lr,
                 "train/grad_norm": self.engine.grad_norm(),
                 "train/skipped_steps": skipped,
+                "train/tokens": self.progress.samples * self.config.data.ctx_len,
+                "speed/step_seconds": context.rows_per_step * self.config.data.ctx_len / max(tokens_per_second, 1e-9),
                 "speed/tokens_per_second": tokens_per_second,
                 "speed/mfu": model_flop_utilization(context.size.matrix_parameters, rate, self.flops),
-                "memory/peak_gib": None if memory is None else memory / 2**30,
-                "memory/optimizer_bytes": self.engine.optimizer_bytes(),
+                "vram/peak_gib": None if memory is None else memory / 2**30,  # the name sorts after all others
             },
         )
         shown = "skipped" if loss is None else f"loss {loss:.3f}"
@@ -404,7 +409,13 @@ class Loop:
 
     def open_curves(self) -> Curves:
         """Open the curves from the next step on. Collective."""
-        arguments = self.context.folder, self.progress.step + 1, self.context.rank == 0, self.wandb
+        context, validation = self.context, self.context.data.validation
+        absent = set() if context.device.type == "cuda" else {"vram/peak_gib"}
+        absent |= {"val/loss", "val/bits_per_note", "val/bigram_loss"} if validation is None else set()
+        absent |= {f"val/{task}_loss" for task in ("completion", "infill")} - (
+            set() if validation is None else {f"val/{task}_loss" for task in validation.other_tasks}
+        )
+        arguments = context.folder, self.progress.step + 1, context.rank == 0, self.wandb, absent
         return raise_on_any_rank("opening the curves", lambda: Curves(*arguments))
 
     def save(self) -> None:
@@ -424,7 +435,8 @@ class Loop:
     def validate(self) -> None:
         """Measure the loss on the validation split, and write it to its curves. Raises as `poll`."""
         figures = self.context.data.validation.measure(self.engine, self.polled)
-        self.write_scalars(figures)
+        baseline = self.context.data.validation.bigram_loss if self.context.rank == 0 else None
+        self.write_scalars({**figures, "val/bigram_loss": baseline})
         step, loss = self.progress.step, figures["val/loss"]
         self.update_validations(lambda: self.validations.add(step, loss, saved=self.saved_step == step))
         text = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats per token"
@@ -513,7 +525,7 @@ class Loop:
     def close(self) -> None:
         """Close the curves and leave the process group. Collective; not after an error: ranks may be gone."""
         self.saver.close()
-        self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
+        self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS, FIRST)
         self.curves.close()
         if self.wandb is not None:
             self.wandb.finish()

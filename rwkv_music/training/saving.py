@@ -240,21 +240,31 @@ class Saver:
             raise UserError(
                 f"The checkpoint of step {self._progress.step} is incomplete ({wrong}): check the file system."
             )
-        to_delete = [mark_removed(final)] if final.exists() else []  # from before a rollback, or damaged
+        if final.exists():  # from before a rollback, or damaged
+            self._delete_later(mark_removed(final))
         os.replace(partial, final)
         sync_folder(final.parent)
+        self.prune(self._progress)
+
+    def prune(self, progress: Progress) -> None:
+        """Delete the checkpoints that are no longer to be kept; `progress` is that of the newest. On rank 0 only."""
+        if not self._is_owner():
+            return
+        final = self._run / CHECKPOINTS / checkpoint_name(progress.step)
         keep = self._config.train.keep
         # Newer, damaged checkpoints do not count: counting them could delete the last valid one.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
         best = self._validations.best()
         superseded = set(self._validations.superseded()) - {final}
         # After a skipped step the weights may have diverged: the older checkpoints stay until a step succeeds.
-        if keep and not self._progress.skipped_in_a_row:
+        if keep and not progress.skipped_in_a_row:
             superseded |= set(kept[:-keep]) - {best and self._validations.checkpoint(best)}
-        to_delete += [mark_removed(old) for old in sorted(superseded)]
+        for old in sorted(superseded):
+            self._delete_later(mark_removed(old))
         self._validations.link_best()
-        for folder in to_delete:
-            self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
+
+    def _delete_later(self, folder: Path) -> None:
+        self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
 
     def _end_save(self) -> None:
         """End the current save, and remove the checkpoint if it has no name yet."""

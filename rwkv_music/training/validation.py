@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from functools import cached_property
 from pathlib import Path
 
 from torch import distributed as dist
 
 from rwkv_music.config import RunConfig
+from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import MusicDataset, read_dataset_json
+from rwkv_music.data.ngrams import ngram_nats_per_token
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.evaluation.losses import Through, summed_loss, summed_loss_of_streams
 from rwkv_music.files import file_sha256
@@ -28,6 +31,24 @@ class Validation:
         if config.data.task == "mix":
             for task in self.data.tasks.keys() - {"pretrain"}:
                 self._others[task] = MusicDataset.of(dataclasses.replace(config.data, task=task), "val")
+
+    @property
+    def other_tasks(self) -> tuple[str, ...]:
+        """The tasks of a mix that have curves of their own, beside next-token prediction."""
+        return tuple(self._others)
+
+    @cached_property
+    def bigram_loss(self) -> float | None:
+        """Nats per token of a bigram model of the training split, a baseline; None if the run predicts excerpts only.
+
+        It counts at most `NGRAM_TOKENS` tokens, and scores the whole validation split.
+        """
+        if self._config.data.task not in ("pretrain", "mix"):
+            return None
+        folder = Path(self._config.data.data)
+        splits = BinIdx(folder / "train"), BinIdx(folder / "val")
+        loss = ngram_nats_per_token(*splits, self.data.vocab_size, order=2)[1]
+        return loss if math.isfinite(loss) else None
 
     @staticmethod
     def of(config: RunConfig, world_size: int) -> "Validation | None":

@@ -58,6 +58,7 @@ def run(folder: Path, data: Path, *more: object, **options) -> Run:
     "of_steps, keep, left",
     [
         ([5, 4, 3, 2, 1], 0, [3, 5]),  # those of steps 1, 2 and 4 were saved only because they were the best
+        ([5, 4, 3, 2, 1], 1, [5]),
         ([5, 2, 3, 4, 6], 1, [2, 5]),
         ([5, 4, 1, 2, 3, 4, 3], 1, [3, 7]),
         ([float("nan"), 4, float("inf"), 5], 1, [2, 4]),
