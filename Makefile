@@ -52,8 +52,8 @@ test: $(READY_TO_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
-# Two processes: most tests use one core. A file's tests stay together, so that they share fixtures.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores: many tests wait for other processes. A file's tests stay together, so that they share fixtures.
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf demo

@@ -318,7 +318,7 @@ def _run_generate(options: argparse.Namespace) -> int:
     if options.prompt:
         with explained(f"reading the prompt {options.prompt}"), open_file(options.prompt):
             pass
-    model, codec, config, source = _load_any(options.model, options.state)
+    model, codec, config, source = _load_any(options.model, options.checkpoint, options.state)
     if fills and config is not None:
         _check_infills(options.model, config)
     if model.device.type == "cpu" and model.config.n_embd <= ONE_THREAD_WIDTH:
@@ -399,11 +399,11 @@ def _run_mirex(options: argparse.Namespace) -> int:
     if not len(prompt):
         raise UserError(f"{options.prompt} has no notes: give a prompt with at least one.")
     _check_model(options.model)
-    model, codec, _, _ = _load_any(options.model, options.state)
+    model, codec, _, source = _load_any(options.model, options.checkpoint, options.state)
     generations = continue_prompt(model, codec, prompt, options.count, sampling)
     save_generations(generations, paths)
     for path, notes in zip(paths, generations, strict=True):
-        print(f"{path}: {len(notes):,} notes in twelve bars")
+        print(f"{path}: {len(notes):,} notes in twelve bars by {source}")
     return 0
 
 
@@ -412,6 +412,7 @@ def _evaluate(commands) -> None:
         "evaluate", help="compare a run's loss with that of n-gram models, and its completions with real music"
     )
     command.add_argument("run_folder", type=_path, metavar="RUN", help="run folder or checkpoint")
+    _add_checkpoint(command)
     command.add_argument(
         "--data", required=True, type=_path, metavar="DATA", help="dataset folder, prepared with the run's tokenizer"
     )
@@ -454,11 +455,11 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     for flag, count in {"--samples": options.samples, "--fills": options.fills, "--mirex": options.mirex}.items():
         if count:
             check_counts(options.context_bars, options.bars, count, flag)
-    model, codec, config, step = _load(options.run_folder, options.state)
+    model, codec, config, source = _load(options.run_folder, options.checkpoint, options.state)
     if options.fills:
         _check_infills(options.run_folder, config)
     # Flushed, so that an output that cannot be written is reported now and not after the evaluation.
-    print(f"{options.run_folder} at step {step:,} on {options.data}", flush=True)
+    print(f"{options.run_folder} at {source}, on {options.data}", flush=True)
     data, ctx_len, batch_size = options.data, config.data.ctx_len, options.batch_size
     print(losses.as_table(losses.evaluate(model, codec, data, ctx_len, batch_size, bool(config.data.tbptt))))
     if isinstance(codec, Multitrack):
@@ -480,6 +481,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 def _export(commands) -> None:
     command = commands.add_parser("export", help="convert weights for the rwkv package, RWKV-LM, transformers or peft")
     command.add_argument("source", type=_path, metavar="RUN", help="run folder, checkpoint or weight file")
+    _add_checkpoint(command)
     command.add_argument(
         "--format",
         choices=("pth", "safetensors", "hf", "state", "lora"),
@@ -506,17 +508,19 @@ def _export(commands) -> None:
 def _run_export(options: argparse.Namespace) -> int:
     from rwkv_music.checkpoint.export import DTYPES, export
 
+    _check_model(options.source)
+    source, described = _choose(options.source, options.checkpoint)
     if options.format in ("state", "lora"):
         from rwkv_music.checkpoint.export import export_trained
 
-        tuned = export_trained(options.source, options.out, options.format)
-        print(f"{options.out}: {options.format} of {options.source}, tuned on {tuned.init}")
+        tuned = export_trained(source, options.out, options.format)
+        print(f"{options.out}: {options.format} of {options.source} at {described}, tuned on {tuned.init}")
         return 0
-    weights = export(options.source, options.out, options.format, DTYPES[options.dtype])
-    model, step = weights.config, "" if weights.step is None else f" at step {weights.step:,}"
+    weights = export(source, options.out, options.format, DTYPES[options.dtype])
+    model, at = weights.config, "" if weights.step is None else f" at {described}"
     print(
         f"{options.out}: {model.channel_mix}, {model.n_layer} layers x {model.n_embd}, vocabulary "
-        f"{model.vocab_size:,}, in {options.dtype}, from {options.source}{step}"
+        f"{model.vocab_size:,}, in {options.dtype}, from {options.source}{at}"
     )
     if weights.tokenizer is None:
         print("no tokenizer file was found with the weights, so none was written")
@@ -547,6 +551,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="run folder, checkpoint, or exported weights with their tokenizer file",
     )
+    _add_checkpoint(command)
     _add_state(command)
 
 
@@ -573,18 +578,57 @@ def _add_state(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _load(run_folder: Path, state: Path | None):
-    """Load a run as `load_model` does, on the GPU if there is one, and set the tuned state if one is given."""
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        metavar="best|last|STEP",
+        help="checkpoint of the run folder. best: the one with the lowest validation loss, or the last one of a run "
+        "without validation; last: the newest; or the number of its step (default: best)",
+    )
+
+
+def _checkpoint(text: str) -> str:
+    """Parse best, last, or a step."""
+    if text not in ("best", "last") and not (text.isascii() and text.isdecimal() and len(text) <= 8):
+        raise argparse.ArgumentTypeError(f"{text!r} is not best, last or the number of a step")
+    return text
+
+
+def _choose(source: Path, which: str | None) -> tuple[Path, str]:
+    """Return the checkpoint of a run folder, and its step with the reason of the choice, such as "step 200 (the last)".
+
+    Exported weights are returned as they are, with their name.
+    """
+    from rwkv_music.checkpoint.run_folder import read_progress
+    from rwkv_music.checkpoint.weights import chosen_checkpoint, is_exported
+
+    if is_exported(source):
+        if which is not None:
+            raise UserError(f"{source} holds exported weights, not checkpoints: drop --checkpoint {which}.")
+        return source, source.name
+    with explained(f"reading {source}"):
+        checkpoint, reason = chosen_checkpoint(source, which)
+    step = f"step {read_progress(checkpoint).step:,}"
+    return checkpoint, f"{step} ({reason})" if reason else step
+
+
+def _load(run_folder: Path, which: str | None, state: Path | None):
+    """Load a run as `load_model` does, on the GPU if there is one, and set the tuned state if one is given.
+
+    Returns (model, codec, configuration, the step and why it was chosen).
+    """
     import torch
 
     from rwkv_music.checkpoint.weights import load_model
 
-    loaded = load_model(run_folder, "cuda" if torch.cuda.is_available() else "cpu")
-    _set_state(loaded[0], run_folder, state)
-    return loaded
+    checkpoint, described = _choose(run_folder, which)
+    model, codec, config, _ = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    _set_state(model, checkpoint, state)
+    return model, codec, config, described
 
 
-def _load_any(source: Path, state: Path | None):
+def _load_any(source: Path, which: str | None, state: Path | None):
     """Load a run, a checkpoint or exported weights, and set the tuned state if one is given.
 
     Returns (model, codec, configuration or None for exported weights, what to call the weights in messages).
@@ -592,8 +636,8 @@ def _load_any(source: Path, state: Path | None):
     from rwkv_music.checkpoint.weights import find_codec, is_exported, load_pretrained
 
     if not is_exported(source):
-        model, codec, config, step = _load(source, state)
-        return model, codec, config, f"step {step}"
+        return _load(source, which, state)
+    _choose(source, which)
     codec = find_codec(source)
     model = load_pretrained(source).requires_grad_(False)
     _set_state(model, source, state)

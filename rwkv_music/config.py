@@ -231,6 +231,9 @@ class TrainConfig:
     log_every: int = setting(10, "optimizer steps between points of the training curves")
     val_every: int = setting(200, "optimizer steps between validations; 0: none")
     val_rows: int = setting(0, "rows per validation; 0: the whole validation split")
+    patience: int = setting(
+        0, "end the run after N validations in a row whose loss is not lower than all before; 0: never"
+    )
     save_every: int = setting(500, "optimizer steps between checkpoints, besides the final one; 0: final one only")
     save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
     save_mode: str = setting(
@@ -240,7 +243,11 @@ class TrainConfig:
         "written; blocking: no copy, training waits",
         ("overlapped", "blocking"),
     )
-    keep: int = setting(0, "number of newest checkpoints to keep; older ones are deleted; 0: keep all")
+    keep: int = setting(
+        0,
+        "number of newest checkpoints to keep; older ones are deleted, except the one with the lowest validation loss; "
+        "0: keep all",
+    )
     elastic: int = setting(
         0,
         "after the loss of a node, continue if at least N nodes are left (launch/*.sh). The rows of a step are then "
@@ -263,7 +270,7 @@ class TrainConfig:
     )
     sample_every: int = setting(0, "optimizer steps between sampled completions; 0: none")
     sample_context_bars: int = setting(4, "context bars of a sampled completion")
-    sample_bars: int = setting(4, "generated bars of a sampled completion")
+    sample_bars: int = setting(8, "generated bars of a sampled completion")
     init: str = setting(
         "",
         "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, an exported hf folder, a run or a checkpoint. Only "
@@ -300,7 +307,15 @@ class TrainConfig:
         _check(self, at_least={"steps": 1, "batch_size": 1, "micro_batch_size": 0, "warmup_steps": 0, "log_every": 1})
         _check(
             self,
-            at_least={"val_every": 0, "save_every": 0, "sample_every": 0, "stop_after": 0, "val_rows": 0, "profile": 0},
+            at_least={
+                "val_every": 0,
+                "save_every": 0,
+                "sample_every": 0,
+                "stop_after": 0,
+                "val_rows": 0,
+                "profile": 0,
+                "patience": 0,
+            },
         )
         _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1}, at_most=MOST_BARS)
         _check(self, at_least={"grad_clip": 0, "weight_decay": 0})

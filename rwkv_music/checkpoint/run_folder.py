@@ -8,8 +8,10 @@ RUN/events.out.tfevents.*                TensorBoard event files
 RUN/samples/                             completions sampled during training
 RUN/profile/                             traces (--profile)
 RUN/rollbacks.json                       a Rollback for each checkpoint to which the run returned after a loss spike
+RUN/validations.json                     losses of the validations; they determine the best checkpoint (`validations`)
 RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
 RUN/.owner                               token of the process that may write checkpoints: the last one started
+RUN/checkpoints/best                     link to the best checkpoint
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
     config.json                          RunConfig that it was written under

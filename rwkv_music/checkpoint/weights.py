@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from rwkv_music.checkpoint.huggingface import HF_WEIGHTS, HuggingFaceTensors
-from rwkv_music.checkpoint.run_folder import PROGRESS, TOKENIZER, fault, find_checkpoint, read_progress
+from rwkv_music.checkpoint.run_folder import PROGRESS, TOKENIZER, fault, read_progress
 from rwkv_music.checkpoint.saved_tensors import SavedTensors, damage_as_user_error, load_weights
 from rwkv_music.checkpoint.tensors import UNREAD, Tensors, Weights, open_tensors, read_whole, shape_of
 from rwkv_music.checkpoint.tuning import Base, BaseNote, TunedTensors, add_states
+from rwkv_music.checkpoint.validations import BEST, choose_checkpoint
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError, explained
 from rwkv_music.model_v8 import RWKV
@@ -19,7 +20,7 @@ from rwkv_music.tokenizers.registry import load_codec
 
 
 def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
-    """Open a weight file, a run (its newest valid checkpoint), a checkpoint or an exported folder.
+    """Open a weight file, a run (its best checkpoint; see `validations`), a checkpoint or an exported folder.
 
     With `verify`, the weights of a checkpoint are checked against the hashes in its manifest. Raises UserError if
     `path` does not exist, is damaged, is for inference only, or does not have the tensors of an RWKV v7 or v8.
@@ -49,19 +50,32 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
 
 
 def checkpoint_of(path: str | os.PathLike) -> Path:
-    """Return the newest valid checkpoint of a run, or `path` itself if it is a valid checkpoint.
+    """Return the best checkpoint of a run, or `path` itself if it is a valid checkpoint; a link is resolved.
 
     Raises UserError for a folder of something else, a run without a checkpoint, or a damaged checkpoint.
     """
-    path = Path(path)
-    checkpoint = path if (path / PROGRESS).is_file() else find_checkpoint(path)
+    return chosen_checkpoint(path)[0]
+
+
+def chosen_checkpoint(path: str | os.PathLike, which: str | None = None) -> tuple[Path, str]:
+    """As `checkpoint_of` and `choose_checkpoint`: return the checkpoint and why it is the one, "" if that is obvious.
+
+    Raises UserError also if `path` is a checkpoint and `which` is given.
+    """
+    path, reason = Path(path), ""
+    if (path / PROGRESS).is_file():
+        checkpoint = path.resolve() if path.is_symlink() else path
+        if which is not None:
+            raise UserError(f"{path} is a checkpoint, not a run folder: drop --checkpoint {which}.")
+    else:
+        checkpoint, reason = choose_checkpoint(path, which or BEST)
     if checkpoint is None:
         if (path / "config.json").is_file():
             raise UserError(f"{path} has no checkpoint yet: train it first.")
         raise UserError(f"{path} is not a run folder or a checkpoint: give the --out folder of train.py.")
     if found := fault(checkpoint):
         raise UserError(f"{checkpoint} is damaged ({found}): use an earlier checkpoint, or restore it from a copy.")
-    return checkpoint
+    return checkpoint, reason
 
 
 def is_exported(path: Path) -> bool:
@@ -111,8 +125,7 @@ def load_pretrained(
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
-    """Load a model from a run's newest valid checkpoint or from a checkpoint folder. For a tuned run, its base is
-    merged in.
+    """Load the model of a run's best checkpoint or of a checkpoint folder. For a tuned run, its base is merged in.
 
     Return the frozen model in evaluation mode (float32 on a CPU, bfloat16 on a GPU), its codec, the run's configuration
     and the checkpoint's optimizer step. Raises UserError for a folder that is not a run, a run without a checkpoint,

@@ -73,12 +73,13 @@ def save_piano_roll(
         figure.savefig(partial, format="png", metadata={"Software": None})  # makes the file deterministic
 
 
-def draw_piano_roll(midi: mido.MidiFile, title: str = "", regions: Sequence[Region] = ()) -> np.ndarray:
+def draw_piano_roll(midi: mido.MidiFile, title: str = "", regions: Sequence[Region] = (), scale: int = 1) -> np.ndarray:
     """Return the piano roll of `midi`, uint8 [height, 1200, 3] (layout "HWC" of SummaryWriter.add_image).
 
-    `regions` are the bars and parts that a model wrote. The height depends on the number of systems and parts.
+    `regions` are the bars and parts that a model wrote. The height depends on the number of systems and parts. Text
+    and margins are `scale` times as large.
     """
-    figure = _figure(midi, title, regions, dpi=100)
+    figure = _figure(midi, title, regions, dpi=100 * scale, width=WIDTH // scale)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
@@ -209,7 +210,7 @@ def _broken(score: _Score, first: int, limit: float) -> list[tuple[int, int]]:
     return systems
 
 
-def _figure(midi: mido.MidiFile, title: str, regions: Sequence[Region], dpi: int) -> "Figure":
+def _figure(midi: mido.MidiFile, title: str, regions: Sequence[Region], dpi: int, width: int = WIDTH) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -221,22 +222,23 @@ def _figure(midi: mido.MidiFile, title: str, regions: Sequence[Region], dpi: int
     has_pitches = len(pitches) > 0 or not len(drums)
     of_some_parts = [region for region in regions if region.parts is not None]
     lanes = [part for part in score.parts if any(_is_in(part, region) for region in of_some_parts)]
-    panel = int(np.clip((high - low + 1) * (8 if len(systems) == 1 else 5), MIN_PANEL, MAX_PANEL)) * has_pitches
+    row_height = (8 if len(systems) == 1 else 5) * width / WIDTH
+    panel = int(np.clip((high - low + 1) * row_height, MIN_PANEL, MAX_PANEL)) * has_pitches
     left = LEFT_OF_DRUMS if len(drums) else LEFT
 
-    figure = Figure(figsize=(WIDTH / 100, 4), dpi=dpi, facecolor="white")
+    figure = Figure(figsize=(width / 100, 4), dpi=dpi, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     legend = _legend_rows(figure, canvas, score, left)
     cut = _cut_bars(score, systems)
     header_height = TITLE_HEIGHT + LEGEND_ROW * (_n_rows(legend) + (cut != ""))
     system_height = ABOVE + LANE * len(lanes) + panel + (GAP + DRUM_ROW * len(drums)) * (len(drums) > 0) + BELOW
     height = header_height + system_height * len(systems)
-    figure.set_size_inches(WIDTH / 100, height / 100)
+    figure.set_size_inches(width / 100, height / 100)
 
     def axes_at(top: float, axes_height: float, bottom_row: float, top_row: float, ticks: tuple[int, int]) -> "Axes":
         """Add axes `top` pixels below the upper edge. All systems have the same scale, so a short one is narrower."""
-        width = (WIDTH - left - RIGHT) * (ticks[1] - ticks[0]) / longest
-        axes = figure.add_axes((left / WIDTH, 1 - (top + axes_height) / height, width / WIDTH, axes_height / height))
+        own = (width - left - RIGHT) * (ticks[1] - ticks[0]) / longest
+        axes = figure.add_axes((left / width, 1 - (top + axes_height) / height, own / width, axes_height / height))
         axes.set(xlim=ticks, ylim=(bottom_row, top_row), facecolor="white")
         axes.tick_params(length=0, labelcolor=GRAY, labelsize=8.5, pad=4, labelbottom=False)
         axes.spines[:].set_visible(False)
@@ -266,7 +268,7 @@ def _figure(midi: mido.MidiFile, title: str, regions: Sequence[Region], dpi: int
             _draw_drum_rows(stack[-1], drums, ticks)
             _draw_regions(stack[-1], score, True, system)
             _draw_notes(stack[-1], score, score.is_drums, rows, ticks)
-        signature = _draw_bars(stack, score, system, (WIDTH - left - RIGHT) / longest, signature)
+        signature = _draw_bars(stack, score, system, (width - left - RIGHT) / longest, signature)
         top += system_height
     if len(score.notes) == 0:
         axes = figure.axes[0]
@@ -346,7 +348,7 @@ def _draw_notes(axes: "Axes", score: _Score, chosen: np.ndarray, rows: np.ndarra
     written, part, row = score.written[chosen], score.part[chosen], rows[chosen]
     if not len(start):
         return
-    pixel = (ticks[1] - ticks[0]) / (axes.get_position().width * WIDTH)  # in ticks
+    pixel = (ticks[1] - ticks[0]) / (axes.get_position().width * axes.figure.get_figwidth() * 100)  # in ticks
     # A small gap after each note separates repeated notes. It is at most a quarter of the note.
     right = np.maximum(end - np.minimum(1.5 * pixel, 0.25 * (end - start)), start + 1.2 * pixel)
     # Notes that start together at one pitch divide its row.
@@ -432,7 +434,7 @@ def _legend_rows(figure: "Figure", canvas, score: _Score, left: int) -> Legend:
     for group in groups if len(score.parts) > 1 or score.regions else []:
         for name, color, outlined in group:
             needed = 18 + width(name)
-            if x + needed > WIDTH - RIGHT and x > left:
+            if x + needed > figure.get_figwidth() * 100 - RIGHT and x > left:
                 row, x = row + 1, float(left)
             legend.append((row, x, name, color, outlined))
             x += needed + 16
@@ -468,18 +470,18 @@ def _draw_header(figure: "Figure", height: int, legend: Legend, left: int, title
     """Draw the title, the sentence `cut` about bars that are not shown, and the legend."""
     from matplotlib.patches import Rectangle
 
-    y = 1 - 19 / height
+    y, width = 1 - 19 / height, figure.get_figwidth() * 100
     style = {"va": "center", "parse_math": False}
-    figure.text(left / WIDTH, y, _clean(title)[:100], fontsize=11.5, fontweight="bold", color=INK, **style)
+    figure.text(left / width, y, _clean(title)[:100], fontsize=11.5, fontweight="bold", color=INK, **style)
     if cut:
         y = 1 - (TITLE_HEIGHT + LEGEND_ROW * _n_rows(legend) + 6) / height
-        figure.text(left / WIDTH, y, cut, fontsize=9, color="#B3261E", **style)
+        figure.text(left / width, y, cut, fontsize=9, color="#B3261E", **style)
     for row, x, name, color, outlined in legend:
         y = TITLE_HEIGHT + LEGEND_ROW * row + 6
-        box = (x / WIDTH, 1 - (y + 4.5) / height), 13 / WIDTH, 9 / height
+        box = (x / width, 1 - (y + 4.5) / height), 13 / width, 9 / height
         edge = {"edgecolor": 0.45 * color, "linewidth": 1} if outlined else {"linewidth": 0}
         figure.add_artist(Rectangle(*box, transform=figure.transFigure, facecolor=color, **edge))
-        figure.text((x + 18) / WIDTH, 1 - y / height, name, fontsize=8.5, color=GRAY, **style)
+        figure.text((x + 18) / width, 1 - y / height, name, fontsize=8.5, color=GRAY, **style)
 
 
 def _clean(text: str) -> str:

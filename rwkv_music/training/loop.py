@@ -33,6 +33,7 @@ from rwkv_music.checkpoint.run_folder import (
     remove_checkpoint,
     write_rollbacks,
 )
+from rwkv_music.checkpoint.validations import VALIDATIONS, Validated
 from rwkv_music.data.dataset import Batch
 from rwkv_music.errors import SharedError, UserError, plural
 from rwkv_music.progress import progress_bar
@@ -52,7 +53,7 @@ from rwkv_music.training.process_group import is_loss_of_a_rank
 from rwkv_music.training.samples import Sample, show
 from rwkv_music.training.setup import Context
 from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED, Stopped, StopSignals
-from rwkv_music.training.summary import hyperparameters, summary
+from rwkv_music.training.summary import FIRST, hyperparameters, run_texts, summary
 from rwkv_music.training.wandb_run import WandbRun
 from rwkv_music.training.watchdog import Watchdog
 
@@ -117,6 +118,7 @@ class Loop:
         self.skipped = SkippedSteps(self.engine, self.progress.skipped, self.progress.skipped_in_a_row)
         self.spikes = SpikeDetector(self.progress.losses)
         self.rollbacks = dict(context.start.rollbacks)
+        self.validations = context.start.validations
         before = self.progress.last_step_without_spike
         self.last_step_without_spike = self.progress.step if before is None else before
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
@@ -147,11 +149,20 @@ class Loop:
         previous = context.start.previous_data
         if previous and Path(previous).absolute() != Path(self.config.data.data):
             context.say(f"Up to step {self.progress.step:,} the data were {previous}.")
-        if self.progress.step >= context.last_step:
+        steps_left = self.progress.step < context.last_step
+        validation, known = context.data.validation, self.validations.measured_on
+        measured_on = validation.measured_on if validation else known
+        comparable = steps_left or known in ("", measured_on)  # without steps to take, other data replace no known loss
+        if comparable:
+            self.update_validations(lambda: self.validations.resume(self.progress.step, measured_on))
+        unvalidated = comparable and self.is_unvalidated()
+        if not steps_left:
             limit = "--steps" if context.last_step == t.steps else "--stop_after"
             context.say(f"Step {self.progress.step:,} has been reached: raise {limit} to continue.")
-            return
-        self.curves.text("run", f"```\n{self.summary}\n```")
+            if not unvalidated:
+                return
+        for tag, markdown in run_texts(context, self.summary).items():
+            self.curves.text(tag, markdown)
         bar = progress_bar(
             None, None, t.steps, unit="step", initial=self.progress.step, disable=context.rank != 0, file=sys.stdout,
             delay_s=0,
@@ -159,7 +170,9 @@ class Loop:
         with bar as self.bar, self.watchdog, self.signals, ThreadPoolExecutor(1) as reader:
             self.stopwatch.resume()
             upcoming = reader.submit(self.read_step, self.progress.samples)
-            while self.progress.step < context.last_step:
+            if unvalidated:
+                self.validate_and_stop(last=not steps_left)
+            while self.progress.step < context.last_step and not self.out_of_patience:
                 self.watchdog.reads(self.progress.step + 1)
                 batches, unreadable = upcoming.result()
                 samples = self.progress.samples + context.rows_per_step
@@ -174,7 +187,12 @@ class Loop:
                 self.stopwatch.tokens += self.plan.world_size * sum(batch.input_ids.numel() for batch in batches)
                 bar.update()
                 self.after_step(lr, *flags)
-        context.say(f"Trained to step {self.progress.step:,}; the checkpoint is in {context.folder / CHECKPOINTS}.")
+        if self.out_of_patience:
+            context.say(
+                f"The run ends because the last {plural(self.validations.without_improvement, 'validation')} had no "
+                f"lower loss than before: raise --patience to continue."
+            )
+        context.say(f"Trained to step {self.progress.step:,}; {self.describe_best()}.")
 
     def after_step(self, lr: float, stop_later: bool, interrupted: bool, save_due: bool, writing: bool) -> None:
         """Log, save, validate, sample and stop, in this order, where due. A flag is true if it is on any rank."""
@@ -198,23 +216,75 @@ class Loop:
             self.save()
 
         self.watchdog.pause()
+        self.validate_and_stop(last, stopping, interrupted, samples=True)
+        self.stopwatch.resume()
+
+    def validate_and_stop(
+        self, last: bool, stopping: bool = False, interrupted: bool = False, samples: bool = False
+    ) -> None:
+        """Validate, sample (if `samples`) and stop, in this order, where due."""
+        context, t, step = self.context, self.config.train, self.progress.step
         try:
-            if not stopping and context.data.validation and (last or step % t.val_every == 0):
+            if not stopping and self.validation_is_due():
                 self.validate()
-            if not stopping and context.data.held_out and (last or step % t.sample_every == 0):
+                if self.validations.without_improvement == 0 and self.saved_step != step:
+                    self.save()
+                    self.watchdog.pause()
+                last = last or self.out_of_patience
+            if samples and not stopping and context.data.held_out and (last or step % t.sample_every == 0):
                 self.sample()
         except StopRequested as request:
             stopping, interrupted = True, request.interrupted
-            if self.saved_step != step:
-                self.save()
+        if (stopping or last) and self.saved_step != step:
+            self.save()
 
         if stopping or last:
             self.watchdog.saves(step)
             self.saver.finish()
+            # The validation may have found a better checkpoint since the last one was saved.
+            prune = on_rank0(lambda: self.saver.prune(self.progress))
+            raise_on_any_rank(f"deleting checkpoints in {context.folder / CHECKPOINTS}", prune)
         if stopping and not last:
             reason, status = ("interrupted", INTERRUPTED) if interrupted else ("stopped by a signal", EXIT_RESUMABLE)
             raise Stopped(f"{reason} {self.position()}", status)
-        self.stopwatch.resume()
+
+    def validation_is_due(self) -> bool:
+        """Return whether the weights of this step are to be validated."""
+        step = self.progress.step
+        every = self.config.train.val_every
+        return bool(self.context.data.validation) and (step == self.context.last_step or step % every == 0)
+
+    def is_unvalidated(self) -> bool:
+        """Return whether the process before this one ended between a save and the validation that was due after it."""
+        checkpoint = self.context.start.checkpoint
+        of_this_run = checkpoint and checkpoint.resolve().parent == (self.context.folder / CHECKPOINTS).resolve()
+        due = bool(of_this_run) and self.validation_is_due()
+        return due and not self.validations.knows(self.progress.step)
+
+    @property
+    def out_of_patience(self) -> bool:
+        return 0 < self.config.train.patience <= self.validations.without_improvement
+
+    def describe_best(self) -> str:
+        """Return a clause about the checkpoints: where they are, and which one is the best."""
+        folder, best = self.context.folder / CHECKPOINTS, self.validations.best()
+        if best is None:
+            return f"the checkpoint is in {folder}"
+        count = plural(len(self.validations.entries), "validation")
+        return (
+            f"the best of {count} is that of step {best.step:,}, {best.loss:.4f} nats per token, whose checkpoint the "
+            f"commands use unless --checkpoint is given; the checkpoints are in {folder}"
+        )
+
+    def update_validations(self, update: Callable[[], None]) -> None:
+        """Change the record of the validations on rank 0, which writes it, and copy it to the other ranks."""
+
+        def change() -> tuple[Validated, ...]:
+            update()
+            self.validations.link_best()
+            return self.validations.entries
+
+        self.validations.entries = from_rank0(f"writing {self.context.folder / VALIDATIONS}", change)
 
     def read_step(self, first_sample: int) -> tuple[list[Batch], Exception | None]:
         """Read this rank's micro-batches (with streams: windows) of the step that starts with row `first_sample`.
@@ -323,10 +393,11 @@ class Loop:
                 "train/lr": lr,
                 "train/grad_norm": self.engine.grad_norm(),
                 "train/skipped_steps": skipped,
+                "train/tokens": self.progress.samples * self.config.data.ctx_len,
+                "speed/step_seconds": context.rows_per_step * self.config.data.ctx_len / max(tokens_per_second, 1e-9),
                 "speed/tokens_per_second": tokens_per_second,
                 "speed/mfu": model_flop_utilization(context.size.matrix_parameters, rate, self.flops),
-                "memory/peak_gib": None if memory is None else memory / 2**30,
-                "memory/optimizer_bytes": self.engine.optimizer_bytes(),
+                "vram/peak_gib": None if memory is None else memory / 2**30,  # the name sorts after all others
             },
         )
         shown = "skipped" if loss is None else f"loss {loss:.3f}"
@@ -339,7 +410,13 @@ class Loop:
 
     def open_curves(self) -> Curves:
         """Open the curves from the next step on. Collective."""
-        arguments = self.context.folder, self.progress.step + 1, self.context.rank == 0, self.wandb
+        context, validation = self.context, self.context.data.validation
+        absent = set() if context.device.type == "cuda" else {"vram/peak_gib"}
+        absent |= {"val/loss", "val/bits_per_note", "val/bigram_loss"} if validation is None else set()
+        absent |= {f"val/{task}_loss" for task in ("completion", "infill")} - (
+            set() if validation is None else {f"val/{task}_loss" for task in validation.other_tasks}
+        )
+        arguments = context.folder, self.progress.step + 1, context.rank == 0, self.wandb, absent
         return raise_on_any_rank("opening the curves", lambda: Curves(*arguments))
 
     def save(self) -> None:
@@ -359,7 +436,10 @@ class Loop:
     def validate(self) -> None:
         """Measure the loss on the validation split, and write it to its curves. Raises as `poll`."""
         figures = self.context.data.validation.measure(self.engine, self.polled)
-        self.write_scalars(figures)
+        baseline = self.context.data.validation.bigram_loss if self.context.rank == 0 else None
+        self.write_scalars({**figures, "val/bigram_loss": baseline})
+        step, loss = self.progress.step, figures["val/loss"]
+        self.update_validations(lambda: self.validations.add(step, loss, saved=self.saved_step == step))
         text = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats per token"
         for task, name in (("completion", "completions"), ("infill", "holes")):
             if f"val/{task}_loss" in figures:
@@ -418,6 +498,10 @@ class Loop:
         context.say(f"{event}; back to {target.name}, continuing with other rows")
         self.rollbacks[target.name] = Rollback(count, self.progress.samples)
 
+        restored = raise_on_any_rank(f"reading {target}", lambda: check_resumable(target, self.config)).step
+        # Before the checkpoints are removed: new ones of the same steps have other losses.
+        self.update_validations(lambda: self.validations.resume(restored, self.validations.measured_on))
+
         def remove_newer() -> None:
             write_rollbacks(context.folder, self.rollbacks)  # a restart must not read the same rows again
             for newer in checkpoints(context.folder):
@@ -428,8 +512,8 @@ class Loop:
         load_checkpoint(self.engine, target)
         if context.stream_states:
             context.stream_states.reset()  # the states were computed with the discarded weights
-        restored = raise_on_any_rank(f"reading {target}", lambda: check_resumable(target, self.config)).step
         self.progress = dataclasses.replace(self.progress, step=restored)
+        self.saved_step = restored
         raise_on_any_rank("writing the curves", self.curves.close)
         self.curves = self.open_curves()
         self.bar.n = self.bar.last_print_n = restored
@@ -442,7 +526,7 @@ class Loop:
     def close(self) -> None:
         """Close the curves and leave the process group. Collective; not after an error: ranks may be gone."""
         self.saver.close()
-        self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS)
+        self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS, FIRST)
         self.curves.close()
         if self.wandb is not None:
             self.wandb.finish()

@@ -3,11 +3,14 @@
 import re
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.profiler import ProfilerActivity
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -128,18 +131,50 @@ class Trace:
         return f"The trace of the last {plural(traced, 'step')} is in {self._path}"
 
 
+# The charts of TensorBoard's page CUSTOM SCALARS, in their order: {category: {title: tags}}. Tags are patterns. Charts
+# without curves, of other tasks or of a GPU, are empty there, so each run takes only those that it has.
+LAYOUT = {
+    "Loss": {
+        "loss, nats per token": ["train/loss$", "val/loss$", "val/bigram_loss$"],
+        "validation, bits per note": ["val/bits_per_note$"],
+        "completions, nats per token": ["val/completion_loss$"],
+        "holes, nats per token": ["val/infill_loss$"],
+    },
+    "Progress": {
+        "seconds per step": ["speed/step_seconds$"],
+        "tokens seen": ["train/tokens$"],
+        "learning rate": ["train/lr$"],
+        "gradient norm": ["train/grad_norm$"],
+        "skipped steps": ["train/skipped_steps$"],
+        "tokens per second": ["speed/tokens_per_second$"],
+        "model FLOP utilization": ["speed/mfu$"],
+    },
+    "Memory": {"peak GPU memory, GiB": ["vram/peak_gib$"]},
+}
+
+
 class Curves:
     """The writer of TensorBoard's event files in the run folder; it writes only if enabled.
+
+    `absent` names curves that the run does not have, which get no chart on the page CUSTOM SCALARS.
 
     After a resume, points that an earlier process wrote past the checkpoint are purged, so that there is one curve.
     TensorBoard writes in a thread; if that fails, the next call here, or `close`, raises UserError.
     """
 
-    def __init__(self, folder: str | Path, first_step: int, enabled: bool, wandb: WandbRun | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        first_step: int,
+        enabled: bool,
+        wandb: WandbRun | None = None,
+        absent: Collection[str] = (),
+    ) -> None:
         self._writer, self._wandb = None, wandb  # wandb also receives scalars and images
         if enabled:
             with explained(f"opening TensorBoard's event file in {folder}"):
                 self._writer = SummaryWriter(str(folder), purge_step=first_step)
+                self._writer.add_custom_scalars(_layout(absent))
             _silence_writer_thread_errors()
 
     def scalars(self, step: int, values: dict[str, float | None]) -> None:
@@ -171,14 +206,23 @@ class Curves:
             with explained("writing TensorBoard's event file"):
                 self._writer.add_text(tag, markdown)
 
-    def hyperparameters(self, step: int, values: dict[str, bool | float | str], metrics: tuple[str, ...]) -> None:
+    def hyperparameters(
+        self,
+        step: int,
+        values: dict[str, bool | float | str],
+        metrics: tuple[str, ...],
+        first: Collection[str] = (),
+    ) -> None:
         """Write this run's row of the HParams tab: `values`, and the last points of the curves `metrics`.
+
+        The columns of the values `first` come first.
 
         torch's `add_hparams` would write them, and copies of the points, into a folder that looks like another run.
         """
         if self._writer is not None:
             with explained("writing TensorBoard's event file"):
-                for summary in hparams(values, dict.fromkeys(metrics)):
+                experiment, *session = hparams(values, dict.fromkeys(metrics))
+                for summary in (_marked(experiment, first), *session):
                     self._writer.file_writer.add_summary(summary, step)
 
     def close(self) -> None:
@@ -186,6 +230,26 @@ class Curves:
             with explained("closing TensorBoard's event file"):
                 self._writer.flush()  # raises the thread's error; close does not
                 self._writer.close()
+
+
+def _layout(absent: Collection[str]) -> dict[str, dict[str, list]]:
+    """Return `LAYOUT` without the curves `absent` and without empty charts and categories, as torch expects it."""
+    layout: dict[str, dict[str, list]] = {}
+    for category, charts in LAYOUT.items():
+        for title, tags in charts.items():
+            if known := [tag for tag in tags if tag.rstrip("$") not in absent]:
+                layout.setdefault(category, {})[title] = ["Multiline", known]
+    return layout
+
+
+def _marked(experiment: Summary, first: Collection[str]) -> Summary:
+    """Mark the hyperparameters `first` as those that differ among runs; TensorBoard sorts by this, then by name."""
+    [value] = experiment.value
+    data = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name in first
+    value.metadata.plugin_data.content = data.SerializeToString()
+    return experiment
 
 
 def _silence_writer_thread_errors() -> None:

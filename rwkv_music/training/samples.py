@@ -1,10 +1,14 @@
 """Samples during training: the model completes and fills in a held-out piece, and TensorBoard shows and plays it."""
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import mido
+import numpy as np
 
 from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
@@ -21,15 +25,19 @@ from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.metrics import Curves
 
+SCALE = 2  # of the text in pictures: TensorBoard's cards are less than half as wide
+
 
 @dataclass(frozen=True)
 class Sample:
-    """A piece of which the model has written the `regions`."""
+    """A piece of which the model has written the `regions`, and the same bars of the real piece."""
 
     name: str  # "completion" or "fill"
     title: str
+    piece: str  # file name of the held-out piece
     midi: mido.MidiFile
     regions: list[Region]
+    real: mido.MidiFile
 
 
 class HeldOut:
@@ -44,12 +52,16 @@ class HeldOut:
             ) from error
         self._train, self._seed, self._fills = config.train, config.data.seed, config.data.infills
         self._codec = load_codec(Path(config.data.data) / "tokenizer.json")
+        context_bars, bars = config.train.sample_context_bars, config.train.sample_bars
+        pieces = Pieces(config.data.data, split, self._codec)
+        # Prefer a piece whose real continuation is as long as the sample.
         long_enough = (
-            piece
-            for piece in Pieces(config.data.data, split, self._codec)
-            if len(piece.bar_starts) >= config.train.sample_context_bars
-        )
-        self._piece = next(long_enough, None)
+            i for least in (context_bars + bars, context_bars) for i in range(len(pieces))
+            if len(pieces[i].bar_starts) >= least
+        )  # fmt: skip
+        chosen = next(long_enough, None)
+        self._piece = None if chosen is None else pieces[chosen]
+        self._name = "" if chosen is None else piece_name(config.data.data, split, chosen)
 
     def draw(self, model: RWKV, after_token: Callable[[], object]) -> list[Sample]:
         """Return a completion of the piece's first bars by `model` and, if it learns to fill in, a fill of later bars.
@@ -63,22 +75,43 @@ class HeldOut:
         options = {"sampling": Sampling(seed=self._seed), "progress": lambda *_: after_token()}
         [completion] = complete(model, self._codec, self._piece, context_bars=context_bars, bars=bars, **options)
         title = f"{context_bars} bars given, {completion.bars} completed"
-        samples = [Sample("completion", title, completion.midi(), completion.regions())]
+        real = self._codec.first_bars(self._piece, min(context_bars + bars, len(self._piece.bar_starts)))
+        real_midi = self._codec.decode(real.ids, real.bar_lines)
+        samples = [Sample("completion", title, self._name, completion.midi(), completion.regions(), real_midi)]
         if self._fills and context_bars + bars < len(self._piece.bar_starts):
             filling = fill_bars(model, self._codec, self._piece, context_bars, bars, **options)
-            samples.append(Sample("fill", f"{bars} bars filled in", filling.midi(), filling.regions()))
+            title = f"{bars} bars filled in"
+            samples.append(Sample("fill", title, self._name, filling.midi(), filling.regions(), filling.source))
         return samples
 
 
+def piece_name(data: str | os.PathLike, split: str, number: int) -> str:
+    """Return the file name, without folder, of a document of a dataset; "" if the dataset does not list its files."""
+    try:
+        with open(Path(data) / "pieces.jsonl", encoding="utf-8") as lines:
+            of_split = (piece for piece in map(json.loads, lines) if piece["split"] == split)
+            return Path(next(islice(of_split, number, None))["file"]).name
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return ""
+
+
 def show(sample: Sample, curves: Curves, step: int, folder: Path) -> None:
-    """Write a sample's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`."""
-    show_piece(sample.midi, sample.regions, f"step {step:,}: {sample.title}", curves, step, f"samples/{sample.name}")
+    """Write a sample's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`.
+
+    The picture shows the same bars of the real piece below those with the model's.
+    """
+    title, tag = f"{sample.piece}, step {step:,}: {sample.title}", f"samples/{sample.name}"
+    pictures = [
+        draw_piano_roll(sample.midi, title, sample.regions, SCALE),
+        draw_piano_roll(sample.real, f"{sample.piece}: the real bars", (), SCALE),
+    ]
+    show_piece(sample.midi, pictures, curves, step, tag)
     save_piece(sample.midi, sample.regions, folder / f"{checkpoint_name(step)}-{sample.name}.mid")
 
 
-def show_piece(midi: mido.MidiFile, regions: Sequence[Region], title: str, curves: Curves, step: int, tag: str) -> None:
-    """Write the piano roll of a piece with its written regions, and its sound if FluidSynth is installed."""
-    curves.image(step, tag, draw_piano_roll(midi, title, regions))
+def show_piece(midi: mido.MidiFile, pictures: Sequence[np.ndarray], curves: Curves, step: int, tag: str) -> None:
+    """Write pictures of one width, one below the other, and the sound of a piece if FluidSynth is installed."""
+    curves.image(step, tag, np.concatenate(pictures))
     if _can_synthesize():
         # TensorBoard reads all points of a tag as one kind of data. Sound under the image's tag would hide both.
         curves.sound(step, f"{tag}_sound", audio.sound(midi), audio.SAMPLE_RATE)

@@ -44,6 +44,7 @@ from rwkv_music.checkpoint.run_folder import (
     write_manifest,
 )
 from rwkv_music.checkpoint.safetensors_io import Written, write_tensors
+from rwkv_music.checkpoint.validations import Validations
 from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError
 from rwkv_music.files import read_file, sync_folder, write_text
@@ -94,11 +95,12 @@ class Saver:
         engine: Engine,
         config: RunConfig,
         token: str,  # the one given to `take_over`
+        validations: Validations,  # of the run; on rank 0 they determine the checkpoint that `keep` never deletes
         stream_states: StreamStates | None = None,
         unread: dict[str, Tensor] | None = None,  # tensors that the model does not use, to write beside the weights
     ) -> None:
         self._shards, self._config, self._token = engine.shards, config, token
-        self._stream_states = stream_states
+        self._validations, self._stream_states = validations, stream_states
         self._unread = unread or {}
         self._run = Path(config.train.out)
         self._copies: list[Tensor] = []  # host memory of the last snapshot
@@ -243,16 +245,31 @@ class Saver:
             raise UserError(
                 f"The checkpoint of step {self._progress.step} is incomplete ({wrong}): check the file system."
             )
-        to_delete = [mark_removed(final)] if final.exists() else []  # from before a rollback, or damaged
+        if final.exists():  # from before a rollback, or damaged
+            self._delete_later(mark_removed(final))
         os.replace(partial, final)
         sync_folder(final.parent)
+        self.prune(self._progress)
+
+    def prune(self, progress: Progress) -> None:
+        """Delete the checkpoints that are no longer to be kept; `progress` is that of the newest. On rank 0 only."""
+        if not self._is_owner():
+            return
+        final = self._run / CHECKPOINTS / checkpoint_name(progress.step)
         keep = self._config.train.keep
         # Newer, damaged checkpoints do not count: counting them could delete the last valid one.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
+        best = self._validations.best()
+        superseded = set(self._validations.superseded()) - {final}
         # After a skipped step the weights may have diverged: the older checkpoints stay until a step succeeds.
-        to_delete += [mark_removed(old) for old in kept[:-keep]] if keep and not self._progress.skipped_in_a_row else []
-        for folder in to_delete:
-            self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
+        if keep and not progress.skipped_in_a_row:
+            superseded |= set(kept[:-keep]) - {best and self._validations.checkpoint(best)}
+        for old in sorted(superseded):
+            self._delete_later(mark_removed(old))
+        self._validations.link_best()
+
+    def _delete_later(self, folder: Path) -> None:
+        self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
 
     def _end_save(self) -> None:
         """End the current save, and remove the checkpoint if it has no name yet."""

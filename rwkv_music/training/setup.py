@@ -32,6 +32,7 @@ from rwkv_music.checkpoint.run_folder import (
     skipped_checkpoints,
 )
 from rwkv_music.checkpoint.tuning import Base, BaseNote, add_trained, freeze
+from rwkv_music.checkpoint.validations import VALIDATIONS, Validations
 from rwkv_music.checkpoint.weights import open_weights, unread_tensors
 from rwkv_music.config import RECOMPUTE, RunConfig
 from rwkv_music.data.dataset import MusicDataset, check_tokenizer_file
@@ -86,6 +87,7 @@ class RunStart:
     base: Base | None  # the frozen part of `initial` in a tuned run
     progress: Progress  # steps and rows done so far
     rollbacks: dict[str, Rollback]  # returns to earlier checkpoints, by checkpoint name
+    validations: Validations  # those of the run that continues; none if it starts from another run's checkpoint
     previous_data: str  # the dataset folder that the checkpoint was trained on; "" without one
 
 
@@ -204,7 +206,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
         rank=rank,
         engine=engine,
         stream_states=stream_states,
-        saver=Saver(engine, config, token, stream_states, unread),
+        saver=Saver(engine, config, token, start.validations, stream_states, unread),
         size=size,
         memory=memory,
         fast_mismatch=deepspeed_engine.fast_mismatch(config.train.fast),
@@ -249,6 +251,11 @@ def _read_data(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunDat
     train, tbptt = config.train, config.data.tbptt
     streams = DocumentStreams(rows, train.batch_size, tbptt) if tbptt else None
     validation = Validation.of(config, plan.world_size)
+    if train.patience and validation is None:
+        raise UserError(
+            f"--patience {train.patience} counts validations, but there are none: set --val_every, or choose a dataset "
+            f"with a validation split."
+        )
     held_out = HeldOut(config, "val" if validation else "train") if train.sample_every else None
     return RunData(rows, streams, validation, held_out)
 
@@ -271,7 +278,7 @@ def _find_start(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunSt
         initial = open_initial(train.init, config.model, rows.fingerprint)
         base = open_base(initial, config.model, train.tune) if train.tune != "all" else None
     progress = Progress(0, 0, 0, plan.world_size, plan.zero_stage)
-    return RunStart(checkpoint, tuple(damaged), initial, base, progress, {}, "")
+    return RunStart(checkpoint, tuple(damaged), initial, base, progress, {}, Validations(folder), "")
 
 
 def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
@@ -302,9 +309,13 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
             return check_resumable(checkpoint, config), RunConfig.load(checkpoint / "config.json")
 
         saved, saved_config = raise_on_any_rank(f"reading {checkpoint}", read)
-        rollbacks = {}
+        rollbacks, validations = {}, start.validations
         if checkpoint.resolve().parent == (folder / CHECKPOINTS).resolve():
-            rollbacks = from_rank0(f"reading {folder}", lambda: read_rollbacks(folder))
+
+            def read_records() -> tuple[dict[str, Rollback], Validations]:
+                return read_rollbacks(folder), Validations.read(folder)
+
+            rollbacks, validations = from_rank0(f"reading {folder}", read_records)
         rolled_back = rollbacks.get(checkpoint.name)
         start = dataclasses.replace(
             start,
@@ -317,6 +328,7 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
                 zero_stage=plan.zero_stage,
             ),
             rollbacks=rollbacks,
+            validations=validations,
             previous_data=saved_config.data.data,
         )
     if start.initial is not None:
@@ -429,6 +441,8 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
             base_note.write(folder)
         if not context.start.rollbacks:
             (folder / ROLLBACKS).unlink(missing_ok=True)
+        if not context.start.validations.entries:
+            (folder / VALIDATIONS).unlink(missing_ok=True)
         with atomic_path(folder / "tokenizer.json") as partial:
             partial.write_bytes(read_file(Path(config.data.data) / "tokenizer.json"))
         remove_unfinished(folder)

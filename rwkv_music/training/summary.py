@@ -1,10 +1,18 @@
 """The summary a run prints before it starts, and the settings by which runs are compared."""
 
+import json
+import platform
+import shlex
+import subprocess
+import sys
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
+import rwkv_music
+from rwkv_music.config import PRESETS, ModelConfig
 from rwkv_music.errors import plural
 from rwkv_music.system import gib
 from rwkv_music.training.deepspeed_file import uses_bf16
@@ -63,6 +71,7 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         "memory": memory,
         "device": f"{device}; 100% MFU is {flops / 1e12:,.1f} TFLOP/s ({flops_source})",
         "start": f"{source}, step {start.progress.step:,}; run folder {context.folder}",
+        "curves": f"tensorboard --logdir {shlex.quote(str(context.folder.absolute().parent))}",
     }
     if t.tune == "all":
         del lines["trains"]
@@ -71,9 +80,14 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
 
 # Settings that change where and how often a run writes, not what it learns.
 BOOKKEEPING = (
-    "out", "stop_after", "log_every", "val_every", "val_rows", "save_every", "save_minutes", "keep", "hang_minutes",
-    "fast", "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log", "resume",
+    "out", "stop_after", "log_every", "val_every", "val_rows", "patience", "save_every", "save_minutes", "keep",
+    "hang_minutes", "fast", "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log",
+    "resume",
 )  # fmt: skip
+
+
+# The settings by which runs are usually compared: the first columns of the HParams tab.
+FIRST = ("preset", "parameters", "lr", "optimizer", "batch_size", "tokens", "data")
 
 
 def hyperparameters(context: Context) -> dict[str, bool | float | str]:
@@ -83,5 +97,47 @@ def hyperparameters(context: Context) -> dict[str, bool | float | str]:
     values = {name: value for name, value in settings.items() if name not in BOOKKEEPING}
     folders = {name: Path(values[name]).name for name in ("data", "init")}
     ranks = {"ranks": context.plan.world_size, "zero_stage": context.plan.zero_stage}
-    size = {"parameters": context.size.parameters, "trained_parameters": context.size.trained}
-    return {**values, **folders, **ranks, **size}
+    size = {"preset": preset_of(config.model), "parameters": context.size.parameters}
+    size |= {"trained_parameters": context.size.trained}
+    tokens = {"tokens": config.train.steps * context.rows_per_step * config.data.ctx_len}
+    return {**values, **folders, **ranks, **size, **tokens}
+
+
+def preset_of(model: ModelConfig) -> str:
+    """Return the name of the preset with the model's layers and width, or both, such as "6 x 256"."""
+    shape = {"n_layer": model.n_layer, "n_embd": model.n_embd}
+    return next((name for name, preset in PRESETS.items() if preset == shape), f"{model.n_layer} x {model.n_embd}")
+
+
+def run_texts(context: Context, summary: str) -> dict[str, str]:
+    """Return the texts of TensorBoard's page TEXT by tag, as Markdown: what a reader needs to repeat the run."""
+    versions = {"python": platform.python_version(), "rwkv_music": rwkv_music.__version__}
+    versions |= {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy")}
+    if torch.version.cuda:
+        versions["cuda"] = torch.version.cuda
+    return {
+        "run/1_summary": _code(summary),
+        "run/2_command": _code(shlex.join(sys.argv)),
+        "run/3_commit": commit(Path(__file__).parent),
+        "run/4_versions": _code("\n".join(f"{name} {version}" for name, version in versions.items())),
+        "run/5_deepspeed": _code(json.dumps(context.plan.deepspeed, indent=2)),
+        "run/6_optimizer_states": f"{context.engine.optimizer_bytes():,} bytes on rank 0",
+    }
+
+
+def commit(folder: Path) -> str:
+    """Return the commit of the checkout that contains `folder`, and whether files differ from it; "unknown" without."""
+
+    def git(*arguments: str) -> str:
+        line = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (", with uncommitted changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _code(text: str) -> str:
+    return f"```\n{text}\n```"

@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+from functools import cached_property
+from pathlib import Path
 
 from torch import distributed as dist
 
 from rwkv_music.config import RunConfig
+from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import MusicDataset, read_dataset_json
+from rwkv_music.data.ngrams import ngram_nats_per_token
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.evaluation.losses import Through, summed_loss, summed_loss_of_streams
+from rwkv_music.files import file_sha256
 from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
@@ -17,6 +22,8 @@ class Validation:
 
     def __init__(self, config: RunConfig, world_size: int) -> None:
         self._config, self._world_size = config, world_size
+        # Identifies the split and the rows: only losses that were measured on the same ones can be compared.
+        self.measured_on = f"{file_sha256(Path(config.data.data) / 'dataset.json')}, rows {config.train.val_rows}"
         self.data = MusicDataset.of(config.data, "val")
         rows = config.train.micro_batch_size * world_size
         self._streams = DocumentStreams(self.data, rows) if config.data.tbptt else None
@@ -24,6 +31,24 @@ class Validation:
         if config.data.task == "mix":
             for task in self.data.tasks.keys() - {"pretrain"}:
                 self._others[task] = MusicDataset.of(dataclasses.replace(config.data, task=task), "val")
+
+    @property
+    def other_tasks(self) -> tuple[str, ...]:
+        """The tasks of a mix that have curves of their own, beside next-token prediction."""
+        return tuple(self._others)
+
+    @cached_property
+    def bigram_loss(self) -> float | None:
+        """Nats per token of a bigram model of the training split, a baseline; None if the run predicts excerpts only.
+
+        It counts at most `NGRAM_TOKENS` tokens, and scores the whole validation split.
+        """
+        if self._config.data.task not in ("pretrain", "mix"):
+            return None
+        folder = Path(self._config.data.data)
+        splits = BinIdx(folder / "train"), BinIdx(folder / "val")
+        loss = ngram_nats_per_token(*splits, self.data.vocab_size, order=2)[1]
+        return loss if math.isfinite(loss) else None
 
     @staticmethod
     def of(config: RunConfig, world_size: int) -> "Validation | None":

@@ -42,6 +42,13 @@ class Run:
     def curve(self, tag: str = "train/loss") -> list[float]:
         return [event.value for event in EventAccumulator(str(self.folder)).Reload().Scalars(tag)]
 
+    def text(self, tag: str) -> str:
+        """Return the last text of a tag on TensorBoard's page TEXT."""
+        [content] = (
+            EventAccumulator(str(self.folder)).Reload().Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val
+        )
+        return content.decode()
+
     @property
     def last_checkpoint(self) -> Path:
         return max((self.folder / "checkpoints").glob("step_*"))

@@ -155,7 +155,7 @@ def test_hyperparameters_are_a_row_of_the_hparams_tab(tmp_path):
     for run, lr in (("a", 0.5), ("b", 0.25)):
         curves = Curves(tmp_path / run, 1, enabled=True)
         curves.scalars(7, {"val/loss": 3.0 + lr})
-        curves.hyperparameters(7, {"lr": lr, "schedule": "cosine", "n_layer": 2}, ("val/loss",))
+        curves.hyperparameters(7, {"lr": lr, "schedule": "cosine", "n_layer": 2}, ("val/loss",), ("schedule",))
         curves.close()
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b"]
     assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.parent != tmp_path]
@@ -166,5 +166,10 @@ def test_hyperparameters_are_a_row_of_the_hparams_tab(tmp_path):
         assert (start.hparams["lr"].number_value, start.hparams["schedule"].string_value) == (lr, "cosine")
         metadata.parse_session_end_info_plugin_data(contents[metadata.SESSION_END_INFO_TAG])
         experiment = metadata.parse_experiment_plugin_data(contents[metadata.EXPERIMENT_TAG])
+        assert {info.name: info.differs for info in experiment.hparam_infos} == {
+            "lr": False,
+            "schedule": True,  # TensorBoard shows it first
+            "n_layer": False,
+        }
         [metric] = experiment.metric_infos
         assert events.Scalars(metric.name.tag)[-1].value == 3.0 + lr

@@ -16,7 +16,9 @@ def test_tensorboard_finds_the_image_and_the_sound(tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "sound", lambda midi: np.zeros((1, 100), np.float32))
     curves = Curves(tmp_path, 0, enabled=True)
     for step in (10, 20):
-        samples.show_piece(make_midi(note(0, 480, 60)), [Region(0, 1)], "title", curves, step, "samples/completion")
+        midi = make_midi(note(0, 480, 60))
+        sample = samples.Sample("completion", "1 bar", "a.mid", midi, [Region(0, 1)], make_midi(note(0, 480, 72)))
+        samples.show(sample, curves, step, tmp_path / "samples")
     curves.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     found = {kind: list(events.PluginTagToContent(kind)) for kind in ("images", "audio")}
