@@ -106,24 +106,10 @@ def fill(
     Raises UserError for a file that cannot be read or has no notes outside the cells, and for a request that does not
     fit the file or the tokenizer.
     """
-    if not isinstance(codec, Multitrack):
-        raise UserError(
-            f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
-            "the tokenizer multitrack and --task infill or mix."
-        )
     check_counts(context_bars, 1, count)
     with explained(f"reading {piece}"):
         data = Path(piece).read_bytes()
-    try:
-        midi = parse_midi(data)
-        source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
-        encoded = codec.encode_piece(midi)
-    except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
-        raise UserError(
-            f"{piece} cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
-        ) from error
-    encoded = tagged(codec, encoded, tags or {})
-    _check_bars(midi, codec, len(encoded.bar_starts), str(piece))
+    midi, encoded = read_piece(codec, data, str(piece))
     parts = [*encoded.parts, *new_parts]
     if len(parts) > MAX_PARTS:
         raise UserError(
@@ -132,21 +118,79 @@ def fill(
         )
     holes = parse_fill(fills, midi, str(piece), new_parts)
     classes = parse_controls_of_parts(controls, parts, str(piece))
-    excerpt = read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids))
-    excerpt.programs.update({len(encoded.parts) + i: PROGRAM + p.program for i, p in enumerate(new_parts, start=1)})
-    tokens = {part: [int(FIRST_CLASS[c]) + value for c, value in asked.items()] for part, asked in classes.items()}
-    variants = write_cells(
+    return fill_cells(
         model,
         codec,
-        excerpt,
+        midi,
+        tagged(codec, encoded, tags or {}),
+        parts,
         holes,
-        controls=tokens,
+        controls=classes,
         context_bars=context_bars,
         count=count,
         sampling=sampling,
         rows_at_once=rows_at_once,
         progress=progress,
     )
+
+
+def read_piece(codec: Codec, data: bytes, name: str) -> tuple[ParsedMidi, Piece]:
+    """Return a MIDI file and its tokens. `name` is used in errors.
+
+    Raises UserError for a file that cannot be read, has no notes or has bars that the tokenizer does not have, and for
+    a tokenizer without parts.
+    """
+    if not isinstance(codec, Multitrack):
+        raise UserError(
+            f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
+            "the tokenizer multitrack and --task infill or mix."
+        )
+    try:
+        midi = parse_midi(data)
+        encoded = codec.encode_piece(midi)
+    except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{name} cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
+        ) from error
+    _check_bars(midi, codec, len(encoded.bar_starts), name)
+    return midi, encoded
+
+
+def fill_cells(
+    model: torch.nn.Module,
+    codec: Multitrack,
+    midi: ParsedMidi,
+    encoded: Piece,
+    parts: Sequence[Part | NewPart],
+    holes: Collection[Hole],
+    *,
+    controls: Mapping[int, Mapping[int, int]] | None = None,
+    **options: Any,
+) -> list[Filling]:
+    """Write the cells `holes` of a file, as `fill` does.
+
+    Args:
+        midi, encoded: the results of `read_piece`.
+        parts: the parts of `encoded`, then further ones: new parts, or parts of the file that have no notes.
+        holes: (bar, counted from 0; number of the part, from 1). Bars after the last one of `encoded` continue the
+            piece in its last time signature and tempo.
+        controls: the class of each control, by index in CONTROLS, of the holes of each part, by its number.
+        options: those of `write_cells`.
+    """
+    source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
+    excerpt = read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids))
+    excerpt.programs.update(
+        {number: PROGRAM + part.program for number, part in enumerate(parts, 1) if number > len(encoded.parts)}
+    )
+    for _ in range(len(excerpt.cells), 1 + max(bar for bar, _ in holes)):
+        excerpt.signatures.append(excerpt.signatures[-1])
+        excerpt.tempos.append(excerpt.tempos[-1])
+        excerpt.cells.append({})
+    tokens = {
+        part: [int(FIRST_CLASS[c]) + value for c, value in sorted(asked.items())]
+        for part, asked in (controls or {}).items()
+    }
+    variants = write_cells(model, codec, excerpt, holes, controls=tokens, **options)
     return [
         Filling(
             source,
@@ -197,6 +241,7 @@ def write_cells(
     sampling: Sampling = DEFAULT_SAMPLING,
     rows_at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_cell: Callable[[int, Hole, np.ndarray], None] | None = None,
 ) -> list[dict[Hole, np.ndarray]]:
     """Return the content of each hole of a piece, int64 [n] tokens, `count` times.
 
@@ -206,7 +251,9 @@ def write_cells(
         controls: the control tokens of the holes of a part, by its number.
         context_bars: bars to read on each side of the holes.
         rows_at_once: variants generated in one batch, as for `complete`.
-        progress: called after every token with (holes written, holes requested), summed over all variants.
+        progress: called after every token with (holes written, holes requested), summed over all variants. An
+            exception that it raises ends the generation.
+        on_cell: called with (variant, hole, content) as soon as a hole is written.
     """
     controls = controls or {}
     documents = _divide(sorted(holes), len(excerpt.cells), context_bars)
@@ -235,10 +282,16 @@ def write_cells(
                 np.concatenate([prompt, steps[0].given]), grammar, first_row + number * MOST_VARIANTS
             )
             budget, step = _budget(steps), 0
+            n_written = np.zeros(rows, np.int64)
             while not grammar.ended.all():
                 step += 1
                 grammar.active = step > budget
                 next(tokens)
+                for row in np.flatnonzero(grammar.bars > n_written).tolist() if on_cell else ():
+                    hole = own[n_written[row]]
+                    if first_row + row < count:
+                        on_cell(first_row + row, hole, np.array(steps_grammar.contents[row][n_written[row]], np.int64))
+                    n_written[row] += 1
                 if progress:
                     progress(n_done + int(grammar.bars.sum()), count * len(holes))
             for row in range(rows):
