@@ -19,6 +19,7 @@ import mido
 import numpy as np
 import torch
 
+from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError, explained
 from rwkv_music.generation.completion import ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit, check_counts
 from rwkv_music.generation.fill_request import Hole, parse_controls_of_parts, parse_fill
@@ -28,6 +29,7 @@ from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi import cells as midi_cells
 from rwkv_music.midi.cells import NewPart, replace_cells
 from rwkv_music.midi.events import ParsedMidi, RejectedMidi, parse_midi
+from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.regions import Region
@@ -106,10 +108,11 @@ def fill(
     Raises UserError for a file that cannot be read or has no notes outside the cells, and for a request that does not
     fit the file or the tokenizer.
     """
+    check_tokenizer(codec)
     check_counts(context_bars, 1, count)
     with explained(f"reading {piece}"):
         data = Path(piece).read_bytes()
-    midi, encoded = read_piece(codec, data, str(piece))
+    midi, encoded = _read_piece(codec, data, str(piece))
     parts = [*encoded.parts, *new_parts]
     if len(parts) > MAX_PARTS:
         raise UserError(
@@ -118,11 +121,12 @@ def fill(
         )
     holes = parse_fill(fills, midi, str(piece), new_parts)
     classes = parse_controls_of_parts(controls, parts, str(piece))
+    encoded = tagged(codec, encoded, tags or {})
     return fill_cells(
         model,
         codec,
         midi,
-        tagged(codec, encoded, tags or {}),
+        read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids)),
         parts,
         holes,
         controls=classes,
@@ -134,17 +138,8 @@ def fill(
     )
 
 
-def read_piece(codec: Codec, data: bytes, name: str) -> tuple[ParsedMidi, Piece]:
-    """Return a MIDI file and its tokens. `name` is used in errors.
-
-    Raises UserError for a file that cannot be read, has no notes or has bars that the tokenizer does not have, and for
-    a tokenizer without parts.
-    """
-    if not isinstance(codec, Multitrack):
-        raise UserError(
-            f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
-            "the tokenizer multitrack and --task infill or mix."
-        )
+def _read_piece(codec: Codec, data: bytes, name: str) -> tuple[ParsedMidi, Piece]:
+    """Return a MIDI file and its tokens. `name` is used in errors."""
     try:
         midi = parse_midi(data)
         encoded = codec.encode_piece(midi)
@@ -156,11 +151,37 @@ def read_piece(codec: Codec, data: bytes, name: str) -> tuple[ParsedMidi, Piece]
     return midi, encoded
 
 
+def read_bars(codec: Multitrack, data: bytes, n_bars: int, name: str) -> tuple[ParsedMidi, Excerpt, tuple[Part, ...]]:
+    """Return a MIDI file, its first bars as cells, and the parts that have notes. `name` is used in errors.
+
+    The excerpt has at least `n_bars` bars, also if the file has fewer of them or no notes at all.
+    """
+    midi = parse_midi(data)
+    played = played_notes(midi)
+    grid = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
+    if n_bars <= int(grid.bar(played.start).max(initial=-1)) + 1:
+        _, encoded = _read_piece(codec, data, name)
+        return midi, read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids)), encoded.parts
+    # A note in the last bar makes the codec encode the bars before it. Its part is the last one, in a track of its own.
+    source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
+    tick = int(grid.lines(n_bars)[n_bars - 1])
+    marker = [mido.Message("note_on", note=60, time=tick), mido.Message("note_off", note=60, time=1)]
+    source.type, file = 1, io.BytesIO()
+    source.tracks.append(mido.MidiTrack(marker))
+    source.save(file=file)
+    _, encoded = _read_piece(codec, file.getvalue(), name)
+    excerpt = read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids))
+    number = len(encoded.parts)
+    excerpt.cells[-1].pop(number, None)
+    excerpt.programs.pop(number, None)
+    return midi, excerpt, encoded.parts[:-1]
+
+
 def fill_cells(
     model: torch.nn.Module,
     codec: Multitrack,
     midi: ParsedMidi,
-    encoded: Piece,
+    excerpt: Excerpt,
     parts: Sequence[Part | NewPart],
     holes: Collection[Hole],
     *,
@@ -170,22 +191,15 @@ def fill_cells(
     """Write the cells `holes` of a file, as `fill` does.
 
     Args:
-        midi, encoded: the results of `read_piece`.
-        parts: the parts of `encoded`, then further ones: new parts, or parts of the file that have no notes.
-        holes: (bar, counted from 0; number of the part, from 1). Bars after the last one of `encoded` continue the
-            piece in its last time signature and tempo.
+        midi, excerpt: a file and its bars as cells, which include those of `holes`.
+        parts: the parts of the excerpt, then further ones: new parts, or parts of the file that have no notes.
+        holes: (bar, counted from 0; number of the part, from 1).
         controls: the class of each control, by index in CONTROLS, of the holes of each part, by its number.
         options: those of `write_cells`.
     """
     source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
-    excerpt = read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids))
-    excerpt.programs.update(
-        {number: PROGRAM + part.program for number, part in enumerate(parts, 1) if number > len(encoded.parts)}
-    )
-    for _ in range(len(excerpt.cells), 1 + max(bar for bar, _ in holes)):
-        excerpt.signatures.append(excerpt.signatures[-1])
-        excerpt.tempos.append(excerpt.tempos[-1])
-        excerpt.cells.append({})
+    for number, part in enumerate(parts, start=1):
+        excerpt.programs.setdefault(number, PROGRAM + part.program)
     tokens = {
         part: [int(FIRST_CLASS[c]) + value for c, value in sorted(asked.items())]
         for part, asked in (controls or {}).items()
@@ -199,6 +213,24 @@ def fill_cells(
         )
         for variant in variants
     ]
+
+
+def check_tokenizer(codec: Codec) -> None:
+    """Raise UserError for a tokenizer without parts."""
+    if not isinstance(codec, Multitrack):
+        raise UserError(
+            f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
+            "the tokenizer multitrack and --task infill or mix."
+        )
+
+
+def check_infills(run: str | PathLike, config: RunConfig) -> None:
+    """Raise UserError for a run that was not trained to fill in."""
+    if not config.data.infills:
+        raise UserError(
+            f"{run} was trained with --task {config.data.task}, so it cannot fill in: use a run of --task infill, or "
+            "of --task mix with --infill_weight."
+        )
 
 
 def fill_bars(
