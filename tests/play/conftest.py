@@ -17,7 +17,7 @@ import uvicorn
 
 from rwkv_music.generation import fill
 from rwkv_music.midi.time import BarGrid
-from rwkv_music.play import server
+from rwkv_music.play import examples, server
 from rwkv_music.play.server import Site, make_app
 from rwkv_music.tokenizers.registry import make_codec
 from tests.generation.test_completion import small_model
@@ -118,11 +118,9 @@ def client() -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def chorale(bach_midi: Path) -> Path:
-    """Return a chorale of four named parts with more than eight bars and without an upbeat."""
-    for path in sorted(bach_midi.glob("*.mid")):
-        piece = CODEC.encode_piece(path)
-        if [part.name for part in piece.parts] == ["Soprano", "Alto", "Tenor", "Bass"] and len(piece.bar_starts) > 9:
-            return path
-    raise AssertionError("no chorale of four parts")
+@pytest.fixture
+def chorale(tmp_path: Path) -> Path:
+    """Return a file of four named parts with 16 bars."""
+    path = tmp_path / "chorale.mid"
+    path.write_bytes(examples.example().data)
+    return path

@@ -17,7 +17,6 @@ export class Roll {
     this.written = new Set(); // "bar:part"
     this.cursor = 0; // tick
     this.isSilent = () => false; // of a part, by index
-    this.drawings = 0;
     this.colors = colors();
     scroller.addEventListener("scroll", () => this.invalidate(), { passive: true });
     new ResizeObserver(() => this.layout()).observe(scroller);
@@ -92,7 +91,7 @@ export class Roll {
     c.fillStyle = this.colors.lane;
     c.fillRect(0, 0, width, height);
     if (!piece) return;
-    this.drawings++;
+    this.drawn = 0;
     const [fromTick, toTick] = [0, width].map((x) => (x + this.scroller.scrollLeft) / this.scale);
     const firstBar = piece.bar(fromTick);
     const lastBar = Math.min(piece.bar(toTick), piece.bars - 1);
@@ -102,6 +101,7 @@ export class Roll {
       this.drawLane(part, RULER + part * LANE - this.scroller.scrollTop, width, firstBar, lastBar, fromTick, toTick);
     }
     this.drawRuler(width, firstBar, lastBar);
+    canvas.dataset.drawn = this.drawn; // the number of notes
     const x = Math.round(this.x(this.cursor));
     c.fillStyle = this.colors.accent;
     c.fillRect(x, 0, 2, Math.min(height, RULER + piece.parts.length * LANE - this.scroller.scrollTop));
@@ -155,6 +155,7 @@ export class Roll {
       const x = this.x(start);
       if (pitch === lastPitch && Math.floor(this.x(end)) === last) continue;
       [last, lastPitch] = [Math.floor(this.x(end)), pitch];
+      this.drawn++;
       const wide = Math.max(1.5, (end - start) * this.scale - 1);
       const y = top + LANE / 2 - (pitch - middle) * step - thickness / 2;
       const isNew = this.written.size > 0 && this.written.has(`${piece.bar(start)}:${index}`);
