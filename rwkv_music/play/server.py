@@ -160,7 +160,7 @@ class Site:
 
     async def midi_file(self, request: Request) -> Response:
         piece = self._piece(request.path_params["number"])
-        headers = {"Content-Disposition": 'attachment; filename="music.mid"'}  # the page gives a better name
+        headers = {"Content-Disposition": "attachment"}  # the page names the file
         return Response(piece.data, media_type="audio/midi", headers=headers)
 
     async def font(self, _request: Request) -> Response:

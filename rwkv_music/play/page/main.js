@@ -42,6 +42,7 @@ function show() {
   const piece = shownPiece();
   const step = history.step;
   roll.written = new Set((writing?.drafts ? writing.cells : step?.cells ?? []).map(([bar, part]) => `${bar}:${part}`));
+  roll.peers = writing?.drafts ?? step?.candidates ?? [];
   $("welcome").hidden = Boolean(piece);
   if (piece) {
     parts.show(piece);

@@ -15,6 +15,7 @@ export class Roll {
     this.pixelsPerQuarter = 24;
     this.selection = null; // {from, to, parts: Set}
     this.written = new Set(); // "bar:part"
+    this.peers = []; // the candidates of the shown piece
     this.cursor = 0; // tick
     this.isSilent = () => false; // of a part, by index
     this.colors = colors();
@@ -139,8 +140,12 @@ export class Roll {
       c.lineWidth = 1.5;
       c.strokeRect(a + 0.75, top + 0.75, b - a - 1.5, LANE - 2.5);
     }
-    const middle = (part.low + part.high) / 2;
-    const span = Math.max(part.high - part.low, 11);
+    // All candidates have one scale, so that they can be compared.
+    const alike = this.peers.map((peer) => peer.parts[index]).filter(Boolean);
+    const low = Math.min(part.low, ...alike.map((other) => other.low));
+    const high = Math.max(part.high, ...alike.map((other) => other.high));
+    const middle = (low + high) / 2;
+    const span = Math.max(high - low, 11);
     const step = (LANE - 2 * MARGIN) / (span + 1);
     const thickness = Math.max(2, Math.min(8, step - 0.5));
     const silent = this.isSilent(index);
