@@ -21,11 +21,11 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 # torch first: otherwise a dependency may install another build of it.
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music,play]'
 	@touch $@
 
 $(READY_TO_TEST): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[music,play,test]'
 	@touch $@
 
 # Settings for two CPU cores; a GPU trains this model in seconds.

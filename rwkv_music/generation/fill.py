@@ -18,6 +18,7 @@ import mido
 import numpy as np
 import torch
 
+from rwkv_music.config import RunConfig
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import read_file
 from rwkv_music.generation.completion import ROWS_AT_ONCE, TOKENS_PER_BAR, ForcedExit, check_counts
@@ -28,6 +29,7 @@ from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.midi import cells as midi_cells
 from rwkv_music.midi.cells import NewPart, replace_cells
 from rwkv_music.midi.events import ParsedMidi, RejectedMidi, parse_midi
+from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.regions import Region
@@ -106,24 +108,11 @@ def fill(
     Raises UserError for a file that cannot be read or has no notes outside the cells, and for a request that does not
     fit the file or the tokenizer.
     """
-    if not isinstance(codec, Multitrack):
-        raise UserError(
-            f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
-            "the tokenizer multitrack and --task infill or mix."
-        )
+    check_tokenizer(codec)
     check_counts(context_bars, 1, count)
     with explained(f"reading {piece}"):
         data = read_file(piece)
-    try:
-        midi = parse_midi(data)
-        source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
-        encoded = codec.encode_piece(midi)
-    except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
-        raise UserError(
-            f"{piece} cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
-        ) from error
-    encoded = tagged(codec, encoded, tags or {})
-    _check_bars(midi, codec, len(encoded.bar_starts), str(piece))
+    midi, encoded = _read_piece(codec, data, str(piece))
     parts = [*encoded.parts, *new_parts]
     if len(parts) > MAX_PARTS:
         raise UserError(
@@ -132,21 +121,95 @@ def fill(
         )
     holes = parse_fill(fills, midi, str(piece), new_parts)
     classes = parse_controls_of_parts(controls, parts, str(piece))
-    excerpt = read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids))
-    excerpt.programs.update({len(encoded.parts) + i: PROGRAM + p.program for i, p in enumerate(new_parts, start=1)})
-    tokens = {part: [int(FIRST_CLASS[c]) + value for c, value in asked.items()] for part, asked in classes.items()}
-    variants = write_cells(
+    encoded = tagged(codec, encoded, tags or {})
+    return fill_cells(
         model,
         codec,
-        excerpt,
+        midi,
+        read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids)),
+        parts,
         holes,
-        controls=tokens,
+        controls=classes,
         context_bars=context_bars,
         count=count,
         sampling=sampling,
         rows_at_once=rows_at_once,
         progress=progress,
     )
+
+
+def _read_piece(codec: Codec, data: bytes, name: str) -> tuple[ParsedMidi, Piece]:
+    """Return a MIDI file and its tokens. `name` is used in errors."""
+    try:
+        midi = parse_midi(data)
+        encoded = codec.encode_piece(midi)
+    except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{name} cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
+        ) from error
+    _check_bars(midi, codec, len(encoded.bar_starts), name)
+    return midi, encoded
+
+
+def read_bars(codec: Multitrack, data: bytes, n_bars: int, name: str) -> tuple[ParsedMidi, Excerpt, tuple[Part, ...]]:
+    """Return a MIDI file, its first bars as cells, and the parts that have notes. `name` is used in errors.
+
+    The excerpt has at least `n_bars` bars, also if the file has fewer of them or no notes at all.
+    """
+    midi = parse_midi(data)
+    played = played_notes(midi)
+    grid = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
+    if n_bars <= int(grid.bar(played.start).max(initial=-1)) + 1:
+        _, encoded = _read_piece(codec, data, name)
+        return midi, read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids)), encoded.parts
+    # A note in the last bar makes the codec encode the bars before it. Its part is the last one, in a track of its own.
+    source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
+    tick = int(grid.lines(n_bars)[n_bars - 1])
+    marker = [mido.Message("note_on", note=60, time=tick), mido.Message("note_off", note=60, time=1)]
+    source.type, file = 1, io.BytesIO()
+    source.tracks.append(mido.MidiTrack(marker))
+    source.save(file=file)
+    _, encoded = _read_piece(codec, file.getvalue(), name)
+    excerpt = read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids))
+    number = len(encoded.parts)
+    excerpt.cells[-1].pop(number, None)
+    excerpt.programs.pop(number, None)
+    return midi, excerpt, encoded.parts[:-1]
+
+
+def fill_cells(
+    model: torch.nn.Module,
+    codec: Multitrack,
+    midi: ParsedMidi,
+    excerpt: Excerpt,
+    parts: Sequence[Part | NewPart],
+    holes: Collection[Hole],
+    *,
+    controls: Mapping[int, Mapping[int, int]] | None = None,
+    **options: Any,
+) -> list[Filling]:
+    """Write the cells `holes` of a file, as `fill` does.
+
+    Args:
+        midi, excerpt: a file and its bars as cells, which include those of `holes`.
+        parts: the parts of the excerpt, then further ones: new parts, or parts of the file that have no notes.
+        holes: (bar, counted from 0; number of the part, from 1).
+        controls: the class of each control, by index in CONTROLS, of the holes of each part, by its number.
+        options: those of `write_cells`.
+    """
+    try:
+        source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
+    except (OSError, ValueError, EOFError, KeyError, IndexError) as error:
+        raise UserError(
+            f"The piece cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
+        ) from error
+    for number, part in enumerate(parts, start=1):
+        excerpt.programs.setdefault(number, PROGRAM + part.program)
+    tokens = {
+        part: [int(FIRST_CLASS[c]) + value for c, value in sorted(asked.items())]
+        for part, asked in (controls or {}).items()
+    }
+    variants = write_cells(model, codec, excerpt, holes, controls=tokens, **options)
     return [
         Filling(
             source,
@@ -155,6 +218,24 @@ def fill(
         )
         for variant in variants
     ]
+
+
+def check_tokenizer(codec: Codec) -> None:
+    """Raise UserError for a tokenizer without parts."""
+    if not isinstance(codec, Multitrack):
+        raise UserError(
+            f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
+            "the tokenizer multitrack and --task infill or mix."
+        )
+
+
+def check_infills(run: str | PathLike, config: RunConfig) -> None:
+    """Raise UserError for a run that was not trained to fill in."""
+    if not config.data.infills:
+        raise UserError(
+            f"{run} was trained with --task {config.data.task}, so it cannot fill in: use a run of --task infill, or "
+            "of --task mix with --infill_weight."
+        )
 
 
 def fill_bars(
@@ -197,6 +278,7 @@ def write_cells(
     sampling: Sampling = DEFAULT_SAMPLING,
     rows_at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_cell: Callable[[int, Hole, np.ndarray], None] | None = None,
 ) -> list[dict[Hole, np.ndarray]]:
     """Return the content of each hole of a piece, int64 [n] tokens, `count` times.
 
@@ -206,7 +288,9 @@ def write_cells(
         controls: the control tokens of the holes of a part, by its number.
         context_bars: bars to read on each side of the holes.
         rows_at_once: variants generated in one batch, as for `complete`.
-        progress: called after every token with (holes written, holes requested), summed over all variants.
+        progress: called after every token with (holes written, holes requested), summed over all variants. An
+            exception that it raises ends the generation.
+        on_cell: called with (variant, hole, content) as soon as a hole is written.
     """
     controls = controls or {}
     documents = _divide(sorted(holes), len(excerpt.cells), context_bars)
@@ -235,10 +319,16 @@ def write_cells(
                 np.concatenate([prompt, steps[0].given]), grammar, first_row + number * MOST_VARIANTS
             )
             budget, step = _budget(steps), 0
+            n_written = np.zeros(rows, np.int64)
             while not grammar.ended.all():
                 step += 1
                 grammar.active = step > budget
                 next(tokens)
+                for row in np.flatnonzero(grammar.bars > n_written).tolist() if on_cell else ():
+                    hole = own[n_written[row]]
+                    if first_row + row < count:
+                        on_cell(first_row + row, hole, np.array(steps_grammar.contents[row][n_written[row]], np.int64))
+                    n_written[row] += 1
                 if progress:
                     progress(n_done + int(grammar.bars.sum()), count * len(holes))
             for row in range(rows):

@@ -1,0 +1,120 @@
+"""The rules that every request and response obeys, whatever its path.
+
+- The Host header names this server, so that a foreign name that resolves to this computer is useless (DNS rebinding).
+- A request that a page of another site makes is refused (Origin, Sec-Fetch-Site).
+- A body is read up to a limit.
+- Responses forbid inline scripts, foreign resources, frames and guessed types.
+"""
+
+import ipaddress
+import json
+from collections.abc import Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+LOCAL = ("127.0.0.1", "localhost", "::1")
+WILDCARDS = ("0.0.0.0", "::")
+
+
+class Refused(Exception):
+    """A request that is answered by a status and one sentence."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+
+class Guard:
+    """ASGI middleware that checks requests before the application sees them. `host` is the address listened on."""
+
+    def __init__(self, app: ASGIApp, host: str):
+        self._app = app
+        self._names: Collection[str] = {*LOCAL, host.casefold()} - set(WILDCARDS)
+        self._any_address = host in WILDCARDS  # then every address, but no foreign name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            self._check(Headers(scope=scope))
+        except Refused as refused:
+            body = json.dumps({"error": refused.sentence}).encode()
+            start = {"type": "http.response.start", "status": refused.status}
+            start["headers"] = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            await send_guarded(start)
+            return await send({"type": "http.response.body", "body": body})
+        await self._app(scope, receive, send_guarded)
+
+    def _check(self, headers: Headers) -> None:
+        hosts = headers.getlist("host")
+        name = _host_name(hosts[0]) if len(hosts) == 1 else None
+        if name is None or not (name in self._names or (self._any_address and _is_address(name))):
+            raise Refused(403, "This address is not one of this server's: open the address that it printed.")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != hosts[0]:
+            raise Refused(403, "The request comes from a page of another site, so it is refused.")
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and (
+            headers.get("sec-fetch-mode") != "navigate"
+        ):
+            raise Refused(403, "The request comes from a page of another site, so it is refused.")
+
+
+def _host_name(host: str) -> str | None:
+    """Return the name in a Host header, without port and brackets, or None for an invalid one."""
+    name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
+    if port and not port.isascii():
+        return None
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    return name.casefold() or None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body of a request. Raises Refused if it has more than `limit` bytes."""
+    too_large = Refused(413, f"The request has more than {limit:,} bytes, which is the most: choose a smaller file.")
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdigit()):
+        raise Refused(400, "The length of the request is not a number.")
+    if len(declared) > 15 or int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise Refused(400, "The request ended before all of it was sent.") from None
+    return bytes(body)

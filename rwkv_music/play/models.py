@@ -1,0 +1,84 @@
+"""The models that write: loaded once, and loaded again when training has saved a new checkpoint."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from rwkv_music.checkpoint.run_folder import PROGRESS
+from rwkv_music.checkpoint.weights import checkpoint_of, find_codec, is_exported, load_model, load_pretrained
+from rwkv_music.errors import UserError
+from rwkv_music.generation.fill import check_infills, check_tokenizer
+from rwkv_music.model_v8 import RWKV
+from rwkv_music.tokenizers.multitrack import Multitrack
+
+# The model to use if none is named: exported weights, with their tokenizer file beside them.
+SHIPPED_MODEL = Path(__file__).parent / "model.safetensors"
+CHECK_EVERY_S = 2.0
+
+
+class Model:
+    """A model that can fill in, and where it came from. Raises UserError for one that cannot."""
+
+    model: RWKV
+    codec: Multitrack
+    step: int | None  # None for exported weights
+
+    def __init__(self, path: Path):
+        if not path.exists():
+            raise UserError(f"There is no {path}: give a run folder, a checkpoint or exported weights.")
+        self.path = path
+        self._is_run = path.is_dir() and not is_exported(path) and not (path / PROGRESS).is_file()
+        self._reported = ""
+        self._checked = 0.0
+        self._load()
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def _load(self) -> None:
+        if is_exported(self.path):
+            codec, step = find_codec(self.path), None
+            check_tokenizer(codec)
+            model = load_pretrained(self.path).requires_grad_(False)
+        else:
+            source = checkpoint_of(self.path)
+            model, codec, config, step = load_model(source, "cuda" if torch.cuda.is_available() else "cpu")
+            check_tokenizer(codec)
+            check_infills(self.path, config)
+            self._loaded = source
+        self.model, self.codec, self.step = model, codec, step
+
+    def follow(self) -> bool:
+        """Load the best checkpoint of a run if it is not the loaded one, and return whether it was loaded."""
+        if not self._is_run or time.monotonic() < self._checked + CHECK_EVERY_S:
+            return False
+        self._checked = time.monotonic()
+        try:
+            if checkpoint_of(self.path) == self._loaded:
+                return False
+            self._load()
+        except UserError as error:
+            if self._reported != str(error):
+                self._reported = str(error)
+                print(f"rwkv_music play: {error} The page keeps step {self.step:,}.", file=sys.stderr, flush=True)
+            return False
+        print(f"{self.name}: step {self.step:,} loaded", flush=True)
+        return True
+
+
+def load_models(paths: list[Path]) -> list[Model]:
+    """Load one model, or two to compare. Without a path, load the shipped one. Raises UserError."""
+    if not paths:
+        if not SHIPPED_MODEL.is_file():
+            raise UserError(
+                "There is no model to play with: name a run folder, as in `python -m rwkv_music play runs/mine`."
+            )
+        paths = [SHIPPED_MODEL]
+    if len(paths) > 2:
+        raise UserError(f"There are {len(paths)} models: name one, or two to compare.")
+    if len(paths) == 2 and paths[0].resolve() == paths[1].resolve():
+        raise UserError(f"{paths[0]} is named twice: name two different runs or checkpoints to compare.")
+    return [Model(path) for path in paths]

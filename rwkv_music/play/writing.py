@@ -1,0 +1,72 @@
+"""Writing the cells of a request, with an event for each cell as soon as it is written."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rwkv_music.generation.fill import fill_cells, read_bars
+from rwkv_music.midi.events import DRUMS
+from rwkv_music.midi.parts import Part
+from rwkv_music.midi.time import BarGrid
+from rwkv_music.play.models import Model
+from rwkv_music.play.pieces import Piece, cell_notes, filled
+from rwkv_music.play.requests import DENSITY, WriteRequest
+from rwkv_music.tokenizers.multitrack_cells import note_rows
+
+
+class Cancelled(Exception):
+    """The user has cancelled a request or left."""
+
+
+def write(
+    model: Model,
+    piece: Piece,
+    request: WriteRequest,
+    on_cell: Callable[[int, int, int, list[int]], None],
+    is_cancelled: Callable[[], bool],
+) -> list[Piece]:
+    """Return `request.candidates` pieces in which a model has written the cells of a request.
+
+    `on_cell` is called with (candidate, bar, index of the part, its notes as in `pieces.view`).
+
+    Raises UserError for a piece that the tokenizer cannot encode, and Cancelled soon after `is_cancelled` is true.
+    """
+
+    def check(*_: int) -> None:
+        if is_cancelled():
+            raise Cancelled
+
+    check()
+    midi, excerpt, known = read_bars(model.codec, piece.data, request.n_bars, "This piece")
+    check()
+    lines = BarGrid.from_events(midi.events, midi.ticks_per_quarter).lines(request.n_bars).tolist()
+    # The model numbers the parts that have notes first. The others follow, such as the part of a blank piece.
+    asked = [*piece.parts, *([request.new_part] if request.new_part else [])]
+    keys = [(part.track, part.channel) if isinstance(part, Part) else None for part in asked]
+    order = [keys.index((part.track, part.channel)) for part in known]
+    order += [index for index in range(len(asked)) if index not in order]
+    number = {index: i for i, index in enumerate(order, start=1)}
+    controls = {}
+    for index, part in enumerate(asked):
+        of_part = {c: value for c, value in request.controls.items() if part.program != DRUMS or c == DENSITY}
+        if of_part:
+            controls[number[index]] = of_part
+
+    def stream(candidate: int, hole: tuple[int, int], content: np.ndarray) -> None:
+        bar, part = hole
+        on_cell(candidate, bar, order[part - 1], cell_notes(lines, midi.ticks_per_quarter, bar, note_rows(content)))
+
+    fillings = fill_cells(
+        model.model,
+        model.codec,
+        midi,
+        excerpt,
+        [asked[index] for index in order],
+        [(bar, number[part]) for bar, part in request.cells],
+        controls=controls,
+        count=request.candidates,
+        sampling=request.sampling,
+        progress=check,
+        on_cell=stream,
+    )
+    return [filled(piece, filling) for filling in fillings]

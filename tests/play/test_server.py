@@ -1,0 +1,358 @@
+"""The server of the page: what it answers, what it refuses, and who waits for whom."""
+
+import contextlib
+import json
+import random
+import socket
+import struct
+import time
+
+import pytest
+
+from rwkv_music.play import pieces, worker
+from rwkv_music.play.guard import HEADERS
+from rwkv_music.play.server import Site
+from tests.midi.midi_files import file_of, make_midi, note, odd_piece
+from tests.play.conftest import Client, midi_of, outside, random_model, running
+
+
+def download(client: Client, number: str) -> bytes:
+    status, headers, data = client.request("GET", f"/api/pieces/{number}/file")
+    assert status == 200 and headers["content-type"] == "audio/midi"
+    return data
+
+
+# ---- writing ----
+
+
+def test_a_fill_writes_its_cells_and_nothing_else(client, chorale):
+    original = chorale.read_bytes()
+    _, piece = client.upload(original)
+    assert download(client, piece["id"]) == original
+    assert [part["name"] for part in piece["parts"]] == ["Soprano", "Alto", "Tenor", "Bass"]
+    request = {"piece": piece["id"], "action": "fill", "bars": [4, 7], "parts": [1], "candidates": 2, "density": "high"}
+    *events, last = client.write(request)
+    cells = [(e["candidate"], e["bar"], e["part"]) for e in events if "candidate" in e]
+    assert sorted(cells) == [(candidate, bar, 1) for candidate in range(2) for bar in range(4, 8)]
+    assert len(last["done"]["candidates"]) == 2
+    for candidate in last["done"]["candidates"]:
+        after = download(client, candidate["id"])
+        assert outside(after, "Alto", range(4, 8)) == outside(original, "Alto", range(4, 8))
+        # The page gets the notes of the part that changed; those of the cells are the ones that were streamed.
+        assert ["notes" in part for part in candidate["parts"]] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "request_, n_bars, n_parts",
+    [
+        ({"action": "continue", "new_bars": 1}, 17, 4),
+        ({"action": "continue", "new_bars": 2, "parts": [0, 3]}, 18, 4),
+        ({"action": "add", "program": 128, "density": "low", "register": "high", "bars": [0, 1]}, 16, 5),
+        ({"action": "add", "program": 42, "bars": [2, 3], "register": "low", "temperature": 0}, 16, 5),
+    ],
+)
+def test_a_piece_is_continued_and_accompanied(request_, n_bars, n_parts, client):
+    _, piece = client.post("/api/start", {"kind": "example"})
+    before = midi_of(download(client, piece["id"]))
+    (new,) = client.write({"piece": piece["id"], **request_})[-1]["done"]["candidates"]
+    assert len(new["bars"]) - 1 == n_bars
+    assert len(new["parts"]) in (n_parts, n_parts - (request_["action"] == "add"))  # the model may write no notes
+    after = midi_of(download(client, new["id"]))
+    for own, other in zip(before.tracks, after.tracks, strict=False):
+        events, more = list(own)[:-1], list(other)
+        assert more[: len(events)] == events
+
+
+def test_a_blank_piece_is_written_and_written_again(client):
+    _, piece = client.post("/api/start", {"kind": "blank"})
+    assert [len(part["notes"]) for part in piece["parts"]] == [0] and len(piece["bars"]) == 9
+    (first,) = client.write({"piece": piece["id"], "action": "fill", "bars": [0, 7], "parts": [0]})[-1]["done"][
+        "candidates"
+    ]
+    assert first["parts"][0]["notes"] and first["parts"][0]["name"] == "Piano"
+    # A part keeps its place and its track when all of its notes are gone.
+    kept = pieces.Piece(download(client, piece["id"]), "Untitled", client.site.store.get(first["id"]).parts, 8)
+    again = client.write({"piece": client.site.store.add(kept), "action": "continue", "new_bars": 2})[-1]
+    assert len(again["done"]["candidates"][0]["parts"]) == 1
+
+
+def test_no_comparison_exists_with_one_model(client):
+    _, piece = client.post("/api/start", {"kind": "blank"})
+    assert client.post("/api/choose", {"piece": piece["id"]}) == (
+        404,
+        {"error": "There is no comparison of this piece."},
+    )
+
+
+def test_two_models_are_compared_blind():
+    with running(Site([random_model("runs/a"), random_model("runs/b")])) as client:
+        _, piece = client.post("/api/start", {"kind": "example"})
+        _, _, state = client.request("GET", "/api/state")
+        state = json.loads(state)
+        assert state["blind"] and state["models"] == [] and state["tally"] == [["runs/a", 0], ["runs/b", 0]]
+        firsts = set()
+        for round_ in range(1, 9):
+            request = {"piece": piece["id"], "action": "fill", "bars": [0, 0], "parts": [0]}
+            done = client.write(request)[-1]["done"]
+            numbers = [one["id"] for one in done["candidates"]]
+            assert len(numbers) == 2 and "runs/" not in json.dumps(done)
+            status, answer = client.post("/api/choose", {"piece": numbers[0]})
+            assert status == 200 and sorted(answer["names"].values()) == ["runs/a", "runs/b"]
+            firsts.add(answer["names"][numbers[0]])
+            again = client.post("/api/choose", {"piece": numbers[1]})[1]["tally"]
+            assert again == answer["tally"] and sum(count for _, count in again) == round_  # one vote for each
+        assert firsts == {"runs/a", "runs/b"}  # fails for one order in 128
+
+
+# ---- the queue ----
+
+
+@pytest.fixture
+def held(client, monkeypatch):
+    """The client, and a function that lets held jobs go on. The worker stops in front of every cell until then."""
+    released = []
+    send = worker.Job.send
+
+    def slow(job, event):
+        send(job, event)
+        while event and "candidate" in event and not released and not job.is_cancelled:
+            time.sleep(0.002)
+
+    monkeypatch.setattr(worker.Job, "send", slow)
+    yield client, lambda: released.append(True)
+    released.append(True)
+    wait_until(lambda: client.site.worker.n_waiting == 0)
+
+
+def wait_until(is_true, seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def one_bar(client: Client) -> dict:
+    _, piece = client.post("/api/start", {"kind": "example"})
+    return {"piece": piece["id"], "action": "fill", "bars": [3, 3], "parts": [2]}
+
+
+def test_twenty_clients_are_answered_in_turn(held):
+    client, release = held
+    request = one_bar(client)
+    opened = []
+    for i in range(20):
+        opened.append(client.start_writing(request))
+        wait_until(lambda i=i: client.site.worker.n_waiting == i + 1)
+    release()
+    seen = []
+    for connection, answer in opened:
+        events = [json.loads(line) for line in answer]
+        connection.close()
+        seen.append([event["position"] for event in events if "position" in event])
+        assert "done" in events[-1]
+    for i, positions in enumerate(seen):
+        assert positions[0] == (i if i else 0) and positions[-1] == 0
+        assert positions == sorted(positions, reverse=True)
+
+
+def test_a_client_that_leaves_frees_its_place(held):
+    client, release = held
+    request = one_bar(client)
+    opened = []
+    for i in range(3):
+        opened.append(client.start_writing(request))
+        wait_until(lambda i=i: client.site.worker.n_waiting == i + 1)
+    for i in (1, 0):  # one that waits, then the one that is written
+        opened[i][1].close()
+        opened[i][0].close()
+        wait_until(lambda i=i: client.site.worker.n_waiting == 1 + i)
+    release()
+    assert "done" in [json.loads(line) for line in opened[2][1]][-1]
+
+
+def test_a_full_queue_refuses(held, monkeypatch):
+    client, _ = held
+    monkeypatch.setattr(worker, "MOST_WAITING", 2)
+    request = one_bar(client)
+    opened = []
+    for i in range(3):
+        opened.append(client.start_writing(request))
+        wait_until(lambda i=i: client.site.worker.n_waiting == i + 1)
+    status, answer = client.post("/api/write", request)
+    assert status == 429 and "waiting" in answer["error"]
+
+
+def test_an_error_of_the_program_ends_one_request_only(client, monkeypatch, capsys):
+    monkeypatch.setattr("rwkv_music.play.server.write", lambda *_: 1 / 0)
+    events = client.write(one_bar(client))
+    assert "see its log" in events[-1]["error"] and "ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert "done" in client.write(one_bar(client))[-1]
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    "headers, is_refused",
+    [
+        ({}, False),
+        ({"Host": "localhost:{port}"}, False),
+        ({"Host": "evil.example:{port}"}, True),
+        ({"Host": "127.0.0.1.evil.example"}, True),
+        ({"Host": "10.0.0.1:{port}"}, True),
+        ({"Host": ""}, True),
+        ({"Origin": "http://127.0.0.1:{port}"}, False),
+        ({"Origin": "http://evil.example"}, True),
+        ({"Origin": "null"}, True),
+        ({"Origin": "http://127.0.0.1:1"}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, False),
+        ({"Sec-Fetch-Site": "cross-site"}, True),
+        ({"Sec-Fetch-Site": "same-site"}, True),
+    ],
+)
+def test_other_names_and_other_sites_are_refused(headers, is_refused, client):
+    headers = {name: value.format(port=client.port) for name, value in headers.items()}
+    for method, path in (("GET", "/"), ("GET", "/api/state"), ("POST", "/api/start")):
+        body = b'{"kind":"blank"}' if method == "POST" else b""
+        status, answered, _ = client.request(method, path, body, {"Content-Type": "application/json", **headers})
+        assert status == (403 if is_refused else 200), (method, path)
+        assert {name: answered.get(name.lower()) for name in HEADERS} == HEADERS
+
+
+def test_a_server_for_all_addresses_refuses_foreign_names():
+    with running(Site([random_model("runs/a")]), "0.0.0.0") as client:
+        status = {host: client.request("GET", "/", headers={"Host": host})[0] for host in ("10.0.0.1", "evil.example")}
+    assert status == {"10.0.0.1": 200, "evil.example": 403}
+
+
+def test_the_page_has_no_inline_scripts_and_names_no_other_host(client):
+    for path, (content, kind) in client.site.files.items():
+        text = content.decode()
+        assert "https://" not in text and "http://" not in text.replace("http://www.w3.org/2000/svg", ""), path
+        if "html" in kind:
+            assert text.count("<script") == text.count('<script type="module" src="/') and " style=" not in text
+            assert not any(f" on{event}=" in text for event in ("click", "load", "error", "input", "change"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/passwd", "/%2e%2e/%2e%2e/server.py", "/api/pieces/..%2f..%2fetc%2fpasswd/file", "/server.py",
+     "//etc/passwd", "/api/pieces/x/../../../etc/passwd", "/main.js%00", "/page/main.js"],
+)  # fmt: skip
+def test_no_path_reaches_the_file_system(path, client, monkeypatch):
+    monkeypatch.setattr("builtins.open", lambda *_a, **_k: pytest.fail("a file was opened"))
+    assert client.request("GET", path)[0] == 404
+
+
+def many_bars() -> bytes:
+    """Return a small file whose last note is in bar 268,435,455 of one tick each."""
+    body = b"\0\xff\x58\x04\x01\x06\x18\x08" + b"\xff\xff\xff\x7f\x90\x3c\x40\x01\x80\x3c\x40\0\xff\x2f\0"
+    return b"MThd" + struct.pack(">IHHH", 6, 0, 1, 1) + b"MTrk" + struct.pack(">I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "data, status, reason",
+    [
+        (b"", 422, "empty"),
+        (b"<html>", 422, "not a MIDI file"),
+        (file_of(make_midi([])), 422, "no notes"),
+        (file_of(make_midi(note(0, 480, 60)))[:-9], 422, "choose a MIDI file"),
+        (many_bars(), 422, "bars"),
+        (b"MThd" + b"\0" * pieces.MOST_UPLOAD_BYTES, 413, "bytes"),
+    ],
+    ids=["empty", "html", "no notes", "cut", "many bars", "large"],
+)
+def test_uploads_that_cannot_be_read_are_refused_in_one_sentence(data, status, reason, client):
+    answered, answer = client.upload(data)
+    assert answered == status and reason in answer["error"] and "\n" not in answer["error"]
+
+
+def test_a_large_upload_without_a_length_is_cut_off(client):
+    """Fails if the server reads all of a body whose length is not declared."""
+    with contextlib.closing(socket.create_connection(("127.0.0.1", client.port), 20)) as connection:
+        head = f"POST /api/pieces HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 50:
+                connection.sendall(chunk)
+                sent += 1
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = connection.recv(1 << 16)
+    assert b" 413 " in answer.partition(b"\r\n")[0] or sent < 50
+
+
+def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, dict[str, str]]:
+    """Return a request that a correct page would not send."""
+    json_type = {"Content-Type": "application/json"}
+    kind = draw.randrange(6)
+    if kind == 0:  # damaged MIDI
+        data = bytearray(odd_piece(draw.randrange(1000)))
+        for _ in range(draw.randrange(1, 60)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        return "POST", "/api/pieces", bytes(data), {}
+    if kind == 1:  # not JSON, or not an object
+        body = draw.choice([b"", b"[]", b"{", b"null", b"NaN", b"\xff\xfe", b"[" * 9000, b'{"a":1e999}', b'"x"'])
+        return "POST", draw.choice(["/api/write", "/api/start", "/api/choose"]), body, json_type
+    if kind == 2:  # unknown ids and paths
+        number = "".join(draw.choice("abcXYZ019-_%./") for _ in range(draw.randrange(1, 30)))
+        path = draw.choice([f"/api/pieces/{number}", f"/api/pieces/{number}/file", f"/{number}", f"/api/{number}"])
+        return "GET", path, b"", {}
+    if kind == 3:  # wrong methods and types
+        method = draw.choice(["PUT", "DELETE", "PATCH", "OPTIONS"])
+        return method, draw.choice(["/", "/api/write", "/api/pieces"]), b"{}", json_type
+    if kind == 4:
+        return "POST", "/api/write", b'{"action":"fill"}', {"Content-Type": draw.choice(["text/plain", "", "x" * 500])}
+    odd = [
+        None,
+        -1,
+        0,
+        10**30,
+        1.5,
+        "x",
+        "",
+        [],
+        [0],
+        [0, 10**9],
+        [-1, 0],
+        [True, 1],
+        {},
+        True,
+        float("1e308"),
+        "\ud800",
+    ]
+    tree = {
+        "piece": draw.choice([known, known, known, "x", 3, None]),
+        "action": draw.choice(["fill", "continue", "add"]),
+    }
+    names = ["bars", "parts", "program", "new_bars", "density", "register", "temperature", "candidates", "seed", "zzz"]
+    for name in draw.sample(names, draw.randrange(1, 6)):
+        tree[name] = draw.choice(odd)
+    return "POST", "/api/write", json.dumps(tree).encode(), json_type
+
+
+def test_a_thousand_bad_requests_are_answered_without_a_traceback(client, monkeypatch, capfd):
+    monkeypatch.setattr("rwkv_music.play.server.write", lambda *_: [])  # of the few requests that are valid
+    _, piece = client.post("/api/start", {"kind": "blank"})
+    draw, counts = random.Random(5), {}
+    for _ in range(1000):
+        method, path, body, headers = random_request(draw, piece["id"])
+        status, _, answer = client.request(method, path, body, headers)
+        counts[status] = counts.get(status, 0) + 1
+        assert status == 200 or 400 <= status < 500, (method, path, body, answer)
+        assert b"Traceback" not in answer and b'File "' not in answer
+        if status != 200 and method != "OPTIONS":
+            sentence = json.loads(answer)["error"]
+            assert sentence.endswith(".") and "\n" not in sentence
+    assert sum(count for status, count in counts.items() if status != 200) > 700
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert client.request("GET", "/api/state")[0] == 200
+
+
+def test_old_pieces_are_dropped_when_memory_is_full(monkeypatch):
+    store = pieces.Store(most_bytes=1000)
+    numbers = [store.add(pieces.Piece(bytes(400), "", (), 1)) for _ in range(3)]
+    assert [store.get(number) is not None for number in numbers] == [False, True, True]
