@@ -191,12 +191,18 @@ nats per token.
 def parts(root: str) -> str:
     """Return bits per note of each corpus, and of true music in holes by what the model has read."""
     result = results("parts")
+    earlier = results("parts_79253ac")["tokenizers"]["remi"]  # measured with a tokenizer that was removed afterwards
     names = {"bach": "chorales (bach)", "ryansMammoth": "fiddle tunes (ryansMammoth)"}
     rows = [
-        [names.get(corpus, corpus), f"{figures['notes']:,}", f"{figures['bits_per_note']:.3f}"]
+        [names.get(corpus, corpus)]
+        + [
+            cell
+            for each in (figures, earlier[corpus])
+            for cell in (f"{each['notes']:,}", f"{each['bits_per_note']:.3f}")
+        ]
         for corpus, figures in result["corpora"].items()
     ]
-    heads = ["held-out pieces", "notes", "bits per note"]
+    heads = ["held-out pieces", "notes", "bits per note", "merged parts: notes", "merged parts: bits per note"]
     holes = {(hole["context_bars"], hole["hole_bars"], hole["name"]): hole["bits_per_note"] for hole in result["holes"]}
     sizes = list(dict.fromkeys(key[:2] for key in holes))
     compared = (
@@ -215,9 +221,9 @@ def parts(root: str) -> str:
     columns += ["inner parts: outer parts given", "without them", "change"]
     return f"""
 The `0.1b` preset was trained on `multitrack` for {steps} steps ({gpu(result["machine"])},
-[parts.json]({root}benchmarks/results/parts.json)). An earlier tokenizer after MidiTok's REMI merged the parts of one
-instrument and lost their unisons. On the same pieces, it had 2.545 bits per note on the chorales, 2.937 on palestrina
-and 2.553 on the fiddle tunes (`benchmarks/parts.py` at commit 79253ac).
+[parts.json]({root}benchmarks/results/parts.json)). "Merged parts" is an earlier tokenizer after MidiTok's REMI, trained
+in the same way. It merged the parts of one instrument and lost their unisons (`benchmarks/parts.py` at commit 79253ac,
+[figures]({root}benchmarks/results/parts_79253ac.json)).
 
 {table(heads, rows)}
 
