@@ -72,7 +72,7 @@ end_in_time() {
   ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number without a limit
   [[ $ends =~ ^[0-9]+$ ]] && ((ends > $(date +%s) + 20)) || return 0
   {
-    trap '' USR1  # a second warning reaches every process of the step
+    trap '' USR1  # Slurm sends a warning to every process of the step; a second one would end this wait
     timeout "$((ends - $(date +%s) - 20))" tail -f --pid="$launcher" /dev/null  # until the launcher ends
     [[ $? == 124 ]] && echo "launch/slurm.sh: ranks hang, and the time limit is near: they are killed." >&2 &&
       kill -QUIT "$launcher"

@@ -98,9 +98,9 @@ def test_a_job_with_a_killed_rank_that_is_later_requeued_gives_the_weights_of_on
 
 
 def test_a_job_at_its_time_limit_is_requeued(slurm, submit, undisturbed):
-    """Slurm checks time limits every 30 seconds; a stopped rank keeps the job running until the warning arrives.
+    """The time limit is lowered once the job trains, because Slurm sends its warning once, perhaps before srun starts.
 
-    The limit is lowered only now: Slurm sends the warning once, and a job step that does not exist yet misses it.
+    Slurm checks time limits every 30 seconds. A stopped rank keeps the job running until the warning arrives.
     """
     job, run = submit("--time=10", "--signal=USR1@20")
     wait_until(lambda: checkpoints(run), 150)
@@ -204,7 +204,7 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     slurm.run("scancel", "--signal=INT", jobs["sigint"])
     time.sleep(2 * SAME_SECONDS)
     slurm.run("scancel", "--signal=INT", jobs["sigint"])
-    slurm.run("scancel", "--signal=USR1", jobs["limit"])  # the same again
+    slurm.run("scancel", "--signal=USR1", jobs["limit"])  # a second warning must not change anything
     reaches("limit", "PENDING")
     slurm.run("scontrol", "hold", jobs["limit"])
     for name in jobs.keys() - {"limit"}:
