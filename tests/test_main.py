@@ -150,7 +150,7 @@ def load_untrained(monkeypatch, data, **settings):
     shape = ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size)
     config = RunConfig(shape, DataConfig(**settings), TrainConfig())
     model = RWKV(config.model).requires_grad_(False)
-    monkeypatch.setattr(command_line, "_load", lambda run, state: (model, codec, config, 7))
+    monkeypatch.setattr(command_line, "_load", lambda run, which, state: (model, codec, config, "step 7"))
 
 
 @pytest.fixture
