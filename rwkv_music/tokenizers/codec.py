@@ -28,7 +28,7 @@ from rwkv_music.midi.parts import Part
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.vocabulary import Vocabulary
 
-MAX_PIECE_QUARTERS = 20_000  # 2 h 45 min at 120 per minute; bounds the bars that an event at a very late tick creates
+MAX_PIECE_QUARTERS = 20_000  # 2 h 46 min at a tempo of 120; limits the bars that a very late event creates
 EMPTY_NOTES = "notes without length"  # a reason in `Piece.lost`
 FORMAT = "rwkv-music tokenizer"  # the format name in tokenizer.json
 FORMAT_VERSION = 1
@@ -51,14 +51,15 @@ class Piece:
     """A piece of music as tokens.
 
     `bar_starts` holds the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
-    `lost` counts what the tokens do not keep of a file, by a short fixed phrase such as "notes of other instruments".
+    `lost` counts what the tokens do not keep of a file. Its keys are short fixed phrases, such as "notes of other
+    instruments".
     """
 
     ids: np.ndarray  # uint16 [n], starting with BOS and ending with EOS unless the piece was cut
     bar_starts: np.ndarray  # int64 [bars], non-decreasing
     bar_lines: BarLines | None = None  # needed by `decode`; None for codecs whose tokens contain the bars
     lost: dict[str, int] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()  # of the file; the tokens of part k are those of parts[k - 1]
+    parts: tuple[Part, ...] = ()  # the parts of the file; the token Part_k stands for parts[k - 1]
 
 
 class Codec(ABC):
@@ -90,8 +91,9 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
-        """Return a valid MIDI file for any ids [n]; `bar_lines` are those of the piece or prompt that they start with.
+        """Return a valid MIDI file for any ids [n].
 
+        `bar_lines` are the bar lines of the piece or prompt at the beginning of `ids`.
         BOS, EOS, PAD and tokens that are invalid in their context are ignored. Every note has a positive length.
         """
 
@@ -103,8 +105,8 @@ class Codec(ABC):
     def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> Grammar:
         """Return a grammar that constrains `rows` independent continuations of `prompt` (see grammar.py).
 
-        `prompt` is a piece cut by `first_bars`; the rows start with the next bar. A row ends after `bars` bars, or
-        earlier by EOS if `may_end`. If `bars` is None, only EOS ends a row.
+        `prompt` is a piece cut by `first_bars`; the rows start with the next bar. A row ends after `bars` bars. If
+        `may_end` is set, EOS can end the row earlier. If `bars` is None, only EOS ends a row.
         """
 
     @property
@@ -113,7 +115,9 @@ class Codec(ABC):
         """The musical meaning of the tokens."""
 
     def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines | None:
-        """Return the approximate bar lines of a piece from its ids [n] and the first token of each bar [bars].
+        """Return the approximate bar lines of a piece.
+
+        `ids` are [n], and `bar_starts` [bars] holds the index of each bar's first token.
 
         Return None if the tokens contain the bars.
         """
@@ -143,7 +147,7 @@ class Codec(ABC):
         return Piece(np.array([self.bos_id], np.uint16), np.empty(0, np.int64))
 
     def with_tags(self, ids: np.ndarray, tags: Mapping[str, str]) -> np.ndarray:
-        """Return a copy of the ids [n] of a piece with other values of some columns.
+        """Return the ids [n] of a piece in which the columns of `tags` have the values that `tags` gives.
 
         Raises ValueError for a column or a value that the vocabulary does not have.
         """
@@ -153,10 +157,11 @@ class Codec(ABC):
 
     @abstractmethod
     def excerpt(self, ids: np.ndarray, start: int, split: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the bars in ids[start:split] of a piece as they would start a piece, and those in ids[split:stop].
+        """Return a part of a piece as two arrays of ids: the bars in ids[start:split] and those in ids[split:stop].
 
-        The first result starts with BOS and the piece's tags, and names the tempo and the programs that are in force,
-        so it reads like a prompt. The second one continues it. A bar begins at each index, unless it is the end.
+        The first result has the form of a prompt: it starts with BOS and the piece's tags, and names the tempo and the
+        programs that are in force. The second result continues the first. Each of the three indices is the start of a
+        bar or the end of `ids`.
         """
 
     @abstractmethod
@@ -164,7 +169,7 @@ class Codec(ABC):
         """Return the number of notes that start in `ids` [n]."""
 
     def decoded_program(self, program: int) -> int | None:
-        """Return the program with which `decode` plays the notes of `program`, or None if the tokens leave them out.
+        """Return the program with which `decode` plays the notes of `program`, or None if the codec drops these notes.
 
         Both are General MIDI programs, or DRUMS for percussion.
         """

@@ -1,19 +1,19 @@
 """Grammars, which restrict the next token during sampling and count the bars of each row.
 
-A codec creates the grammar for a prompt (`Codec.grammar`). The sampler masks the logits with it before each draw and
-feeds it the drawn tokens:
+A codec creates the grammar for a prompt (`Codec.grammar`). Before the sampler draws a token, it masks the
+logits with the grammar. Then it feeds the token to the grammar:
 
     grammar = codec.grammar(prompt, rows=B, bars=8)
     while not grammar.ended.all():
         logits[~grammar.allowed()] = -inf
         tokens = draw(logits)
-        grammar.feed(tokens)                   # where ended[row], this token is not part of the row
+        grammar.feed(tokens)                   # if ended[row] is True, the token is not part of the row
     ids = [*prompt.ids, *row, *grammar.closing(row)]
 
 Notable choices:
 - The state of a row is a few integers on the host, which select a line of each of the constant `tables`. A token is
   allowed if every table allows it, so independent conditions do not need a table of all their combinations.
-- Unless a piece `may_end`, EOS is not allowed before the last requested bar is complete. Every row can always advance
+- Unless `may_end` is set, EOS is not allowed before the last requested bar is complete. Every row can always advance
   to its next bar, so every row can end.
 """
 
@@ -23,14 +23,14 @@ import numpy as np
 
 
 class Grammar(ABC):
-    """The state of `rows` continuations of one prompt. A row ends after `max_bars` bars, or only by EOS if it is None.
+    """The state of `rows` continuations of one prompt. If `max_bars` is None, only EOS ends a row.
 
     Attributes:
-        tables: each bool [classes, V]: the tokens that one condition allows.
+        tables: one bool [classes, V] per condition. Line c marks the tokens that the condition allows in class c.
         classes: int64 [len(tables), rows], the line of each table that applies to the next token of each row.
         bars: int64 [rows], the number of bars that each row has completed since the prompt.
-        ended: bool [rows], whether the row has ended. The token that ends a row is EOS or starts the bar after the last
-            one, and is not part of the row. Later tokens of the row are ignored.
+        ended: bool [rows], whether the row has ended. The token that ends a row is EOS, or it starts the bar after the
+            last one. This token is not part of the row. Later tokens of the row are ignored.
     """
 
     tables: tuple[np.ndarray, ...]

@@ -5,23 +5,25 @@
     instrument, then hexadecimal numbers). Loudness 0 is a note-off.
 
 `midi-llm` has 13 instruments and 12 loudness levels (20,096 tokens). `midi-llm-piano` has only the keyboards and 16
-loudness levels (2,176 tokens). The ids of a file equal those of MIDI-LLM-tokenizer, so the arithmetic is the same:
+loudness levels (2,176 tokens). A file gets the same ids as from MIDI-LLM-tokenizer, so this module uses the same
+arithmetic:
 
 - All tracks are merged. Simultaneous tokens are sorted by instrument, then pitch. Silence before the first token is
   removed, and other silences are cut to ten seconds. Each wait is rounded separately and dropped if it rounds to 0.
-- Loudness is velocity times the channel's volume and expression. The bins widen towards the loud end.
+- Loudness is velocity times the channel's volume and expression. Loud bins are wider than soft ones.
 - A note-off while the sustain pedal is down is delayed until the pedal is released, and dropped if the same pitch
   starts again before that.
 - Sound effects are removed; `midi-llm-piano` removes everything but keyboards.
 
 Notable choices:
 - A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts.
-- Ports and the messages that make channels other than the tenth rhythm parts are ignored, as in MIDI-LLM-tokenizer.
-  `Piece.lost` counts the notes that get another instrument for this reason.
-- Unlike in MIDI-LLM-tokenizer, delta times of unknown meta events count.
-- When decoding, a note ends at its note-off or where its pitch starts again. Without either it ends after five seconds
-  or at the end of the piece. A note of length 0 lasts one tick, which encoding rounds away again. Unmatched note-offs
-  are dropped; if one divided a silence of over ten seconds, encoding the result again shortens the whole silence.
+- As in MIDI-LLM-tokenizer, two things are ignored: ports, and messages that turn a channel other than the tenth into a
+  rhythm part. `Piece.lost` counts the notes that get a different instrument for this reason.
+- Unlike in MIDI-LLM-tokenizer, the delta time of an unknown meta event counts as elapsed time.
+- When decoding, a note ends at its note-off or where its pitch starts again. A note without either ends after five
+  seconds or at the end of the piece, whichever is first. A note of length 0 lasts one tick, which encoding rounds away
+  again. Unmatched note-offs are dropped. If such a note-off divided a silence of over ten seconds, encoding the decoded
+  file again shortens the whole silence.
 - The tokens contain no bars. Bars are read from the file's time signatures, converted to the tokens' clock
   (`BarLines`), and written as time signatures and tempos when decoding.
 
@@ -96,7 +98,7 @@ class Instrument:
     """A group of General MIDI programs."""
 
     name: str
-    program: int  # the one that plays the group when decoded
+    program: int  # the program with which `decode` plays the group
     programs: tuple[range, ...]
 
 
@@ -132,7 +134,7 @@ class MidiLlm(Codec):
     pad_id, bos_id, eos_id = PAD, START, END
     instruments: ClassVar[tuple[Instrument, ...]] = INSTRUMENTS
     velocity_bins: ClassVar[int] = 12
-    velocity_base: ClassVar[float] = 0.5  # a smaller base makes loud bins finer
+    velocity_base: ClassVar[float] = 0.5  # a smaller base makes soft bins finer and loud bins coarser
     velocities_include_volume = True
 
     def __init__(self, vocabulary: list[str] | None = None):
@@ -255,7 +257,7 @@ class MidiLlm(Codec):
         return [*ids, *keys, END], moments, last_note_tick, {reason: n for reason, n in lost.items() if n}
 
     def _count_misread(self, midi: ParsedMidi) -> int:
-        """Return how many notes have another instrument in the tokens than in the file."""
+        """Return the number of notes whose instrument in the tokens differs from the one in the file."""
         if not any(kind == SYSEX or channel >= CHANNELS for _, kind, channel, *_ in midi.events):
             return 0
         programs = [0] * CHANNELS
@@ -267,7 +269,8 @@ class MidiLlm(Codec):
             elif kind == NOTE_ON and b:
                 read[tick, a, self._first_token[channel][programs[channel]]] += 1
         notes = played_notes(midi)
-        token_of = [*self._first_token[0], self._first_token[DRUM_CHANNEL][0]]  # by program; the last one is DRUMS
+        # By program; the last element is for DRUMS.
+        token_of = [*self._first_token[0], self._first_token[DRUM_CHANNEL][0]]
         tokens = (token_of[program] for program in notes.program.tolist())
         played = Counter(zip(notes.start.tolist(), notes.pitch.tolist(), tokens, strict=True))
         return (played - read).total()
@@ -351,7 +354,7 @@ class MidiLlm(Codec):
         )
 
     def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines:
-        """Return bar lines in 4/4 that lie on the first token of each bar, which is exact to within one wait."""
+        """Return 4/4 bar lines at the times of the bars' first tokens. These times are exact to within one wait."""
         clock = np.append(0, np.cumsum(self._wait_ms[ids]))
         tokens, first = np.unique(np.append(bar_starts, len(ids)), return_index=True)
         # Bars without tokens are spaced evenly between their neighbors.
@@ -384,7 +387,7 @@ class MidiLlm(Codec):
         return [(start, end, key, loudness) for (start, key), (end, loudness) in notes.items()], clock
 
     def _channel(self, instrument: int) -> int:
-        """Return the drum channel for percussion, and the other channels in order for the rest."""
+        """Return the drum channel for percussion. The other instruments get the other channels in order."""
         if self.instruments[instrument] is PERCUSSION:
             return DRUM_CHANNEL
         channel = instrument - (PERCUSSION in self.instruments[:instrument])
@@ -442,7 +445,7 @@ class MidiLlm(Codec):
 
     @cached_property
     def _velocities(self) -> list[int]:
-        """The velocity that each loudness is decoded to, the highest of its bin."""
+        """The velocity to which `decode` converts each loudness: the highest velocity of its bin."""
         width, base = VELOCITIES / (self.velocity_bins - 1), self.velocity_base
         return [
             max(0, ceil(VELOCITIES * log((base - 1) * width * loud / VELOCITIES + 1, base) - 1))
@@ -474,7 +477,7 @@ class _Loudness(dict):
 
 
 def _split_wait(ms: float) -> list[int]:
-    """Return the waits, 1..125 units each, for `ms` milliseconds; none if they round to 0."""
+    """Return the waits for `ms` milliseconds, 1..125 units each; an empty list if the time rounds to 0."""
     ms = min(ms, MAX_WAITS * MAX_WAIT_MS)
     waits = [WAIT_LEVELS] * floor(ms / MAX_WAIT_MS)
     rest = ceil(ms % MAX_WAIT_MS / WAIT_MS - 0.5)

@@ -11,7 +11,7 @@ WAIT_MS = 8  # the unit of the tokens' clock
 WAIT_LEVELS = 125  # the longest wait of one token, in units
 MAX_WAIT_MS = WAIT_LEVELS * WAIT_MS
 MAX_WAITS = 10  # the maximum number of longest waits in a row
-SLACK = 0.05  # units by which a bar line may miss the end of a wait, because ticks are integers
+SLACK = 0.05  # in units: how far a bar line may be from the end of a wait, because ticks are integers
 TICKS_PER_QUARTER = 9600  # of decoded files; a tick is 0.05 ms at 120 quarter notes per minute
 DEFAULT_BAR_MS = 4 * DEFAULT_TEMPO / 1000  # a bar of the default time signature, 4/4
 
@@ -22,7 +22,7 @@ class Moments:
     def __init__(self) -> None:
         self.first_ticks: list[int] = []  # the tick of the first note token in each moment
         self.last_ticks: list[int] = []  # the tick of the last one, which may be later because waits are rounded
-        self.waits_at: list[int] = []  # the index of the first token
+        self.waits_at: list[int] = []  # the index of the first token, which is a wait except in the first moment
         self.notes_at: list[int] = []  # the index of the first note token
         self.clocks: list[int] = []  # in units of 8 ms
 
@@ -36,10 +36,10 @@ class Moments:
 def place_bars(lines: np.ndarray, moments: Moments, tempo_map: TempoMap) -> tuple[np.ndarray, np.ndarray]:
     """Convert bar lines from ticks to token indices and to the tokens' clock.
 
-    A line between two moments divides the time between them in the same ratio in the file and on the tokens' clock,
-    where waits are rounded and long silences are cut.
+    The tokens' clock rounds waits and cuts long silences. A bar line between two moments therefore keeps its relative
+    position: it divides the time between the moments in the same ratio in the file and on the clock.
 
-    `lines` int64 [n + 1] are the ticks of the bar lines; the first is 0, and only the last is after the last note-on.
+    `lines` int64 [n + 1] are the ticks of the bar lines. The first is 0, and only the last is after the last note-on.
     Returns the index of each bar's first token, int64 [bars], and the time of each bar line in milliseconds, float64
     [bars + 1]. Bars that end before the first moment are dropped, so that bars <= n.
     """

@@ -17,8 +17,9 @@ NO_EOS, WITH_EOS = range(2)  # classes of the second table
 class MidiLlmRules:
     """The tables of `MidiLlmGrammar`, computed once per vocabulary from the key and wait of each token.
 
-    `key` int64 [V] is instrument * 128 + pitch, or -1 for other tokens; `wait_ms` int64 [V] is 0 for other tokens. The
-    `tables` are the tokens allowed after the last token, bool [3 + keys, V], and without or with EOS, bool [2, V].
+    `key` int64 [V] is instrument * 128 + pitch, or -1 for other tokens; `wait_ms` int64 [V] is 0 for other tokens.
+    The first of the `tables`, bool [3 + keys, V], marks the tokens allowed after the last token. The second, bool
+    [2, V], excludes EOS in its first line and allows every token in its second line.
     """
 
     def __init__(self, key: np.ndarray, wait_ms: np.ndarray, eos_id: int):
@@ -31,7 +32,7 @@ class MidiLlmRules:
 
 
 class MidiLlmGrammar(Grammar):
-    """Rows of `midi-llm` tokens. A bar is complete when the clock reaches its end, to within half a unit of waits.
+    """Rows of `midi-llm` tokens. A bar is complete when the clock reaches its end, to within half a wait unit.
 
     The prompt ends with the token `last_id`, `late_ms` after the bar line at which the rows start. Bars last `bar_ms`.
     """
@@ -55,7 +56,7 @@ class MidiLlmGrammar(Grammar):
         self.classes[0] = self._after(np.array([last_id]))
         self.classes[1] = WITH_EOS if may_end or max_bars is None else NO_EOS
         self.bars[:] = self._complete_bars()
-        if max_bars is not None and late_ms >= self._end_ms:  # the last wait of the prompt spans all bars
+        if max_bars is not None and late_ms >= self._end_ms:  # the last wait of the prompt spans all requested bars
             self.bars[:], self.ended[:] = max_bars, True
 
     def feed(self, tokens: np.ndarray) -> None:
@@ -84,7 +85,7 @@ class MidiLlmGrammar(Grammar):
         return self.rules.shortest_wait - 1 + lengths
 
     def _after(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the class after each token, ignoring the number of consecutive waits."""
+        """Return the class of the first table after each token, without the limit on consecutive waits."""
         wait_ms, key = self.rules.wait_ms[tokens], self.rules.key[tokens]
         after_wait = np.where(wait_ms == MAX_WAIT_MS, LONG_WAIT, LAST_WAIT)
         return np.where(key >= 0, FIRST_KEY + key, np.where(wait_ms > 0, after_wait, START))

@@ -4,20 +4,21 @@
     cell    Part ([Program] Position (Pitch [Velocity] Duration)+)+
     fill    a piece with `Part Hole` in place of some cells, then Fill, then the holes' contents (multitrack_cells.py)
 
-The cells of a bar are in the order of their parts, the moments of a cell in the order of time, and the notes of a
-moment in the order of pitch, duration and velocity. Equal music in equal tracks has equal ids.
+The cells of a bar are sorted by part, the moments of a cell by time, and the notes of a moment by pitch, duration and
+velocity. Equal music in equal tracks has equal ids.
 
 Notable choices:
-- A part is one channel of one track (midi/parts.py). Voices of one instrument stay apart, with their unisons.
+- A part is one channel of one track (midi/parts.py). Voices with the same instrument stay apart, so their
+  unisons are kept.
 - In a part, a note ends where its pitch starts again. Up to MAX_UNISON notes of one pitch may start together, because
-  music programs merge tracks; more are rare, and of these the longest are kept.
+  music programs merge tracks. If more of them start together, which is rare, the longest are kept.
 - A vocabulary with tags has one Tag of each column in every piece (tags.py). Without tags, no piece has one.
-- Program is named at a part's first cell, and where it changes. Velocity is named at a cell's first note, and where it
-  changes in the cell. Most scores need few such tokens, so a row holds more music.
+- A Program token stands at a part's first cell and where the program changes. A Velocity token stands at a cell's first
+  note and where the velocity changes in the cell. Most scores need few such tokens, so a row holds more music.
 - Positions and durations have 24 steps per quarter note in every meter. Note values down to a thirty-second note and
   their triplets are exact. Durations above 16 quarter notes have steps of a quarter note.
-- Every bar has a TimeSig token of its own length, also a bar that a change of the meter cuts short. Tempo is the mean
-  of a bar, named where it changes.
+- Every bar has a TimeSig token of its actual length, even if a change of meter cuts the bar short. A Tempo token gives
+  the mean tempo of a bar. It stands only where this mean changes.
 - A note that the sustain pedal holds lasts until the pedal is released or its pitch starts again. Pitch bends and other
   controllers are dropped.
 
@@ -155,7 +156,7 @@ class Multitrack(Codec):
         )
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None, parts: tuple[Part, ...] = ()) -> mido.MidiFile:
-        """See `Codec.decode`. `parts` give the names and drum kits of the first parts."""
+        """See `Codec.decode`. `parts[k - 1]` gives the name and the drum kit of part k, if it exists."""
         score = read_tokens(np.asarray(ids))
         midi = mido.MidiFile(type=1, ticks_per_beat=STEPS * TICKS_PER_STEP)
         lines = score.bar_start[:-1] * TICKS_PER_STEP
@@ -194,7 +195,7 @@ class Multitrack(Codec):
 
     @staticmethod
     def bar_grid(midi: ParsedMidi) -> BarGrid:
-        """Return the bars of a file. A bar that is longer than every time signature is divided into equal ones."""
+        """Return the bars of a file. A bar longer than every time signature is divided into equal bars."""
         changes = []
         for tick, kind, _, n, d, _ in midi.events:
             if kind == TIME_SIGNATURE and n > 0:
@@ -254,9 +255,10 @@ def _rounded(ticks: np.ndarray, division: int) -> np.ndarray:
 
 
 def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the index of each bar's time signature, its length in steps, and whether the bar has another length.
+    """Return the time signature of each bar: its index, its length in steps, and whether the bar's own length differs.
 
-    `lines` int64 [bars + 1] are ticks and `meters` int64 [bars, 2] are those of the file. The results are [bars] each.
+    `lines` int64 [bars + 1] are the ticks of the file's bar lines, and `meters` int64 [bars, 2] are its time
+    signatures. The three results are [bars] each.
     """
     kinds, which = np.unique(np.column_stack([meters, np.diff(lines)]), axis=0, return_inverse=True)
     found = [_time_signature(d, Fraction(STEPS * ticks, division)) for _, d, ticks in kinds.tolist()]
@@ -266,9 +268,9 @@ def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tu
 
 @lru_cache(maxsize=4096)
 def _time_signature(denominator: int, steps: Fraction) -> tuple[int, bool]:
-    """Return the index of the time signature for a bar of `steps` steps, and whether it has another length.
+    """Return the index of the time signature for a bar of `steps` steps, and whether its length differs from the bar's.
 
-    Of those of the same length, the one whose denominator is closest to the given one is returned.
+    If several time signatures fit equally well, the one whose denominator is closest to `denominator` is returned.
     """
 
     def distance(i: int) -> tuple:
@@ -290,7 +292,7 @@ def _tempos(tempos: TempoMap, lines: np.ndarray, division: int) -> np.ndarray:
 def _assemble(
     signatures: np.ndarray,  # int64 [bars], indices
     tempos: np.ndarray,  # int64 [bars], indices
-    bar: np.ndarray,  # int64 [n], and so on: the notes, in any order
+    bar: np.ndarray,  # int64 [n]; this array and the ones below describe the notes, in any order
     part: np.ndarray,
     step: np.ndarray,
     program: np.ndarray,
@@ -342,7 +344,7 @@ class QuantizedScore:
     bar_start: np.ndarray  # int64 [bars + 1]: the start of each bar, and the end of the last one
     signature: np.ndarray  # int64 [bars, 2]
     tempo: np.ndarray  # int64 [bars], microseconds per quarter note
-    bar: np.ndarray  # int64 [n], and so on: the notes, in the order of their tokens
+    bar: np.ndarray  # int64 [n]; this array and the ones below describe the notes, in the order of their tokens
     part: np.ndarray
     start: np.ndarray  # from the start of the bar
     duration: np.ndarray
@@ -352,9 +354,10 @@ class QuantizedScore:
 
 
 def read_tokens(ids: np.ndarray) -> QuantizedScore:
-    """Return the music of any ids [n] before the first Fill. Tokens that are invalid in their context are ignored.
+    """Return the music that `ids` [n] hold before the first Fill token.
 
-    Raises nothing: notes before the first bar, outside their bar or without a part are left out.
+    All ids are accepted. Tokens that are invalid in their context are ignored. Notes before the first bar,
+    outside their bar or without a part are left out.
     """
     bars: list[list[int]] = []  # index of the time signature, tempo
     notes: list[tuple[int, ...]] = []
@@ -413,11 +416,14 @@ def read_tokens(ids: np.ndarray) -> QuantizedScore:
 
 
 def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int, shared: bool) -> mido.MidiTrack:
-    """Return the notes `own` of a score as a track. On a shared channel a program change precedes each note."""
+    """Return the notes of a score at the indices `own` as a track.
+
+    On a shared channel, a program change precedes each note.
+    """
     start = score.bar_start[score.bar[own]] + score.start[own]
     packed = score.velocity[own] << 8 | score.program[own]
-    # Notes of one pitch that start together are sorted by duration, because readers end them in the order of their
-    # note-ons.
+    # Notes of one pitch that start together are sorted by duration, because programs that read the file match note-offs
+    # to note-ons in their order.
     start, duration, pitch, packed = remove_overlaps(start, score.duration[own], score.pitch[own], packed, MAX_UNISON)
     messages: list[TimedMessage] = []
     if part.name:

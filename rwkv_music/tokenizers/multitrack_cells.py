@@ -2,10 +2,11 @@
 
     BOS  tags  bars, with `Part Hole` in place of the cells to be written  Fill  bars that have holes, written out
 
-After Fill, each bar with holes follows again as `Bar TimeSig`, its known cells, and its holes as `Part [controls]
-content End`, all in the order of parts. Each run of such bars is preceded by its two neighbors: Next and the bar that
-follows the run, then the bar that precedes it. So the model has read both sides of a hole before it writes, and has the
-neighboring cells just before what it writes.
+After Fill, each bar with holes is written again: `Bar TimeSig`, then its known cells and its holes in the order of
+their parts. A hole is written as `Part [controls] content End`. Consecutive bars with holes form a run. Before each
+run, the known cells of its two neighboring bars are repeated: first Next and the bar after the run, then the bar before
+the run. The model has therefore read both sides of a hole before it writes the hole, and the repeated cells stand
+shortly before the holes.
 
 The bars are an excerpt of a piece, written like a whole piece: the first bar has a Tempo, and each part has a Program
 where it first occurs.
@@ -63,8 +64,8 @@ class Excerpt:
 
     signatures: list[int]  # the token of each bar's time signature
     tempos: list[int]  # the token of each bar's tempo
-    cells: list[dict[int, Cell]]  # of each bar, by number of the part, in order
-    programs: dict[int, int]  # the token of the program of each part before or in the excerpt, by number of the part
+    cells: list[dict[int, Cell]]  # for each bar, its cells by number of the part, in increasing order
+    programs: dict[int, int]  # by number of the part, the token of its last program up to the end of the excerpt
     tags: list[int] = field(default_factory=list)  # the tags of the piece
 
     @property
@@ -81,7 +82,7 @@ class Excerpt:
 def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
     """Return the bars in ids[start:stop] of a piece.
 
-    A bar begins at `start`. At `stop` another bar begins, or the piece ends.
+    A bar begins at `start`. At `stop` the next bar begins, or the piece ends.
     """
     ids = np.asarray(ids, np.int64)
     before, inside = ids[:start], ids[start:stop]
@@ -131,7 +132,7 @@ class _Writer:
         self.pieces.append(tokens)
 
     def name(self, number: int, program: int) -> None:
-        """Add Part, and Program unless it is known."""
+        """Add Part, and Program unless the document already gives the part this program."""
         self.add([PART + number - 1] if self._programs.get(number) == program else [PART + number - 1, program])
         self._programs[number] = program
 
@@ -186,8 +187,9 @@ def with_holes(
 
     Args:
         holes: the cells to write. A cell that the excerpt does not have is empty.
-        controls: the control tokens of holes.
-        context_only: cells after the last of `holes` that are marked as holes before Fill, but have no step.
+        controls: the control tokens of each hole.
+        context_only: further cells, all after the last of `holes`. They are marked as holes before Fill, but have no
+            step.
     """
     controls = controls or {}
     writer = _Writer()
@@ -281,7 +283,7 @@ def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def note_rows(content: np.ndarray) -> np.ndarray:
-    """Return the notes of a content, float64 [n, 4]: start and duration in quarter notes, pitch and velocity."""
+    """Return the notes of a cell's content, float64 [n, 4]: start and duration in quarter notes, pitch, velocity."""
     notes, _ = content_notes([content])
     is_velocity = (content >= VELOCITY) & (content < DURATION)
     named = np.maximum.accumulate(np.where(is_velocity, np.arange(len(content)), 0))

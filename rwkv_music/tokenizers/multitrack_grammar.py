@@ -2,10 +2,10 @@
 
     Bar TimeSig [Tempo] (Part ([Program] Position (Pitch [Velocity] Duration)+)+)* Bar ...
 
-Within a bar the parts increase, within a cell the positions increase and stay within the bar, and within a moment the
-pitches do not decrease, and at most MAX_UNISON notes have the same one. This is the order of `Multitrack.encode_piece`,
-and it makes every bar finite. A part has a program before its first note, drum pitches belong to the program of drums,
-and a cell's first note has a velocity.
+Part numbers increase within a bar. Positions increase within a cell and stay within the bar. Pitches do not decrease
+within a moment, and at most MAX_UNISON notes of a moment have the same pitch. This is the order of
+`Multitrack.encode_piece`, and it makes every bar finite. A part has a program before its first note. Drum pitches occur
+only with the program of drums. A cell's first note has a velocity.
 """
 
 from collections.abc import Sequence
@@ -56,10 +56,10 @@ class MultitrackRules:
         by_program: bool [3, V], by the class of the current part's program.
         by_position: bool [positions + 1, V], by the lowest position that is still free in the cell.
         by_length: bool [lengths, V], by the length of the bar.
-        by_pitch: bool [128 * MAX_UNISON + 1, V], by the lowest pitch that is still free in the moment, times
-            MAX_UNISON, plus the number of its notes.
-        by_part: bool [parts + 1, V], by the last part of the bar.
-        forced: bool [V without tags, V], a single token.
+        by_pitch: bool [128 * MAX_UNISON + 1, V], by MAX_UNISON times the last pitch of the moment, plus the number of
+            notes that the moment has of this pitch; 0 before the first pitch.
+        by_part: bool [parts + 1, V], by the last part of the bar so far.
+        forced: bool [V without tags, V]; line t allows only token t.
         kind, part, program, position, pitch, length: int64 [V], the value of each token for these tables, or -1.
         bar_steps: int64 [lengths], the positions of a bar of each length.
     """
@@ -179,14 +179,14 @@ class MultitrackGrammar(Grammar):
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a fill: tokens that are given, then the content of one hole."""
+    """One step of a fill: tokens that are given, then the content of one hole."""
 
     given: np.ndarray  # int64 [n]; they end with the hole's Part token and its controls
-    bar: int  # of the hole, in the excerpt
-    part: int  # its number
-    length: int  # of its bar, as a class of `MultitrackRules.by_length`
-    program: int  # MELODIC or DRUM
-    content: np.ndarray | None = None  # int64 [n], what the piece has there, without End; None if unknown
+    bar: int  # the hole's bar, as an index in the excerpt
+    part: int  # the number of the hole's part
+    length: int  # the length of the hole's bar, as a class of `MultitrackRules.by_length`
+    program: int  # the class of the part's program: MELODIC or DRUM
+    content: np.ndarray | None = None  # int64 [n], the piece's own tokens in the hole, without End; None if unknown
 
 
 class FillGrammar(Grammar):
@@ -231,7 +231,7 @@ class FillGrammar(Grammar):
                     classes[4, row] = _after_pitch(classes[4, row], rules.pitch[token])
 
     def _choose(self, row: int) -> None:
-        """Set the classes for the next token of a row, which is a given one or the first one of a hole."""
+        """Set the classes for the next token of a row, which is a given token or the first token of a hole."""
         if self._step[row] == len(self._steps):
             self.ended[row] = True
             return

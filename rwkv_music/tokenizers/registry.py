@@ -1,9 +1,9 @@
-"""Codecs by name: creating a new one, or loading one from a tokenizer.json.
+"""Create a codec by its name, or load one from a tokenizer.json.
 
     multitrack  bars, parts and note values (multitrack.py); the voices of a piece stay separate
     midi-llm, midi-llm-piano
-                milliseconds, note-ons and note-offs (midi_llm.py); tokens contain no bars, so bars are stored next to
-                the ids, by token index (`Piece.bar_starts`, `*.bars` in a dataset) and by time (`BarLines`)
+                milliseconds, note-ons and note-offs (midi_llm.py). The tokens contain no bars, so bars are stored next
+                to the ids, by token index (`Piece.bar_starts`, `*.bars` in a dataset) and by time (`BarLines`)
 
 To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), and add the class to `CODECS`.
 """
@@ -48,7 +48,7 @@ def make_codec(name: str, **options: Any) -> Codec:
 def load_codec(path: str | os.PathLike) -> Codec:
     """Load the codec that `Codec.save` wrote to `path`.
 
-    Raises UserError if the file is missing, is not a tokenizer.json of this version, is of a tokenizer that this
+    Raises UserError if the file is missing, is not a tokenizer.json of this version, names a tokenizer that this
     version does not have, or was modified.
     """
     contents = read_json(path, "use the tokenizer.json next to the data", TYPES)

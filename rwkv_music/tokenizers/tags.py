@@ -1,8 +1,8 @@
-"""Tags: tokens at the head of a piece that say what it is, such as `Tag_composer=bach`.
+"""Tags: tokens at the head of a piece that describe it, such as `Tag_composer=bach`.
 
 A tag has a column, such as `composer`, and one of the column's values. A tokenizer with tags starts every piece with
-BOS and one tag of each column. A column also has the value `none`, which stands for every other value and for an
-unknown one. Columns and values are in lower case.
+BOS and one tag of each column. Each column also has the value `none`. It stands for an unknown value, and for every
+value that the tokenizer does not have. Columns and values are in lower case.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,10 @@ def tag_text(text: str) -> str:
 
 
 def tag_tokens(tags: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the tokens of `tags`, the values of each column: those of a column in a row, first that for UNKNOWN.
+    """Return the tokens of all values of `tags`, column by column. The token for UNKNOWN is the first of its column.
 
-    Raises ValueError if a column or a value is not as `tag_text` returns it, is given twice, or is one too many.
+    Raises ValueError if a column or a value is not as `tag_text` returns it, if one is given twice, or if there are too
+    many.
     """
     if len(tags) > MAX_COLUMNS:
         raise ValueError(f"more than {MAX_COLUMNS} columns of tags")

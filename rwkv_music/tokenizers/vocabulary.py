@@ -20,8 +20,8 @@ class Vocabulary:
     part: np.ndarray  # int64 [V]: the number of the part that the token names, from 1
     loudness: np.ndarray  # int64 [V]: the rank of the velocity, 0 for the softest
     tempo: np.ndarray  # int64 [V]: the rank of the tempo, 0 for the slowest
-    tempo_steps_per_octave: float  # tempos per doubling, which are spaced evenly by ratio; 0 if there are none
-    wait_ms: np.ndarray  # int64 [V]: the time that the token waits, in milliseconds
+    tempo_steps_per_octave: float  # tempos per doubling; neighboring tempos have a constant ratio; 0 without tempos
+    wait_ms: np.ndarray  # int64 [V]: the wait that the token encodes, in milliseconds
     unknown_tag: np.ndarray  # int64 [V]: for a tag, the token of its column that stands for an unknown value (tags.py)
 
     @property
