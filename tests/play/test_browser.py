@@ -152,9 +152,10 @@ def test_a_hole_is_filled_with_the_mouse(page, chorale):
 def test_a_hole_is_filled_with_the_keyboard_alone(page, chorale):
     original = chorale.read_bytes()
     press = page.keyboard.press
-    press("Tab")
-    expect(page.locator("#open")).to_be_focused()
     with page.expect_file_chooser() as chooser:
+        press("Tab")
+        # The page answers this, so before the next key it knows that it is not to show the file chooser.
+        expect(page.locator("#open")).to_be_focused()
         press("Enter")
     chooser.value.set_files(chorale)
     expect(page.locator("#roll")).to_be_focused()
