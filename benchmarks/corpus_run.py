@@ -1,15 +1,16 @@
-"""Train, evaluate and complete with the 0.1b preset on music21's whole corpus, on one GPU.
+"""Train the 0.1b preset on music21's corpus and on game music for some minutes on one GPU, and make music with it.
 
     python -m rwkv_music corpus bach --out midi/bach      # and the other corpora that `corpus` lists
     python -m rwkv_music prepare midi --out DATA
-    python benchmarks/corpus_run.py --data DATA --prompts a.mid b.mid c.mid --steps 5000
+    python benchmarks/corpus_run.py DATA --midi midi --minutes 9
 
-The prompts are pieces of the validation split. Writes results/corpus.json and, to results/corpus/, the loss curve and a
-completion of each prompt with its piano roll."""
+A short run first measures the duration of a step, which gives the number of steps. The best checkpoint is evaluated. It
+continues, fills in and harmonizes a held-out chorale and writes its bass line, and continues a held-out fiddle tune.
+Writes results/corpus.json and, to results/corpus/, the loss curve and the pieces with their piano rolls. `--run`
+keeps the run folder, and evaluates the run that is there if there is one."""
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,72 +18,116 @@ import time
 from pathlib import Path
 
 import report
-from demo import draw_curve, read_evaluation
+import torch
+from demo import draw_curve
+from parts import HOLES, bits_by_corpus
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rwkv_music.checkpoint.weights import load_model
+from rwkv_music.evaluation import fills, losses, mirex
+from rwkv_music.evaluation.completions import sample_measures
+from rwkv_music.evaluation.holes import hole_losses
+from rwkv_music.midi.measures import compared
 
 PROJECT = Path(__file__).parent.parent
-BARS = ("--context-bars", "4", "--bars", "8")
+TRAIN = (
+    "--preset 0.1b --optimizer muon --lr 2e-3 --lr_final 1e-4 --warmup_steps 100 --weight_decay 0.1 "
+    "--augment transpose --ctx_len 2048 --batch_size 24 --task mix --completion_weight 0 --infill_weight 0.7"
+).split()
+PROBE_STEPS = 80
+SHARE_OF_STEPS = 0.94  # of the minutes; validations and checkpoints take the rest
+VALIDATIONS = 24
+PIECES = {  # name: (corpus, number of parts, options of `generate`)
+    "continued": ("bach", 4, ("--context-bars", "4", "--bars", "12")),
+    "filled-in": ("bach", 4, ("--fill", "bars=5-8")),
+    "bass-line": ("bach", 4, ("--fill", "parts=4")),
+    "harmonized": ("bach", 4, ("--fill", "parts=2,3,4")),
+    "fiddle-tune": ("ryansMammoth", 1, ("--context-bars", "4", "--bars", "12")),
+}
 
 
-def run(*command: str) -> str:
-    """Run `command`, echo its output and return it. Exits if the command fails."""
-    print("$", *command, flush=True)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
-    lines = []
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        lines.append(line)
-    if process.wait() != 0:
-        raise SystemExit(f"{command[1]} failed")
-    return "".join(lines)
+def train(data: Path, out: Path, *options: str) -> float:
+    """Train, and return the seconds that it took. Exits if the training fails."""
+    command = [sys.executable, "train.py", "--data", str(data.resolve()), "--out", str(out), *TRAIN]
+    command += ["--deepspeed_config", "ds_configs/zero2.json", "--log_every", "20", *options]
+    start = time.perf_counter()
+    if subprocess.run(command, cwd=PROJECT).returncode:
+        raise SystemExit("train.py failed")
+    return time.perf_counter() - start
 
 
-def read_measures(output: str) -> dict[str, dict[str, str]]:
-    """Parse the symbolic measures that `evaluate --samples` printed: {measure: {group: cell}}."""
-    table = re.split(r"mean \+- .*:\n", output)[1]
-    names, *rows = (re.split(r"  +", line.strip()) for line in table.splitlines() if line.strip())
-    return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
+def step_seconds(data: Path) -> float:
+    """Return the duration of a step. This also compiles the kernels if they are not compiled yet."""
+    with tempfile.TemporaryDirectory() as run:
+        train(data, Path(run), "--steps", "100000", "--stop_after", str(PROBE_STEPS), "--save_every", "0")
+        return EventAccumulator(run).Reload().Scalars("speed/step_seconds")[-1].value
+
+
+def prompts(data: Path, midi: Path) -> dict[tuple[str, int], Path]:
+    """Return the first held-out piece that each of PIECES can use, by corpus and number of parts."""
+    found: dict[tuple[str, int], Path] = {}
+    wanted = {(corpus, parts) for corpus, parts, _ in PIECES.values()}
+    for line in (data / "pieces.jsonl").read_text(encoding="utf-8").splitlines():
+        piece = json.loads(line)
+        file = Path(piece["file"])
+        key = file.parent.name, piece["n_parts"]
+        if piece["split"] == "val" and key in wanted:
+            found.setdefault(key, midi / file.parent.name / file.name)
+    return found
+
+
+def evaluated(run: Path, data: Path, device: str) -> dict:
+    """Return the figures of the best checkpoint of a run."""
+    model, codec, config, step = load_model(run, device)
+    figures = {"step": step, "parameters": sum(p.numel() for p in model.parameters())}
+    rows = losses.evaluate(model, codec, data, config.data.ctx_len, config.train.batch_size)
+    figures["evaluation"] = {row.split: vars(row) for row in rows}
+    figures["corpora"] = bits_by_corpus(run, data, device)
+    figures["holes"] = [
+        {"context_bars": context, "hole_bars": bars, **vars(loss), "bits_per_note": round(loss.bits_per_note, 4)}
+        for context, bars in HOLES
+        for loss in hole_losses(model, codec, data, context, bars, per_piece=4)
+    ]
+    real, completed = sample_measures(model, codec, data, 100)
+    tables = {"completions": compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed])}
+    tables["fills"] = fills.as_table(fills.evaluate_fills(model, codec, data, 100))
+    tables["mirex"] = mirex.as_table(mirex.evaluate_mirex(model, codec, data, 40))
+    figures["tables"] = {name: text.splitlines() for name, text in tables.items()}
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DATA", help="prepared dataset folder")
-    parser.add_argument("--prompts", required=True, nargs="+", metavar="IN.mid", help="held-out pieces to complete")
-    parser.add_argument("--steps", type=int, default=5000, help="optimizer steps (default: 5000)")
-    parser.add_argument("--samples", type=int, default=100, help="completions to measure (default: 100)")
+    parser.add_argument("data", type=Path, metavar="DATA", help="prepared dataset folder")
+    parser.add_argument("--midi", required=True, type=Path, metavar="DIR", help="the folder with the corpora")
+    parser.add_argument("--minutes", type=float, default=9.0, help="duration of the training (default: 9)")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="run folder (default: a temporary one)")
     parser.add_argument(
         "--out", default=report.RESULTS, type=Path, metavar="DIR", help="output folder (default: benchmarks/results)"
     )
-    options, more = parser.parse_known_args()
+    options = parser.parse_args()
     folder = options.out / "corpus"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "rwkv_music"]
-    with tempfile.TemporaryDirectory() as run_folder:
-        arguments = ["--data", options.data, "--out", run_folder, "--preset", "0.1b", "--steps", str(options.steps)]
-        arguments += ["--deepspeed_config", str(PROJECT / "ds_configs" / "zero2.json"), "--log_every", "50"]
-        arguments += ["--val_every", str(options.steps // 10), "--save_every", "0", *more]
-        start = time.perf_counter()
-        run(sys.executable, "train.py", *arguments)
-        seconds = time.perf_counter() - start
-        evaluate = (*command, "evaluate", run_folder, "--data", options.data)
-        printed = run(*evaluate, "--batch-size", "32", "--samples", str(options.samples))
-        for prompt in options.prompts:
-            completion = str(folder / Path(prompt).name)
-            run(*command, "generate", run_folder, "--prompt", prompt, *BARS, "--min-p", "0.02", "--out", completion)
-        evaluation = read_evaluation(printed)
-        curves = draw_curve(Path(run_folder), evaluation["val"]["bigram_nats_per_token"], folder / "curve.png")
-        facts = json.loads((Path(options.data) / "dataset.json").read_text(encoding="utf-8"))
-        config = json.loads((Path(run_folder) / "config.json").read_text(encoding="utf-8"))
-    figures = {
-        "minutes": seconds / 60,
-        "data": {"splits": facts["splits"], "vocabulary": facts["tokenizer"]["vocab_size"]},
-        "batch": [config["train"]["batch_size"], config["data"]["ctx_len"]],
-        "steps": options.steps,
-        "options": more,
-        "evaluation": evaluation,
-        "measures": read_measures(printed),
-        "curves": curves,
-    }
-    print(report.write("corpus", figures, options.out))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as temporary:
+        run = options.run or Path(temporary)
+        timing = run / "timing.json"
+        if not timing.is_file():
+            steps = int(60 * options.minutes * SHARE_OF_STEPS / step_seconds(options.data))
+            often = ("--steps", str(steps), "--val_every", str(max(steps // VALIDATIONS, 1)), "--save_every", "0")
+            seconds = train(options.data, run, *often)
+            timing.write_text(json.dumps({"steps": steps, "minutes": seconds / 60}), encoding="utf-8")
+        figures = json.loads(timing.read_text(encoding="utf-8"))
+        for name, (corpus, parts, how) in PIECES.items():
+            prompt = prompts(options.data, options.midi)[corpus, parts]
+            command = [sys.executable, "-m", "rwkv_music", "generate", run, "--prompt", prompt, *how]
+            subprocess.run([*command, "--top-p", "0.95", "--out", folder / f"{name}.mid"], check=True)
+        figures |= evaluated(run, options.data, device)
+        bigram = figures["evaluation"]["val"]["bigram_nats_per_token"]
+        figures["curves"] = draw_curve(run, bigram, folder / "curve.png")
+    facts = json.loads((options.data / "dataset.json").read_text(encoding="utf-8"))
+    data = {"splits": facts["splits"], "vocabulary": facts["tokenizer"]["vocab_size"]}
+    print(report.write("corpus", {"data": data, "options": " ".join(TRAIN), **figures}, options.out))
 
 
 if __name__ == "__main__":

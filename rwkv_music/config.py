@@ -149,7 +149,7 @@ class DataConfig:
     )
     completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
     infill_weight: float = setting(0.0, "fraction of infill rows, for --task mix")
-    infill_bars: int = setting(16, "maximum number of bars of an infill row, for --task infill and mix")
+    infill_bars: int = setting(24, "maximum number of bars of an infill row, for --task infill and mix")
     context_bars: int = setting(4, "context bars of a completion row, for --task completion and mix")
     completion_bars: int = setting(4, "predicted bars of a completion row, for --task completion and mix")
     augment: str = setting(

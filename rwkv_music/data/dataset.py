@@ -106,7 +106,7 @@ class MusicDataset:
         completion_bars: int = 4,
         augment: str = "none",  # or "transpose" or "all" (see augment.py); the validation split is never augmented
         infill_weight: float = 0.0,  # in a mix, the fraction of samples that are infill rows
-        infill_bars: int = 16,  # the maximum number of bars of an infill row
+        infill_bars: int = 24,  # the maximum number of bars of an infill row
         vary: bool = True,  # whether training rows are augmented and lose tags at random (see augment.py)
     ):
         if split not in SPLITS:

@@ -3,7 +3,9 @@
 A cell is one part in one bar. A row is an excerpt of a piece as tokenizers/multitrack_cells.py writes it. Only the
 contents of the holes are targets of the loss. Notable choices:
 - The holes of a row are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
-  block of bars and parts, or scattered cells.
+  block of bars and parts, or scattered cells. Half of the blocks have all parts.
+- Short runs of last bars and short blocks are drawn more often than long ones: their lengths are uniform in the
+  logarithm. A short hole has more context, from which the model has more to learn.
 - Controls, which describe the content of a hole, stand at its head in some rows (midi/controls.py).
 - The number of bars, the holes and the controls are drawn by the seed and the number of the sample. Excerpts start at
   every bar but the last one of every piece.
@@ -109,18 +111,24 @@ def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:
     if kind == "parts" and len(parts) > 1:
         chosen = generator.choice(parts, generator.integers(1, len(parts)), replace=False).tolist()
     elif kind == "last bars":
-        bars = range(n_bars - int(generator.integers(1, n_bars)), n_bars)
+        bars = range(n_bars - _draw_length(n_bars, generator), n_bars)
     elif kind == "block":
-        length = int(generator.integers(1, n_bars))
+        length = _draw_length(n_bars, generator)
         begin = int(generator.integers(0, n_bars - length, endpoint=True))
         bars = range(begin, begin + length)
-        chosen = generator.choice(parts, generator.integers(1, len(parts), endpoint=True), replace=False).tolist()
+        if generator.random() < 0.5:
+            chosen = generator.choice(parts, generator.integers(1, len(parts), endpoint=True), replace=False).tolist()
     cells = [(bar, part) for bar in bars for part in sorted(chosen)]
     if kind == "scattered" or (kind == "parts" and len(parts) == 1):
         is_hole = generator.random(len(cells)) < generator.uniform(0.1, 0.6)
         is_hole[generator.integers(len(cells))] = True
         cells = [cell for cell, hole in zip(cells, is_hole.tolist(), strict=True) if hole]
     return set(cells)
+
+
+def _draw_length(n_bars: int, generator: np.random.Generator) -> int:
+    """Draw a number of bars, at least 1 and fewer than `n_bars`."""
+    return int(n_bars ** generator.random())
 
 
 def draw_controls(excerpt: Excerpt, holes: list[Hole], generator: np.random.Generator) -> dict[Hole, list[int]]:

@@ -129,6 +129,21 @@ def test_each_kind_of_holes_occurs_and_leaves_a_cell(bach_data):
     assert seen >= {("parts", True), ("bars", True), ("bars", False), ("block", False), "scattered"}
 
 
+def test_short_blocks_of_all_parts_are_frequent(bach_data):
+    """In an excerpt of 16 bars, one bar of all parts is a hole as often as several bars are."""
+    ids = BinIdx(bach_data / "train")[0].astype(np.int64)
+    excerpt = read_excerpt(ids, 1, len(ids)).bars(0, 16)
+    generator = np.random.default_rng(1)
+    lengths = Counter()
+    for _ in range(2_000):
+        holes = draw_holes(excerpt, generator)
+        bars = sorted({bar for bar, _ in holes})
+        if bars[-1] - bars[0] < len(bars) < 16 and len(holes) == len(bars) * len(excerpt.parts):
+            lengths[len(bars)] += 1
+    assert 0.2 < lengths[1] / lengths.total() < 0.35  # 1 / log2(16) = 1/4, and a few scattered cells
+    assert lengths[8] < lengths[1] / 4 and max(lengths) == 15
+
+
 def test_one_part_and_two_bars_leave_a_bar():
     codec = make_codec("multitrack")
     ids = [codec.vocabulary.index(t) for t in ("Bar", "TimeSig_4/4", "Tempo_120.0", "Part_1", "Program_0")]
