@@ -87,8 +87,8 @@ class Transformer(nn.Module):
     def attend(self, B: int, T: int, cu_seqlens: Tensor) -> Attend:
         """Return the causal attention of B rows of T tokens whose documents start at `cu_seqlens`."""
         if self.attention == "varlen":
-            bounds = (cu_seqlens, cu_seqlens, T, T)
-            return lambda *qkv: varlen_attn(*(x.flatten(0, 1) for x in qkv), *bounds, **CAUSAL).view_as(qkv[0])
+            packed = partial(varlen_attn, cu_seq_q=cu_seqlens, cu_seq_k=cu_seqlens, max_q=T, max_k=T, **CAUSAL)
+            return lambda *qkv: packed(*(x.flatten(0, 1).contiguous() for x in qkv)).view(B, T, -1, HEAD_SIZE)
         if self.attention == "sdpa":
             return lambda *qkv: in_heads(qkv, is_causal=True)
         places = torch.arange(B * T, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
