@@ -37,6 +37,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from rwkv_music.config import PRESETS
+from rwkv_music.data.dataset import read_dataset_json
 
 WORKER = Path(__file__).parent / "learning_worker.py"
 # Learning rates and dropout, the most promising first.
@@ -217,6 +218,7 @@ class Race:
 
     def job_settings(self, job: Job) -> dict[str, Any]:
         settings = {**self._settings, **asdict(job), "kind": job.kind, "compile": not self._options.eager}
+        settings["data"] = str(self._options.data.resolve())
         if job.is_long:
             settings["ctx_len"] *= LONGER
             settings["batch_size"] = max(1, settings["batch_size"] // LONGER)
@@ -515,7 +517,7 @@ def main() -> int:
     options.gpus = (options.gpus or every).split(",")
     names = ("preset", "ctx_len", "batch_size", "steps", "warmup_steps", "weight_decay", "augment", "val_every")
     settings = {name: getattr(options, name) for name in (*names, "attention")}
-    settings["data"] = str(options.data.resolve())
+    settings["dataset"] = read_dataset_json(options.data)["sha256"]
     out = Path(options.out)
     runs: list[dict] = []
     if options.add and (out / "learning.json").exists():

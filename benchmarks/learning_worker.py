@@ -269,7 +269,7 @@ def release_memory() -> float:
     if not torch.cuda.is_available():
         return 0.0
     torch.cuda.empty_cache()
-    return torch.cuda.memory_allocated() / 2**30
+    return torch.cuda.memory_reserved() / 2**30
 
 
 def main() -> int:

@@ -112,7 +112,7 @@ def test_transformer_trains_on_the_same_rows(benchmarks, bach_data, monkeypatch)
     assert first["validation"][-1][1] < first["validation"][0][1]
 
 
-def race(tmp_path, monkeypatch, *more: str, seconds: float = 0.0) -> dict:
+def race(data, tmp_path, monkeypatch, *more: str, seconds: float = 0.0) -> dict:
     """Run learning.py's main with workers that only answer; return learning.json."""
     import learning
 
@@ -120,14 +120,14 @@ def race(tmp_path, monkeypatch, *more: str, seconds: float = 0.0) -> dict:
     monkeypatch.setattr(learning, "WORKER", tmp_path / "fake.py")
     monkeypatch.setattr(learning, "SET_UP_S", {"rwkv": 0, "transformer": 0})
     monkeypatch.setattr(learning, "FIRST_S", {"rwkv": 0, "transformer": 0})
-    arguments = ["learning.py", str(tmp_path), "--out", str(tmp_path / "out"), "--steps", "2", *more]
+    arguments = ["learning.py", str(data), "--out", str(tmp_path / "out"), "--steps", "2", *more]
     monkeypatch.setattr(sys, "argv", arguments)
     status = learning.main()
     return {"status": status, **json.loads((tmp_path / "out" / "learning.json").read_text())}
 
 
-def test_queue_retries_after_a_crash_and_takes_the_best_of_each_grid(benchmarks, tmp_path, monkeypatch):  # noqa: F811
-    result = race(tmp_path, monkeypatch, "--gpus", "0,1")
+def test_queue_retries_after_a_crash_and_takes_the_best_of_each_grid(benchmarks, bach_data, tmp_path, monkeypatch):  # noqa: F811
+    result = race(bach_data, tmp_path, monkeypatch, "--gpus", "0,1")
     runs = [(run["name"], run["lr"], run["dropout"], run["seed"]) for run in result["runs"] if run["finished"]]
     assert result["status"] == 1 and len(result["runs"]) == 22 and len(runs) == len(set(runs)) == 21  # one failed
     expected = {"adamw": 6e-4, "muon": 2e-3, "transformer": 1e-3, "x070": 6e-4}
@@ -144,13 +144,13 @@ def test_queue_retries_after_a_crash_and_takes_the_best_of_each_grid(benchmarks,
     assert found["tokens_per_second"] == 32 * 1024 / 2e-3
     assert (tmp_path / "out" / "learning.png").stat().st_size > 10_000
 
-    more = race(tmp_path, monkeypatch, "--gpus", "0", "--add")
+    more = race(bach_data, tmp_path, monkeypatch, "--gpus", "0", "--add")
     assert [run for run in more["runs"] if run["finished"]] == [run for run in result["runs"] if run["finished"]]
 
 
-def test_a_run_that_the_time_limit_cuts_off_keeps_its_points(benchmarks, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_that_the_time_limit_cuts_off_keeps_its_points(benchmarks, bach_data, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "crashed").touch()
-    result = race(tmp_path, monkeypatch, "--gpus", "0", "--minutes", "0.05", seconds=60.0)
+    result = race(bach_data, tmp_path, monkeypatch, "--gpus", "0", "--minutes", "0.05", seconds=60.0)
     [run] = result["runs"]
     assert not run["finished"] and run["best_loss"] == 1.0 and run["validation"] == [[1, 9.0], [2, 1.0]]
     assert result["summary"] == {}
