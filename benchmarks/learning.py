@@ -62,7 +62,7 @@ TOKENS_PER_SECOND = {"rwkv": 490_000, "transformer": 630_000}
 SET_UP_S = {"rwkv": 8, "transformer": 5}
 FIRST_S = {"rwkv": 15, "transformer": 45}  # more for the first run of a process: start, kernels, compilation
 HELD_GIB = 20  # a process that holds more GPU memory after a job is replaced
-SPACING = 0.05  # nats per token between the losses of the table
+SPACING = 0.02  # nats per token between the losses of the table
 
 
 @dataclass(frozen=True)
@@ -438,7 +438,7 @@ def plot(runs: list[dict], path: Path) -> None:
             places = [scale * step for step in steps]
             axes.plot(places, mean, label=label, **style)
             axes.fill_between(places, least, most, color=style["color"], alpha=0.2, linewidth=0)
-        lowest, highest = min(lowest, *least), max(highest, mean[len(mean) // 6])
+        lowest, highest = min(lowest, *least), max(highest, mean[len(mean) // 3])
     if not math.isfinite(lowest):
         plt.close(figure)
         return
