@@ -121,15 +121,14 @@ def wanted(runs: list[dict], parts: list[str], grid: int, seeds: int) -> list[Jo
     racing = [name for name in GRIDS if name in parts]
     optimizer = {"adamw": "adamw", "muon": "muon", "transformer": "adamw"}
     jobs = [Job(name, *GRIDS[name][i], 0, optimizer[name]) for i in range(grid) for name in racing]
-    of_rwkv = [name for name in ("muon", "adamw") if name in parts]
     losses = {
         name: min((run["best_loss"] for run in finished(runs, name) if run["seed"] == 0), default=math.inf)
-        for name in of_rwkv
+        for name in ("muon", "adamw")  # also runs of an earlier command
     }
-    winner = min(losses, key=losses.get, default="muon")
+    winner = min(losses, key=losses.get)
     optimizer["x070"] = optimizer[winner]
     x070: list[Job] = []
-    if "x070" in parts and all(settled(name) for name in of_rwkv):
+    if "x070" in parts and all(settled(name) for name in losses if name in parts):
         best = best_setting(runs, winner) or GRIDS[winner][0]
         settings = sorted(GRIDS[winner][:grid], key=lambda setting: setting != best)
         x070 = [Job("x070", *setting, 0, optimizer["x070"]) for setting in settings]
