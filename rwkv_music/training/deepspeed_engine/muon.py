@@ -11,7 +11,8 @@ Notable choices:
 - The ranks work in rounds. In a round each orthogonalizes a batch of its own matrices of one shape, which limits the
   memory. Pieces are sent in the dtype in which the matrices are multiplied, that of the model's weights.
 - Momentum is sharded as AdamW's moments are, and there is no second moment: 8 instead of 12 bytes per parameter.
-- Nothing waits for the device: a step with a gradient that is not finite is skipped by factors of 0 and 1.
+- Nothing waits for the device: whether to skip a step, because its gradient is not finite, is a number on the device.
+- On a GPU, one kernel computes the momentum and another one the weights, each in one pass over memory.
 
 Sources: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024, kellerjordan.github.io); the
 factor 0.2 sqrt(max(rows, columns)) from J. Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982.
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from rwkv_music.cuda import build
 from rwkv_music.training.deepspeed_engine.zero_shards import MUON_MOMENTS, ZeroShards
 
 MOMENTUM = 0.95
@@ -119,40 +121,46 @@ class Muon(torch.optim.AdamW):
             if id(master) in given:
                 state = self._shards.optimizer_state(partition)
                 state["step"] += 1
-                self.update(partition, [master.grad], torch.ones_like(state["step"]), torch.zeros_like(state["step"]))
+                one, zero = torch.ones_like(state["step"]), torch.zeros_like(state["step"])
+                self.update(partition, [master.grad], None, one, zero)
 
     @torch.no_grad()
-    def update(self, partition: int, gradients: list[Tensor], divisor: Tensor, bad: Tensor) -> None:
-        """Take one step in place on the master weights of a partition. Collective.
+    def update(
+        self, partition: int, gradients: list[Tensor], weights: Tensor | None, divisor: Tensor, bad: Tensor
+    ) -> None:
+        """Take one step in place on the master weights of a partition, and round them to the model's. Collective.
 
         Args:
             partition: index into `ZeroShards.masters`, of a group that Muon updates.
             gradients: float tensors that, concatenated, match the partition's layout; overwritten.
+            weights: the model's weights, in the partition's layout; None if the caller rounds the master weights.
             divisor: fp32 scalar by which the gradient is divided first.
             bad: fp32 scalar; if it is not 0, the step is skipped.
         """
         shards, group = self._shards, self._shards.groups[partition]
         [momentum] = (shards.optimizer_state(partition)[name] for name in MUON_MOMENTS)
         starts = list(accumulate((gradient.numel() for gradient in gradients), initial=0))
-        skip, taken = bad.bool(), 1 - bad
         for start, gradient in zip(starts, gradients, strict=False):
-            new = gradient.float().div(divisor).view(-1).masked_fill_(skip, 0)
-            mean = momentum[start : start + gradient.numel()]
-            mean.mul_(torch.where(skip, 1, MOMENTUM)).add_(new)
-            gradient.view(-1).copy_(new.add_(mean, alpha=MOMENTUM))  # Nesterov's
+            momentum_(momentum[start : start + gradient.numel()], gradient.view(-1), divisor, bad)
         slices = {piece.name: piece for piece in shards.slices if piece.partition == partition}
         moved = {}
         for name, piece in slices.items():
             number = bisect_right(starts, piece.offset) - 1
             first = piece.offset - starts[number]
             moved[name] = gradients[number].view(-1)[first : first + piece.length]
-        kept = 1 - group["lr"] * group["weight_decay"] * taken
+        lr = group["lr"]
         for work in self._rounds[partition]:
             for name, orthogonal in self._orthogonalized(work, moved):
                 piece = slices[name]
-                rate = group["lr"] * UPDATE_RMS * math.sqrt(max(piece.shape)) * taken
-                master = shards.masters[partition].data[piece.offset : piece.offset + piece.length]
-                master.mul_(kept).sub_(orthogonal.float().mul_(rate))
+                here = slice(piece.offset, piece.offset + piece.length)
+                step_(
+                    shards.masters[partition].data[here],
+                    orthogonal,
+                    None if weights is None else weights.data[here],
+                    kept=1 - lr * group["weight_decay"],
+                    rate=lr * UPDATE_RMS * math.sqrt(max(piece.shape)),
+                    bad=bad,
+                )
 
     def _orthogonalized(self, work: Round, moved: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yield name and values [n] of this rank's pieces of a round's matrices, orthogonalized.
@@ -246,6 +254,42 @@ def _pieces(names: list[str], held: dict[str, dict[int, tuple[int, int]]], rank:
     return [Piece(name, row, *held[name][rank]) for row, name in enumerate(names) if rank in held[name]]
 
 
+def momentum_(momentum: Tensor, gradient: Tensor, divisor: Tensor, bad: Tensor) -> None:
+    """Add the gradient to the momentum in place, and overwrite the gradient by Nesterov's momentum.
+
+    Args:
+        momentum: fp32 [n].
+        gradient: [n], any float dtype on the CPU, bf16 or fp32 on a GPU.
+        divisor: fp32 scalar by which the gradient is divided first.
+        bad: fp32 scalar; if it is not 0, the gradient counts as 0 and the momentum does not change.
+    """
+    if momentum.is_cuda:
+        build.load().muon_momentum_(momentum, gradient, MOMENTUM, divisor, bad)
+        return
+    skip = bad.bool()
+    new = gradient.float().div(divisor).masked_fill_(skip, 0)
+    momentum.mul_(torch.where(skip, 1, MOMENTUM)).add_(new)
+    gradient.copy_(new.add_(momentum, alpha=MOMENTUM))
+
+
+def step_(masters: Tensor, direction: Tensor, weights: Tensor | None, *, kept: float, rate: float, bad: Tensor) -> None:
+    """Multiply the master weights by `kept`, subtract `rate` times the direction, and round them to the model's.
+
+    Args:
+        masters: fp32 [n].
+        direction: [n], any float dtype on the CPU; a GPU has a kernel for bf16.
+        weights: [n], the model's weights, overwritten by the masters rounded to their dtype; may be None.
+        bad: fp32 scalar; if it is not 0, the masters do not change.
+    """
+    if direction.is_cuda and direction.dtype == torch.bfloat16 and (weights is None or weights.dtype == torch.bfloat16):
+        build.load().muon_step_(masters, direction, weights, kept, rate, bad)
+        return
+    taken = 1 - bad
+    masters.mul_(1 - (1 - kept) * taken).sub_(direction.float().mul_(rate * taken))
+    if weights is not None:
+        weights.copy_(masters)
+
+
 def orthogonalize(x: Tensor) -> Tensor:
     """Return about U V^T for each matrix U S V^T of x [b, m, n], in its dtype: singular values from 0.7 to 1.2.
 
@@ -259,5 +303,6 @@ def orthogonalize(x: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = wide @ wide.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        wide = torch.baddbmm(wide, polynomial, wide, beta=a)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)  # cheaper than adding a times `wide` to the product
+        wide = polynomial @ wide
     return wide if x.shape[-2] <= x.shape[-1] else wide.mT

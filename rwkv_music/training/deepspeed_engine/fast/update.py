@@ -74,8 +74,7 @@ class UpdateOnDevice:
             state = self._shards.optimizer_state(partition)
             state["step"] += 1 - self._bad
             if group["muon"]:
-                self._zero.optimizer.update(partition, gradients, self._divisor, self._bad)
-                weights.data.copy_(masters.data)
+                self._zero.optimizer.update(partition, gradients, weights, self._divisor, self._bad)
                 continue
             beta1, beta2 = group["betas"]
             start = 0
