@@ -200,6 +200,15 @@ def test_generate_from_exported_weights(bach_data, bach_midi, tmp_path, capsys):
     assert "by folder" in capsys.readouterr().out
 
 
+def test_generate_without_a_model_uses_that_of_the_package(bach_midi, tmp_path, capsys):
+    prompt = min(bach_midi.glob("*.mid"), key=lambda path: path.stat().st_size)
+    command = ["generate", "--prompt", str(prompt), "--fill", "bars=3 parts=2", "--out", str(tmp_path / "out.mid")]
+    assert main(command) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "No MODEL is given, so the model of the package is used."
+    assert "1 cells filled in by model.safetensors" in second and (tmp_path / "out.mid").is_file()
+
+
 def test_evaluate(untrained, bach_data, capsys):
     assert main(["evaluate", "RUN", "--data", str(bach_data), "--samples", "2", "--bars", "2"]) == 0
     output = capsys.readouterr().out

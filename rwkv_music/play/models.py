@@ -7,14 +7,19 @@ from pathlib import Path
 import torch
 
 from rwkv_music.checkpoint.run_folder import PROGRESS
-from rwkv_music.checkpoint.weights import checkpoint_of, find_codec, is_exported, load_model, load_pretrained
+from rwkv_music.checkpoint.weights import (
+    SHIPPED_MODEL,
+    checkpoint_of,
+    find_codec,
+    is_exported,
+    load_model,
+    load_pretrained,
+)
 from rwkv_music.errors import UserError
 from rwkv_music.generation.fill import check_infills, check_tokenizer
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.multitrack import Multitrack
 
-# The model to use if none is named: exported weights, with their tokenizer file beside them.
-SHIPPED_MODEL = Path(__file__).parent / "model.safetensors"
 CHECK_EVERY_S = 2.0
 
 
@@ -36,7 +41,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return "the model of the package" if self.path == SHIPPED_MODEL else str(self.path)
 
     def _load(self) -> None:
         if is_exported(self.path):
@@ -70,13 +75,8 @@ class Model:
 
 
 def load_models(paths: list[Path]) -> list[Model]:
-    """Load one model, or two to compare. Without a path, load the shipped one. Raises UserError."""
-    if not paths:
-        if not SHIPPED_MODEL.is_file():
-            raise UserError(
-                "There is no model to play with: name a run folder, as in `python -m rwkv_music play runs/mine`."
-            )
-        paths = [SHIPPED_MODEL]
+    """Load one model, or two to compare. Without a path, load the package's. Raises UserError."""
+    paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:
         raise UserError(f"There are {len(paths)} models: name one, or two to compare.")
     if len(paths) == 2 and paths[0].resolve() == paths[1].resolve():
