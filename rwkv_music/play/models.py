@@ -41,7 +41,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        return "the model of the package" if self.path == SHIPPED_MODEL else str(self.path)
+        return "shipped with the package" if self.path == SHIPPED_MODEL else str(self.path)
 
     def _load(self) -> None:
         if is_exported(self.path):

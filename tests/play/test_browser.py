@@ -3,6 +3,7 @@
 The tests are skipped where Chromium is not installed (`apt-get install chromium`).
 """
 
+import contextlib
 import io
 import re
 import shutil
@@ -17,9 +18,11 @@ from playwright.sync_api import Browser, Download, Page, expect, sync_playwright
 
 from rwkv_music.midi.events import parse_midi
 from rwkv_music.midi.instruments import played_notes
+from rwkv_music.play.server import Site
 from rwkv_music.play.writing import Cancelled
 from tests.midi.midi_files import file_of, make_midi, note
-from tests.play.conftest import Client, outside
+from tests.play.conftest import Client, outside, random_model, running
+from tests.play.soundfont import soundfont
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -37,8 +40,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=["light"])
 def page(request, browser: Browser, client: Client) -> Iterator[Page]:
-    """The page, open. Fails at the end if a script failed, or if a request went elsewhere than to the server."""
-    context = browser.new_context(color_scheme=request.param, viewport={"width": 1280, "height": 800})
+    with opened(browser, client, request.param) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, client: Client, scheme: str = "light") -> Iterator[Page]:
+    """Open the page. Fails at the end if a script failed, or if a request went elsewhere than to the server."""
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.set_default_timeout(30_000)
     errors, requested = [], []
@@ -96,6 +105,7 @@ def notes(data: bytes) -> list[tuple[int, ...]]:
 
 def wait_for_sound(page: Page) -> None:
     """Fails unless the audio clock moves and the analyser sees samples that are not silent."""
+    expect(page.locator("#play")).to_have_text("Stop")  # after the sounds are loaded
     clock = page.locator("#clock")
     before = float(clock.get_attribute("data-seconds"))
     loudest = 0.0
@@ -221,6 +231,24 @@ def test_mute_and_solo(page, chorale):
     page.get_by_role("button", name="Mute Bass").click()
     page.get_by_role("button", name="Solo Bass").click()
     wait_for_sound(page)
+
+
+@pytest.mark.parametrize("font", ["sine", "silent", "broken"])
+def test_a_soundfont_plays_if_the_computer_has_one(font, browser, tmp_path):
+    path = tmp_path / "Small.sf2"
+    path.write_bytes({"sine": soundfont(0.5), "silent": soundfont(0), "broken": soundfont(0.5)[:2000]}[font])
+    with running(Site([random_model("runs/a")], soundfont=path)) as client, opened(browser, client) as page:
+        expect(page.locator("#about")).to_contain_text("Sound: the SoundFont Small.")
+        page.click("#welcome-example")
+        page.click("#play")
+        if font == "silent":  # the oscillators do not play beside it
+            expect(page.locator("#clock")).to_have_attribute("data-seconds", re.compile(r"^[1-9]"))
+            assert page.locator("#level").evaluate("(meter) => meter.value") == 0
+        else:
+            wait_for_sound(page)
+        expect(page.locator("#about")).to_contain_text("plain oscillators" if font == "broken" else "SoundFont Small.")
+        if font == "broken":
+            expect(page.locator("#status")).to_contain_text("The SoundFont Small cannot be used")
 
 
 def test_a_request_is_cancelled(page, client, chorale, monkeypatch):

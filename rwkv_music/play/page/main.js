@@ -22,6 +22,7 @@ const candidates = new Candidates($("candidates"), $("candidate-list"), choose);
 let server = null; // the answer of /api/state
 let writing = null; // {controller, drafts, shown, cells} during a request
 let looping = false;
+let starting = false; // whether playback begins as soon as the sounds are loaded
 
 // ---- messages ----
 
@@ -149,6 +150,7 @@ async function open(load) {
     fitZoom(piece);
     show();
     say(`${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`);
+    player.prepare(); // while the piece is looked at
     roll.canvas.focus({ preventScroll: true });
   } catch (error) {
     say(error.message, true);
@@ -327,7 +329,13 @@ function travel(direction) {
 async function togglePlay() {
   if (!roll.piece) return;
   if (player.isPlaying) player.stop(selection.value ? roll.piece.lines[selection.value.from] : player.tick);
-  else await player.start();
+  else if (starting) return;
+  else {
+    starting = true;
+    $("play").textContent = "Loading…";
+    await player.start();
+    starting = false;
+  }
   if (player.isPlaying) requestAnimationFrame(animate);
   showPlaying();
 }
@@ -376,6 +384,11 @@ function toggleLoop() {
 }
 
 player.onEnd = showPlaying;
+player.onFontFailed = (error) => {
+  say(`The SoundFont ${server.soundfont} cannot be used (${error.message}), so oscillators play.`, true);
+  server.soundfont = null;
+  about();
+};
 
 // ---- events ----
 
@@ -459,7 +472,9 @@ function about() {
   const models = server.blind ? "Two models write, in random order; their names appear after your choice."
     : server.models.map(({ name, step }) => `Model: ${name}${step === null ? "" : `, step ${step.toLocaleString("en")}`}.`)
       .join(" ");
-  $("about").textContent = `${models} Sound: plain oscillators.`;
+  const sound = server.soundfont ? `the SoundFont ${server.soundfont}`
+    : "plain oscillators. For recorded instruments, install Debian’s package timgm6mb-soundfont and start again";
+  $("about").textContent = `${models} Sound: ${sound}.`;
 }
 
 async function begin() {
@@ -474,6 +489,7 @@ async function begin() {
   }
   $("program").append(...server.instruments.map((name, i) => new Option(name, i)));
   $("program").value = "42";
+  if (server.soundfont) player.fontUrl = "/soundfont";
   $("count-row").hidden = server.blind;
   about();
   show();
