@@ -380,7 +380,9 @@ def _play(commands) -> None:
         help="run folder, checkpoint, or exported weights with their tokenizer file; two of them are compared blind "
         "(default: the model of the package)",
     )
-    command.add_argument("--follow", action="store_true", help="load each new checkpoint of a run that is training")
+    command.add_argument(
+        "--follow", action="store_true", help="load each new best checkpoint of a run that is training"
+    )
     command.add_argument(
         "--host",
         default="127.0.0.1",

@@ -13,7 +13,7 @@ from rwkv_music.__main__ import main
 from rwkv_music.midi import audio
 
 
-@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "mirex", "evaluate", "export", "doctor"))
+@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "play", "mirex", "evaluate", "export", "doctor"))
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -56,6 +56,9 @@ def test_bad_usage_is_status_2(arguments, capsys):
         (["evaluate", "nowhere", "--data", "D", "--samples", "-1"], "--samples is -1"),
         (["evaluate", "nowhere", "--data", "D", "--fills", "-1"], "--fills is -1"),
         (["evaluate", "nowhere", "--data", "D", "--mirex", "-1"], "--mirex is -1"),
+        (["play", "nowhere"], "There is no nowhere"),
+        (["play", "."], "is not a run folder"),
+        (["play", "nowhere", "--port", "70000"], "--port is 70000"),
         (["mirex", "nowhere", "--prompt", "p.json", "--out", "o.json"], "p.json"),
         (["mirex", "nowhere", "--prompt", "p.json", "--out", "o.mid"], "ends in .json"),
         (["mirex", "nowhere", "--prompt", "p.json", "--out", "p.json"], "overwrite its prompt"),

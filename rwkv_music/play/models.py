@@ -29,12 +29,13 @@ class Model:
     model: RWKV
     codec: Multitrack
     step: int | None  # None for exported weights
+    is_run: bool  # whether the path is a run folder, whose best checkpoint is loaded
 
     def __init__(self, path: Path):
         if not path.exists():
             raise UserError(f"There is no {path}: give a run folder, a checkpoint or exported weights.")
         self.path = path
-        self._is_run = path.is_dir() and not is_exported(path) and not (path / PROGRESS).is_file()
+        self.is_run = path.is_dir() and not is_exported(path) and not (path / PROGRESS).is_file()
         self._reported = ""
         self._checked = 0.0
         self._load()
@@ -58,7 +59,7 @@ class Model:
 
     def follow(self) -> bool:
         """Load the best checkpoint of a run if it is not the loaded one, and return whether it was loaded."""
-        if not self._is_run or time.monotonic() < self._checked + CHECK_EVERY_S:
+        if not self.is_run or time.monotonic() < self._checked + CHECK_EVERY_S:
             return False
         self._checked = time.monotonic()
         try:

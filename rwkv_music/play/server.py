@@ -334,6 +334,8 @@ def serve(
     if not 0 <= port < 1 << 16:
         raise UserError(f"--port is {port}: choose 0 to {(1 << 16) - 1}.")
     site = Site(load_models(models), follow, find_soundfont())
+    if follow and not any(model.is_run for model in site.models):
+        raise UserError("--follow loads the new checkpoints of a run: name its run folder, or drop --follow.")
     listener = _listen(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"
