@@ -5,6 +5,7 @@ The tests are skipped where Chromium is not installed (`apt-get install chromium
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import time
@@ -16,13 +17,16 @@ import pytest
 from matplotlib.image import imread
 from playwright.sync_api import Browser, Download, Page, expect, sync_playwright
 
+from rwkv_music.generation import fill
 from rwkv_music.midi.events import parse_midi
 from rwkv_music.midi.instruments import played_notes
-from rwkv_music.play.server import Site
+from rwkv_music.play.models import load_models
+from rwkv_music.play.server import Site, find_soundfont
 from rwkv_music.play.writing import Cancelled
 from tests.midi.midi_files import file_of, make_midi, note
-from tests.play.conftest import Client, outside, random_model, running
+from tests.play.conftest import TOKENS_PER_BAR, Client, outside, random_model, running
 from tests.play.soundfont import soundfont
+from tests.training.conftest import PROJECT
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -38,9 +42,9 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
-@pytest.fixture(params=["light"])
-def page(request, browser: Browser, client: Client) -> Iterator[Page]:
-    with opened(browser, client, request.param) as page:
+@pytest.fixture
+def page(browser: Browser, client: Client) -> Iterator[Page]:
+    with opened(browser, client) as page:
         yield page
 
 
@@ -73,6 +77,15 @@ def place(page: Page, bar: int, part: int) -> tuple[float, float]:
     box = page.locator("#roll").bounding_box()
     quarter = max(14, (box["width"] - 24) / 64)  # `fitZoom` of main.js
     return box["x"] + (4 * bar - 2) * quarter, box["y"] + (RULER + (part + 0.5) * LANE if part >= 0 else RULER / 2)
+
+
+def select(page: Page) -> None:
+    """Select bars 5 to 8 of Alto with the mouse."""
+    page.mouse.move(*place(page, 5, 1))
+    page.mouse.down()
+    page.mouse.move(*place(page, 8, 1), steps=4)
+    page.mouse.up()
+    expect(page.locator("#selected")).to_have_text("Bars 5 to 8 of Alto")
 
 
 def settle(page: Page) -> None:
@@ -121,12 +134,11 @@ def test_a_hole_is_filled_with_the_mouse(page, chorale):
     original = chorale.read_bytes()
     open_file(page, chorale)
     assert page.locator("#parts label").all_inner_texts() == ["Soprano", "Alto", "Tenor", "Bass"]
-    page.mouse.move(*place(page, 5, 1))
-    page.mouse.down()
-    page.mouse.move(*place(page, 8, 1), steps=4)
-    page.mouse.up()
-    expect(page.locator("#selected")).to_have_text("Bars 5 to 8 of Alto")
+    select(page)
     assert (page.input_value("#from-bar"), page.input_value("#to-bar")) == ("5", "8")
+    page.mouse.click(*place(page, 5, 4))  # below the last lane
+    expect(page.locator("#selected")).to_have_text("Nothing is selected.")
+    select(page)
     page.click("#fill")
     expect(page.get_by_role("radio")).to_have_count(2)
     first = picture(page)
@@ -325,18 +337,28 @@ def test_a_large_piece_scrolls_without_a_stutter(page, tmp_path):
     assert np.quantile(times["drawings"], 0.9) < 100 and np.median(times["frames"]) < 100
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
-def test_axe_finds_no_serious_fault(page, chorale):
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_fill_with_the_model_of_the_package(scheme, browser, monkeypatch):
+    """axe finds no serious fault before and after it. With SCREENSHOTS=1 in the environment, writes docs/play-*.png."""
+
     def faults() -> list[str]:
         found = page.evaluate("() => axe.run()")["violations"]
         return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
 
-    assert faults() == []
-    open_file(page, chorale)
-    page.locator("#roll").focus()
-    for key in ("ArrowRight", "Shift+ArrowRight"):
-        page.keyboard.press(key)
-    page.click("#fill")
-    expect(page.get_by_role("radio")).to_have_count(2)
-    settle(page)
-    assert faults() == []
+    monkeypatch.setattr(fill, "TOKENS_PER_BAR", TOKENS_PER_BAR)
+    writes = bool(os.environ.get("SCREENSHOTS"))
+    site = Site(load_models([]), soundfont=find_soundfont() if writes else None)
+    with running(site) as client, opened(browser, client, scheme) as page:
+        assert faults() == []
+        page.click("#welcome-example")
+        expect(page).to_have_title("Ode to Joy – RWKV-Music")
+        select(page)
+        page.click("#fill")
+        expect(page.get_by_role("radio")).to_have_count(2)
+        settle(page)
+        assert faults() == []
+        picture = page.screenshot()
+    path = PROJECT / "docs" / f"play-{scheme}.png"
+    if writes:
+        path.write_bytes(picture)
+    assert max(len(picture), path.stat().st_size) < 200_000

@@ -355,7 +355,7 @@ function moveCursor() {
   }
   const seconds = Math.floor(piece.seconds(tick));
   const bar = piece.barName(Math.min(piece.bar(tick), piece.bars - 1));
-  $("clock").textContent = `${bar} · ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  $("clock").textContent = `Bar ${bar} · ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
   $("clock").dataset.seconds = piece.seconds(tick).toFixed(3);
   $("level").value = player.level;
 }

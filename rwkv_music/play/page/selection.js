@@ -78,6 +78,10 @@ export class Selection {
   pointerDown(event) {
     if (!this.roll.piece || event.button) return;
     const point = this.roll.at(event.offsetX, event.offsetY);
+    if (event.offsetY >= this.roll.bottom) {
+      this.clear();
+      return;
+    }
     if (!(event.shiftKey && this.anchor)) this.anchor = point;
     this.focus = point;
     this.dragging = event.pointerType !== "touch";
