@@ -221,12 +221,13 @@ def test_a_blank_piece_is_written_continued_and_accompanied(page):
     page.select_option("#count", "1")
     page.click("#continue")
     expect(page.locator("#status")).to_have_text("Continued: 1 bar, 1 candidate.")
-    expect(page.locator("#roll")).to_have_accessible_name(re.compile("1 part, 9 bars"))
+    expect(page.locator("#roll")).to_have_accessible_name(re.compile("1 part, 9 bars. Selected: Bar 9 of Piano"))
     page.select_option("#density", "high")
     page.select_option("#program", label="Flute")
     page.click("#add")
     expect(page.locator("#status")).to_have_text("Added a part: 9 bars, 1 candidate.")
     assert page.locator("#parts label").all_inner_texts() == ["Piano", "Flute"]
+    expect(page.locator("#selected")).to_have_text("Bars 1 to 9 of Flute")
 
 
 def test_mute_and_solo(page, chorale):

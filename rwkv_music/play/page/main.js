@@ -220,7 +220,7 @@ async function write(action) {
   const count = server.blind ? 2 : body.candidates;
   writing = { controller: new AbortController(), drafts: null, shown: 0, cells };
   const own = writing;
-  let written = 0;
+  let received = 0;
   let result = null;
   performance.clearMeasures("first note");
   const clicked = performance.now();
@@ -237,10 +237,10 @@ async function write(action) {
         if (event.notes.length && !performance.getEntriesByName("first note").length) {
           performance.measure("first note", { start: clicked });
         }
-        written++;
-        setProgress(written / (cells.length * count), `${written} of ${cells.length * count}`);
-        if (written === 1) {
-          if (action === "continue") revealBar(base.bars);
+        received++;
+        setProgress(received / (cells.length * count), `${received} of ${cells.length * count}`);
+        if (received === 1) {
+          if (action === "continue") requestAnimationFrame(() => revealBars(base.bars, roll.piece.bars - 1));
           if (action === "add") roll.scroller.scrollTop = roll.scroller.scrollHeight;
         }
         show();
@@ -252,7 +252,10 @@ async function write(action) {
     writing = null;
     finishProgress();
     show();
-    say(`${LABELS[action]}: ${plural(cells.length, "bar")}, ${plural(pieces.length, "candidate")}.`);
+    const bars = [...new Set(cells.map(([bar]) => bar))];
+    const written = new Set(cells.map(([, part]) => part).filter((part) => part < roll.piece.parts.length));
+    if (action !== "fill" && written.size) selection.select(Math.min(...bars), Math.max(...bars), written);
+    say(`${LABELS[action]}: ${plural(bars.length, "bar")}, ${plural(pieces.length, "candidate")}.`);
     if (result.step !== null && server.models.length) {
       server.models[0].step = result.step;
       about();
@@ -267,8 +270,10 @@ async function write(action) {
   }
 }
 
-function revealBar(bar) {
-  requestAnimationFrame(() => roll.reveal(Math.min(bar, roll.piece.bars - 1), 0));
+// Show the bar `from`, and as many of the bars up to `to` as there is room for.
+function revealBars(from, to) {
+  roll.reveal(Math.min(to, roll.piece.bars - 1), 0);
+  roll.reveal(Math.min(from, roll.piece.bars - 1), 0);
 }
 
 function setProgress(value, text) {
