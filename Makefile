@@ -1,5 +1,5 @@
-# make demo: train a small model and make music with it.   make test: run the checks and tests.
-# Both first install the project into .venv. PYTHON selects the interpreter: make demo PYTHON=python3.12
+# make play: make music in the browser.   make demo: train a small model and make music with it.   make test: run the
+# checks and tests. Each first installs the project into .venv. PYTHON selects the interpreter: make demo PYTHON=python3.12
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -9,6 +9,7 @@ READY := .venv/.ready
 READY_TO_TEST := .venv/.ready-to-test
 
 help:
+	@echo "make play   install into .venv, open a page in the browser where a small trained model makes music"
 	@echo "make demo   install into .venv, train a small model on Bach's chorales; continue, fill in and harmonize one (in demo/)"
 	@echo "make test   install into .venv, run ruff, import-linter and pytest"
 	@echo "make clean  delete demo/"
@@ -48,6 +49,9 @@ demo: $(READY)
 	@echo; echo "Listen to demo/music/*.mid and see the piano roll (.png) of each."
 	@echo "Curves: $(BIN)/tensorboard --logdir demo/run"
 
+play: $(READY)
+	$(BIN)/python -m rwkv_music play
+
 test: $(READY_TO_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +62,4 @@ test: $(READY_TO_TEST)
 clean:
 	rm -rf demo
 
-.PHONY: help demo test clean
+.PHONY: help play demo test clean

@@ -209,7 +209,7 @@ def _generate(commands) -> None:
     command = commands.add_parser(
         "generate", help="continue a .mid file, fill in bars and parts of it, or write a piece from scratch"
     )
-    _add_model(command)
+    _add_model(command, required=False)
     command.add_argument(
         "--prompt",
         type=_path,
@@ -284,6 +284,7 @@ def _generate(commands) -> None:
 def _run_generate(options: argparse.Namespace) -> int:
     import torch
 
+    from rwkv_music.checkpoint.weights import SHIPPED_MODEL
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.completion_files import complete_to_files, completion_paths, fill_to_files
     from rwkv_music.generation.fill import check_infills
@@ -315,6 +316,9 @@ def _run_generate(options: argparse.Namespace) -> int:
     tags = parse_tags(options.tag)
     paths = completion_paths(options.out, options.count, options.prompt)
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
+    if options.model is None:
+        options.model = SHIPPED_MODEL
+        print("No MODEL is given, so the model of the package is used.")
     _check_model(options.model)
     if options.prompt:
         with explained(f"reading the prompt {options.prompt}"), open_file(options.prompt):
@@ -373,9 +377,12 @@ def _play(commands) -> None:
         nargs="*",
         type=_path,
         metavar="MODEL",
-        help="run folder, checkpoint, or exported weights with their tokenizer file; two of them are compared blind",
+        help="run folder, checkpoint, or exported weights with their tokenizer file; two of them are compared blind "
+        "(default: the model of the package)",
     )
-    command.add_argument("--follow", action="store_true", help="load each new checkpoint of a run that is training")
+    command.add_argument(
+        "--follow", action="store_true", help="load each new best checkpoint of a run that is training"
+    )
     command.add_argument(
         "--host",
         default="127.0.0.1",
@@ -586,12 +593,15 @@ def _number(command: argparse.ArgumentParser, flag: str, default: float, metavar
     command.add_argument(flag, type=type(default), default=default, metavar=metavar, help=help_text)
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
+def _add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add the argument MODEL. If it is not required, the default is the model of the package."""
     command.add_argument(
         "model",
         type=_path,
         metavar="MODEL",
-        help="run folder, checkpoint, or exported weights with their tokenizer file",
+        nargs=None if required else "?",
+        help="run folder, checkpoint, or exported weights with their tokenizer file"
+        + ("" if required else " (default: the model of the package)"),
     )
     _add_checkpoint(command)
     _add_state(command)

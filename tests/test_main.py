@@ -13,7 +13,7 @@ from rwkv_music.__main__ import main
 from rwkv_music.midi import audio
 
 
-@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "mirex", "evaluate", "export", "doctor"))
+@pytest.mark.parametrize("command", ("corpus", "prepare", "generate", "play", "mirex", "evaluate", "export", "doctor"))
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -56,6 +56,9 @@ def test_bad_usage_is_status_2(arguments, capsys):
         (["evaluate", "nowhere", "--data", "D", "--samples", "-1"], "--samples is -1"),
         (["evaluate", "nowhere", "--data", "D", "--fills", "-1"], "--fills is -1"),
         (["evaluate", "nowhere", "--data", "D", "--mirex", "-1"], "--mirex is -1"),
+        (["play", "nowhere"], "There is no nowhere"),
+        (["play", "."], "is not a run folder"),
+        (["play", "nowhere", "--port", "70000"], "--port is 70000"),
         (["mirex", "nowhere", "--prompt", "p.json", "--out", "o.json"], "p.json"),
         (["mirex", "nowhere", "--prompt", "p.json", "--out", "o.mid"], "ends in .json"),
         (["mirex", "nowhere", "--prompt", "p.json", "--out", "p.json"], "overwrite its prompt"),
@@ -198,6 +201,15 @@ def test_generate_from_exported_weights(bach_data, bach_midi, tmp_path, capsys):
     command[1] = str(tmp_path / "folder")
     assert main(command) == 0
     assert "by folder" in capsys.readouterr().out
+
+
+def test_generate_without_a_model_uses_that_of_the_package(bach_midi, tmp_path, capsys):
+    prompt = min(bach_midi.glob("*.mid"), key=lambda path: path.stat().st_size)
+    command = ["generate", "--prompt", str(prompt), "--fill", "bars=3 parts=2", "--out", str(tmp_path / "out.mid")]
+    assert main(command) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "No MODEL is given, so the model of the package is used."
+    assert "1 cells filled in by model.safetensors" in second and (tmp_path / "out.mid").is_file()
 
 
 def test_evaluate(untrained, bach_data, capsys):

@@ -23,6 +23,7 @@ REQUIRED = {  # arguments of a run that ends before a model is loaded
     "corpus": ["nobody", "--out", "out"],
     "prepare": ["midi", "--out", "out"],
     "generate": ["nowhere", "--out", "out.mid"],
+    "play": ["nowhere"],
     "mirex": ["nowhere", "--prompt", "nowhere.json", "--out", "out.json"],
     "evaluate": ["nowhere", "--data", "nowhere"],
     "export": ["nowhere", "--out", "out"],

@@ -2,8 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from setuptools import Distribution
+
+from rwkv_music.checkpoint.weights import SHIPPED_MODEL, tokenizer_beside
+
+PACKAGE = Path(__file__).parents[1] / "rwkv_music"
 
 
 def test_public_names_are_imported_lazily():
@@ -39,3 +45,20 @@ def test_public_names_are_documented():
         assert "return" in function.__annotations__, function
     for function in (rwkv_music.wkv7s, RWKV.generate, RWKV.forward, RWKV.loss):
         assert "[B, T" in function.__doc__, function
+
+
+def test_the_wheel_contains_the_model_the_page_and_the_kernels(monkeypatch):
+    monkeypatch.chdir(PACKAGE.parent)
+    distribution = Distribution()
+    distribution.parse_config_files(["pyproject.toml"])
+    distribution.include_package_data = False  # what the version control lists is not needed, and slow to find
+    build = distribution.get_command_obj("build_py")
+    build.ensure_finalized()
+    built = {Path(folder).resolve() / name for _, folder, _, names in build.data_files for name in names}
+    page = {path for path in (PACKAGE / "play" / "page").rglob("*") if path.is_file()}
+    kernels = {path for path in (PACKAGE / "cuda").iterdir() if path.suffix in (".cu", ".cuh", ".h", ".cpp")}
+    assert page and kernels and built >= {SHIPPED_MODEL, tokenizer_beside(SHIPPED_MODEL), *page, *kernels}
+
+
+def test_the_shipped_model_is_small():
+    assert sum(path.stat().st_size for path in SHIPPED_MODEL.parent.iterdir()) <= 6_000_000

@@ -18,6 +18,9 @@ from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import load_codec
 
+# The model that the package contains, exported by benchmarks/shipped_model.py with its tokenizer file.
+SHIPPED_MODEL = Path(__file__).parent.parent / "shipped" / "model.safetensors"
+
 
 def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
     """Open a weight file, a run (its best checkpoint; see `validations`), a checkpoint or an exported folder.

@@ -7,14 +7,19 @@ from pathlib import Path
 import torch
 
 from rwkv_music.checkpoint.run_folder import PROGRESS
-from rwkv_music.checkpoint.weights import checkpoint_of, find_codec, is_exported, load_model, load_pretrained
+from rwkv_music.checkpoint.weights import (
+    SHIPPED_MODEL,
+    checkpoint_of,
+    find_codec,
+    is_exported,
+    load_model,
+    load_pretrained,
+)
 from rwkv_music.errors import UserError
 from rwkv_music.generation.fill import check_infills, check_tokenizer
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.multitrack import Multitrack
 
-# The model to use if none is named: exported weights, with their tokenizer file beside them.
-SHIPPED_MODEL = Path(__file__).parent / "model.safetensors"
 CHECK_EVERY_S = 2.0
 
 
@@ -24,19 +29,20 @@ class Model:
     model: RWKV
     codec: Multitrack
     step: int | None  # None for exported weights
+    is_run: bool  # whether the path is a run folder, whose best checkpoint is loaded
 
     def __init__(self, path: Path):
         if not path.exists():
             raise UserError(f"There is no {path}: give a run folder, a checkpoint or exported weights.")
         self.path = path
-        self._is_run = path.is_dir() and not is_exported(path) and not (path / PROGRESS).is_file()
+        self.is_run = path.is_dir() and not is_exported(path) and not (path / PROGRESS).is_file()
         self._reported = ""
         self._checked = 0.0
         self._load()
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return "shipped with the package" if self.path == SHIPPED_MODEL else str(self.path)
 
     def _load(self) -> None:
         if is_exported(self.path):
@@ -53,7 +59,7 @@ class Model:
 
     def follow(self) -> bool:
         """Load the best checkpoint of a run if it is not the loaded one, and return whether it was loaded."""
-        if not self._is_run or time.monotonic() < self._checked + CHECK_EVERY_S:
+        if not self.is_run or time.monotonic() < self._checked + CHECK_EVERY_S:
             return False
         self._checked = time.monotonic()
         try:
@@ -70,13 +76,8 @@ class Model:
 
 
 def load_models(paths: list[Path]) -> list[Model]:
-    """Load one model, or two to compare. Without a path, load the shipped one. Raises UserError."""
-    if not paths:
-        if not SHIPPED_MODEL.is_file():
-            raise UserError(
-                "There is no model to play with: name a run folder, as in `python -m rwkv_music play runs/mine`."
-            )
-        paths = [SHIPPED_MODEL]
+    """Load one model, or two to compare. Without a path, load the package's. Raises UserError."""
+    paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:
         raise UserError(f"There are {len(paths)} models: name one, or two to compare.")
     if len(paths) == 2 and paths[0].resolve() == paths[1].resolve():

@@ -1,6 +1,7 @@
 """The server of the page.
 
     GET  /                          the page and its files, which are read once at the start
+    GET  /soundfont                 the SoundFont of this computer, if the page has one to play with
     GET  /api/state                 models, controls, instruments
     POST /api/start                 {"kind": "example" | "blank"} -> a piece
     POST /api/pieces?title=TITLE    a MIDI file -> a piece
@@ -33,10 +34,11 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from rwkv_music.errors import UserError
+from rwkv_music.midi.audio import SOUNDFONT_FOLDERS
 from rwkv_music.midi.controls import CONTROLS
 from rwkv_music.midi.events import DRUMS
 from rwkv_music.midi.general_midi import INSTRUMENTS
@@ -57,6 +59,9 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
+# SoundFonts that the page can play, in order of preference: the first is of 6 MB, the second of 148 MB. A browser loads
+# all of the file before the first note.
+SOUNDFONTS = ("TimGM6mb.sf2", "FluidR3_GM.sf2")
 # Up to this width, one thread decodes a token about as fast as several threads do.
 ONE_THREAD_WIDTH = 256
 
@@ -75,6 +80,7 @@ class Site:
 
     models: list[Model]
     follow: bool = False
+    soundfont: Path | None = None
     store: Store = field(default_factory=Store)
     ballots: OrderedDict[str, Ballot] = field(default_factory=OrderedDict)  # by id of a candidate
 
@@ -109,6 +115,7 @@ class Site:
                 "models": models,
                 "blind": self.is_blind,
                 "tally": self.votes(),
+                "soundfont": self.soundfont and self.soundfont.stem,
                 "waiting": self.worker.n_waiting,
                 "controls": {CONTROLS[i].name: CONTROLS[i].classes for i in (DENSITY, REGISTER)},
                 "instruments": [*INSTRUMENTS, "Drums"],
@@ -157,6 +164,11 @@ class Site:
         piece = self._piece(request.path_params["number"])
         headers = {"Content-Disposition": "attachment"}  # the page names the file
         return Response(piece.data, media_type="audio/midi", headers=headers)
+
+    async def font(self, _request: Request) -> Response:
+        if self.soundfont is None:
+            raise Refused(404, "There is no SoundFont.")
+        return FileResponse(self.soundfont, media_type="application/octet-stream")
 
     # ---- writing ----
 
@@ -251,6 +263,7 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
 
     app = Starlette(
         routes=[
+            Route("/soundfont", site.font),
             Route("/api/state", site.state),
             Route("/api/start", site.start, methods=["POST"]),
             Route("/api/pieces", site.upload, methods=["POST"]),
@@ -303,6 +316,12 @@ def _page_files() -> Sequence[tuple[str, tuple[bytes, str]]]:
     return found
 
 
+def find_soundfont() -> Path | None:
+    """Return the path of an installed SoundFont that the page can play, or None if there is none."""
+    paths = (Path(folder) / name for name in SOUNDFONTS for folder in SOUNDFONT_FOLDERS)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def serve(
     models: list[Path],
     *,
@@ -314,7 +333,9 @@ def serve(
     """Load the models and serve the page until Ctrl-C. Raises UserError for what cannot be loaded or listened on."""
     if not 0 <= port < 1 << 16:
         raise UserError(f"--port is {port}: choose 0 to {(1 << 16) - 1}.")
-    site = Site(load_models(models), follow)
+    site = Site(load_models(models), follow, find_soundfont())
+    if follow and not any(model.is_run for model in site.models):
+        raise UserError("--follow loads the new checkpoints of a run: name its run folder, or drop --follow.")
     listener = _listen(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"

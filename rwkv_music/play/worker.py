@@ -111,7 +111,10 @@ class Worker:
                 if self._stopped:
                     return
                 job = self._running = self._waiting.popleft() if self._waiting else None
-            self._idle()
+            try:
+                self._idle()
+            except Exception:  # the thread goes on
+                traceback.print_exc()
             if job is not None:
                 job.run()
             with self._changed:

@@ -24,6 +24,7 @@ from tests.generation.test_completion import small_model
 from tests.midi.test_cells import without_notes
 
 CODEC = make_codec("multitrack")
+TOKENS_PER_BAR = fill.TOKENS_PER_BAR
 
 
 def random_model(name: str) -> SimpleNamespace:

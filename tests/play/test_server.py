@@ -6,10 +6,11 @@ import random
 import socket
 import struct
 import time
+from hashlib import sha256
 
 import pytest
 
-from rwkv_music.play import pieces, worker
+from rwkv_music.play import pieces, server, worker
 from rwkv_music.play.guard import HEADERS
 from rwkv_music.play.server import Site
 from tests.midi.midi_files import file_of, make_midi, note, odd_piece
@@ -190,6 +191,14 @@ def test_an_error_of_the_program_ends_one_request_only(client, monkeypatch, caps
     assert "done" in client.write(one_bar(client))[-1]
 
 
+def test_an_error_between_requests_does_not_stop_the_worker(capsys):
+    model = random_model("runs/a")
+    model.follow = lambda: 1 / 0
+    with running(Site([model], follow=True)) as client:
+        assert "done" in client.write(one_bar(client))[-1]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 # ---- what is refused ----
 
 
@@ -229,6 +238,8 @@ def test_a_server_for_all_addresses_refuses_foreign_names():
 def test_the_page_has_no_inline_scripts_and_names_no_other_host(client):
     for path, (content, kind) in client.site.files.items():
         text = content.decode()
+        if path.startswith("vendor/"):  # its comments name their sources
+            continue
         assert "https://" not in text and "http://" not in text.replace("http://www.w3.org/2000/svg", ""), path
         if "html" in kind:
             assert text.count("<script") == text.count('<script type="module" src="/') and " style=" not in text
@@ -243,6 +254,26 @@ def test_the_page_has_no_inline_scripts_and_names_no_other_host(client):
 def test_no_path_reaches_the_file_system(path, client, monkeypatch):
     monkeypatch.setattr("builtins.open", lambda *_a, **_k: pytest.fail("a file was opened"))
     assert client.request("GET", path)[0] == 404
+
+
+def test_the_synthesizer_is_the_published_one(client):
+    published = client.site.files["vendor/spessasynth_core-4.3.22/index.js"][0].replace(
+        b"./stb-vorbis.js", b"stb-vorbis", 1
+    )
+    assert sha256(published).hexdigest() == "a94f0bfcc43339d9d3a80a67eaa16178ed26d30283892e836fcd472c2845975b"
+
+
+def test_the_soundfont_of_the_computer_is_served(client, tmp_path, monkeypatch):
+    assert client.request("GET", "/soundfont")[0] == 404
+    folders = [tmp_path / "a", tmp_path / "b"]
+    monkeypatch.setattr(server, "SOUNDFONT_FOLDERS", [str(folder) for folder in folders])
+    assert server.find_soundfont() is None
+    for folder, name in zip(folders, reversed(server.SOUNDFONTS), strict=True):
+        folder.mkdir()
+        (folder / name).write_bytes(name.encode())
+    with running(Site([random_model("runs/a")], soundfont=server.find_soundfont())) as own:
+        assert own.request("GET", "/soundfont")[::2] == (200, b"TimGM6mb.sf2")
+        assert json.loads(own.request("GET", "/api/state")[2])["soundfont"] == "TimGM6mb"
 
 
 def many_bars() -> bytes:

@@ -22,6 +22,7 @@ const candidates = new Candidates($("candidates"), $("candidate-list"), choose);
 let server = null; // the answer of /api/state
 let writing = null; // {controller, drafts, shown, cells} during a request
 let looping = false;
+let starting = false; // whether playback begins as soon as the sounds are loaded
 
 // ---- messages ----
 
@@ -149,6 +150,7 @@ async function open(load) {
     fitZoom(piece);
     show();
     say(`${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`);
+    player.prepare(); // while the piece is looked at
     roll.canvas.focus({ preventScroll: true });
   } catch (error) {
     say(error.message, true);
@@ -218,7 +220,7 @@ async function write(action) {
   const count = server.blind ? 2 : body.candidates;
   writing = { controller: new AbortController(), drafts: null, shown: 0, cells };
   const own = writing;
-  let written = 0;
+  let received = 0;
   let result = null;
   performance.clearMeasures("first note");
   const clicked = performance.now();
@@ -235,10 +237,10 @@ async function write(action) {
         if (event.notes.length && !performance.getEntriesByName("first note").length) {
           performance.measure("first note", { start: clicked });
         }
-        written++;
-        setProgress(written / (cells.length * count), `${written} of ${cells.length * count}`);
-        if (written === 1) {
-          if (action === "continue") revealBar(base.bars);
+        received++;
+        setProgress(received / (cells.length * count), `${received} of ${cells.length * count}`);
+        if (received === 1) {
+          if (action === "continue") requestAnimationFrame(() => revealBars(base.bars, roll.piece.bars - 1));
           if (action === "add") roll.scroller.scrollTop = roll.scroller.scrollHeight;
         }
         show();
@@ -250,7 +252,10 @@ async function write(action) {
     writing = null;
     finishProgress();
     show();
-    say(`${LABELS[action]}: ${plural(cells.length, "bar")}, ${plural(pieces.length, "candidate")}.`);
+    const bars = [...new Set(cells.map(([bar]) => bar))];
+    const written = new Set(cells.map(([, part]) => part).filter((part) => part < roll.piece.parts.length));
+    if (action !== "fill" && written.size) selection.select(Math.min(...bars), Math.max(...bars), written);
+    say(`${LABELS[action]}: ${plural(bars.length, "bar")}, ${plural(pieces.length, "candidate")}.`);
     if (result.step !== null && server.models.length) {
       server.models[0].step = result.step;
       about();
@@ -265,8 +270,10 @@ async function write(action) {
   }
 }
 
-function revealBar(bar) {
-  requestAnimationFrame(() => roll.reveal(Math.min(bar, roll.piece.bars - 1), 0));
+// Show the bar `from`, and as many of the bars up to `to` as there is room for.
+function revealBars(from, to) {
+  roll.reveal(Math.min(to, roll.piece.bars - 1), 0);
+  roll.reveal(Math.min(from, roll.piece.bars - 1), 0);
 }
 
 function setProgress(value, text) {
@@ -327,7 +334,13 @@ function travel(direction) {
 async function togglePlay() {
   if (!roll.piece) return;
   if (player.isPlaying) player.stop(selection.value ? roll.piece.lines[selection.value.from] : player.tick);
-  else await player.start();
+  else if (starting) return;
+  else {
+    starting = true;
+    $("play").textContent = "Loading…";
+    await player.start();
+    starting = false;
+  }
   if (player.isPlaying) requestAnimationFrame(animate);
   showPlaying();
 }
@@ -347,7 +360,7 @@ function moveCursor() {
   }
   const seconds = Math.floor(piece.seconds(tick));
   const bar = piece.barName(Math.min(piece.bar(tick), piece.bars - 1));
-  $("clock").textContent = `${bar} · ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  $("clock").textContent = `Bar ${bar} · ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
   $("clock").dataset.seconds = piece.seconds(tick).toFixed(3);
   $("level").value = player.level;
 }
@@ -376,6 +389,11 @@ function toggleLoop() {
 }
 
 player.onEnd = showPlaying;
+player.onFontFailed = (error) => {
+  say(`The SoundFont ${server.soundfont} cannot be used (${error.message}), so oscillators play.`, true);
+  server.soundfont = null;
+  about();
+};
 
 // ---- events ----
 
@@ -459,7 +477,9 @@ function about() {
   const models = server.blind ? "Two models write, in random order; their names appear after your choice."
     : server.models.map(({ name, step }) => `Model: ${name}${step === null ? "" : `, step ${step.toLocaleString("en")}`}.`)
       .join(" ");
-  $("about").textContent = `${models} Sound: plain oscillators.`;
+  const sound = server.soundfont ? `the SoundFont ${server.soundfont}`
+    : "plain oscillators. For recorded instruments, install Debian’s package timgm6mb-soundfont and start again";
+  $("about").textContent = `${models} Sound: ${sound}.`;
 }
 
 async function begin() {
@@ -474,6 +494,7 @@ async function begin() {
   }
   $("program").append(...server.instruments.map((name, i) => new Option(name, i)));
   $("program").value = "42";
+  if (server.soundfont) player.fontUrl = "/soundfont";
   $("count-row").hidden = server.blind;
   about();
   show();

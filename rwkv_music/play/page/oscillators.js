@@ -20,8 +20,6 @@ const FAMILIES = [
 ];
 
 export class Oscillators {
-  static description = "plain oscillators";
-
   constructor(audio, output) {
     this.audio = audio;
     this.output = output;
@@ -32,8 +30,8 @@ export class Oscillators {
     for (let i = 0; i < samples.length; i++) samples[i] = 2 * Math.random() - 1;
   }
 
-  // Play a note from `start` to `end`, in seconds of the audio clock.
-  play(part, pitch, velocity, start, end) {
+  // Play a note of a part from `start` to `end`, in seconds of the audio clock.
+  play(part, _index, pitch, velocity, start, end) {
     if (this.voices.size >= MOST_VOICES) return;
     const loudness = 0.2 * (velocity / 127) ** 1.5;
     if (part.drums) this.drum(pitch, loudness, start);

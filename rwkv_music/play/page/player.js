@@ -1,9 +1,11 @@
 // Playback: notes are given to an instrument shortly before they sound, on the clock of the audio hardware.
 
 import { Oscillators } from "/oscillators.js";
+import { SoundFont } from "/soundfont.js";
 
 const AHEAD_S = 0.2;
 const INTERVAL_MS = 40;
+const FONT_GAIN = 2; // a SoundFont is softer than the oscillators
 
 export class Player {
   constructor(isSilent) {
@@ -13,13 +15,19 @@ export class Player {
     this.stoppedAt = 0; // tick
     this.timer = null;
     this.onEnd = () => {};
+    this.fontUrl = null; // of the SoundFont; null: play with oscillators
+    this.onFontFailed = () => {};
   }
 
   get isPlaying() { return this.timer !== null; }
 
-  // Browsers allow sound only after a user's action, so the context is made by the first one.
+  // Make the synthesizer. Browsers allow sound only after a user's action, so this is called after the first one.
   prepare() {
-    if (this.audio) return;
+    this.prepared ??= this.makeSynthesizer();
+    return this.prepared;
+  }
+
+  async makeSynthesizer() {
     this.audio = new AudioContext({ latencyHint: "interactive" });
     this.output = new GainNode(this.audio, { gain: 0.8 });
     const limiter = new DynamicsCompressorNode(this.audio, { threshold: -14, knee: 8, ratio: 8, attack: 0.004 });
@@ -27,6 +35,16 @@ export class Player {
     this.output.connect(limiter).connect(this.analyser).connect(this.audio.destination);
     this.samples = new Float32Array(this.analyser.fftSize);
     this.instrument = new Oscillators(this.audio, this.output);
+    if (!this.fontUrl) return;
+    try {
+      const response = await fetch(this.fontUrl);
+      if (!response.ok) throw new Error(`status ${response.status}`);
+      const gain = new GainNode(this.audio, { gain: FONT_GAIN });
+      gain.connect(this.output);
+      this.instrument = await SoundFont.load(this.audio, gain, await response.arrayBuffer());
+    } catch (error) {
+      this.onFontFailed(error);
+    }
   }
 
   show(piece) {
@@ -49,7 +67,7 @@ export class Player {
   loopSeconds() { return this.loop?.map((tick) => this.piece.seconds(tick)) ?? null; }
 
   async start() {
-    this.prepare();
+    await this.prepare();
     await this.audio.resume();
     let from = this.stoppedAt >= this.piece.end ? 0 : this.stoppedAt;
     if (this.loop && (from < this.loop[0] || from >= this.loop[1])) from = this.loop[0];
@@ -107,7 +125,7 @@ export class Player {
         if (silent) continue;
         const start = this.origin + this.piece.seconds(part.start(i));
         const end = this.origin + Math.min(this.piece.seconds(part.end(i)), latest);
-        this.instrument.play(part, part.pitch(i), part.velocity(i), Math.max(start, this.audio.currentTime), end);
+        this.instrument.play(part, index, part.pitch(i), part.velocity(i), Math.max(start, this.audio.currentTime), end);
       }
     });
   }

@@ -64,6 +64,8 @@ export class Roll {
     return { bar: Math.min(this.piece.bar(Math.max(0, tick)), this.piece.bars - 1), part };
   }
 
+  get bottom() { return RULER + this.piece.parts.length * LANE - this.scroller.scrollTop; } // of the last lane
+
   reveal(bar, part) {
     const { lines } = this.piece;
     const [from, to] = [lines[bar] * this.scale, lines[bar + 1] * this.scale];
@@ -105,7 +107,7 @@ export class Roll {
     canvas.dataset.drawn = this.drawn; // the number of notes
     const x = Math.round(this.x(this.cursor));
     c.fillStyle = this.colors.accent;
-    c.fillRect(x, 0, 2, Math.min(height, RULER + piece.parts.length * LANE - this.scroller.scrollTop));
+    c.fillRect(x, 0, 2, Math.min(height, this.bottom));
   }
 
   drawLane(index, top, width, firstBar, lastBar, fromTick, toTick) {

@@ -34,13 +34,13 @@ export class Selection {
   }
 
   // Select the bars `from` to `to` of the selected parts, or of all parts.
-  setBars(from, to) {
-    const { piece } = this.roll;
-    const parts = this.value?.parts ?? new Set(piece.parts.keys());
+  setBars(from, to) { this.select(from, to, this.value?.parts ?? this.roll.piece.parts.keys()); }
+
+  select(from, to, parts) {
     const order = [...parts].sort((a, b) => a - b);
     this.anchor = { bar: from, part: order[0] };
     this.focus = { bar: to, part: order.at(-1) };
-    this.set({ from, to, parts });
+    this.set({ from, to, parts: new Set(order) });
   }
 
   togglePart(part) {
@@ -78,6 +78,10 @@ export class Selection {
   pointerDown(event) {
     if (!this.roll.piece || event.button) return;
     const point = this.roll.at(event.offsetX, event.offsetY);
+    if (event.offsetY >= this.roll.bottom) {
+      this.clear();
+      return;
+    }
     if (!(event.shiftKey && this.anchor)) this.anchor = point;
     this.focus = point;
     this.dragging = event.pointerType !== "touch";

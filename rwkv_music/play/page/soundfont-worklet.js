@@ -1,0 +1,65 @@
+// The audio thread's side of soundfont.js: a synthesizer that plays notes at their times.
+
+import { SoundBankLoader, SpessaSynthProcessor } from "/vendor/spessasynth_core-4.3.22/index.js";
+
+const DRUM_CHANNEL = 9;
+
+class SoundFontProcessor extends AudioWorkletProcessor {
+  constructor({ processorOptions }) {
+    super();
+    this.synthesizer = new SpessaSynthProcessor(sampleRate, { eventsEnabled: false });
+    this.queue = []; // { time, channel, pitch, velocity } of starts, and of ends with velocity 0, sorted by time
+    this.programs = [];
+    this.port.onmessage = ({ data }) => this.receive(data);
+    try {
+      this.synthesizer.soundBankManager.addSoundBank(SoundBankLoader.fromArrayBuffer(processorOptions.font), "font");
+      this.synthesizer.processorInitialized.then(() => this.port.postMessage({ isReady: true }));
+    } catch (error) {
+      this.port.postMessage({ error: String(error?.message ?? error) });
+    }
+  }
+
+  receive(message) {
+    if (message.note) this.play(message.note);
+    else {
+      this.queue = [];
+      this.synthesizer.stopAllChannels();
+    }
+  }
+
+  // A part has a channel of its own, except that all drums share General MIDI's channel of drums.
+  play({ part, drums, program, pitch, velocity, start, end }) {
+    const channel = drums ? DRUM_CHANNEL : part < DRUM_CHANNEL ? part : part + 1;
+    while (this.synthesizer.midiChannels.length <= channel) this.synthesizer.createMIDIChannel();
+    this.insert({ time: start, channel, drums, program, pitch, velocity });
+    this.insert({ time: end, channel, pitch, velocity: 0 });
+  }
+
+  // Ends come before starts at the same time, so that a repeated note is not cut off.
+  insert(event) {
+    let at = this.queue.length;
+    const isAfter = (other) => other.time > event.time
+      || (other.time === event.time && event.velocity === 0 && other.velocity > 0);
+    while (at > 0 && isAfter(this.queue[at - 1])) at--;
+    this.queue.splice(at, 0, event);
+  }
+
+  process(_inputs, [[left, right]]) {
+    const until = currentTime + left.length / sampleRate;
+    let n = 0;
+    for (; n < this.queue.length && this.queue[n].time < until; n++) {
+      const { channel, drums, program, pitch, velocity } = this.queue[n];
+      if (!velocity) this.synthesizer.noteOff(channel, pitch);
+      else {
+        if (!drums && this.programs[channel] !== program) this.synthesizer.programChange(channel, program);
+        this.programs[channel] = program;
+        this.synthesizer.noteOn(channel, pitch, velocity);
+      }
+    }
+    this.queue.splice(0, n);
+    this.synthesizer.process(left, right);
+    return true;
+  }
+}
+
+registerProcessor("soundfont", SoundFontProcessor);
