@@ -47,6 +47,7 @@ demo: $(READY)
 	$(GENERATE) --fill bars=5-8 --out demo/music/filled-in.mid; \
 	$(GENERATE) --fill parts=2,3,4 --out demo/music/harmonized.mid
 	@echo; echo "Listen to demo/music/*.mid and see the piano roll (.png) of each."
+	@echo "Make music with the trained model: $(BIN)/python -m rwkv_music play demo/run"
 	@echo "Curves: $(BIN)/tensorboard --logdir demo/run"
 
 play: $(READY)

@@ -37,11 +37,9 @@ export class Player {
     this.instrument = new Oscillators(this.audio, this.output);
     if (!this.fontUrl) return;
     try {
-      const response = await fetch(this.fontUrl);
-      if (!response.ok) throw new Error(`status ${response.status}`);
       const gain = new GainNode(this.audio, { gain: FONT_GAIN });
       gain.connect(this.output);
-      this.instrument = await SoundFont.load(this.audio, gain, await response.arrayBuffer());
+      this.instrument = await SoundFont.load(this.audio, gain, this.fontUrl);
     } catch (error) {
       this.onFontFailed(error);
     }

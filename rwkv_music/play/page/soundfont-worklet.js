@@ -2,7 +2,10 @@
 
 import { SoundBankLoader, SpessaSynthProcessor } from "/vendor/spessasynth_core-4.3.22/index.js";
 
+// Channels come in groups of 16, the tenth of which plays drums.
+const GROUP = 16;
 const DRUM_CHANNEL = 9;
+const CHANNELS = 8 * GROUP;
 
 class SoundFontProcessor extends AudioWorkletProcessor {
   constructor({ processorOptions }) {
@@ -13,6 +16,8 @@ class SoundFontProcessor extends AudioWorkletProcessor {
     this.port.onmessage = ({ data }) => this.receive(data);
     try {
       this.synthesizer.soundBankManager.addSoundBank(SoundBankLoader.fromArrayBuffer(processorOptions.font), "font");
+      while (this.synthesizer.midiChannels.length < CHANNELS) this.synthesizer.createMIDIChannel();
+      this.synthesizer.reset(); // a channel that is created is silent before
       this.synthesizer.processorInitialized.then(() => this.port.postMessage({ isReady: true }));
     } catch (error) {
       this.port.postMessage({ error: String(error?.message ?? error) });
@@ -27,10 +32,11 @@ class SoundFontProcessor extends AudioWorkletProcessor {
     }
   }
 
-  // A part has a channel of its own, except that all drums share General MIDI's channel of drums.
+  // Each of the first 120 parts has a channel of its own, except that all drums share one.
   play({ part, drums, program, pitch, velocity, start, end }) {
-    const channel = drums ? DRUM_CHANNEL : part < DRUM_CHANNEL ? part : part + 1;
-    while (this.synthesizer.midiChannels.length <= channel) this.synthesizer.createMIDIChannel();
+    const place = part % (GROUP - 1);
+    const group = Math.floor(part / (GROUP - 1)) % (CHANNELS / GROUP);
+    const channel = drums ? DRUM_CHANNEL : GROUP * group + place + (place < DRUM_CHANNEL ? 0 : 1);
     this.insert({ time: start, channel, drums, program, pitch, velocity });
     this.insert({ time: end, channel, pitch, velocity: 0 });
   }

@@ -1,9 +1,12 @@
 // A SoundFont synthesizer. It runs in the audio thread (soundfont-worklet.js); this is the page's side of it.
 
 export class SoundFont {
-  // Load a font, an ArrayBuffer. Throws an Error if it cannot be used.
-  static async load(audio, output, font) {
-    await audio.audioWorklet.addModule("/soundfont-worklet.js");
+  // Load the font at `url`. Throws an Error if it cannot be used.
+  static async load(audio, output, url) {
+    if (!audio.audioWorklet) throw new Error("browsers allow this on the computer of the server only");
+    const [response] = await Promise.all([fetch(url), audio.audioWorklet.addModule("/soundfont-worklet.js")]);
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    const font = await response.arrayBuffer();
     const node = new AudioWorkletNode(audio, "soundfont", {
       numberOfInputs: 0, outputChannelCount: [2], processorOptions: { font },
     });
