@@ -3,7 +3,7 @@
 - The Host header names this server, so that a foreign name that resolves to this computer is useless (DNS rebinding).
 - A request that a page of another site makes is refused (Origin, Sec-Fetch-Site).
 - A body is read up to a limit.
-- Responses forbid inline scripts, foreign resources, frames and guessed types.
+- Response headers forbid inline scripts, resources of other sites, frames, and guessing the type of a response.
 """
 
 import ipaddress
@@ -103,7 +103,7 @@ def _is_address(name: str) -> bool:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the body of a request. Raises Refused if it has more than `limit` bytes."""
-    too_large = Refused(413, f"The request has more than {limit:,} bytes, which is the most: choose a smaller file.")
+    too_large = Refused(413, f"The request has more than {limit:,} bytes, the maximum: choose a smaller file.")
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
         raise Refused(400, "The length of the request is not a number.")

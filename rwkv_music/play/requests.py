@@ -66,7 +66,7 @@ def parse_request(asked: Mapping[str, Any], piece: Piece) -> WriteRequest:
         raise UserError(f"The model writes pieces of {MAX_PARTS} parts at most: this one has {n_parts}.")
     cells = frozenset((bar, part) for bar in bars for part in parts)
     if len(cells) > MOST_CELLS:
-        raise UserError(f"These are {len(cells):,} bars of parts: select {MOST_CELLS:,} at most.")
+        raise UserError(f"The request has {len(cells):,} cells, a part in a bar each: select at most {MOST_CELLS:,}.")
     controls = {}
     for index in (DENSITY, REGISTER):
         control = CONTROLS[index]

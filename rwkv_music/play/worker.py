@@ -73,7 +73,7 @@ class Worker:
         return len(self._waiting) + (self._running is not None)
 
     def submit(self, job: Job) -> None:
-        """Add a job to the queue. Raises QueueFull."""
+        """Add a job to the queue. Raises QueueFull if MOST_WAITING jobs are waiting."""
         with self._changed:
             if len(self._waiting) >= MOST_WAITING:
                 raise QueueFull(f"{MOST_WAITING} requests are waiting already: try again in a while.")
@@ -82,7 +82,7 @@ class Worker:
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """Free a job's place, or end it soon if it runs."""
+        """Cancel a job: remove it from the queue, or, if it is running, end it after its next token."""
         job.cancel()
         with self._changed:
             if job in self._waiting:
