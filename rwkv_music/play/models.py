@@ -70,7 +70,7 @@ class Model:
 
 
 def load_models(paths: list[Path]) -> list[Model]:
-    """Load one model, or two to compare. Without a path, load the shipped one. Raises UserError if it cannot be used."""
+    """Load one model, or two to compare. Without a path, load the shipped one. Raises UserError if that fails."""
     if not paths:
         if not SHIPPED_MODEL.is_file():
             raise UserError(
