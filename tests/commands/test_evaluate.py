@@ -18,7 +18,7 @@ def test_evaluate_an_infilling_run(bach_data, load_untrained, monkeypatch, capsy
     command = ["evaluate", "RUN", "--data", str(bach_data), "--context-bars", "1", "--bars", "2"]
     assert main([*command, "--fills", "1"]) == 0
     output = capsys.readouterr().out
-    for expected in ("part 1", "bars, both sides", "onset f1", "not asked", "copy rate", "onset position"):
+    for expected in ("part 1", "bars, both sides", "onset f1", "not requested", "copy rate", "onset position"):
         assert expected in output
 
 
