@@ -19,7 +19,7 @@ CHECK_EVERY_S = 2.0
 
 
 class Model:
-    """A model that can fill in, and where it came from. Raises UserError for one that cannot."""
+    """A model that can fill in, and its source. Raises UserError if the model cannot be loaded or cannot fill in."""
 
     model: RWKV
     codec: Multitrack

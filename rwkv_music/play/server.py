@@ -121,7 +121,7 @@ class Site:
         kinds: dict[object, Callable[[], Piece]] = {"example": examples.example, "blank": examples.blank}
         kind = (await _json(request)).get("kind")
         if not isinstance(kind, str) or kind not in kinds:
-            raise Refused(400, "The kind of piece is unknown: ask for example or blank.")
+            raise Refused(400, "The kind of piece is unknown: use example or blank.")
         return await self._opened(kinds[kind])
 
     async def upload(self, request: Request) -> Response:

@@ -42,7 +42,7 @@ class Job:
                 self.cancel()
 
     def run(self) -> None:
-        """Do the work. Every way in which it can end becomes an event."""
+        """Do the work. The result or the error is sent as an event."""
         try:
             self.send({"position": 0})
             self.send({"done": self._work(self)})
@@ -57,7 +57,7 @@ class Job:
 
 
 class Worker:
-    """A thread that does jobs in the order in which they come. `idle` is called between jobs and every two seconds."""
+    """A thread that runs jobs in the order of `submit`. It calls `idle` before each job and about every two seconds."""
 
     def __init__(self, idle: Callable[[], None] = lambda: None):
         self._waiting: deque[Job] = deque()
