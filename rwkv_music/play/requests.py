@@ -63,7 +63,7 @@ def parse_request(asked: Mapping[str, Any], piece: Piece) -> WriteRequest:
     else:
         raise UserError("The action is unknown: use fill, continue or add.")
     if n_parts + (new_part is not None) > MAX_PARTS:
-        raise UserError(f"The piece has {n_parts} parts: the model can write {MAX_PARTS}, new ones included.")
+        raise UserError(f"The piece has {n_parts} parts, and {MAX_PARTS} are the maximum: use one with fewer parts.")
     cells = frozenset((bar, part) for bar in bars for part in parts)
     if len(cells) > MOST_CELLS:
         raise UserError(f"The request has {len(cells):,} cells, a part in a bar each: select at most {MOST_CELLS:,}.")
