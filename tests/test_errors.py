@@ -107,7 +107,7 @@ def test_help_on_a_full_device(main, capsys):
 
 def test_the_end_of_a_process_adds_no_error():
     """In a process of its own: Python flushes standard output again when it ends."""
-    program = "import sys; from rwkv_music import __main__ as m; m._run_doctor = lambda _: print('text'); "
+    program = "import sys; from rwkv_music import __main__ as m; m.doctor.run = lambda _: print('text'); "
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", program + "sys.exit(m.main(['doctor']))"],

@@ -91,7 +91,7 @@ def names(action: argparse.Action, value: str, error: str) -> bool:
 @pytest.mark.parametrize("command", REQUIRED)
 def test_wrong_values_of_every_option(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rwkv_music.doctor.main", lambda: 0)
+    monkeypatch.setattr("rwkv_music.commands.doctor.checks", lambda: [])
     monkeypatch.setattr(corpus, "_all_sources", functools.cache(corpus._all_sources))  # it takes a tenth of a second
     monkeypatch.setattr(pipeline, "_tokenize", end)
     (tmp_path / "midi").mkdir()

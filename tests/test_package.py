@@ -12,9 +12,10 @@ from rwkv_music.checkpoint.weights import SHIPPED_MODEL, tokenizer_beside
 PACKAGE = Path(__file__).parents[1] / "rwkv_music"
 
 
-def test_public_names_are_imported_lazily():
+def test_torch_is_imported_when_a_public_name_needs_it():
     program = (
         "import sys, rwkv_music\n"
+        "import rwkv_music.__main__\n"
         "assert 'torch' not in sys.modules\n"
         "from rwkv_music import RWKV, ModelConfig, export, wkv7s\n"
         "assert RWKV.__name__ == 'RWKV' and ModelConfig.__name__ == 'ModelConfig' and wkv7s.__name__ == 'wkv7s'\n"

@@ -1,7 +1,7 @@
 """Low-rank adapters that are created, named and saved by the `peft` library.
 
 The `weight` of an adapted layer is a property. Reading it computes the base weight plus scale * B A. Code that reads
-`weight`, such as the fused sublayers, therefore uses the adapter, and autograd passes the gradient on to A and B.
+`weight`, such as the fused sublayers, therefore includes the adapter, and autograd computes the gradients of A and B.
 """
 
 from pathlib import Path

@@ -77,7 +77,7 @@ def export(
 
 
 def export_trained(run: str | os.PathLike, out: str | os.PathLike, format: str) -> BaseNote:
-    """Write only what the tuned run or checkpoint `run` trained, atomically. Return the base that it was tuned on.
+    """Write only the parameters that the tuned run or checkpoint `run` trained, atomically. Return its base.
 
     The format "state" is a .pth of the initial states for RWKV-Runner, "lora" a folder for peft.
     Raises UserError if the run tuned something else, or a file cannot be read or written.
@@ -110,7 +110,7 @@ def _write_pth(weights: Weights, path: Path, dtype: torch.dtype) -> None:
             for full, shape in unread.items():
                 given = full in weights.shapes
                 tensors[full] = weights.read(full, dtype) if given else torch.zeros(shape, dtype=dtype)
-    with open(path, "wb") as file:  # given a path, torch would store its name, here a temporary one, in the file
+    with open(path, "wb") as file:  # if torch gets a path, it stores the file name, which is temporary here
         torch.save(tensors, file)
 
 

@@ -25,7 +25,7 @@ HF_PROJECTIONS = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "o
 HF_GATES = {"0": "2.bias", "1": "0.weight", "2": "2.weight"}
 TRANSPOSED = re.compile(r"(.*\.)?[wavg][12]")  # low-rank matrices: [in, out] in BlinkDL's files, a Linear's weight here
 
-# Remote code through which AutoModelForCausalLM finds the model in the rwkv7-hf package; fla needs neither file.
+# Code in the folder by which AutoModelForCausalLM finds the model of the package rwkv7-hf; fla needs neither file.
 HF_MODULE_FILES = {
     "configuration_rwkv7.py": "from rwkv7_hf import RWKV7Config\n\n__all__ = ['RWKV7Config']\n",
     "modeling_rwkv7.py": (

@@ -10,11 +10,11 @@ RUN/profile/                             traces (--profile)
 RUN/rollbacks.json                       a Rollback for each checkpoint to which the run returned after a loss spike
 RUN/validations.json                     losses of the validations; they determine the best checkpoint (`validations`)
 RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
-RUN/.owner                               token of the process that may write checkpoints: the last one started
+RUN/.owner                               token of the process that may write checkpoints, the one started last
 RUN/checkpoints/best                     link to the best checkpoint
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
-    config.json                          RunConfig that it was written under
+    config.json                          RunConfig of the process that wrote the checkpoint
     progress.json                        Progress: steps, rows read, skipped steps, recent losses; ranks and ZeRO stage
     tokenizer.json                       copy of RUN/tokenizer.json
     base.json                            in a tuned run: copy of RUN/base.json
@@ -76,7 +76,7 @@ REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # 
 
 @dataclass(frozen=True)
 class Rollback:
-    """The returns to one checkpoint after loss spikes. They are saved, so that a restarted run counts them too."""
+    """How often a run returned to one checkpoint after loss spikes. A restarted run reads it."""
 
     count: int
     samples: int  # rows drawn before the last return; the run continues with the rows after them
@@ -141,7 +141,7 @@ def read_manifest(checkpoint: Path) -> dict[str, dict]:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Return a clause about what is wrong with a checkpoint, or None. Does not read the tensors.
+    """Return what is wrong with a checkpoint, as a clause, or None. Does not read the tensors.
 
     Checks the existence and size of every file, and the hash of every file except tensor files.
     """
@@ -167,7 +167,7 @@ def contents_fault(checkpoint: Path, names: Iterable[str]) -> str | None:
     for name in names:
         try:
             if file_sha256(checkpoint / name) != files[name]["sha256"]:
-                return f"its {name} is not as it was written (another SHA-256)"
+                return f"its {name} has changed since it was written (another SHA-256)"
         except OSError as error:
             return f"its {name} cannot be read ({error.strerror})"
     return None
@@ -216,14 +216,14 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
             f"choose another --out, or resume from the newest with --resume auto."
         )
     if chosen and (problem := fault(chosen)):
-        raise UserError(f"{chosen} is damaged ({problem}): name another one with --resume.")
+        raise UserError(f"{chosen} is damaged ({problem}): name another checkpoint with --resume.")
     return chosen
 
 
 def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str]:
-    """Return one clause about each checkpoint newer than `chosen`, newest first: its name and what is wrong with it."""
+    """Return a clause for each checkpoint newer than `chosen`, newest first: its name and what is wrong with it."""
     newer = [path for path in checkpoints(run) if chosen is None or path.name > chosen.name]
-    return [f"{path.name}: {fault(path) or 'a file is not as it was written'}" for path in reversed(newer)]
+    return [f"{path.name}: {fault(path) or 'a file has changed since it was written'}" for path in reversed(newer)]
 
 
 def read_progress(checkpoint: Path) -> Progress:

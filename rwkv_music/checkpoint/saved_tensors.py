@@ -44,7 +44,7 @@ class SavedTensors:
             raise DamagedFile(f"{INDEX} cannot be read ({error})") from error
 
     def read_into(self, out: Tensor, name: str, start: int = 0, moment: str | None = None) -> None:
-        """As in `Tensors`; `moment` is an optimizer state to read ("exp_avg", ...) instead of the master weights."""
+        """See `Tensors.read_into`. With `moment` ("exp_avg", ...), read this optimizer state instead of the weights."""
         done = 0
         for first, length, rank in self._slices.get(name, ()):
             begin, end = max(start + done, first), min(start + out.numel(), first + length)

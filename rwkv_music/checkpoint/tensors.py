@@ -7,7 +7,7 @@ Notable choices:
 - BlinkDL's files contain v0, v1 and v2 of layer 0. They are not parameters here: the value residual starts in that
   layer, so no program uses them. A run keeps them only so that an exported `.pth` is complete.
 - Files converted for inference (quantized, transposed or compiled) are rejected with the reason. They cannot be
-  trained, but half of them would load without an error.
+  trained, but some of them would load without an error.
 
 Sources: BlinkDL's RWKV-LM, RWKV-v7/rwkv_v7_demo.py and rwkv_v8_rc00_demo.py (names, ignored tensors); the `rwkv`
 package 0.8.32 (its conversion for inference).

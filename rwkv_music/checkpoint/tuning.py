@@ -1,15 +1,15 @@
 """Fine-tuning of a frozen base model: select the trained parameters, identify the base, merge both into one model.
 
 `--tune state` trains one initial state of the recurrence per layer, `--tune lora` trains low-rank adapters of the large
-matrices, and `--tune time,ln,...` trains some of the model's own parts.
+matrices, and `--tune time,ln,...` trains some parts of the model itself.
 
 Notable choices:
 - A checkpoint holds only the trained parameters and their Adam moments: a few MB for initial states.
 - The base is identified by a hash of its frozen weights, rounded to bf16, not by a hash of a file. A run and everything
   exported from it, in any format, therefore count as the same base.
 - Initial states are parameters `blocks.N.att.time_state` [H, N, N] (value axis, key axis), the name and layout that
-  other RWKV trainers and players use. Every document of a batch starts from them, even if it is cut from the middle of
-  a piece: a state encodes a style, not how pieces begin.
+  other RWKV programs use. Every document of a batch starts from them, even one that is cut from the middle of a piece,
+  because a state encodes a style and not the beginning of a piece.
 - B A of an adapter is added to the weight before the weight is used in a matrix product. The fused sublayers and the
   decoder therefore run unchanged, with the same rounding as in full fine-tuning.
 
@@ -36,7 +36,10 @@ from rwkv_music.model_v8 import RWKV
 
 
 def part_of(name: str) -> set[str]:
-    """Return the parts of the model, as `--tune` names them, that `name` belongs to; `ln_x` is in "ln" and "time"."""
+    """Return the parts of the model to which parameter `name` belongs, as `--tune` names them.
+
+    `ln_x` belongs to both "ln" and "time".
+    """
     parts = {"ln"} if ".ln" in f".{name}" else set()
     if ".att." in name:
         parts.add("time")
@@ -59,9 +62,9 @@ def freeze(model: RWKV, train: TrainConfig) -> None:
 
 
 def add_trained(model: RWKV, train: TrainConfig, seed: int) -> None:
-    """Add the parameters that `train.tune` trains in addition to the base's weights. At first they do not change the
-    output.
+    """Add the parameters that `train.tune` trains in addition to the weights of the base.
 
+    Their initial values do not change the output of the model.
     All parameters of `model` must be frozen. Raises UserError if a required library is not installed.
     """
     if train.tune == "state":
@@ -106,7 +109,7 @@ class Base:
     """The frozen weights of a tuned run, read on demand.
 
     Args:
-        weights: the opened base model. If it is a v7 and the tuned model a v8, the DeepEmbed tables are ones.
+        weights: the opened base model. If it is a v7 and the tuned model a v8, every DeepEmbed entry is 1.
         config: the tuned model's shape.
         tune: as in TrainConfig, not "all".
     """
@@ -116,14 +119,14 @@ class Base:
         self.shapes = {name: shape for name, shape in parameter_shapes(config).items() if is_frozen(name, tune)}
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """See `Tensors.read_into`; `name` is a frozen parameter. Raises UserError if the file is damaged there."""
+        """See `Tensors.read_into`. `name` is a frozen parameter. Raises UserError if the file is damaged."""
         if name not in self.weights.shapes and name.endswith(".enn.weight"):
             out.fill_(1.0)
         else:
             self.weights.read_into(out, name, start)
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the frozen weights in order of their names, rounded to bf16. It identifies the base."""
+        """Return the SHA-256 of the frozen weights, rounded to bf16 and in order of names. It identifies the base."""
         digest = hashlib.sha256()
         for name in sorted(self.shapes):
             rounded = read_whole(self, name, torch.bfloat16)
@@ -137,7 +140,7 @@ class Base:
         if found != expected:
             raise UserError(
                 f"{self.weights.source} is not the base that {tuned} was tuned on (the SHA-256 of its weights is "
-                f"{found[:12]}, not {expected[:12]}): name the base it was tuned on."
+                f"{found[:12]}, not {expected[:12]}): name the base that it was tuned on."
             )
 
 

@@ -1,13 +1,13 @@
 """The losses of a run's validations, and the best checkpoint: the one with the lowest validation loss.
 
-RUN/validations.json records the step and the loss of each validation, on rank 0, as soon as the loss is known. The best
-checkpoint follows from it: of the checkpoints that are there and have no `fault`, the one with the lowest recorded
-loss. So it is right after a kill at any moment, also one between a validation and the save of its weights, which the
-record then names although they do not exist. RUN/checkpoints/best is a symbolic link to it, for people and for paths
-such as `--init RUN/checkpoints/best`; no decision depends on the link.
+Rank 0 records the step and the loss of each validation in RUN/validations.json as soon as the loss is known. The best
+checkpoint is computed from this record: it has the lowest recorded loss among the checkpoints that exist and have no
+`fault`. A run can be killed between a validation and the save of its weights. The record then contains a step without a
+checkpoint, which is ignored. RUN/checkpoints/best is a symbolic link to the best checkpoint, for users and for paths
+such as `--init RUN/checkpoints/best`. The program itself never reads the link to decide which checkpoint is the best.
 
-When a run resumes, losses of later steps are removed from the record, because these steps are taken again. The same
-happens to losses that were measured on other data or another number of rows, which cannot be compared.
+When a run resumes, it removes the losses of later steps from the record, because it repeats these steps. It also
+removes losses that were measured on other data or on another number of rows, because they cannot be compared.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from rwkv_music.errors import UserError, plural
 from rwkv_music.files import check_types, read_json, sync_folder, write_text
 
 VALIDATIONS = "validations.json"
-BEST = "best"  # name of the link, and of the choice
+BEST = "best"  # the name of the link, and the value of `which` that selects the best checkpoint
 LAST = "last"
 
 
@@ -32,7 +32,7 @@ class Validated:
 
     step: int
     loss: float  # nats per token; it may be infinite or NaN
-    extra: bool  # the checkpoint was saved for this loss alone; it is deleted when it is no longer the best
+    extra: bool  # the checkpoint was saved only because of this loss; it is deleted when it is no longer the best
 
 
 class Validations:
@@ -43,7 +43,7 @@ class Validations:
 
     @staticmethod
     def read(run: Path) -> "Validations":
-        """Read the validations of a run; there are none without a file. Raises UserError if the file is damaged."""
+        """Read the validations of a run, none if there is no file. Raises UserError if the file is damaged."""
         path = run / VALIDATIONS
         if not path.exists():
             return Validations(run)
@@ -58,7 +58,7 @@ class Validations:
         return Validations(run, tree["measured_on"], entries)
 
     def resume(self, step: int, measured_on: str) -> None:
-        """Keep the losses up to `step`, if they were measured on the same data; rewrite the file if that drops any."""
+        """Remove the losses after `step`, or all losses if they were measured on other data."""
         same = measured_on == self.measured_on
         kept = tuple(entry for entry in self.entries if same and entry.step <= step)
         self.measured_on = measured_on
@@ -67,7 +67,7 @@ class Validations:
             self._write()
 
     def add(self, step: int, loss: float, saved: bool) -> None:
-        """Record the loss at `step`. `saved`: its weights are saved already, for another reason."""
+        """Record the loss at `step`. `saved` says whether its weights are saved anyway, for another reason."""
         lowest = self.lowest()
         better = math.isfinite(loss) and (lowest is None or loss < lowest.loss)
         self.entries = (*(e for e in self.entries if e.step < step), Validated(step, loss, better and not saved))
@@ -78,24 +78,24 @@ class Validations:
 
     @property
     def without_improvement(self) -> int:
-        """The number of validations in a row, up to the last one, whose loss was not lower than all before."""
+        """The number of validations since the one with the lowest loss; all of them if no loss is finite."""
         lowest = self.lowest()
         return sum(lowest is None or entry.step > lowest.step for entry in self.entries)
 
     def best(self) -> Validated | None:
-        """Return the validation with the lowest loss among those whose checkpoint is there without a `fault`."""
+        """Return the validation with the lowest loss among those whose checkpoint exists and has no `fault`."""
         by_loss = sorted((e for e in self.entries if math.isfinite(e.loss)), key=lambda entry: (entry.loss, entry.step))
         return next((entry for entry in by_loss if fault(self.checkpoint(entry)) is None), None)
 
     def superseded(self) -> list[Path]:
-        """Return the checkpoints that were saved only because they were the best, and no longer are."""
+        """Return the checkpoints that were saved only because they were the best, and are no longer the best."""
         best = self.best()
         worse = (entry for entry in self.entries if best and not entry.loss <= best.loss)
         former = (self.checkpoint(entry) for entry in worse if entry.extra)
         return [path for path in former if path.is_dir()]
 
     def link_best(self) -> None:
-        """Point the link at the best checkpoint, atomically. File systems without links have none."""
+        """Point the link at the best checkpoint, atomically. Do nothing if the file system has no symbolic links."""
         best, link = self.best(), self._run / CHECKPOINTS / BEST
         target = best and checkpoint_name(best.step)
         with contextlib.suppress(OSError):
@@ -122,11 +122,11 @@ class Validations:
 
 
 def choose_checkpoint(run: Path, which: str = BEST) -> tuple[Path | None, str]:
-    """Return a checkpoint of a run, and why it is the one, as a clause ("" if there is no choice).
+    """Return a checkpoint of a run, and a clause that says why it was chosen, "" if there was no choice.
 
-    `which` is "best", "last" or a step. The best is the last one in a run without validations; the checkpoint is None
-    in a run without checkpoints. Raises UserError if the record of the validations or the chosen step is damaged, or
-    all checkpoints are.
+    `which` is "best", "last" or a step. In a run without validations, the last checkpoint counts as the best one. In a
+    run without checkpoints, the checkpoint is None. Raises UserError if the record of the validations is damaged, if
+    the run has no checkpoint of this step, or if all its checkpoints are damaged.
     """
     if which.isdecimal():
         chosen = run / CHECKPOINTS / checkpoint_name(int(which))

@@ -61,9 +61,10 @@ def checkpoint_of(path: str | os.PathLike) -> Path:
 
 
 def chosen_checkpoint(path: str | os.PathLike, which: str | None = None) -> tuple[Path, str]:
-    """As `checkpoint_of` and `choose_checkpoint`: return the checkpoint and why it is the one, "" if that is obvious.
+    """Return a checkpoint, and a clause that says why it was chosen, "" if there was no choice.
 
-    Raises UserError also if `path` is a checkpoint and `which` is given.
+    `path` is a run or a checkpoint, as for `checkpoint_of`; `which` is as for `choose_checkpoint`. Raises UserError as
+    these functions do, and if `path` is a checkpoint and `which` is given.
     """
     path, reason = Path(path), ""
     if (path / PROGRESS).is_file():
@@ -128,7 +129,7 @@ def load_pretrained(
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
-    """Load the model of a run's best checkpoint or of a checkpoint folder. For a tuned run, its base is merged in.
+    """Load the model of a run's best checkpoint or of a checkpoint folder. The base of a tuned run is included.
 
     Return the frozen model in evaluation mode (float32 on a CPU, bfloat16 on a GPU), its codec, the run's configuration
     and the checkpoint's optimizer step. Raises UserError for a folder that is not a run, a run without a checkpoint,
@@ -154,7 +155,7 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
 
 
 def unread_tensors(weights: Weights) -> dict[str, Tensor]:
-    """Return the tensors of `UNREAD` that `weights` has, in fp32. Raises UserError if the file is damaged."""
+    """Return those tensors named in `UNREAD` that `weights` has, in fp32. Raises UserError if the file is damaged."""
     return {name: weights.read(name, torch.float32) for name in UNREAD if name in weights.shapes}
 
 
@@ -178,7 +179,7 @@ def tuned_states(path: str | os.PathLike, model: str | os.PathLike) -> dict[str,
 
 
 def _with_base(checkpoint: Path, config: RunConfig, saved: SavedTensors) -> Tensors:
-    """Return the complete model's tensors: `saved`, merged with its base if the checkpoint is of a tuned run."""
+    """Return the tensors of the complete model: `saved`, and those of the base if the run was tuned."""
     if config.train.tune == "all":
         return saved
     note = BaseNote.read(checkpoint)

@@ -1,4 +1,4 @@
-"""Augmentation of pieces on their tokens while batches are read: transposition, loudness, tempo and tags.
+"""Augmentation of the tokens of pieces while batches are read: transposition, loudness, tempo and tags.
 
     transposition   all melodic parts by one interval of -5 to 6 semitones, within the range of every instrument
     loudness        all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
@@ -22,7 +22,7 @@ TEMPO_CHANGE = 0.1
 LOUDNESS_PART = 12
 UNKNOWN_TAGS = 0.5
 # Lowest and highest pitch per family of eight General MIDI programs, for the widest instrument of the family.
-# None where pitches name instruments or effects, which are not transposed.
+# None: the pitches stand for instruments or effects, so they are not transposed.
 RANGES: tuple[tuple[int, int] | None, ...] = (
     (21, 108),  # pianos
     (36, 108),  # mallets
@@ -69,8 +69,8 @@ class Augmenter:
     def vary(self, excerpts: list[np.ndarray], sample: int, before: np.ndarray | None = None) -> list[np.ndarray]:
         """Return an independent variation of each excerpt of sample number `sample`, int64 [n] each.
 
-        Each excerpt [n] belongs to one piece. `before`, int [m], are the tokens of the first piece before its excerpt,
-        which may name its programs.
+        Each excerpt [n] belongs to one piece. `before`, int [m], are the tokens that precede the first excerpt in its
+        piece. They can set programs that apply to the excerpt.
         """
         excerpts = [np.asarray(ids, np.int64) for ids in excerpts]
         if self._n_columns:
@@ -91,7 +91,7 @@ class Augmenter:
         return np.random.Generator(np.random.Philox(key=np.array([self._seed, key], np.uint64)))
 
     def _forget_tags(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Return ids with the tags of some columns unknown; `draws`, float64 [columns] in [0, 1), decide which."""
+        """Return ids with the unknown value for some tags. `draws`, float64 [columns] in [0, 1), select the columns."""
         column = self._column[ids]
         is_unknown = (column != NONE) & (draws[column] < UNKNOWN_TAGS)
         return np.where(is_unknown, self._vocabulary.unknown_tag[ids], ids)
@@ -114,10 +114,10 @@ class Augmenter:
         return ids
 
     def _possible_shifts(self, pitches: np.ndarray, programs: np.ndarray) -> list[int]:
-        """Return the possible shifts, including 0: they move no note out of its instrument's range, or further out of
-        it.
+        """Return the possible shifts, in semitones, including 0.
 
-        The arguments are the pitch and the program of each note that can move, int64 [n].
+        A shift is possible if it moves no note out of the range of its instrument. A note that is already outside must
+        not move further out. The arguments are the pitch and the program of each note that can move, int64 [n].
         """
         if not len(pitches):
             return [0]
@@ -130,7 +130,10 @@ class Augmenter:
         return [shift for shift in SHIFTS if low <= shift <= high]
 
     def _programs(self, ids: np.ndarray) -> np.ndarray:
-        """Return the program of each token, int64 [n]: its own, or the last one that was named, by its part if any."""
+        """Return the program of each token, int64 [n]; NONE if it has none.
+
+        A token without a program of its own has the last program set before it, within its part if there are parts.
+        """
         v = self._vocabulary
         if not self._names_program.any():
             return v.program[ids]
@@ -159,7 +162,7 @@ def _step(ids: np.ndarray, ranks: np.ndarray, steps: int) -> np.ndarray:
 
 def _stretch(ids: np.ndarray, wait_ms: np.ndarray, factor: float) -> np.ndarray:
     """Scale the waits by `factor`, rounding absolute times; each run of waits keeps its number of tokens."""
-    unit_ms = int(wait_ms[wait_ms != NONE].min())  # the waits are its multiples, in order
+    unit_ms = int(wait_ms[wait_ms != NONE].min())  # the waits are multiples of this, in order
     wait = np.where(wait_ms != NONE, wait_ms // unit_ms, NONE)
     longest, unit = int(wait.max()), int(np.argmax(wait == 1))
     places = np.flatnonzero(wait[ids] != NONE)

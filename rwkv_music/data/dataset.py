@@ -31,7 +31,7 @@ from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
 Rows = NextTokenRows | CompletionRows | InfillRows  # the windows of a task
-DATASET_TYPES = {  # what is read from dataset.json
+DATASET_TYPES = {  # the entries of dataset.json that are read
     "tokenizer": {"name": str, "fingerprint": str, "vocab_size": int, "pad_id": int},
     "splits": {split: {"pieces": int} for split in SPLITS},
     "sha256": {"tokenizer.json": str},
@@ -49,10 +49,10 @@ class StreamEdges:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T tokens, with the facts about them that would otherwise need a GPU synchronization."""
+    """B rows of T tokens, with facts about them that the GPU could only provide by a synchronization."""
 
     input_ids: torch.Tensor  # int64 [B, T]
-    targets: torch.Tensor  # int64 [B, T], the next token of the same document, -100 where no target counts
+    targets: torch.Tensor  # int64 [B, T], the next token of the same document, or -100 for no target
     cu_seqlens: torch.Tensor  # int32 [D + 1], document starts in the flattened tokens, then B * T; each row starts one
     positions: torch.Tensor  # int64 [P], ascending flattened indices of the targets that count; P may be 0
     max_length: int  # length of the longest document in tokens
@@ -128,7 +128,7 @@ class MusicDataset:
         self.tokens = tokens = BinIdx(self.data_dir / split)
         self.n_documents = len(tokens)
         self.n_tokens = tokens.n_tokens
-        self.n_targets = self.n_tokens - self.n_documents  # in a pass of next-token prediction
+        self.n_targets = self.n_tokens - self.n_documents  # of one pass of next-token prediction
         if self.n_targets < 1:
             remedy = "prepare it with a larger --val-fraction" if split == "val" else "prepare it from more files"
             raise UserError(f"The {split} split of {data_dir} has no targets: {remedy}.")
@@ -142,7 +142,7 @@ class MusicDataset:
         self._weights = {name: weight for name, weight in weights.items() if weight}
         codec = None if task == "pretrain" else load_codec(self.data_dir / "tokenizer.json")
         self._next_token = NextTokenRows(tokens, ctx_len, augmenter)
-        self.tasks: dict[str, Rows] = {}  # those with samples
+        self.tasks: dict[str, Rows] = {}  # the tasks that have samples
         if "completion" in self._weights:
             bars = (context_bars, completion_bars)
             self.tasks["completion"] = CompletionRows(data_dir, split, tokens, codec, ctx_len, *bars, augmenter)
@@ -150,12 +150,12 @@ class MusicDataset:
             self.tasks["infill"] = InfillRows(data_dir, split, tokens, codec, ctx_len, infill_bars, seed, augmenter)
         if "pretrain" in self._weights:
             self.tasks["pretrain"] = self._next_token
-        # Samples per epoch: every window at least once, exactly once with one task.
+        # Samples per epoch. They use every window at least once. If there is one task, they use it exactly once.
         self.n_windows = int(max(-(-rows.n_windows // self._weights[name]) for name, rows in self.tasks.items()))
 
     @classmethod
     def of(cls, config: DataConfig, split: str, fingerprint: str | None = None) -> "MusicDataset":
-        """Return a split of the dataset of a run's configuration. Raises like the constructor."""
+        """Return a split of the dataset that a run's configuration names. Raises UserError as the constructor does."""
         return cls(
             config.data, split, config.ctx_len, config.seed, fingerprint, config.task, config.completion_weight,
             config.context_bars, config.completion_bars, config.augment, config.infill_weight, config.infill_bars,
@@ -165,7 +165,7 @@ class MusicDataset:
         """Return the task of sample number `sample` and its window, 0 <= window < n_windows of that task."""
         number, rest = sample, Fraction(1)
         for name, weight in self._weights.items():
-            share = weight / rest  # of the samples that earlier tasks leave
+            share = weight / rest  # of the samples that do not belong to earlier tasks
             before = int(number * share)  # samples of this task before this one
             rows = self.tasks[name]
             if int((number + 1) * share) > before:
@@ -177,7 +177,7 @@ class MusicDataset:
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
         """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions.
 
-        Without any sample, return one row of padding without targets.
+        If there are no samples (counter_start == counter_stop), return one row of padding without targets.
         """
         if not 0 <= counter_start <= counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")

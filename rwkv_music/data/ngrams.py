@@ -28,7 +28,7 @@ def ngram_nats_per_token(
     """Cross-entropy of `val` under the 1-gram to `order`-gram models of `train`, in nats per token.
 
     The mean is over every token of `val` that has a predecessor in its own document: the targets on which the model is
-    scored. All values are NaN when there are none. Order 1 counts all of `train`. Higher orders count its first
+    scored. If there are none, all values are NaN. Order 1 counts all of `train`. Higher orders count its first
     documents, at most `most_tokens` tokens but at least one document.
     """
     first_documents = max(int(np.searchsorted(train.offsets, most_tokens, side="right")) - 1, 1)
@@ -59,7 +59,7 @@ class _Ngrams:
     discount: float  # subtracted from every count
 
     def find(self, contexts: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
-        """Return int64 [T], the index of the n-gram that ends with each token, -1 where it does not occur."""
+        """Return int64 [T], the index of the n-gram that ends with each token; -1 if it is not in the table."""
         if not len(self.keys):  # no training document is long enough
             return np.full(len(ids), -1)
         keys = contexts * vocab_size + ids  # negative, so not in the table, where the context is -1
@@ -69,8 +69,8 @@ class _Ngrams:
     def probabilities(self, contexts: np.ndarray, found: np.ndarray, lower: np.ndarray) -> np.ndarray:
         """Return float64 [T], each token's probability after its context.
 
-        `contexts`, int64 [T], has the index of each token's context, -1 where that does not occur. There the result is
-        `lower`, float64 [T], the probabilities of the order below. `found`, int64 [T], is from `find`.
+        `contexts`, int64 [T], has the index of each token's context, or -1 if it does not occur. In that case, the
+        result is `lower`, float64 [T], the probabilities of the order below. `found`, int64 [T], is from `find`.
         """
         if not len(self.keys):
             return lower

@@ -1,6 +1,6 @@
 """The pieces of a dataset split as prompts: tokens and bar positions.
 
-The tokens of some codecs do not contain the bars, so a dataset stores the first token of each bar.
+A dataset stores the index of the first token of each bar, because the tokens of some codecs do not mark bars.
 """
 
 import os

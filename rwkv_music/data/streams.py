@@ -48,15 +48,15 @@ class DocumentStreams:
             heapq.heapreplace(heap, (tokens + int(lengths[piece]), stream))
         self._members = [np.array(pieces, np.int64) for pieces in members]
         windows = -(-max(heap)[0] // dataset.ctx_len)
-        self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step  # every token is read once
-        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # average pieces that a row touches
+        self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step  # a pass reads every token once
+        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # on average, including partial ones
         self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # stream: (pass, pieces, their starts)
         self._varied: dict[int, tuple[int, np.ndarray]] = {}  # stream: (sample number of a piece, its tokens)
 
     def batch(self, window: int, start: int = 0, stop: int | None = None) -> Batch:
         """Return window number `window` of the streams start..stop, with `edges`. Window numbers run over all passes.
 
-        Without any stream, return one row of padding without targets; `edges.last` is then empty.
+        If there are no streams (start == stop), return one row of padding without targets; `edges.last` is empty.
         """
         streams = range(start, self.n_streams if stop is None else stop)
         rows = [self._row(window, stream) for stream in streams] or [_padding()]
@@ -93,7 +93,7 @@ class DocumentStreams:
         return row, bool(begin > starts[first])
 
     def _order(self, pass_number: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pieces of a stream in one pass, int64 [n], and their starts in it and its end, int64 [n + 1]."""
+        """Return the pieces of a stream in one pass, int64 [n]; and the start of each and the end, int64 [n + 1]."""
         cached = self._orders.get(stream)
         if cached is None or cached[0] != pass_number:
             pieces = self._members[stream]
@@ -118,11 +118,14 @@ class DocumentStreams:
 
 
 def _padding() -> tuple[Row, bool]:
-    """Return a window without tokens, which continues no piece."""
+    """Return a window without tokens, and False: it does not continue a piece."""
     return Row(np.empty(0, np.int64), np.empty(0, np.int64), np.zeros(1, np.int64)), False
 
 
 def document_states(stream_states: State, batch: Batch) -> State:
-    """Return the initial state of each document of a batch: its stream's if it continues a piece, else zero."""
+    """Return the initial state of each document of a batch.
+
+    It is the state of the stream if the document continues a piece, and zero otherwise.
+    """
     edges = batch.edges
     return stream_states.rows(edges.rows).scatter(batch.cu_seqlens.numel() - 1, edges.documents)

@@ -6,7 +6,7 @@ In a pass, every token that has a predecessor in its own document is a target ex
 `CompletionRows` is the task of `generate`: N bars are the context, and the M bars that follow are the targets.
 Windows slide by one bar through every piece. Notable choices:
 - A window inside a piece starts like a piece: with BOS, then the tempo and the program in force unless its tokens set
-  them, and without the silence before its first note. So it looks like a prompt of `generate`.
+  them, and without the silence before its first note. It therefore has the form of a prompt of `generate`.
 - The last target is the token after the last bar, so the model also learns to end a bar.
 - If a window has more tokens than a row, its context loses whole bars from its start. A completion that is too long
   even without context is cut at its end.
@@ -45,7 +45,7 @@ def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> 
     targets = tokens[1:].copy()
     targets[new_starts - 1] = IGNORE_INDEX
     input_ids = tokens[:ctx_len]
-    if len(targets) < len(input_ids):  # the very last token has no target
+    if len(targets) < len(input_ids):  # the last token of the split has no target
         targets = np.append(targets, IGNORE_INDEX)
     return Row(input_ids, targets, np.concatenate([[0], new_starts[new_starts < len(input_ids)]]))
 
@@ -76,7 +76,7 @@ class NextTokenRows:
 def open_bars(folder: str | os.PathLike, split: str, tokens: BinIdx) -> BinIdx:
     """Return the bars of a split: for each document, the first bar's start and the distances between bars, in tokens.
 
-    Raises UserError if the dataset has none.
+    Raises UserError if the dataset has no bar positions.
     """
     prefix = Path(folder) / f"{split}.bars"
     if not idx_path(prefix).is_file():

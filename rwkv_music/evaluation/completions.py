@@ -1,4 +1,4 @@
-"""Completions of held-out pieces, measured and compared with the real bars."""
+"""Completions of held-out pieces, and the measures of their bars and of the real bars."""
 
 import os
 
@@ -28,8 +28,8 @@ def sample_measures(
 ) -> tuple[list[Measures], list[Measures]]:
     """Complete held-out pieces, and measure the completions and the same bars of the real pieces.
 
-    The pieces are those of the validation split, or of the training split if that is empty. They are used in order, and
-    repeatedly if there are fewer than `samples`.
+    The pieces are those of the validation split, or of the training split if the validation split is empty. They are
+    used in order, and repeatedly if there are fewer than `samples`.
 
     Only the `bars` bars after the `context_bars` given bars are measured. Return the measures of the real bars, one per
     piece, and those of the completions. Raises UserError if no piece is long enough.

@@ -3,20 +3,20 @@
 A hole is a cell (one part in one bar) that the model has to write. The report has four tables:
 
     measures     onset F1, chroma and groove similarity (midi/fill_measures.py) of the model's fills and of three
-                 baselines: fills by the model when it reads only the bars before the first hole, copies of the nearest
-                 given bar, and random real bars
+                 baselines: fills by the model without the bars after the holes, copies of the nearest given bar, and
+                 random real bars
     controls     the share of cells in the requested class of a control, with the request and without it
-    copying      the copy rate (midi/copying.py) of the fills, and that of the true bars
-    descriptors  the divergence of the histograms (midi/descriptors.py) of the fills from those of real bars, and that
-                 of the true bars from the same real bars
+    copying      the copy rate (midi/copying.py) of the fills and of the true bars
+    descriptors  the divergences (midi/descriptors.py) of the fills from real bars of other pieces, and of the true bars
+                 from the same real bars
 
 The holes are drawn as in training (`draw_holes`), in some bars of a piece that have other bars on both sides. Notable
 choices:
 - Each set of holes is filled `VARIANTS` times, as one batch. Random real bars are drawn as often.
-- When the model reads only the bars before the first hole, it writes all parts of the bars from the first hole to the
-  last one. Only the holes are measured.
-- One class of one control is requested for each part with holes. The class is drawn among those that occur in the part
-  anywhere in the piece. The control changes from part to part and from one set of holes to the next.
+- Without the bars after the holes, the model reads only the bars before the first hole. It then writes all parts of
+  the bars from the first hole to the last one. Only the holes are measured.
+- One class of one control is requested for each part with holes. The class is drawn from those that occur in any bar of
+  the part. The control changes from part to part and from one set of holes to the next.
 - The random real bars are taken from at most `MOST_REAL_PIECES` pieces of the training split.
 """
 
@@ -50,8 +50,8 @@ from rwkv_music.tokenizers.vocabulary import NONE
 
 VARIANTS = 4
 MOST_REAL_PIECES = 1_000
-UNKNOWN = -100  # a class that is far from every class
-MOST_DRAWS = 50  # per set of holes; draws without notes are repeated
+UNKNOWN = -100  # in place of a class; so low that it is not next to any class
+MOST_DRAWS = 50  # attempts to draw a set of holes; a set without notes is drawn again
 MODEL, LEFT_ONLY, COPY, RANDOM = "model", "left side only", "neighbor's copy", "random real"
 
 Contents = Mapping[Hole, np.ndarray]
@@ -64,14 +64,14 @@ class FillTask:
     excerpt: Excerpt
     holes: list[Hole]  # in order
     real: Score  # of the excerpt
-    marked: np.ndarray  # bool [bars, parts], the holes
+    marked: np.ndarray  # bool [bars, parts]: which cells are holes
     # For each part, which classes of each control occur in it: bool [N_CONTROLS, largest number of classes].
     classes: dict[int, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Obedience:
-    """How many cells are in the requested class of one control."""
+    """How often the cells of fills are in the requested class of one control."""
 
     name: str  # of the control
     cells: int  # cells for which a class was requested, in all fills
@@ -87,7 +87,7 @@ class FillReport:
 
     split: str
     sets_of_holes: int
-    measures: dict[str, list[FillMeasures]]  # by what filled the holes
+    measures: dict[str, list[FillMeasures]]  # by the method that filled the holes
     obedience: list[Obedience]
     copy_rate: float  # of the fills; NaN without n-grams
     real_copy_rate: float  # of the true bars
@@ -108,12 +108,12 @@ def evaluate_fills(
 ) -> FillReport:
     """Fill holes of held-out pieces `count` times, and measure the fills.
 
-    The pieces are those of the validation split, or of the training split if that is empty.
+    The pieces are those of the validation split, or of the training split if the validation split is empty.
 
     Args:
         model: an RWKV trained on `codec`'s tokens with infill rows.
         context_bars: bars on each side of the bars with holes.
-        bars: bars in which holes are drawn, fewer in pieces that are short.
+        bars: the number of bars in which holes are drawn; fewer in short pieces.
         sampling: its seed also determines the pieces, the holes and the classes.
         rows_at_once: as for `write_cells`.
 
@@ -181,7 +181,7 @@ def evaluate_fills(
 
 
 def draw_tasks(pieces: Sequence[Piece], count: int, context_bars: int, bars: int, seed: int) -> list[FillTask]:
-    """Draw `count` sets of holes that have notes in the real piece; fewer if hardly any piece has such holes."""
+    """Draw `count` sets of holes that have notes in the real piece, or fewer if too few pieces have such holes."""
     order = np.random.default_rng(seed).permutation(len(pieces)).tolist()
     tasks: list[FillTask] = []
     for draw in range(MOST_DRAWS * count):
@@ -224,7 +224,7 @@ def score_of(excerpt: Excerpt) -> Score:
 
 
 def _notes(contents: Contents, lines: np.ndarray) -> np.ndarray:
-    """Return the notes of the contents of cells in a piece with these bar lines, NOTE [n]."""
+    """Return the notes of cells with these contents in a piece with these bar lines, NOTE [n]."""
     notes, cell = content_notes(list(contents.values()))
     bar, number = np.array(list(contents), np.int64).reshape(-1, 2).T
     notes["start"] += lines[bar[cell]]
@@ -234,12 +234,12 @@ def _notes(contents: Contents, lines: np.ndarray) -> np.ndarray:
 
 
 def _true_notes(task: FillTask) -> np.ndarray:
-    """Return the notes that the piece has in the holes, NOTE [n]."""
+    """Return the notes of the real piece in the holes, NOTE [n]."""
     return task.real.notes[in_cells(task.real.notes, task.real.lines, task.marked)]
 
 
 def _left_only(task: FillTask) -> tuple[Excerpt, list[Hole]]:
-    """Return the excerpt up to the last hole, and all its cells from the bar of the first hole on as holes."""
+    """Return the excerpt up to the bar of the last hole, and all its cells from the bar of the first hole on."""
     first, last = task.holes[0][0], task.holes[-1][0]
     numbers = sorted({*task.excerpt.parts, *(number for _, number in task.holes)})
     excerpt = task.excerpt.bars(0, last + 1)
@@ -341,7 +341,7 @@ def as_table(report: FillReport) -> str:
         "standard deviation:",
         compared(list(report.measures), list(report.measures.values())),
         "",
-        f"{'share of cells in the class':<29}{'asked for it':>20}{'not asked':>20}",
+        f"{'share of cells in the class':<29}{'requested':>20}{'not requested':>20}",
         f"{'':<13}{'cells':>16}" + f"{'exactly':>10}{'within 1':>10}" * 2,
     ]
     for row in report.obedience:

@@ -1,5 +1,4 @@
-"""The loss of a model on the true music in holes, with and without context. It shows whether the model uses the
-context.
+"""The loss of a model on the true notes of holes, with more and less context, to show whether it uses the context.
 
 A hole is a cell (one part in one bar) whose notes the model has to predict. Each held-out piece gives several
 documents. Their holes are in the same bars, but the model can read different context:
@@ -7,8 +6,8 @@ documents. Their holes are in the same bars, but the model can read different co
     bars        the holes are all parts of the bars; the model reads the bars on both sides, only the bars before them,
                 or no other bars
     a part      the holes are one part of the bars; the model reads the other parts and the bars on both sides
-    inner parts the holes are all parts except the first and the last, in pieces with three parts or more; the model
-                reads the outer parts, or does not
+    inner parts the holes are all parts but the first and the last one, in pieces with at least three parts; the model
+                reads these two outer parts or does not read them
 
 Source: the comparison of sides follows Donahue et al., "Enabling Language Models to Fill in the Blanks" (2020).
 """
@@ -37,10 +36,12 @@ INNER_GIVEN, INNER_ALONE = "inner parts, outer parts given", "inner parts withou
 class HoleLoss(NoteLoss):
     """The loss of the contents of holes of one kind."""
 
-    holes: int = 0  # documents
+    holes: int = 0  # the number of documents
 
 
-Document = tuple[str, np.ndarray, np.ndarray]  # (name, tokens int64 [n], which of them are contents, bool [n])
+Document = tuple[
+    str, np.ndarray, np.ndarray
+]  # (name, tokens int64 [n], which of them are the contents of holes, bool [n])
 
 
 def hole_losses(
@@ -51,7 +52,7 @@ def hole_losses(
     hole_bars: int = 4,
     per_piece: int = 1,
 ) -> list[HoleLoss]:
-    """Return the losses on the validation split, or on the training split if that is empty.
+    """Return the losses on the validation split, or on the training split if the validation split is empty.
 
     Holes of `hole_bars` bars are placed evenly, at most `per_piece` in each piece. The result is empty
     if no piece has `context_bars` bars on both sides of a hole.

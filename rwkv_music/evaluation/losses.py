@@ -1,6 +1,6 @@
 """The loss of a model on a dataset split, in total and by part, and the losses of n-gram models.
 
-Training's validation uses `summed_loss` and `summed_loss_of_streams`; the `evaluate` command uses the rest.
+The validation during training uses `summed_loss` and `summed_loss_of_streams`. The command `evaluate` uses the rest.
 """
 
 import math
@@ -26,7 +26,7 @@ from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
 Through = Callable[[Iterator[Batch]], Iterator[Batch]]
-PART_ROWS = 16  # at most, in `part_losses`
+PART_ROWS = 16  # the largest number of rows of parts that `part_losses` returns
 POSITION_BINS = 10  # equal parts of a piece in `Evaluation.by_position`
 
 
@@ -48,8 +48,8 @@ def summed_loss(
 
     The caller adds both numbers over the ranks and then divides. Every target therefore has the same weight on any
     number of ranks. Every rank runs the same number of batches. Only the first `max_rows` rows are used, rounded up to
-    whole batches; 0 means all. The batches are read through the generator `through`, which may raise an exception to
-    end the evaluation.
+    whole batches; 0 means all. `through` wraps the iterator over the batches. It can raise an exception to end the
+    evaluation.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     batches = dataset.validation_batches(batch_size, rank, world_size)
@@ -70,7 +70,7 @@ def summed_loss_of_streams(
     max_rows: int = 0,
     through: Through = iter,
 ) -> torch.Tensor:
-    """Do what `summed_loss` does, but read every piece from beginning to end. The state passes from window to window.
+    """Do the same as `summed_loss`, but read every piece from beginning to end, passing the state between windows.
 
     The result therefore does not depend on the length of the windows or the number of streams. `own` contains the
     numbers of this rank's streams. `max_rows` is rounded up to whole windows.
@@ -91,8 +91,8 @@ def summed_loss_of_streams(
 def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tuple[np.ndarray, State | None]:
     """Return the loss in nats at each of `batch.positions`, float64 [P], and the documents' new state.
 
-    `state` is the state of each document before the batch. None means the initial state; in this case no new state is
-    returned.
+    `state` is the state of each document before the batch. None means the initial state. In this case, None is returned
+    instead of the new state.
     """
     batch = batch.to(model.device)
     features, state = model.features(batch.input_ids, state, batch.cu_seqlens, batch.max_length)
@@ -140,7 +140,7 @@ class Evaluation:
     bits_per_note: float  # total loss divided by the number of notes
     by_position: tuple[float, ...]  # mean loss in nats in each tenth of the pieces; NaN for a tenth without targets
     ngram_nats_per_token: float  # loss of the best n-gram model, n from 2 to LONGEST_NGRAM
-    ngram: int  # its n
+    ngram: int  # the order n of this model
     bigram_nats_per_token: float
     unigram_nats_per_token: float
 
@@ -206,7 +206,7 @@ def _nats_by_position(
 def _nats_by_place(
     model: RWKV, dataset: MusicDataset, batch_size: int, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the places of targets among all tokens of a split, int64 [P], and their losses in nats, float64 [P]."""
+    """Yield the indices of targets in the tokens of a split, int64 [P], and their losses in nats, float64 [P]."""
     batch_size = min(batch_size, dataset.n_windows)  # further rows would be padding
     batches = -(-dataset.n_windows // batch_size)
     for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), description, batches)):
@@ -216,7 +216,7 @@ def _nats_by_place(
 
 
 def _nats_by_position_of_streams(model: RWKV, streams: DocumentStreams, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Do what `_nats_by_position` does, but read every piece from beginning to end."""
+    """Do the same as `_nats_by_position`, but read every piece from beginning to end."""
     totals = np.zeros((2, POSITION_BINS))  # nats, targets
     state = model.init_state(streams.n_streams)
     unfinished: dict[int, np.ndarray] = {}  # stream -> losses of its current piece so far
@@ -270,9 +270,9 @@ def part_losses(
     """Return the split that is evaluated, and the loss of each part of its pieces in next-token prediction.
 
     The split is "val", or "train" if the validation split is empty. The tokens of a part are those of its cells. If
-    there are more than `PART_ROWS` parts, the parts from this number on share one row. The last row has the tokens that
-    belong to no part: bar lines, time signatures, tempos and the end. Every window of `ctx_len` tokens starts from the
-    initial state.
+    there are more than `PART_ROWS` parts, the parts from number `PART_ROWS` on share one row. The last row has the
+    tokens that belong to no part: bar lines, time signatures, tempos and the end. Every window of `ctx_len` tokens
+    starts from the initial state.
     """
     split = held_out_split(data)
     dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)

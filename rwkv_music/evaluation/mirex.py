@@ -1,8 +1,8 @@
-"""Continuations of held-out pieces in the form of the MIREX task (midi/mirex.py), compared with real music and a copy.
+"""Continuations of held-out pieces in the form of the MIREX task (midi/mirex.py), compared with two references.
 
 A prompt consists of four bars of 4/4 from a real piece, converted to one piano part in sixteenth notes. A continuation
-has twelve bars. The copy repeats the prompt's bars three times. Each prompt is continued `VARIANTS` times, as one
-batch.
+has twelve bars. One reference is the real music. The other is a copy, which repeats the four bars of the prompt three
+times. Each prompt is continued `VARIANTS` times, as one batch.
 """
 
 import os
@@ -46,7 +46,7 @@ class MirexReport:
     split: str
     prompts: int
     measures: dict[str, list[Measures]]
-    against_real: dict[str, list[FillMeasures]]  # without REAL
+    against_real: dict[str, list[FillMeasures]]  # of every source but REAL
 
 
 def evaluate_mirex(
@@ -58,8 +58,9 @@ def evaluate_mirex(
 ) -> MirexReport:
     """Continue held-out pieces `count` times.
 
-    The pieces are those of the validation split, or of the training split if that is empty. They are used in order, and
-    repeatedly if there are fewer. Raises UserError if no piece has 16 bars of 4/4 with notes.
+    The pieces are those of the validation split, or of the training split if the validation split is empty. They are
+    used in order, and repeatedly if there are too few. Raises UserError if no piece has 16 bars of 4/4 with
+    notes.
     """
     check_counts(PROMPT_BARS, NEW_BARS, count, "--mirex")
     split = held_out_split(data)
@@ -93,7 +94,7 @@ def evaluate_mirex(
 
 
 def _prompts(codec: Codec, pieces: Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the prompt and the twelve bars that follow of each piece with this form, int64 [n, 3] each.
+    """Yield the prompt and the next twelve bars, int64 [n, 3] each, of every piece that has them in 4/4.
 
     The prompt begins with the first bar or, after an upbeat, with the second one.
     """

@@ -1,4 +1,4 @@
-"""Completing or filling in a MIDI file into files: output paths, the progress bar, .mid files and piano rolls."""
+"""Complete or fill in a MIDI file and write the results: output paths, progress bar, .mid files and piano rolls."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,11 @@ def complete_to_files(
     sampling: Sampling = DEFAULT_SAMPLING,
     completion_only: bool = False,
 ) -> list[Completion]:
-    """Complete the MIDI file `prompt` (None: from scratch) and write the results. Shows a bar. See `complete`."""
-    completion_paths(out, count, prompt)  # reports a bad name before the generation, not after it
+    """Complete the MIDI file `prompt` as `complete` does, and write the results as `save_completions` does.
+
+    If `prompt` is None, pieces are written from scratch. A progress bar is shown during the generation.
+    """
+    completion_paths(out, count, prompt)  # so that a bad name is reported before the generation
     with progress_bar(None, "completing", count * bars, unit=" bars") as bar:
         completions = complete(
             model,
@@ -64,7 +67,7 @@ def completion_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLi
 def numbered_paths(out: Path, count: int, prompt: str | os.PathLike | None = None) -> list[Path]:
     """Return `out`, or OUT-1, OUT-2 ... if `count` is more than 1.
 
-    Raises UserError if one is the file `prompt`, or a folder or a special file.
+    Raises UserError if one of the paths is the file `prompt`, a folder or a special file.
     """
     paths = [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, count + 1)]
     if prompt is not None and os.path.realpath(prompt) in map(os.path.realpath, paths):
@@ -77,10 +80,10 @@ def numbered_paths(out: Path, count: int, prompt: str | os.PathLike | None = Non
 def save_completions(
     completions: list[Completion], out: str | os.PathLike, completion_only: bool = False
 ) -> list[Path]:
-    """Write each completion as a .mid file and its piano roll as a .png beside it. Each file is written atomically.
+    """Write each completion as a .mid file, and its piano roll as a .png file beside it. Return the .mid paths.
 
-    With `completion_only`, the prompt's bars are left out. Return the .mid paths of `completion_paths`. Raises
-    UserError if a file cannot be written.
+    Each file is written atomically. With `completion_only`, the bars of the prompt are left out. Raises UserError if a
+    file cannot be written.
     """
     paths = completion_paths(out, len(completions))
     for completion, path in zip(completions, paths, strict=True):
@@ -99,9 +102,9 @@ def fill_to_files(
     count: int = 1,
     **options: Any,
 ) -> list[Filling]:
-    """Fill in the MIDI file `piece`, with a progress bar, and write the results as `save_completions` does.
+    """Fill in the MIDI file `piece` as `fill` does, and write the results as `save_completions` does.
 
-    `options` are those of `fill`.
+    `options` are those of `fill`. A progress bar is shown during the generation.
     """
     paths = completion_paths(out, count, piece)
     with progress_bar(None, "filling in", unit=" cells") as bar:
@@ -117,7 +120,7 @@ def fill_to_files(
 
 
 def save_piece(midi: mido.MidiFile, regions: Sequence[Region], path: Path) -> None:
-    """Write a .mid file and its piano roll, in which a model has written the `regions`, as a .png beside it."""
+    """Write a .mid file, and its piano roll as a .png file beside it. `regions` are what a model has written."""
     with explained(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:

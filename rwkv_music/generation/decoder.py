@@ -29,7 +29,7 @@ GATES = "vwag"
 class Decoder:
     """An in-place single-token decoder for B rows.
 
-    The model must be one that `supports_decoder`, and its weights must not change during the decoder's lifetime.
+    `supports_decoder(model)` must be true, and the weights must not change during the decoder's lifetime.
     `step` reads `token`, int64 [B], and writes `logits`, [B, V].
     """
 
@@ -44,7 +44,10 @@ class Decoder:
         self._layers = [_Layer(block) for block in model.blocks]
 
     def start(self, logits: Tensor, state: State) -> None:
-        """Start from `read_prompt`'s results: logits [B, V] and a state of B rows, or [1, V] and one row for all."""
+        """Start from the results of `read_prompt`: logits [B, V] and a state of B rows.
+
+        Logits [1, V] and a state of one row are copied to all B rows.
+        """
         self.logits.copy_(logits)
         for own, given in zip(self.state, state, strict=True):
             own.copy_(given)
@@ -121,7 +124,7 @@ class ModelDecoder:
         self.token = torch.zeros(rows, dtype=torch.int64, device=model.device)
 
     def start(self, logits: Tensor, state: State) -> None:
-        origins = torch.arange(self.rows) % len(logits)  # one row is repeated for all
+        origins = torch.arange(self.rows) % len(logits)  # a single row is repeated
         self.logits, self.state = logits.expand(self.rows, -1), state.rows(origins)
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 gathers weights here that are trained later
@@ -146,10 +149,10 @@ def make_decoder(model: torch.nn.Module, rows: int) -> Decoder | ModelDecoder:
 
 @torch.no_grad()
 def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """Process a prompt in parallel over time, in windows that pass on the state.
+    """Process a prompt in parallel over time. Return the logits of the next token, [B, V], and the state after it.
 
-    `ids` is int64 [B, T], or [T] for one row, T >= 1; `state` is of B rows, or None for the initial state.
-    Return the logits of the next token, [B, V], and the state after the prompt.
+    `ids` is int64 [B, T], or [T] for one row, T >= 1. `state` has B rows; None is the initial state. A long prompt is
+    processed in windows, and each window starts from the state after the one before.
     """
     ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
     state = model.init_state(len(ids)) if state is None else state
@@ -164,9 +167,10 @@ def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None)
 
 
 def as_cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Record `function` as a CUDA graph and return its replay, a single launch; on a CPU return `function` itself.
+    """Record `function` as a CUDA graph and return its replay, which is a single launch.
 
-    `function` is run a few times first. It must use tensors at fixed addresses and must not synchronize.
+    On a CPU, return `function` itself. `function` is run a few times before it is recorded. It must use tensors at
+    fixed addresses and must not synchronize.
     """
     if device.type != "cuda":
         return function

@@ -1,11 +1,11 @@
-"""Filling: a trained model writes cells of a piece (a cell is one part in one bar) that its user leaves open.
+"""Filling: a trained model writes the notes of chosen cells of a piece. A cell is one part in one bar.
 
-Infilling writes all parts of some bars, accompanying writes a part in all bars, and harmonizing writes three parts
-under a soprano: they differ only in the cells. Notable choices:
-- The model reads the bars around the holes on both sides, then writes the holes in order (see
-  tokenizers/multitrack_cells.py for the document, and data/infill.py for the training task).
-- Holes that span many bars are written a few bars at a time. Bars that were written before are context for the next.
-- The file outside the holes stays the user's, event for event (midi/cells.py).
+Infilling writes all parts in some bars. Accompanying writes one part in all bars. Harmonizing writes three parts under
+a soprano. They differ only in the chosen cells, which are called holes. Notable choices:
+- The model reads the bars around the holes, on both sides, and then writes the holes in order. The document is
+  described in tokenizers/multitrack_cells.py, and the training task in data/infill.py.
+- Holes that span many bars are written a few bars at a time. The bars written so far are context for the next ones.
+- Outside the holes, the result contains exactly the events of the user's file (midi/cells.py).
 """
 
 import io
@@ -53,11 +53,11 @@ class Filling:
     cells: Sequence[midi_cells.Cell]  # their `part` is an index of `parts`
 
     def midi(self) -> mido.MidiFile:
-        """Return the user's file with the notes of the cells in the tracks of their parts, new parts in new tracks."""
+        """Return the user's file with the new notes in the tracks of their parts. A new part is in a new track."""
         return replace_cells(self.source, self.parts, self.cells)
 
     def regions(self) -> list[Region]:
-        """Return the cells as blocks of bars that have the same parts. `midi()` adds new parts as its last tracks."""
+        """Return the cells as regions, each of consecutive bars with the same parts. New parts are the last tracks."""
         keys = [(part.track, part.channel) if isinstance(part, Part) else None for part in self.parts]
         n_new = sum(key is None for key in keys)
         if n_new:
@@ -99,14 +99,14 @@ def fill(
         model: an RWKV trained on `codec`'s tokens with the task infill.
         piece: a MIDI file.
         fills: the cells to write, such as "bars=5-8 parts=bass" (see fill_request.py).
-        new_parts: parts that the file does not have; they are written in all bars unless `fills` names them.
-        controls: what to write, such as "density=low,register=high parts=bass" (see midi/controls.py).
-        tags: what the piece is, such as {"composer": "bach"}, for a tokenizer with tags.
+        new_parts: parts to add to the file; each is written in all bars, unless `fills` names it.
+        controls: properties of the new notes, such as "density=low,register=high parts=bass" (see midi/controls.py).
+        tags: tags of the piece, such as {"composer": "bach"}, for a tokenizer that has them.
         context_bars: bars to read on each side of the cells.
         rows_at_once, progress: see `write_cells`.
 
-    Raises UserError for a file that cannot be read or has no notes outside the cells, and for a request that does not
-    fit the file or the tokenizer.
+    Raises UserError for a file that cannot be read or has no notes outside the cells, for a tokenizer without parts,
+    and for bars, parts, controls or tags that do not exist.
     """
     check_tokenizer(codec)
     check_counts(context_bars, 1, count)
@@ -152,9 +152,9 @@ def _read_piece(codec: Codec, data: bytes, name: str) -> tuple[ParsedMidi, Piece
 
 
 def read_bars(codec: Multitrack, data: bytes, n_bars: int, name: str) -> tuple[ParsedMidi, Excerpt, tuple[Part, ...]]:
-    """Return a MIDI file, its first bars as cells, and the parts that have notes. `name` is used in errors.
+    """Return a MIDI file, its bars as cells, and the parts that have notes. `name` is used in errors.
 
-    The excerpt has at least `n_bars` bars, also if the file has fewer of them or no notes at all.
+    If the file has no notes or fewer than `n_bars` bars, empty bars follow until there are `n_bars`.
     """
     midi = parse_midi(data)
     played = played_notes(midi)
@@ -191,10 +191,10 @@ def fill_cells(
     """Write the cells `holes` of a file, as `fill` does.
 
     Args:
-        midi, excerpt: a file and its bars as cells, which include those of `holes`.
+        midi, excerpt: a file, and its bars as cells; every bar of `holes` is one of them.
         parts: the parts of the excerpt, then further ones: new parts, or parts of the file that have no notes.
         holes: (bar, counted from 0; number of the part, from 1).
-        controls: the class of each control, by index in CONTROLS, of the holes of each part, by its number.
+        controls: {number of a part: {index in CONTROLS: class}}; they apply to all holes of the part.
         options: those of `write_cells`.
     """
     try:
@@ -241,7 +241,7 @@ def check_infills(run: str | PathLike, config: RunConfig) -> None:
 def fill_bars(
     model: torch.nn.Module, codec: Multitrack, piece: Piece, first_bar: int, bars: int, **options: Any
 ) -> Filling:
-    """Return a piece of a dataset in which all parts of `bars` bars from `first_bar` on are written anew.
+    """Return a piece of a dataset in which the model has rewritten all parts of `bars` bars, starting at `first_bar`.
 
     `options` are those of `write_cells`.
     """
@@ -263,7 +263,7 @@ def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> 
     """Raise UserError if the bars of the tokens are not those of the file."""
     own = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
     if not np.array_equal(own.lines(n_bars), codec.bar_grid(midi).lines(n_bars)):
-        raise UserError(f"{name} has bars longer than the tokenizer's longest time signature: divide them.")
+        raise UserError(f"{name} has bars longer than the tokenizer's longest time signature: divide these bars.")
 
 
 def write_cells(
@@ -285,7 +285,7 @@ def write_cells(
     Args:
         model: an RWKV trained on `codec`'s tokens with the task infill.
         excerpt: the whole piece.
-        controls: the control tokens of the holes of a part, by its number.
+        controls: {number of a part: control tokens}; they apply to all holes of the part.
         context_bars: bars to read on each side of the holes.
         rows_at_once: variants generated in one batch, as for `complete`.
         progress: called after every token with (holes written, holes requested), summed over all variants. An
@@ -339,7 +339,7 @@ def write_cells(
 
 
 def _divide(holes: list[Hole], n_bars: int, context_bars: int) -> list[tuple[int, int, list[Hole]]]:
-    """Return the documents that write all holes in order: the first bar, the end, and the holes of each."""
+    """Divide the sorted holes into documents. Return (first bar, bar after the last, holes) of each document."""
     documents: list[tuple[int, int, list[Hole]]] = []
     own: list[Hole] = []
     for hole in [*holes, None]:
@@ -353,7 +353,7 @@ def _divide(holes: list[Hole], n_bars: int, context_bars: int) -> list[tuple[int
 
 
 def _budget(steps: list[Step]) -> int:
-    """Return the number of tokens after which a document is ended with as few further tokens as possible."""
+    """Return the number of tokens after which only the tokens that end the document soonest are allowed."""
     longest = max((len(step.given) for step in steps), default=0)
     return sum(len(step.given) for step in steps) + len(steps) * max(TOKENS_PER_BAR, 2 * longest)
 

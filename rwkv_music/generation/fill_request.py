@@ -26,9 +26,9 @@ Hole = tuple[int, int]  # (bar, counted from 0; number of the part, from 1)
 
 
 def parse_fill(fills: Sequence[str], midi: ParsedMidi, file: str, new_parts: Sequence[NewPart] = ()) -> frozenset[Hole]:
-    """Return the cells that the values of `--fill` and the new parts describe together.
+    """Return the cells to write: those that the values of `--fill` select, and those of the new parts.
 
-    A piece ends with the bar in which its last note starts. `file` names it in errors.
+    A piece ends with the bar in which its last note starts. `file` is the name of the piece in errors.
 
     Raises UserError for a value that cannot be read, for bars and parts that the piece does not have, if no cells are
     requested, and if the requested cells contain every note of the piece.
@@ -56,8 +56,8 @@ def parse_fill(fills: Sequence[str], midi: ParsedMidi, file: str, new_parts: Seq
     holes |= {(i, number) for i in range(n_bars) for number in unnamed}
     if holes.issuperset(zip(bar.tolist(), (part + 1).tolist(), strict=True)):
         raise UserError(
-            f"--fill asks for every note of {file}, so that nothing is left to start from: leave a bar or a part with "
-            "notes out."
+            f"--fill selects every note of {file}, so the model would have no notes to read: leave out a bar or a part "
+            "with notes."
         )
     return frozenset(holes)
 
@@ -80,7 +80,7 @@ def parse_new_part(text: str) -> NewPart:
     among = ", ".join(f"{i} ({INSTRUMENTS[i]})" for i in found)
     raise UserError(
         f'The program of --add-part "{text}" '
-        + (f"fits several instruments: give one of {among}." if found else "is unknown: give 0 to 127, or drums.")
+        + (f"matches several instruments: give one of {among}." if found else "is unknown: give 0 to 127, or drums.")
     )
 
 
@@ -162,8 +162,8 @@ def parse_controls_of_parts(
 ) -> dict[int, dict[int, int]]:
     """Return the classes that the values of `--control` request: {number of the part: {index of the control: class}}.
 
-    A value such as "density=low,register=high parts=bass" applies to the parts that it names, or to all parts. Density
-    is the only control of drums.
+    A value such as "density=low,register=high parts=bass" applies to the parts that it names. Without `parts=` it
+    applies to all parts. Density is the only control of drums.
 
     Raises UserError for values that cannot be read, parts that do not exist, and controls that are given twice.
     """
@@ -179,8 +179,8 @@ def parse_controls_of_parts(
                     if numbers is None:
                         continue
                     raise UserError(
-                        f'--control "{text}" asks for the {CONTROLS[control].name} of drums, which have a density '
-                        "only: give density."
+                        f'--control "{text}" sets the {CONTROLS[control].name} of drums, but drums have no control '
+                        "except density: use density."
                     )
                 if control in asked.setdefault(number, {}):
                     raise UserError(

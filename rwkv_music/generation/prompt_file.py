@@ -3,10 +3,11 @@
 The file is cut first, then encoded. The tokens therefore depend only on the opening, and the opening is kept
 unchanged, even where the tokens cannot represent it. Notable choices:
 
-- Bars are counted from the beginning of the file, by its time signatures. Events on the line belong to the next bar.
-- Notes and pedals that are held at the line are encoded with the lengths that they have in the file.
-- A codec may round a note just before the line into the next bar. Such a note is encoded slightly earlier.
-- A marker note on the line makes the codec encode the silence before it.
+- Bars are counted from the beginning of the file, by its time signatures. Events at the bar line belong to the next
+  bar.
+- Notes and pedals that are held at the bar line are encoded with the lengths that they have in the file.
+- A codec may round a note just before the bar line into the next bar. Such a note is encoded slightly earlier.
+- A marker note at the bar line makes the codec encode the silence before it.
 """
 
 import io
@@ -34,7 +35,7 @@ from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 
 FASTEST_TEMPO = 20_000  # in microseconds per quarter note: 3,000 quarter notes per minute
 SHORTEST_BAR_MS = 10.0
-# Bounds of the ratio of a bar's rounded length to its exact one, which is far lower where a codec cuts a long silence.
+# Bounds of the ratio of a bar's rounded length to its exact one. It is far lower where a codec shortens a long silence.
 ROUNDING = 0.8, 1.25
 
 
@@ -45,7 +46,7 @@ class Opening:
     midi: mido.MidiFile
     line: int
     bars: int
-    released: list[list[TimedMessage]]  # of each track: the events from the line on that release what is held there
+    released: list[list[TimedMessage]]  # per track: the later events that release the notes and pedals held at `line`
 
 
 def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tuple[Piece, Opening]:

@@ -1,4 +1,4 @@
-"""Reading which tags a user asks for, such as `--tag composer=bach`, and setting them in a prompt."""
+"""Parse the option `--tag`, such as `--tag composer=bach`, and set the tags of a prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +28,10 @@ def parse_tags(texts: Sequence[str]) -> dict[str, str]:
 
 
 def tagged(codec: Codec, piece: Piece, tags: Mapping[str, str]) -> Piece:
-    """Return a prompt with the values of `tags`, by column. Raises UserError for tags that `codec` does not have."""
+    """Return the prompt `piece` with `tags`, which are values by column.
+
+    Raises UserError for tags that `codec` does not have.
+    """
     if not tags:
         return piece
     if not codec.tags:

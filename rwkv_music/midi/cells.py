@@ -59,13 +59,13 @@ class Cell:
     """
 
     bar: int  # counted from 0, as in BarGrid
-    part: int  # an index into the parts that are given with the cells
+    part: int  # an index of the list of parts that is passed together with the cells
     notes: np.ndarray
 
 
 @dataclass(frozen=True)
 class NewBar:
-    """A bar after the end of a file. None stands for the value of the bar before."""
+    """A bar after the end of a file. None means that the value of the bar before continues."""
 
     signature: tuple[int, int] | None = None
     tempo: int | None = None  # microseconds per quarter note
@@ -77,9 +77,10 @@ def replace_cells(
     """Return a copy of a file in which each of `cells` has new notes instead of the notes that started in it.
 
     Args:
-        parts: the parts that `Cell.part` counts. Each NewPart gets a track, even if it has no notes.
-        cells: a cell without notes becomes empty. After the last bar of the file, its last time signature continues.
-        grid: the bars that `Cell.bar` counts; by default the bars of the file.
+        parts: the parts that `Cell.part` refers to. Each NewPart gets a track, even if it has no notes.
+        cells: a cell without notes becomes empty. A cell can be in a bar after the last one of the file. The last time
+            signature continues there.
+        grid: the bars that `Cell.bar` refers to; by default the bars of the file.
     """
     cells = list(cells)
     grid = grid or BarGrid.from_midi(midi)
@@ -104,7 +105,7 @@ def continue_cells(
     """Return `opening`, followed by `cells` in new bars from tick `line` on. The events of `opening` are before `line`.
 
     Args:
-        parts: the parts that `Cell.part` counts. Each NewPart gets a track.
+        parts: the parts that `Cell.part` refers to. Each NewPart gets a track.
         cells: the first new bar is number `BarGrid.from_midi(opening).bar(line - 1) + 1`, or 0 if `line` is 0.
         new_bars: time signatures and tempos, which go into the first track. The track ends with the last new bar.
         released: the note-offs of notes that sound at `line`, as `edit.releases` returns them.
@@ -194,7 +195,7 @@ def _in_ticks(cells: Iterable[Cell], grid: BarGrid, division: int) -> dict[int, 
 
 
 class _Track:
-    """A track whose notes can be removed and which takes new ones."""
+    """A track from which notes can be removed, and to which notes can be added."""
 
     def __init__(self, track: mido.MidiTrack):
         self.messages = timed_messages(track)
@@ -310,7 +311,7 @@ def _fitted(
     """
     fitted = []
     for start, duration, pitch, velocity in notes.tolist():
-        # No note of the part starts in the bar.
+        # The part's own notes that started in this bar are already removed.
         own = [(a, b) for t, a, b in sounding[channel, pitch] if t == index]
         others = [
             (a + (t > index), b) for t, a, b in sounding[channel, pitch] if t != index and b != NEVER and b > start
@@ -336,7 +337,7 @@ def _fitted(
 def _free_end(earliest: int, end: int, latest: int, others: list[tuple[int, int]]) -> int | None:
     """Return a tick in [earliest, latest] that is outside of all intervals [a, b), or None.
 
-    The last one up to `end` is preferred to the first one after it.
+    The last such tick up to `end` is preferred to the first one after `end`.
     """
     earlier = end
     while earlier >= earliest and (hit := [a for a, b in others if a <= earlier < b]):

@@ -1,4 +1,4 @@
-"""The state of a file's channels at its end: programs, controllers, pitch bends and the notes that still sound."""
+"""The state of the channels at the end of a file: programs, controllers, pitch bends and notes that still sound."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class ChannelState:
 
     program: int = 0
     has_program: bool = False
-    notes: int = 0
+    notes: int = 0  # the number of note-ons
     values: dict[int | str, int] = field(default_factory=dict)  # of controllers, BEND and PRESSURE
     track_of: dict[int | str, int] = field(default_factory=dict)  # the track that set each of `values`
     at_last_note: dict[int, int] = field(default_factory=dict)  # volume and expression
@@ -79,7 +79,12 @@ class ChannelState:
         return kept[0] * kept[1] / FULL**2
 
     def resets(self, channel: int, taken_over: bool) -> list[tuple[int, mido.Message]]:
-        """Return (track, message) of the messages that prepare the channel for the continuation."""
+        """Return (track, message) of the messages that prepare the channel for the continuation.
+
+        If `taken_over`, another instrument uses the channel from now on, and all controllers are reset to their initial
+        values. Otherwise only pedals, pitch bend and pressure are reset, and volume and expression return to
+        their values at the last note.
+        """
         messages = []
         for key, value in self.values.items():
             if taken_over:
@@ -99,7 +104,7 @@ class ChannelState:
         return messages
 
     def _kept(self, control: int) -> int:
-        """Return the value of volume or expression in the continuation."""
+        """Return the value that volume or expression has in the continuation."""
         value = self.at_last_note.get(control, self.values.get(control, FULL))
         return value or INITIAL_CONTROLS[control]
 
@@ -113,7 +118,7 @@ def _setting(key: int | str, channel: int, value: int) -> mido.Message:
 
 
 class ChannelStates:
-    """The channels of a file at its end, and the notes that still sound."""
+    """The state of every channel at the end of a file, and the notes that still sound."""
 
     def __init__(self, midi: mido.MidiFile):
         self.channels: dict[Key, ChannelState] = defaultdict(ChannelState)
@@ -150,5 +155,5 @@ class ChannelStates:
                     held.pop(0)
 
     def program(self, key: Key) -> int:
-        """Return the program that a channel plays at this point, or DRUMS."""
+        """Return the program that a channel plays at the end of the file, or DRUMS."""
         return self._programs[key[0] * CHANNELS + key[1]]

@@ -82,7 +82,7 @@ def _sounding_time(notes: np.ndarray, cell: np.ndarray, n_cells: int) -> np.ndar
     """Return for how many quarter notes at least one note of each cell sounds, float64 [n_cells]."""
     order = np.lexsort((notes["start"], cell))
     start, end, cell = notes["start"][order], notes["end"][order], cell[order]
-    # Each cell gets a stretch of time of its own, so that one running maximum serves all.
+    # The cells are shifted to separate stretches of time, so that one running maximum works for all of them.
     shift = cell * (np.ptp(np.concatenate([start, end])) + 1 if len(start) else 1.0)
     reached = np.maximum.accumulate(end + shift)
     before = np.concatenate([[-np.inf], reached[:-1]])[: len(start)]

@@ -1,9 +1,9 @@
-"""How much of a piece occurs in the training data: the copy rate.
+"""The copy rate: how much of a piece occurs in the training data.
 
-The copy rate is the share of a piece's n-grams that occur in the training data. The melody of a part consists of the
+It is the share of a piece's n-grams that occur in the training data. The melody of a part consists of the
 highest note at each onset (`skyline`). An n-gram describes 8 consecutive notes of a melody by their 7 pitch intervals
 in semitones and the 7 times from onset to onset in twelfths of a quarter note. It therefore does not depend on key,
-tempo, position in the bar, instrument, loudness or note lengths. Drums do not count.
+tempo, position in the bar, instrument, loudness or note lengths. Drums are left out.
 
 Scales and repeated notes occur everywhere, so the rate is above 0 for any music. Compare it with the rate of real
 pieces that are not in the training data.
@@ -102,11 +102,9 @@ class NgramIndex:
             with explained(f"reading {path}"):
                 hashes = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as error:
-            raise UserError(
-                f"{path} is not an n-gram index ({error}): delete it, and it will be made again."
-            ) from error
+            raise UserError(f"{path} is not an n-gram index ({error}): delete it, and it will be rebuilt.") from error
         if hashes.dtype != np.uint64 or hashes.ndim != 1:
-            raise UserError(f"{path} is not an n-gram index: delete it, and it will be made again.")
+            raise UserError(f"{path} is not an n-gram index: delete it, and it will be rebuilt.")
         return cls(hashes)
 
 

@@ -9,8 +9,8 @@
     polyphony         number of notes that sound, in each twelfth of a quarter note from the first note to the last
     notes per bar     up to 64, drums included
 
-Drums do not count except where they are named. Values outside a range count as its nearest end. The histograms of all
-pieces are added, so long pieces weigh more.
+Drums are left out, except where the list includes them. A value outside a range counts as the nearest end of the range.
+The histograms of all pieces are added, so long pieces weigh more.
 
 The Jensen-Shannon divergence of two histograms is from 0 (equal shares) to 1 (nothing in common), in bits. Random
 differences between small sets also make it positive. Compare it with the divergence of two sets of real pieces of the

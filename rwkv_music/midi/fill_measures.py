@@ -119,7 +119,7 @@ def groove_similarity(true_notes: np.ndarray, notes: np.ndarray, lines: np.ndarr
 def _onset_counts(notes: np.ndarray, lines: np.ndarray, bars: np.ndarray) -> np.ndarray:
     """Return how many notes start at each position of the marked bars, float64 [number of marked bars, positions]."""
     bar = bars_of(notes, lines)
-    marked = np.append(bars, False)[bar]  # bar -1 and bar n_bars are none of them
+    marked = np.append(bars, False)[bar]  # bars -1 and n_bars are not marked
     notes, bar = notes[marked], bar[marked]
     position = ((notes["start"] - lines[bar] + ROUNDING) * STEPS_PER_QUARTER).astype(np.int64)
     positions = int(np.ceil(np.diff(lines)[bars].max(initial=0) * STEPS_PER_QUARTER)) + 1

@@ -49,7 +49,7 @@ class PlayedNotes:
     channel: np.ndarray  # 16 * port + channel
     track: np.ndarray
     pedals: dict[int, list[tuple[int, int]]]  # (tick, value) of each sustain pedal, by channel
-    n_without_length: int  # notes that are left out
+    n_without_length: int  # the number of notes of length 0, which are left out
 
     def __len__(self) -> int:
         return len(self.start)
@@ -104,7 +104,7 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
     sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
     unmatched: dict[tuple[int, int, int], int] = {}  # the tick of the last note-off without a note
-    early: set[tuple[int, int, int]] = set()  # where the last event is a note-on just after its note-off
+    early: set[tuple[int, int, int]] = set()  # whose last two events are a note-off and a note-on at one tick
     unset: dict[int, list[list[int]]] = defaultdict(list)  # notes of channels without a program so far
     pedals: dict[int, list[tuple[int, int]]] = defaultdict(list)
     silenced: dict[int, list[int]] = defaultdict(list)  # ticks
@@ -161,8 +161,9 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
 
 def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
-    """Return the ticks at which the notes end, int64 [n]. A note that ends while the sustain pedal is down ends at its
-    release.
+    """Return the ticks at which the notes end, int64 [n].
+
+    A note that ends while the sustain pedal is down is prolonged until the pedal is released.
     """
     ends = notes.end.copy()
     for channel, events in notes.pedals.items():
@@ -172,7 +173,7 @@ def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
         released = notes.end[own]
         ticks, values = np.array(events, np.int64).T
         down = values >= PEDAL_DOWN
-        # The next release after each pedal event. A pedal that is never released is released where the last note ends.
+        # The next release after each pedal event. If there is none, the pedal is released where the last note ends.
         never = np.iinfo(np.int64).max
         next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
         next_release[next_release == never] = released.max()

@@ -110,7 +110,7 @@ def join(
 def _assign(
     before: ChannelStates, programs: list[int], instrument: Callable[[int], int | None]
 ) -> tuple[list[Key], list[bool]]:
-    """Return the port and channel of each of the completion's programs, and whether its instrument continues there.
+    """Return, for each program of the completion, its channel, and whether the opening's instrument continues there.
 
     `instrument` maps the programs of the opening to those of the completion.
     """
@@ -131,7 +131,7 @@ def _assign(
             keys.append(owner[program])
         elif program == DRUMS:
             keys.append((0, DRUM_CHANNEL))
-        else:  # more instruments than channels share the last one
+        else:  # if there are more instruments than channels, the last channel is shared
             keys.append(others.pop(0) if len(others) > 1 else others[0])
     return keys, [program in owner for program in programs]
 

@@ -37,7 +37,7 @@ FIELDS = ("start", "pitch", "duration")
 def read_notes(path: str | os.PathLike, entry: str = "prompt") -> np.ndarray:
     """Return the notes of a file: int64 [n, 3], (start, pitch, duration) each, sorted.
 
-    Raises UserError if the file cannot be read, has no list `entry`, or has a note outside the task's bounds.
+    Raises UserError if the file cannot be read, has no list `entry`, or has a note that the task does not allow.
     """
     remedy = f'give a file of the MIREX task, {{"{entry}": [{{"start": 16, "pitch": 72, "duration": 6}}, ...]}}'
     listed = read_json(path, remedy, {entry: list})[entry]
@@ -62,7 +62,7 @@ def read_notes(path: str | os.PathLike, entry: str = "prompt") -> np.ndarray:
 
 
 def write_notes(path: str | os.PathLike, notes: np.ndarray, entry: str = "generation") -> None:
-    """Write notes, int64 [n, 3] as from `read_notes`, to a file. Raises OSError."""
+    """Write notes, int64 [n, 3] as from `read_notes`, to a file. Raises OSError if this fails."""
     listed = [dict(zip(FIELDS, note, strict=True)) for note in notes.tolist()]
     write_text(path, json.dumps({entry: listed}, indent=1) + "\n")
 

@@ -128,7 +128,7 @@ def is_note_on(message: mido.messages.BaseMessage) -> bool:
 def remove_overlaps(
     start: np.ndarray, duration: np.ndarray, pitch: np.ndarray, velocity: np.ndarray, max_unison: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the notes of one instrument, of which no two overlap if they have one pitch and start at different times.
+    """Return the notes of one instrument without overlaps. Only notes that start together on one pitch may overlap.
 
     A note ends where the next note of its pitch starts. Of the notes that start together on one pitch, the `max_unison`
     longest are kept, and the loudest of equally long ones. The arguments are [n] each, the results int64 [m], m <= n,

@@ -1,6 +1,6 @@
-"""The parts of a MIDI file: its voices, as musicians count them.
+"""The parts of a MIDI file, which are what musicians call voices.
 
-A part is one channel of one track, with notes. Parts are numbered from 1 in the order of tracks, then of channels.
+A part is a channel of a track that has notes. Parts are numbered from 1 in the order of tracks, then of channels.
 """
 
 from dataclasses import dataclass

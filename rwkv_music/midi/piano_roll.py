@@ -70,7 +70,7 @@ def save_piano_roll(
     """
     figure = _figure(midi, title, regions, dpi=200)
     with explained(f"writing the piano roll {out}"), atomic_path(out) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})  # makes the file deterministic
+        figure.savefig(partial, format="png", metadata={"Software": None})  # so that the file is deterministic
 
 
 def draw_piano_roll(midi: mido.MidiFile, title: str = "", regions: Sequence[Region] = (), scale: int = 1) -> np.ndarray:
@@ -91,7 +91,7 @@ def part_colors(n: int) -> np.ndarray:
         levels = np.linspace(0, 1, 16)
         candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
         lab = _lab(candidates)
-        # Neither almost white or black nor glaring.
+        # Exclude colors that are almost white, almost black or glaring.
         usable = (lab[:, 0] > 30) & (lab[:, 0] < 80) & (np.hypot(lab[:, 1], lab[:, 2]) < 80)
         candidates, lab = candidates[usable], lab[usable]
         taken = _lab(np.concatenate([colors, _rgb(DRUM_COLOR, "#FFFFFF", "#F3F4F6", TINT)]))
@@ -126,7 +126,7 @@ class _Part:
 
 
 class _Score:
-    """What is drawn of a piece: its notes, parts, bars and regions."""
+    """The contents of a piece that are drawn: its notes, parts, bars and regions."""
 
     def __init__(self, midi: mido.MidiFile, regions: Sequence[Region]):
         self.regions = regions
@@ -339,7 +339,7 @@ def _span(score: _Score, region: Region, system: tuple[int, int]) -> tuple[int, 
 
 
 def _draw_notes(axes: "Axes", score: _Score, chosen: np.ndarray, rows: np.ndarray, ticks: tuple[int, int]) -> None:
-    """Draw the notes `chosen`, bool [n], at the heights `rows`, int64 [n], as far as they sound in the system."""
+    """Draw the notes `chosen`, bool [n], at the heights `rows`, int64 [n], cut at the ends of the system."""
     notes = score.notes
     chosen = chosen & (notes.start_tick < ticks[1]) & ((notes.end_tick > ticks[0]) | (notes.start_tick == ticks[0]))
     chosen = np.flatnonzero(chosen)
@@ -422,7 +422,7 @@ Legend = list[tuple[int, float, str, np.ndarray, bool]]  # row, x in pixels, nam
 
 
 def _legend_rows(figure: "Figure", canvas, score: _Score, left: int) -> Legend:
-    """Arrange the entries of the legend in rows: the parts with drums last, then how written notes look."""
+    """Arrange the legend in rows: the parts, with drums last, then a sample of given and of written notes."""
     gray = _rgb("#6B7280")[0]
     pitched, drums = ([part for part in score.parts if part.is_drums == of_drums] for of_drums in (False, True))
     groups = [[(part.name, part.color, False) for part in parts] for parts in (pitched, drums)]
@@ -485,7 +485,7 @@ def _draw_header(figure: "Figure", height: int, legend: Legend, left: int, title
 
 
 def _clean(text: str) -> str:
-    """Return a text in one line, with the replacement character for what the font cannot draw."""
+    """Return a text in one line. The replacement character stands for characters that the font lacks."""
     text = text.encode("utf-8", "replace").decode()
     text = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
     known = _characters()

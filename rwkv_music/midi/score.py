@@ -17,12 +17,12 @@ from rwkv_music.midi.time import BarGrid
 
 NOTE = np.dtype([("start", "<f8"), ("end", "<f8"), ("pitch", "<i8"), ("part", "<i8"), ("drums", "?")])
 STEPS_PER_QUARTER = 12  # resolution of the measures of rhythm: represents sixteenths and triplets
-ROUNDING = 1e-6  # quarter notes; sums and differences of times are exact to far less
+ROUNDING = 1e-6  # quarter notes; far more than the rounding errors of sums and differences of times
 
 
 @dataclass(frozen=True)
 class Score:
-    """A piece. Its bars end with the bar in which the last note starts, unless more are given."""
+    """A piece. Its last bar is the one in which the last note starts, unless more bars are given."""
 
     notes: np.ndarray  # NOTE [n], sorted by start, then by part and pitch
     lines: np.ndarray  # float64 [bars + 1]: where each bar starts, and where the last one ends

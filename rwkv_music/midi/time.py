@@ -51,7 +51,7 @@ class TempoMap:
         return lengths * self.tempos / self._ticks_per_quarter
 
     def _elapsed(self, ticks: np.ndarray, us_per_unit: float) -> np.ndarray:
-        # Each unit is computed on its own: scaling one result to the other changes the last bits.
+        # Seconds and milliseconds are both computed from ticks: converting one to the other would change the last bits.
         units_per_tick = self.tempos / (us_per_unit * self._ticks_per_quarter)
         elapsed = np.concatenate([[0.0], np.cumsum(np.diff(self.ticks) * units_per_tick[:-1])])
         segment = np.searchsorted(self.ticks, ticks, side="right") - 1

@@ -1,9 +1,9 @@
 """The rules that every request and response obeys, whatever its path.
 
-- The Host header names this server, so that a foreign name that resolves to this computer is useless (DNS rebinding).
+- The Host header must name this server. This prevents attacks by a foreign name that resolves to it (DNS rebinding).
 - A request that a page of another site makes is refused (Origin, Sec-Fetch-Site).
 - A body is read up to a limit.
-- Responses forbid inline scripts, foreign resources, frames and guessed types.
+- Response headers forbid inline scripts, resources of other sites, frames, and guessing the type of a response.
 """
 
 import ipaddress
@@ -30,7 +30,7 @@ WILDCARDS = ("0.0.0.0", "::")
 
 
 class Refused(Exception):
-    """A request that is answered by a status and one sentence."""
+    """A refused request, with the status and the sentence of the response."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -73,7 +73,7 @@ class Guard:
         hosts = headers.getlist("host")
         name = _host_name(hosts[0]) if len(hosts) == 1 else None
         if name is None or not (name in self._names or (self._any_address and _is_address(name))):
-            raise Refused(403, "This address is not one of this server's: open the address that it printed.")
+            raise Refused(403, "The Host header does not name this server: open the address that the server printed.")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != hosts[0]:
             raise Refused(403, "The request comes from a page of another site, so it is refused.")
@@ -103,7 +103,7 @@ def _is_address(name: str) -> bool:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the body of a request. Raises Refused if it has more than `limit` bytes."""
-    too_large = Refused(413, f"The request has more than {limit:,} bytes, which is the most: choose a smaller file.")
+    too_large = Refused(413, f"The request has more than {limit:,} bytes, the maximum: choose a smaller file.")
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
         raise Refused(400, "The length of the request is not a number.")

@@ -24,7 +24,7 @@ CHECK_EVERY_S = 2.0
 
 
 class Model:
-    """A model that can fill in, and where it came from. Raises UserError for one that cannot."""
+    """A model that can fill in, and its source. Raises UserError if the model cannot be loaded or cannot fill in."""
 
     model: RWKV
     codec: Multitrack
@@ -76,7 +76,7 @@ class Model:
 
 
 def load_models(paths: list[Path]) -> list[Model]:
-    """Load one model, or two to compare. Without a path, load the package's. Raises UserError."""
+    """Load one model, or two to compare. Without a path, load the package's. Raises UserError if that fails."""
     paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:
         raise UserError(f"There are {len(paths)} models: name one, or two to compare.")

@@ -50,7 +50,7 @@ def read_upload(data: bytes, title: str) -> Piece:
             f"This file cannot be read ({str(error) or type(error).__name__}): choose a MIDI file."
         ) from error
     if not len(played):
-        raise UserError("This file has no notes: choose another one, or start with a blank piece.")
+        raise UserError("This file has no notes: choose a file with notes, or start with a blank piece.")
     if len(played) > MOST_NOTES:
         raise UserError(f"This file has {len(played):,} notes: choose one with {MOST_NOTES:,} at most.")
     # The number of bars is not yet known to be small, so no array of bar lines may be made before this check.
@@ -124,7 +124,7 @@ def _grid(midi: ParsedMidi) -> BarGrid:
 
 
 class Store:
-    """The pieces by id. The least recently used ones are dropped when they are too many bytes together."""
+    """The pieces by id. The least recently used ones are dropped when the total size exceeds `most_bytes`."""
 
     def __init__(self, most_bytes: int = MOST_STORED_BYTES):
         self._pieces: OrderedDict[str, Piece] = OrderedDict()

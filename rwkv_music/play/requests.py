@@ -1,4 +1,4 @@
-"""What a page asks a model to write, checked before it is queued."""
+"""The requests of the page, which are checked before they are queued."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class WriteRequest:
 
 
 def parse_request(asked: Mapping[str, Any], piece: Piece) -> WriteRequest:
-    """Return what a request's JSON asks for. Raises UserError for anything that does not fit the piece.
+    """Return the request in a JSON object. Raises UserError if it is invalid or does not fit the piece.
 
     "action" is one of
         fill       the cells of "bars", [first, last], and "parts", indices
@@ -56,17 +56,17 @@ def parse_request(asked: Mapping[str, Any], piece: Piece) -> WriteRequest:
         n_new = _integer(asked, "new_bars", 1, MOST_NEW_BARS)
         bars, parts = range(piece.n_bars, piece.n_bars + n_new), _parts(asked, n_parts)
         if bars.stop > MOST_BARS:
-            raise UserError(f"The piece would have {bars.stop:,} bars: {MOST_BARS:,} is the most.")
+            raise UserError(f"The piece would have {bars.stop:,} bars: add fewer, the maximum is {MOST_BARS:,} bars.")
     elif action == "add":
         new_part = NewPart(_integer(asked, "program", 0, DRUMS))
         bars, parts = _bars(asked, piece), [n_parts]
     else:
-        raise UserError("The action is unknown: ask for fill, continue or add.")
+        raise UserError("The action is unknown: use fill, continue or add.")
     if n_parts + (new_part is not None) > MAX_PARTS:
-        raise UserError(f"The model writes pieces of {MAX_PARTS} parts at most: this one has {n_parts}.")
+        raise UserError(f"The piece has {n_parts} parts, and {MAX_PARTS} are the maximum: use one with fewer parts.")
     cells = frozenset((bar, part) for bar in bars for part in parts)
     if len(cells) > MOST_CELLS:
-        raise UserError(f"These are {len(cells):,} bars of parts: select {MOST_CELLS:,} at most.")
+        raise UserError(f"The request has {len(cells):,} cells, a part in a bar each: select at most {MOST_CELLS:,}.")
     controls = {}
     for index in (DENSITY, REGISTER):
         control = CONTROLS[index]

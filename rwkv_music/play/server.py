@@ -105,7 +105,7 @@ class Site:
     async def file(self, request: Request) -> Response:
         found = self.files.get(request.url.path.removeprefix("/") or "index.html")
         if found is None:
-            raise Refused(404, "There is no such page.")
+            raise Refused(404, "This address does not exist: open the address that the server printed.")
         return Response(found[0], media_type=found[1], headers={"Cache-Control": "no-cache"})
 
     async def state(self, _request: Request) -> Response:
@@ -128,7 +128,7 @@ class Site:
         kinds: dict[object, Callable[[], Piece]] = {"example": examples.example, "blank": examples.blank}
         kind = (await _json(request)).get("kind")
         if not isinstance(kind, str) or kind not in kinds:
-            raise Refused(400, "The kind of piece is unknown: ask for example or blank.")
+            raise Refused(400, "The kind of piece is unknown: use example or blank.")
         return await self._opened(kinds[kind])
 
     async def upload(self, request: Request) -> Response:
@@ -250,7 +250,10 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
         if isinstance(error, UserError):
             return JSONResponse({"error": str(error)}, 422)
         if isinstance(error, HTTPException):
-            sentence = {404: "There is no such page.", 405: "This address does not take such a request."}
+            sentence = {
+                404: "This address does not exist: open the address that the server printed.",
+                405: "This address does not accept this type of request.",
+            }
             return JSONResponse(
                 {"error": sentence.get(error.status_code, "The request is invalid.")}, error.status_code
             )
@@ -330,7 +333,7 @@ def serve(
     follow: bool = False,
     browser: bool = True,
 ) -> None:
-    """Load the models and serve the page until Ctrl-C. Raises UserError for what cannot be loaded or listened on."""
+    """Load the models and serve the page until Ctrl-C. Raises UserError if a model or the port cannot be used."""
     if not 0 <= port < 1 << 16:
         raise UserError(f"--port is {port}: choose 0 to {(1 << 16) - 1}.")
     site = Site(load_models(models), follow, find_soundfont())

@@ -42,7 +42,7 @@ class Job:
                 self.cancel()
 
     def run(self) -> None:
-        """Do the work. Every way in which it can end becomes an event."""
+        """Do the work. The result or the error is sent as an event."""
         try:
             self.send({"position": 0})
             self.send({"done": self._work(self)})
@@ -57,7 +57,7 @@ class Job:
 
 
 class Worker:
-    """A thread that does jobs in the order in which they come. `idle` is called between jobs and every two seconds."""
+    """A thread that runs jobs in the order of `submit`. It calls `idle` before each job and about every two seconds."""
 
     def __init__(self, idle: Callable[[], None] = lambda: None):
         self._waiting: deque[Job] = deque()
@@ -73,7 +73,7 @@ class Worker:
         return len(self._waiting) + (self._running is not None)
 
     def submit(self, job: Job) -> None:
-        """Add a job to the queue. Raises QueueFull."""
+        """Add a job to the queue. Raises QueueFull if MOST_WAITING jobs are waiting."""
         with self._changed:
             if len(self._waiting) >= MOST_WAITING:
                 raise QueueFull(f"{MOST_WAITING} requests are waiting already: try again in a while.")
@@ -82,7 +82,7 @@ class Worker:
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """Free a job's place, or end it soon if it runs."""
+        """Cancel a job: remove it from the queue, or, if it is running, end it after its next token."""
         job.cancel()
         with self._changed:
             if job in self._waiting:

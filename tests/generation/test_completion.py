@@ -401,6 +401,15 @@ def test_files_and_their_names(codec, changing_meters, tmp_path, capsys):
     assert capsys.readouterr().err == ""  # no progress bar for short work, as stderr is not a terminal
 
 
+def test_a_prompt_shorter_than_its_context(codec, tmp_path):
+    track = mido.MidiTrack([mido.Message("note_on", note=60, time=0), mido.Message("note_off", note=60, time=480)])
+    mido.MidiFile(tracks=[track]).save(tmp_path / "short.mid")
+    model = RWKV(ModelConfig(n_layer=1, n_embd=64, vocab_size=codec.vocab_size))
+    with pytest.raises(UserError, match=r"has 1 bar, .* 4: .* --context-bars 1"):
+        complete_to_files(model, codec, tmp_path / "short.mid", tmp_path / "out.mid", context_bars=4, bars=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["short.mid"]
+
+
 def test_bad_output_names_are_refused_before_generation(codec, changing_meters, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.mid"):
         complete_to_files(None, codec, changing_meters, tmp_path / "OUT.png", context_bars=2, bars=2)

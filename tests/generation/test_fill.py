@@ -136,7 +136,7 @@ def test_a_new_part_gets_a_track(program, chorale, model):
         (["parts=trumpet"], {}, "4 Bass"),
         (["parts=9"], {}, "4 Bass"),
         (["bars=1-999 parts=1"], {}, "bars 1 to"),
-        (["parts=1,2,3,4"], {}, "leave a bar or a part"),
+        (["parts=1,2,3,4"], {}, "--fill selects every note"),
         (["bar=3"], {}, "bars=5-8"),
         (["bars=2"], {"controls": ["loudness=high"]}, "density"),
         (["bars=2"], {"controls": ["density=huge"]}, "low"),

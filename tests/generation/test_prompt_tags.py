@@ -62,7 +62,7 @@ def test_tags_of_a_file_and_of_the_command_line(bach_midi, tmp_path, monkeypatch
         model, codec, min(bach_midi.iterdir()), context_bars=2, bars=1, tags={"genre": "g1"}, max_tokens=20
     )
     assert [codec.vocabulary[i] for i in completion.prompt.ids[1:4]] == ["Tag_composer=none", "Tag_genre=g1", "Bar"]
-    monkeypatch.setattr("rwkv_music.__main__._load", lambda run, which, state: (model, codec, None, "step 7"))
+    monkeypatch.setattr("rwkv_music.commands.common.load_run", lambda run, which, state: (model, codec, None, "step 7"))
     command = ["generate", ".", "--bars", "1", "--out", str(tmp_path / "new.mid"), "--tag", "composer=bach"]
     assert main(command) == 0 and (tmp_path / "new.mid").is_file() and (tmp_path / "new.png").is_file()
     assert main([*command, "--tag", "mood=x"]) == main([*command, "--tag", "bach"]) == 1

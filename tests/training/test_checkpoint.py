@@ -163,7 +163,7 @@ def test_a_damaged_manifest_costs_one_checkpoint_whatever_the_damage(manifest, o
 def test_a_bit_that_flipped_in_a_tensor_is_noticed(unbroken, tmp_path):
     shutil.copytree(unbroken[1].folder / "checkpoints", tmp_path / "run" / "checkpoints")
     damage(tmp_path / "run" / "checkpoints" / "step_00000040" / "weights_00000.safetensors", "one bit")
-    with pytest.raises(UserError, match="weights_00000.safetensors is not as it was written"):
+    with pytest.raises(UserError, match="weights_00000.safetensors has changed"):
         load_model(tmp_path / "run")
     resumed = train(tmp_path / "run", "--steps", 41)
     assert "step_00000040: its weights_00000.safetensors" in resumed.output

@@ -1,4 +1,4 @@
-"""The doctor: every check on good and bad machines, the output, and the exit status."""
+"""The command `doctor`: every check on good and bad machines, the output, and the exit status."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from rwkv_music import doctor
-from rwkv_music.doctor import GIB, Check, Gpu
+from rwkv_music.commands import doctor
+from rwkv_music.commands.doctor import GIB, Check, Gpu
 from rwkv_music.ops.wkv7s import wkv7s
 
 H200 = Gpu("NVIDIA H200", (9, 0), 140 * GIB)
@@ -162,7 +162,7 @@ def test_an_exception_is_a_failed_check():
 
 def test_exit_status_is_1_when_training_would_fail():
     """DS_ACCELERATOR selects an accelerator that does not exist here."""
-    command = [sys.executable, "-c", "import sys; from rwkv_music import doctor; sys.exit(doctor.main())"]
+    command = [sys.executable, "-m", "rwkv_music", "doctor"]
     done = subprocess.run(
         command, env={**os.environ, "DS_ACCELERATOR": "npu"}, capture_output=True, text=True, timeout=120
     )

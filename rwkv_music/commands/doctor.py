@@ -1,4 +1,4 @@
-"""Checks of a machine's hardware and software before training, each with a remedy.
+"""`doctor`: check a machine's hardware and software before training. Each problem is printed with a remedy.
 
 A machine without a GPU passes, because it can train on the CPU. Each check receives the facts about the machine as
 arguments, so tests can run it for other machines. torch and DeepSpeed are imported inside the checks, so that a missing
@@ -7,6 +7,7 @@ or broken installation is reported like any other problem.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
@@ -88,7 +89,12 @@ def checks() -> Iterator[Check]:
         yield _guarded("cuda kernels", lambda: check_operator("cuda kernels", "cuda", torch.bfloat16, CUDA_TOLERANCE))
 
 
-def main() -> int:
+def add(commands) -> None:
+    command = commands.add_parser("doctor", help="check this machine's hardware and software for training")
+    command.set_defaults(run=run)
+
+
+def run(_options: argparse.Namespace) -> int:
     """Print every check and a summary. Return the exit status: 1 if training would fail, else 0."""
     width = min(shutil.get_terminal_size().columns, 100)
     failed = 0

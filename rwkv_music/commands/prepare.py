@@ -1,0 +1,122 @@
+"""`prepare`: tokenize MIDI files into a dataset."""
+
+import argparse
+import sys
+
+from rwkv_music.commands import common
+from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, TOKENIZERS
+
+
+def add(commands) -> None:
+    command = commands.add_parser("prepare", help="tokenize folders and archives of .mid files into a dataset")
+    command.add_argument(
+        "paths",
+        nargs="+",
+        type=common.path,
+        metavar="PATH",
+        help="folder to search for .mid, .midi, .kar, .rmi, .zip and .tar.gz files, or an archive",
+    )
+    command.add_argument(
+        "--out", required=True, type=common.path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
+    )
+    command.add_argument(
+        "--tokenizer", choices=TOKENIZERS, default=DEFAULT_TOKENIZER, help=f"tokenizer (default: {DEFAULT_TOKENIZER})"
+    )
+    command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
+    command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+    command.add_argument(
+        "--tags",
+        type=common.path,
+        metavar="FILE.csv",
+        help="tags of the pieces: a CSV with a column `file` and one column for each kind of tag, such as composer; "
+        "multitrack only",
+    )
+    command.add_argument(
+        "--tag-folders",
+        action="store_true",
+        help="tag each piece with the name of the PATH that it is in, as its collection; multitrack only",
+    )
+    common.add_number(
+        command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece"
+    )
+    common.add_number(
+        command,
+        "--seed",
+        0,
+        "N",
+        "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
+        "only piece of its split",
+    )
+    filters = command.add_argument_group("filters", "keep only pieces in these ranges; MIN or MAX may be omitted")
+    filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="duration in seconds")
+    filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="mean number of notes per second")
+    filters.add_argument("--tracks", type=_bounds, metavar="MIN:MAX", help="number of tracks with notes")
+    filters.add_argument(
+        "--programs",
+        type=_programs,
+        metavar="LIST",
+        help="pieces that use only these General MIDI programs, 0 to 127, and 128 for drums, such as 0-7,40",
+    )
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from rwkv_music.midi.stats import Filters
+    from rwkv_music.prepare.pipeline import prepare
+
+    try:
+        facts = prepare(
+            options.paths,
+            options.out,
+            tokenizer=options.tokenizer,
+            workers=options.workers,
+            val_fraction=options.val_fraction,
+            seed=options.seed,
+            filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
+            tags=options.tags,
+            tag_folders=options.tag_folders,
+            resume=options.resume,
+        )
+    except KeyboardInterrupt:
+        print("Repeat the command with --resume to continue.", file=sys.stderr)
+        raise
+    for split, counts in facts["splits"].items():
+        print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
+    for reason, count in facts["rejected"].items():
+        print(f"skipped: {count:,} {reason}")
+    for suffix, count in facts["passed_over"].items():
+        print(f"passed over: {count:,} {suffix or 'without suffix'}")
+    for what, counts in facts["lost"].items():
+        print(f"lost by the tokenizer: {counts['number']:,} {what} in {counts['pieces']:,} pieces")
+    for column, counts in facts.get("tags", {}).get("columns", {}).items():
+        print(
+            f"tag {column}: {counts['values']:,} values in {counts['pieces']:,} pieces, "
+            f"{counts['rare']:,} pieces with a value that is too rare"
+        )
+    if facts.get("tags", {}).get("unused"):
+        print(f"tags: {facts['tags']['unused']:,} lines of {options.tags} match no file")
+    print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
+    return 0
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    """Parse "2:60", "2:" or ":60" as (minimum, maximum)."""
+    least, colon, most = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError("a single number")
+        return float(least or 0), float(most or "inf")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MIN:MAX, such as 10:600, 10: or :600") from None
+
+
+def _programs(text: str) -> tuple[int, ...]:
+    """Parse "0-2,40" as (0, 1, 2, 40)."""
+    numbers: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            numbers.update(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of programs, such as 0-7,40") from None
+    return tuple(sorted(numbers))
