@@ -137,18 +137,22 @@ function updateLoop() {
 
 // ---- opening ----
 
-async function open(load) {
+// What is selected in the pieces to start from, so that they can be filled at once: the first and last bar, and a part.
+const SELECTED = { example: [4, 7, 1], blank: [0, 7, 0] };
+
+async function open(load, selected = null) {
   cancel();
   player.stop(0);
   try {
     const piece = new Piece(await load());
     history.reset(piece);
     parts.forget();
-    roll.cursor = player.stoppedAt = 0;
     selection.clear();
     $("scroller").scrollTo(0, 0);
     fitZoom(piece);
     show();
+    if (selected) selection.select(selected[0], selected[1], [selected[2]]);
+    roll.cursor = player.stoppedAt = 0;
     say(`${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`);
     player.prepare(); // while the piece is looked at
     roll.canvas.focus({ preventScroll: true });
@@ -399,7 +403,8 @@ player.onFontFailed = (error) => {
 
 for (const id of ["open", "welcome-open"]) $(id).addEventListener("click", () => $("file").click());
 for (const kind of ["example", "blank"]) {
-  for (const id of [kind, `welcome-${kind}`]) $(id).addEventListener("click", () => open(() => api.start(kind)));
+  const start = () => open(() => api.start(kind), SELECTED[kind]);
+  for (const id of [kind, `welcome-${kind}`]) $(id).addEventListener("click", start);
 }
 $("file").addEventListener("change", () => {
   if ($("file").files.length) openFile($("file").files[0]);
