@@ -202,9 +202,10 @@ class MusicDataset:
         return self.batch(index, index + 1)
 
     def validation_batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Yield all windows once, in order, in batches of `batch_size` samples divided between `world_size` ranks.
+        """Yield the windows once, in order, in batches of `batch_size` samples divided between `world_size` ranks.
 
-        The windows are those of the task if there is only one task, otherwise next-token rows. Every rank gets the same
+        The windows are those of the task if there is only one task, otherwise next-token rows. Windows that overlap,
+        because one starts at every bar, are left out: only every `validation_step`-th is used. Every rank gets the same
         number of batches, because the model may run collective operations. The last batches are filled up with padding
         that has no targets, so a whole batch can be padding. To get the mean loss of the split, divide the summed loss
         by the sum of `n_targets`.
@@ -213,8 +214,10 @@ class MusicDataset:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
         task = self._next_token if self.task == "mix" else self.tasks[self.task]
         padding = self._padding()
-        for start in range(rank * batch_size, task.n_windows + rank * batch_size, batch_size * world_size):
-            rows = [task.row(i, i) if i < task.n_windows else padding for i in range(start, start + batch_size)]
+        windows = range(0, task.n_windows, task.validation_step)
+        for start in range(rank * batch_size, len(windows) + rank * batch_size, batch_size * world_size):
+            own = windows[start : start + batch_size]
+            rows = [task.row(window, window) for window in own] + [padding] * (batch_size - len(own))
             yield self.checked(self._rectangular(rows) if task is self._next_token else self._packed(rows))
 
     def _padding(self) -> Row:

@@ -56,6 +56,7 @@ class NextTokenRows:
     def __init__(self, tokens: BinIdx, ctx_len: int, augmenter: Augmenter | None = None):
         self._tokens, self._ctx_len, self._augmenter = tokens, ctx_len, augmenter
         self.n_windows = -(-(tokens.n_tokens - 1) // ctx_len)  # in a pass
+        self.validation_step = 1
         self.n_targets = tokens.n_tokens - len(tokens)  # in a pass
 
     def row(self, window: int, sample: int) -> Row:
@@ -111,6 +112,7 @@ class CompletionRows:
         self._bars = open_bars(folder, split, tokens)
         self._tokens, self._codec, self._ctx_len, self._augmenter = tokens, codec, ctx_len, augmenter
         self._context_bars, self._completion_bars = context_bars, completion_bars
+        self.validation_step = completion_bars  # of the windows to validate on: a bar is predicted about once
         n_bars = np.diff(self._bars.offsets)
         slides = np.maximum(n_bars - context_bars - completion_bars + 1, n_bars > context_bars)
         self._first_window = np.concatenate([[0], np.cumsum(slides)])

@@ -23,8 +23,10 @@ class Validation:
     def __init__(self, config: RunConfig, world_size: int) -> None:
         self._config, self._world_size = config, world_size
         # Identifies the split and the rows: only losses that were measured on the same ones can be compared.
-        self.measured_on = f"{file_sha256(Path(config.data.data) / 'dataset.json')}, rows {config.train.val_rows}"
         self.data = MusicDataset.of(config.data, "val")
+        self.measured_on = f"{file_sha256(Path(config.data.data) / 'dataset.json')}, rows {config.train.val_rows}"
+        if config.data.task in ("completion", "infill"):
+            self.measured_on += f", every {self.data.tasks[config.data.task].validation_step}"
         rows = config.train.micro_batch_size * world_size
         self._streams = DocumentStreams(self.data, rows) if config.data.tbptt else None
         self._others: dict[str, MusicDataset] = {}  # the tasks of a mix beside next-token prediction
