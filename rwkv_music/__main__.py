@@ -200,7 +200,7 @@ def _run_prepare(options: argparse.Namespace) -> int:
             f"{counts['rare']:,} pieces with a value that is too rare"
         )
     if facts.get("tags", {}).get("unused"):
-        print(f"tags: {facts['tags']['unused']:,} lines of {options.tags} fit no file")
+        print(f"tags: {facts['tags']['unused']:,} lines of {options.tags} match no file")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 

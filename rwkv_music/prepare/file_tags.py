@@ -1,12 +1,14 @@
-"""The tags of MIDI files: from a CSV, and from the names of the folders and archives that `prepare` reads.
+"""Look up the tags of MIDI files in a CSV and in the names of the folders and archives that `prepare` reads.
 
-The CSV is UTF-8, with commas. Its column `file` names MIDI files, and each other column is a column of tags:
+The CSV is in UTF-8 and separates its values by commas. Its column `file` names MIDI files. Every other column holds one
+kind of tag:
 
     file,composer,genre
     bwv1.6.mid,Bach,chorale
 
-A line belongs to every file whose path ends with its `file`: a name, or a name after some of its folders. If several
-lines fit a file, the longest `file` counts. An empty value, and `none`, are unknown values.
+The value of `file` is the name of a MIDI file, or the last part of its path, such as `chorales/bwv1.6.mid`. A line
+applies to every MIDI file whose path ends with this value. If several lines match a MIDI file, the one with the longest
+value applies. An empty tag, or the tag `none`, means that the tag is unknown.
 """
 
 import csv
@@ -26,25 +28,27 @@ COLLECTION = "collection"
 
 
 class FileTags:
-    """The tags of files, by the lines of `table` and, as the column `collection`, by the one of `folders` they are in.
+    """The tags of MIDI files.
 
-    `columns` is empty without both. Raises UserError if the table cannot be read.
+    `table` is the path of the CSV, or None. `folders` are paths of folders and archives. The name of each one is the
+    tag `collection` of the MIDI files inside it. `columns` lists the kinds of tags: the columns of the CSV, and
+    `collection` if there are `folders`. Raises UserError if the CSV cannot be read or used.
     """
 
     def __init__(self, table: str | os.PathLike | None, folders: Sequence[str] = ()):
         self._table, self._folders = table, folders
-        self._lines: dict[str, dict[str, str]] = {}  # tags by file
+        self._lines: dict[str, dict[str, str]] = {}  # the tags of each line, by its value of FILE
         self._used: set[str] = set()
         self.columns: list[str] = [COLLECTION] if folders else []
         if table is not None:
             with explained(f"reading {table}"):
                 self._read()
         if len(self.columns) > MAX_COLUMNS:
-            raise UserError(f"{table} gives {len(self.columns)} columns of tags: keep {MAX_COLUMNS} at most.")
+            raise UserError(f"{table} gives {len(self.columns)} columns of tags: keep at most {MAX_COLUMNS} of them.")
 
     @property
     def unused(self) -> int:
-        """The number of lines that fit none of the files so far."""
+        """The number of lines that matched none of the files given to `of` so far."""
         return len(self._lines) - len(self._used)
 
     def of(self, file: str) -> dict[str, str]:
@@ -66,44 +70,53 @@ class FileTags:
         """Raise UserError if no line of the table has been used. `example` is the name of a source."""
         if self._table is not None and not self._used:
             raise UserError(
-                f"No line of {self._table} fits a MIDI file: its column {FILE} needs names or ends of paths such as "
-                f"{os.path.basename(example)}; correct it and repeat the command with --resume."
+                f"No line of {self._table} matches a MIDI file: correct its column {FILE}, which needs names such as "
+                f"{os.path.basename(example)} or ends of paths, and repeat the command with --resume."
             )
 
     def _read(self) -> None:
         try:
             with io.TextIOWrapper(open_file(self._table), "utf-8-sig", newline="") as file:
                 lines = csv.DictReader(file, strict=True)
-                columns = {name: tag_text(name) for name in lines.fieldnames or () if tag_text(name)}
-                names = list(columns.values())
-                if FILE not in names or len(names) < 2:
-                    raise UserError(
-                        f"{self._table} has the columns {', '.join(names) or 'of an empty file'}: it needs {FILE} and "
-                        "at least one column of tags, separated by commas."
-                    )
+                names = [name for name in map(tag_text, lines.fieldnames or ()) if name]
+                self._check_columns(names)
                 self.columns += [name for name in names if name != FILE]
-                repeated = [name for name in self.columns if self.columns.count(name) > 1 or "=" in name]
-                if len(lines.fieldnames) != len(set(lines.fieldnames)) or repeated or names.count(FILE) > 1:
-                    raise UserError(
-                        f"{self._table} cannot have the column {(repeated or names)[0]} twice, with --tag-folders if "
-                        f"it is {COLLECTION}, or with an equals sign: rename it."
-                    )
+                columns = {name: tag_text(name) for name in lines.fieldnames if tag_text(name)}
                 for line in lines:
                     tags = {name: tag_text(line[column] or "") for column, name in columns.items() if name != FILE}
                     [name] = [line[column] for column, name in columns.items() if name == FILE]
                     key = _normalized(name or "")
-                    if None in line or not key or key in self._lines:
-                        problem = "too many values" if None in line else f"the {FILE} of an earlier line" * bool(key)
-                        raise UserError(
-                            f"Line {lines.line_num} of {self._table} has {problem or f'no {FILE}'}: correct it."
-                        )
+                    where = f"Line {lines.line_num} of {self._table}"
+                    if None in line:
+                        raise UserError(f"{where} has more values than there are columns: quote values with commas.")
+                    if not key:
+                        raise UserError(f"{where} has no value in the column {FILE}: add one, or remove the line.")
+                    if key in self._lines:
+                        raise UserError(f"{where} has the same {FILE} as an earlier line, {key}: remove one of them.")
                     self._lines[key] = tags
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self._table} is not a CSV in UTF-8 ({error}): save it as one.") from error
 
+    def _check_columns(self, names: list[str]) -> None:
+        """Raise UserError if the columns `names` of the table cannot be used."""
+        if not names:
+            raise UserError(f"{self._table} names no columns: write their names in its first line, as in {FILE},composer.")
+        if FILE not in names or len(names) < 2:
+            raise UserError(
+                f"{self._table} has the columns {', '.join(names)}: it needs {FILE} and at least one column of tags, "
+                "separated by commas."
+            )
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{self._table} has more than one column {name}: rename or remove all but one.")
+            if name in self.columns:
+                raise UserError(f"{self._table} has a column {name}, which --tag-folders adds: rename it.")
+            if "=" in name:
+                raise UserError(f"{self._table} has a column {name}: rename it without the equals sign.")
+
 
 def _normalized(path: str) -> str:
-    """Return a path as it is compared: with slashes, without a leading `./`, in the Unicode form of most systems."""
+    """Return a path in the form in which paths are compared: slashes, no leading `./`, Unicode form NFC."""
     path = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
     while path.startswith("./"):
         path = path[2:]

@@ -7,14 +7,15 @@
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
     pieces.jsonl                                        one line per document, in order; `lost` counts what its tokens
-                                                        do not keep
+                                                        cannot represent
     rejected.jsonl                                      one line per rejected file, with the reason
     report.html                                         statistics of the corpus (see report.py)
 
 Notable choices:
 - The same files give the same bytes for any number of workers and after any number of interruptions. Every outcome goes
   to a prepare log beside the dataset (see prepare_log.py). When the log is complete, the dataset is written from it in
-  one pass and then renamed to its final name. Until then, twice its size is needed on disk.
+  one pass and then renamed to its final name. Until then, the log and the dataset, which have about the same size,
+  are both on the disk.
 - A hash of a piece's music (the intervals of its notes in time and pitch) and the seed decides whether it goes to
   `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
   `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
@@ -62,7 +63,7 @@ PARTS = [f"{split}{kind}" for split in SPLITS for kind in (".bin", ".idx", ".bar
 PARTS.append("tokenizer.json")
 LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # contain paths, so they depend on the location of the files
 REPORT = "report.html"
-FILE_LIMIT_S = 5.0  # of CPU time; twice as much in a second try alone
+FILE_LIMIT_S = 5.0  # of CPU time; twice as much when a file is tried again, alone
 WORKER_MEMORY_BYTES = 4 << 30
 CHECKPOINT_S = 2.0
 LONGEST_BAR_TOKENS = 0xFFFF
@@ -83,8 +84,8 @@ def prepare(
 ) -> dict:
     """Write the dataset folder `out` from every MIDI file under `paths`. Return the content of dataset.json.
 
-    Raises UserError if there are no usable files, `out` contains something else, or it cannot be written. An
-    interrupted run leaves its prepare log for `resume`.
+    Raises UserError if no file can be used, if `out` contains anything but a dataset, or if it cannot be written. An
+    interrupted run leaves its prepare log, from which `resume` continues.
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"The validation fraction is {val_fraction}: choose at least 0 and less than 1.")
@@ -134,7 +135,7 @@ def _check_replaceable(out: Path) -> None:
     others = names - {"dataset.json", REPORT, *PARTS, *LISTINGS}
     if names and (others or "dataset.json" not in names):
         found = f" ({', '.join(sorted(others)[:3])})" if others else ""
-        raise UserError(f"{out} contains files that are not a dataset{found}: choose a new or empty folder.")
+        raise UserError(f"{out} contains files that do not belong to a dataset{found}: choose a new or empty folder.")
 
 
 def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | None, prepare_log: PrepareLog) -> None:
@@ -317,9 +318,9 @@ def _write_dataset(
 
 
 def _with_tag_values(codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags) -> Codec:
-    """Return `codec` with the most frequent values of each column in the pieces that are `chosen`, bool [n].
+    """Return `codec` with the most frequent values of each column of tags.
 
-    Raises UserError if no tags fit a file of the log.
+    `chosen`, bool [n], selects the pieces to count. Raises UserError if the table of tags matches no file of the log.
     """
     counts: dict[str, Counter] = {column: Counter() for column in file_tags.columns}
     number = 0

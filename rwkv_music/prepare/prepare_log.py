@@ -37,9 +37,9 @@ OPEN = """
 class PrepareLog:
     """An open prepare log, used as a `with` block. Only one process can open it at a time.
 
-    The log is emptied unless `resume` is set. Leaving the block commits what was added, unless an exception other than
-    KeyboardInterrupt is raised. Raises UserError if `resume` is set and the settings (JSON values) differ, another
-    process has the log open, or it cannot be read or written.
+    Entering the block empties the log, unless `resume` is set. Leaving the block commits the added sources, unless an
+    exception other than KeyboardInterrupt is raised. Raises UserError if another process has the log open, if the log
+    cannot be read or written, or if `resume` is set and the log was written with other `settings` (JSON values).
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict, resume: bool):
@@ -48,8 +48,7 @@ class PrepareLog:
     def __enter__(self) -> "PrepareLog":
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._explained():
-            # The trainer of byte pairs reads the pieces in a thread of its own while this one waits.
-            self._database = sqlite3.connect(self.folder / DATABASE, timeout=0, check_same_thread=False)
+            self._database = sqlite3.connect(self.folder / DATABASE, timeout=0)
             try:
                 self._database.executescript(OPEN)
                 if not self.resume:
@@ -72,10 +71,10 @@ class PrepareLog:
                 raise error
 
     def add(self, line: dict, *piece: np.ndarray) -> None:
-        """Add a source: its JSON object, with a "reason" if it was rejected, else also the three arrays of a piece.
+        """Add the outcome of a source. `line` is its JSON object, which has a "reason" if the source was rejected.
 
-        They are the tokens, uint16 [n]; the bars, uint16 [bars], stored as in the dataset (see pipeline.py); and one
-        midi.stats.RECORD.
+        `piece` is empty for a rejected source. Otherwise it consists of three arrays: the tokens, uint16 [n]; the bars,
+        uint16 [bars], in the format of the dataset (see pipeline.py); and one midi.stats.RECORD.
         """
         blobs = [array.tobytes() for array in piece] or [None] * 3
         row = (self.n_sources, json.dumps(line), *blobs)
@@ -84,7 +83,7 @@ class PrepareLog:
         self.n_pieces += bool(piece)
 
     def checkpoint(self) -> None:
-        """Commit everything to the disk."""
+        """Commit all added sources to the disk."""
         self._database.commit()
 
     def lines(self) -> Iterator[dict]:
@@ -98,7 +97,7 @@ class PrepareLog:
         return _object(text)
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (tokens, bars, record) of each piece, in order, as they were added."""
+        """Yield the arrays (tokens, bars, record) of each piece, in the order in which `add` received them."""
         query = "SELECT tokens, bars, record FROM sources WHERE tokens IS NOT NULL ORDER BY number"
         for blobs in self._database.execute(query):
             yield tuple(map(np.frombuffer, blobs, (TOKEN, TOKEN, RECORD)))

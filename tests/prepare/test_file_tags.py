@@ -25,7 +25,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_line_fits_the_ends_of_paths_and_the_longest_counts(tmp_path):
+def test_a_line_matches_the_ends_of_paths_and_the_longest_match_applies(tmp_path):
     table = write(
         tmp_path / "t.csv",
         "\ufefffile,Composer,genre\na.mid,Bach,\n./x/a.mid,Clara  SCHUMANN,none\n"
@@ -43,19 +43,35 @@ def test_a_line_fits_the_ends_of_paths_and_the_longest_counts(tmp_path):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("", "empty file"),
+        ("", r"t\.csv names no columns"),
+        (" ,\n", r"t\.csv names no columns"),
         ("name,composer\na,b\n", "name, composer.*needs file"),
         ("file;composer\na;b\n", "file;composer"),
-        ("file,a,A\nx,1,2\n", "column a twice"),
+        ("file,a,A\nx,1,2\n", "more than one column a:"),
+        ("file,a,b,b\nx,1,2,3\n", "more than one column b:"),
+        ("file,a,File\nx,1,y\n", "more than one column file:"),
+        ("file,a,b=c\nx,1,2\n", "column b=c: .*equals sign"),
         ("file,a\nx.mid,1\nx.mid,2\n", "Line 3.*earlier line"),
-        ("file,a\nx.mid,1,2\n", "Line 2.*too many values"),
-        ("file,a\n,1\n", "Line 2.*no file"),
+        ("file,a\nx.mid,1,2\n", "Line 2.*more values than"),
+        ("file,a\n,1\n", "Line 2.*no value in the column file"),
         ("file," + ",".join(f"c{i}" for i in range(17)) + "\n", "17 columns.*16"),
     ],
 )
 def test_bad_tables(text, reason, tmp_path):
     with pytest.raises(UserError, match=reason):
         FileTags(write(tmp_path / "t.csv", text))
+
+
+def test_a_column_that_tag_folders_adds(tmp_path):
+    table = write(tmp_path / "t.csv", "file,Collection\nx.mid,y\n")
+    assert FileTags(table).of("x.mid") == {"collection": "y"}
+    with pytest.raises(UserError, match="column collection, .*--tag-folders"):
+        FileTags(table, [f"{tmp_path}"])
+
+
+def test_columns_without_a_name_are_ignored(tmp_path):
+    tags = FileTags(write(tmp_path / "t.csv", "file,,a,\nx.mid,1,2,3\n"))
+    assert tags.columns == ["a"] and tags.of("x.mid") == {"a": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +148,7 @@ def test_forgetting_depends_on_seed_and_sample_and_changes_no_notes():
 
 def test_tables_that_fit_nothing_and_other_tokenizers(bach_midi, tmp_path):
     table = write(tmp_path / "t.csv", "file,composer\nabsent.mid,Bach\n")
-    with pytest.raises(UserError, match=r"t\.csv fits.*--resume"):
+    with pytest.raises(UserError, match=r"t\.csv matches.*--resume"):
         quick_prepare([bach_midi], tmp_path / "data", tokenizer="multitrack", tags=table)
     with pytest.raises(UserError, match="midi-llm has no option tags"):
         quick_prepare([bach_midi], tmp_path / "data", tokenizer="midi-llm", tags=table)

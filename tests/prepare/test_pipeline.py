@@ -400,7 +400,7 @@ def test_other_content_of_out_is_never_replaced(bach_midi, bach_data, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
     shutil.copytree(bach_data, tmp_path / "data")
     (tmp_path / "data" / "thesis.txt").write_text("dear")
-    with pytest.raises(UserError, match="not a dataset"):
+    with pytest.raises(UserError, match="thesis.txt"):
         prepare([bach_midi], tmp_path / "data", workers=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
