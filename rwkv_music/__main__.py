@@ -85,13 +85,14 @@ def _run_corpus(options: argparse.Namespace) -> int:
 
 
 def _prepare(commands) -> None:
-    command = commands.add_parser("prepare", help="tokenize folders and archives of .mid files into a dataset")
+    command = commands.add_parser("prepare", help="tokenize MIDI files and scores into a dataset")
     command.add_argument(
         "paths",
         nargs="+",
         type=_path,
         metavar="PATH",
-        help="folder to search for .mid, .midi, .kar, .rmi, .zip and .tar.gz files, or an archive",
+        help="folder to search for MIDI files, scores (MusicXML, ABC, kern) and archives (.zip, .tar, .tar.gz), or one "
+        "such file",
     )
     command.add_argument(
         "--out", required=True, type=_path, metavar="DATA", help="dataset folder; an existing dataset is replaced"

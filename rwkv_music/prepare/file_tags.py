@@ -100,7 +100,9 @@ class FileTags:
     def _check_columns(self, names: list[str]) -> None:
         """Raise UserError if the columns `names` of the table cannot be used."""
         if not names:
-            raise UserError(f"{self._table} names no columns: write their names in its first line, as in {FILE},composer.")
+            raise UserError(
+                f"{self._table} names no columns: write their names in its first line, as in {FILE},composer."
+            )
         if FILE not in names or len(names) < 2:
             raise UserError(
                 f"{self._table} has the columns {', '.join(names)}: it needs {FILE} and at least one column of tags, "

@@ -1,4 +1,4 @@
-"""Convert folders and archives of MIDI files to a dataset folder.
+"""Convert MIDI files and scores, in folders and archives, to a dataset folder.
 
     train.bin train.idx val.bin val.idx                 tokens, one document per piece (see binidx.py)
     train.bars.bin train.bars.idx val.bars.bin ...      bars of each document: the start of the first bar, then the
@@ -20,9 +20,9 @@ Notable choices:
   `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
   `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
   Files with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds of CPU time or crashes its worker is rejected. Slow and crashing
-  files are first tried again, alone (see workers.py), so the load of the computer does not matter. Other files are not
-  affected.
+- A file that cannot be read, takes over five seconds of CPU time (a score over two minutes) or crashes its worker is
+  rejected. Slow and crashing files are first tried again, alone (see workers.py), so the load of the computer does not
+  matter. Other files are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -49,6 +49,7 @@ from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare.file_tags import FileTags
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
+from rwkv_music.prepare.scores import midi_of, score_format
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
@@ -64,6 +65,8 @@ PARTS.append("tokenizer.json")
 LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # contain paths, so they depend on the location of the files
 REPORT = "report.html"
 FILE_LIMIT_S = 5.0  # of CPU time; twice as much when a file is tried again, alone
+SCORE_LIMIT_S = 120.0  # the same for a score, which music21 reads at a few thousand notes a second
+HANG_LIMIT_S = 3600.0
 WORKER_MEMORY_BYTES = 4 << 30
 CHECKPOINT_S = 2.0
 LONGEST_BAR_TOKENS = 0xFFFF
@@ -71,7 +74,7 @@ NO_FILTERS = Filters()
 
 
 def prepare(
-    paths: Sequence[str | os.PathLike],  # folders, searched recursively, and archives (see sources.py)
+    paths: Sequence[str | os.PathLike],  # files, folders (searched recursively) and archives (see sources.py)
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = DEFAULT_TOKENIZER,
     workers: int | None = None,  # number of worker processes; the number of available cores if None
@@ -82,7 +85,7 @@ def prepare(
     tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
-    """Write the dataset folder `out` from every MIDI file under `paths`. Return the content of dataset.json.
+    """Write the dataset folder `out` from every MIDI file and score under `paths`. Return the content of dataset.json.
 
     Raises UserError if no file can be used, if `out` contains anything but a dataset, or if it cannot be written. An
     interrupted run leaves its prepare log, from which `resume` continues.
@@ -111,7 +114,7 @@ def prepare(
                 reasons = _Index(prepare_log).reasons
                 shutil.rmtree(unfinished)
                 raise UserError(
-                    f"None of the {prepare_log.n_sources:,} MIDI files could be used ({_listed(reasons)}): check that "
+                    f"None of the {prepare_log.n_sources:,} files could be used ({_listed(reasons)}): check that "
                     f"they contain music{', and the filters' if filters.as_options() else ''}."
                 )
             dataset = unfinished / "dataset"
@@ -157,7 +160,13 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
             yield source.name, _read(source)
 
     answers = map_in_order(
-        _make_reader, (codec.name, codec.options, filters), items(), workers, FILE_LIMIT_S, WORKER_MEMORY_BYTES
+        _make_reader,
+        (codec.name, codec.options, filters),
+        items(),
+        workers,
+        _limit_s,
+        WORKER_MEMORY_BYTES,
+        HANG_LIMIT_S,
     )
     checkpoint_due = time.monotonic() + CHECKPOINT_S
     with progress_bar(None, "prepare", round(sources.expected), initial=n_done, unit=" files") as bar:
@@ -174,6 +183,12 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
                 prepare_log.checkpoint()
                 checkpoint_due = time.monotonic() + CHECKPOINT_S
     prepare_log.checkpoint()
+
+
+def _limit_s(item: tuple[str, bytes | Failure | None]) -> float:
+    """Return the limit of CPU time for a source, given by its name and content (None for a plain file)."""
+    name, data = item
+    return SCORE_LIMIT_S if score_format(name, data if isinstance(data, bytes) else b"") else FILE_LIMIT_S
 
 
 def _read(source: Source) -> bytes | Failure | None:
@@ -199,7 +214,7 @@ def _make_reader(
             return data
         try:
             data = read_file(path) if data is None else data
-            midi = parse_midi(data)
+            midi = parse_midi(midi_of(path, data))
             stats = compute_stats(midi)
             reason = filters.reason(stats)
             if reason:

@@ -1,4 +1,4 @@
-"""Sources of MIDI files: folders, and archives that are read in place, in a fixed order.
+"""Sources of music: MIDI files and scores in folders, and in archives that are read in place, in a fixed order.
 
 Memory holds only the names in the folder being read, and the table of contents of a zip archive. Only regular files are
 opened: a named pipe blocks its reader and a device can be endless.
@@ -18,8 +18,9 @@ from typing import BinaryIO, NoReturn
 
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import NOT_REGULAR, open_file
+from rwkv_music.prepare.scores import MIDI_SUFFIXES, SCORE_SUFFIXES, SPLIT_SUFFIXES, check_music21, split_pieces
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # a .kar file is karaoke, a .rmi file has a RIFF header
+MUSIC_SUFFIXES = (*MIDI_SUFFIXES, *SCORE_SUFFIXES)
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 LARGEST_BYTES = 64 << 20
@@ -38,25 +39,29 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """One MIDI file. `read` is None for a plain file, which can be read by `name` in any process.
+    """One MIDI file, or one piece of a score. `read` is None for a plain file, which any process can read by `name`.
 
     Otherwise `read` returns the content or raises `Unreadable`, and must be called before the next source is taken.
     """
 
-    name: str  # its path; for a member of an archive, the path of the archive followed by the member's
+    # Its path; for a member of an archive, the path of the archive followed by the member's. If a file holds several
+    # pieces, the path of the file is followed by the number of the piece, from 1: `tunes.abc/1`.
+    name: str
     read: Callable[[], bytes] | None = None
 
 
 class Sources:
-    """The MIDI files (MIDI_SUFFIXES) in folders and archives: folders in name order, archives in stored order.
+    """The music (MUSIC_SUFFIXES) in files, folders and archives: folders in name order, archives in stored order.
 
     Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
-    read twice. Raises UserError if a path is missing or is neither a folder nor an archive, or there are no MIDI files.
+    read twice. Raises UserError if a path is missing or cannot contain music, if there is no music, or if there are
+    scores and music21 is not installed.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
         self.paths = _outermost([os.fspath(path) for path in paths])
-        self.expected = 0.0  # estimated number of sources; for a tar archive, extrapolated from the part read so far
+        # The estimated number of sources. It grows while tar archives and files with several pieces are read.
+        self.expected = 0.0
         self.passed_over: Counter[str] = Counter()  # the other files of the last iteration, by suffix
         has_any = False
         for path in self.paths:
@@ -64,12 +69,33 @@ class Sources:
                 has_any = True
                 self.expected += _count(file)
         if not has_any:
-            listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MIDI_SUFFIXES)
-            raise UserError(
-                f"There is no MIDI file ({suffixes}) under {listed}: choose a folder or an archive with some."
-            )
+            listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MUSIC_SUFFIXES)
+            raise UserError(f"There is no music ({suffixes}) under {listed}: choose a folder or an archive with some.")
 
     def __iter__(self) -> Iterator[Source]:
+        for source in self._undivided():
+            if not source.name.lower().endswith(SCORE_SUFFIXES):
+                yield source
+            else:
+                check_music21(source.name)
+                yield from self._divided(source)
+
+    def _divided(self, source: Source) -> Iterator[Source]:
+        """Yield the pieces of a score that can hold several."""
+        if source.name.lower().endswith(SPLIT_SUFFIXES):
+            try:
+                pieces = split_pieces(source.name, source.read() if source.read else read_file(source.name))
+            except Unreadable as error:
+                yield Source(source.name, partial(_fail, error.reason, error))
+                return
+            if len(pieces) > 1:
+                self.expected += len(pieces) - 1
+                for number, piece in enumerate(pieces, start=1):
+                    yield Source(f"{source.name}/{number}", partial(bytes, piece))
+                return
+        yield source
+
+    def _undivided(self) -> Iterator[Source]:
         self.passed_over.clear()
         for path in self.paths:
             for file in self._files(path, self.passed_over):
@@ -82,16 +108,19 @@ class Sources:
                     yield Source(file)
 
     def _files(self, path: str, passed_over: Counter[str] | None = None) -> Iterator[str]:
-        """Yield the MIDI files and archives under `path`, or `path` itself. Count the others in `passed_over`."""
+        """Yield the music and archives under `path`, or `path` itself. Count the other files in `passed_over`."""
         if os.path.isdir(path):
             with explained(f"searching {path}"):
                 yield from _walk(path, passed_over)
-        elif os.path.isfile(path) and path.lower().endswith(ARCHIVE_SUFFIXES):
+        elif os.path.isfile(path) and path.lower().endswith((*MUSIC_SUFFIXES, *ARCHIVE_SUFFIXES)):
             yield path
         elif os.path.exists(path):
-            raise UserError(f"{path} is neither a folder nor an archive: choose a folder, a .zip or a .tar.gz.")
+            raise UserError(
+                f"{path} is neither a folder nor a file with music: choose a folder, an archive "
+                f"({', '.join(ARCHIVE_SUFFIXES)}) or music ({', '.join(MUSIC_SUFFIXES)})."
+            )
         else:
-            raise UserError(f"There is no folder {path}: check the path.")
+            raise UserError(f"There is no file or folder {path}: check the path.")
 
     def _in_tar(self, path: str) -> Iterator[Source]:
         seen, counted = 0, 0.0
@@ -101,7 +130,7 @@ class Sources:
                 size = max(os.fstat(raw.fileno()).st_size, 1)
                 while member := tar.next():
                     content.left = LARGEST_BYTES + LARGEST_TAR_HEADER
-                    if not member.isdir() and member.name.lower().endswith(MIDI_SUFFIXES):
+                    if not member.isdir() and member.name.lower().endswith(MUSIC_SUFFIXES):
                         seen += 1
                         expected = seen * max(size / max(raw.tell(), 1), 1.0)
                         self.expected += expected - counted
@@ -171,7 +200,7 @@ def _in_zip(path: str, passed_over: Counter[str] | None = None) -> Iterator[Sour
             for member in archive.infolist():
                 if member.is_dir():
                     continue
-                if member.filename.lower().endswith(MIDI_SUFFIXES):
+                if member.filename.lower().endswith(MUSIC_SUFFIXES):
                     read = partial(_read_limited, member.file_size, archive.open, member)
                     yield Source(f"{path}/{member.filename}", read)
                 elif passed_over is not None:
@@ -221,13 +250,13 @@ def read_file(path: str) -> bytes:
 
 
 def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
-    """Yield the MIDI files and archives under `folder` in order of names. Links to files are followed."""
+    """Yield the music and archives under `folder` in order of names. Links to files are followed."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 names.append(entry.name + os.sep)
-            elif entry.name.lower().endswith((*MIDI_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
+            elif entry.name.lower().endswith((*MUSIC_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
                 names.append(entry.name)
             elif passed_over is not None:
                 passed_over[_suffix(entry.name)] += 1
@@ -240,7 +269,12 @@ def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
 
 
 def _count(file: str) -> int:
-    """Return the number of sources in a file or archive; 0 for a tar archive, which has no table of contents."""
+    """Return the number of files with music in a file or archive; 0 for a tar archive, which has no table of contents.
+
+    Raises UserError if the file is a score and music21 is not installed.
+    """
+    if file.lower().endswith(SCORE_SUFFIXES):
+        check_music21(file)
     if file.lower().endswith(TAR_SUFFIXES):
         return 0
     return sum(1 for _ in _in_zip(file)) if file.lower().endswith(".zip") else 1

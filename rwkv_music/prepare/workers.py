@@ -78,7 +78,7 @@ def map_in_order(
     setup_args: tuple,  # arguments of `setup`
     items: Iterable,  # consumed lazily
     workers: int | None = None,  # maximum number of processes; the number of available cores if None
-    limit_s: float = 60.0,  # CPU time for one item
+    limit_s: float | Callable[[Any], float] = 60.0,  # CPU time for one item; a function returns that of an item
     memory_limit_bytes: int | None = None,  # of each process's address space; an item that needs more is a Failure
     hang_s: float = 300.0,  # wall-clock time for one item, which ends work that waits without using CPU time
 ) -> Iterator[Any]:
@@ -118,7 +118,8 @@ def map_in_order(
                         pool.append(idle[0])
                         selector.register(idle[0].connection, selectors.EVENT_READ, idle[0])
                     worker = idle.pop()
-                    worker.begin(following, limit_s * (SECOND_TRY if following.is_second else 1), hang_s)
+                    limit = limit_s(following.item) if callable(limit_s) else limit_s
+                    worker.begin(following, limit * (SECOND_TRY if following.is_second else 1), hang_s)
                     busy.append(worker)
                 if not busy:
                     return

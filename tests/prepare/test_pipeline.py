@@ -369,7 +369,7 @@ def test_dataset_is_replaced_only_by_a_complete_one(bach_midi, bach_data, tmp_pa
     shutil.copytree(bach_data, data)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.mid").write_text("words")
-    with pytest.raises(UserError, match="1 MIDI files.*1 not a MIDI file"):
+    with pytest.raises(UserError, match="1 files.*1 not a MIDI file"):
         quick_prepare([tmp_path / "bad"], data)
     assert (data / "train.bin").read_bytes() == (bach_data / "train.bin").read_bytes()
     quick_prepare([bach_midi], data, val_fraction=0)
@@ -380,9 +380,9 @@ def test_dataset_is_replaced_only_by_a_complete_one(bach_midi, bach_data, tmp_pa
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda folder: None, "There is no folder"),
-        (lambda folder: folder.mkdir(), "There is no MIDI file"),
-        (lambda folder: folder.write_text(""), "neither a folder nor an archive"),
+        (lambda folder: None, "There is no file or folder"),
+        (lambda folder: folder.mkdir(), "There is no music"),
+        (lambda folder: folder.write_text(""), "neither a folder nor a file with music"),
     ],
 )
 def test_missing_and_unusable_paths_raise_user_error(tmp_path, make, match):

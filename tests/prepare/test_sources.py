@@ -141,7 +141,7 @@ def test_special_files_are_rejected_without_being_opened(tmp_path):
     found = contents(Sources([tmp_path]), tmp_path)
     assert found.pop("a.mid") == b"one"
     assert len(found) == 9 and set(found.values()) == {"not a regular file"}
-    with pytest.raises(UserError, match="pipe.zip is neither a folder nor an archive"):
+    with pytest.raises(UserError, match="pipe.zip is neither a folder nor"):
         Sources([tmp_path / "pipe.zip"])
 
 
@@ -192,9 +192,9 @@ def test_tar_archives_of_any_compression_are_read(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda path: None, "There is no folder"),
-        (lambda path: path.mkdir(), "There is no MIDI file"),
-        (lambda path: path.write_text(""), "neither a folder nor an archive"),
+        (lambda path: None, "There is no file or folder"),
+        (lambda path: path.mkdir(), "There is no music"),
+        (lambda path: path.write_text(""), "neither a folder nor a file with music"),
     ],
 )
 def test_missing_and_unusable_paths_raise_user_error(tmp_path, make, match):
