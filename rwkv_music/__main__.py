@@ -91,8 +91,8 @@ def _prepare(commands) -> None:
         nargs="+",
         type=_path,
         metavar="PATH",
-        help="folder to search for MIDI files, scores (MusicXML, ABC, kern) and archives (.zip, .tar, .tar.gz), or one "
-        "such file",
+        help="folder to search for MIDI files, scores (MusicXML, ABC, kern) and archives (.zip, .tar, .tar.gz, "
+        ".tar.zst, .parquet), or one such file",
     )
     command.add_argument(
         "--out", required=True, type=_path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
@@ -101,6 +101,11 @@ def _prepare(commands) -> None:
         "--tokenizer", choices=TOKENIZERS, default=DEFAULT_TOKENIZER, help=f"tokenizer (default: {DEFAULT_TOKENIZER})"
     )
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
+    command.add_argument(
+        "--column",
+        metavar="NAME",
+        help="column of .parquet files with the music (default: the only column of bytes)",
+    )
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     command.add_argument(
         "--tags",
@@ -182,6 +187,7 @@ def _run_prepare(options: argparse.Namespace) -> int:
             filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
             tags=options.tags,
             tag_folders=options.tag_folders,
+            column=options.column,
             resume=options.resume,
         )
     except KeyboardInterrupt:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError, check_installed, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.midi.events import RejectedMidi
 from rwkv_music.prepare.packages import PACKAGES, write_package
-from rwkv_music.prepare.scores import check_music21, score_format, score_to_midi, split_pieces
+from rwkv_music.prepare.scores import score_format, score_to_midi, split_pieces
 from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
 
@@ -77,7 +77,7 @@ def corpus_names() -> list[str]:
 
 def _all_sources() -> list[Path]:
     """Return the path of every score that music21 ships, relative to its corpus folder, sorted."""
-    check_music21("The corpus")
+    check_installed("music21", "music", "The corpus")
     from music21 import common, corpus
 
     root = common.getCorpusFilePath()

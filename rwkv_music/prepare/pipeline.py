@@ -83,6 +83,7 @@ def prepare(
     filters: Filters = NO_FILTERS,
     tags: str | os.PathLike | None = None,  # a CSV with tags of the files (see file_tags.py)
     tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
+    column: str | None = None,  # of parquet files, where the music is; None for the only column of bytes
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
     """Write the dataset folder `out` from every MIDI file and score under `paths`. Return the content of dataset.json.
@@ -96,7 +97,7 @@ def prepare(
     # "." has no name, from which the name of the log folder is derived.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)
-    sources = Sources(paths)
+    sources = Sources(paths, column)
     file_tags = FileTags(tags, sources.paths if tag_folders else ())
     columns = {"tags": {column: [] for column in file_tags.columns}} if file_tags.columns else {}
     codec = make_codec(tokenizer, **columns)

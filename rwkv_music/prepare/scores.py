@@ -14,14 +14,12 @@ import re
 import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
-from importlib.util import find_spec
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import mido
 
-from rwkv_music.errors import UserError
 from rwkv_music.midi.events import RejectedMidi
 
 if TYPE_CHECKING:
@@ -42,12 +40,6 @@ KERN_START = re.compile(r"^\*\*\w+(\t\*\*\w+)*[ \t]*$", re.MULTILINE)
 KERN_END = re.compile(r"^\*-(\t\*-)*[ \t]*\n", re.MULTILINE)
 KERN_UNNUMBERED_REPEAT = re.compile(r"(?:^|(?<=\t))=+(?=:)", re.MULTILINE)
 FINEST_BEAT = 32
-
-
-def check_music21(what: str) -> None:
-    """Raise UserError if music21 is not installed. `what` is what needs it, as the beginning of the sentence."""
-    if find_spec("music21") is None:
-        raise UserError(f"{what} needs music21, which is not installed: run `pip install 'rwkv-music[music]'`.")
 
 
 def score_format(name: str, data: bytes) -> str | None:

@@ -12,21 +12,28 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError, check_installed, explained
 from rwkv_music.files import NOT_REGULAR, open_file
-from rwkv_music.prepare.scores import MIDI_SUFFIXES, SCORE_SUFFIXES, SPLIT_SUFFIXES, check_music21, split_pieces
+from rwkv_music.prepare.scores import MIDI_SUFFIXES, SCORE_SUFFIXES, SPLIT_SUFFIXES, score_format, split_pieces
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 MUSIC_SUFFIXES = (*MIDI_SUFFIXES, *SCORE_SUFFIXES)
-TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
-ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
+ZSTD_SUFFIX = ".tar.zst"
+TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ZSTD_SUFFIX, ".tar")
+PARQUET_SUFFIX = ".parquet"
+ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES, PARQUET_SUFFIX)
+PARQUET_ROWS = 64  # read at once
+PARQUET_BUFFER = 1 << 20  # bytes
 LARGEST_BYTES = 64 << 20
 LARGEST_TAR_HEADER = 1 << 20  # bytes between the contents of two members, which tarfile reads into memory
 DAMAGED_ARCHIVE = "damaged archive"
-DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class Unreadable(Exception):
@@ -54,11 +61,16 @@ class Sources:
     """The music (MUSIC_SUFFIXES) in files, folders and archives: folders in name order, archives in stored order.
 
     Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
-    read twice. Raises UserError if a path is missing or cannot contain music, if there is no music, or if there are
-    scores and music21 is not installed.
+    read twice. Each row of a parquet file is a file with music. Raises UserError if a path is missing or cannot contain
+    music, if there is no music, or if a package that a file needs is not installed.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike]):
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        column: str | None = None,  # of parquet files: where the music is; None for the only column of bytes
+    ):
+        self._column = column
         self.paths = _outermost([os.fspath(path) for path in paths])
         # The estimated number of sources. It grows while tar archives and files with several pieces are read.
         self.expected = 0.0
@@ -66,34 +78,33 @@ class Sources:
         has_any = False
         for path in self.paths:
             for file in self._files(path):
-                has_any = True
-                self.expected += _count(file)
+                n = self._count(file)
+                has_any |= n is not None
+                self.expected += n or 0
         if not has_any:
             listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MUSIC_SUFFIXES)
             raise UserError(f"There is no music ({suffixes}) under {listed}: choose a folder or an archive with some.")
 
     def __iter__(self) -> Iterator[Source]:
         for source in self._undivided():
-            if not source.name.lower().endswith(SCORE_SUFFIXES):
-                yield source
+            if source.name.lower().endswith(SCORE_SUFFIXES):
+                _check_music21(source.name)
+            if source.name.lower().endswith(SPLIT_SUFFIXES):
+                try:
+                    data = source.read() if source.read else read_file(source.name)
+                except Unreadable as error:
+                    yield Source(source.name, partial(_fail, error.reason, error))
+                else:
+                    yield from self._pieces(source.name, data)
             else:
-                check_music21(source.name)
-                yield from self._divided(source)
+                yield source
 
-    def _divided(self, source: Source) -> Iterator[Source]:
-        """Yield the pieces of a score that can hold several."""
-        if source.name.lower().endswith(SPLIT_SUFFIXES):
-            try:
-                pieces = split_pieces(source.name, source.read() if source.read else read_file(source.name))
-            except Unreadable as error:
-                yield Source(source.name, partial(_fail, error.reason, error))
-                return
-            if len(pieces) > 1:
-                self.expected += len(pieces) - 1
-                for number, piece in enumerate(pieces, start=1):
-                    yield Source(f"{source.name}/{number}", partial(bytes, piece))
-                return
-        yield source
+    def _pieces(self, name: str, data: bytes) -> Iterator[Source]:
+        """Yield the pieces of a file with the content `data`, which can hold several."""
+        pieces = split_pieces(name, data)
+        self.expected += len(pieces) - 1
+        for number, piece in enumerate(pieces, start=1):
+            yield Source(f"{name}/{number}" if len(pieces) > 1 else name, partial(bytes, piece))
 
     def _undivided(self) -> Iterator[Source]:
         self.passed_over.clear()
@@ -104,6 +115,8 @@ class Sources:
                     yield from self._in_tar(file)
                 elif suffixed.endswith(".zip"):
                     yield from _in_zip(file, self.passed_over)
+                elif suffixed.endswith(PARQUET_SUFFIX):
+                    yield from self._in_parquet(file)
                 else:
                     yield Source(file)
 
@@ -141,9 +154,92 @@ class Sources:
                         self.passed_over[_suffix(member.name)] += 1
                     tar.members.clear()  # tarfile keeps every member it has read
                     content.left = LARGEST_TAR_HEADER
+        except UserError:
+            raise
         except Exception as error:  # the errors of tarfile and the decompressors share no base class
             yield _damaged(path, error)
         self.expected += seen - counted
+
+    def _in_parquet(self, path: str) -> Iterator[Source]:
+        """Yield the rows of a parquet file, numbered from 1."""
+        row = 0
+        try:
+            with _parquet(path) as file:
+                column = self._column_of(path, file)
+                if column is None:
+                    self.passed_over[PARQUET_SUFFIX] += 1
+                    return
+                for batch in file.iter_batches(PARQUET_ROWS, columns=[column], use_threads=False):
+                    for value in batch.column(0).to_pylist():
+                        row += 1
+                        data = value.encode() if isinstance(value, str) else value or b""
+                        yield from self._in_row(f"{path}/{row}", data)
+        except UserError:
+            raise
+        except Exception as error:  # pyarrow raises many types for damaged files
+            yield _damaged(path, error)
+
+    def _in_row(self, name: str, data: bytes) -> Iterator[Source]:
+        if len(data) > LARGEST_BYTES:
+            yield Source(name, _reject_size)
+        elif score_format(name, data):
+            _check_music21(name)
+            yield from self._pieces(name, data)
+        else:
+            yield Source(name, partial(bytes, data))
+
+    def _column_of(self, path: str, file: "ParquetFile") -> str | None:
+        """Return the column of a parquet file that holds the music, None if there is no column of bytes.
+
+        Raises UserError if the file does not have the column that was named, or if several could be meant.
+        """
+        kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
+        of_bytes = [name for name, kind in kinds.items() if kind == "binary"]
+        usable = [*of_bytes, *(name for name, kind in kinds.items() if kind == "string")]
+        if self._column is None and len(of_bytes) <= 1:
+            return of_bytes[0] if of_bytes else None
+        if self._column not in usable:
+            raise UserError(
+                f"{path} has {'several columns' if self._column is None else f'no column {self._column}'} of bytes: "
+                f"choose one of {', '.join(usable)} as --column."
+            )
+        return self._column
+
+    def _count(self, file: str) -> int | None:
+        """Return the number of files with music in a file or archive; 0 for a tar archive, which has no list of them.
+
+        Return None for a parquet file without music. Raises UserError if a package that is needed is not installed.
+        """
+        suffixed = file.lower()
+        if suffixed.endswith(PARQUET_SUFFIX):
+            check_installed("pyarrow", "parquet", file)
+            try:
+                with _parquet(file) as table:
+                    return table.metadata.num_rows if self._column_of(file, table) is not None else None
+            except UserError:
+                raise
+            except Exception:  # reported when it is read
+                return 1
+        if suffixed.endswith(ZSTD_SUFFIX):
+            check_installed("zstandard", "zstandard", file)
+        if suffixed.endswith(SCORE_SUFFIXES):
+            _check_music21(file)
+        if suffixed.endswith(TAR_SUFFIXES):
+            return 0
+        return sum(1 for _ in _in_zip(file)) if suffixed.endswith(".zip") else 1
+
+
+@contextmanager
+def _parquet(path: str) -> "Iterator[ParquetFile]":
+    """Open a parquet file so that memory holds only the rows being read."""
+    from pyarrow.parquet import ParquetFile
+
+    with _open_regular(path) as raw, ParquetFile(raw, buffer_size=PARQUET_BUFFER, pre_buffer=False) as file:
+        yield file
+
+
+def _check_music21(file: str) -> None:
+    check_installed("music21", "music", file)
 
 
 class _BoundedReader:
@@ -171,13 +267,29 @@ class _BoundedReader:
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
-    """Return the content of a file that gzip, bzip2 or xz may have compressed."""
+    """Return the content of a file that gzip, bzip2, xz or Zstandard may have compressed."""
     start = file.read(6)
     file.seek(0)
-    for magic, decompressor in DECOMPRESSORS.items():
-        if start.startswith(magic):
+    for magics, decompressor in DECOMPRESSORS.items():
+        if start.startswith(magics):
             return decompressor(file)
     return file
+
+
+def _zstd(file: BinaryIO) -> BinaryIO:
+    check_installed("zstandard", "zstandard", file.name)
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+
+
+DECOMPRESSORS = {
+    (b"\x1f\x8b",): gzip.open,
+    (b"BZh",): bz2.open,
+    (b"\xfd7zXZ\0",): lzma.open,
+    # Programs that compress in parallel begin with a frame to skip.
+    (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"): _zstd,
+}
 
 
 def _open_regular(path: str) -> BinaryIO:
@@ -192,6 +304,10 @@ def _open_regular(path: str) -> BinaryIO:
 
 def _reject_special_file() -> NoReturn:
     raise Unreadable(NOT_REGULAR.lower())
+
+
+def _reject_size() -> NoReturn:
+    raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
 
 
 def _in_zip(path: str, passed_over: Counter[str] | None = None) -> Iterator[Source]:
@@ -222,7 +338,7 @@ def _suffix(name: str) -> str:
 def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfile.TarInfo | zipfile.ZipInfo) -> bytes:
     """Return the content of an archive member, up to a limit because archives can claim any size."""
     if size > LARGEST_BYTES:
-        raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
+        _reject_size()
     try:
         with open_member(member) as file:
             return file.read(size + 1)  # one byte more: zipfile verifies the check sum at the end of the member
@@ -245,7 +361,7 @@ def read_file(path: str) -> bytes:
         except OSError as error:
             raise Unreadable(f"cannot be read ({error.strerror})") from error
     if len(data) > LARGEST_BYTES:
-        raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
+        _reject_size()
     return data
 
 
@@ -266,18 +382,6 @@ def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
             yield from _walk(os.path.join(folder, name[: -len(os.sep)]), passed_over)
         else:
             yield os.path.join(folder, name)
-
-
-def _count(file: str) -> int:
-    """Return the number of files with music in a file or archive; 0 for a tar archive, which has no table of contents.
-
-    Raises UserError if the file is a score and music21 is not installed.
-    """
-    if file.lower().endswith(SCORE_SUFFIXES):
-        check_music21(file)
-    if file.lower().endswith(TAR_SUFFIXES):
-        return 0
-    return sum(1 for _ in _in_zip(file)) if file.lower().endswith(".zip") else 1
 
 
 def _outermost(paths: list[str]) -> list[str]:

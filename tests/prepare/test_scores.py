@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from rwkv_music import errors
 from rwkv_music.errors import UserError
 from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.parts import read_parts
@@ -132,7 +133,7 @@ def test_mxl_of_any_size_takes_little_memory(monkeypatch):
 
 
 def test_missing_music21_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(scores_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     (tmp_path / "a.mid").write_bytes(score_files.midi())
     assert len(contents(Sources([tmp_path]), tmp_path)) == 1
     tarred(tmp_path / "b.tar", {"x.krn": b""})
