@@ -108,12 +108,22 @@ def _prepare(commands) -> None:
     )
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     command.add_argument(
-        "--tags",
+        "--metadata",
         type=_path,
-        metavar="FILE.csv",
-        help="tags of the pieces: a CSV with a column `file` and one column for each kind of tag, such as composer; "
-        "multitrack only",
+        metavar="FILE",
+        help="table of facts about the pieces: a .csv or .jsonl whose column `file`, `path` or `md5` identifies files",
     )
+    command.add_argument(
+        "--metadata-key", metavar="COLUMN", help="another column of the table that identifies files by path or MD5"
+    )
+    command.add_argument(
+        "--tags",
+        type=_columns,
+        default=(),
+        metavar="COLUMNS",
+        help="columns of the table, or of .parquet files, that become tags, such as composer,genre; multitrack only",
+    )
+    _number(command, "--tag-min", 1, "N", "number of training pieces that a value needs to become a tag")
     command.add_argument(
         "--tag-folders",
         action="store_true",
@@ -138,6 +148,15 @@ def _prepare(commands) -> None:
         metavar="LIST",
         help="pieces that use only these General MIDI programs, 0 to 127, and 128 for drums, such as 0-7,40",
     )
+    filters.add_argument(
+        "--where",
+        type=_condition,
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="pieces with this value in a column of the table, such as license=CC0; repeat it to allow other values or "
+        "to add another column",
+    )
     command.set_defaults(run=_run_prepare)
 
 
@@ -160,6 +179,19 @@ def _bounds(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not MIN:MAX, such as 10:600, 10: or :600") from None
 
 
+def _columns(text: str) -> tuple[str, ...]:
+    """Parse "composer,genre" as ("composer", "genre")."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _condition(text: str) -> tuple[str, str]:
+    """Parse "license=CC0" as ("license", "CC0")."""
+    column, equals, value = text.partition("=")
+    if not column or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not COLUMN=VALUE, such as license=CC0")
+    return column, value
+
+
 def _programs(text: str) -> tuple[int, ...]:
     """Parse "0-2,40" as (0, 1, 2, 40)."""
     numbers: set[int] = set()
@@ -176,6 +208,9 @@ def _run_prepare(options: argparse.Namespace) -> int:
     from rwkv_music.midi.stats import Filters
     from rwkv_music.prepare.pipeline import prepare
 
+    where: dict[str, list[str]] = {}
+    for column, value in options.where:
+        where.setdefault(column, []).append(value)
     try:
         facts = prepare(
             options.paths,
@@ -185,7 +220,11 @@ def _run_prepare(options: argparse.Namespace) -> int:
             val_fraction=options.val_fraction,
             seed=options.seed,
             filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
+            metadata=options.metadata,
+            metadata_key=options.metadata_key,
             tags=options.tags,
+            tag_min=options.tag_min,
+            where=where,
             tag_folders=options.tag_folders,
             column=options.column,
             resume=options.resume,
@@ -207,7 +246,7 @@ def _run_prepare(options: argparse.Namespace) -> int:
             f"{counts['rare']:,} pieces with a value that is too rare"
         )
     if facts.get("tags", {}).get("unused"):
-        print(f"tags: {facts['tags']['unused']:,} lines of {options.tags} match no file")
+        print(f"tags: {facts['tags']['unused']:,} lines of {options.metadata} match no piece")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 

@@ -33,7 +33,7 @@ import shutil
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,7 @@ from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.stats import Filters, compute_stats
-from rwkv_music.prepare.file_tags import FileTags
+from rwkv_music.prepare.file_tags import FileTags, metadata_text
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.scores import midi_of, score_format
@@ -55,7 +55,7 @@ from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, make_codec
-from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN
+from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN, tag_text
 
 FORMAT = "rwkv-music dataset"
 FORMAT_VERSION = 1
@@ -81,7 +81,11 @@ def prepare(
     val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, each split gets at least one
     seed: int = 0,  # of the split
     filters: Filters = NO_FILTERS,
-    tags: str | os.PathLike | None = None,  # a CSV with tags of the files (see file_tags.py)
+    metadata: str | os.PathLike | None = None,  # a table of facts about the files (see file_tags.py)
+    metadata_key: str | None = None,  # its column that identifies files; None for "file", "path" and "md5"
+    tags: Sequence[str] = (),  # the columns of the table, and of parquet files, that become tags
+    tag_min: int = 1,  # the number of training pieces that a value needs to become a tag
+    where: Mapping[str, Collection[str]] | None = None,  # keep only pieces with one of these values in each column
     tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
     column: str | None = None,  # of parquet files, where the music is; None for the only column of bytes
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
@@ -97,8 +101,12 @@ def prepare(
     # "." has no name, from which the name of the log folder is derived.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)
+    if tag_min < 1:
+        raise UserError(f"--tag-min is {tag_min}: choose at least 1.")
     sources = Sources(paths, column)
-    file_tags = FileTags(tags, sources.paths if tag_folders else ())
+    folders = sources.paths if tag_folders else ()
+    file_tags = FileTags(metadata, tags, folders, where, metadata_key, sources.columns)
+    sources.metadata = {column for column in sources.columns if tag_text(column) in file_tags.needed}
     columns = {"tags": {column: [] for column in file_tags.columns}} if file_tags.columns else {}
     codec = make_codec(tokenizer, **columns)
     settings = {
@@ -106,13 +114,15 @@ def prepare(
         "paths": [os.path.abspath(path) for path in sources.paths],
         "tokenizer": codec.fingerprint,
         "filters": filters.as_options(),
+        "column": column,
+        "metadata": sorted(sources.metadata),
     }
     unfinished = out.with_name(f".{out.name}.unfinished")
     with explained(f"writing the dataset {out} (--resume continues this run)"):
         with PrepareLog(unfinished, settings, resume) as prepare_log:
             _tokenize(sources, codec, filters, workers, prepare_log)
             if not prepare_log.n_pieces:
-                reasons = _Index(prepare_log).reasons
+                reasons = _Index(prepare_log, file_tags).reasons
                 shutil.rmtree(unfinished)
                 raise UserError(
                     f"None of the {prepare_log.n_sources:,} files could be used ({_listed(reasons)}): check that "
@@ -122,7 +132,18 @@ def prepare(
             shutil.rmtree(dataset, ignore_errors=True)
             dataset.mkdir()
             facts = _write_dataset(
-                dataset, prepare_log, codec, file_tags, val_fraction, seed, filters, sources.passed_over
+                dataset,
+                prepare_log,
+                codec,
+                file_tags,
+                tag_min,
+                val_fraction,
+                seed,
+                {
+                    "filters": filters.as_options(),
+                    **({"where": {column: sorted(values) for column, values in where.items()}} if where else {}),
+                },
+                sources.passed_over,
             )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
@@ -144,7 +165,7 @@ def _check_replaceable(out: Path) -> None:
 
 def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | None, prepare_log: PrepareLog) -> None:
     """Add the outcome of every source that is not yet in the prepare log."""
-    names: deque[str] = deque()  # files in progress
+    started: deque[dict] = deque()  # what is known about the sources in progress
     n_done = prepare_log.n_sources
 
     def items() -> Iterator[tuple[str, bytes | Failure | None]]:
@@ -157,7 +178,8 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
                     f"{source.name if source else 'no more files'}; start over without --resume."
                 )
         for source in rest:
-            names.append(source.name)
+            metadata = {column: metadata_text(value) for column, value in source.metadata.items()}
+            started.append({"file": source.name} | ({"metadata": metadata} if metadata else {}))
             yield source.name, _read(source)
 
     answers = map_in_order(
@@ -172,12 +194,12 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
     checkpoint_due = time.monotonic() + CHECKPOINT_S
     with progress_bar(None, "prepare", round(sources.expected), initial=n_done, unit=" files") as bar:
         for answer in answers:
-            file = names.popleft()
+            known = started.popleft()
             if isinstance(answer, Failure):
-                prepare_log.add({"file": file, "reason": answer.reason})
+                prepare_log.add({**known, "reason": answer.reason})
             else:
                 line, *piece = answer
-                prepare_log.add({"file": file, **line}, *piece)
+                prepare_log.add({**known, **line}, *piece)
             bar.total = max(round(sources.expected), prepare_log.n_sources)
             bar.update()
             if time.monotonic() > checkpoint_due:
@@ -228,6 +250,7 @@ def _make_reader(
             return Failure(f"a bar of more than {LONGEST_BAR_TOKENS:,} tokens")
         line = {
             "sha256": hashlib.sha256(data).hexdigest(),
+            "md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
             "music": stats.key,
             "seconds": round(stats.seconds, 3),
             "n_tokens": len(piece.ids),
@@ -246,17 +269,24 @@ def _write_dataset(
     prepare_log: PrepareLog,
     codec: Codec,
     file_tags: FileTags,
+    tag_min: int,
     val_fraction: float,
     seed: int,
-    filters: Filters,
+    options: dict,  # further ones, for dataset.json
     passed_over: Counter[str],
 ) -> dict:
     """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
-    index = _Index(prepare_log)
+    index = _Index(prepare_log, file_tags)
+    if not index.sources:
+        raise UserError(
+            f"None of the {prepare_log.n_pieces:,} pieces meets the conditions ({_listed(index.reasons)}): correct "
+            "--where and repeat the command with --resume."
+        )
     in_val = _choose_val(index.music, val_fraction, seed)
     kept = index.first_copy == np.arange(len(index.first_copy))
     if file_tags.columns:
-        codec = _with_tag_values(codec, prepare_log, kept & ~in_val, file_tags)
+        codec = _with_tag_values(codec, prepare_log, kept & ~in_val, file_tags, tag_min)
+    tag_table: dict[str, Counter] = {column: Counter() for column in codec.tags}  # the number of pieces of each value
     tag_counts = {column: Counter(values=len(values), pieces=0, rare=0) for column, values in codec.tags.items()}
     counts = {split: Counter(pieces=0, tokens=0, bars=0, notes=0) for split in SPLITS}
     reasons = Counter(index.reasons)
@@ -270,10 +300,11 @@ def _write_dataset(
         pieces = prepare_log.pieces()
         number = 0
         for line in prepare_log.lines():
-            if "reason" in line:
-                rejected.write(json.dumps(line) + "\n")
+            if "reason" not in line:
+                tokens, piece_bars, record = next(pieces)
+            if reason := line.get("reason") or file_tags.excluded(line):
+                rejected.write(json.dumps({"file": line["file"], "reason": reason}) + "\n")
                 continue
-            tokens, piece_bars, record = next(pieces)
             first = index.first_copy[number]
             if first != number:
                 reasons["duplicate"] += 1
@@ -282,10 +313,12 @@ def _write_dataset(
             else:
                 split = SPLITS[int(in_val[number])]
                 if codec.tags:
-                    given = file_tags.of(line["file"])
+                    given = file_tags.of(line)
                     known = {column: value for column, value in given.items() if value in codec.tags[column]}
                     for column in given:
                         tag_counts[column]["pieces" if column in known else "rare"] += 1
+                    for column, value in known.items():
+                        tag_table[column][value] += 1
                     # Every column is set: the ids of unknown tags depend on the number of values.
                     tokens = codec.with_tags(tokens, {column: known.get(column, UNKNOWN) for column in codec.tags})
                     line |= {"tags": known}
@@ -313,14 +346,21 @@ def _write_dataset(
         "options": {
             "val_fraction": val_fraction,
             "seed": seed,
-            "filters": filters.as_options(),
+            **options,
         },
         "files": prepare_log.n_sources,
         "passed_over": dict(sorted(passed_over.items())),
         "rejected": dict(sorted(reasons.items())),
         "lost": {reason: dict(lost[reason]) for reason in sorted(lost)},
         **(
-            {"tags": {"columns": {c: dict(n) for c, n in tag_counts.items()}, "unused": file_tags.unused}}
+            {
+                "tags": {
+                    "columns": {column: dict(counts) for column, counts in tag_counts.items()},
+                    "unused": file_tags.unused,
+                    "min": tag_min,
+                    "table": {column: dict(counts.most_common()) for column, counts in tag_table.items()},
+                }
+            }
             if codec.tags
             else {}
         ),
@@ -333,38 +373,43 @@ def _write_dataset(
     return facts
 
 
-def _with_tag_values(codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags) -> Codec:
-    """Return `codec` with the most frequent values of each column of tags.
+def _with_tag_values(
+    codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags, tag_min: int
+) -> Codec:
+    """Return `codec` with the most frequent values of each column of tags, which `tag_min` pieces or more have.
 
     `chosen`, bool [n], selects the pieces to count. Raises UserError if the table of tags matches no file of the log.
     """
     counts: dict[str, Counter] = {column: Counter() for column in file_tags.columns}
     number = 0
     for line in prepare_log.lines():
-        tags = file_tags.of(line["file"])
-        if "reason" in line:
+        tags = file_tags.of(line)
+        if "reason" in line or file_tags.excluded(line):
             continue
         if chosen[number]:
             for column, value in tags.items():
                 counts[column][value] += 1
         number += 1
     file_tags.check_use(prepare_log.line(0)["file"])
-    values = {
-        column: sorted(sorted(count, key=lambda value, count=count: (-count[value], value))[:MAX_VALUES])
-        for column, count in counts.items()
-    }
+    values = {}
+    for column, count in counts.items():
+        by_frequency = sorted(count.items(), key=lambda item: (-item[1], item[0]))
+        values[column] = sorted(value for value, n in by_frequency[:MAX_VALUES] if n >= tag_min)
     return make_codec(codec.name, **{**codec.options, "tags": values})
 
 
 class _Index:
-    """Facts about all pieces of a prepare log, in order; `music` is uint64 [n, 2], the key of each piece's music."""
+    """Facts about the pieces of a prepare log that are not excluded, in order.
 
-    def __init__(self, prepare_log: PrepareLog):
+    `music` is uint64 [n, 2], the key of each piece's music.
+    """
+
+    def __init__(self, prepare_log: PrepareLog, file_tags: FileTags):
         sources, files, music = array("q"), array("Q"), array("Q")
         self.reasons: Counter = Counter()  # the number of rejected files for each reason
         for number, line in enumerate(prepare_log.lines()):
-            if "reason" in line:
-                self.reasons[line["reason"]] += 1
+            if reason := line.get("reason") or file_tags.excluded(line):
+                self.reasons[reason] += 1
                 continue
             sources.append(number)
             files.extend(_halves(line["sha256"]))

@@ -13,9 +13,9 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from rwkv_music.errors import UserError, check_installed, explained
 from rwkv_music.files import NOT_REGULAR, open_file
@@ -55,6 +55,7 @@ class Source:
     # pieces, the path of the file is followed by the number of the piece, from 1: `tunes.abc/1`.
     name: str
     read: Callable[[], bytes] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)  # the values in the other columns of its row of a table
 
 
 class Sources:
@@ -71,6 +72,8 @@ class Sources:
         column: str | None = None,  # of parquet files: where the music is; None for the only column of bytes
     ):
         self._column = column
+        self.columns: set[str] = set()  # the other columns of the parquet files
+        self.metadata: set[str] = set()  # those of these columns that are read, as `Source.metadata`
         self.paths = _outermost([os.fspath(path) for path in paths])
         # The estimated number of sources. It grows while tar archives and files with several pieces are read.
         self.expected = 0.0
@@ -99,12 +102,12 @@ class Sources:
             else:
                 yield source
 
-    def _pieces(self, name: str, data: bytes) -> Iterator[Source]:
+    def _pieces(self, name: str, data: bytes, metadata: dict[str, Any] | None = None) -> Iterator[Source]:
         """Yield the pieces of a file with the content `data`, which can hold several."""
         pieces = split_pieces(name, data)
         self.expected += len(pieces) - 1
         for number, piece in enumerate(pieces, start=1):
-            yield Source(f"{name}/{number}" if len(pieces) > 1 else name, partial(bytes, piece))
+            yield Source(f"{name}/{number}" if len(pieces) > 1 else name, partial(bytes, piece), metadata or {})
 
     def _undivided(self) -> Iterator[Source]:
         self.passed_over.clear()
@@ -169,24 +172,26 @@ class Sources:
                 if column is None:
                     self.passed_over[PARQUET_SUFFIX] += 1
                     return
-                for batch in file.iter_batches(PARQUET_ROWS, columns=[column], use_threads=False):
-                    for value in batch.column(0).to_pylist():
+                columns = [column, *sorted(self.metadata.intersection(file.schema_arrow.names))]
+                for batch in file.iter_batches(PARQUET_ROWS, columns=columns, use_threads=False):
+                    for values in batch.to_pylist():
                         row += 1
+                        value = values.pop(column)
                         data = value.encode() if isinstance(value, str) else value or b""
-                        yield from self._in_row(f"{path}/{row}", data)
+                        yield from self._in_row(f"{path}/{row}", data, values)
         except UserError:
             raise
         except Exception as error:  # pyarrow raises many types for damaged files
             yield _damaged(path, error)
 
-    def _in_row(self, name: str, data: bytes) -> Iterator[Source]:
+    def _in_row(self, name: str, data: bytes, metadata: dict[str, Any]) -> Iterator[Source]:
         if len(data) > LARGEST_BYTES:
-            yield Source(name, _reject_size)
+            yield Source(name, _reject_size, metadata)
         elif score_format(name, data):
             _check_music21(name)
-            yield from self._pieces(name, data)
+            yield from self._pieces(name, data, metadata)
         else:
-            yield Source(name, partial(bytes, data))
+            yield Source(name, partial(bytes, data), metadata)
 
     def _column_of(self, path: str, file: "ParquetFile") -> str | None:
         """Return the column of a parquet file that holds the music, None if there is no column of bytes.
@@ -215,7 +220,11 @@ class Sources:
             check_installed("pyarrow", "parquet", file)
             try:
                 with _parquet(file) as table:
-                    return table.metadata.num_rows if self._column_of(file, table) is not None else None
+                    column = self._column_of(file, table)
+                    if column is None:
+                        return None
+                    self.columns.update(set(table.schema_arrow.names) - {column})
+                    return table.metadata.num_rows
             except UserError:
                 raise
             except Exception:  # reported when it is read
