@@ -157,6 +157,11 @@ def _prepare(commands) -> None:
         help="pieces with this value in a column of the table, such as license=CC0; repeat it to allow other values or "
         "to add another column",
     )
+    filters.add_argument(
+        "--unique",
+        action="store_true",
+        help="one of the pieces with the same music, which can differ in format, key, tempo and loudness",
+    )
     command.set_defaults(run=_run_prepare)
 
 
@@ -225,6 +230,7 @@ def _run_prepare(options: argparse.Namespace) -> int:
             tags=options.tags,
             tag_min=options.tag_min,
             where=where,
+            unique=options.unique,
             tag_folders=options.tag_folders,
             column=options.column,
             resume=options.resume,

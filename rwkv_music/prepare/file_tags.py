@@ -66,9 +66,10 @@ class FileTags:
                 found |= self._read()
         missing = [column for column in self.needed if column not in found]
         if missing:
-            places = f"{table} has" if table is not None else "Without --metadata, there is"
-            known = f": choose from {', '.join(sorted(found)[:40])}" if found else ": give a table with --metadata"
-            raise UserError(f"{places} no column {missing[0]}{known}.")
+            option = "--tags" if missing[0] in self.columns else "--where"
+            where = f"{table} does not have" if table is not None else "needs a table, --metadata"
+            known = f": choose from {', '.join(sorted(found)[:40])}" if found else ""
+            raise UserError(f"{option} names the column {missing[0]}, which {where}{known}.")
 
     @property
     def unused(self) -> int:

@@ -87,6 +87,7 @@ def prepare(
     tag_min: int = 1,  # the number of training pieces that a value needs to become a tag
     where: Mapping[str, Collection[str]] | None = None,  # keep only pieces with one of these values in each column
     tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
+    unique: bool = False,  # keep only one of the pieces with the same music, in whatever format, key, tempo or loudness
     column: str | None = None,  # of parquet files, where the music is; None for the only column of bytes
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
@@ -122,7 +123,7 @@ def prepare(
         with PrepareLog(unfinished, settings, resume) as prepare_log:
             _tokenize(sources, codec, filters, workers, prepare_log)
             if not prepare_log.n_pieces:
-                reasons = _Index(prepare_log, file_tags).reasons
+                reasons = _Index(prepare_log, file_tags, unique).reasons
                 shutil.rmtree(unfinished)
                 raise UserError(
                     f"None of the {prepare_log.n_sources:,} files could be used ({_listed(reasons)}): check that "
@@ -137,11 +138,13 @@ def prepare(
                 codec,
                 file_tags,
                 tag_min,
+                unique,
                 val_fraction,
                 seed,
                 {
                     "filters": filters.as_options(),
                     **({"where": {column: sorted(values) for column, values in where.items()}} if where else {}),
+                    **({"unique": True} if unique else {}),
                 },
                 sources.passed_over,
             )
@@ -270,13 +273,14 @@ def _write_dataset(
     codec: Codec,
     file_tags: FileTags,
     tag_min: int,
+    unique: bool,
     val_fraction: float,
     seed: int,
     options: dict,  # further ones, for dataset.json
     passed_over: Counter[str],
 ) -> dict:
     """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
-    index = _Index(prepare_log, file_tags)
+    index = _Index(prepare_log, file_tags, unique)
     if not index.sources:
         raise UserError(
             f"None of the {prepare_log.n_pieces:,} pieces meets the conditions ({_listed(index.reasons)}): correct "
@@ -404,7 +408,7 @@ class _Index:
     `music` is uint64 [n, 2], the key of each piece's music.
     """
 
-    def __init__(self, prepare_log: PrepareLog, file_tags: FileTags):
+    def __init__(self, prepare_log: PrepareLog, file_tags: FileTags, unique: bool):
         sources, files, music = array("q"), array("Q"), array("Q")
         self.reasons: Counter = Counter()  # the number of rejected files for each reason
         for number, line in enumerate(prepare_log.lines()):
@@ -416,13 +420,10 @@ class _Index:
             music.extend(_halves(line["music"]))
         self.sources = sources  # int64 [n], the number of each piece's source in the log
         self.music = np.frombuffer(music, np.uint64).reshape(-1, 2) if music else np.empty((0, 2), np.uint64)
-        _, first, which = np.unique(
-            np.frombuffer(files, np.uint64).reshape(-1, 2) if files else self.music,
-            axis=0,
-            return_index=True,
-            return_inverse=True,
-        )
-        self.first_copy = first[which.ravel()]  # int64 [n], the first piece with the same bytes, which can be itself
+        same = self.music if unique or not files else np.frombuffer(files, np.uint64).reshape(-1, 2)
+        _, first, which = np.unique(same, axis=0, return_index=True, return_inverse=True)
+        # int64 [n], the first piece with the same bytes (with `unique`, the same music), which can be itself
+        self.first_copy = first[which.ravel()]
 
 
 def _halves(digest: str) -> tuple[int, int]:

@@ -104,7 +104,11 @@ def test_conditions(tmp_path):
         ("t.csv", "", r"t\.csv has no column file or path or md5, but none: .*--metadata-key"),
         ("t.csv", " ,\n", "but none"),
         ("t.csv", "name,composer\na,b\n", "but composer, name: "),
-        ("t.csv", "file,b\nx,1\n", "t.csv has no column composer: choose from b, file"),
+        (
+            "t.csv",
+            "file,b\nx,1\n",
+            "--tags names the column composer, which .*t.csv does not have: choose from b, file",
+        ),
         ("t.csv", "file,composer,Composer\nx,1,2\n", "more than one column composer:"),
         ("t.csv", "file,composer,File\nx,1,y\n", "more than one column file:"),
         ("t.csv", "file,composer\nx.mid,1\nx.mid,2\n", "Line 3 of .*same file as an earlier line, x.mid"),
@@ -135,8 +139,10 @@ def test_bad_columns(chosen, reason, tmp_path):
     table = write(tmp_path / "t.csv", "file,a\nx.mid,1\n")
     with pytest.raises(UserError, match=reason):
         FileTags(table, chosen, [f"{tmp_path}"] if chosen else ())
-    with pytest.raises(UserError, match="Without --metadata, there is no column a: give a table"):
+    with pytest.raises(UserError, match="--tags names the column a, which needs a table, --metadata"):
         FileTags(None, ["a"])
+    with pytest.raises(UserError, match="--where names the column b, which needs .*: choose from c"):
+        FileTags(None, [], where={"b": ["x"]}, elsewhere=["c"])
 
 
 def test_columns_without_a_name_are_ignored(tmp_path):

@@ -1,8 +1,10 @@
 """Scores as MIDI: the same piece in every format, files of several pieces, bar lines, and bad scores."""
 
 import io
+import json
 import zipfile
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +64,14 @@ def test_copies_in_several_formats_are_in_one_split(tmp_path):
     assert facts["rejected"] == {"duplicate": 2} and facts["files"] == 8
     splits = {counts["pieces"] for counts in facts["splits"].values()}
     assert splits == {1, 5}
+    # One piece of each, the first in order of names.
+    facts = quick_prepare([folder, single], tmp_path / "unique", val_fraction=0, unique=True)
+    lines = (tmp_path / "unique" / "pieces.jsonl").read_text().splitlines()
+    assert [Path(json.loads(line)["file"]).relative_to(folder).as_posix() for line in lines] == [
+        "a.krn",
+        "c.tar.gz/a.abc",
+    ]
+    assert facts["rejected"] == {"duplicate": 6} and facts["options"]["unique"]
 
 
 def test_tunes_of_a_file_are_pieces():
