@@ -67,9 +67,9 @@ class FileTags:
         missing = [column for column in self.needed if column not in found]
         if missing:
             option = "--tags" if missing[0] in self.columns else "--where"
-            where = f"{table} does not have" if table is not None else "needs a table, --metadata"
-            known = f": choose from {', '.join(sorted(found)[:40])}" if found else ""
-            raise UserError(f"{option} names the column {missing[0]}, which {where}{known}.")
+            problem = f"which {table} does not have" if table is not None else "but there is no table"
+            remedy = f"choose from {', '.join(sorted(found)[:40])}" if found else "give one with --metadata"
+            raise UserError(f"{option} names the column {missing[0]}, {problem}: {remedy}.")
 
     @property
     def unused(self) -> int:

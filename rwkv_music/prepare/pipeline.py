@@ -116,7 +116,7 @@ def prepare(
         "tokenizer": codec.fingerprint,
         "filters": filters.as_options(),
         "column": column,
-        "metadata": sorted(sources.metadata),
+        "metadata": sorted(sources.metadata) or None,
     }
     unfinished = out.with_name(f".{out.name}.unfinished")
     with explained(f"writing the dataset {out} (--resume continues this run)"):

@@ -107,7 +107,7 @@ def test_conditions(tmp_path):
         (
             "t.csv",
             "file,b\nx,1\n",
-            "--tags names the column composer, which .*t.csv does not have: choose from b, file",
+            "column composer, which .*t.csv does not have: choose from b, file",
         ),
         ("t.csv", "file,composer,Composer\nx,1,2\n", "more than one column composer:"),
         ("t.csv", "file,composer,File\nx,1,y\n", "more than one column file:"),
@@ -139,9 +139,9 @@ def test_bad_columns(chosen, reason, tmp_path):
     table = write(tmp_path / "t.csv", "file,a\nx.mid,1\n")
     with pytest.raises(UserError, match=reason):
         FileTags(table, chosen, [f"{tmp_path}"] if chosen else ())
-    with pytest.raises(UserError, match="--tags names the column a, which needs a table, --metadata"):
+    with pytest.raises(UserError, match="--tags names the column a, but there is no table: give one with --metadata"):
         FileTags(None, ["a"])
-    with pytest.raises(UserError, match="--where names the column b, which needs .*: choose from c"):
+    with pytest.raises(UserError, match="--where names the column b, but .*: choose from c"):
         FileTags(None, [], where={"b": ["x"]}, elsewhere=["c"])
 
 
