@@ -13,13 +13,11 @@ from rwkv_music.errors import UserError, check_installed, explained
 from rwkv_music.files import atomic_path
 from rwkv_music.midi.events import RejectedMidi
 from rwkv_music.prepare.packages import PACKAGES, write_package
-from rwkv_music.prepare.scores import score_format, score_to_midi, split_pieces
+from rwkv_music.prepare.scores import HANG_LIMIT_S, SCORE_LIMIT_S, score_format, score_to_midi, split_pieces
 from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
 
 NOT_SCORES = {".rntxt"}  # Roman-numeral analyses, which annotate music but contain none
-SCORE_LIMIT_S = 300.0  # of CPU time; a file of a hundred tunes takes 30 s
-HANG_LIMIT_S = 3600.0
 
 
 @dataclass(frozen=True)

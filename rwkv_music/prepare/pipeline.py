@@ -20,7 +20,7 @@ Notable choices:
   `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
   `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
   Files with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds of CPU time (a score over two minutes) or crashes its worker is
+- A file that cannot be read, takes over five seconds of CPU time (a score over five minutes) or crashes its worker is
   rejected. Slow and crashing files are first tried again, alone (see workers.py), so the load of the computer does not
   matter. Other files are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
@@ -49,7 +49,7 @@ from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare.file_tags import FileTags, metadata_text
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
-from rwkv_music.prepare.scores import midi_of, score_format
+from rwkv_music.prepare.scores import HANG_LIMIT_S, SCORE_LIMIT_S, midi_of, score_format
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
@@ -65,8 +65,6 @@ PARTS.append("tokenizer.json")
 LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # contain paths, so they depend on the location of the files
 REPORT = "report.html"
 FILE_LIMIT_S = 5.0  # of CPU time; twice as much when a file is tried again, alone
-SCORE_LIMIT_S = 120.0  # the same for a score, which music21 reads at a few thousand notes a second
-HANG_LIMIT_S = 3600.0
 WORKER_MEMORY_BYTES = 4 << 30
 CHECKPOINT_S = 2.0
 LONGEST_BAR_TOKENS = 0xFFFF
