@@ -138,7 +138,7 @@ def _prepare(commands) -> None:
         "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
         "only piece of its split",
     )
-    filters = command.add_argument_group("filters", "keep only pieces in these ranges; MIN or MAX may be omitted")
+    filters = command.add_argument_group("filters", "keep only some of the pieces; MIN or MAX may be omitted")
     filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="duration in seconds")
     filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="mean number of notes per second")
     filters.add_argument("--tracks", type=_bounds, metavar="MIN:MAX", help="number of tracks with notes")

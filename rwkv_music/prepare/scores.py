@@ -33,6 +33,8 @@ SPLIT_SUFFIXES = (".abc", ".krn")  # of files that can hold several pieces
 MIDI_MAGIC = (b"MThd", b"RIFF")
 ZIP_MAGIC = b"PK\3\4"  # a .mxl file is a zip archive that holds a .musicxml file
 UTF16_MAGIC = (b"\xff\xfe", b"\xfe\xff")
+CONTAINER = "META-INF/container.xml"  # of a .mxl file, names the score in it
+LARGEST_CONTAINER = 1 << 20  # bytes
 LARGEST_XML = 256 << 20  # bytes of a .mxl file's content, which can claim any size
 ABC_TUNE = re.compile(r"^X:", re.MULTILINE)
 ABC_FIELD = re.compile(r"%|[A-Za-z+]:")
@@ -130,9 +132,7 @@ def _xml_root(data: bytes) -> ElementTree.Element:
     if data.startswith(ZIP_MAGIC):
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                names = [name for name in archive.namelist() if not name.startswith("META-INF")]
-                name = next(name for name in names if name.lower().endswith((".musicxml", ".xml", ".mxl")))
-                with archive.open(name) as file:
+                with archive.open(_score_name(archive)) as file:
                     data = file.read(LARGEST_XML + 1)
         except MemoryError:
             raise
@@ -149,6 +149,22 @@ def _xml_root(data: bytes) -> ElementTree.Element:
     if root.tag != "score-partwise":
         raise RejectedMidi("XML other than MusicXML")
     return root
+
+
+def _score_name(archive: zipfile.ZipFile) -> str:
+    """Return the name of the score in a .mxl file: the one that its container names, or else the first XML file.
+
+    Raises StopIteration if there is none.
+    """
+    names = archive.namelist()
+    if CONTAINER in names:
+        with archive.open(CONTAINER) as file:
+            container = ElementTree.fromstring(file.read(LARGEST_CONTAINER))
+        for element in container.iter():
+            if element.tag.endswith("rootfile") and element.get("full-path") in names:
+                return element.get("full-path")
+    scores = (name for name in names if name.lower().endswith((".musicxml", ".xml")))
+    return next(name for name in scores if not name.startswith("META-INF"))
 
 
 def _text(data: bytes) -> str:

@@ -112,6 +112,7 @@ def mxl() -> bytes:
         archive.writestr(
             "META-INF/container.xml", '<container><rootfiles><rootfile full-path="a.xml"/></rootfiles></container>'
         )
+        archive.writestr("part.xml", musicxml().replace("<octave>4", "<octave>3"))
         archive.writestr("a.xml", musicxml())
     return file.getvalue()
 
