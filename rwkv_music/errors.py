@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 
 STDOUT = 1  # file descriptor
 
@@ -35,6 +36,15 @@ def describe_os_error(error: OSError, doing: str) -> str:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"A file is in the way while {doing}{where}: choose another folder."
     return f"{error.strerror or error} while {doing}{where}: check the path and the disk, then try again."
+
+
+def check_installed(module: str, extra: str, what: str) -> None:
+    """Raise UserError if `module`, which is in the optional dependencies `extra`, is not installed.
+
+    `what` needs it. It is the beginning of the sentence.
+    """
+    if find_spec(module) is None:
+        raise UserError(f"{what} needs {module}, which is not installed: run `pip install 'rwkv-music[{extra}]'`.")
 
 
 @contextmanager

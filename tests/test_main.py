@@ -32,8 +32,8 @@ def test_bad_usage_is_status_2(arguments, capsys):
     "arguments, reason",
     [
         (["corpus", "nobody", "--out", "OUT"], "bach"),
-        (["prepare", "nowhere", "--out", "OUT"], "There is no folder nowhere"),
-        (["prepare", ".", "--out", "OUT"], "no MIDI file"),
+        (["prepare", "nowhere", "--out", "OUT"], "There is no file or folder nowhere"),
+        (["prepare", ".", "--out", "OUT"], "There is no music"),
         (["evaluate", "nowhere", "--data", "D"], "is not a run folder"),
         (["generate", "nowhere", "--prompt", "p.mid", "--out", "o.mid"], "There is no nowhere"),
         (["generate", ".", "--prompt", "p.mid", "--out", "o.mid"], "reading the prompt p.mid"),

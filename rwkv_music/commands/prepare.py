@@ -1,4 +1,4 @@
-"""`prepare`: tokenize MIDI files into a dataset."""
+"""`prepare`: tokenize MIDI files and scores into a dataset."""
 
 import argparse
 import sys
@@ -8,13 +8,14 @@ from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, TOKENIZERS
 
 
 def add(commands) -> None:
-    command = commands.add_parser("prepare", help="tokenize folders and archives of .mid files into a dataset")
+    command = commands.add_parser("prepare", help="tokenize MIDI files and scores into a dataset")
     command.add_argument(
         "paths",
         nargs="+",
         type=common.path,
         metavar="PATH",
-        help="folder to search for .mid, .midi, .kar, .rmi, .zip and .tar.gz files, or an archive",
+        help="folder to search for MIDI files, scores (MusicXML, ABC, kern) and archives (.zip, .tar, .tar.gz, "
+        ".tar.zst, .parquet), or one such file",
     )
     command.add_argument(
         "--out", required=True, type=common.path, metavar="DATA", help="dataset folder; an existing dataset is replaced"
@@ -23,14 +24,29 @@ def add(commands) -> None:
         "--tokenizer", choices=TOKENIZERS, default=DEFAULT_TOKENIZER, help=f"tokenizer (default: {DEFAULT_TOKENIZER})"
     )
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
+    command.add_argument(
+        "--column",
+        metavar="NAME",
+        help="column of .parquet files with the music (default: the only column of bytes)",
+    )
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     command.add_argument(
-        "--tags",
+        "--metadata",
         type=common.path,
-        metavar="FILE.csv",
-        help="tags of the pieces: a CSV with a column `file` and one column for each kind of tag, such as composer; "
-        "multitrack only",
+        metavar="FILE",
+        help="table of facts about the pieces: a .csv or .jsonl whose column `file`, `path` or `md5` identifies files",
     )
+    command.add_argument(
+        "--metadata-key", metavar="COLUMN", help="another column of the table that identifies files by path or MD5"
+    )
+    command.add_argument(
+        "--tags",
+        type=_columns,
+        default=(),
+        metavar="COLUMNS",
+        help="columns of the table, or of .parquet files, that become tags, such as composer,genre; multitrack only",
+    )
+    common.add_number(command, "--tag-min", 1, "N", "number of training pieces that a value needs to become a tag")
     command.add_argument(
         "--tag-folders",
         action="store_true",
@@ -47,7 +63,7 @@ def add(commands) -> None:
         "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
         "only piece of its split",
     )
-    filters = command.add_argument_group("filters", "keep only pieces in these ranges; MIN or MAX may be omitted")
+    filters = command.add_argument_group("filters", "keep only some of the pieces; MIN or MAX may be omitted")
     filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="duration in seconds")
     filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="mean number of notes per second")
     filters.add_argument("--tracks", type=_bounds, metavar="MIN:MAX", help="number of tracks with notes")
@@ -57,6 +73,20 @@ def add(commands) -> None:
         metavar="LIST",
         help="pieces that use only these General MIDI programs, 0 to 127, and 128 for drums, such as 0-7,40",
     )
+    filters.add_argument(
+        "--where",
+        type=_condition,
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="pieces with this value in a column of the table, such as license=CC0; repeat it to allow other values or "
+        "to add another column",
+    )
+    filters.add_argument(
+        "--unique",
+        action="store_true",
+        help="one of the pieces with the same music, which can differ in format, key, tempo and loudness",
+    )
     command.set_defaults(run=run)
 
 
@@ -64,6 +94,9 @@ def run(options: argparse.Namespace) -> int:
     from rwkv_music.midi.stats import Filters
     from rwkv_music.prepare.pipeline import prepare
 
+    where: dict[str, list[str]] = {}
+    for column, value in options.where:
+        where.setdefault(column, []).append(value)
     try:
         facts = prepare(
             options.paths,
@@ -73,8 +106,14 @@ def run(options: argparse.Namespace) -> int:
             val_fraction=options.val_fraction,
             seed=options.seed,
             filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
+            metadata=options.metadata,
+            metadata_key=options.metadata_key,
             tags=options.tags,
+            tag_min=options.tag_min,
+            where=where,
+            unique=options.unique,
             tag_folders=options.tag_folders,
+            column=options.column,
             resume=options.resume,
         )
     except KeyboardInterrupt:
@@ -94,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
             f"{counts['rare']:,} pieces with a value that is too rare"
         )
     if facts.get("tags", {}).get("unused"):
-        print(f"tags: {facts['tags']['unused']:,} lines of {options.tags} match no file")
+        print(f"tags: {facts['tags']['unused']:,} lines of {options.metadata} match no piece")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 
@@ -108,6 +147,19 @@ def _bounds(text: str) -> tuple[float, float]:
         return float(least or 0), float(most or "inf")
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not MIN:MAX, such as 10:600, 10: or :600") from None
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    """Parse "composer,genre" as ("composer", "genre")."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _condition(text: str) -> tuple[str, str]:
+    """Parse "license=CC0" as ("license", "CC0")."""
+    column, equals, value = text.partition("=")
+    if not column or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not COLUMN=VALUE, such as license=CC0")
+    return column, value
 
 
 def _programs(text: str) -> tuple[int, ...]:

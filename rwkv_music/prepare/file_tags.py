@@ -1,118 +1,220 @@
-"""Look up the tags of MIDI files in a CSV and in the names of the folders and archives that `prepare` reads.
+"""Look up what is known about each piece: in a table, in parquet files, and in the names of folders and archives.
 
-The CSV is in UTF-8 and separates its values by commas. Its column `file` names MIDI files. Every other column holds one
-kind of tag:
+The table is a CSV or a file with a JSON object in each line (.jsonl), both in UTF-8. It can have any columns. Some of
+them identify files, by default those of KEYS:
 
-    file,composer,genre
-    bwv1.6.mid,Bach,chorale
+    file,composer,genre,license
+    bwv1.6.mid,Bach,chorale,CC0
 
-The value of `file` is the name of a MIDI file, or the last part of its path, such as `chorales/bwv1.6.mid`. A line
-applies to every MIDI file whose path ends with this value. If several lines match a MIDI file, the one with the longest
-value applies. An empty tag, or the tag `none`, means that the tag is unknown.
+A value that identifies a file is its name, the last part of its path, such as `chorales/bwv1.6.mid`, or the MD5 of its
+content. A line applies to every file that it identifies. If several lines match a file, the one with the longest path
+applies, and a path has precedence over an MD5. An empty value, or the value `none`, means that nothing is known.
 """
 
 import csv
 import io
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import open_file
-from rwkv_music.prepare.sources import ARCHIVE_SUFFIXES
+from rwkv_music.files import open_file, parse_json
+from rwkv_music.prepare.sources import ARCHIVE_SUFFIXES, MUSIC_SUFFIXES
 from rwkv_music.tokenizers.tags import MAX_COLUMNS, UNKNOWN, tag_text
 
-FILE = "file"
+KEYS = ("file", "path", "md5")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
 COLLECTION = "collection"
+MD5 = re.compile(r"[0-9a-fA-F]{32}")
+LONGEST_VALUE = 1 << 27  # characters; the 131,072 of the csv module are fewer than some lyrics
 
 
 class FileTags:
-    """The tags of MIDI files.
+    """The tags of pieces, and the conditions that a piece must meet to be kept.
 
-    `table` is the path of the CSV, or None. `folders` are paths of folders and archives. The name of each one is the
-    tag `collection` of the MIDI files inside it. `columns` lists the kinds of tags: the columns of the CSV, and
-    `collection` if there are `folders`. Raises UserError if the CSV cannot be read or used.
+    A column and a value are compared as `tag_text` returns them. `columns` lists the columns of tags: the chosen ones,
+    and COLLECTION if there are `folders`. Raises UserError if the table cannot be read or used.
     """
 
-    def __init__(self, table: str | os.PathLike | None, folders: Sequence[str] = ()):
-        self._table, self._folders = table, folders
-        self._lines: dict[str, dict[str, str]] = {}  # the tags of each line, by its value of FILE
-        self._used: set[str] = set()
-        self.columns: list[str] = [COLLECTION] if folders else []
+    def __init__(
+        self,
+        table: str | os.PathLike | None = None,
+        chosen: Sequence[str] = (),  # columns of the table, or of parquet files, that are tags
+        folders: Sequence[str] = (),  # paths; the name of each one is the tag COLLECTION of the files inside it
+        where: Mapping[str, Collection[str]] | None = None,  # the values that each column must have
+        key: str | None = None,  # the column that identifies files, instead of KEYS
+        elsewhere: Collection[str] = (),  # columns of parquet files
+    ):
+        self._table, self._folders, self._keys = table, folders, (tag_text(key),) if key else KEYS
+        self._where = {tag_text(column): {*map(tag_text, values)} for column, values in (where or {}).items()}
+        self.columns = [COLLECTION] * bool(folders) + [tag_text(column) for column in chosen]
+        # All columns to look up, except that of the folders.
+        self.needed = [column for column in {**dict.fromkeys(self.columns), **self._where} if column]
+        if folders:
+            self.needed.remove(COLLECTION)
+        self._lines: dict[str, int] = {}  # the number of a line, by its paths and MD5s
+        self._values: list[tuple[str, ...]] = []  # of each line, those of the columns `needed`
+        self._used = bytearray()  # whether each line matched a file
+        self._check_columns()
+        found = {tag_text(column) for column in elsewhere}
         if table is not None:
             with explained(f"reading {table}"):
-                self._read()
-        if len(self.columns) > MAX_COLUMNS:
-            raise UserError(f"{table} gives {len(self.columns)} columns of tags: keep at most {MAX_COLUMNS} of them.")
+                found |= self._read()
+        missing = [column for column in self.needed if column not in found]
+        if missing:
+            option = "--tags" if missing[0] in self.columns else "--where"
+            problem = f"which {table} does not have" if table is not None else "but there is no table"
+            remedy = f"choose from {', '.join(sorted(found)[:40])}" if found else "give one with --metadata"
+            raise UserError(f"{option} names the column {missing[0]}, {problem}: {remedy}.")
 
     @property
     def unused(self) -> int:
-        """The number of lines that matched none of the files given to `of` so far."""
-        return len(self._lines) - len(self._used)
+        """The number of lines that matched none of the pieces given to `of` so far."""
+        return len(self._used) - sum(self._used)
 
-    def of(self, file: str) -> dict[str, str]:
-        """Return the known tags of a file, by column. `file` is the name of a source (see sources.py)."""
-        tags = {}
-        for folder in self._folders:
-            if file == folder or file.startswith(os.path.join(folder, "")):
-                tags[COLLECTION] = tag_text(_name(folder))
-        folders = _normalized(os.path.abspath(file)).split("/")
-        for i in range(len(folders)):
-            key = "/".join(folders[i:])
-            if key in self._lines:
-                self._used.add(key)
-                tags |= self._lines[key]
-                break
-        return {column: value for column, value in tags.items() if value not in ("", UNKNOWN)}
+    def of(self, line: Mapping[str, Any]) -> dict[str, str]:
+        """Return the known tags of a piece, by column. `line` is its entry in the prepare log."""
+        known = self._known(line)
+        return {column: known[column] for column in self.columns if column in known}
+
+    def excluded(self, line: Mapping[str, Any]) -> str | None:
+        """Return why the conditions exclude a piece, None if they do not. `line` is its entry in the prepare log."""
+        known = self._known(line) if self._where else {}
+        for column, values in self._where.items():
+            if known.get(column, UNKNOWN) not in values:
+                return f"other {column}"
+        return None
 
     def check_use(self, example: str) -> None:
         """Raise UserError if no line of the table has been used. `example` is the name of a source."""
-        if self._table is not None and not self._used:
+        if self._table is not None and not any(self._used):
             raise UserError(
-                f"No line of {self._table} matches a MIDI file: correct its column {FILE}, which needs names such as "
-                f"{os.path.basename(example)} or ends of paths, and repeat the command with --resume."
+                f"No line of {self._table} matches a file: it needs names such as {os.path.basename(example)}, ends of "
+                f"paths or MD5s in the column {' or '.join(self._keys)}; correct it, or name another column with "
+                "--metadata-key, and repeat the command with --resume."
             )
 
-    def _read(self) -> None:
+    def _known(self, line: Mapping[str, Any]) -> dict[str, str]:
+        """Return what is known about a piece, by column."""
+        file = line["file"]
+        known = {tag_text(column): tag_text(value) for column, value in line.get("metadata", {}).items()}
+        for folder in self._folders:
+            if file == folder or file.startswith(os.path.join(folder, "")):
+                known[COLLECTION] = tag_text(_name(folder))
+        number = self._line_of(file, line.get("md5", ""))
+        if number is not None:
+            self._used[number] = 1
+            known |= {column: value for column, value in zip(self.needed, self._values[number], strict=True) if value}
+        return {column: value for column, value in known.items() if value not in ("", UNKNOWN)}
+
+    def _line_of(self, file: str, md5: str) -> int | None:
+        path = _normalized(os.path.abspath(file))
+        while self._lines:
+            parts = path.split("/")
+            for i in range(len(parts)):
+                number = self._lines.get("/".join(parts[i:]))
+                if number is not None:
+                    return number
+            if not parts[-1].isdecimal():
+                return self._lines.get(md5)
+            path = path.rpartition("/")[0]  # of the file that holds the piece with this number
+        return None
+
+    def _check_columns(self) -> None:
+        for column in self.columns:
+            if self.columns.count(column) > 1:
+                also = ", which --tag-folders adds" if self._folders and column == COLLECTION else " twice"
+                raise UserError(f"--tags names the column {column}{also}: name it once.")
+            if "=" in column or not column:
+                raise UserError(f"--tags names the column {column!r}: rename it without the equals sign.")
+        if len(self.columns) > MAX_COLUMNS:
+            raise UserError(f"--tags names {len(self.columns)} columns: choose at most {MAX_COLUMNS} of them.")
+        if self._table is not None and not self.needed:
+            raise UserError(f"Nothing uses {self._table}: choose its columns of tags with --tags, or use --where.")
+
+    def _read(self) -> set[str]:
+        """Read the table. Return its columns."""
+        columns: set[str] = set()
+        is_json = str(self._table).lower().endswith(JSON_LINES)
+        rows = self._json_rows(columns) if is_json else self._csv_rows(columns)
+        shared: dict[tuple, tuple] = {}  # equal values are stored once
         try:
-            with io.TextIOWrapper(open_file(self._table), "utf-8-sig", newline="") as file:
-                lines = csv.DictReader(file, strict=True)
-                names = [name for name in map(tag_text, lines.fieldnames or ()) if name]
-                self._check_columns(names)
-                self.columns += [name for name in names if name != FILE]
-                columns = {name: tag_text(name) for name in lines.fieldnames if tag_text(name)}
-                for line in lines:
-                    tags = {name: tag_text(line[column] or "") for column, name in columns.items() if name != FILE}
-                    [name] = [line[column] for column, name in columns.items() if name == FILE]
-                    key = _normalized(name or "")
-                    where = f"Line {lines.line_num} of {self._table}"
-                    if None in line:
-                        raise UserError(f"{where} has more values than there are columns: quote values with commas.")
-                    if not key:
-                        raise UserError(f"{where} has no value in the column {FILE}: add one, or remove the line.")
-                    if key in self._lines:
-                        raise UserError(f"{where} has the same {FILE} as an earlier line, {key}: remove one of them.")
-                    self._lines[key] = tags
+            for where, row in rows:
+                values = tuple(tag_text(row.get(column, "")) for column in self.needed)
+                values = shared.setdefault(values, values)
+                number = len(self._values)
+                self._values.append(values)
+                for key in self._keys:
+                    name = _normalized(row.get(key, ""))
+                    name = name.lower() if MD5.fullmatch(name) else name
+                    if name and self._values[self._lines.setdefault(name, number)] != values:
+                        raise UserError(
+                            f"{where} of {self._table} has the same {key} as an earlier line, {name}, and other tags: "
+                            "remove one of them, or name another column with --metadata-key."
+                        )
         except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{self._table} is not a CSV in UTF-8 ({error}): save it as one.") from error
-
-    def _check_columns(self, names: list[str]) -> None:
-        """Raise UserError if the columns `names` of the table cannot be used."""
-        if not names:
-            raise UserError(f"{self._table} names no columns: name them in its first line, as in {FILE},composer.")
-        if FILE not in names or len(names) < 2:
+            raise UserError(f"{self._table} is not a table in UTF-8 ({error}): save it as one.") from error
+        if not columns.intersection(self._keys):
+            keys, names = " or ".join(self._keys), ", ".join(sorted(columns)[:40]) or "none"
             raise UserError(
-                f"{self._table} has the columns {', '.join(names)}: it needs {FILE} and at least one column of tags, "
-                "separated by commas."
+                f"{self._table} has no column {keys}, but {names}: name the column that identifies the files as "
+                "--metadata-key."
             )
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"{self._table} has more than one column {name}: rename or remove all but one.")
-            if name in self.columns:
-                raise UserError(f"{self._table} has a column {name}, which --tag-folders adds: rename it.")
-            if "=" in name:
-                raise UserError(f"{self._table} has a column {name}: rename it without the equals sign.")
+        self._used = bytearray(len(self._values))
+        return columns
+
+    def _csv_rows(self, columns: set[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the number of each line, as "Line 2", and its values by column. Add the columns to `columns`."""
+        delimiter = DELIMITERS.get(Path(self._table).suffix.lower())
+        if delimiter is None:
+            suffixes = ", ".join([*DELIMITERS, *JSON_LINES])
+            raise UserError(f"{self._table} is not a table that can be read: choose a file with one of {suffixes}.")
+        csv.field_size_limit(LONGEST_VALUE)
+        with io.TextIOWrapper(open_file(self._table), "utf-8-sig", newline="") as file:
+            lines = csv.reader(file, delimiter=delimiter, strict=True)
+            names = [tag_text(name) for name in next(lines, [])]
+            columns.update(filter(None, names))
+            for name in {*self.needed, *self._keys}:
+                if names.count(name) > 1:
+                    raise UserError(f"{self._table} has more than one column {name}: rename or remove all but one.")
+            for values in lines:
+                where = f"Line {lines.line_num}"
+                if len(values) > len(names):
+                    raise UserError(
+                        f"{where} of {self._table} has more values than there are columns: quote values that contain "
+                        "the separator."
+                    )
+                if values:
+                    yield where, {name: value for name, value in zip(names, values, strict=False) if name}
+
+    def _json_rows(self, columns: set[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the number of each line, as "Line 2", and its values by column. Add the columns to `columns`."""
+        with open_file(self._table) as file:
+            for number, text in enumerate(file, start=1):
+                if not text.strip():
+                    continue
+                try:
+                    row = parse_json(text)
+                except ValueError as error:
+                    raise UserError(
+                        f"Line {number} of {self._table} is not a JSON object ({error}): correct it."
+                    ) from error
+                row = {tag_text(name): metadata_text(value) for name, value in row.items()}
+                columns.update(row)
+                yield f"Line {number}", row
+
+
+def metadata_text(value: Any) -> str:
+    """Return a value of a table as text: that of a number, and the first one of a list. Empty if there is none."""
+    if isinstance(value, list):
+        value = next(iter(value), None)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (str, int, float)) else ""
 
 
 def _normalized(path: str) -> str:
@@ -124,7 +226,7 @@ def _normalized(path: str) -> str:
 
 
 def _name(folder: str) -> str:
-    """Return the name of a folder, or of an archive without its suffix."""
+    """Return the name of a folder, or of an archive or file without its suffix."""
     path = Path(os.path.abspath(folder))
-    suffix = next((s for s in ARCHIVE_SUFFIXES if path.name.lower().endswith(s) and not path.is_dir()), "")
-    return path.name[: len(path.name) - len(suffix)]
+    suffixes = () if path.is_dir() else (*ARCHIVE_SUFFIXES, *MUSIC_SUFFIXES)
+    return path.name[: len(path.name) - max(len(s) if path.name.lower().endswith(s) else 0 for s in ("", *suffixes))]

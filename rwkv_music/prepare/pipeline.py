@@ -1,4 +1,4 @@
-"""Convert folders and archives of MIDI files to a dataset folder.
+"""Convert MIDI files and scores, in folders and archives, to a dataset folder.
 
     train.bin train.idx val.bin val.idx                 tokens, one document per piece (see binidx.py)
     train.bars.bin train.bars.idx val.bars.bin ...      bars of each document: the start of the first bar, then the
@@ -20,9 +20,9 @@ Notable choices:
   `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
   `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
   Files with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds of CPU time or crashes its worker is rejected. Slow and crashing
-  files are first tried again, alone (see workers.py), so the load of the computer does not matter. Other files are not
-  affected.
+- A file that cannot be read, takes over five seconds of CPU time (a score over five minutes) or crashes its worker is
+  rejected. Slow and crashing files are first tried again, alone (see workers.py), so the load of the computer does not
+  matter. Other files are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -33,7 +33,7 @@ import shutil
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -46,15 +46,16 @@ from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.stats import Filters, compute_stats
-from rwkv_music.prepare.file_tags import FileTags
+from rwkv_music.prepare.file_tags import FileTags, metadata_text
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
+from rwkv_music.prepare.scores import HANG_LIMIT_S, SCORE_LIMIT_S, midi_of, score_format
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, make_codec
-from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN
+from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN, tag_text
 
 FORMAT = "rwkv-music dataset"
 FORMAT_VERSION = 1
@@ -71,18 +72,24 @@ NO_FILTERS = Filters()
 
 
 def prepare(
-    paths: Sequence[str | os.PathLike],  # folders, searched recursively, and archives (see sources.py)
+    paths: Sequence[str | os.PathLike],  # files, folders (searched recursively) and archives (see sources.py)
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = DEFAULT_TOKENIZER,
     workers: int | None = None,  # number of worker processes; the number of available cores if None
     val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, each split gets at least one
     seed: int = 0,  # of the split
     filters: Filters = NO_FILTERS,
-    tags: str | os.PathLike | None = None,  # a CSV with tags of the files (see file_tags.py)
+    metadata: str | os.PathLike | None = None,  # a table of facts about the files (see file_tags.py)
+    metadata_key: str | None = None,  # its column that identifies files; None for "file", "path" and "md5"
+    tags: Sequence[str] = (),  # the columns of the table, and of parquet files, that become tags
+    tag_min: int = 1,  # the number of training pieces that a value needs to become a tag
+    where: Mapping[str, Collection[str]] | None = None,  # keep only pieces with one of these values in each column
     tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
+    unique: bool = False,  # keep only one of the pieces with the same music, in whatever format, key, tempo or loudness
+    column: str | None = None,  # of parquet files, where the music is; None for the only column of bytes
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
 ) -> dict:
-    """Write the dataset folder `out` from every MIDI file under `paths`. Return the content of dataset.json.
+    """Write the dataset folder `out` from every MIDI file and score under `paths`. Return the content of dataset.json.
 
     Raises UserError if no file can be used, if `out` contains anything but a dataset, or if it cannot be written. An
     interrupted run leaves its prepare log, from which `resume` continues.
@@ -93,8 +100,12 @@ def prepare(
     # "." has no name, from which the name of the log folder is derived.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)
-    sources = Sources(paths)
-    file_tags = FileTags(tags, sources.paths if tag_folders else ())
+    if tag_min < 1:
+        raise UserError(f"--tag-min is {tag_min}: choose at least 1.")
+    sources = Sources(paths, column)
+    folders = sources.paths if tag_folders else ()
+    file_tags = FileTags(metadata, tags, folders, where, metadata_key, sources.columns)
+    sources.metadata = {column for column in sources.columns if tag_text(column) in file_tags.needed}
     columns = {"tags": {column: [] for column in file_tags.columns}} if file_tags.columns else {}
     codec = make_codec(tokenizer, **columns)
     settings = {
@@ -102,23 +113,38 @@ def prepare(
         "paths": [os.path.abspath(path) for path in sources.paths],
         "tokenizer": codec.fingerprint,
         "filters": filters.as_options(),
+        "column": column,
+        "metadata": sorted(sources.metadata) or None,
     }
     unfinished = out.with_name(f".{out.name}.unfinished")
     with explained(f"writing the dataset {out} (--resume continues this run)"):
         with PrepareLog(unfinished, settings, resume) as prepare_log:
             _tokenize(sources, codec, filters, workers, prepare_log)
             if not prepare_log.n_pieces:
-                reasons = _Index(prepare_log).reasons
+                reasons = _Index(prepare_log, file_tags, unique).reasons
                 shutil.rmtree(unfinished)
                 raise UserError(
-                    f"None of the {prepare_log.n_sources:,} MIDI files could be used ({_listed(reasons)}): check that "
+                    f"None of the {prepare_log.n_sources:,} files could be used ({_listed(reasons)}): check that "
                     f"they contain music{', and the filters' if filters.as_options() else ''}."
                 )
             dataset = unfinished / "dataset"
             shutil.rmtree(dataset, ignore_errors=True)
             dataset.mkdir()
             facts = _write_dataset(
-                dataset, prepare_log, codec, file_tags, val_fraction, seed, filters, sources.passed_over
+                dataset,
+                prepare_log,
+                codec,
+                file_tags,
+                tag_min,
+                unique,
+                val_fraction,
+                seed,
+                {
+                    "filters": filters.as_options(),
+                    **({"where": {column: sorted(values) for column, values in where.items()}} if where else {}),
+                    **({"unique": True} if unique else {}),
+                },
+                sources.passed_over,
             )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
@@ -140,7 +166,7 @@ def _check_replaceable(out: Path) -> None:
 
 def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | None, prepare_log: PrepareLog) -> None:
     """Add the outcome of every source that is not yet in the prepare log."""
-    names: deque[str] = deque()  # files in progress
+    started: deque[dict] = deque()  # what is known about the sources in progress
     n_done = prepare_log.n_sources
 
     def items() -> Iterator[tuple[str, bytes | Failure | None]]:
@@ -153,27 +179,40 @@ def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | N
                     f"{source.name if source else 'no more files'}; start over without --resume."
                 )
         for source in rest:
-            names.append(source.name)
+            metadata = {column: metadata_text(value) for column, value in source.metadata.items()}
+            started.append({"file": source.name} | ({"metadata": metadata} if metadata else {}))
             yield source.name, _read(source)
 
     answers = map_in_order(
-        _make_reader, (codec.name, codec.options, filters), items(), workers, FILE_LIMIT_S, WORKER_MEMORY_BYTES
+        _make_reader,
+        (codec.name, codec.options, filters),
+        items(),
+        workers,
+        _limit_s,
+        WORKER_MEMORY_BYTES,
+        HANG_LIMIT_S,
     )
     checkpoint_due = time.monotonic() + CHECKPOINT_S
     with progress_bar(None, "prepare", round(sources.expected), initial=n_done, unit=" files") as bar:
         for answer in answers:
-            file = names.popleft()
+            known = started.popleft()
             if isinstance(answer, Failure):
-                prepare_log.add({"file": file, "reason": answer.reason})
+                prepare_log.add({**known, "reason": answer.reason})
             else:
                 line, *piece = answer
-                prepare_log.add({"file": file, **line}, *piece)
+                prepare_log.add({**known, **line}, *piece)
             bar.total = max(round(sources.expected), prepare_log.n_sources)
             bar.update()
             if time.monotonic() > checkpoint_due:
                 prepare_log.checkpoint()
                 checkpoint_due = time.monotonic() + CHECKPOINT_S
     prepare_log.checkpoint()
+
+
+def _limit_s(item: tuple[str, bytes | Failure | None]) -> float:
+    """Return the limit of CPU time for a source, given by its name and content (None for a plain file)."""
+    name, data = item
+    return SCORE_LIMIT_S if score_format(name, data if isinstance(data, bytes) else b"") else FILE_LIMIT_S
 
 
 def _read(source: Source) -> bytes | Failure | None:
@@ -199,7 +238,7 @@ def _make_reader(
             return data
         try:
             data = read_file(path) if data is None else data
-            midi = parse_midi(data)
+            midi = parse_midi(midi_of(path, data))
             stats = compute_stats(midi)
             reason = filters.reason(stats)
             if reason:
@@ -212,6 +251,7 @@ def _make_reader(
             return Failure(f"a bar of more than {LONGEST_BAR_TOKENS:,} tokens")
         line = {
             "sha256": hashlib.sha256(data).hexdigest(),
+            "md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
             "music": stats.key,
             "seconds": round(stats.seconds, 3),
             "n_tokens": len(piece.ids),
@@ -230,17 +270,25 @@ def _write_dataset(
     prepare_log: PrepareLog,
     codec: Codec,
     file_tags: FileTags,
+    tag_min: int,
+    unique: bool,
     val_fraction: float,
     seed: int,
-    filters: Filters,
+    options: dict,  # further ones, for dataset.json
     passed_over: Counter[str],
 ) -> dict:
     """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
-    index = _Index(prepare_log)
+    index = _Index(prepare_log, file_tags, unique)
+    if not index.sources:
+        raise UserError(
+            f"None of the {prepare_log.n_pieces:,} pieces meets the conditions ({_listed(index.reasons)}): correct "
+            "--where and repeat the command with --resume."
+        )
     in_val = _choose_val(index.music, val_fraction, seed)
     kept = index.first_copy == np.arange(len(index.first_copy))
     if file_tags.columns:
-        codec = _with_tag_values(codec, prepare_log, kept & ~in_val, file_tags)
+        codec = _with_tag_values(codec, prepare_log, kept & ~in_val, file_tags, tag_min)
+    tag_table: dict[str, Counter] = {column: Counter() for column in codec.tags}  # the number of pieces of each value
     tag_counts = {column: Counter(values=len(values), pieces=0, rare=0) for column, values in codec.tags.items()}
     counts = {split: Counter(pieces=0, tokens=0, bars=0, notes=0) for split in SPLITS}
     reasons = Counter(index.reasons)
@@ -254,10 +302,11 @@ def _write_dataset(
         pieces = prepare_log.pieces()
         number = 0
         for line in prepare_log.lines():
-            if "reason" in line:
-                rejected.write(json.dumps(line) + "\n")
+            if "reason" not in line:
+                tokens, piece_bars, record = next(pieces)
+            if reason := line.get("reason") or file_tags.excluded(line):
+                rejected.write(json.dumps({"file": line["file"], "reason": reason}) + "\n")
                 continue
-            tokens, piece_bars, record = next(pieces)
             first = index.first_copy[number]
             if first != number:
                 reasons["duplicate"] += 1
@@ -266,10 +315,12 @@ def _write_dataset(
             else:
                 split = SPLITS[int(in_val[number])]
                 if codec.tags:
-                    given = file_tags.of(line["file"])
+                    given = file_tags.of(line)
                     known = {column: value for column, value in given.items() if value in codec.tags[column]}
                     for column in given:
                         tag_counts[column]["pieces" if column in known else "rare"] += 1
+                    for column, value in known.items():
+                        tag_table[column][value] += 1
                     # Every column is set: the ids of unknown tags depend on the number of values.
                     tokens = codec.with_tags(tokens, {column: known.get(column, UNKNOWN) for column in codec.tags})
                     line |= {"tags": known}
@@ -297,14 +348,21 @@ def _write_dataset(
         "options": {
             "val_fraction": val_fraction,
             "seed": seed,
-            "filters": filters.as_options(),
+            **options,
         },
         "files": prepare_log.n_sources,
         "passed_over": dict(sorted(passed_over.items())),
         "rejected": dict(sorted(reasons.items())),
         "lost": {reason: dict(lost[reason]) for reason in sorted(lost)},
         **(
-            {"tags": {"columns": {c: dict(n) for c, n in tag_counts.items()}, "unused": file_tags.unused}}
+            {
+                "tags": {
+                    "columns": {column: dict(counts) for column, counts in tag_counts.items()},
+                    "unused": file_tags.unused,
+                    "min": tag_min,
+                    "table": {column: dict(counts.most_common()) for column, counts in tag_table.items()},
+                }
+            }
             if codec.tags
             else {}
         ),
@@ -317,51 +375,53 @@ def _write_dataset(
     return facts
 
 
-def _with_tag_values(codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags) -> Codec:
-    """Return `codec` with the most frequent values of each column of tags.
+def _with_tag_values(
+    codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags, tag_min: int
+) -> Codec:
+    """Return `codec` with the most frequent values of each column of tags, which `tag_min` pieces or more have.
 
     `chosen`, bool [n], selects the pieces to count. Raises UserError if the table of tags matches no file of the log.
     """
     counts: dict[str, Counter] = {column: Counter() for column in file_tags.columns}
     number = 0
     for line in prepare_log.lines():
-        tags = file_tags.of(line["file"])
-        if "reason" in line:
+        tags = file_tags.of(line)
+        if "reason" in line or file_tags.excluded(line):
             continue
         if chosen[number]:
             for column, value in tags.items():
                 counts[column][value] += 1
         number += 1
     file_tags.check_use(prepare_log.line(0)["file"])
-    values = {
-        column: sorted(sorted(count, key=lambda value, count=count: (-count[value], value))[:MAX_VALUES])
-        for column, count in counts.items()
-    }
+    values = {}
+    for column, count in counts.items():
+        by_frequency = sorted(count.items(), key=lambda item: (-item[1], item[0]))
+        values[column] = sorted(value for value, n in by_frequency[:MAX_VALUES] if n >= tag_min)
     return make_codec(codec.name, **{**codec.options, "tags": values})
 
 
 class _Index:
-    """Facts about all pieces of a prepare log, in order; `music` is uint64 [n, 2], the key of each piece's music."""
+    """Facts about the pieces of a prepare log that are not excluded, in order.
 
-    def __init__(self, prepare_log: PrepareLog):
+    `music` is uint64 [n, 2], the key of each piece's music.
+    """
+
+    def __init__(self, prepare_log: PrepareLog, file_tags: FileTags, unique: bool):
         sources, files, music = array("q"), array("Q"), array("Q")
         self.reasons: Counter = Counter()  # the number of rejected files for each reason
         for number, line in enumerate(prepare_log.lines()):
-            if "reason" in line:
-                self.reasons[line["reason"]] += 1
+            if reason := line.get("reason") or file_tags.excluded(line):
+                self.reasons[reason] += 1
                 continue
             sources.append(number)
             files.extend(_halves(line["sha256"]))
             music.extend(_halves(line["music"]))
         self.sources = sources  # int64 [n], the number of each piece's source in the log
         self.music = np.frombuffer(music, np.uint64).reshape(-1, 2) if music else np.empty((0, 2), np.uint64)
-        _, first, which = np.unique(
-            np.frombuffer(files, np.uint64).reshape(-1, 2) if files else self.music,
-            axis=0,
-            return_index=True,
-            return_inverse=True,
-        )
-        self.first_copy = first[which.ravel()]  # int64 [n], the first piece with the same bytes, which can be itself
+        same = self.music if unique or not files else np.frombuffer(files, np.uint64).reshape(-1, 2)
+        _, first, which = np.unique(same, axis=0, return_index=True, return_inverse=True)
+        # int64 [n], the first piece with the same bytes (with `unique`, the same music), which can be itself
+        self.first_copy = first[which.ravel()]
 
 
 def _halves(digest: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ FAMILIES = (  # of General MIDI, eight programs each
     "piano", "mallets", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reeds", "pipes", "synth lead",
     "synth pad", "synth effects", "folk", "percussion", "sound effects", "drums",
 )  # fmt: skip
+MOST_TAGS = 20  # values of a column that are listed
 COLORS = {"train": "#2E6E9E", "val": "#E0812B"}
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}"
@@ -98,6 +99,7 @@ class CorpusReport:
                 _table(["reason", "files"], rejected),
                 "<h2>Lost by the tokenizer</h2>",
                 _table(["what", "pieces", "number"], lost or [["nothing", "", ""]]),
+                *_tags(facts.get("tags", {}).get("table", {})),
                 "<h2>Instruments</h2>",
                 _table(["family", "pieces"], [[name, f"{count:,}"] for count, name in by_count if count]),
                 "<h2>Histograms</h2>",
@@ -132,6 +134,18 @@ def _svg(histograms: list[Histogram]) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return text.getvalue().partition("<!DOCTYPE")[2].partition(">\n")[2]
+
+
+def _tags(table: dict[str, dict[str, int]]) -> list[str]:
+    """Return a table of the most frequent values of each column of tags."""
+    lines = []
+    for column, counts in table.items():
+        rows = [[value, f"{count:,}"] for value, count in list(counts.items())[:MOST_TAGS]]
+        rest = list(counts.values())[MOST_TAGS:]
+        if rest:
+            rows.append([f"{len(rest):,} others", f"{sum(rest):,}"])
+        lines += [f"<h2>Tag {html.escape(column)}</h2>", _table(["value", "pieces"], rows)]
+    return lines
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Sources of MIDI files: folders, and archives that are read in place, in a fixed order.
+"""Sources of music: MIDI files and scores in folders, and in archives that are read in place, in a fixed order.
 
 Memory holds only the names in the folder being read, and the table of contents of a zip archive. Only regular files are
 opened: a named pipe blocks its reader and a device can be endless.
@@ -12,20 +12,28 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError, check_installed, explained
 from rwkv_music.files import NOT_REGULAR, open_file
+from rwkv_music.prepare.scores import MIDI_SUFFIXES, SCORE_SUFFIXES, SPLIT_SUFFIXES, score_format, split_pieces
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # a .kar file is karaoke, a .rmi file has a RIFF header
-TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
-ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+MUSIC_SUFFIXES = (*MIDI_SUFFIXES, *SCORE_SUFFIXES)
+ZSTD_SUFFIX = ".tar.zst"
+TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ZSTD_SUFFIX, ".tar")
+PARQUET_SUFFIX = ".parquet"
+ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES, PARQUET_SUFFIX)
+PARQUET_ROWS = 16  # read at once
+PARQUET_BUFFER = 1 << 20  # bytes
 LARGEST_BYTES = 64 << 20
 LARGEST_TAR_HEADER = 1 << 20  # bytes between the contents of two members, which tarfile reads into memory
 DAMAGED_ARCHIVE = "damaged archive"
-DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class Unreadable(Exception):
@@ -38,38 +46,70 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """One MIDI file. `read` is None for a plain file, which can be read by `name` in any process.
+    """One MIDI file, or one piece of a score. `read` is None for a plain file, which any process can read by `name`.
 
     Otherwise `read` returns the content or raises `Unreadable`, and must be called before the next source is taken.
     """
 
-    name: str  # its path; for a member of an archive, the path of the archive followed by the member's
+    # Its path; for a member of an archive, the path of the archive followed by the member's. If a file holds several
+    # pieces, the path of the file is followed by the number of the piece, from 1: `tunes.abc/1`.
+    name: str
     read: Callable[[], bytes] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)  # the values in the other columns of its row of a table
 
 
 class Sources:
-    """The MIDI files (MIDI_SUFFIXES) in folders and archives: folders in name order, archives in stored order.
+    """The music (MUSIC_SUFFIXES) in files, folders and archives: folders in name order, archives in stored order.
 
     Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
-    read twice. Raises UserError if a path is missing or is neither a folder nor an archive, or there are no MIDI files.
+    read twice. Each row of a parquet file is a file with music. Raises UserError if a path is missing or cannot contain
+    music, if there is no music, or if a package that a file needs is not installed.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike]):
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        column: str | None = None,  # of parquet files: where the music is; None for the only column of bytes
+    ):
+        self._column = column
+        self.columns: set[str] = set()  # the other columns of the parquet files
+        self.metadata: set[str] = set()  # those of these columns that are read, as `Source.metadata`
         self.paths = _outermost([os.fspath(path) for path in paths])
-        self.expected = 0.0  # estimated number of sources; for a tar archive, extrapolated from the part read so far
+        # The estimated number of sources. It grows while tar archives and files with several pieces are read.
+        self.expected = 0.0
         self.passed_over: Counter[str] = Counter()  # the other files of the last iteration, by suffix
         has_any = False
         for path in self.paths:
             for file in self._files(path):
-                has_any = True
-                self.expected += _count(file)
+                n = self._count(file)
+                has_any |= n is not None
+                self.expected += n or 0
         if not has_any:
-            listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MIDI_SUFFIXES)
-            raise UserError(
-                f"There is no MIDI file ({suffixes}) under {listed}: choose a folder or an archive with some."
-            )
+            listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MUSIC_SUFFIXES)
+            raise UserError(f"There is no music ({suffixes}) under {listed}: choose a folder or an archive with some.")
 
     def __iter__(self) -> Iterator[Source]:
+        for source in self._undivided():
+            if source.name.lower().endswith(SCORE_SUFFIXES):
+                _check_music21(source.name)
+            if source.name.lower().endswith(SPLIT_SUFFIXES):
+                try:
+                    data = source.read() if source.read else read_file(source.name)
+                except Unreadable as error:
+                    yield Source(source.name, partial(_fail, error.reason, error))
+                else:
+                    yield from self._pieces(source.name, data)
+            else:
+                yield source
+
+    def _pieces(self, name: str, data: bytes, metadata: dict[str, Any] | None = None) -> Iterator[Source]:
+        """Yield the pieces of a file with the content `data`, which can hold several."""
+        pieces = split_pieces(name, data)
+        self.expected += len(pieces) - 1
+        for number, piece in enumerate(pieces, start=1):
+            yield Source(f"{name}/{number}" if len(pieces) > 1 else name, partial(bytes, piece), metadata or {})
+
+    def _undivided(self) -> Iterator[Source]:
         self.passed_over.clear()
         for path in self.paths:
             for file in self._files(path, self.passed_over):
@@ -78,20 +118,25 @@ class Sources:
                     yield from self._in_tar(file)
                 elif suffixed.endswith(".zip"):
                     yield from _in_zip(file, self.passed_over)
+                elif suffixed.endswith(PARQUET_SUFFIX):
+                    yield from self._in_parquet(file)
                 else:
                     yield Source(file)
 
     def _files(self, path: str, passed_over: Counter[str] | None = None) -> Iterator[str]:
-        """Yield the MIDI files and archives under `path`, or `path` itself. Count the others in `passed_over`."""
+        """Yield the music and archives under `path`, or `path` itself. Count the other files in `passed_over`."""
         if os.path.isdir(path):
             with explained(f"searching {path}"):
                 yield from _walk(path, passed_over)
-        elif os.path.isfile(path) and path.lower().endswith(ARCHIVE_SUFFIXES):
+        elif os.path.isfile(path) and path.lower().endswith((*MUSIC_SUFFIXES, *ARCHIVE_SUFFIXES)):
             yield path
         elif os.path.exists(path):
-            raise UserError(f"{path} is neither a folder nor an archive: choose a folder, a .zip or a .tar.gz.")
+            raise UserError(
+                f"{path} is neither a folder nor a file with music: choose a folder, an archive "
+                f"({', '.join(ARCHIVE_SUFFIXES)}) or music ({', '.join(MUSIC_SUFFIXES)})."
+            )
         else:
-            raise UserError(f"There is no folder {path}: check the path.")
+            raise UserError(f"There is no file or folder {path}: check the path.")
 
     def _in_tar(self, path: str) -> Iterator[Source]:
         seen, counted = 0, 0.0
@@ -101,7 +146,7 @@ class Sources:
                 size = max(os.fstat(raw.fileno()).st_size, 1)
                 while member := tar.next():
                     content.left = LARGEST_BYTES + LARGEST_TAR_HEADER
-                    if not member.isdir() and member.name.lower().endswith(MIDI_SUFFIXES):
+                    if not member.isdir() and member.name.lower().endswith(MUSIC_SUFFIXES):
                         seen += 1
                         expected = seen * max(size / max(raw.tell(), 1), 1.0)
                         self.expected += expected - counted
@@ -112,9 +157,98 @@ class Sources:
                         self.passed_over[_suffix(member.name)] += 1
                     tar.members.clear()  # tarfile keeps every member it has read
                     content.left = LARGEST_TAR_HEADER
+        except UserError:
+            raise
         except Exception as error:  # the errors of tarfile and the decompressors share no base class
             yield _damaged(path, error)
         self.expected += seen - counted
+
+    def _in_parquet(self, path: str) -> Iterator[Source]:
+        """Yield the rows of a parquet file, numbered from 1."""
+        row = 0
+        try:
+            with _parquet(path) as file:
+                column = self._column_of(path, file)
+                if column is None:
+                    self.passed_over[PARQUET_SUFFIX] += 1
+                    return
+                columns = [column, *sorted(self.metadata.intersection(file.schema_arrow.names))]
+                for batch in file.iter_batches(PARQUET_ROWS, columns=columns, use_threads=False):
+                    for values in batch.to_pylist():
+                        row += 1
+                        value = values.pop(column)
+                        data = value.encode() if isinstance(value, str) else value or b""
+                        yield from self._in_row(f"{path}/{row}", data, values)
+        except UserError:
+            raise
+        except Exception as error:  # pyarrow raises many types for damaged files
+            yield _damaged(path, error)
+
+    def _in_row(self, name: str, data: bytes, metadata: dict[str, Any]) -> Iterator[Source]:
+        if len(data) > LARGEST_BYTES:
+            yield Source(name, _reject_size, metadata)
+        elif score_format(name, data):
+            _check_music21(name)
+            yield from self._pieces(name, data, metadata)
+        else:
+            yield Source(name, partial(bytes, data), metadata)
+
+    def _column_of(self, path: str, file: "ParquetFile") -> str | None:
+        """Return the column of a parquet file that holds the music, None if there is no column of bytes.
+
+        Raises UserError if the file does not have the column that was named, or if several could be meant.
+        """
+        kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
+        of_bytes = [name for name, kind in kinds.items() if kind == "binary"]
+        usable = [*of_bytes, *(name for name, kind in kinds.items() if kind == "string")]
+        if self._column is None and len(of_bytes) <= 1:
+            return of_bytes[0] if of_bytes else None
+        if self._column not in usable:
+            raise UserError(
+                f"{path} has {'several columns' if self._column is None else f'no column {self._column}'} of bytes: "
+                f"choose one of {', '.join(usable)} as --column."
+            )
+        return self._column
+
+    def _count(self, file: str) -> int | None:
+        """Return the number of files with music in a file or archive; 0 for a tar archive, which has no list of them.
+
+        Return None for a parquet file without music. Raises UserError if a package that is needed is not installed.
+        """
+        suffixed = file.lower()
+        if suffixed.endswith(PARQUET_SUFFIX):
+            check_installed("pyarrow", "parquet", file)
+            try:
+                with _parquet(file) as table:
+                    column = self._column_of(file, table)
+                    if column is None:
+                        return None
+                    self.columns.update(set(table.schema_arrow.names) - {column})
+                    return table.metadata.num_rows
+            except UserError:
+                raise
+            except Exception:  # reported when it is read
+                return 1
+        if suffixed.endswith(ZSTD_SUFFIX):
+            check_installed("zstandard", "zstandard", file)
+        if suffixed.endswith(SCORE_SUFFIXES):
+            _check_music21(file)
+        if suffixed.endswith(TAR_SUFFIXES):
+            return 0
+        return sum(1 for _ in _in_zip(file)) if suffixed.endswith(".zip") else 1
+
+
+@contextmanager
+def _parquet(path: str) -> "Iterator[ParquetFile]":
+    """Open a parquet file so that memory holds only the rows being read."""
+    from pyarrow.parquet import ParquetFile
+
+    with _open_regular(path) as raw, ParquetFile(raw, buffer_size=PARQUET_BUFFER, pre_buffer=False) as file:
+        yield file
+
+
+def _check_music21(file: str) -> None:
+    check_installed("music21", "music", file)
 
 
 class _BoundedReader:
@@ -142,13 +276,29 @@ class _BoundedReader:
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
-    """Return the content of a file that gzip, bzip2 or xz may have compressed."""
+    """Return the content of a file that gzip, bzip2, xz or Zstandard may have compressed."""
     start = file.read(6)
     file.seek(0)
-    for magic, decompressor in DECOMPRESSORS.items():
-        if start.startswith(magic):
+    for magics, decompressor in DECOMPRESSORS.items():
+        if start.startswith(magics):
             return decompressor(file)
     return file
+
+
+def _zstd(file: BinaryIO) -> BinaryIO:
+    check_installed("zstandard", "zstandard", file.name)
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+
+
+DECOMPRESSORS = {
+    (b"\x1f\x8b",): gzip.open,
+    (b"BZh",): bz2.open,
+    (b"\xfd7zXZ\0",): lzma.open,
+    # Programs that compress in parallel begin with a frame to skip.
+    (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"): _zstd,
+}
 
 
 def _open_regular(path: str) -> BinaryIO:
@@ -165,13 +315,17 @@ def _reject_special_file() -> NoReturn:
     raise Unreadable(NOT_REGULAR.lower())
 
 
+def _reject_size() -> NoReturn:
+    raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
+
+
 def _in_zip(path: str, passed_over: Counter[str] | None = None) -> Iterator[Source]:
     try:
         with _open_regular(path) as file, zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 if member.is_dir():
                     continue
-                if member.filename.lower().endswith(MIDI_SUFFIXES):
+                if member.filename.lower().endswith(MUSIC_SUFFIXES):
                     read = partial(_read_limited, member.file_size, archive.open, member)
                     yield Source(f"{path}/{member.filename}", read)
                 elif passed_over is not None:
@@ -193,7 +347,7 @@ def _suffix(name: str) -> str:
 def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfile.TarInfo | zipfile.ZipInfo) -> bytes:
     """Return the content of an archive member, up to a limit because archives can claim any size."""
     if size > LARGEST_BYTES:
-        raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
+        _reject_size()
     try:
         with open_member(member) as file:
             return file.read(size + 1)  # one byte more: zipfile verifies the check sum at the end of the member
@@ -216,18 +370,18 @@ def read_file(path: str) -> bytes:
         except OSError as error:
             raise Unreadable(f"cannot be read ({error.strerror})") from error
     if len(data) > LARGEST_BYTES:
-        raise Unreadable(f"larger than {LARGEST_BYTES >> 20} MiB")
+        _reject_size()
     return data
 
 
 def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
-    """Yield the MIDI files and archives under `folder` in order of names. Links to files are followed."""
+    """Yield the music and archives under `folder` in order of names. Links to files are followed."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 names.append(entry.name + os.sep)
-            elif entry.name.lower().endswith((*MIDI_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
+            elif entry.name.lower().endswith((*MUSIC_SUFFIXES, *ARCHIVE_SUFFIXES)) and not entry.is_dir():
                 names.append(entry.name)
             elif passed_over is not None:
                 passed_over[_suffix(entry.name)] += 1
@@ -237,13 +391,6 @@ def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
             yield from _walk(os.path.join(folder, name[: -len(os.sep)]), passed_over)
         else:
             yield os.path.join(folder, name)
-
-
-def _count(file: str) -> int:
-    """Return the number of sources in a file or archive; 0 for a tar archive, which has no table of contents."""
-    if file.lower().endswith(TAR_SUFFIXES):
-        return 0
-    return sum(1 for _ in _in_zip(file)) if file.lower().endswith(".zip") else 1
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -1,29 +1,17 @@
-"""The music21 corpus as MIDI: correct bar lines, reproducible files, and bad scores."""
+"""The music21 corpus as MIDI: reproducible files, and bad scores."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import mido
 import pytest
 
 from rwkv_music.errors import UserError
-from rwkv_music.prepare.corpus import _changes, _make_writer, _sources, corpus_names, to_midi, write_corpus
+from rwkv_music.prepare.corpus import _make_writer, _sources, corpus_names, write_corpus
+from tests.prepare.score_files import time_signatures
 
 
 def notes_of(path: Path) -> int:
     return sum(message.type == "note_on" and message.velocity > 0 for message in mido.MidiFile(path))
-
-
-def time_signatures(midi: mido.MidiFile) -> list[tuple[Fraction, int, int]]:
-    """Return (offset in quarter notes, numerator, denominator) of every time signature in the file."""
-    found = []
-    for track in midi.tracks:
-        now = 0
-        for message in track:
-            now += message.time
-            if message.type == "time_signature":
-                found.append((Fraction(now, midi.ticks_per_beat), message.numerator, message.denominator))
-    return found
 
 
 def test_chorales_have_notes(bach_midi):
@@ -40,31 +28,6 @@ def test_existing_files_are_kept_and_new_ones_are_reproducible(bach_midi, tmp_pa
     assert (tmp_path / names[0]).read_bytes() == b"mine"
     assert (tmp_path / names[1]).read_bytes() == (bach_midi / names[1]).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-
-
-def test_upbeat_is_a_short_bar():
-    from music21 import converter
-
-    score = converter.parse("X:1\nM:3/4\nL:1/4\nK:C\nC | DEF | GA |: B | cde | fg :|\n", format="abc")
-    # An upbeat C, a bar DEF, a bar GAB divided by a repeat sign, and so on, with the repeat expanded.
-    assert time_signatures(to_midi(score)) == [(0, 1, 4), (1, 3, 4)]
-
-
-@pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [
-        ([4, 4, 4], [(0, 4, 4)]),
-        ([1, 4, 4, 3], [(0, 1, 4), (1, 4, 4)]),  # a last bar shortened by the upbeat
-        ([4, 3, 1, 4], [(0, 4, 4)]),  # a bar divided by a repeat sign
-        ([4, 6, 4], [(0, 4, 4), (4, 6, 4), (10, 4, 4)]),
-        ([Fraction(1, 2), 4], [(0, 1, 8), (Fraction(1, 2), 4, 4)]),
-        ([4, Fraction(1, 3), 4], [(0, 4, 4)]),  # no time signature has this length
-    ],
-)
-def test_time_signatures_match_the_bars(lengths, expected):
-    starts = [Fraction(sum(lengths[:i])) for i in range(len(lengths))]
-    measures = [(start, Fraction(length), (4, 4)) for start, length in zip(starts, lengths, strict=True)]
-    assert list(_changes(measures)) == expected
 
 
 def test_file_with_several_tunes(tmp_path):
@@ -87,13 +50,6 @@ def test_scores_that_music21_fails_to_export(tmp_path, source, signatures):
     assert written > 0 and failed == []
     if signatures:
         assert time_signatures(mido.MidiFile(tmp_path / "x.mid")) == signatures
-
-
-def test_score_without_measures():
-    from music21 import note, stream
-
-    part = stream.Part([note.Note(60), note.Note(62)])
-    assert sum(message.type == "note_on" for message in to_midi(stream.Score([part])).tracks[1]) == 2
 
 
 def test_file_names_are_unique():

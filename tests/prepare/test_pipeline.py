@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from rwkv_music.midi.stats import Filters, compute_stats
 from rwkv_music.prepare import pipeline
 from rwkv_music.prepare.pipeline import LISTINGS, PARTS, REPORT, prepare
 from rwkv_music.prepare.prepare_log import DATABASE
-from rwkv_music.prepare.workers import Failure
 from rwkv_music.tokenizers.registry import load_codec
 from tests.midi.midi_files import file_of, make_midi, note
 
@@ -348,20 +348,42 @@ def test_bad_files_are_rejected_with_reasons(bach_midi, tmp_path):
     assert sum(counts["pieces"] for counts in facts["splits"].values()) == 3
 
 
-def test_failed_worker_costs_one_file(bach_midi, tmp_path):
-    """The worker processes are tested in test_workers.py; this tests how their failures are counted."""
-    paths = sorted(str(path) for path in bach_midi.iterdir())[:4]
+def make_troubled_reader(*setup_args):
+    """Return the reader of a worker process that fails as native code can, at files with the names of the faults."""
+    read = pipeline._make_reader(*setup_args)
 
-    def failing(*args):
-        for i, answer in enumerate(map_in_process(*args)):
-            yield {1: Failure("crashed the reader"), 2: Failure("took longer than 60 s")}.get(i, answer)
+    def troubled(item):
+        fault = Path(item[0]).stem
+        if fault == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if fault == "abort":
+            os.abort()
+        if fault == "memory":
+            return bytearray(8 << 30)
+        while fault == "loop":
+            pass
+        return read(item)
 
+    return troubled
+
+
+def test_file_that_breaks_its_worker_costs_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "_make_reader", make_troubled_reader)
+    monkeypatch.setattr(pipeline, "FILE_LIMIT_S", 0.3)
     (tmp_path / "in").mkdir()
-    for path in paths:
-        shutil.copy(path, tmp_path / "in")
-    facts = quick_prepare([tmp_path / "in"], tmp_path / "data", failing)
-    assert facts["rejected"] == {"crashed the reader": 1, "took longer than 60 s": 1}
-    assert sum(counts["pieces"] for counts in facts["splits"].values()) == 2
+    names = ["a", "abort", "b", "loop", "memory", "n", "segfault", "z"]
+    for i, name in enumerate(names):
+        scale = [message for j in range(8) for message in note(j * 240, j * 240 + 240, 40 + i * j)]
+        make_midi(scale).save(tmp_path / "in" / f"{name}.mid")
+    facts = prepare([tmp_path / "in"], tmp_path / "data", tokenizer="midi-llm", workers=1, val_fraction=0)
+    assert {name: line["reason"] for name, line in rejected(tmp_path / "data").items()} == {
+        "abort.mid": "crashed the reader",
+        "loop.mid": "took longer than 0.6 s of CPU time",
+        "memory.mid": "takes too much memory",
+        "segfault.mid": "crashed the reader",
+    }
+    listed = [json.loads(line)["file"] for line in (tmp_path / "data" / "pieces.jsonl").read_text().splitlines()]
+    assert [Path(file).stem for file in listed] == ["a", "b", "n", "z"] and facts["splits"]["train"]["pieces"] == 4
 
 
 def test_dataset_is_replaced_only_by_a_complete_one(bach_midi, bach_data, tmp_path):
@@ -369,7 +391,7 @@ def test_dataset_is_replaced_only_by_a_complete_one(bach_midi, bach_data, tmp_pa
     shutil.copytree(bach_data, data)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.mid").write_text("words")
-    with pytest.raises(UserError, match="1 MIDI files.*1 not a MIDI file"):
+    with pytest.raises(UserError, match="1 files.*1 not a MIDI file"):
         quick_prepare([tmp_path / "bad"], data)
     assert (data / "train.bin").read_bytes() == (bach_data / "train.bin").read_bytes()
     quick_prepare([bach_midi], data, val_fraction=0)
@@ -380,9 +402,9 @@ def test_dataset_is_replaced_only_by_a_complete_one(bach_midi, bach_data, tmp_pa
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda folder: None, "There is no folder"),
-        (lambda folder: folder.mkdir(), "There is no MIDI file"),
-        (lambda folder: folder.write_text(""), "neither a folder nor an archive"),
+        (lambda folder: None, "There is no file or folder"),
+        (lambda folder: folder.mkdir(), "There is no music"),
+        (lambda folder: folder.write_text(""), "neither a folder nor a file with music"),
     ],
 )
 def test_missing_and_unusable_paths_raise_user_error(tmp_path, make, match):

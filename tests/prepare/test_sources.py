@@ -8,8 +8,12 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
+from rwkv_music import errors
 from rwkv_music.errors import UserError
 from rwkv_music.prepare import sources as sources_module
 from rwkv_music.prepare.sources import Sources, Unreadable, read_file
@@ -133,15 +137,15 @@ def test_file_sizes_are_limited(tmp_path, monkeypatch):
 
 def test_special_files_are_rejected_without_being_opened(tmp_path):
     (tmp_path / "a.mid").write_bytes(b"one")
-    for suffix in (".mid", ".zip", ".tar.gz", ".tar"):
+    for suffix in (".mid", ".zip", ".tar.gz", ".tar", ".tar.zst", ".parquet", ".abc"):
         os.mkfifo(tmp_path / f"pipe{suffix}")
         (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.mid"))
     found = contents(Sources([tmp_path]), tmp_path)
     assert found.pop("a.mid") == b"one"
-    assert len(found) == 9 and set(found.values()) == {"not a regular file"}
-    with pytest.raises(UserError, match="pipe.zip is neither a folder nor an archive"):
+    assert len(found) == 15 and set(found.values()) == {"not a regular file"}
+    with pytest.raises(UserError, match="pipe.zip is neither a folder nor"):
         Sources([tmp_path / "pipe.zip"])
 
 
@@ -189,12 +193,97 @@ def test_tar_archives_of_any_compression_are_read(tmp_path, suffix):
     assert "damaged archive" in contents(Sources([path]), tmp_path).values()
 
 
+def zstd(data: bytes) -> bytes:
+    """Return `data` in two frames, after a frame to skip, as parallel compressors write them."""
+    half = len(data) // 2
+    compress = zstandard.ZstdCompressor().compress
+    return b"\x50\x2a\x4d\x18\x04\0\0\0skip" + compress(data[:half]) + compress(data[half:])
+
+
+def test_zstandard_archives_are_streamed(tmp_path):
+    files = {f"{i}.mid": os.urandom(1 << 20) for i in range(24)}
+    plain = tarred(tmp_path / "plain", files, "w").read_bytes()
+    (tmp_path / "a.tar.zst").write_bytes(zstd(plain))
+    (tmp_path / "b.tar").write_bytes(zstd(plain[: len(plain) // 2])[:-9])
+    sources = Sources([tmp_path])
+    tracemalloc.start()
+    for source, (name, data) in zip(sources, files.items(), strict=False):
+        assert source.name == f"{tmp_path}/a.tar.zst/{name}" and source.read() == data
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    damaged = [name for name, data in contents(sources, tmp_path).items() if data == "damaged archive"]
+    assert damaged and all(name.startswith("b.tar") for name in damaged)
+
+
+def parquet(path: Path, rows: list[bytes | str | None], column: str = "music", **columns: list) -> Path:
+    pq.write_table(pyarrow.table({column: rows, **columns}), path, row_group_size=5)
+    return path
+
+
+def test_rows_of_a_parquet_file_are_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources_module, "LARGEST_BYTES", 1 << 10)
+    songs = [b"one", None, b"x" * 2000, b"X:1\nK:C\nC\nX:2\nK:C\nD\n", *(bytes([i]) for i in range(9))]
+    (tmp_path / "in").mkdir()
+    parquet(tmp_path / "in" / "a.parquet", songs, title=["words"] * len(songs))
+    pq.write_table(pyarrow.table({"n": [1], "title": ["words"]}), tmp_path / "in" / "b.parquet")
+    (tmp_path / "in" / "c.parquet").write_bytes(b"PAR1 no more")
+    sources = Sources([tmp_path / "in"])
+    assert sources.expected == 14
+    found = contents(sources, tmp_path / "in")
+    assert list(found.items())[:5] == [
+        ("a.parquet/1", b"one"),
+        ("a.parquet/2", b""),
+        ("a.parquet/3", "larger than 0 MiB"),
+        ("a.parquet/4/1", b"X:1\nK:C\nC\n"),
+        ("a.parquet/4/2", b"X:2\nK:C\nD\n"),
+    ]
+    assert found["a.parquet/13"] == b"\x08" and found["c.parquet"] == "damaged archive" and len(found) == 15
+    assert sources.passed_over == {".parquet": 1} and round(sources.expected) == 15
+
+
+def test_column_of_a_parquet_file(tmp_path):
+    path = parquet(tmp_path / "a.parquet", [b"one"], other=[b"two"], title=["X:1"], n=[1])
+    with pytest.raises(UserError, match="a.parquet has several columns.*music, other, title as --column"):
+        Sources([path])
+    with pytest.raises(UserError, match="a.parquet has no column n of bytes"):
+        Sources([path], "n")
+    for column, data in (("other", b"two"), ("title", b"X:1")):
+        assert contents(Sources([path], column), tmp_path) == {"a.parquet/1": data}
+
+
+def test_parquet_takes_little_memory_for_any_row_group(tmp_path):
+    path = tmp_path / "a.parquet"
+    songs = [b"MThd" + os.urandom(1 << 16) for _ in range(256)]
+    pq.write_table(pyarrow.table({"music": songs}), path, write_batch_size=16)  # one row group
+    del songs
+    pyarrow.default_memory_pool().release_unused()
+    before, peak, n = pyarrow.total_allocated_bytes(), 0, 0
+    tracemalloc.start()
+    for source in Sources([path]):
+        n += len(source.read())
+        peak = max(peak, pyarrow.total_allocated_bytes() - before)
+    peak += tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n > 16 << 20 and peak < 12 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"), [("a.tar.zst", "zstandard"), ("a.tar", "zstandard"), ("a.parquet", "pyarrow")]
+)
+def test_missing_packages_are_named(name, needed, tmp_path, monkeypatch):
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    (tmp_path / name).write_bytes(zstd(b"words"))
+    with pytest.raises(UserError, match=f"{name} needs {needed}, .*pip install 'rwkv-music"):
+        list(Sources([tmp_path]))
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda path: None, "There is no folder"),
-        (lambda path: path.mkdir(), "There is no MIDI file"),
-        (lambda path: path.write_text(""), "neither a folder nor an archive"),
+        (lambda path: None, "There is no file or folder"),
+        (lambda path: path.mkdir(), "There is no music"),
+        (lambda path: path.write_text(""), "neither a folder nor a file with music"),
     ],
 )
 def test_missing_and_unusable_paths_raise_user_error(tmp_path, make, match):

@@ -17,6 +17,8 @@ def make_worker(offset):
         if item == "loop":
             while True:
                 pass
+        if item == "memory":
+            return bytearray(8 << 30)
         if item == "wait":
             time.sleep(60)
         if item == "raise":
@@ -78,8 +80,10 @@ def test_no_items():
 
 
 def test_bad_item_costs_only_itself():
-    items = [1, "die", 2, "raise", 3, "loop", 4, 5, "wait", 6]
-    answers = list(map_in_order(make_worker, (0,), items, workers=2, limit_s=0.2, hang_s=1.0))
+    items = [1, "die", 2, "raise", 3, "loop", 4, "memory", 5, "wait", 6]
+    answers = list(
+        map_in_order(make_worker, (0,), items, workers=2, limit_s=0.2, memory_limit_bytes=2 << 30, hang_s=1.0)
+    )
     assert answers == [
         1,
         Failure("crashed the reader"),
@@ -88,6 +92,7 @@ def test_bad_item_costs_only_itself():
         3,
         Failure("took longer than 0.4 s of CPU time"),
         4,
+        Failure("takes too much memory"),
         5,
         Failure("did not finish within 1 s"),
         6,
