@@ -497,6 +497,41 @@ table gives the median and the maximum of these deviations.
 """
 
 
+def learning(root: str) -> str:
+    """Return how fast the model learns with AdamW and with Muon."""
+    result = results("learning")
+    settings, found = result["settings"], result["summary"]
+    names = {"adamw": "AdamW", "muon": "Muon", "x070": "Muon, `--channel_mix x070`"}
+    rows = [
+        [name, f"{x['lr']:g}", str(x["seeds"]), f"{x['best_loss']['mean']:.4f}", f"{x['best_step']['mean']:.0f}"]
+        + [f"{x['tokens_per_second']:,.0f}"]
+        for key, name in names.items()
+        for x in [found["contestants"][key]]
+    ]
+    millions = results("shipped_model")["data"]["splits"]["train"]["tokens"] / 1e6  # the same dataset
+    ratio = found["muon_to_the_best_loss_of_adamw"]
+    steps, seconds = (ratio[f"{what}_over_adamw"] for what in ("steps", "seconds"))
+    grid = {key: ", ".join(f"{lr:g}" for lr, _ in result["grids"][key]) for key in ("adamw", "muon")}
+    large = results("step_muon")
+    adamw, muon = (large[name] for name in ("adamw", "muon"))
+    one = adamw["batch"][0] * adamw["batch"][1]
+    return f"""
+Both optimizers trained `{settings["preset"]}` for {settings["steps"]} steps of {settings["batch_size"]} x
+{settings["ctx_len"]:,} tokens on chorales, masses and fiddle tunes ({millions:.1f} million tokens,
+{gpu(result["machine"])}, [learning.json]({root}benchmarks/results/learning.json)). The learning rate of each is the
+better of two: {grid["adamw"]} for AdamW and {grid["muon"]} for Muon. Muon reaches the lowest validation loss of AdamW
+in {steps["mean"]:.0%} of the steps ({steps["least"]:.0%} and {steps["most"]:.0%} with the two seeds) and in
+{seconds["mean"]:.0%} of the time. Afterwards the model overfits, and the best checkpoint is kept. The orthogonalization
+costs more in a large model with few tokens per step: {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} with
+{one:,} tokens per step on one GPU take {muon["step_ms"]:.0f} ms per step instead of {adamw["step_ms"]:.0f} ms
+([step_muon.json]({root}benchmarks/results/step_muon.json)). More GPUs divide this work.
+
+{table(["optimizer", "learning rate", "seeds", "lowest validation loss", "at step", "tokens/s"], rows)}
+
+![Validation loss by steps and by seconds]({root}benchmarks/results/learning.png)
+"""
+
+
 def zero(root: str) -> str:
     """Return memory and traffic under each DeepSpeed file."""
     return f"""
@@ -516,7 +551,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     block.__name__: block
     for block in (
         demo, summary, presets, losses, parts, measures, step, kernels, fused, generation, prepare, scaling, tuning,
-        saving, kills, resumption, zero,
+        saving, kills, resumption, learning, zero,
     )
 }  # fmt: skip
 
