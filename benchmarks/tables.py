@@ -53,7 +53,8 @@ def demo(root: str) -> str:
     result, images = results("demo"), f"{root}benchmarks/results/demo"
     return f"""
 In a clean clone on {result["machine"]["cores"]} CPU cores, `make demo` takes {result["first_seconds"]} s, including the
-installation. Repeating it takes {result["again_seconds"]} s. The piano roll shows one of its pieces. The soprano is
+installation. A second run, which reuses the installation and the
+trained model, takes {result["again_seconds"]} s. The piano roll shows one of its pieces. The soprano is
 Bach's, and the model has written the other three voices ([listen]({images}/harmonized.mid)):
 
 ![Piano roll: a given soprano, and three voices that the model wrote]({images}/harmonized.png)
@@ -469,10 +470,11 @@ def kills(root: str) -> str:
     """Return what happened to a run that was killed many times."""
     result = results("kills")
     return f"""
-A run was killed {result["kills"]} times at random moments, half of them while it wrote a checkpoint
-([kills.json]({root}benchmarks/results/kills.json)). {result["left_a_partial_one"]} kills left a partly written
-checkpoint. {result["damaged_under_a_steps_name"]} complete checkpoints were damaged, and the run resumed from a damaged
-checkpoint {result["resumed_from_a_damaged_one"]} times.
+A run that saves every second step was killed {result["kills"]} times: half of the times at a random moment, half of
+the times just after it had begun to write a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
+{result["left_a_partial_one"]} kills left a partly written checkpoint.
+{result["damaged_under_a_steps_name"]} complete checkpoints were damaged, and the run resumed from a damaged checkpoint
+{result["resumed_from_a_damaged_one"]} times.
 """
 
 
@@ -511,17 +513,20 @@ def learning(root: str) -> str:
     millions = results("shipped_model")["data"]["splits"]["train"]["tokens"] / 1e6  # the same dataset
     ratio = found["muon_to_the_best_loss_of_adamw"]
     steps, seconds = (ratio[f"{what}_over_adamw"] for what in ("steps", "seconds"))
-    grid = {key: ", ".join(f"{lr:g}" for lr, _ in result["grids"][key]) for key in ("adamw", "muon")}
+    grid = {key: " and ".join(f"{lr:g}" for lr, _ in result["grids"][key]) for key in ("adamw", "muon")}
     large = results("step_muon")
     adamw, muon = (large[name] for name in ("adamw", "muon"))
     one = adamw["batch"][0] * adamw["batch"][1]
     return f"""
 Both optimizers trained `{settings["preset"]}` for {settings["steps"]} steps of {settings["batch_size"]} x
-{settings["ctx_len"]:,} tokens on chorales, masses and fiddle tunes ({millions:.1f} million tokens,
-{gpu(result["machine"])}, [learning.json]({root}benchmarks/results/learning.json)). The learning rate of each is the
-better of two: {grid["adamw"]} for AdamW and {grid["muon"]} for Muon. Muon reaches the lowest validation loss of AdamW
+{settings["ctx_len"]:,} tokens on chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens,
+{gpu(result["machine"])}, [learning.json]({root}benchmarks/results/learning.json)). Two learning rates were
+tried for each, and the better one is shown: {grid["adamw"]} for AdamW, {grid["muon"]} for Muon.
+Muon reaches the lowest validation loss of AdamW
 in {steps["mean"]:.0%} of the steps ({steps["least"]:.0%} and {steps["most"]:.0%} with the two seeds) and in
-{seconds["mean"]:.0%} of the time. Afterwards the model overfits, and the best checkpoint is kept. The orthogonalization
+{seconds["mean"]:.0%} of the time. After step
+{found["contestants"]["muon"]["best_step"]["mean"]:.0f}, the models trained with Muon overfit;
+the table shows the lowest loss of each run. The orthogonalization
 costs more in a large model with few tokens per step: {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} with
 {one:,} tokens per step on one GPU take {muon["step_ms"]:.0f} ms per step instead of {adamw["step_ms"]:.0f} ms
 ([step_muon.json]({root}benchmarks/results/step_muon.json)). More GPUs divide this work.
