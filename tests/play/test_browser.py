@@ -252,7 +252,11 @@ def test_a_soundfont_plays_if_the_computer_has_one(font, browser, tmp_path):
     path = tmp_path / "Small.sf2"
     path.write_bytes({"sine": soundfont(0.5), "silent": soundfont(0), "broken": soundfont(0.5)[:2000]}[font])
     # Only the last of 25 parts can be heard, so parts beyond MIDI's 16 channels play too.
-    tracks = [note(0, 9600, 60, 127 if part == 24 else 1, part % 8) for part in range(25)]
+    tracks = [
+        [event for beat in range(20) for event in note(480 * beat, 480 * beat + 400, 60, loudness, part % 8)]
+        for part in range(25)
+        for loudness in [127 if part == 24 else 1]
+    ]
     (tmp_path / "parts.mid").write_bytes(file_of(make_midi(*tracks)))
     with running(Site([random_model("runs/a")], soundfont=path)) as client, opened(browser, client) as page:
         expect(page.locator("#about")).to_contain_text("Sound: the SoundFont Small.")
