@@ -21,7 +21,7 @@ import report
 import torch
 from demo import draw_curve
 from parts import HOLES, bits_by_corpus
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timed_training import steps_in, train
 
 from rwkv_music.checkpoint.weights import load_model
 from rwkv_music.evaluation import fills, losses, mirex
@@ -29,13 +29,11 @@ from rwkv_music.evaluation.completions import sample_measures
 from rwkv_music.evaluation.holes import hole_losses
 from rwkv_music.midi.measures import compared
 
-PROJECT = Path(__file__).parent.parent
 TRAIN = (
-    "--preset 0.1b --optimizer muon --lr 2e-3 --lr_final 1e-4 --warmup_steps 100 --weight_decay 0.1 "
-    "--augment transpose --ctx_len 2048 --batch_size 24 --task mix --completion_weight 0 --infill_weight 0.7"
+    "--deepspeed_config ds_configs/zero2.json --preset 0.1b --optimizer muon --lr 2e-3 --lr_final 1e-4 "
+    "--warmup_steps 100 --weight_decay 0.1 --augment transpose --ctx_len 2048 --batch_size 24 --task mix "
+    "--completion_weight 0 --infill_weight 0.7 --save_every 0"
 ).split()
-PROBE_STEPS = 80
-SHARE_OF_STEPS = 0.94  # of the minutes; validations and checkpoints take the rest
 VALIDATIONS = 24
 PIECES = {  # name: (corpus, number of parts, options of `generate`)
     "continued": ("bach", 4, ("--context-bars", "4", "--bars", "12")),
@@ -44,23 +42,6 @@ PIECES = {  # name: (corpus, number of parts, options of `generate`)
     "harmonized": ("bach", 4, ("--fill", "parts=2,3,4")),
     "fiddle-tune": ("ryansMammoth", 1, ("--context-bars", "4", "--bars", "12")),
 }
-
-
-def train(data: Path, out: Path, *options: str) -> float:
-    """Train, and return the seconds that it took. Exits if the training fails."""
-    command = [sys.executable, "train.py", "--data", str(data.resolve()), "--out", str(out), *TRAIN]
-    command += ["--deepspeed_config", "ds_configs/zero2.json", "--log_every", "20", *options]
-    start = time.perf_counter()
-    if subprocess.run(command, cwd=PROJECT).returncode:
-        raise SystemExit("train.py failed")
-    return time.perf_counter() - start
-
-
-def step_seconds(data: Path) -> float:
-    """Return the duration of a step. This also compiles the kernels if they are not compiled yet."""
-    with tempfile.TemporaryDirectory() as run:
-        train(data, Path(run), "--steps", "100000", "--stop_after", str(PROBE_STEPS), "--save_every", "0")
-        return EventAccumulator(run).Reload().Scalars("speed/step_seconds")[-1].value
 
 
 def prompts(data: Path, midi: Path) -> dict[tuple[str, int], Path]:
@@ -113,10 +94,11 @@ def main() -> None:
         run = options.run or Path(temporary)
         timing = run / "timing.json"
         if not timing.is_file():
-            steps = int(60 * options.minutes * SHARE_OF_STEPS / step_seconds(options.data))
-            often = ("--steps", str(steps), "--val_every", str(max(steps // VALIDATIONS, 1)), "--save_every", "0")
-            seconds = train(options.data, run, *often)
-            timing.write_text(json.dumps({"steps": steps, "minutes": seconds / 60}), encoding="utf-8")
+            steps, start = steps_in(options.minutes, options.data, TRAIN), time.perf_counter()
+            often = ("--steps", str(steps), "--val_every", str(max(steps // VALIDATIONS, 1)), "--log_every", "20")
+            train(options.data, run, [*TRAIN, *often])
+            minutes = (time.perf_counter() - start) / 60
+            timing.write_text(json.dumps({"steps": steps, "minutes": minutes}), encoding="utf-8")
         figures = json.loads(timing.read_text(encoding="utf-8"))
         for name, (corpus, parts, how) in PIECES.items():
             prompt = prompts(options.data, options.midi)[corpus, parts]

@@ -4,9 +4,10 @@
     python benchmarks/learning.py DATA --plan      # only print the runs and their estimated time
     python benchmarks/learning.py DATA --out DIR --preset tiny --ctx_len 64 --steps 6 --val_every 3      # on a CPU
 
-The contestants are RWKV x080 with AdamW, with Muon, RWKV x070 with the better of these optimizers, and a Transformer
-(transformer.py). Each first runs with one seed at as many learning rates as the others. The best of them then runs with
-more seeds. Two runs compare RWKV with Muon and the Transformer at longer rows, with the same number of tokens per step.
+The contestants are RWKV x080 with AdamW; RWKV x080 with Muon; RWKV x070 with the better of these two optimizers; and a
+Transformer (transformer.py). Each first runs with one seed at the same number of settings: learning rate and dropout.
+Its best setting then runs with more seeds. Two more runs, of RWKV x080 trained with Muon and of the Transformer, use
+longer rows with the same number of tokens per step.
 
 One process per GPU takes the runs from a queue, the most important ones first. A run that would not end within
 --minutes is not started. learning.json is written whenever a run has validated, so a run that is cut off loses only
@@ -56,8 +57,8 @@ NAMES = {
 }
 COLORS = {"adamw": "C0", "muon": "C1", "x070": "C2", "transformer": "C3"}
 PARTS = ("adamw", "muon", "x070", "transformer", "long")
-LONGER = 4  # rows of the long runs are so many times longer, and their number so many times smaller
-# Estimates until a run of the same kind has been measured, on an H200 at 0.1b.
+LONGER = 4  # factor by which the long runs lengthen the rows and divide their number
+# Estimates for 0.1b on an H200, used until a run of the same kind has been measured.
 TOKENS_PER_SECOND = {"rwkv": 490_000, "transformer": 630_000}
 SET_UP_S = {"rwkv": 8, "transformer": 5}
 FIRST_S = {"rwkv": 15, "transformer": 45}  # more for the first run of a process: start, kernels, compilation
@@ -105,7 +106,7 @@ def best_setting(runs: list[dict], name: str) -> tuple[float, float] | None:
 
 
 def wanted(runs: list[dict], parts: list[str], grid: int, seeds: int) -> list[Job]:
-    """Return the jobs that the finished or failed `runs` already determine, the most important first.
+    """Return all jobs that can be planned from the `runs` that have ended, the most important first.
 
     A contestant's further seeds follow when its grid is complete, and x070 when both optimizers' grids are.
     """
@@ -166,7 +167,7 @@ class Worker:
         self.kinds: list[str] = []  # of the jobs that this process has taken
 
     def start(self) -> None:
-        """Start a process, which takes a while, if there is none."""
+        """Start the process if it is not running, which takes some seconds."""
         if self.process is not None:
             return
         own = {"CUDA_VISIBLE_DEVICES": self.gpu, "LEARNING_WORKERS": str(self._workers)}
@@ -180,7 +181,7 @@ class Worker:
         self.start()
         self.job, self.run = job, run
         self.kinds.append(job.kind)
-        with contextlib.suppress(BrokenPipeError):  # the process has ended, which an event will tell
+        with contextlib.suppress(BrokenPipeError):  # the process has ended: `_listen` reports it
             print(json.dumps(settings), file=self.process.stdin, flush=True)
 
     def _listen(self, process: subprocess.Popen) -> None:
@@ -231,7 +232,7 @@ class Race:
         return [job for job in wanted(ended, options.part, options.grid, options.seeds) if job not in started]
 
     def next_job(self, worker: Worker, left: list[Job]) -> Job | None:
-        """Return the first job, but leave the Transformer to the process that has compiled it, if there is another."""
+        """Return the first job, but prefer one of RWKV if only another worker has compiled the Transformer."""
         others = [other for other in self._workers if other is not worker and "transformer" in other.kinds]
         mine = [job for job in left if job.kind == "rwkv" or not others or "transformer" in worker.kinds]
         return next(iter(mine or left), None)
@@ -270,7 +271,7 @@ class Race:
         return self.jobs_left()
 
     def handle(self, worker: Worker, process: subprocess.Popen, message: dict[str, Any] | None) -> None:
-        """Take in what a worker's process answers."""
+        """Process a message from a worker."""
         if process is not worker.process:
             return
         run, job = worker.run, worker.job
@@ -348,7 +349,7 @@ def spread(values: list[float]) -> dict[str, float] | None:
 
 
 def summary(runs: list[dict]) -> dict[str, Any]:
-    """Return the figures of each contestant at its best setting, and of Muon against AdamW."""
+    """Return the figures of each contestant at its best setting, and of the others against AdamW."""
     chosen = {
         name: [run for run in finished(runs, name) if (run["lr"], run["dropout"]) == best_setting(runs, name)]
         for name in NAMES
@@ -412,7 +413,9 @@ def as_table(result: dict[str, Any]) -> str:
         ratio = result.get(f"{name}_to_the_best_loss_of_adamw")
         if ratio:
             steps, seconds = (ratio[f"{what}_over_adamw"]["mean"] for what in ("steps", "seconds"))
-            lines.append(f"{NAMES[name]} to AdamW's best loss: {steps:.3f} of its steps, {seconds:.3f} of its time")
+            lines.append(
+                f"{NAMES[name]} reaches AdamW's best loss in {steps:.3f} of its steps and {seconds:.3f} of its time"
+            )
     return "\n".join(lines)
 
 
@@ -488,7 +491,7 @@ def main() -> int:
     parser.add_argument("--gpus", help="numbers of the GPUs, separated by commas (default: all)")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="contestants (default: all)")
     parser.add_argument("--grid", type=int, default=3, help="settings per contestant, 1 to 3 (default: 3)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of the best setting (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the best setting (default: 3)")
     parser.add_argument("--preset", choices=PRESETS, default="0.1b", help="layers and width (default: 0.1b)")
     parser.add_argument("--ctx_len", type=int, default=1024, help="tokens per row (default: 1024)")
     parser.add_argument("--batch_size", type=int, default=32, help="rows per step (default: 32)")

@@ -11,7 +11,6 @@ results/shipped_model.json with the losses, the size and the settings. Exit stat
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,14 +19,13 @@ from pathlib import Path
 
 import report
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timed_training import steps_in, train
 
 from rwkv_music.checkpoint.export import export
 from rwkv_music.checkpoint.weights import SHIPPED_MODEL, load_model, tokenizer_beside
 from rwkv_music.evaluation import losses
 from rwkv_music.evaluation.holes import hole_losses
 
-PROJECT = Path(__file__).parent.parent
 MOST_BYTES = 6_000_000
 # With 1,886 tokens, 2,156,928 of these 2,881,152 weights are outside of tables that are indexed by token. With x080 the
 # tables of DeepEmbed would replace half of them, and the three corpora use only 359 of the tokens.
@@ -37,18 +35,7 @@ TRAIN = (
     "--weight_decay 0.1 --augment all --ctx_len 2048 --batch_size 32 --task mix --completion_weight 0 "
     "--infill_weight 0.7 --save_every 0"
 ).split()
-PROBE_STEPS = 120
-SHARE_OF_STEPS = 0.94  # of the minutes; validations and checkpoints take the rest
 VALIDATIONS = 12
-
-
-def train(data: Path, out: Path, *options: str) -> dict[str, list[tuple[int, float]]]:
-    """Train, and return the points of each curve. Exits if the training fails."""
-    command = [sys.executable, "train.py", "--data", str(data.resolve()), "--out", str(out), *SHAPE, *TRAIN, *options]
-    if subprocess.run(command, cwd=PROJECT).returncode:
-        raise SystemExit("train.py failed")
-    events = EventAccumulator(str(out)).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def main() -> int:
@@ -64,16 +51,12 @@ def main() -> int:
         "--results", default=report.RESULTS, metavar="DIR", help="folder of the .json (default: benchmarks/results)"
     )
     options, more = parser.parse_known_args()
-    data, steps = options.data, options.steps
+    data, settings = options.data, [*SHAPE, *TRAIN, *more]
+    steps = options.steps or steps_in(options.minutes, data, settings)
     with tempfile.TemporaryDirectory() as folder:
-        if not steps:
-            probe = ("--steps", "100000", "--stop_after", str(PROBE_STEPS), "--val_every", "0")
-            seconds = train(data, Path(folder) / "probe", *more, *probe)["speed/step_seconds"][-1][1]
-            steps = max(1, round(60 * options.minutes * SHARE_OF_STEPS / seconds))
-            print(f"{seconds:.4f} s per step: {steps:,} steps", flush=True)
         run, start = Path(folder) / "run", time.perf_counter()
         every = ("--steps", str(steps), "--val_every", str(-(-steps // VALIDATIONS)))
-        curves = train(data, run, *every, "--log_every", str(min(20, -(-steps // 50))), *more)
+        curves = train(data, run, [*settings, *every, "--log_every", str(min(20, -(-steps // 50)))])
         minutes = (time.perf_counter() - start) / 60
         weights = export(run, options.out, "safetensors")  # before the evaluation, which takes a while
         sizes = {file.name: file.stat().st_size for file in (options.out, tokenizer_beside(options.out))}
@@ -89,7 +72,7 @@ def main() -> int:
             "splits": facts["splits"],
             "vocabulary": facts["tokenizer"]["vocab_size"],
         },
-        "options": " ".join([*SHAPE, *TRAIN, *more]),
+        "options": " ".join(settings),
         "steps": steps,
         "minutes": round(minutes, 2),
         "best_step": best,

@@ -25,7 +25,7 @@ LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key
 LARGEST = 10**12  # limit of settings that have no other limit; all calculations with them stay in range
 LARGEST_SIZE = 2**20  # limit of widths and ranks
 MOST_LAYERS = 2**10
-MOST_BARS = 10_000  # of a completion
+MOST_BARS = 10_000  # of a completion or an infill row
 MOST_MINUTES = 366 * 24 * 60
 LONGEST_NAME = 255  # bytes of a file name
 METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -171,8 +171,8 @@ class DataConfig:
         _check(self, at_least={"infill_bars": 2}, at_most=MOST_BARS)
         if self.task == "mix" and self.completion_weight + self.infill_weight > 1:
             raise UserError(
-                f"completion_weight {self.completion_weight} and infill_weight {self.infill_weight} are more than 1 "
-                "together: choose smaller ones."
+                f"completion_weight {self.completion_weight} and infill_weight {self.infill_weight} add up to more "
+                "than 1: choose smaller ones."
             )
         _check(self, at_least={"tbptt": 0}, at_most=2**20)
         if self.tbptt and self.task != "pretrain":
@@ -206,7 +206,9 @@ class TrainConfig:
     schedule: str = setting(
         "cosine", "learning rate schedule; wsd: warm-up, then constant, then decay", ("cosine", "wsd")
     )
-    decay_fraction: float = setting(0.2, "fraction of the steps that decay, for --schedule wsd")
+    decay_fraction: float = setting(
+        0.2, "fraction of the steps at the end in which the rate decays, for --schedule wsd"
+    )
     weight_decay: float = setting(0.001, "weight decay of the large matrices")
     beta1: float = setting(0.9, "AdamW beta1")
     beta2: float = setting(0.99, "AdamW beta2")
@@ -231,9 +233,7 @@ class TrainConfig:
     log_every: int = setting(10, "optimizer steps between points of the training curves")
     val_every: int = setting(200, "optimizer steps between validations; 0: none")
     val_rows: int = setting(0, "rows per validation; 0: the whole validation split")
-    patience: int = setting(
-        0, "end the run after N validations in a row whose loss is not lower than all before; 0: never"
-    )
+    patience: int = setting(0, "end the run after N validations in a row without a new lowest loss; 0: never")
     save_every: int = setting(500, "optimizer steps between checkpoints, besides the final one; 0: final one only")
     save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
     save_mode: str = setting(

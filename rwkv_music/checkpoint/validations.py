@@ -32,7 +32,7 @@ class Validated:
 
     step: int
     loss: float  # nats per token; it may be infinite or NaN
-    extra: bool  # the checkpoint was saved only because of this loss; it is deleted when it is no longer the best
+    extra: bool  # whether the checkpoint was saved only for this loss, and is deleted once another is best
 
 
 class Validations:

@@ -32,9 +32,10 @@ def add(commands) -> None:
         "--context-bars",
         type=int,
         metavar="N",
-        help="bars of the prompt to use; with --fill or --add-part, bars to read on each side (default: 4, or 8)",
+        help="bars of the prompt to use; with --fill or --add-part, bars to read on each side (default: 4; "
+        "8 with --fill or --add-part)",
     )
-    common.add_number(command, "--bars", 8, "N", "bars to add")
+    common.add_number(command, "--bars", 8, "N", "bars to write; not used with --fill or --add-part")
     fill = command.add_argument_group(
         "filling in", "write cells (a part in a bar) of the piece anew; everything else stays as it is"
     )
@@ -49,13 +50,15 @@ def add(commands) -> None:
         "--add-part",
         action="append",
         metavar="SPEC",
-        help='a new part in all bars, as in "program=32" or "program=drums name=Kit"; can be repeated',
+        help='a new part, in all bars unless a --fill names it, as in "program=32" or "program=drums name=Kit"; can be '
+        "repeated",
     )
     fill.add_argument(
         "--control",
         action="append",
         metavar="SPEC",
-        help='what to write, as in "density=low,register=high" or "polyphony=1 parts=bass"; can be repeated',
+        help='properties of the new notes, as in "density=low,register=high" or "polyphony=1 parts=bass"; needs --fill '
+        "or --add-part; can be repeated",
     )
     command.add_argument(
         "--out",
@@ -76,7 +79,7 @@ def add(commands) -> None:
         "--repetition-penalty",
         0.0,
         "X",
-        "nats subtracted from a note for each recent repetition; drums and rhythm are exempt",
+        "nats subtracted from a note's logit for each time that it was played recently; drums and rhythm are exempt",
     )
     common.add_number(command, "--repetition-window", 128, "N", "number of recent tokens that the penalty considers")
     common.add_number(command, "--seed", 0, "N", "seed of the random numbers")
@@ -121,7 +124,9 @@ def run(options: argparse.Namespace) -> int:
     if options.control and not fills:
         raise UserError("--control describes cells to fill in: give --fill or --add-part too.")
     if options.completion_only and fills:
-        raise UserError("--completion-only leaves the prompt out, but --fill writes into it: drop one of the two.")
+        raise UserError(
+            "--completion-only leaves the prompt out, but --fill and --add-part write into it: drop --completion-only."
+        )
     new_parts = [parse_new_part(text) for text in options.add_part or ()]
     tags = parse_tags(options.tag)
     paths = completion_paths(options.out, options.count, options.prompt)

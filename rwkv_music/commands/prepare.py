@@ -34,10 +34,11 @@ def add(commands) -> None:
         "--metadata",
         type=common.path,
         metavar="FILE",
-        help="table of facts about the pieces: a .csv or .jsonl whose column `file`, `path` or `md5` identifies files",
+        help="table of facts about the pieces: a .csv, .tsv or .jsonl whose column `file`, `path` or `md5` identifies "
+        "files",
     )
     command.add_argument(
-        "--metadata-key", metavar="COLUMN", help="another column of the table that identifies files by path or MD5"
+        "--metadata-key", metavar="COLUMN", help="column that identifies files by name, path or MD5, instead of these"
     )
     command.add_argument(
         "--tags",
@@ -50,7 +51,7 @@ def add(commands) -> None:
     command.add_argument(
         "--tag-folders",
         action="store_true",
-        help="tag each piece with the name of the PATH that it is in, as its collection; multitrack only",
+        help="add the tag `collection`: the name of the PATH that contains the piece; multitrack only",
     )
     common.add_number(
         command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece"
@@ -66,7 +67,12 @@ def add(commands) -> None:
     filters = command.add_argument_group("filters", "keep only some of the pieces; MIN or MAX may be omitted")
     filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="duration in seconds")
     filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="mean number of notes per second")
-    filters.add_argument("--tracks", type=_bounds, metavar="MIN:MAX", help="number of tracks with notes")
+    filters.add_argument(
+        "--tracks",
+        type=_bounds,
+        metavar="MIN:MAX",
+        help="number of combinations of track, channel and program that have notes",
+    )
     filters.add_argument(
         "--programs",
         type=_programs,
@@ -79,13 +85,13 @@ def add(commands) -> None:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="pieces with this value in a column of the table, such as license=CC0; repeat it to allow other values or "
-        "to add another column",
+        help="pieces with this value in a column of the table or of .parquet files, such as license=CC0; repeat it to "
+        "allow other values or to add another column",
     )
     filters.add_argument(
         "--unique",
         action="store_true",
-        help="one of the pieces with the same music, which can differ in format, key, tempo and loudness",
+        help="one of the pieces with the same music, even if format, key, tempo or loudness differ",
     )
     command.set_defaults(run=run)
 

@@ -61,7 +61,7 @@ class InfillRows:
         self._bars = open_bars(folder, split, tokens)
         self._tokens, self._codec, self._augmenter = tokens, codec, augmenter
         self._ctx_len, self._max_bars, self._seed = ctx_len, max_bars, seed
-        self.validation_step = max_bars  # of the windows to validate on: hardly any excerpt overlaps another one
+        self.validation_step = max_bars  # validate on every n-th window, so that excerpts hardly overlap
         self._first_window = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self._bars.offsets) - 1, 0))])
         self.n_windows = int(self._first_window[-1])  # in a pass
         if not self.n_windows:

@@ -1,4 +1,4 @@
-"""Training tasks: two ways to turn a split into rows of tokens and targets.
+"""Training tasks: rows of tokens and targets for prediction and completion. infill.py has those for filling in.
 
 `NextTokenRows` is next-token prediction. All documents are concatenated and cut into windows of T tokens at stride T.
 In a pass, every token that has a predecessor in its own document is a target exactly once.
@@ -112,7 +112,7 @@ class CompletionRows:
         self._bars = open_bars(folder, split, tokens)
         self._tokens, self._codec, self._ctx_len, self._augmenter = tokens, codec, ctx_len, augmenter
         self._context_bars, self._completion_bars = context_bars, completion_bars
-        self.validation_step = completion_bars  # of the windows to validate on: a bar is predicted about once
+        self.validation_step = completion_bars  # validate on every n-th window, so that a bar is predicted about once
         n_bars = np.diff(self._bars.offsets)
         slides = np.maximum(n_bars - context_bars - completion_bars + 1, n_bars > context_bars)
         self._first_window = np.concatenate([[0], np.cumsum(slides)])

@@ -1,14 +1,14 @@
 """The server of the page.
 
     GET  /                          the page and its files, which are read once at the start
-    GET  /soundfont                 the SoundFont of this computer, if the page has one to play with
+    GET  /soundfont                 the SoundFont that is installed on the server, if any
     GET  /api/state                 models, controls, instruments
     POST /api/start                 {"kind": "example" | "blank"} -> a piece
     POST /api/pieces?title=TITLE    a MIDI file -> a piece
     GET  /api/pieces/ID             the piece
     GET  /api/pieces/ID/file        its MIDI file
     POST /api/write                 a request (requests.py) -> lines of JSON: position in the queue, cells, the result
-    POST /api/choose                {"piece": ID}, the better one of a blind comparison -> the tally
+    POST /api/choose                {"piece": ID}, the better one of a blind comparison -> models and tally
 
 A request that fails has a status of 4xx and {"error": SENTENCE}. A client that closes the connection of /api/write
 cancels its request. No path or name of a request reaches the file system.
@@ -257,7 +257,7 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
             return JSONResponse(
                 {"error": sentence.get(error.status_code, "The request is invalid.")}, error.status_code
             )
-        return JSONResponse({"error": "The server has an error in its program: see its log."}, 500)
+        return JSONResponse({"error": "There was an error in the program: see the terminal of the server."}, 500)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -362,4 +362,4 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{host} cannot be listened on at port {port} ({reason}): choose another --port.") from error
+        raise UserError(f"Cannot listen on {host}, port {port} ({reason}): choose another --port or --host.") from error

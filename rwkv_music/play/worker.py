@@ -10,11 +10,11 @@ from rwkv_music.errors import UserError
 from rwkv_music.play.writing import Cancelled
 
 MOST_WAITING = 64
-IDLE_S = 2.0  # between two calls of `idle`
+IDLE_S = 2.0  # between two calls of `idle` while no job waits
 
 
 class QueueFull(UserError):
-    """More requests wait than the queue holds."""
+    """The queue is full."""
 
 
 class Job:
@@ -52,12 +52,13 @@ class Job:
             self.send({"error": str(error)})
         except Exception:
             traceback.print_exc()
-            self.send({"error": "The model could not write this because of an error in the program: see its log."})
+            cause = "an error in the program: see the terminal of the server"
+            self.send({"error": f"The model could not write this because of {cause}."})
         self.send(None)
 
 
 class Worker:
-    """A thread that runs jobs in the order of `submit`. It calls `idle` before each job and about every two seconds."""
+    """A thread that runs jobs in the order of `submit`. It calls `idle` before each job, and while no job waits."""
 
     def __init__(self, idle: Callable[[], None] = lambda: None):
         self._waiting: deque[Job] = deque()

@@ -1,12 +1,12 @@
 """Look up what is known about each piece: in a table, in parquet files, and in the names of folders and archives.
 
-The table is a CSV or a file with a JSON object in each line (.jsonl), both in UTF-8. It can have any columns. Some of
-them identify files, by default those of KEYS:
+The table is a .csv, a .tsv or a file with a JSON object in each line (.jsonl, .ndjson), in UTF-8. It can have any
+columns. Some of them identify files, by default those of KEYS:
 
     file,composer,genre,license
     bwv1.6.mid,Bach,chorale,CC0
 
-A value that identifies a file is its name, the last part of its path, such as `chorales/bwv1.6.mid`, or the MD5 of its
+A value that identifies a file is the file's name, the end of its path, such as `chorales/bwv1.6.mid`, or the MD5 of its
 content. A line applies to every file that it identifies. If several lines match a file, the one with the longest path
 applies, and a path has precedence over an MD5. An empty value, or the value `none`, means that nothing is known.
 """
@@ -30,14 +30,14 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 COLLECTION = "collection"
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
-LONGEST_VALUE = 1 << 27  # characters; the 131,072 of the csv module are fewer than some lyrics
+LONGEST_VALUE = 1 << 27  # characters; the csv module's limit of 131,072 is too low for some lyrics
 
 
 class FileTags:
     """The tags of pieces, and the conditions that a piece must meet to be kept.
 
-    A column and a value are compared as `tag_text` returns them. `columns` lists the columns of tags: the chosen ones,
-    and COLLECTION if there are `folders`. Raises UserError if the table cannot be read or used.
+    Columns and values are normalized by `tag_text` before they are compared. `columns` lists the columns of tags: the
+    chosen ones, and COLLECTION if there are `folders`. Raises UserError if the table cannot be read or used.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FileTags:
 
     @property
     def unused(self) -> int:
-        """The number of lines that matched none of the pieces given to `of` so far."""
+        """The number of lines that matched none of the pieces given to `of` or `excluded` so far."""
         return len(self._used) - sum(self._used)
 
     def of(self, line: Mapping[str, Any]) -> dict[str, str]:
@@ -93,8 +93,8 @@ class FileTags:
         """Raise UserError if no line of the table has been used. `example` is the name of a source."""
         if self._table is not None and not any(self._used):
             raise UserError(
-                f"No line of {self._table} matches a file: it needs names such as {os.path.basename(example)}, ends of "
-                f"paths or MD5s in the column {' or '.join(self._keys)}; correct it, or name another column with "
+                f"No line of {self._table} matches a file: write names such as {os.path.basename(example)}, ends of "
+                f"paths or MD5s into the column {' or '.join(self._keys)}, or name another column with "
                 "--metadata-key, and repeat the command with --resume."
             )
 
@@ -121,7 +121,7 @@ class FileTags:
                     return number
             if not parts[-1].isdecimal():
                 return self._lines.get(md5)
-            path = path.rpartition("/")[0]  # of the file that holds the piece with this number
+            path = path.rpartition("/")[0]  # try the path of the file that contains the piece with this number
         return None
 
     def _check_columns(self) -> None:
@@ -129,7 +129,9 @@ class FileTags:
             if self.columns.count(column) > 1:
                 also = ", which --tag-folders adds" if self._folders and column == COLLECTION else " twice"
                 raise UserError(f"--tags names the column {column}{also}: name it once.")
-            if "=" in column or not column:
+            if not column:
+                raise UserError("--tags has an empty name of a column: remove the superfluous comma.")
+            if "=" in column:
                 raise UserError(f"--tags names the column {column!r}: rename it without the equals sign.")
         if len(self.columns) > MAX_COLUMNS:
             raise UserError(f"--tags names {len(self.columns)} columns: choose at most {MAX_COLUMNS} of them.")
@@ -153,16 +155,16 @@ class FileTags:
                     name = name.lower() if MD5.fullmatch(name) else name
                     if name and self._values[self._lines.setdefault(name, number)] != values:
                         raise UserError(
-                            f"{where} of {self._table} has the same {key} as an earlier line, {name}, and other tags: "
-                            "remove one of them, or name another column with --metadata-key."
+                            f"{where} of {self._table} has the {key} of an earlier line, {name}, but other values: "
+                            "remove one of the two lines, or name another column with --metadata-key."
                         )
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self._table} is not a table in UTF-8 ({error}): save it as one.") from error
         if not columns.intersection(self._keys):
             keys, names = " or ".join(self._keys), ", ".join(sorted(columns)[:40]) or "none"
             raise UserError(
-                f"{self._table} has no column {keys}, but {names}: name the column that identifies the files as "
-                "--metadata-key."
+                f"{self._table} has no column {keys} (its columns: {names}): name the column that identifies the files "
+                "with --metadata-key."
             )
         self._used = bytearray(len(self._values))
         return columns
@@ -172,7 +174,9 @@ class FileTags:
         delimiter = DELIMITERS.get(Path(self._table).suffix.lower())
         if delimiter is None:
             suffixes = ", ".join([*DELIMITERS, *JSON_LINES])
-            raise UserError(f"{self._table} is not a table that can be read: choose a file with one of {suffixes}.")
+            raise UserError(
+                f"{self._table} is not a table that can be read: choose a file with one of these suffixes: {suffixes}."
+            )
         csv.field_size_limit(LONGEST_VALUE)
         with io.TextIOWrapper(open_file(self._table), "utf-8-sig", newline="") as file:
             lines = csv.reader(file, delimiter=delimiter, strict=True)
@@ -209,7 +213,7 @@ class FileTags:
 
 
 def metadata_text(value: Any) -> str:
-    """Return a value of a table as text: that of a number, and the first one of a list. Empty if there is none."""
+    """Return a value of a table as text: a string, a number or the first value of a list; else an empty string."""
     if isinstance(value, list):
         value = next(iter(value), None)
     if isinstance(value, bool):

@@ -33,9 +33,9 @@ SPLIT_SUFFIXES = (".abc", ".krn")  # of files that can hold several pieces
 MIDI_MAGIC = (b"MThd", b"RIFF")
 ZIP_MAGIC = b"PK\3\4"  # a .mxl file is a zip archive that holds a .musicxml file
 UTF16_MAGIC = (b"\xff\xfe", b"\xfe\xff")
-CONTAINER = "META-INF/container.xml"  # of a .mxl file, names the score in it
+CONTAINER = "META-INF/container.xml"  # in a .mxl file: names the file that contains the score
 LARGEST_CONTAINER = 1 << 20  # bytes
-LARGEST_XML = 256 << 20  # bytes of a .mxl file's content, which can claim any size
+LARGEST_XML = 256 << 20  # bytes of a decompressed score; a zip archive can expand to any size
 ABC_TUNE = re.compile(r"^X:", re.MULTILINE)
 ABC_FIELD = re.compile(r"%|[A-Za-z+]:")
 KERN_START = re.compile(r"^\*\*\w+(\t\*\*\w+)*[ \t]*$", re.MULTILINE)
@@ -120,7 +120,7 @@ def _read_score(form: str, data: bytes) -> "Score | Opus":
         return importer.stream
     text = _text(data)
     if form == KERN:
-        # music21 takes the end of a repeat, "=:|", also for the start of one, unless the bar line has a number.
+        # Without a number, music21 reads the end of a repeat, "=:|", as an end and a start. With a number it does not.
         return HumdrumDataCollection(KERN_UNNUMBERED_REPEAT.sub(r"\g<0>0", text).split("\n")).parse()
     converter = ConverterABC()
     converter.parseData(text)
@@ -142,7 +142,7 @@ def _xml_root(data: bytes) -> ElementTree.Element:
             raise RejectedMidi(f"MusicXML larger than {LARGEST_XML >> 20} MiB")
     try:
         root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # an unknown encoding is one of the last two
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: unknown encoding
         raise RejectedMidi("damaged MusicXML") from error
     if root.tag == "score-timewise":
         raise RejectedMidi("score-timewise MusicXML")
@@ -192,7 +192,7 @@ def to_midi(score: "Score") -> mido.MidiFile:
             _remove_repeats(score)  # inconsistent repeats: play the music once
         changes = list(_changes(_measures(parts[0].expandRepeats())))
     if changes:
-        # music21 would write the time signatures at other positions, and fails if one object is at two positions.
+        # music21 would write these time signatures at wrong positions, and fails if one object is at two positions.
         for stream in score.recurse(streamsOnly=True, includeSelf=True):
             stream.removeByClass("TimeSignature")
     midi = mido.MidiFile(file=io.BytesIO(streamToMidiFile(score).writestr()))
@@ -255,7 +255,10 @@ def _changes(measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]]) 
 
 
 def _signature_of(length: Fraction) -> tuple[int, int] | None:
-    """Return the time signature with the longest beat for a bar of `length` quarter notes, None if there is none."""
+    """Return the time signature of a bar of `length` quarter notes, None if there is none.
+
+    Its beat is the longest one, at most a quarter note, that divides the bar evenly.
+    """
     beat = 4
     while beat <= FINEST_BEAT:
         if (length * beat / 4).denominator == 1:

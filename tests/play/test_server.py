@@ -186,7 +186,7 @@ def test_a_full_queue_refuses(held, monkeypatch):
 def test_an_error_of_the_program_ends_one_request_only(client, monkeypatch, capsys):
     monkeypatch.setattr("rwkv_music.play.server.write", lambda *_: 1 / 0)
     events = client.write(one_bar(client))
-    assert "see its log" in events[-1]["error"] and "ZeroDivisionError" in capsys.readouterr().err
+    assert "terminal of the server" in events[-1]["error"] and "ZeroDivisionError" in capsys.readouterr().err
     monkeypatch.undo()
     assert "done" in client.write(one_bar(client))[-1]
 

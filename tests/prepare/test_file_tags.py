@@ -101,9 +101,9 @@ def test_conditions(tmp_path):
 @pytest.mark.parametrize(
     "name, text, reason",
     [
-        ("t.csv", "", r"t\.csv has no column file or path or md5, but none: .*--metadata-key"),
-        ("t.csv", " ,\n", "but none"),
-        ("t.csv", "name,composer\na,b\n", "but composer, name: "),
+        ("t.csv", "", r"t\.csv has no column file or path or md5 \(its columns: none\): .*--metadata-key"),
+        ("t.csv", " ,\n", "columns: none"),
+        ("t.csv", "name,composer\na,b\n", "columns: composer, name"),
         (
             "t.csv",
             "file,b\nx,1\n",
@@ -111,12 +111,12 @@ def test_conditions(tmp_path):
         ),
         ("t.csv", "file,composer,Composer\nx,1,2\n", "more than one column composer:"),
         ("t.csv", "file,composer,File\nx,1,y\n", "more than one column file:"),
-        ("t.csv", "file,composer\nx.mid,1\nx.mid,2\n", "Line 3 of .*same file as an earlier line, x.mid"),
+        ("t.csv", "file,composer\nx.mid,1\nx.mid,2\n", "Line 3 of .*the file of an earlier line, x.mid"),
         ("t.csv", "file,composer\nx.mid,1,2\n", "Line 2.*more values than"),
         ("t.csv", 'file,composer\nx.mid,"1\n', "not a table in UTF-8"),
         ("t.jsonl", '{"file": "x", "composer": "1"}\n{"file"', "Line 2 of .*t.jsonl is not a JSON object"),
         ("t.jsonl", "[]\n", "Line 1"),
-        ("t.jsonl", "", "but none"),
+        ("t.jsonl", "", "columns: none"),
         ("t.txt", "file,composer\nx,1\n", r"t\.txt.*\.csv, \.tsv, \.jsonl"),
     ],
 )
@@ -131,6 +131,7 @@ def test_bad_tables(name, text, reason, tmp_path):
         (["a", "A "], "--tags names the column a twice"),
         (["collection"], "column collection, which --tag-folders adds"),
         (["b=c"], "column 'b=c'.*equals sign"),
+        (["b", ""], "empty name.*comma"),
         ([f"c{i}" for i in range(16)], "17 columns.*16"),
         ([], "Nothing uses .*t.csv: .*--tags"),
     ],

@@ -5,13 +5,14 @@ The result depends on the whole matrix, but a rank holds only its shard. Each ma
 rank, its owner: the other ranks send it their pieces of the momentum, and receive their pieces of the result.
 
 Notable choices:
-- The owner is a rank that holds most of the matrix. Under ZeRO-1 and 2 only the matrices at the edges of the partitions
-  are in several shards, so little is sent. Under ZeRO-3, every rank holds as much of most matrices as any other, and
-  the owner is the one of them with the least work so far.
+- The owner is the rank that holds the largest piece of the matrix. Under ZeRO-1 and 2 only the matrices at the edges of
+  the partitions are in several shards, so little is sent. Under ZeRO-3, most matrices are divided equally; such a
+  matrix goes to the rank with the least work so far.
 - The ranks work in rounds. In a round each orthogonalizes a batch of its own matrices of one shape, which limits the
   memory. Pieces are sent in the dtype in which the matrices are multiplied, that of the model's weights.
-- Momentum is sharded as AdamW's moments are, and there is no second moment: 8 instead of 12 bytes per parameter.
-- Nothing waits for the device: whether to skip a step, because its gradient is not finite, is a number on the device.
+- Momentum is sharded as AdamW's moments are, and there is no second moment: master weight and momentum
+  take 8 bytes per parameter, where AdamW takes 12.
+- The host never waits for the device: the flag that skips a step with a gradient that is not finite is a tensor there.
 - On a GPU, one kernel computes the momentum and another one the weights, each in one pass over memory.
 
 Sources: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024, kellerjordan.github.io); the
@@ -36,7 +37,7 @@ MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial that one step applies to the singular values
 NEWTON_SCHULZ_STEPS = 5
 UPDATE_RMS = 0.2  # root mean square of an update's elements divided by the learning rate: about that of AdamW's
-BATCH_ELEMENTS = 2**26  # limit of the matrices that a rank orthogonalizes at once, unless a single one is larger
+BATCH_ELEMENTS = 2**26  # of a batch of matrices, at most; a larger matrix is a batch of its own
 EPSILON = 1e-7  # added to the norm of a matrix, which may be zero
 
 
@@ -128,14 +129,14 @@ class Muon(torch.optim.AdamW):
     def update(
         self, partition: int, gradients: list[Tensor], weights: Tensor | None, divisor: Tensor, bad: Tensor
     ) -> None:
-        """Take one step in place on the master weights of a partition, and round them to the model's. Collective.
+        """Take one step on the master weights of a partition, and write them, rounded, to `weights`. Collective.
 
         Args:
             partition: index into `ZeroShards.masters`, of a group that Muon updates.
             gradients: float tensors that, concatenated, match the partition's layout; overwritten.
             weights: the model's weights, in the partition's layout; None if the caller rounds the master weights.
             divisor: fp32 scalar by which the gradient is divided first.
-            bad: fp32 scalar; if it is not 0, the step is skipped.
+            bad: fp32 scalar, 0 or 1; if it is 1, the step is skipped.
         """
         shards, group = self._shards, self._shards.groups[partition]
         [momentum] = (shards.optimizer_state(partition)[name] for name in MUON_MOMENTS)
@@ -273,13 +274,13 @@ def momentum_(momentum: Tensor, gradient: Tensor, divisor: Tensor, bad: Tensor) 
 
 
 def step_(masters: Tensor, direction: Tensor, weights: Tensor | None, *, kept: float, rate: float, bad: Tensor) -> None:
-    """Multiply the master weights by `kept`, subtract `rate` times the direction, and round them to the model's.
+    """Multiply the master weights by `kept`, subtract `rate` times the direction, and write them to `weights`.
 
     Args:
         masters: fp32 [n].
         direction: [n], any float dtype on the CPU; a GPU has a kernel for bf16.
         weights: [n], the model's weights, overwritten by the masters rounded to their dtype; may be None.
-        bad: fp32 scalar; if it is not 0, the masters do not change.
+        bad: fp32 scalar, 0 or 1; if it is 1, the masters do not change.
     """
     if direction.is_cuda and direction.dtype == torch.bfloat16 and (weights is None or weights.dtype == torch.bfloat16):
         build.load().muon_step_(masters, direction, weights, kept, rate, bad)
@@ -291,7 +292,7 @@ def step_(masters: Tensor, direction: Tensor, weights: Tensor | None, *, kept: f
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Return about U V^T for each matrix U S V^T of x [b, m, n], in its dtype: singular values from 0.7 to 1.2.
+    """Replace the singular values of each matrix of x [b, m, n] by values from about 0.7 to 1.2, in x's dtype.
 
     Singular values below about a thousandth of the norm remain smaller, and a matrix of zeros remains zero.
     """
