@@ -16,7 +16,9 @@ def test_a_port_in_use_is_an_error_in_one_sentence(capsys):
         port = taken.getsockname()[1]
         assert main(["play", "--port", str(port), "--no-browser"]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("rwkv_music play: ") and str(port) in line and line.endswith("choose another --port.")
+    assert (
+        line.startswith("rwkv_music play: ") and str(port) in line and line.endswith("choose another --port or --host.")
+    )
 
 
 def test_the_page_is_served_until_ctrl_c():
