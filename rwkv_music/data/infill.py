@@ -26,11 +26,10 @@ from rwkv_music.tokenizers.multitrack_cells import (
     Hole,
     control_tokens,
     read_excerpt,
+    state_tokens,
     with_holes,
-    write_bars,
     written_out,
 )
-from rwkv_music.tokenizers.multitrack_vocabulary import BAR
 from rwkv_music.tokenizers.vocabulary import NONE
 
 KINDS = ("last bars", "parts", "block", "scattered")
@@ -95,11 +94,11 @@ class InfillRows:
 
     def _excerpt(self, ids: np.ndarray, start: int, stop: int, sample: int) -> Excerpt:
         """Return the bars in ids[start:stop], augmented before controls describe them."""
-        excerpt = read_excerpt(ids, start, stop)
         if self._augmenter is None:
-            return excerpt
-        [varied] = self._augmenter.vary([write_bars(excerpt)], sample)
-        return read_excerpt(varied, int(np.argmax(varied == BAR)), len(varied))
+            return read_excerpt(ids, start, stop)
+        before = state_tokens(ids[:start])
+        [varied] = self._augmenter.vary([np.concatenate([before, ids[start:stop]])], sample)
+        return read_excerpt(varied, len(before), len(varied))
 
 
 def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:

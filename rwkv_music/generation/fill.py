@@ -373,5 +373,5 @@ def _with_contents(excerpt: Excerpt, contents: Mapping[Hole, np.ndarray]) -> Exc
     for (bar, part), content in contents.items():
         program = cells[bar].pop(part).program if part in cells[bar] else excerpt.programs[part]
         if len(content):
-            cells[bar][part] = Cell(program, content)
+            cells[bar][part] = Cell.of(program, content)
     return replace(excerpt, cells=cells)

@@ -14,7 +14,7 @@ where it first occurs.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -56,6 +56,12 @@ class Cell:
 
     program: int  # the token of its program
     content: np.ndarray  # int64 [n], the tokens after Part and Program
+    last_program: int  # the token of its program at the end of the bar
+
+    @classmethod
+    def of(cls, program: int, content: np.ndarray) -> "Cell":
+        """Return the cell of the tokens `content`, which can change the program."""
+        return cls(program, content, next((t for t in reversed(content.tolist()) if PROGRAM <= t < POSITION), program))
 
 
 @dataclass(frozen=True)
@@ -87,29 +93,47 @@ def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
     ids = np.asarray(ids, np.int64)
     before, inside = ids[:start], ids[start:stop]
     inside = inside[inside >= BAR]
-    tempo = before[(before >= TEMPO) & (before < PART)][-1:].tolist()
-    programs = _last_programs(before)
+    tags, tempo, programs = _in_force(before)
+    excerpt = Excerpt([], [], [], programs, tags)
+    # A row of the infill task is read with this loop, which therefore uses no array operations.
+    tokens = inside.tolist()
     begins = np.flatnonzero((inside == BAR) | ((inside >= PART) & (inside < PROGRAM))).tolist()
-    excerpt = Excerpt([], [], [], programs, before[before >= len(VOCABULARY)].tolist())
-    for i, j in pairwise([*begins, len(inside)]):
-        if inside[i] == BAR:
+    is_program = (inside >= PROGRAM) & (inside < POSITION)
+    last_program = np.maximum.accumulate(np.where(is_program, np.arange(len(inside)), 0)).tolist()
+    for i, j in pairwise([*begins, len(tokens)]):
+        if tokens[i] == BAR:
             if j > i + 2:
-                tempo = [int(inside[i + 2])]
-            excerpt.signatures.append(int(inside[i + 1]))
+                tempo = [tokens[i + 2]]
+            excerpt.signatures.append(tokens[i + 1])
             excerpt.tempos.append(tempo[0])
             excerpt.cells.append({})
             continue
-        number = int(inside[i]) - PART + 1
+        number = tokens[i] - PART + 1
         i += 1
-        if PROGRAM <= inside[i] < POSITION:
-            programs[number] = int(inside[i])
+        if PROGRAM <= tokens[i] < POSITION:
+            programs[number] = tokens[i]
             i += 1
-        content = inside[i:j]
-        excerpt.cells[-1][number] = Cell(programs[number], content)
-        changed = content[(content >= PROGRAM) & (content < POSITION)]
-        if len(changed):
-            programs[number] = int(changed[-1])
+        program = programs[number]
+        if last_program[j - 1] >= i:
+            programs[number] = tokens[last_program[j - 1]]
+        excerpt.cells[-1][number] = Cell(program, inside[i:j], programs[number])
     return excerpt
+
+
+def state_tokens(ids: np.ndarray) -> np.ndarray:
+    """Return what `read_excerpt` needs of the tokens `ids` before an excerpt, int64 [n].
+
+    These are the piece's tags, and the tempo and the programs in force at the end of `ids`.
+    """
+    tags, tempo, programs = _in_force(ids)
+    named = [token for number, program in programs.items() for token in (PART + number - 1, program)]
+    return np.array([*tags, *tempo, *named], np.int64)
+
+
+def _in_force(ids: np.ndarray) -> tuple[list[int], list[int], dict[int, int]]:
+    """Return the tags, the last tempo, if there is one, and the last program of each part, by number of the part."""
+    tempo = ids[(ids >= TEMPO) & (ids < PART)][-1:]
+    return ids[ids >= len(VOCABULARY)].tolist(), tempo.tolist(), _last_programs(ids)
 
 
 def _last_programs(ids: np.ndarray) -> dict[int, int]:
@@ -125,31 +149,34 @@ class _Writer:
     """The tokens of a document. Program is written only where a part first occurs or its program has changed."""
 
     def __init__(self) -> None:
-        self.pieces: list[np.ndarray | list[int]] = []
+        self._arrays: list[np.ndarray] = []
+        self._tokens: list[int] = []  # those after the arrays
         self._programs: dict[int, int] = {}
 
-    def add(self, tokens: np.ndarray | list[int]) -> None:
-        self.pieces.append(tokens)
+    def add(self, tokens: list[int]) -> None:
+        self._tokens += tokens
 
     def name(self, number: int, program: int) -> None:
         """Add Part, and Program unless the document already gives the part this program."""
-        self.add([PART + number - 1] if self._programs.get(number) == program else [PART + number - 1, program])
-        self._programs[number] = program
+        self._tokens.append(PART + number - 1)
+        if self._programs.get(number) != program:
+            self._tokens.append(program)
+            self._programs[number] = program
 
     def add_cell(self, number: int, cell: Cell) -> None:
         self.name(number, cell.program)
-        self.add(cell.content)
-        self.note_changes(number, cell.content)
+        self._arrays += (np.array(self._tokens, np.int64), cell.content)
+        self._tokens = []
+        self.note_changes(number, cell)
 
-    def note_changes(self, number: int, content: np.ndarray) -> None:
-        changed = content[(content >= PROGRAM) & (content < POSITION)]
-        if len(changed):
-            self._programs[number] = int(changed[-1])
+    def note_changes(self, number: int, cell: Cell) -> None:
+        self._programs[number] = cell.last_program
 
     def take(self) -> np.ndarray:
         """Return the tokens since the last call, int64 [n]."""
-        tokens, self.pieces = np.concatenate([np.asarray(p, np.int64) for p in self.pieces] or [[]]), []
-        return tokens.astype(np.int64)
+        tokens = np.concatenate([*self._arrays, np.array(self._tokens, np.int64)])
+        self._arrays, self._tokens = [], []
+        return tokens
 
 
 def write_bars(excerpt: Excerpt, holes: Collection[Hole] = ()) -> np.ndarray:
@@ -227,10 +254,10 @@ def with_holes(
             program = _program(excerpt, bar, number)
             writer.name(number, program)
             writer.add(controls.get(hole, []))
-            content = cells[number].content if number in cells else np.empty(0, np.int64)
-            length = int(rules.length[excerpt.signatures[bar]])
-            steps.append(Step(writer.take(), bar, number, length, DRUM if program == DRUMS_TOKEN else MELODIC, content))
-            writer.note_changes(number, content)
+            cell = cells.get(number) or Cell(program, np.empty(0, np.int64), program)
+            length, kind = int(rules.length[excerpt.signatures[bar]]), DRUM if program == DRUMS_TOKEN else MELODIC
+            steps.append(Step(writer.take(), bar, number, length, kind, cell.content))
+            writer.note_changes(number, cell)
     return prompt, steps
 
 
@@ -249,7 +276,7 @@ def _program(excerpt: Excerpt, bar: int, number: int) -> int:
     """
     if number in excerpt.cells[bar]:
         return excerpt.cells[bar][number].program
-    for other in (*range(bar - 1, -1, -1), *range(bar + 1, len(excerpt.cells))):
+    for other in chain(range(bar - 1, -1, -1), range(bar + 1, len(excerpt.cells))):
         if number in excerpt.cells[other]:
             return excerpt.cells[other][number].program
     return excerpt.programs[number]
@@ -257,11 +284,10 @@ def _program(excerpt: Excerpt, bar: int, number: int) -> int:
 
 def written_out(prompt: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, np.ndarray]:
     """Return a whole document, int64 [n], and which of its tokens are contents of holes or their End, bool [n]."""
-    pieces, is_content = [prompt], [np.zeros(len(prompt), bool)]
-    for step in steps:
-        pieces += [step.given, step.content, [END]]
-        is_content += [np.zeros(len(step.given), bool), np.ones(len(step.content) + 1, bool)]
-    return np.concatenate(pieces).astype(np.int64), np.concatenate(is_content)
+    end = np.array([END])
+    pieces = [prompt, *(piece for step in steps for piece in (step.given, step.content, end))]
+    is_content = [False, *[False, True, True] * len(steps)]
+    return np.concatenate(pieces), np.repeat(is_content, [len(piece) for piece in pieces])
 
 
 def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
