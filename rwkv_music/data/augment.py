@@ -42,7 +42,9 @@ RANGES: tuple[tuple[int, int] | None, ...] = (
     None,  # sound effects
 )
 UNKNOWN_RANGE = (21, 108)
-PERCUSSIVE = np.array([RANGES[program // 8] is None for program in range(DRUMS)] + [True])
+# By program; the last two entries are for DRUMS and for NONE, which is -1.
+PERCUSSIVE = np.array([RANGES[program // 8] is None for program in range(DRUMS)] + [True, False])
+LOWEST, HIGHEST = np.array([RANGES[program // 8] or UNKNOWN_RANGE for program in range(DRUMS)] + [UNKNOWN_RANGE] * 2).T
 
 
 class Augmenter:
@@ -62,7 +64,8 @@ class Augmenter:
         program = np.where(v.kinds == "Pitch", 0, v.program)  # multitrack's pitch tokens have no program
         self._names_program = v.kinds == "Program"
         self._names_part = v.part != NONE
-        self._is_melodic = (v.pitch != NONE) & (program != DRUMS) & ~_is_percussive(program)
+        self._has_programs, self._has_parts = bool(self._names_program.any()), bool(self._names_part.any())
+        self._is_melodic = (v.pitch != NONE) & ~PERCUSSIVE[program]
         first = [int(np.argmax(self._is_melodic & (v.pitch == pitch))) for pitch in (0, 1)]
         self._pitch_step = first[1] - first[0]  # difference of the ids of adjacent pitches
 
@@ -98,10 +101,12 @@ class Augmenter:
 
     def _vary(self, ids: np.ndarray, programs: np.ndarray, draws: np.ndarray) -> np.ndarray:
         key, loudness, tempo = draws
-        movable = self._is_melodic[ids] & ~_is_percussive(programs)
+        movable = np.flatnonzero(self._is_melodic[ids])
+        movable = movable[~PERCUSSIVE[programs[movable]]]
         shifts = self._possible_shifts(self._vocabulary.pitch[ids[movable]], programs[movable])
         shift = shifts[int(key * len(shifts))]
-        ids = ids + movable * shift * self._pitch_step
+        ids = ids.copy()
+        ids[movable] += shift * self._pitch_step
         if self._kind == "all":
             v = self._vocabulary
             most = max(1, (int(v.loudness.max()) + 1) // LOUDNESS_PART)
@@ -121,12 +126,8 @@ class Augmenter:
         """
         if not len(pitches):
             return [0]
-        low, high = -128, 128
-        for program in np.unique(programs).tolist():
-            own = pitches[programs == program]
-            lowest, highest = UNKNOWN_RANGE if program == NONE else RANGES[program // 8]
-            low = max(low, min(lowest - int(own.min()), 0))
-            high = min(high, max(highest - int(own.max()), 0))
+        low = min(int((LOWEST[programs] - pitches).max()), 0)
+        high = max(int((HIGHEST[programs] - pitches).min()), 0)
         return [shift for shift in SHIFTS if low <= shift <= high]
 
     def _programs(self, ids: np.ndarray) -> np.ndarray:
@@ -135,23 +136,19 @@ class Augmenter:
         A token without a program of its own has the last program set before it, within its part if there are parts.
         """
         v = self._vocabulary
-        if not self._names_program.any():
+        if not self._has_programs:
             return v.program[ids]
         places = np.arange(len(ids))
-        if not self._names_part.any():
+        if not self._has_parts:
             last = np.maximum.accumulate(np.where(self._names_program[ids], places, NONE))
             return np.where(last == NONE, NONE, v.program[ids[last]])
         part = v.part[ids[np.maximum.accumulate(np.where(self._names_part[ids], places, 0))]]
-        order = np.argsort(part, kind="stable")
+        order = np.argsort(part.astype(np.int16), kind="stable")  # a radix sort, unlike that of int64
         last = np.maximum.accumulate(np.where(self._names_program[ids[order]], places, NONE))
         is_own = (last != NONE) & (part[order[last]] == part[order])
         programs = np.empty(len(ids), np.int64)
         programs[order] = np.where(is_own, v.program[ids[order[last]]], NONE)
         return programs
-
-
-def _is_percussive(program: np.ndarray) -> np.ndarray:
-    return (program != NONE) & PERCUSSIVE[program]
 
 
 def _step(ids: np.ndarray, ranks: np.ndarray, steps: int) -> np.ndarray:
