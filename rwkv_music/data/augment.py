@@ -64,7 +64,8 @@ class Augmenter:
         program = np.where(v.kinds == "Pitch", 0, v.program)  # multitrack's pitch tokens have no program
         self._names_program = v.kinds == "Program"
         self._names_part = v.part != NONE
-        self._has_programs, self._has_parts = bool(self._names_program.any()), bool(self._names_part.any())
+        self._sets_program = self._names_program | self._names_part  # for the notes that follow
+        self._has_programs = bool(self._names_program.any())
         self._is_melodic = (v.pitch != NONE) & ~PERCUSSIVE[program]
         first = [int(np.argmax(self._is_melodic & (v.pitch == pitch))) for pitch in (0, 1)]
         self._pitch_step = first[1] - first[0]  # difference of the ids of adjacent pitches
@@ -83,7 +84,8 @@ class Augmenter:
             return excerpts
         generator = self._generator(2**63 + sample)
         nothing = np.empty(0, np.int64)
-        befores = [nothing if before is None else before.astype(np.int64)] + [nothing] * (len(excerpts) - 1)
+        befores = [nothing if before is None else before[self._sets_program[before]].astype(np.int64)]
+        befores += [nothing] * (len(excerpts) - 1)
         return [
             self._vary(ids, self._programs(np.concatenate([earlier, ids]))[len(earlier) :], draws)
             for ids, earlier in zip(excerpts, befores, strict=True)
@@ -138,17 +140,17 @@ class Augmenter:
         v = self._vocabulary
         if not self._has_programs:
             return v.program[ids]
-        places = np.arange(len(ids))
-        if not self._has_parts:
-            last = np.maximum.accumulate(np.where(self._names_program[ids], places, NONE))
-            return np.where(last == NONE, NONE, v.program[ids[last]])
-        part = v.part[ids[np.maximum.accumulate(np.where(self._names_part[ids], places, 0))]]
-        order = np.argsort(part.astype(np.int16), kind="stable")  # a radix sort, unlike that of int64
-        last = np.maximum.accumulate(np.where(self._names_program[ids[order]], places, NONE))
+        is_setting = self._sets_program[ids]
+        settings = ids[is_setting]
+        places = np.arange(len(settings))
+        part = v.part[settings[np.maximum.accumulate(np.where(self._names_part[settings], places, 0))]]
+        order = np.argsort(part, kind="stable")
+        last = np.maximum.accumulate(np.where(self._names_program[settings[order]], places, NONE))
         is_own = (last != NONE) & (part[order[last]] == part[order])
-        programs = np.empty(len(ids), np.int64)
-        programs[order] = np.where(is_own, v.program[ids[order[last]]], NONE)
-        return programs
+        programs = np.empty(len(settings) + 1, np.int64)
+        programs[order] = np.where(is_own, v.program[settings[order[last]]], NONE)
+        programs[-1] = NONE  # of the tokens before the first setting
+        return programs[np.cumsum(is_setting) - 1]
 
 
 def _step(ids: np.ndarray, ranks: np.ndarray, steps: int) -> np.ndarray:
