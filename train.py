@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from rwkv_music.errors import OutputClosed, SharedError, UserError, checked_output
-from rwkv_music.system import share_cores
+from rwkv_music.system import ranks_of_this_host, share_cores
 from rwkv_music.training.arguments import configure, parse
 from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped, leave, stop_without_launcher
 
@@ -80,10 +80,6 @@ def report(error: UserError, first: bool) -> None:
             prints = not share_error(str(error)) and prints
     if prints and not first:
         print(f"train.py: {error}", file=sys.stderr)
-
-
-def ranks_of_this_host() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # LOCAL_SIZE: DeepSpeed's
 
 
 def process_group_exists() -> bool:

@@ -11,6 +11,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def ranks_of_this_host() -> int:
+    """Return how many ranks the launcher of this rank started on this host; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # LOCAL_SIZE: DeepSpeed's
+
+
 def share_cores(processes: int = 1) -> None:
     """Set how torch's CPU threads use the cores. Call it before torch is imported. The user's environment has
     precedence.

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -50,6 +50,7 @@ from rwkv_music.training.metrics import (
     peak_memory_bytes,
 )
 from rwkv_music.training.process_group import is_loss_of_a_rank
+from rwkv_music.training.reader_process import ReaderProcess, is_useful
 from rwkv_music.training.samples import Sample, show
 from rwkv_music.training.setup import Context
 from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED, Stopped, StopSignals
@@ -134,6 +135,8 @@ class Loop:
         )
         self.curves = self.open_curves()
         self.bar: tqdm | None = None
+        in_process = not context.data.streams and is_useful(context.data.train, context.device)
+        self.reader_process = ReaderProcess(self.config.data) if in_process else None
         # Objects created in set-up live until exit: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
@@ -167,7 +170,8 @@ class Loop:
             None, None, t.steps, unit="step", initial=self.progress.step, disable=context.rank != 0, file=sys.stdout,
             delay_s=0,
         )  # fmt: skip
-        with bar as self.bar, self.watchdog, self.signals, ThreadPoolExecutor(1) as reader:
+        process = self.reader_process or nullcontext()
+        with bar as self.bar, self.watchdog, self.signals, process, ThreadPoolExecutor(1) as reader:
             self.stopwatch.resume()
             upcoming = reader.submit(self.read_step, self.progress.samples)
             if unvalidated:
@@ -304,7 +308,8 @@ class Loop:
         """Read the given rows of the step, one range per micro-batch; with streams, all windows of each range."""
         data = self.context.data
         if not data.streams:
-            return [data.train.batch(part.start, part.stop) for part in parts]
+            batches = self.reader_process.read(parts) if self.reader_process else None
+            return batches or [data.train.batch(part.start, part.stop) for part in parts]
         first_window = first_sample // data.streams.n_streams
         windows = range(first_window, first_window + self.config.data.tbptt)
         return [data.streams.batch(w, part.start, part.stop) for part in parts for w in windows]

@@ -5,7 +5,6 @@ benchmarks/step.py prints the estimate beside the measured peak.
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from rwkv_music.errors import SharedError, UserError, plural
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
 from rwkv_music.ops.wkv7s import CHECKPOINT_EVERY
-from rwkv_music.system import available_memory, gib
+from rwkv_music.system import available_memory, gib, ranks_of_this_host
 from rwkv_music.training.batch_plan import BatchPlan
 from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_file import uses_bf16
@@ -220,7 +219,7 @@ def check_host_memory(model: RWKV, plan: BatchPlan, ctx_len: int) -> None:
         bf16=uses_bf16(plan.deepspeed),
         by_muon=muon_elements(model, train.optimizer),
     )
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1"))  # launch/, DeepSpeed
+    ranks_here = ranks_of_this_host()
 
     def check() -> None:
         if (available := available_memory()) < per_rank * ranks_here:
