@@ -11,7 +11,15 @@ from rwkv_music.midi.notes import MAX_UNISON, read_notes
 from rwkv_music.midi.parts import read_parts
 from rwkv_music.midi.time import BarGrid
 from rwkv_music.tokenizers.multitrack import DOUBLE_NOTES, OTHER_METERS, read_tokens
-from rwkv_music.tokenizers.multitrack_cells import content_notes, control_tokens, note_rows
+from rwkv_music.tokenizers.multitrack_cells import (
+    Cell,
+    content_notes,
+    control_tokens,
+    note_rows,
+    read_excerpt,
+    state_tokens,
+    write_bars,
+)
 from rwkv_music.tokenizers.multitrack_grammar import DRUM, MELODIC, FillGrammar, Step
 from rwkv_music.tokenizers.multitrack_vocabulary import MAX_PARTS, TIME_SIG, TIME_SIGNATURES
 from rwkv_music.tokenizers.registry import make_codec
@@ -114,6 +122,22 @@ def test_a_part_may_change_its_program_inside_a_cell():
     at = tokens.index("Program_48")
     assert tokens[at + 1] == "Position_24" and tokens.count("Part_1") == 1
     assert read_parts(parse_midi(decoded(piece)))[0][0].program == 45
+
+
+def test_an_excerpt_starts_with_the_tempo_and_programs_in_force():
+    """A part keeps the program that it changed to inside a cell."""
+    first = [program(45), *note(0, 480, 60), program(48, tick=480), *note(480, 960, 62), *note(1920, 2400, 64)]
+    piece = encode(first, [program(3, 1), *note(1920, 2400, 50, channel=1), *note(3840, 4320, 50, channel=1)])
+    before, ids = piece.ids[: piece.bar_starts[1]], piece.ids[piece.bar_starts[1] :]
+    state = state_tokens(before)
+    assert names(state) == ["Tempo_120.0", "Part_1", "Program_48"]
+    written = write_bars(read_excerpt(piece.ids, len(before), len(piece.ids)))
+    assert np.array_equal(written, write_bars(read_excerpt(np.append(state, ids), len(state), len(state) + len(ids))))
+    assert names(written)[3:6] == ["Tempo_120.0", "Part_1", "Program_48"]
+    [cell] = read_excerpt(piece.ids, int(piece.bar_starts[0]), len(before)).cells[0].values()
+    again = Cell.of(cell.program, cell.content)
+    assert names([cell.program, cell.last_program]) == names([again.program, again.last_program])
+    assert names([cell.program, cell.last_program]) == ["Program_45", "Program_48"]
 
 
 def test_tempo_is_the_mean_of_a_bar():
