@@ -25,7 +25,7 @@ LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key
 LARGEST = 10**12  # limit of settings that have no other limit; all calculations with them stay in range
 LARGEST_SIZE = 2**20  # limit of widths and ranks
 MOST_LAYERS = 2**10
-MOST_BARS = 10_000  # of a completion or an infill row
+MOST_BARS = 10_000  # of a completion or an excerpt with holes
 MOST_MINUTES = 366 * 24 * 60
 LONGEST_NAME = 255  # bytes of a file name
 METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -149,9 +149,9 @@ class DataConfig:
     )
     completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
     infill_weight: float = setting(0.0, "fraction of infill rows, for --task mix")
-    infill_bars: int = setting(24, "maximum number of bars of an infill row, for --task infill and mix")
-    context_bars: int = setting(4, "context bars of a completion row, for --task completion and mix")
-    completion_bars: int = setting(4, "predicted bars of a completion row, for --task completion and mix")
+    infill_bars: int = setting(24, "maximum number of bars of an excerpt with holes, for --task infill and mix")
+    context_bars: int = setting(4, "context bars before a completion, for --task completion and mix")
+    completion_bars: int = setting(4, "predicted bars of a completion, for --task completion and mix")
     augment: str = setting(
         "none",
         "random augmentation of the training data. transpose: key; all: key, loudness and tempo",
@@ -182,7 +182,7 @@ class DataConfig:
 
     @property
     def infills(self) -> bool:
-        """Whether some rows are infill rows."""
+        """Whether some rows hold excerpts to fill in."""
         return self.task == "infill" or (self.task == "mix" and self.infill_weight > 0)
 
 

@@ -1,15 +1,18 @@
 """Batches from a prepared dataset: rows of tokens and targets, addressed by one sample counter.
 
-The task of a row is next-token prediction or the completion of a few bars (see tasks.py). A row can hold several
-documents. `cu_seqlens` gives their starts, where the model resets its state. Targets do not cross from one document to
-the next. Completions differ in length, so they are packed one after the other, without padding.
+The task of a row is next-token prediction, the completion of a few bars (see tasks.py), or filling in holes (see
+infill.py). A row can hold several documents. `cu_seqlens` gives their starts, where the model resets its state. Targets
+do not cross from one document to the next. A window of the last two tasks is usually much shorter than a row, so a row
+holds as many of them as fit.
 
 The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample number to a task. The samples
-of each task are counted separately; this count follows from the sample number. Sample i of a task belongs to pass i //
-n_windows over the data. A permutation that is computed from the seed and the pass maps it to a window. A batch is a
-range of sample numbers, so it depends neither on the number of processes nor on earlier batches.
+of each task are counted separately; this count follows from the sample number. Sample i of a task starts with window
+number i K of an endless sequence, where K is the number of windows that a row holds on average. The sequence consists
+of passes over the data. A permutation that is computed from the seed and the pass gives its order. A batch is a range
+of sample numbers, so it depends neither on the number of processes nor on earlier batches.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,13 +27,15 @@ from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.infill import InfillRows
 from rwkv_music.data.permutation import Permutation
-from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row
+from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row, joined
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, read_json
 from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
 Rows = NextTokenRows | CompletionRows | InfillRows  # the windows of a task
+MAX_WINDOWS = 2**10  # of a row
+MEASURED = 128  # windows from which the mean length of a task's windows is computed
 DATASET_TYPES = {  # the entries of dataset.json that are read
     "tokenizer": {"name": str, "fingerprint": str, "vocab_size": int, "pad_id": int},
     "splits": {split: {"pieces": int} for split in SPLITS},
@@ -105,8 +110,8 @@ class MusicDataset:
         context_bars: int = 4,
         completion_bars: int = 4,
         augment: str = "none",  # or "transpose" or "all" (see augment.py); the validation split is never augmented
-        infill_weight: float = 0.0,  # in a mix, the fraction of samples that are infill rows
-        infill_bars: int = 24,  # the maximum number of bars of an infill row
+        infill_weight: float = 0.0,  # in a mix, the fraction of samples that hold excerpts to fill in
+        infill_bars: int = 24,  # the maximum number of bars of such an excerpt
         vary: bool = True,  # whether training rows are augmented and lose tags at random (see augment.py)
     ):
         if split not in SPLITS:
@@ -150,8 +155,9 @@ class MusicDataset:
             self.tasks["infill"] = InfillRows(data_dir, split, tokens, codec, ctx_len, infill_bars, seed, augmenter)
         if "pretrain" in self._weights:
             self.tasks["pretrain"] = self._next_token
-        # Samples per epoch. They use every window at least once. If there is one task, they use it exactly once.
-        self.n_windows = int(max(-(-rows.n_windows // self._weights[name]) for name, rows in self.tasks.items()))
+        self._per_row = {name: self._windows_per_row(name) for name in self.tasks}  # K
+        # Samples per epoch, in which every task makes at least one pass over its windows.
+        self.n_samples = int(max(-(-self.n_rows(name) // self._weights[name]) for name in self.tasks))
 
     @classmethod
     def of(cls, config: DataConfig, split: str, fingerprint: str | None = None) -> "MusicDataset":
@@ -161,32 +167,62 @@ class MusicDataset:
             config.context_bars, config.completion_bars, config.augment, config.infill_weight, config.infill_bars,
         )  # fmt: skip
 
-    def window_of(self, sample: int) -> tuple[Rows, int]:
-        """Return the task of sample number `sample` and its window, 0 <= window < n_windows of that task."""
+    def n_rows(self, task: str) -> int:
+        """Return the number of a task's samples in a pass over its windows."""
+        return -(-self.tasks[task].n_windows // self._per_row[task])
+
+    def _windows_per_row(self, task: str) -> int:
+        """Return how many windows of a task a row holds on average, at least 1."""
+        rows = self.tasks[task]
+        if rows is self._next_token:
+            return 1
+        windows = np.linspace(0, rows.n_windows - 1, MEASURED, dtype=np.int64).tolist()
+        return -(-self.ctx_len * MEASURED // sum(len(rows.row(w, w).input_ids) for w in windows))
+
+    def task_of(self, sample: int) -> tuple[str, int]:
+        """Return the task of sample number `sample`, and how many samples of this task come before it."""
         number, rest = sample, Fraction(1)
         for name, weight in self._weights.items():
             share = weight / rest  # of the samples that do not belong to earlier tasks
-            before = int(number * share)  # samples of this task before this one
-            rows = self.tasks[name]
+            before = int(number * share)
             if int((number + 1) * share) > before:
-                break
+                return name, before
             number, rest = number - before, rest - weight
-        passes, position = divmod(before, rows.n_windows)
-        return rows, Permutation(rows.n_windows, self.seed, passes)[position]
+        raise AssertionError("the last task has all samples of no other task")
+
+    def windows_of(self, sample: int) -> Iterator[int]:
+        """Yield the windows for sample number `sample`, without end: those of its own task."""
+        task, number = self.task_of(sample)
+        n_windows = self.tasks[task].n_windows
+        for place in itertools.count(number * self._per_row[task]):
+            passes, position = divmod(place, n_windows)
+            yield Permutation(n_windows, self.seed, passes)[position]
+
+    def row(self, sample: int) -> Row:
+        """Return sample number `sample`, of at most `ctx_len` tokens."""
+        if sample < 0:
+            raise ValueError(f"sample {sample} does not exist")
+        rows, windows = self.tasks[self.task_of(sample)[0]], self.windows_of(sample)
+        if rows is self._next_token:
+            return rows.row(next(windows), sample)
+        parts, room = [], self.ctx_len
+        for number, window in enumerate(itertools.islice(windows, MAX_WINDOWS)):
+            part = rows.row(window, sample * MAX_WINDOWS + number, room if parts else None)
+            if part is None:
+                break
+            parts.append(part)
+            room -= len(part.input_ids)
+        return joined(parts)
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """Return samples counter_start..counter_stop: one per row, or packed in one row if the task has completions.
-
-        If there are no samples (counter_start == counter_stop), return one row of padding without targets.
-        """
-        if not 0 <= counter_start <= counter_stop:
+        """Return samples counter_start..counter_stop, one per row; without samples, one row of padding."""
+        if counter_start > counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
-        rows = []
-        for sample in range(counter_start, counter_stop):
-            task, window = self.window_of(sample)
-            rows.append(task.row(window, sample))
-        rows = rows or [self._padding()]
-        return self.checked(self._rectangular(rows) if list(self.tasks) == ["pretrain"] else self._packed(rows))
+        return self.batch_of([self.row(sample) for sample in range(counter_start, counter_stop)])
+
+    def batch_of(self, rows: list[Row]) -> Batch:
+        """Return a batch of rows that `row` returned; without rows, one row of padding."""
+        return self.checked(self._rectangular(rows or [self._padding()]))
 
     def checked(self, batch: Batch) -> Batch:
         """Return `batch`. Raises UserError if it has a token outside the tokenizer's vocabulary."""
@@ -218,7 +254,7 @@ class MusicDataset:
         for start in range(rank * batch_size, len(windows) + rank * batch_size, batch_size * world_size):
             own = windows[start : start + batch_size]
             rows = [task.row(window, window) for window in own] + [padding] * (batch_size - len(own))
-            yield self.checked(self._rectangular(rows) if task is self._next_token else self._packed(rows))
+            yield self.checked(self._rectangular(rows) if task is self._next_token else self._one_row(rows))
 
     def _padding(self) -> Row:
         """Return a row of one token without a target."""
@@ -233,13 +269,10 @@ class MusicDataset:
             targets[i, : len(row.targets)] = row.targets
         return make_batch(input_ids, targets, [i * self.ctx_len + row.starts for i, row in enumerate(rows)])
 
-    def _packed(self, rows: list[Row]) -> Batch:
+    def _one_row(self, rows: list[Row]) -> Batch:
         """Return a batch [1, M] of all rows, one after the other."""
-        offsets = np.cumsum([0] + [len(row.input_ids) for row in rows[:-1]])
-        input_ids, targets = (
-            np.concatenate(parts)[None] for parts in ([r.input_ids for r in rows], [r.targets for r in rows])
-        )
-        return make_batch(input_ids, targets, [offset + row.starts for offset, row in zip(offsets, rows, strict=True)])
+        row = joined(rows)
+        return make_batch(row.input_ids[None], row.targets[None], [row.starts])
 
 
 def make_batch(

@@ -1,15 +1,16 @@
 """The training task of `generate --fill`: rows in which some cells of an excerpt are holes.
 
-A cell is one part in one bar. A row is an excerpt of a piece as tokenizers/multitrack_cells.py writes it. Only the
+A cell is one part in one bar. A window is an excerpt of a piece as tokenizers/multitrack_cells.py writes it. Only the
 contents of the holes are targets of the loss. Notable choices:
-- The holes of a row are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
+- The holes of a window are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
   block of bars and parts, or scattered cells. Half of the blocks have all parts.
 - Short runs of last bars and short blocks are drawn more often than long ones: their lengths are uniform in the
   logarithm. A short hole has more context, from which the model has more to learn.
-- Controls, which describe the content of a hole, stand at its head in some rows (midi/controls.py).
+- Controls, which describe the content of a hole, stand at its head in some windows (midi/controls.py).
 - The number of bars, the holes and the controls are drawn by the seed and the number of the sample. Excerpts start at
   every bar but the last one of every piece.
-- An excerpt that is too long for a row loses bars at its end. If its first two bars are too long, the row is cut.
+- An excerpt that is too long for the rest of a row loses bars at its end. If its first two bars are too long for an
+  empty row, they are cut.
 """
 
 import numpy as np
@@ -69,8 +70,12 @@ class InfillRows:
                 "--task pretrain."
             )
 
-    def row(self, window: int, sample: int) -> Row:
-        """Return window number `window`, with the holes of sample number `sample`."""
+    def row(self, window: int, sample: int, room: int | None = None) -> Row | None:
+        """Return window number `window`, with the holes of sample number `sample`.
+
+        With `room`, it has at most so many tokens; return None if its first two bars have more.
+        """
+        longest = self._ctx_len if room is None else room
         document = int(np.searchsorted(self._first_window, window, side="right")) - 1
         ids = self._tokens[document].astype(np.int64)
         starts = np.append(np.cumsum(self._bars[document], dtype=np.int64), len(ids))
@@ -78,16 +83,20 @@ class InfillRows:
         generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, 2**62 + sample], np.uint64)))
         n_bars = min(int(generator.integers(2, self._max_bars, endpoint=True)), len(starts) - 1 - first)
         # More bars than fit without holes cannot fit with holes, which add tokens.
-        n_fit = int(np.searchsorted(starts, starts[first] + self._ctx_len, side="right")) - 1 - first
+        n_fit = int(np.searchsorted(starts, starts[first] + longest, side="right")) - 1 - first
+        if n_fit < 2 and room is not None:
+            return None
         n_bars = max(min(n_bars, n_fit), 2)
         while True:
             excerpt = self._excerpt(ids, int(starts[first]), int(starts[first + n_bars]), sample)
             holes = sorted(draw_holes(excerpt, generator))
             controls = draw_controls(excerpt, holes, generator)
             tokens, is_content = written_out(*with_holes(self._codec.rules, excerpt, holes, controls))
-            if len(tokens) <= self._ctx_len + 1 or n_bars == 2:
+            if len(tokens) <= longest + 1 or n_bars == 2:
                 break
-            n_bars = max(2, min(n_bars - 1, n_bars * self._ctx_len // len(tokens)))
+            n_bars = max(2, min(n_bars - 1, n_bars * longest // len(tokens)))
+        if room is not None and len(tokens) > room + 1:
+            return None
         tokens, is_content = tokens[: self._ctx_len + 1], is_content[: self._ctx_len + 1]
         targets = np.where(is_content, tokens, IGNORE_INDEX)[1:]
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
@@ -134,7 +143,7 @@ def _draw_length(n_bars: int, generator: np.random.Generator) -> int:
 def draw_controls(excerpt: Excerpt, holes: list[Hole], generator: np.random.Generator) -> dict[Hole, list[int]]:
     """Draw the controls that describe what the excerpt has in its holes.
 
-    Half of the rows have none. In the others, each control is given with a probability of one half.
+    Half of the windows have none. In the others, each control is given with a probability of one half.
     """
     if generator.random() < 0.5:
         return {}

@@ -36,6 +36,16 @@ class Row:
     starts: np.ndarray  # int64, the positions at which documents start, ascending from 0
 
 
+def joined(rows: list[Row]) -> Row:
+    """Return the rows as one, one after the other."""
+    offsets = np.cumsum([0] + [len(row.input_ids) for row in rows[:-1]])
+    return Row(
+        np.concatenate([row.input_ids for row in rows]),
+        np.concatenate([row.targets for row in rows]),
+        np.concatenate([offset + row.starts for offset, row in zip(offsets, rows, strict=True)]),
+    )
+
+
 def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> Row:
     """Return a row for next-token prediction.
 
@@ -123,8 +133,11 @@ class CompletionRows:
                 "choose fewer --context_bars, or prepare longer pieces."
             )
 
-    def row(self, window: int, sample: int) -> Row:
-        """Return window number `window`, augmented for sample number `sample`."""
+    def row(self, window: int, sample: int, room: int | None = None) -> Row | None:
+        """Return window number `window`, augmented for sample number `sample`.
+
+        With `room`, return None if the window has more tokens than that.
+        """
         document = int(np.searchsorted(self._first_window, window, side="right")) - 1
         ids = self._tokens[document].astype(np.int64)
         starts = np.append(np.cumsum(self._bars[document], dtype=np.int64), len(ids))
@@ -138,6 +151,8 @@ class CompletionRows:
             if len(tokens) <= self._ctx_len + 1 or bar == split:
                 break
             bar += 1
+        if room is not None and len(tokens) > room + 1:
+            return None
         tokens = tokens[: self._ctx_len + 1]
         if self._augmenter is not None:
             [tokens] = self._augmenter.vary([tokens], sample)

@@ -111,7 +111,7 @@ def evaluate_fills(
     The pieces are those of the validation split, or of the training split if the validation split is empty.
 
     Args:
-        model: an RWKV trained on `codec`'s tokens with infill rows.
+        model: an RWKV trained on `codec`'s tokens with `--task infill` or `mix`.
         context_bars: bars on each side of the bars with holes.
         bars: the number of bars in which holes are drawn; fewer in short pieces.
         sampling: its seed also determines the pieces, the holes and the classes.

@@ -207,8 +207,8 @@ def _nats_by_place(
     model: RWKV, dataset: MusicDataset, batch_size: int, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the indices of targets in the tokens of a split, int64 [P], and their losses in nats, float64 [P]."""
-    batch_size = min(batch_size, dataset.n_windows)  # further rows would be padding
-    batches = -(-dataset.n_windows // batch_size)
+    batch_size = min(batch_size, dataset.n_samples)  # further rows would be padding
+    batches = -(-dataset.n_samples // batch_size)
     for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), description, batches)):
         if batch.n_targets:
             # The rows are consecutive windows of all documents; a target is the token after its position.

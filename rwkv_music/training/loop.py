@@ -50,7 +50,7 @@ from rwkv_music.training.metrics import (
     peak_memory_bytes,
 )
 from rwkv_music.training.process_group import is_loss_of_a_rank
-from rwkv_music.training.reader_process import ReaderProcess, is_useful
+from rwkv_music.training.reader_processes import ReaderProcesses, useful_processes
 from rwkv_music.training.samples import Sample, show
 from rwkv_music.training.setup import Context
 from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED, Stopped, StopSignals
@@ -135,8 +135,8 @@ class Loop:
         )
         self.curves = self.open_curves()
         self.bar: tqdm | None = None
-        in_process = not context.data.streams and is_useful(context.data.train, context.device)
-        self.reader_process = ReaderProcess(self.config.data) if in_process else None
+        n_readers = 0 if context.data.streams else useful_processes(context.data.train, context.device)
+        self.readers = ReaderProcesses(context.data.train, self.config.data, n_readers) if n_readers else None
         # Objects created in set-up live until exit: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
@@ -170,8 +170,8 @@ class Loop:
             None, None, t.steps, unit="step", initial=self.progress.step, disable=context.rank != 0, file=sys.stdout,
             delay_s=0,
         )  # fmt: skip
-        process = self.reader_process or nullcontext()
-        with bar as self.bar, self.watchdog, self.signals, process, ThreadPoolExecutor(1) as reader:
+        readers = self.readers or nullcontext()
+        with bar as self.bar, self.watchdog, self.signals, readers, ThreadPoolExecutor(1) as reader:
             self.stopwatch.resume()
             upcoming = reader.submit(self.read_step, self.progress.samples)
             if unvalidated:
@@ -308,7 +308,7 @@ class Loop:
         """Read the given rows of the step, one range per micro-batch; with streams, all windows of each range."""
         data = self.context.data
         if not data.streams:
-            batches = self.reader_process.read(parts) if self.reader_process else None
+            batches = self.readers.read(parts) if self.readers else None
             return batches or [data.train.batch(part.start, part.stop) for part in parts]
         first_window = first_sample // data.streams.n_streams
         windows = range(first_window, first_window + self.config.data.tbptt)

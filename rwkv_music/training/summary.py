@@ -31,7 +31,7 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         rows += f" x {plural(d.tbptt, 'window')} of document streams"
         passes = t.steps * d.tbptt / context.data.streams.windows_per_pass
     else:
-        passes = t.steps * t.batch_size / train_data.n_windows
+        passes = t.steps * t.batch_size / train_data.n_samples
     bf16, on_gpu = uses_bf16(plan.deepspeed), context.device.type == "cuda"
     states = model_state_bytes(size.parameters, size.trained, plan.zero_stage, plan.world_size, bf16, size.by_muon)
     device = torch.cuda.get_device_name(context.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"

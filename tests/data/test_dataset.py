@@ -65,7 +65,7 @@ def test_every_target_comes_once_per_pass(tmp_path, ctx_len):
     assert (data.n_tokens, data.n_documents, data.n_targets) == (31, 5, 26)
     expected = sorted(int(token) for document in documents for token in document[1:])
     for number in range(3):
-        batch = data.batch(number * data.n_windows, (number + 1) * data.n_windows)
+        batch = data.batch(number * data.n_samples, (number + 1) * data.n_samples)
         check(batch, documents)
         assert sorted(batch.targets[batch.targets != IGNORE_INDEX].tolist()) == expected
         assert batch.n_targets == data.n_targets
@@ -74,11 +74,11 @@ def test_every_target_comes_once_per_pass(tmp_path, ctx_len):
 def test_order_depends_on_pass_and_seed(tmp_path):
     make(tmp_path, [1000])
     data = MusicDataset(tmp_path, "train", 10, seed=0)
-    W = data.n_windows
-    orders = [[data.window_of(number * W + i)[1] for i in range(W)] for number in range(2)]
+    W = data.n_samples
+    orders = [[next(data.windows_of(number * W + i)) for i in range(W)] for number in range(2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(W))
     assert orders[0] != orders[1]
-    assert orders[0] != [MusicDataset(tmp_path, "train", 10, seed=1).window_of(i)[1] for i in range(W)]
+    assert orders[0] != [next(MusicDataset(tmp_path, "train", 10, seed=1).windows_of(i)) for i in range(W)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
@@ -125,7 +125,7 @@ def test_real_pieces_start_with_bos_and_end_with_eos(bach_data):
     data = MusicDataset(bach_data, "train", 256)
     bos, eos = (read_dataset_json(bach_data)["tokenizer"][key] for key in ("bos_id", "eos_id"))
     assert data.n_targets == data.n_tokens - len(tokens)
-    batch = data.batch(0, data.n_windows)
+    batch = data.batch(0, data.n_samples)
     assert (batch.targets == eos).sum() == len(tokens)  # the end of every piece is a target
     assert not (batch.targets == bos).any()  # the start is not
     assert (batch.input_ids == bos).sum() == len(tokens)
@@ -220,9 +220,9 @@ def test_memory_does_not_grow_with_the_number_of_windows(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"tokenizer": tokenizer, **facts}))
     tracemalloc.start()
     data = MusicDataset(tmp_path, "train", 1, seed=1)
-    windows = {data.window_of(sample)[1] for sample in (*range(500), 10**9 - 2, 3 * 10**9)}
+    windows = {next(data.windows_of(sample)) for sample in (*range(500), 10**9 - 2, 3 * 10**9)}
     batch = data.batch(10**9 - 10, 10**9 + 10)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert data.n_windows == n_tokens - 1 and len(windows) > 500 and max(windows) > 9 * 10**8
+    assert data.n_samples == n_tokens - 1 and len(windows) > 500 and max(windows) > 9 * 10**8
     assert batch.n_targets == 20 and peak < 2**20

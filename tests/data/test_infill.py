@@ -48,7 +48,7 @@ def data(bach_data) -> MusicDataset:
 def test_rows_hold_the_cells_of_the_piece(data, bach_data):
     """The context, the repeated cells and the targets are the piece's; each hole is named in the context."""
     tokens = BinIdx(bach_data / "train")
-    windows = iter(range(data.n_windows))
+    windows = iter(range(data.tasks["infill"].n_windows))
     kinds = Counter()
     for piece in range(len(tokens)):
         original = cells_of(names(tokens[piece]))
@@ -90,7 +90,7 @@ def test_controls_describe_the_contents_also_after_augmentation(augment, bach_da
     """Transposition moves notes into other registers, so controls are computed after it."""
     data = MusicDataset(bach_data, "train", 4096, seed=1, task="infill", infill_bars=6, augment=augment)
     n_controls = 0
-    for window in range(0, data.n_windows, 2):
+    for window in range(0, data.tasks["infill"].n_windows, 2):
         row = data.tasks["infill"].row(window, sample=window)
         ids = np.append(row.input_ids, row.targets[-1])
         signature, controls, content = 0, [], None
@@ -157,8 +157,12 @@ def test_one_part_and_two_bars_leave_a_bar():
 
 def test_rows_fit_and_keep_the_loss_on_contents(bach_data):
     data = MusicDataset(bach_data, "train", 300, task="infill")
-    lengths = [len(data.tasks["infill"].row(i, i).input_ids) for i in range(data.n_windows)]
+    rows = data.tasks["infill"]
+    lengths = [len(rows.row(i, i).input_ids) for i in range(rows.n_windows)]
     assert max(lengths) <= 300 and np.mean(lengths) > 150
+    fitting = [row for i in range(rows.n_windows) if (row := rows.row(i, i, 100))]
+    assert max(len(row.input_ids) for row in fitting) <= 100 and 0 < len(fitting) < rows.n_windows
+    assert all(row.targets[-1] == END for row in fitting)  # none is cut
 
 
 def test_batches_are_the_same_for_any_ranks_and_augmented_together(bach_data):
@@ -170,7 +174,7 @@ def test_batches_are_the_same_for_any_ranks_and_augmented_together(bach_data):
     assert whole.input_ids.flatten().tolist() == sum(
         (data.batch(i, i + 2).input_ids.flatten().tolist() for i in (10, 12, 14)), []
     )
-    shares = Counter(name for i in range(1000) for name, rows in data.tasks.items() if data.window_of(i)[0] is rows)
+    shares = Counter(data.task_of(i)[0] for i in range(1000))
     assert shares == {"completion": 100, "infill": 400, "pretrain": 500}
 
 

@@ -61,7 +61,7 @@ def can_replay(config: RunConfig, zero: dict, at_once: bool) -> bool:
     """
     if offloads(zero) or (zero["stage"] == 3 and not (at_once and config.train.tune == "all")):
         return False
-    return config.data.task == "pretrain" and not config.data.tbptt  # completion rows always have new lengths
+    return not config.data.tbptt
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""Processes that read the training rows of a rank, for rows that take much Python code to make.
+
+A thread that ran this code would hold Python's lock while the main thread waits for it to launch the next kernel, so
+the GPU would idle. Several processes divide the rows of a step. They only save time. Until all have imported torch, and
+after one has failed, `read` returns None and the rank reads the same rows itself. This also applies to rows that they
+cannot read, so their error is raised as without the processes.
+
+A process ends when its pipe closes, which also happens if the rank is killed. It blocks the signals that stop a run,
+because the rank still needs rows for its last steps.
+"""
+
+import multiprocessing
+import signal
+import sys
+from contextlib import suppress
+from itertools import chain, islice, pairwise
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+
+import torch
+
+from rwkv_music.config import DataConfig
+from rwkv_music.data.dataset import Batch, MusicDataset
+from rwkv_music.system import available_cores, ranks_of_this_host
+from rwkv_music.training.signals import StopSignals
+
+CORES_OF_RANK = 3  # for the main thread, autograd, and the threads that copy and save
+MAX_PROCESSES = 4  # of a rank; each holds about 0.5 GiB of memory
+READY = "ready"  # message of a process that has opened its dataset
+
+# "spawn" because a fork of a process that uses CUDA can deadlock.
+processes = multiprocessing.get_context("spawn")
+
+
+def useful_processes(dataset: MusicDataset, device: torch.device) -> int:
+    """Return how many processes should read the rows of a rank: 0 if they would save no time or find no free cores."""
+    is_slow = list(dataset.tasks) != ["pretrain"] or dataset.augmenter is not None
+    if device.type != "cuda" or not is_slow:
+        return 0
+    return max(0, min(available_cores() // ranks_of_this_host() - CORES_OF_RANK, MAX_PROCESSES))
+
+
+class Reader:
+    """One process, and the rank's end of its pipe."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.connection, self._child_end = processes.Pipe()
+        self.process = processes.Process(target=_serve, args=(self._child_end, config), daemon=True)
+
+    def start(self) -> None:
+        self.process.start()
+        self._child_end.close()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class ReaderProcesses:
+    """A context in which processes read rows of `dataset`, the training split that `config` describes."""
+
+    def __init__(self, dataset: MusicDataset, config: DataConfig, n_processes: int) -> None:
+        self._dataset = dataset
+        self._readers = [Reader(config) for _ in range(n_processes)]
+        self._is_ready = self._has_failed = False
+
+    def __enter__(self) -> "ReaderProcesses":
+        resource_tracker.ensure_running()  # its start, which is part of the first process's start, unblocks signals
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *StopSignals.LATER))  # inherited
+        try:
+            for reader in self._readers:
+                reader.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._readers:
+            reader.stop()
+
+    def read(self, parts: list[range]) -> list[Batch] | None:
+        """Return the batches of the sample numbers `parts`; None if the processes are not ready or cannot read them."""
+        if self._has_failed:
+            return None
+        try:
+            if not self._is_ready:
+                if not all(reader.connection.poll() for reader in self._readers):
+                    return None
+                self._is_ready = all(reader.connection.recv() == READY for reader in self._readers)
+            samples = list(chain.from_iterable(parts))
+            ends = [len(samples) * i // len(self._readers) for i in range(len(self._readers) + 1)]
+            for reader, (start, stop) in zip(self._readers, pairwise(ends), strict=True):
+                reader.connection.send(samples[start:stop])
+            answers = [reader.connection.recv() for reader in self._readers]
+        except (EOFError, OSError):
+            self._has_failed = True
+            print(
+                "train.py: a process that reads rows has ended, so its rank reads them in a thread, which can take "
+                "longer.",
+                file=sys.stderr,
+            )
+            return None
+        if None in answers:
+            return None
+        rows = chain.from_iterable(answers)
+        return [self._dataset.batch_of(list(islice(rows, len(part)))) for part in parts]
+
+
+def _serve(connection: Connection, config: DataConfig) -> None:
+    torch.set_num_threads(1)
+    dataset = MusicDataset.of(config, "train")
+    with suppress(EOFError, OSError):  # the rank ended
+        connection.send(READY)
+        while True:
+            samples = connection.recv()
+            try:
+                answer = [dataset.row(sample) for sample in samples]
+            except Exception:  # the rank meets the same error when it reads these rows
+                answer = None
+            connection.send(answer)
