@@ -143,8 +143,8 @@ class DataConfig:
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict only the bars that follow "
-        "--context_bars bars; infill: predict only missing bars and parts of excerpts (needs the tokenizer "
-        "multitrack); mix: pretrain, with fractions of completion and infill rows",
+        "--context_bars bars; infill: predict missing bars and parts of excerpts, and the rest of them (needs the "
+        "tokenizer multitrack); mix: pretrain, with fractions of completion and infill rows",
         ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")

@@ -1,7 +1,9 @@
 """The training task of `generate --fill`: rows in which some cells of an excerpt are holes.
 
-A cell is one part in one bar. A window is an excerpt of a piece as tokenizers/multitrack_cells.py writes it. Only the
+A cell is one part in one bar. A window is an excerpt of a piece as tokenizers/multitrack_cells.py writes it. The
 contents of the holes are targets of the loss. Notable choices:
+- In training, the tokens before Fill are targets too, except for those that mark a hole. The model thus learns the next
+  token in these rows as well. In validation, only the contents of the holes count.
 - The holes of a window are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
   block of bars and parts, or scattered cells. Half of the blocks have all parts.
 - Short runs of last bars and short blocks are drawn more often than long ones: their lengths are uniform in the
@@ -31,6 +33,7 @@ from rwkv_music.tokenizers.multitrack_cells import (
     with_holes,
     written_out,
 )
+from rwkv_music.tokenizers.multitrack_vocabulary import FILL, HOLE, POSITION, PROGRAM
 from rwkv_music.tokenizers.vocabulary import NONE
 
 KINDS = ("last bars", "parts", "block", "scattered")
@@ -61,6 +64,7 @@ class InfillRows:
         self._bars = open_bars(folder, split, tokens)
         self._tokens, self._codec, self._augmenter = tokens, codec, augmenter
         self._ctx_len, self._max_bars, self._seed = ctx_len, max_bars, seed
+        self._learns_context = split == "train"
         self.validation_step = max_bars  # validate on every n-th window, so that excerpts hardly overlap
         self._first_window = np.concatenate([[0], np.cumsum(np.maximum(np.diff(self._bars.offsets) - 1, 0))])
         self.n_windows = int(self._first_window[-1])  # in a pass
@@ -98,7 +102,8 @@ class InfillRows:
         if room is not None and len(tokens) > room + 1:
             return None
         tokens, is_content = tokens[: self._ctx_len + 1], is_content[: self._ctx_len + 1]
-        targets = np.where(is_content, tokens, IGNORE_INDEX)[1:]
+        is_target = is_content | _is_known(tokens) if self._learns_context else is_content
+        targets = np.where(is_target, tokens, IGNORE_INDEX)[1:]
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
 
     def _excerpt(self, ids: np.ndarray, start: int, stop: int, sample: int) -> Excerpt:
@@ -108,6 +113,15 @@ class InfillRows:
         before = state_tokens(ids[:start])
         [varied] = self._augmenter.vary([np.concatenate([before, ids[start:stop]])], sample)
         return read_excerpt(varied, len(before), len(varied))
+
+
+def _is_known(tokens: np.ndarray) -> np.ndarray:
+    """Return which tokens come before Fill and do not mark a hole, bool [n]; those that do are Part, Program, Hole."""
+    is_known = np.cumsum(tokens == FILL) == 0
+    holes = np.flatnonzero(tokens == HOLE)
+    named = holes[(tokens[holes - 1] >= PROGRAM) & (tokens[holes - 1] < POSITION)]
+    is_known[np.concatenate([holes, holes - 1, named - 2])] = False
+    return is_known
 
 
 def draw_holes(excerpt: Excerpt, generator: np.random.Generator) -> set[Hole]:

@@ -65,8 +65,13 @@ def test_rows_hold_the_cells_of_the_piece(data, bach_data):
                 assert all(cell in (["Hole"], cells.get(part)) for part, cell in bar.items())
             # What is counted is the holes' contents in reading order, each with End.
             contents = [[*expected[i].get(part, []), "End"] for i, part in holes]
-            counted = row.targets[row.targets != IGNORE_INDEX]
-            assert names(counted) == sum(contents, []) and holes
+            is_counted = np.append(False, row.targets != IGNORE_INDEX)
+            assert names(ids[fill + 1 :][is_counted[fill + 1 :]]) == sum(contents, []) and holes
+            # Before Fill, every token except the first counts that does not mark a hole.
+            before = names(ids[1:fill])
+            marks = {i for i, name in enumerate(before) if name == "Hole"}
+            marks |= {i - 1 for i in marks} | {i - 2 for i in marks if before[i - 1].startswith("Program_")}
+            assert [i for i, counts in enumerate(is_counted[1:fill]) if not counts] == sorted(marks)
             # After Fill, a bar with holes is complete up to the last hole. The bars after and before a run come first.
             bars = sorted({i for i, _ in holes})
             repeated = []
@@ -153,6 +158,14 @@ def test_one_part_and_two_bars_leave_a_bar():
     excerpt = read_excerpt(np.array([1, *ids]), 1, 1 + len(ids))
     sizes = {len(draw_holes(excerpt, np.random.default_rng(seed))) for seed in range(100)}
     assert 1 in sizes and max(sizes) <= 2
+
+
+def test_only_contents_of_holes_count_in_validation(bach_data):
+    rows = MusicDataset(bach_data, "val", 4096, seed=3, task="infill", infill_bars=6).tasks["infill"]
+    for window in range(0, rows.n_windows, 5):
+        row = rows.row(window, window)
+        fill = row.input_ids.tolist().index(FILL)
+        assert (row.targets[:fill] == IGNORE_INDEX).all() and (row.targets[fill:] != IGNORE_INDEX).any()
 
 
 def test_rows_fit_and_keep_the_loss_on_contents(bach_data):
