@@ -31,8 +31,8 @@ from rwkv_music.midi.measures import compared
 
 TRAIN = (
     "--deepspeed_config ds_configs/zero2.json --preset 0.1b --optimizer muon --lr 2e-3 --lr_final 1e-4 "
-    "--warmup_steps 100 --weight_decay 0.1 --augment transpose --ctx_len 2048 --batch_size 24 --task mix "
-    "--completion_weight 0 --infill_weight 0.7 --save_every 0"
+    "--warmup_steps 100 --weight_decay 2 --augment transpose --ctx_len 2048 --batch_size 24 --task mix "
+    "--completion_weight 0 --infill_weight 0.8 --save_every 0"
 ).split()
 VALIDATIONS = 24
 PIECES = {  # name: (corpus, number of parts, options of `generate`)
