@@ -49,9 +49,7 @@ def add(commands) -> None:
         "N",
         "bars that the model reads before a completion, and on each side of the bars with a fill",
     )
-    common.add_number(
-        command, "--bars", 8, "N", "bars of a completion, and bars in which the cells of a fill lie"
-    )
+    common.add_number(command, "--bars", 8, "N", "bars of a completion, and bars in which the cells of a fill lie")
     common.add_number(command, "--seed", 0, "N", "seed of the completions, of the fills, and of their cells")
     command.set_defaults(run=run)
 
