@@ -7,7 +7,7 @@ documents. Their holes are in the same bars, but the model can read different co
                 or no other bars
     a part      the holes are one part of the bars; the model reads the other parts and the bars on both sides
     inner parts the holes are all parts but the first and the last one, in pieces with at least three parts; the model
-                reads these two outer parts or does not read them
+                reads the bars before them, with or without these two outer parts
 
 Source: the comparison of sides follows Donahue et al., "Enabling Language Models to Fill in the Blanks" (2020).
 """
