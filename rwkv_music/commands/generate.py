@@ -37,7 +37,7 @@ def add(commands) -> None:
     )
     common.add_number(command, "--bars", 8, "N", "bars to write; not used with --fill or --add-part")
     fill = command.add_argument_group(
-        "filling in", "write cells (a part in a bar) of the piece anew; everything else stays as it is"
+        "filling in", "rewrite cells of the piece (a cell is one part in one bar); everything else stays as it is"
     )
     fill.add_argument(
         "--fill",
