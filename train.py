@@ -21,8 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, set the run up, and train.
 
     Returns:
-        The exit status: 0 trained; 1 failed with a one-sentence error; 70 crashed or lost another rank; 75 stopped with
-        a checkpoint by SIGTERM or SIGUSR1; 130 the same by Ctrl-C.
+        The exit status: 0 trained; 1 failed with a one-sentence error; 70 crashed or lost another rank; 75 stopped by
+        SIGTERM or SIGUSR1, 130 stopped by Ctrl-C, both with a checkpoint.
     """
     first = os.environ.get("RANK", "0") == "0"
     try:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         from rwkv_music.training.loop import train
         from rwkv_music.training.setup import setup
 
-        with checked_output(continues=True):  # no reader of the progress bar is worth a run
+        with checked_output(continues=True):  # training continues if nobody reads the output
             train(setup(config, options.deepspeed_config, given=set(vars(options))))
     except OutputClosed:
         return 1

@@ -81,7 +81,7 @@ def checked_output(continues: bool = False) -> Iterator[None]:
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output without a buffer. It knows that a failure is its own, whatever else the program writes."""
+    """Standard output without a buffer. Its write errors are thus distinct from those of other files."""
 
     def __init__(self, continues: bool) -> None:
         super().__init__(STDOUT, "wb", closefd=False)

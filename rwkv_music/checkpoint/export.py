@@ -6,8 +6,8 @@ Notable choices:
 - The default dtype is bf16, as in published RWKV files. The fp32 master weights are rounded to it only at export.
   Weights that were imported as bf16 and not trained are therefore exported unchanged.
 - The output is deterministic: it does not depend on the ranks or the ZeRO stage that held the weights.
-- A `.pth` includes v0, v1 and v2 of layer 0, because BlinkDL's trainer requires them. They are those of the imported
-  file, or zeros.
+- A `.pth` includes v0, v1 and v2 of layer 0, because BlinkDL's trainer requires them. They are copied from the imported
+  file, or zero if there is none.
 
 Source: BlinkDL's RWKV-LM (names, shapes, dtypes). The module `huggingface` defines the format for `transformers`.
 """

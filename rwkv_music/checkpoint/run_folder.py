@@ -5,7 +5,7 @@ RUN/deepspeed.json                       DeepSpeed configuration of the most rec
 RUN/tokenizer.json                       codec of the data
 RUN/base.json                            in a tuned run: BaseNote (path of its base, hash of the frozen weights)
 RUN/events.out.tfevents.*                TensorBoard event files
-RUN/samples/                             completions sampled during training
+RUN/samples/                             completions and fills sampled during training
 RUN/profile/                             traces (--profile)
 RUN/rollbacks.json                       a Rollback for each checkpoint to which the run returned after a loss spike
 RUN/validations.json                     losses of the validations; they determine the best checkpoint (`validations`)
@@ -76,7 +76,7 @@ REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # 
 
 @dataclass(frozen=True)
 class Rollback:
-    """How often a run returned to one checkpoint after loss spikes. A restarted run reads it."""
+    """How often a run returned to one checkpoint after loss spikes, and where in the data it continued."""
 
     count: int
     samples: int  # rows drawn before the last return; the run continues with the rows after them

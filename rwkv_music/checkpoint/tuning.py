@@ -64,8 +64,8 @@ def freeze(model: RWKV, train: TrainConfig) -> None:
 def add_trained(model: RWKV, train: TrainConfig, seed: int) -> None:
     """Add the parameters that `train.tune` trains in addition to the weights of the base.
 
-    Their initial values do not change the output of the model.
-    All parameters of `model` must be frozen. Raises UserError if a required library is not installed.
+    All parameters of `model` must be frozen. With the initial values of the added parameters, the output of the model
+    does not change. Raises UserError if a required library is not installed.
     """
     if train.tune == "state":
         add_states(model)

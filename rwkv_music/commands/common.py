@@ -24,7 +24,7 @@ def add_number(command: argparse.ArgumentParser, flag: str, default: float, meta
 def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the arguments of `load`: MODEL, --checkpoint and --state.
 
-    If MODEL is not required, its help says that the default is the model of the package.
+    If MODEL is not required, its default is the included model, SHIPPED_MODEL.
     """
     command.add_argument(
         "model",
@@ -32,7 +32,7 @@ def add_model(command: argparse.ArgumentParser, required: bool = True) -> None:
         metavar="MODEL",
         nargs=None if required else "?",
         help="run folder, checkpoint, or exported weights with their tokenizer file"
-        + ("" if required else " (default: the model of the package)"),
+        + ("" if required else " (default: the included model)"),
     )
     add_checkpoint(command)
     add_state(command)
@@ -73,8 +73,8 @@ def check_model(source: Path) -> None:
 def choose_weights(source: Path, which: str | None) -> tuple[Path, str]:
     """Return the path of the weights to use, and a description of them for messages.
 
-    In a run folder, `which` ("best", "last" or a step; None: "best") selects the checkpoint. Its description is its
-    step and why it was selected, such as "step 200 (the last)". Exported weights are described by their name.
+    In a run folder, `which` ("best", "last" or a step; None: "best") selects the checkpoint. The description gives its
+    step and why it was selected, such as "step 200 (the last one)". For exported weights, it is their file name.
     """
     from rwkv_music.checkpoint.run_folder import read_progress
     from rwkv_music.checkpoint.weights import chosen_checkpoint, is_exported

@@ -21,30 +21,36 @@ def add(commands) -> None:
     common.add_state(command)
     common.add_number(command, "--batch-size", 8, "N", "rows per forward pass")
     common.add_number(
-        command, "--samples", 0, "K", "number of completions of held-out pieces to compare with the real bars; 0: none"
+        command,
+        "--samples",
+        0,
+        "K",
+        "number of completions of held-out pieces to write and compare with the real bars; 0: none",
     )
     common.add_number(
         command,
         "--fills",
         0,
         "K",
-        "number of fills of held-out pieces to compare with the real bars and with baselines; 0: none",
+        "number of fills of held-out pieces to write and compare with the real bars and with baselines; 0: none",
     )
     common.add_number(
         command,
         "--mirex",
         0,
         "K",
-        "number of continuations of held-out pieces in the form of the MIREX task to compare with the real bars; 0: "
-        "none",
+        "number of continuations of held-out pieces, in the form of the MIREX task, to write and compare with the real "
+        "bars; 0: none",
     )
     common.add_number(
-        command, "--context-bars", 4, "N", "bars of prompt per completion, and on each side of the bars of a fill"
+        command,
+        "--context-bars",
+        4,
+        "N",
+        "bars that the model reads before a completion, and on each side of the bars with a fill",
     )
-    common.add_number(
-        command, "--bars", 8, "N", "generated bars per completion, and bars in which the holes of a fill lie"
-    )
-    common.add_number(command, "--seed", 0, "N", "seed of the completions, of the fills and of their holes")
+    common.add_number(command, "--bars", 8, "N", "bars of a completion, and bars in which the cells of a fill lie")
+    common.add_number(command, "--seed", 0, "N", "seed of the completions, of the fills, and of their cells")
     command.set_defaults(run=run)
 
 

@@ -26,7 +26,7 @@ def add(commands) -> None:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="what the piece is, such as composer=bach, for a model of data prepared with --tags; can be repeated",
+        help="tag of the piece, such as composer=bach; needs a model trained on data with tags; can be repeated",
     )
     command.add_argument(
         "--context-bars",
@@ -37,7 +37,7 @@ def add(commands) -> None:
     )
     common.add_number(command, "--bars", 8, "N", "bars to write; not used with --fill or --add-part")
     fill = command.add_argument_group(
-        "filling in", "write cells (a part in a bar) of the piece anew; everything else stays as it is"
+        "filling in", "rewrite cells of the piece (a cell is one part in one bar); everything else stays as it is"
     )
     fill.add_argument(
         "--fill",
@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
     soundfont = audio.check_audio(options.soundfont) if options.wav or options.soundfont else None
     if options.model is None:
         options.model = SHIPPED_MODEL
-        print("No MODEL is given, so the model of the package is used.")
+        print("No MODEL is given, so the included model is used.")
     common.check_model(options.model)
     if options.prompt:
         with explained(f"reading the prompt {options.prompt}"), open_file(options.prompt):

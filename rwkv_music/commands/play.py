@@ -15,8 +15,8 @@ def add(commands) -> None:
         nargs="*",
         type=common.path,
         metavar="MODEL",
-        help="run folder, checkpoint, or exported weights with their tokenizer file; two of them are compared blind "
-        "(default: the model of the package)",
+        help="run folder, checkpoint, or exported weights with their tokenizer file; give two to compare them blind "
+        "(default: the included model)",
     )
     command.add_argument(
         "--follow", action="store_true", help="load each new best checkpoint of a run that is training"

@@ -128,18 +128,18 @@ def run(options: argparse.Namespace) -> int:
     for split, counts in facts["splits"].items():
         print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
     for reason, count in facts["rejected"].items():
-        print(f"skipped: {count:,} {reason}")
+        print(f"rejected: {count:,} ({reason})")
     for suffix, count in facts["passed_over"].items():
-        print(f"passed over: {count:,} {suffix or 'without suffix'}")
+        print(f"not music: {count:,} {f'({suffix})' if suffix else '(no suffix)'}")
     for what, counts in facts["lost"].items():
         print(f"lost by the tokenizer: {counts['number']:,} {what} in {counts['pieces']:,} pieces")
     for column, counts in facts.get("tags", {}).get("columns", {}).items():
         print(
-            f"tag {column}: {counts['values']:,} values in {counts['pieces']:,} pieces, "
-            f"{counts['rare']:,} pieces with a value that is too rare"
+            f"tag {column}: {counts['values']:,} values in {counts['pieces']:,} pieces; "
+            f"{counts['rare']:,} pieces have other, too rare values"
         )
     if facts.get("tags", {}).get("unused"):
-        print(f"tags: {facts['tags']['unused']:,} lines of {options.metadata} match no piece")
+        print(f"metadata: {facts['tags']['unused']:,} lines of {options.metadata} match no piece")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 

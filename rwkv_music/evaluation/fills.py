@@ -52,7 +52,7 @@ VARIANTS = 4
 MOST_REAL_PIECES = 1_000
 UNKNOWN = -100  # in place of a class; so low that it is not next to any class
 MOST_DRAWS = 50  # attempts to draw a set of holes; a set without notes is drawn again
-MODEL, LEFT_ONLY, COPY, RANDOM = "model", "left side only", "neighbor's copy", "random real"
+MODEL, LEFT_ONLY, COPY, RANDOM = "model", "left side only", "copy of neighbor", "random real bar"
 
 Contents = Mapping[Hole, np.ndarray]
 
@@ -106,7 +106,7 @@ def evaluate_fills(
     sampling: Sampling = DEFAULT_SAMPLING,
     rows_at_once: int | None = None,
 ) -> FillReport:
-    """Fill holes of held-out pieces `count` times, and measure the fills.
+    """Write `count` fills of holes in held-out pieces, and measure them.
 
     The pieces are those of the validation split, or of the training split if the validation split is empty.
 

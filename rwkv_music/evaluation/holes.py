@@ -7,7 +7,7 @@ documents. Their holes are in the same bars, but the model can read different co
                 or no other bars
     a part      the holes are one part of the bars; the model reads the other parts and the bars on both sides
     inner parts the holes are all parts but the first and the last one, in pieces with at least three parts; the model
-                reads these two outer parts or does not read them
+                reads the bars before them, with or without these two outer parts
 
 Source: the comparison of sides follows Donahue et al., "Enabling Language Models to Fill in the Blanks" (2020).
 """
@@ -36,12 +36,11 @@ INNER_GIVEN, INNER_ALONE = "inner parts, outer parts given", "inner parts withou
 class HoleLoss(NoteLoss):
     """The loss of the contents of holes of one kind."""
 
-    holes: int = 0  # the number of documents
+    holes: int = 0  # the number of documents, each of which has the holes of one place in a piece
 
 
-Document = tuple[
-    str, np.ndarray, np.ndarray
-]  # (name, tokens int64 [n], which of them are the contents of holes, bool [n])
+# (name, tokens int64 [n], bool [n]: which of the tokens are the contents of holes)
+Document = tuple[str, np.ndarray, np.ndarray]
 
 
 def hole_losses(
@@ -95,7 +94,7 @@ def hole_losses(
 
 
 def _documents(codec: Multitrack, piece: Excerpt, first: int, context_bars: int, hole_bars: int) -> Iterator[Document]:
-    """Yield the documents of the holes in the bars from `first` + `context_bars` on."""
+    """Yield the documents of the holes in the `hole_bars` bars that follow `context_bars` bars from `first` on."""
     begin = first + context_bars
     end = begin + hole_bars
     both = piece.bars(first, end + context_bars)

@@ -25,7 +25,7 @@ from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
-Through = Callable[[Iterator[Batch]], Iterator[Batch]]
+Through = Callable[[Iterator[Batch]], Iterator[Batch]]  # wraps an iterator; see `summed_loss`
 PART_ROWS = 16  # the largest number of rows of parts that `part_losses` returns
 POSITION_BINS = 10  # equal parts of a piece in `Evaluation.by_position`
 
@@ -70,7 +70,7 @@ def summed_loss_of_streams(
     max_rows: int = 0,
     through: Through = iter,
 ) -> torch.Tensor:
-    """Do the same as `summed_loss`, but read every piece from beginning to end, passing the state between windows.
+    """Return the same as `summed_loss`, but read every piece from beginning to end, passing the state between windows.
 
     The result therefore does not depend on the length of the windows or the number of streams. `own` contains the
     numbers of this rank's streams. `max_rows` is rounded up to whole windows.
@@ -216,7 +216,7 @@ def _nats_by_place(
 
 
 def _nats_by_position_of_streams(model: RWKV, streams: DocumentStreams, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Do the same as `_nats_by_position`, but read every piece from beginning to end."""
+    """Return the same as `_nats_by_position`, but read every piece from beginning to end."""
     totals = np.zeros((2, POSITION_BINS))  # nats, targets
     state = model.init_state(streams.n_streams)
     unfinished: dict[int, np.ndarray] = {}  # stream -> losses of its current piece so far

@@ -36,7 +36,7 @@ from rwkv_music.midi.score import NOTE, Score, in_order, read_score
 from rwkv_music.progress import progress_bar
 from rwkv_music.tokenizers.codec import Codec
 
-REAL, MODEL, COPY = "real", "model", "prompt's copy"
+REAL, MODEL, COPY = "real", "model", "copy of prompt"
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,10 @@ def evaluate_mirex(
     count: int,
     sampling: Sampling = DEFAULT_SAMPLING,
 ) -> MirexReport:
-    """Continue held-out pieces `count` times.
+    """Write `count` continuations of held-out pieces, and compare them with the real music and with a copy.
 
     The pieces are those of the validation split, or of the training split if the validation split is empty. They are
-    used in order, and repeatedly if there are too few. Raises UserError if no piece has 16 bars of 4/4 with
-    notes.
+    used in order, and repeatedly if there are too few. Raises UserError if no piece has 16 bars of 4/4 with notes.
     """
     check_counts(PROMPT_BARS, NEW_BARS, count, "--mirex")
     split = held_out_split(data)

@@ -3,7 +3,7 @@
 Notable choices:
 - The prompt is read in windows, so memory does not depend on the length of the prompt or the completion.
 - A completion has exactly the requested number of bars with every tokenizer: the codec's grammar masks invalid tokens
-  and the end of the piece, counts bars, and ends a row when its last bar is full.
+  and the end of the piece, counts bars, and ends a row (one completion) when its last bar is full.
 - The joined file keeps the events of the prompt's file before the line where the completion begins (prompt_file.py).
   The completion goes into the tracks of its parts if the tokens name parts (continuation.py), else into new tracks
   (midi/join.py).
@@ -36,15 +36,15 @@ from rwkv_music.tokenizers.multitrack import Multitrack
 
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
 MOST_COMPLETIONS = 100_000
-TOKENS_PER_BAR = 64  # minimum budget per bar before `ForcedExit` becomes active
-TOKENS_PER_FREE_BAR = 1024  # the budget per bar without a context
+TOKENS_PER_BAR = 64  # lowest number of tokens per bar that are allowed before `ForcedExit` becomes active
+TOKENS_PER_FREE_BAR = 1024  # this number without a context
 
 
 class ForcedExit(Grammar):
     """A grammar that, once `active` is set, ends every row with as few further tokens as possible.
 
-    `moves_on`, bool [V], marks tokens that start no new event. When active, the grammar allows only these tokens,
-    unless `grammar` allows none of them.
+    `moves_on`, bool [V], marks the tokens that end a bar soonest (`Vocabulary.moves_on`). When active, the grammar
+    allows only these tokens, unless `grammar` allows none of them.
     """
 
     def __init__(self, grammar: Grammar, moves_on: np.ndarray):
@@ -149,10 +149,11 @@ def complete(
         model: an RWKV trained on `codec`'s tokens.
         prompt: a MIDI file, a piece, or ids [T] from `codec.encode`; None for a piece from scratch.
         context_bars: not used without a prompt.
-        tags: what the piece is, by column, such as {"composer": "bach"}, for models of data with tags.
-        max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. The
-            default allows each bar four times the tokens of the context's longest bar, and at least 64, or 1,024
-            without a context. A completion reaches it only if the model fails to end its bars.
+        tags: the tags of the piece by column, such as {"composer": "bach"}, for models trained on data with tags.
+        max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. By
+            default, this is the number of bars times four times the tokens of the context's longest bar, and at least
+            64 tokens per bar (1,024 per bar without a context). A completion reaches the limit only if the model fails
+            to end its bars.
         rows_at_once: completions generated in one batch. In bf16, a different number may change some of the drawn
             tokens.
         progress: called after every token with (bars done, bars requested), summed over all completions.

@@ -120,7 +120,7 @@ def fill_to_files(
 
 
 def save_piece(midi: mido.MidiFile, regions: Sequence[Region], path: Path) -> None:
-    """Write a .mid file, and its piano roll as a .png file beside it. `regions` are what a model has written."""
+    """Write a .mid file, and its piano roll as a .png file beside it. `regions` are those that a model has written."""
     with explained(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:

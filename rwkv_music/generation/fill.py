@@ -4,7 +4,8 @@ Infilling writes all parts in some bars. Accompanying writes one part in all bar
 a soprano. They differ only in the chosen cells, which are called holes. Notable choices:
 - The model reads the bars around the holes, on both sides, and then writes the holes in order. The document is
   described in tokenizers/multitrack_cells.py, and the training task in data/infill.py.
-- Holes that span many bars are written a few bars at a time. The bars written so far are context for the next ones.
+- Holes that span more than BARS_AT_ONCE bars are written in several documents. Each document contains the bars that
+  were written before.
 - Outside the holes, the result contains exactly the events of the user's file (midi/cells.py).
 """
 

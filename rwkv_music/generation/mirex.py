@@ -26,14 +26,15 @@ def continue_prompt(
 ) -> list[np.ndarray]:
     """Write the twelve bars after a prompt, `count` times.
 
-    `prompt` and each result are int64 [n, 3], (start, pitch, duration) in sixteenth notes. A generated note counts at
-    the time at which it starts, whatever time signatures the model writes. Drums are left out. Raises UserError if the
-    prompt has no notes.
+    `prompt` and each result are int64 [n, 3], (start, pitch, duration) in sixteenth notes. Time signatures that the
+    model writes are ignored, except that they determine when its notes start. Drums are left out. Raises UserError if
+    the prompt has no notes.
     """
     if not len(prompt):
         raise UserError("The prompt has no notes: give at least one.")
     midi, context_bars = to_midi(prompt)
-    # A file ends with its last note. The model generates any silent bars at the end of the prompt, which are dropped.
+    # The file ends with its last note. If silent bars follow it in the prompt, the model generates these bars as well.
+    # They are dropped from the result.
     read_bars = read_score(midi).n_bars
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prompt.mid"

@@ -35,7 +35,8 @@ from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 
 FASTEST_TEMPO = 20_000  # in microseconds per quarter note: 3,000 quarter notes per minute
 SHORTEST_BAR_MS = 10.0
-# Bounds of the ratio of a bar's rounded length to its exact one. It is far lower where a codec shortens a long silence.
+# Bounds of the ratio of a bar's rounded length to its exact length. Where a codec shortens a long silence, the ratio
+# would otherwise be far lower.
 ROUNDING = 0.8, 1.25
 
 
@@ -159,9 +160,9 @@ def _file(midi: mido.MidiFile, tracks: list[list[TimedMessage]]) -> bytes:
 def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
     """Return `prompt`, whose bars end at `end_ms`, with as many bars as the opening, all as long as the next bar.
 
-    The next bar has the tempo and time signature that are in force before the line. The codec rounds times, so the
-    length of that bar on the tokens' clock is scaled by the factor by which rounding changed the last bar. The lengths
-    of the bars before the line do not matter, because their events are taken from the file.
+    The next bar has the tempo and time signature that are in force before the line. Because the codec rounds times, the
+    length of this bar is multiplied by the factor by which rounding changed the last bar. The lengths of the bars
+    before the line do not matter, because their events are taken from the file.
     """
     midi, line = opening.midi, opening.line
     grid, tempos = BarGrid.from_midi(midi), TempoMap.from_midi(midi)

@@ -1,7 +1,7 @@
 """The copy rate: how much of a piece occurs in the training data.
 
-It is the share of a piece's n-grams that occur in the training data. The melody of a part consists of the
-highest note at each onset (`skyline`). An n-gram describes 8 consecutive notes of a melody by their 7 pitch intervals
+It is the share of a piece's n-grams that also occur in the training data. The melody of a part consists of the highest
+note at each onset (`skyline`). An n-gram describes 8 consecutive notes of a melody by their 7 pitch intervals
 in semitones and the 7 times from onset to onset in twelfths of a quarter note. It therefore does not depend on key,
 tempo, position in the bar, instrument, loudness or note lengths. Drums are left out.
 

@@ -1,7 +1,8 @@
 """The output head and its loss in one module, which never holds the logits of all tokens at once.
 
-With a vocabulary of 20,096, each of several copies of the logits of 16,384 tokens would take 1.3 GB in float32. This
-module processes a chunk of positions at a time and computes the gradients in the forward pass, from the chunk's logits.
+For 16,384 tokens and a vocabulary of 20,096, the logits take 1.3 GB in float32, and the loss would need several copies.
+This module processes a chunk of positions at a time and computes the gradients in the forward pass, from the chunk's
+logits.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The rules that every request and response obeys, whatever its path.
+"""Security checks of all requests, and security headers of all responses.
 
 - The Host header must name this server. This prevents attacks by a foreign name that resolves to it (DNS rebinding).
 - A request that a page of another site makes is refused (Origin, Sec-Fetch-Site).
@@ -38,7 +38,10 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware that checks requests before the application sees them. `host` is the address listened on."""
+    """ASGI middleware that checks requests before the application gets them.
+
+    `host` is the address on which the server listens.
+    """
 
     def __init__(self, app: ASGIApp, host: str):
         self._app = app

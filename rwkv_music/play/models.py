@@ -1,4 +1,4 @@
-"""The models that write: loaded once, and loaded again when training has saved a new checkpoint."""
+"""Loading of the models: at the start and, with --follow, whenever training has saved a new best checkpoint."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ class Model:
     model: RWKV
     codec: Multitrack
     step: int | None  # None for exported weights
-    is_run: bool  # whether the path is a run folder, whose best checkpoint is loaded
+    is_run: bool  # whether the path is a run folder, of which the best checkpoint is loaded
 
     def __init__(self, path: Path):
         if not path.exists():
@@ -76,7 +76,7 @@ class Model:
 
 
 def load_models(paths: list[Path]) -> list[Model]:
-    """Load one model, or two to compare. Without a path, load the package's. Raises UserError if that fails."""
+    """Load one model, or two to compare. Without a path, load the included model. Raises UserError if that fails."""
     paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:
         raise UserError(f"There are {len(paths)} models: name one, or two to compare.")

@@ -1,6 +1,7 @@
-"""The pieces on the page: files as their users gave them, and the same files after each fill.
+"""The pieces on the page: the uploaded files, and the versions of them that fills produce.
 
-A piece never changes. A fill makes a new one, and undo shows an older one again. A download is the piece's `data`.
+A piece is immutable. Each fill produces a new piece, and undo shows an earlier one again. A download is the piece's
+`data`.
 """
 
 import io
@@ -34,7 +35,7 @@ class Piece:
 
     data: bytes
     title: str
-    parts: tuple[Part, ...]  # in the order of the page; a part without notes keeps its place
+    parts: tuple[Part, ...]  # in the order in which the page shows them; a part that loses all its notes stays
     n_bars: int
 
 
@@ -62,7 +63,7 @@ def read_upload(data: bytes, title: str) -> Piece:
 
 
 def filled(piece: Piece, filling: Filling) -> Piece:
-    """Return the piece with the notes of a filling. A new part without notes is left out."""
+    """Return a new piece: `piece` with the notes of a filling. A new part without notes is left out."""
     file = io.BytesIO()
     midi = filling.midi()
     midi.save(file=file)

@@ -1,4 +1,4 @@
-"""The requests of the page, which are checked before they are queued."""
+"""Parsing and checking of the page's requests, before they are queued."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,10 +41,10 @@ class WriteRequest:
 def parse_request(asked: Mapping[str, Any], piece: Piece) -> WriteRequest:
     """Return the request in a JSON object. Raises UserError if it is invalid or does not fit the piece.
 
-    "action" is one of
-        fill       the cells of "bars", [first, last], and "parts", indices
-        continue   "new_bars" bars after the end in "parts", by default all
-        add        a new part that plays "program", in "bars", by default all
+    "action" selects the cells to write:
+        fill       the parts "parts" (indices) in the bars "bars" ([first, last])
+        continue   the parts "parts" (default: all) in "new_bars" new bars after the end
+        add        a new part that plays "program", in the bars "bars" (default: all)
     """
     if unknown := sorted(set(asked) - KEYS):
         raise UserError(f"The request has an unknown field {unknown[0][:40]!r}: reload the page.")

@@ -8,7 +8,7 @@
     GET  /api/pieces/ID             the piece
     GET  /api/pieces/ID/file        its MIDI file
     POST /api/write                 a request (requests.py) -> lines of JSON: position in the queue, cells, the result
-    POST /api/choose                {"piece": ID}, the better one of a blind comparison -> models and tally
+    POST /api/choose                {"piece": ID}, the preferred candidate of a blind comparison -> models and votes
 
 A request that fails has a status of 4xx and {"error": SENTENCE}. A client that closes the connection of /api/write
 cancels its request. No path or name of a request reaches the file system.
@@ -59,8 +59,8 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
-# SoundFonts that the page can play, in order of preference: the first is of 6 MB, the second of 148 MB. A browser loads
-# all of the file before the first note.
+# SoundFonts that the page can play, in order of preference. The first has 6 MB, the second 148 MB. A browser must load
+# the whole file before it plays the first note.
 SOUNDFONTS = ("TimGM6mb.sf2", "FluidR3_GM.sf2")
 # Up to this width, one thread decodes a token about as fast as several threads do.
 ONE_THREAD_WIDTH = 256
@@ -76,7 +76,7 @@ class Ballot:
 
 @dataclass
 class Site:
-    """Everything that the server keeps."""
+    """The state of the server: models, pieces, votes and the files of the page."""
 
     models: list[Model]
     follow: bool = False

@@ -1,4 +1,4 @@
-"""One thread in which the models run, and the queue of the requests that wait for it."""
+"""The thread in which the models run, and the queue of requests for it."""
 
 import asyncio
 import threading
@@ -114,7 +114,7 @@ class Worker:
                 job = self._running = self._waiting.popleft() if self._waiting else None
             try:
                 self._idle()
-            except Exception:  # the thread goes on
+            except Exception:  # the thread continues
                 traceback.print_exc()
             if job is not None:
                 job.run()

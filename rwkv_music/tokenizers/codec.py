@@ -51,7 +51,7 @@ class Piece:
     """A piece of music as tokens.
 
     `bar_starts` holds the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
-    `lost` counts what the tokens do not keep of a file. Its keys are short fixed phrases, such as "notes of other
+    `lost` counts what the tokens do not contain of the file. Its keys are short fixed phrases, such as "notes of other
     instruments".
     """
 
@@ -93,8 +93,8 @@ class Codec(ABC):
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         """Return a valid MIDI file for any ids [n].
 
-        `bar_lines` are the bar lines of the piece or prompt at the beginning of `ids`.
-        BOS, EOS, PAD and tokens that are invalid in their context are ignored. Every note has a positive length.
+        `bar_lines` are the bar lines of the piece or prompt at the beginning of `ids`. BOS, EOS, PAD and tokens that
+        are invalid in their context are ignored. Every note has a positive length.
         """
 
     @abstractmethod
@@ -117,9 +117,8 @@ class Codec(ABC):
     def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines | None:
         """Return the approximate bar lines of a piece.
 
-        `ids` are [n], and `bar_starts` [bars] holds the index of each bar's first token.
-
-        Return None if the tokens contain the bars.
+        `ids` are [n], and `bar_starts` [bars] holds the index of each bar's first token. Returns None if the tokens
+        contain the bars.
         """
         return None
 

@@ -1,7 +1,7 @@
 """Grammars, which restrict the next token during sampling and count the bars of each row.
 
-A codec creates the grammar for a prompt (`Codec.grammar`). Before the sampler draws a token, it masks the
-logits with the grammar. Then it feeds the token to the grammar:
+A codec creates the grammar for a prompt (`Codec.grammar`). Before a token is drawn, the logits are masked with the
+grammar. Then the token is fed to the grammar:
 
     grammar = codec.grammar(prompt, rows=B, bars=8)
     while not grammar.ended.all():

@@ -8,17 +8,17 @@ The cells of a bar are sorted by part, the moments of a cell by time, and the no
 velocity. Equal music in equal tracks has equal ids.
 
 Notable choices:
-- A part is one channel of one track (midi/parts.py). Voices with the same instrument stay apart, so their
-  unisons are kept.
+- A part is one channel of one track (midi/parts.py). Voices with the same instrument stay separate, so their unisons
+  are kept.
 - In a part, a note ends where its pitch starts again. Up to MAX_UNISON notes of one pitch may start together, because
   music programs merge tracks. If more of them start together, which is rare, the longest are kept.
 - A vocabulary with tags has one Tag of each column in every piece (tags.py). Without tags, no piece has one.
-- A Program token stands at a part's first cell and where the program changes. A Velocity token stands at a cell's first
-  note and where the velocity changes in the cell. Most scores need few such tokens, so a row holds more music.
+- A Program token occurs only in a part's first cell and where the program changes, and a Velocity token only at a
+  cell's first note and where the velocity changes. Most scores need few such tokens, so a row holds more music.
 - Positions and durations have 24 steps per quarter note in every meter. Note values down to a thirty-second note and
   their triplets are exact. Durations above 16 quarter notes have steps of a quarter note.
 - Every bar has a TimeSig token of its actual length, even if a change of meter cuts the bar short. A Tempo token gives
-  the mean tempo of a bar. It stands only where this mean changes.
+  the mean tempo of a bar. It occurs only where this mean changes.
 - A note that the sustain pedal holds lasts until the pedal is released or its pitch starts again. Pitch bends and other
   controllers are dropped.
 

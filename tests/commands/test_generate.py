@@ -53,5 +53,5 @@ def test_generate_without_a_model_uses_that_of_the_package(bach_midi, tmp_path, 
     command = ["generate", "--prompt", str(prompt), "--fill", "bars=3 parts=2", "--out", str(tmp_path / "out.mid")]
     assert main(command) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "No MODEL is given, so the model of the package is used."
+    assert first == "No MODEL is given, so the included model is used."
     assert "1 cells filled in by model.safetensors" in second and (tmp_path / "out.mid").is_file()

@@ -483,7 +483,7 @@ function about() {
     : server.models.map(({ name, step }) => `Model: ${name}${step === null ? "" : `, step ${step.toLocaleString("en")}`}.`)
       .join(" ");
   const sound = server.soundfont ? `the SoundFont ${server.soundfont}`
-    : "plain oscillators. For recorded instruments, install Debian’s package timgm6mb-soundfont and start again";
+    : "plain oscillators. For recorded instruments, install Debian’s package timgm6mb-soundfont and restart the server";
   $("about").textContent = `${models} Sound: ${sound}.`;
 }
 
