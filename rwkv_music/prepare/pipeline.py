@@ -45,8 +45,9 @@ from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi, parse_midi
-from rwkv_music.midi.stats import Filters, compute_stats
+from rwkv_music.midi.stats import compute_stats
 from rwkv_music.prepare.file_tags import FileTags, metadata_text
+from rwkv_music.prepare.filters import Filters
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.scores import HANG_LIMIT_S, SCORE_LIMIT_S, midi_of, score_format
@@ -223,7 +224,8 @@ def _read(source: Source) -> bytes | Failure | None:
         return Failure(error.reason)
 
 
-Answer = tuple[dict, np.ndarray, np.ndarray, np.ndarray]
+# An entry of the prepare log: its JSON object and, if the source is not rejected, the arrays of the piece.
+Answer = tuple[dict] | tuple[dict, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _make_reader(
@@ -240,9 +242,10 @@ def _make_reader(
             data = read_file(path) if data is None else data
             midi = parse_midi(midi_of(path, data))
             stats = compute_stats(midi)
-            reason = filters.reason(stats)
-            if reason:
-                return Failure(reason)
+            measured = filters.measure(midi, stats)
+            measures = {"measures": {name: _rounded(value) for name, value in measured.items()}} if measured else {}
+            if reason := filters.reason(measured, stats):
+                return ({"reason": reason} | measures,)
             piece = codec.encode_piece(midi)
         except (RejectedMidi, Unreadable) as error:
             return Failure(error.reason)
@@ -259,10 +262,18 @@ def _make_reader(
             "n_notes": codec.count_notes(piece.ids),
             "n_parts": len(piece.parts),
             "lost": piece.lost,
+            **measures,
         }
         return line, piece.ids, bars.astype(np.uint16), stats.record()
 
     return read
+
+
+def _rounded(value: float | np.ndarray) -> list | float | None:
+    """Return a measure as a JSON value. NaN becomes None."""
+    if isinstance(value, np.ndarray):
+        return [_rounded(number) for number in value.tolist()]
+    return None if np.isnan(value) else round(value, 3)
 
 
 def _write_dataset(
@@ -305,7 +316,8 @@ def _write_dataset(
             if "reason" not in line:
                 tokens, piece_bars, record = next(pieces)
             if reason := line.get("reason") or file_tags.excluded(line):
-                rejected.write(json.dumps({"file": line["file"], "reason": reason}) + "\n")
+                measures = {"measures": line["measures"]} if "measures" in line else {}
+                rejected.write(json.dumps({"file": line["file"], "reason": reason, **measures}) + "\n")
                 continue
             first = index.first_copy[number]
             if first != number:
