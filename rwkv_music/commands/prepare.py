@@ -1,6 +1,7 @@
 """`prepare`: tokenize MIDI files and scores into a dataset."""
 
 import argparse
+import shlex
 import sys
 
 from rwkv_music.commands import common
@@ -118,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
             tag_folders=options.tag_folders,
             column=options.column,
             resume=options.resume,
+            command=shlex.join(["python", "-m", "rwkv_music", *sys.argv[1:]]),
         )
     except KeyboardInterrupt:
         print("Repeat the command with --resume to continue.", file=sys.stderr)
