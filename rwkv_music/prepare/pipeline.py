@@ -46,7 +46,7 @@ from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi, parse_midi
-from rwkv_music.midi.stats import compute_stats
+from rwkv_music.midi.stats import RECORD, compute_stats
 from rwkv_music.prepare.file_tags import FileTags, metadata_text
 from rwkv_music.prepare.filters import Filters
 from rwkv_music.prepare.prepare_log import PrepareLog
@@ -114,6 +114,7 @@ def prepare(
     codec = make_codec(tokenizer, **columns)
     settings = {
         "rwkv_music": rwkv_music.__version__,
+        "record_bytes": RECORD.itemsize,  # a log with other statistics cannot be read
         "paths": [os.path.abspath(path) for path in sources.paths],
         "tokenizer": codec.fingerprint,
         "filters": filters.as_options(),
