@@ -97,11 +97,17 @@ def test_every_measure_has_cases_on_both_sides():
     assert {name for name, *_ in CASES} == {measure.name for measure in MEASURES}
 
 
-def test_grid_of_a_resolution_that_it_does_not_divide():
-    """At 100 ticks per quarter note, positions of triplets are rounded to ticks."""
-    tracks = [events((0, 9, 60), (33, 40, 60), (67, 70, 60), (104, 110, 60), (106, 110, 60))]
-    midi = parse_midi(file_of(make_midi(*tracks, ticks_per_beat=100)))
-    assert Filters({"on_grid": (0, 100)}).measure(midi, compute_stats(midi)) == {"on_grid": pytest.approx(80)}
+@pytest.mark.parametrize(
+    ("resolution", "ticks", "expected"),
+    [
+        (100, [0, 33, 67, 104, 106], 80),  # positions of triplets, rounded to ticks, and 106
+        (36, [0, 1, 2, 3, 4], 100),  # half of the positions are in the middle between two ticks
+    ],
+)
+def test_grid_of_a_resolution_that_it_does_not_divide(resolution, ticks, expected):
+    track = events(*((tick, tick + 1, 60) for tick in ticks))
+    midi = parse_midi(file_of(make_midi(track, ticks_per_beat=resolution)))
+    assert Filters({"on_grid": (0, 100)}).measure(midi, compute_stats(midi)) == {"on_grid": pytest.approx(expected)}
 
 
 def test_overlong_piece_is_rejected_before_its_bars_are_counted():
