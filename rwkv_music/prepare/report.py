@@ -28,7 +28,7 @@ STYLE = """
 --train:#5a9fd4;--val:#f0995a}}
 body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:var(--text);
 background:var(--back)}
-a{color:var(--link)}code{display:block;max-height:12em;overflow:auto;overflow-wrap:anywhere}
+a{color:var(--link)}code{display:block;max-height:24em;overflow:auto;overflow-wrap:anywhere}
 .soft{color:var(--soft)}
 table{border-collapse:collapse}td,th{padding:.15em 1em .15em 0;text-align:right;border-bottom:1px solid var(--line);
 vertical-align:top}td:first-child,th:first-child,.left{text-align:left;overflow-wrap:anywhere}
