@@ -1,9 +1,11 @@
 """`prepare`: tokenize MIDI files and scores into a dataset."""
 
 import argparse
+import shlex
 import sys
 
 from rwkv_music.commands import common
+from rwkv_music.prepare.filters import MEASURES, Filters
 from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, TOKENIZERS
 
 
@@ -64,15 +66,11 @@ def add(commands) -> None:
         "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
         "only piece of its split",
     )
-    filters = command.add_argument_group("filters", "keep only some of the pieces; MIN or MAX may be omitted")
-    filters.add_argument("--seconds", type=_bounds, metavar="MIN:MAX", help="duration in seconds")
-    filters.add_argument("--notes-per-second", type=_bounds, metavar="MIN:MAX", help="mean number of notes per second")
-    filters.add_argument(
-        "--tracks",
-        type=_bounds,
-        metavar="MIN:MAX",
-        help="number of combinations of track, channel and program that have notes",
+    filters = command.add_argument_group(
+        "filters", "keep only some of the pieces; MIN or MAX may be omitted, and both are included"
     )
+    for measure in MEASURES:
+        filters.add_argument(measure.option, type=_bounds, metavar="MIN:MAX", help=measure.text)
     filters.add_argument(
         "--programs",
         type=_programs,
@@ -97,9 +95,9 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rwkv_music.midi.stats import Filters
     from rwkv_music.prepare.pipeline import prepare
 
+    bounds = {measure.name: getattr(options, measure.name) for measure in MEASURES}
     where: dict[str, list[str]] = {}
     for column, value in options.where:
         where.setdefault(column, []).append(value)
@@ -111,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
             workers=options.workers,
             val_fraction=options.val_fraction,
             seed=options.seed,
-            filters=Filters(options.seconds, options.notes_per_second, options.tracks, options.programs),
+            filters=Filters({name: value for name, value in bounds.items() if value is not None}, options.programs),
             metadata=options.metadata,
             metadata_key=options.metadata_key,
             tags=options.tags,
@@ -121,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
             tag_folders=options.tag_folders,
             column=options.column,
             resume=options.resume,
+            command=shlex.join(["python", "-m", "rwkv_music", *sys.argv[1:]]),
         )
     except KeyboardInterrupt:
         print("Repeat the command with --resume to continue.", file=sys.stderr)

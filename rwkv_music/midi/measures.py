@@ -26,6 +26,23 @@ from rwkv_music.midi.score import ROUNDING, read_score
 STEPS_PER_BAR = 48  # resolution of onset patterns: represents sixteenths and triplets in 4/4
 M = TypeVar("M")  # Measures, FillMeasures
 MAJOR = (0, 2, 4, 5, 7, 9, 11)  # the relative natural minor scale has the same pitch classes
+MAJOR_KEYS = ("C", "D♭", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
+MINOR_KEYS = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "G♯", "A", "B♭", "B")
+
+
+def _key_profiles() -> np.ndarray:
+    """Return how well each pitch class fits the twelve major and the twelve minor keys, float64 [24, 12].
+
+    Each row has the mean 0 and the norm 1, so that its product with counts orders keys by correlation.
+    """
+    major = [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88]
+    minor = [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17]
+    rows = np.stack([np.roll(profile, key) for profile in (major, minor) for key in range(12)])
+    rows -= rows.mean(axis=1, keepdims=True)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+KEY_PROFILES = _key_profiles()
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,19 @@ def scale_consistency(pitch: np.ndarray) -> float:
         return float("nan")
     counts = np.bincount(pitch % 12, minlength=12)
     return float(max(counts[[(root + step) % 12 for step in MAJOR]].sum() for root in range(12)) / len(pitch))
+
+
+def likely_key(counts: np.ndarray) -> str | None:
+    """Return the key, such as "A minor", whose profile correlates best with the counts of the pitch classes, [12].
+
+    Return None if all counts are equal. Source: the key profiles of Krumhansl and Kessler (1982), and the algorithm of
+    Krumhansl and Schmuckler (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990).
+    """
+    counts = counts - counts.mean()
+    if not counts.any():
+        return None
+    best = int((KEY_PROFILES @ counts).argmax())
+    return f"{MAJOR_KEYS[best]} major" if best < 12 else f"{MINOR_KEYS[best - 12]} minor"
 
 
 def groove_consistency(onsets: np.ndarray, lines: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Statistics of a MIDI file that do not depend on the tokenizer, filters on these statistics, and a key to find copies.
+"""Statistics of a MIDI file that do not depend on the tokenizer, and a key to find copies.
 
 The key hashes the intervals between notes, in time (forty-eighths of a quarter note) and in pitch. It does not depend
 on the order of the notes, the time resolution, velocities, tempos, instruments, the start time or transposition. Drums
@@ -6,18 +6,18 @@ cannot be transposed and are hashed separately.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
-from rwkv_music.errors import UserError
 from rwkv_music.midi.events import DRUMS, ParsedMidi, RejectedMidi, parse_midi
 from rwkv_music.midi.instruments import played_notes
-from rwkv_music.midi.time import TempoMap
+from rwkv_music.midi.time import BarGrid, TempoMap
 
 STEPS_PER_QUARTER = 48
 VELOCITY_BINS = 32
 N_PROGRAMS = DRUMS + 1  # General MIDI's programs, then drums
+PART_NOTES = 10.0 ** (np.arange(31) / 6)  # bins of the number of notes in a part, equally wide on a logarithmic scale
 
 RECORD = np.dtype(
     [
@@ -27,6 +27,8 @@ RECORD = np.dtype(
         ("pitch", "<u2", 128),
         ("velocity", "<u2", VELOCITY_BINS),
         ("programs", "u1", (N_PROGRAMS + 7) // 8),
+        ("meter", "u1", 2),
+        ("part_notes", "<u2", len(PART_NOTES) - 1),
     ]
 )
 
@@ -36,18 +38,24 @@ class MidiStats:
     """The statistics of one piece."""
 
     seconds: float  # from the start of the first note to the end of the last one
+    quarters: float  # the end of the last note, in quarter notes from the start of the file
     notes: int
     tempo: float  # the tempo that lasts longest, in quarter notes per minute
     tracks: int  # combinations of track, channel and program that have notes
     programs: np.ndarray  # bool [129]: the General MIDI programs that play; the last one is drums
     pitch: np.ndarray  # int64 [128]: the number of notes of each pitch, without drums
     velocity: np.ndarray  # int64 [32]: the number of notes in each group of four velocities
+    meter: tuple[int, int]  # the time signature that lasts longest, (numerator, denominator)
+    part_notes: np.ndarray  # int64 [30]: the number of parts whose number of notes is in each bin of PART_NOTES
     key: str  # 128 bits as hex
 
     def record(self) -> np.ndarray:
         """Return the statistics as one RECORD [1]. Histogram counts are capped at 65,535."""
-        counts = [np.minimum(counts, 0xFFFF) for counts in (self.pitch, self.velocity)]
-        row = (self.seconds, self.notes, self.tempo, *counts, np.packbits(self.programs))
+        pitch, velocity, part_notes = (
+            np.minimum(counts, 0xFFFF) for counts in (self.pitch, self.velocity, self.part_notes)
+        )
+        programs = np.packbits(self.programs)
+        row = (self.seconds, self.notes, self.tempo, pitch, velocity, programs, self.meter, part_notes)
         return np.array([row], RECORD)
 
 
@@ -61,15 +69,22 @@ def compute_stats(source: bytes | ParsedMidi) -> MidiStats:
     programs = np.zeros(N_PROGRAMS, bool)
     programs[notes.program] = True
     tempo_map = TempoMap.from_events(midi.timing, midi.ticks_per_quarter)
-    microseconds = tempo_map.durations(notes.start.min(), notes.end.max())
+    start, end = notes.start.min(), notes.end.max()
+    microseconds = tempo_map.durations(start, end)
+    tracks = np.unique(notes.track << 32 | notes.channel << 8 | notes.program)
+    part_sizes = np.unique(notes.track << 32 | notes.channel, return_counts=True)[1]
+    bins = np.searchsorted(PART_NOTES[1:-1], part_sizes, side="right")  # the last one includes larger parts
     return MidiStats(
         seconds=float(microseconds.sum() / 1e6),
+        quarters=float(end / midi.ticks_per_quarter),
         notes=len(notes),
         tempo=float(6e7 / max(tempo_map.tempos[microseconds.argmax()], 1.0)),
-        tracks=len(set(zip(notes.track.tolist(), notes.channel.tolist(), notes.program.tolist(), strict=True))),
+        tracks=len(tracks),
         programs=programs,
         pitch=np.bincount(notes.pitch[~is_drum], minlength=128),
         velocity=np.bincount(notes.velocity * VELOCITY_BINS // 128, minlength=VELOCITY_BINS),
+        meter=BarGrid.from_events(midi.timing, midi.ticks_per_quarter).main_signature(start, end),
+        part_notes=np.bincount(bins, minlength=len(PART_NOTES) - 1),
         key=_key(notes.start * STEPS_PER_QUARTER // midi.ticks_per_quarter, notes.pitch, is_drum),
     )
 
@@ -84,48 +99,3 @@ def _key(onset: np.ndarray, pitch: np.ndarray, is_drum: np.ndarray) -> str:
     digest.update(b"drums")
     digest.update((drums - onset.min() * 256).astype("<i8").tobytes())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Conditions that a piece must meet to be kept. Bounds are (minimum, maximum), inclusive; None accepts everything.
-
-    A piece is rejected if it has a program that is not in `programs`.
-    """
-
-    seconds: tuple[float, float] | None = None
-    notes_per_second: tuple[float, float] | None = None
-    tracks: tuple[float, float] | None = None
-    programs: tuple[int, ...] | None = None  # General MIDI's 0..127, and 128 for drums
-
-    def __post_init__(self) -> None:
-        for name in ("seconds", "notes_per_second", "tracks"):
-            bounds = getattr(self, name)
-            if bounds is not None and not bounds[0] <= bounds[1]:
-                raise UserError(f"The bounds of {name} are {bounds[0]:g}:{bounds[1]:g}; give the minimum first.")
-        if self.programs is not None and not all(0 <= program < N_PROGRAMS for program in self.programs):
-            raise UserError("Programs must be numbers from 0 to 127, or 128 for drums.")
-
-    def reason(self, piece: MidiStats) -> str | None:
-        """Return why a piece is rejected, or None if it is kept."""
-        density = piece.notes / max(piece.seconds, 1e-3)
-        for bounds, value, less, more, unit in (
-            (self.seconds, piece.seconds, "shorter", "longer", " s"),
-            (self.notes_per_second, density, "sparser", "denser", " notes/s"),
-            (self.tracks, piece.tracks, "fewer", "more", " tracks"),
-        ):
-            if bounds is not None and value < bounds[0]:
-                return f"{less} than {bounds[0]:g}{unit}"
-            if bounds is not None and value > bounds[1]:
-                return f"{more} than {bounds[1]:g}{unit}"
-        if self.programs is not None and set(np.flatnonzero(piece.programs).tolist()) - set(self.programs):
-            return "other programs"
-        return None
-
-    def as_options(self) -> dict:
-        """Return the filters that are set as JSON values for dataset.json, with null for infinite bounds."""
-        return {
-            name: [None if number == float("inf") else number for number in value]
-            for name, value in asdict(self).items()
-            if value is not None
-        }

@@ -81,6 +81,13 @@ class BarGrid:
             (tick, *signature) for tick, signature in zip(self._ticks.tolist(), self._signatures.tolist(), strict=True)
         ]
 
+    def main_signature(self, start: int, end: int) -> tuple[int, int]:
+        """Return the time signature, (numerator, denominator), that lasts longest between two ticks."""
+        lengths = np.diff(np.clip(np.append(self._ticks, end), start, end))
+        kinds, which = np.unique(self._signatures, axis=0, return_inverse=True)
+        numerator, denominator = kinds[np.bincount(which.ravel(), lengths).argmax()].tolist()
+        return numerator, denominator
+
     @classmethod
     def from_midi(cls, midi: mido.MidiFile) -> "BarGrid":
         changes = ((t, m.numerator, m.denominator) for t, m in _messages(midi, "time_signature"))

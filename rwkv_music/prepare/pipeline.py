@@ -12,10 +12,10 @@
     report.html                                         statistics of the corpus (see report.py)
 
 Notable choices:
-- The same files give the same bytes for any number of workers and after any number of interruptions. Every outcome goes
-  to a prepare log beside the dataset (see prepare_log.py). When the log is complete, the dataset is written from it in
-  one pass and then renamed to its final name. Until then, the log and the dataset, which have about the same size,
-  are both on the disk.
+- The same files give the same bytes for any number of workers and after any number of interruptions, except for the
+  date and the command line in report.html. Every outcome goes to a prepare log beside the dataset (see
+  prepare_log.py). When the log is complete, the dataset is written from it in one pass and then renamed to its final
+  name. Until then, the log and the dataset, which have about the same size, are both on the disk.
 - A hash of a piece's music (the intervals of its notes in time and pitch) and the seed decides whether it goes to
   `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
   `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
@@ -38,6 +38,7 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
+import mido
 import numpy as np
 
 import rwkv_music
@@ -45,15 +46,16 @@ from rwkv_music.data.binidx import BinIdxWriter
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi, parse_midi
-from rwkv_music.midi.stats import Filters, compute_stats
+from rwkv_music.midi.stats import RECORD, compute_stats
 from rwkv_music.prepare.file_tags import FileTags, metadata_text
+from rwkv_music.prepare.filters import Filters
 from rwkv_music.prepare.prepare_log import PrepareLog
 from rwkv_music.prepare.report import CorpusReport
 from rwkv_music.prepare.scores import HANG_LIMIT_S, SCORE_LIMIT_S, midi_of, score_format
 from rwkv_music.prepare.sources import Source, Sources, Unreadable, read_file
 from rwkv_music.prepare.workers import Failure, check_workers, map_in_order
 from rwkv_music.progress import progress_bar
-from rwkv_music.tokenizers.codec import Codec
+from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, make_codec
 from rwkv_music.tokenizers.tags import MAX_VALUES, UNKNOWN, tag_text
 
@@ -68,6 +70,7 @@ FILE_LIMIT_S = 5.0  # of CPU time; twice as much when a file is tried again, alo
 WORKER_MEMORY_BYTES = 4 << 30
 CHECKPOINT_S = 2.0
 LONGEST_BAR_TOKENS = 0xFFFF
+SHOWN_PIECES, SHOWN_BARS = 20, 16  # in the report
 NO_FILTERS = Filters()
 
 
@@ -88,6 +91,7 @@ def prepare(
     unique: bool = False,  # keep only one of the pieces with the same music, in whatever format, key, tempo or loudness
     column: str | None = None,  # of parquet files, where the music is; None for the only column of bytes
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
+    command: str = "",  # the command line; the report shows it with the date, and so differs from run to run
 ) -> dict:
     """Write the dataset folder `out` from every MIDI file and score under `paths`. Return the content of dataset.json.
 
@@ -110,6 +114,7 @@ def prepare(
     codec = make_codec(tokenizer, **columns)
     settings = {
         "rwkv_music": rwkv_music.__version__,
+        "record_bytes": RECORD.itemsize,  # a log with other statistics cannot be read
         "paths": [os.path.abspath(path) for path in sources.paths],
         "tokenizer": codec.fingerprint,
         "filters": filters.as_options(),
@@ -145,6 +150,7 @@ def prepare(
                     **({"unique": True} if unique else {}),
                 },
                 sources.passed_over,
+                command,
             )
             replace_folder(dataset, out)
         shutil.rmtree(unfinished)
@@ -223,7 +229,8 @@ def _read(source: Source) -> bytes | Failure | None:
         return Failure(error.reason)
 
 
-Answer = tuple[dict, np.ndarray, np.ndarray, np.ndarray]
+# An entry of the prepare log: its JSON object and, if the source is not rejected, the arrays of the piece.
+Answer = tuple[dict] | tuple[dict, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _make_reader(
@@ -240,9 +247,10 @@ def _make_reader(
             data = read_file(path) if data is None else data
             midi = parse_midi(midi_of(path, data))
             stats = compute_stats(midi)
-            reason = filters.reason(stats)
-            if reason:
-                return Failure(reason)
+            measured = filters.measure(midi, stats)
+            measures = {"measures": {name: _rounded(value) for name, value in measured.items()}} if measured else {}
+            if reason := filters.reason(measured, stats):
+                return ({"reason": reason} | measures,)
             piece = codec.encode_piece(midi)
         except (RejectedMidi, Unreadable) as error:
             return Failure(error.reason)
@@ -259,10 +267,18 @@ def _make_reader(
             "n_notes": codec.count_notes(piece.ids),
             "n_parts": len(piece.parts),
             "lost": piece.lost,
+            **measures,
         }
         return line, piece.ids, bars.astype(np.uint16), stats.record()
 
     return read
+
+
+def _rounded(value: float | np.ndarray) -> list | float | None:
+    """Return a measure as a JSON value. NaN becomes None."""
+    if isinstance(value, np.ndarray):
+        return [_rounded(number) for number in value.tolist()]
+    return None if np.isnan(value) else round(value, 3)
 
 
 def _write_dataset(
@@ -276,6 +292,7 @@ def _write_dataset(
     seed: int,
     options: dict,  # further ones, for dataset.json
     passed_over: Counter[str],
+    command: str,
 ) -> dict:
     """Write all files of a dataset to `folder` from a complete prepare log. Return the content of dataset.json."""
     index = _Index(prepare_log, file_tags, unique)
@@ -286,6 +303,9 @@ def _write_dataset(
         )
     in_val = _choose_val(index.music, val_fraction, seed)
     kept = index.first_copy == np.arange(len(index.first_copy))
+    # In the order of the keys, which are hashes: the first ones are a random sample of the distinct pieces.
+    distinct = np.flatnonzero(kept)[np.unique(index.music[kept], axis=0, return_index=True)[1]]
+    shown = set(distinct[:SHOWN_PIECES].tolist())
     if file_tags.columns:
         codec = _with_tag_values(codec, prepare_log, kept & ~in_val, file_tags, tag_min)
     tag_table: dict[str, Counter] = {column: Counter() for column in codec.tags}  # the number of pieces of each value
@@ -305,11 +325,14 @@ def _write_dataset(
             if "reason" not in line:
                 tokens, piece_bars, record = next(pieces)
             if reason := line.get("reason") or file_tags.excluded(line):
-                rejected.write(json.dumps({"file": line["file"], "reason": reason}) + "\n")
+                measures = {"measures": line["measures"]} if "measures" in line else {}
+                rejected.write(json.dumps({"file": line["file"], "reason": reason, **measures}) + "\n")
+                report.reject(line["file"], reason)
                 continue
             first = index.first_copy[number]
             if first != number:
                 reasons["duplicate"] += 1
+                report.reject(line["file"], "duplicate")
                 of = prepare_log.line(index.sources[first])["file"]
                 rejected.write(json.dumps({"file": line["file"], "reason": "duplicate", "of": of}) + "\n")
             else:
@@ -330,7 +353,10 @@ def _write_dataset(
                 for reason, n in line.get("lost", {}).items():  # a log of an earlier version has none
                     lost.setdefault(reason, Counter(pieces=0, number=0)).update(pieces=1, number=n)
                 report.add(split, record, len(tokens), len(piece_bars))
-                listed.write(json.dumps({"split": split, **line}) + "\n")
+                line = {"split": split, **line}
+                if number in shown:
+                    report.add_roll(line, _first_bars(codec, tokens, piece_bars))
+                listed.write(json.dumps(line) + "\n")
             number += 1
     codec.save(folder / "tokenizer.json")
     facts = {
@@ -366,13 +392,21 @@ def _write_dataset(
             if codec.tags
             else {}
         ),
-        "distinct_music": len(np.unique(index.music[kept], axis=0)),
+        "distinct_music": len(distinct),
         "splits": {split: dict(counts[split]) for split in SPLITS},
         "sha256": {name: file_sha256(folder / name) for name in PARTS},
     }
     (folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    (folder / REPORT).write_text(report.html(facts), encoding="utf-8")
+    (folder / REPORT).write_text(report.html(facts, command), encoding="utf-8", errors="backslashreplace")
     return facts
+
+
+def _first_bars(codec: Codec, tokens: np.ndarray, bars: np.ndarray) -> mido.MidiFile:
+    """Decode the first SHOWN_BARS bars of a piece, uint16 [n], from its tokens and its entry in *.bars.*."""
+    starts = np.cumsum(bars, dtype=np.int64)
+    piece = Piece(tokens, starts, codec.bar_lines(tokens, starts))
+    excerpt = codec.first_bars(piece, min(SHOWN_BARS, len(starts)))
+    return codec.decode(excerpt.ids, excerpt.bar_lines)
 
 
 def _with_tag_values(

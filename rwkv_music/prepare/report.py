@@ -1,45 +1,55 @@
-"""The report of a dataset, one self-contained HTML page: counts, rejected files, and histograms of the pieces.
+"""The report of a dataset, one self-contained HTML page: counts, rejected files, charts, and some piano rolls.
 
 Histograms have fixed bins and grow piece by piece, so memory does not depend on the size of the corpus.
 """
 
 import html
-import io
-from dataclasses import dataclass
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 
+import mido
 import numpy as np
 
-from rwkv_music.midi.stats import DRUMS, N_PROGRAMS, VELOCITY_BINS
+from rwkv_music.midi.general_midi import instrument_name
+from rwkv_music.midi.measures import likely_key
+from rwkv_music.midi.stats import N_PROGRAMS, PART_NOTES, VELOCITY_BINS
+from rwkv_music.prepare.charts import SPLITS, Histogram, draw_bar_table, draw_histogram, draw_roll, logarithmic
 
 LOG_BINS_PER_DECADE = 6
-FAMILIES = (  # of General MIDI, eight programs each
-    "piano", "mallets", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reeds", "pipes", "synth lead",
-    "synth pad", "synth effects", "folk", "percussion", "sound effects", "drums",
-)  # fmt: skip
-MOST_TAGS = 20  # values of a column that are listed
-COLORS = {"train": "#2E6E9E", "val": "#E0812B"}
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse}td,th{padding:.15em 1em .15em 0;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}"
-)
+MOST_ROWS = 20  # of a table of instruments, meters or tags
+EXAMPLES = 3  # files that are listed for each reason of a rejection
+STYLE = """
+:root{color-scheme:light dark;--back:#fff;--text:#22262b;--soft:#5d646e;--line:#dadde2;--link:#1a5fb4;--train:#2e6e9e;
+--val:#d9691e}
+@media(prefers-color-scheme:dark){:root{--back:#17191c;--text:#e4e6ea;--soft:#a2a9b3;--line:#3a3f47;--link:#8ab8f5;
+--train:#5a9fd4;--val:#f0995a}}
+body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:var(--text);
+background:var(--back)}
+a{color:var(--link)}code{display:block;max-height:24em;overflow:auto;overflow-wrap:anywhere}
+.soft{color:var(--soft)}
+table{border-collapse:collapse}td,th{padding:.15em 1em .15em 0;text-align:right;border-bottom:1px solid var(--line);
+vertical-align:top}td:first-child,th:first-child,.left{text-align:left;overflow-wrap:anywhere}
+td.bar{min-width:8em}td.bar i{display:block;height:.75em;margin-top:.4em;background:var(--train)}
+.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:.6em 2em;align-items:start}
+svg{display:block;width:100%;height:auto}svg text{font-size:11.5px;fill:currentColor}
+svg .grid{stroke:var(--line)}svg .axis{stroke:var(--soft)}svg .train{fill:var(--train)}
+svg .val{fill:none;stroke:var(--val);stroke-width:1.6}
+.key i,.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.4em}.key span,.legend span{margin-right:1em}
+figure{margin:0 0 1.6em}figcaption{overflow-wrap:anywhere}
+.roll{background:#fff;color:#22262b;padding:.3em;font-size:13px}
+@media(prefers-color-scheme:dark){.roll{filter:invert(.9) hue-rotate(180deg)}}
+"""
 
 
 @dataclass
-class Histogram:
-    """Counts in fixed bins, by split."""
+class _Rejected:
+    """The files that were rejected for one reason."""
 
-    quantity: str  # label of the x axis, with the unit
-    edges: np.ndarray  # float64 [bins + 1]; values outside are counted in the nearest bin
-    counted: str = "pieces"  # what is counted, "pieces" or "notes"
-    scale: str = "linear"  # of the x axis, "linear" or "log"
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros((len(COLORS), len(self.edges) - 1), np.int64)  # [splits, bins]
-
-    def add(self, row: int, value: float) -> None:
-        bin_ = np.searchsorted(self.edges, value, side="right") - 1
-        self.counts[row, np.clip(bin_, 0, self.counts.shape[1] - 1)] += 1
+    count: int = 0
+    examples: list[str] = field(default_factory=list)  # the first EXAMPLES of them
 
 
 class CorpusReport:
@@ -47,19 +57,25 @@ class CorpusReport:
 
     def __init__(self, tokenizer: str):
         self.tokenizer = tokenizer
-        self.seconds = _logarithmic("length of a piece (seconds)", 0, 4)
-        self.tokens = _logarithmic("length of a piece (tokens)", 1, 6)
-        self.bars = _logarithmic("length of a piece (bars)", 0, 4)
-        self.density = _logarithmic("notes per second", -1, 2)
+        self.seconds = _decades("length of a piece (seconds)", 0, 4)
+        self.tokens = _decades("length of a piece (tokens)", 1, 6)
+        self.bars = _decades("length of a piece (bars)", 0, 4)
+        self.density = _decades("density of notes (notes per second)", -1, 2)
+        self.parts = Histogram("parts of a piece (number)", np.arange(0.5, 66))
+        self.part_notes = logarithmic("notes in a part (number)", PART_NOTES, "parts")
         self.tempo = Histogram("tempo (quarter notes per minute)", np.arange(20, 261, 10))
-        self.pitch = Histogram("pitch (MIDI number, middle C = 60), without drums", np.arange(129), "notes")
-        self.velocity = Histogram("velocity", np.linspace(0, 128, VELOCITY_BINS + 1), "notes")
+        self.pitch = Histogram("pitch without drums (MIDI number, middle C = 60)", np.arange(129), "notes", step=12)
+        self.velocity = Histogram("velocity (1 to 127)", np.linspace(0, 128, VELOCITY_BINS + 1), "notes", step=16)
         self.programs = np.zeros(N_PROGRAMS, np.int64)
-        self.total_seconds = {split: 0.0 for split in COLORS}
+        self.keys: Counter[str] = Counter()
+        self.meters: Counter[str] = Counter()
+        self.total_seconds = {split: 0.0 for split in SPLITS}
+        self._rejected: dict[str, _Rejected] = {}
+        self._rolls: list[str] = []
 
     def add(self, split: str, record: np.ndarray, n_tokens: int, n_bars: int) -> None:
         """Add a piece of `split`: its `midi.stats.RECORD` [1], and its length in tokens and bars."""
-        row = list(COLORS).index(split)
+        row = SPLITS.index(split)
         piece = record[0]
         seconds = float(piece["seconds"])
         self.total_seconds[split] += seconds
@@ -68,84 +84,119 @@ class CorpusReport:
         self.bars.add(row, n_bars)
         self.density.add(row, piece["notes"] / max(seconds, 1e-3))
         self.tempo.add(row, float(piece["tempo"]))
+        self.parts.add(row, int(piece["part_notes"].sum()))
+        self.part_notes.counts[row] += piece["part_notes"]
         self.pitch.counts[row] += piece["pitch"]
         self.velocity.counts[row] += piece["velocity"]
         self.programs += np.unpackbits(piece["programs"], count=N_PROGRAMS)
+        self.keys[likely_key(np.bincount(np.arange(128) % 12, piece["pitch"])) or "unknown"] += 1
+        self.meters["/".join(map(str, piece["meter"].tolist()))] += 1
 
-    def html(self, facts: dict) -> str:
-        """Return the page for `facts`, the content of dataset.json."""
+    def reject(self, file: str, reason: str) -> None:
+        """Add a file that is not in the dataset."""
+        rejected = self._rejected.setdefault(reason, _Rejected())
+        rejected.count += 1
+        if len(rejected.examples) < EXAMPLES:
+            rejected.examples.append(file)
+
+    def add_roll(self, line: dict, midi: mido.MidiFile) -> None:
+        """Add a piece to those that are shown. `line` is its entry in pieces.jsonl, and `midi` holds its first bars."""
+        tags = "".join(f", {column} {value}" for column, value in line.get("tags", {}).items())
+        numbers = f"{line['seconds']:,.0f} s, {line['n_bars']:,} bars, {line['n_notes']:,} notes, {line['split']}{tags}"
+        caption = f'{_link(line["file"])} <span class="soft">{html.escape(numbers)}</span>'
+        self._rolls.append(
+            f'<figure><figcaption>{caption}</figcaption><div class="roll">{draw_roll(midi)}</div></figure>'
+        )
+
+    def html(self, facts: dict, command: str = "") -> str:
+        """Return the page for `facts`, the content of dataset.json. With a `command`, it shows it and the date."""
         splits = facts["splits"]
+        kept = sum(counts["pieces"] for counts in splits.values())
+        made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}" if command else ""
+        histograms = [self.seconds, self.bars, self.tokens, self.density, self.parts, self.part_notes]
+        histograms += [self.tempo, self.pitch, self.velocity]
         rows = [
             [split, *(f"{count:,}" for count in counts.values()), _duration(self.total_seconds[split])]
             for split, counts in splits.items()
         ]
-        rejected = [[reason, f"{count:,}"] for reason, count in facts["rejected"].items()] or [["none", ""]]
         lost = [[reason, f"{n['pieces']:,}", f"{n['number']:,}"] for reason, n in facts["lost"].items()]
-        families = np.add.reduceat(self.programs, [*range(0, DRUMS, 8), DRUMS])
-        by_count = sorted(zip(families.tolist(), FAMILIES, strict=True), reverse=True)
-        histograms = [self.seconds, self.bars, self.tokens, self.density, self.tempo, self.pitch, self.velocity]
-        kept = sum(counts["pieces"] for counts in splits.values())
+        passed_over = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in facts["passed_over"].items()]
+        programs = {instrument_name(program): int(n) for program, n in enumerate(self.programs)}
+        instruments = Counter({name: count for name, count in programs.items() if count})
         return "\n".join(
             [
                 "<!DOCTYPE html>",
                 '<html lang="en"><meta charset="utf-8"><title>Corpus report</title>',
+                '<meta name="viewport" content="width=device-width">',
                 f"<style>{STYLE}</style>",
                 "<h1>Corpus report</h1>",
+                f"<p><code>{html.escape(command)}</code>{made}</p>" if command else "",
                 f"<p>{facts['files']:,} files, {kept:,} pieces, {facts['distinct_music']:,} distinct pieces "
                 "(copies and transpositions of a piece count once and are in the same split). Tokenizer: "
-                f"<b>{html.escape(self.tokenizer)}</b> with {facts['tokenizer']['vocab_size']:,} tokens.</p>",
+                f"<b>{html.escape(self.tokenizer)}</b> with {facts['tokenizer']['vocab_size']:,} tokens. All pieces "
+                'are listed in <a href="pieces.jsonl">pieces.jsonl</a>.</p>',
                 _table(["split", *next(iter(splits.values())), "duration"], rows),
                 "<h2>Rejected files</h2>",
-                _table(["reason", "files"], rejected),
+                self._rejections(facts["files"]),
+                f"<p>Other files in the folders and archives: {html.escape(', '.join(passed_over) or 'none')}.</p>",
                 "<h2>Lost by the tokenizer</h2>",
                 _table(["what", "pieces", "number"], lost or [["nothing", "", ""]]),
-                *_tags(facts.get("tags", {}).get("table", {})),
-                "<h2>Instruments</h2>",
-                _table(["family", "pieces"], [[name, f"{count:,}"] for count, name in by_count if count]),
-                "<h2>Histograms</h2>",
-                _svg(histograms) + "</html>\n",
+                "<h2>Lengths, parts and notes</h2>",
+                '<p class="key"><span><i style="background:var(--train)"></i>training split (area)</span>'
+                '<span><i style="background:var(--val)"></i>validation split (line)</span></p>',
+                f'<div class="grid2">{"".join(map(draw_histogram, histograms))}</div>',
+                '<div class="grid2">',
+                _counts("Keys", "key, estimated from the pitches", self.keys, kept, len(self.keys)),
+                _counts("Meters", "meter that lasts longest", self.meters, kept),
+                _counts("Instruments", "instrument", instruments, kept),
+                *(
+                    _counts(f"Tag {column}", "value", Counter(counts), kept)
+                    for column, counts in facts.get("tags", {}).get("table", {}).items()
+                ),
+                "</div>",
+                "<h2>Piano rolls</h2>",
+                f"<p>The beginnings of {len(self._rolls)} pieces, decoded from their tokens. A hash of the notes "
+                "chooses the pieces, so they are a random sample that stays the same.</p>",
+                *self._rolls,
+                "</html>\n",
             ]
         )
 
+    def _rejections(self, n_files: int) -> str:
+        if not self._rejected:
+            return "<p>None.</p>"
+        head = "<tr><th>reason</th><th>files</th><th>%</th><th class='left'>examples</th></tr>"
+        rows = [
+            f"<tr><td>{html.escape(reason)}</td><td>{rejected.count:,}</td>"
+            f'<td>{100 * rejected.count / n_files:.1f}</td><td class="left">{", ".join(map(_link, rejected.examples))}'
+            f"{', ...' * (rejected.count > len(rejected.examples))}</td></tr>"
+            for reason, rejected in sorted(self._rejected.items(), key=lambda item: (-item[1].count, item[0]))
+        ]
+        listing = '<p>All of them are listed in <a href="rejected.jsonl">rejected.jsonl</a>.</p>'
+        return f"<table>{head}{''.join(rows)}</table>{listing}"
 
-def _logarithmic(quantity: str, low: int, high: int) -> Histogram:
+
+def _decades(quantity: str, low: int, high: int) -> Histogram:
     """Return a histogram from 10^low to 10^high whose bins are equally wide on a logarithmic scale."""
     bins = (high - low) * LOG_BINS_PER_DECADE
-    return Histogram(quantity, 10.0 ** (low + np.arange(bins + 1) / LOG_BINS_PER_DECADE), scale="log")
+    return logarithmic(quantity, 10.0 ** (low + np.arange(bins + 1) / LOG_BINS_PER_DECADE))
 
 
-def _svg(histograms: list[Histogram]) -> str:
-    """Draw the histograms, each split as shares of its own total. The same counts give the same bytes."""
-    # Imported here because the worker processes import this module but draw nothing.
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 11), layout="constrained")
-    *axes, key = figure.subplots(-(-(len(histograms) + 1) // 2), 2).flat
-    key.axis("off")
-    for histogram, ax in zip(histograms, axes, strict=True):
-        shares = histogram.counts / np.maximum(histogram.counts.sum(axis=1, keepdims=True), 1)
-        for (split, color), share in zip(COLORS.items(), shares, strict=True):
-            ax.stairs(100 * share, histogram.edges, fill=split == "train", color=color, lw=1.5, label=split)
-        ax.set(xscale=histogram.scale, xlabel=histogram.quantity, ylabel=f"{histogram.counted} (% of the split)")
-        ax.spines[["top", "right"]].set_visible(False)
-    key.legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False, fontsize="large")
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
-        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return text.getvalue().partition("<!DOCTYPE")[2].partition(">\n")[2]
+def _counts(title: str, head: str, counts: Counter[str], total: int, most: int = MOST_ROWS) -> str:
+    """Return a titled table of the most frequent values, with the number of pieces that have each of them."""
+    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown, rest = rows[:most], rows[most:]
+    table = draw_bar_table([head, "pieces"], shown, total)
+    others = f"<p>{len(rest):,} others are not shown.</p>" if rest else ""
+    return f"<section><h2>{html.escape(title)}</h2>{table}{others}</section>"
 
 
-def _tags(table: dict[str, dict[str, int]]) -> list[str]:
-    """Return a table of the most frequent values of each column of tags."""
-    lines = []
-    for column, counts in table.items():
-        rows = [[value, f"{count:,}"] for value, count in list(counts.items())[:MOST_TAGS]]
-        rest = list(counts.values())[MOST_TAGS:]
-        if rest:
-            rows.append([f"{len(rest):,} others", f"{sum(rest):,}"])
-        lines += [f"<h2>Tag {html.escape(column)}</h2>", _table(["value", "pieces"], rows)]
-    return lines
+def _link(file: str) -> str:
+    """Return the end of a source's name, as a link to its file if there is one. A source can be inside a file."""
+    path = Path(os.path.abspath(file))
+    text = html.escape("/".join(path.parts[-2:]))
+    target = next((place for place in (path, *path.parents) if os.path.isfile(place)), None)
+    return f'<a href="{html.escape(target.as_uri())}">{text}</a>' if target else text
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

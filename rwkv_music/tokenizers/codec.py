@@ -23,7 +23,7 @@ import numpy as np
 
 from rwkv_music.errors import explained
 from rwkv_music.files import write_text
-from rwkv_music.midi.events import ParsedMidi
+from rwkv_music.midi.events import ParsedMidi, RejectedMidi
 from rwkv_music.midi.parts import Part
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.vocabulary import Vocabulary
@@ -193,6 +193,12 @@ class Codec(ABC):
         contents = {"format": FORMAT, "format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in names}
         with explained(f"writing {path}"):
             write_text(path, json.dumps(contents, indent=1) + "\n")
+
+
+def check_length(quarters: float) -> None:
+    """Raise RejectedMidi if a piece that ends after this number of quarter notes is too long."""
+    if quarters > MAX_PIECE_QUARTERS:
+        raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
 
 
 def _sha256(value: list) -> str:

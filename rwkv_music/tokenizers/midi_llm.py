@@ -66,7 +66,7 @@ from rwkv_music.midi.events import (
 from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.notes import remove_overlaps
 from rwkv_music.midi.time import DEFAULT_SIGNATURE, DEFAULT_TEMPO, BarGrid, TempoMap, time_messages
-from rwkv_music.tokenizers.codec import MAX_PIECE_QUARTERS, BarLines, Codec, Piece
+from rwkv_music.tokenizers.codec import BarLines, Codec, Piece, check_length
 from rwkv_music.tokenizers.midi_llm_bars import (
     DEFAULT_BAR_MS,
     MAX_WAIT_MS,
@@ -144,8 +144,7 @@ class MidiLlm(Codec):
         midi = parse_midi(source)
         ticks_per_quarter, events = midi.ticks_per_quarter, midi.events
         ids, moments, last_note_tick, lost = self._encode_events(events, ticks_per_quarter)
-        if last_note_tick > MAX_PIECE_QUARTERS * ticks_per_quarter:
-            raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
+        check_length(last_note_tick / ticks_per_quarter)
         grid = BarGrid.from_events(midi.timing, ticks_per_quarter)
         n_bars = int(grid.bar(last_note_tick)) + 1
         tempo_map = TempoMap.from_events(midi.timing, ticks_per_quarter)

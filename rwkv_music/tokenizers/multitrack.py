@@ -53,7 +53,7 @@ from rwkv_music.midi.instruments import ends_by_pedal, played_notes
 from rwkv_music.midi.notes import MAX_UNISON, remove_overlaps
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.time import DEFAULT_SIGNATURE, BarGrid, TempoMap, time_messages
-from rwkv_music.tokenizers.codec import EMPTY_NOTES, MAX_PIECE_QUARTERS, BarLines, Codec, Piece
+from rwkv_music.tokenizers.codec import EMPTY_NOTES, BarLines, Codec, Piece, check_length
 from rwkv_music.tokenizers.multitrack_cells import read_excerpt, write_bars
 from rwkv_music.tokenizers.multitrack_grammar import MultitrackGrammar, MultitrackRules
 from rwkv_music.tokenizers.multitrack_vocabulary import (
@@ -123,8 +123,7 @@ class Multitrack(Codec):
         parts, part = read_parts(midi)
         if len(parts) > MAX_PARTS:
             raise RejectedMidi(f"more than {MAX_PARTS} parts")
-        if notes.end.max() > MAX_PIECE_QUARTERS * midi.ticks_per_quarter:
-            raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
+        check_length(notes.end.max() / midi.ticks_per_quarter)
         division = midi.ticks_per_quarter
         grid = self.bar_grid(midi)
         bar = grid.bar(notes.start)

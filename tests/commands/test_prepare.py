@@ -9,11 +9,37 @@ from rwkv_music.__main__ import main
 
 def test_prepare_filters(bach_midi, tmp_path, capsys):
     command = ["prepare", str(bach_midi), "--out", str(tmp_path / "data"), "--tokenizer", "midi-llm", "--workers", "1"]
-    assert main([*command, "--seconds", "45:", "--programs", "0-7,40", "--tracks", ":9"]) == 0
+    assert (
+        main(
+            [
+                *command,
+                "--seconds",
+                "45:",
+                "--programs",
+                "0-7,40",
+                "--tracks",
+                ":9",
+                "--on-grid",
+                "95:",
+                "--loops",
+                ":1",
+            ]
+        )
+        == 0
+    )
     facts = json.loads((tmp_path / "data" / "dataset.json").read_text())
-    assert facts["options"]["filters"] == {"seconds": [45, None], "tracks": [0, 9], "programs": [*range(8), 40]}
-    assert 0 < facts["rejected"]["shorter than 45 s"] < 12
-    assert "shorter than 45 s" in capsys.readouterr().out
+    assert facts["options"]["filters"] == {
+        "seconds": [45, None],
+        "tracks": [0, 9],
+        "loops": [0, 1],
+        "on_grid": [95, None],
+        "programs": [*range(8), 40],
+    }
+    printed = capsys.readouterr().out
+    for reason in ("shorter than 45 s", "a passage played more than 1 times in succession"):
+        assert f"skipped: {facts['rejected'][reason]:,} {reason}" in printed
+    rejected = (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()
+    assert len(rejected) == sum(facts["rejected"].values()) < 12
     for wrong in (["--seconds", "a:b"], ["--programs", "piano"], ["--seconds", "9"]):
         with pytest.raises(SystemExit, match="2"):
             main([*command, *wrong])

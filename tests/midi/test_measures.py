@@ -11,6 +11,7 @@ from rwkv_music.midi.measures import (
     Measures,
     compared,
     groove_consistency,
+    likely_key,
     mean_and_deviation,
     measure,
     pitch_class_entropy,
@@ -83,3 +84,11 @@ def test_mean_and_deviation_ignore_nan():
     mean, _ = mean_and_deviation(fills)
     assert (mean.onset_f1, mean.chroma_similarity) == (0.5, 0.5) and math.isnan(mean.groove_similarity)
     assert "onset f1" in compared(["model"], [fills]).splitlines()[1]
+
+
+def test_likely_key():
+    c_major = np.bincount([0, 2, 4, 5, 7, 9, 11, 0, 4, 7, 0, 7], minlength=12)
+    a_minor = np.bincount([9, 11, 0, 2, 4, 5, 8, 9, 0, 4, 9, 4], minlength=12)
+    assert likely_key(c_major) == "C major" and likely_key(a_minor) == "A minor"
+    assert likely_key(np.roll(c_major, 3)) == "E♭ major" and likely_key(np.roll(a_minor, -3)) == "F♯ minor"
+    assert likely_key(np.zeros(12)) is None

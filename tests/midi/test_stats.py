@@ -1,4 +1,4 @@
-"""Statistics, the duplicate key, and filters."""
+"""Statistics and the duplicate key."""
 
 import io
 
@@ -6,10 +6,9 @@ import mido
 import numpy as np
 import pytest
 
-from rwkv_music.errors import UserError
 from rwkv_music.midi.events import DRUMS, RejectedMidi
-from rwkv_music.midi.stats import RECORD, Filters, compute_stats
-from tests.midi.midi_files import file_of
+from rwkv_music.midi.stats import PART_NOTES, RECORD, compute_stats
+from tests.midi.midi_files import file_of, make_midi, note
 
 NOTES = [(0, 60), (24, 64), (48, 67), (48, 72), (96, 60)]  # (start in forty-eighths of a quarter note, pitch)
 
@@ -42,6 +41,21 @@ def test_compute_stats():
     record = found.record()
     assert record.dtype == RECORD and record["notes"] == 8 and record["pitch"][0, 60] == 2
     assert np.flatnonzero(np.unpackbits(record["programs"][0], count=129)).tolist() == [40, DRUMS]
+    assert found.meter == (4, 4) and record["meter"].tolist() == [[4, 4]]
+    # Parts of 5 and 3 notes.
+    bins = np.repeat(np.arange(30), record["part_notes"][0])
+    assert (PART_NOTES[bins] <= [3, 5]).all() and (PART_NOTES[bins + 1] > [3, 5]).all()
+
+
+def test_main_meter():
+    signatures = [(0, 3, 4), (100, 6, 8), (200, 3, 4)]  # 6/8 lasts 100 ticks, 3/4 lasts 99 and 10
+    signatures = [
+        (tick + 1, mido.MetaMessage("time_signature", numerator=n, denominator=d)) for tick, n, d in signatures
+    ]
+    chord = [message for pitch in range(60, 64) for message in note(2, 211, pitch)]
+    found = compute_stats(file_of(make_midi(signatures, chord)))
+    assert found.meter == (3, 4)
+    assert compute_stats(file_of(make_midi(signatures, note(2, 201, 60)))).meter == (6, 8)
 
 
 def test_seconds_and_the_longest_lasting_tempo(bach_midi):
@@ -104,33 +118,3 @@ def test_compute_stats_rejects_invalid_files():
     for data, reason in ((b"", "empty file"), (piece([]), "no notes"), (piece()[:-3], "truncated")):
         with pytest.raises(RejectedMidi, match=reason):
             compute_stats(data)
-
-
-@pytest.mark.parametrize(
-    ("filters", "reason"),
-    [
-        (Filters(), None),
-        (Filters((1.5, 1.5), (3.3, 3.4), (1, 1), (0,)), None),
-        (Filters(seconds=(2, 9)), "shorter than 2 s"),
-        (Filters(seconds=(0, 1)), "longer than 1 s"),
-        (Filters(notes_per_second=(4, 9)), "sparser than 4 notes/s"),
-        (Filters(notes_per_second=(0, 3)), "denser than 3 notes/s"),
-        (Filters(tracks=(2, float("inf"))), "fewer than 2 tracks"),
-        (Filters(tracks=(0, 0)), "more than 0 tracks"),
-        (Filters(programs=(1, 128)), "other programs"),
-    ],
-)
-def test_filters(filters, reason):
-    assert filters.reason(compute_stats(piece())) == reason
-
-
-def test_invalid_filters():
-    with pytest.raises(UserError, match="seconds.*9:1"):
-        Filters(seconds=(9, 1))
-    with pytest.raises(UserError, match="0 to 127"):
-        Filters(programs=(129,))
-
-
-def test_filters_as_json():
-    filters = Filters(seconds=(5, float("inf")), programs=(0, 40))
-    assert filters.as_options() == {"seconds": [5, None], "programs": [0, 40]}

@@ -23,8 +23,9 @@ import pytest
 
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.errors import UserError
-from rwkv_music.midi.stats import Filters, compute_stats
+from rwkv_music.midi.stats import compute_stats
 from rwkv_music.prepare import pipeline
+from rwkv_music.prepare.filters import Filters
 from rwkv_music.prepare.pipeline import LISTINGS, PARTS, REPORT, prepare
 from rwkv_music.prepare.prepare_log import DATABASE
 from rwkv_music.tokenizers.registry import load_codec
@@ -47,6 +48,11 @@ def rejected(data: Path) -> dict[str, dict]:
     """Return the lines of rejected.jsonl by file name."""
     lines = [json.loads(line) for line in (data / "rejected.jsonl").read_text().splitlines()]
     return {Path(line["file"]).name: line for line in lines}
+
+
+def accepted(data: Path) -> list[dict]:
+    """Return the lines of pieces.jsonl."""
+    return [json.loads(line) for line in (data / "pieces.jsonl").read_text().splitlines()]
 
 
 def pieces(data: Path, split: str) -> set[bytes]:
@@ -189,14 +195,18 @@ def test_archives_give_the_same_bytes(bach_midi, bach_data_midi_llm, tmp_path):
 
 def test_filtered_files_are_counted_by_reason(bach_midi, tmp_path):
     lengths = sorted(compute_stats(path.read_bytes()).seconds for path in bach_midi.iterdir())
-    filters = Filters(seconds=((lengths[2] + lengths[3]) / 2, lengths[9] + 0.001), programs=(0,))
+    seconds = ((lengths[2] + lengths[3]) / 2, lengths[9] + 0.001)
+    filters = Filters({"seconds": seconds}, programs=(0,))
     facts = quick_prepare([bach_midi], tmp_path / "data", filters=filters)
     assert sum(facts["rejected"].values()) == 5 and len(facts["rejected"]) == 2
     assert {reason.split()[0] for reason in facts["rejected"]} == {"shorter", "longer"}
-    assert len(rejected(tmp_path / "data")) == 5
-    assert facts["options"]["filters"] == {"seconds": list(filters.seconds), "programs": [0]}
+    lines = rejected(tmp_path / "data")
+    assert len(lines) == 5
+    assert facts["options"]["filters"] == {"seconds": list(seconds), "programs": [0]}
+    [measured] = {tuple(line["measures"]) for line in lines.values()}
+    assert measured == ("seconds",) and all(len(line["measures"]) == 1 for line in accepted(tmp_path / "data"))
     with pytest.raises(UserError, match="12 sparser than 99 notes/s.*and the filters"):
-        quick_prepare([bach_midi], tmp_path / "data", filters=Filters(notes_per_second=(99, 999)))
+        quick_prepare([bach_midi], tmp_path / "data", filters=Filters({"notes_per_second": (99, 999)}))
 
 
 def test_midi_llm(bach_data_midi_llm):

@@ -1,0 +1,239 @@
+"""Filters of `prepare`: bounds on measures of a piece, such as its length or its share of repeated bars.
+
+MEASURES lists all measures. Each one is an option of `prepare`: `notes_per_second` is --notes-per-second MIN:MAX.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from rwkv_music.errors import UserError
+from rwkv_music.midi.events import ParsedMidi
+from rwkv_music.midi.score import ROUNDING, Score, read_score
+from rwkv_music.midi.stats import N_PROGRAMS, STEPS_PER_QUARTER, MidiStats
+from rwkv_music.midi.time import TempoMap
+from rwkv_music.tokenizers.codec import check_length
+
+GRID_PER_QUARTER = 24  # represents thirty-second notes and triplets of sixteenths
+LONGEST_LOOP = 16  # bars
+SHORTEST_PART_S = 1.0  # a part of a single short note is not dense
+
+
+class Music:
+    """A piece to measure. What several measures need is computed once."""
+
+    def __init__(self, midi: ParsedMidi, stats: MidiStats):
+        self.midi, self.stats = midi, stats
+
+    @cached_property
+    def score(self) -> Score:
+        check_length(self.stats.quarters)  # it limits the number of bars
+        return read_score(self.midi)
+
+    @cached_property
+    def bar_contents(self) -> np.ndarray:
+        """A number for the content of each bar, int64 [bars]: bars with the same notes have the same number.
+
+        The number of bars without onsets is 0. Notes are the same if part, pitch, position in the bar and length are.
+        """
+        notes, lines = self.score.notes, self.score.lines
+        bar = self.score.bars()
+        times = np.stack([notes["start"] - lines[bar], notes["end"] - notes["start"]])
+        position, length = np.rint(times * STEPS_PER_QUARTER).astype(np.int64)
+        rows = np.stack([bar, position, notes["part"], notes["pitch"], length], axis=1)
+        rows = rows[np.lexsort(rows.T[::-1])]
+        ends = np.searchsorted(rows[:, 0], np.arange(self.score.n_bars + 1))
+        numbers = {b"": 0}
+        contents = (rows[start:end, 1:].tobytes() for start, end in pairwise(ends.tolist()))
+        return np.array([numbers.setdefault(content, len(numbers)) for content in contents], np.int64)
+
+
+def _repeated_bars(music: Music) -> float:
+    filled = music.bar_contents[music.bar_contents > 0]
+    return 100 * (1 - len(np.unique(filled)) / len(filled))
+
+
+def _loops(music: Music) -> float:
+    contents = music.bar_contents
+    n_filled = np.append(0, np.cumsum(contents > 0))  # bars with onsets before each bar
+    times = 1
+    for period in range(1, min(LONGEST_LOOP, len(contents) // 2) + 1):
+        same = np.concatenate([[False], contents[period:] == contents[:-period], [False]])
+        starts, ends = np.flatnonzero(same[1:] != same[:-1]).reshape(-1, 2).T  # of the stretches that repeat
+        has_notes = n_filled[ends + period] > n_filled[starts]
+        times = max(times, (ends - starts)[has_notes].max(initial=0) // period + 1)
+    return float(times)
+
+
+def _same_pitch(music: Music) -> float:
+    notes = music.score.notes[~music.score.notes["drums"]]
+    if not len(notes):
+        return float("nan")
+    sounding = np.bincount(notes["pitch"], weights=np.maximum(notes["end"] - notes["start"], ROUNDING))
+    return 100 * sounding.max() / sounding.sum()
+
+
+def _empty_bars(music: Music) -> float:
+    notes, lines = music.score.notes, music.score.lines
+    first = music.score.bars()
+    last = np.searchsorted(lines[:-1], notes["end"] - ROUNDING, side="right") - 1
+    changes = np.bincount(first, minlength=len(lines)) - np.bincount(np.maximum(last, first) + 1, minlength=len(lines))
+    return 100 * float((np.cumsum(changes)[:-1] == 0).mean())
+
+
+def _on_grid(music: Music) -> float:
+    start, lines = music.score.notes["start"], music.score.lines
+    steps = (start - lines[music.score.bars()]) * GRID_PER_QUARTER
+    ticks = np.abs(steps - np.rint(steps)) * music.midi.ticks_per_quarter / GRID_PER_QUARTER
+    return 100 * float((ticks <= 0.5 + ROUNDING).mean())  # a position between two ticks is rounded to one of them
+
+
+def _part_notes_per_second(music: Music) -> np.ndarray:
+    notes = music.score.notes
+    tempo_map = TempoMap.from_events(music.midi.timing, music.midi.ticks_per_quarter)
+    start, end = (tempo_map.seconds(notes[name] * music.midi.ticks_per_quarter) for name in ("start", "end"))
+    first, last = np.full(music.score.n_parts, np.inf), np.zeros(music.score.n_parts)
+    np.minimum.at(first, notes["part"], start)
+    np.maximum.at(last, notes["part"], end)
+    return np.bincount(notes["part"]) / np.maximum(last - first, SHORTEST_PART_S)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that describes a piece. A filter keeps the pieces for which it lies between two bounds, inclusive."""
+
+    name: str
+    of: Callable[[Music], float | np.ndarray]  # an array has a value for each part; NaN lies between any bounds
+    unit: str  # follows a bound in the reason of a rejection: "longer than 60 s"
+    text: str  # for --help, with the unit
+    less: str = "less"  # the reason if the number is too small
+    more: str = "more"  # the reason if the number is too large
+
+    @property
+    def option(self) -> str:
+        """The option of `prepare` that sets the bounds."""
+        return "--" + self.name.replace("_", "-")
+
+
+MEASURES = (
+    Measure("seconds", lambda music: music.stats.seconds, " s", "duration in seconds", "shorter", "longer"),
+    Measure(
+        "notes_per_second",
+        lambda music: music.stats.notes / max(music.stats.seconds, 1e-3),
+        " notes/s",
+        "mean number of notes per second",
+        "sparser",
+        "denser",
+    ),
+    Measure(
+        "part_notes_per_second",
+        _part_notes_per_second,
+        " notes/s",
+        "mean number of notes per second of a part, from its first note to its last; every part must match",
+        "a part sparser",
+        "a part denser",
+    ),
+    Measure(
+        "tracks",
+        lambda music: music.stats.tracks,
+        " tracks",
+        "number of combinations of track, channel and program that have notes",
+        "fewer",
+    ),
+    Measure(
+        "drum_notes",
+        lambda music: 100 * float(music.score.notes["drums"].mean()),
+        "% drum notes",
+        "notes of drums, in percent of all notes; :99 leaves out pieces of drums only",
+    ),
+    Measure(
+        "same_pitch",
+        _same_pitch,
+        "% of one pitch",
+        "sounding time of the pitch that sounds longest, in percent of that of all notes except drums; :60 leaves out "
+        "drones of one note",
+    ),
+    Measure(
+        "empty_bars",
+        _empty_bars,
+        "% empty bars",
+        "bars in which no note sounds, in percent of the bars up to the last note",
+    ),
+    Measure(
+        "repeated_bars",
+        _repeated_bars,
+        "% repeated bars",
+        "bars with exactly the notes of an earlier bar, in percent of the bars with notes; loudness does not matter",
+    ),
+    Measure(
+        "loops",
+        _loops,
+        " times in succession",
+        f"largest number of times that a passage of 1 to {LONGEST_LOOP} bars is played in succession without a change; "
+        "1 without a loop; loudness does not matter",
+        "a passage played fewer",
+        "a passage played more",
+    ),
+    Measure(
+        "on_grid",
+        _on_grid,
+        "% of onsets on the grid",
+        f"notes that start on the grid of {GRID_PER_QUARTER} positions per quarter note, in percent of all notes; 95: "
+        "keeps quantized music, :50 recorded performances",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Conditions that a piece must meet to be kept. Raises UserError if they are contradictory or impossible.
+
+    A piece is rejected if it has a program that is not in `programs`; None accepts every program.
+    """
+
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # (minimum, maximum) by name of a measure
+    programs: tuple[int, ...] | None = None  # General MIDI's 0..127, and 128 for drums
+
+    def __post_init__(self) -> None:
+        names = [measure.name for measure in MEASURES]
+        for name, (least, most) in self.bounds.items():
+            if name not in names:
+                raise UserError(f"There is no filter {name}: choose from {', '.join(names)}.")
+            if not least <= most:
+                raise UserError(f"The bounds of {name} are {least:g}:{most:g}; give the minimum first.")
+        if self.programs is not None and not all(0 <= program < N_PROGRAMS for program in self.programs):
+            raise UserError("Programs must be numbers from 0 to 127, or 128 for drums.")
+
+    def measure(self, midi: ParsedMidi, stats: MidiStats) -> dict[str, float | np.ndarray]:
+        """Return the measures of a piece that have bounds, by name. `stats` are those of the piece.
+
+        Raises RejectedMidi if the piece is longer than tokenizers accept.
+        """
+        music = Music(midi, stats)
+        return {measure.name: measure.of(music) for measure in MEASURES if measure.name in self.bounds}
+
+    def reason(self, measured: Mapping[str, float | np.ndarray], stats: MidiStats) -> str | None:
+        """Return why a piece is rejected, or None if it is kept. `measured` is the result of `measure`."""
+        for measure in MEASURES:
+            if measure.name in measured:
+                least, most = self.bounds[measure.name]
+                values = measured[measure.name]
+                if np.min(values) < least:
+                    return f"{measure.less} than {least:g}{measure.unit}"
+                if np.max(values) > most:
+                    return f"{measure.more} than {most:g}{measure.unit}"
+        if self.programs is not None and set(np.flatnonzero(stats.programs).tolist()) - set(self.programs):
+            return "other programs"
+        return None
+
+    def as_options(self) -> dict:
+        """Return the filters that are set as JSON values for dataset.json, with null for infinite bounds."""
+        options = {measure.name: self.bounds.get(measure.name) for measure in MEASURES} | {"programs": self.programs}
+        return {
+            name: [None if number == float("inf") else number for number in value]
+            for name, value in options.items()
+            if value is not None
+        }
