@@ -3,10 +3,10 @@
 Two things in the model depend on earlier tokens: the token shift, on the last one, and the recurrence, on its state.
 This module computes both, and their gradients, across the edges between the ranks. The result is exact.
 
-A part maps the state S before it to the state S T + E after it. T and E do not depend on S, so all ranks compute them
-at once. The ranks exchange them with one all-gather, whose size does not depend on the number of tokens. Then each rank
-computes the state before its part, from which it runs the recurrence. In the backward pass, a part maps the gradient G
-of the state after it to the gradient G T^T + E' of the state before it, and the ranks exchange only E'.
+A part maps the state S before it to the state S T + E after it. T and E do not depend on S, so all ranks can compute
+them at once. The ranks exchange them with one all-gather, whose size does not depend on the number of tokens. Then each
+rank computes the state before its part, from which it runs the recurrence. In the backward pass, a part maps the
+gradient G of the state after it to the gradient G T^T + E' of the state before it, and the ranks exchange only E'.
 
 Notable choices:
 - The operators of `wkv7s` compute T, E and E'. T is the final state for the identity as the initial state and values of
@@ -15,15 +15,21 @@ Notable choices:
 - Documents end the dependence between tokens. Each rank knows from `ContextPart` which documents continue on which
   rank. It computes E only if its last document continues on the next rank, and T only if this document also fills its
   part and began on an earlier rank. Among two ranks no T is needed, and none is sent.
+- A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
+  the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
+  do no extra work.
+- A rank waits for an exchange only when it needs the result. The first rank is thus ahead of the others in the forward
+  pass, by the time of one recurrence, and the last rank in the backward pass. Otherwise this time would be lost in
+  every layer.
 - Every rank of a group calls the same collectives with tensors of the same sizes, whatever its tokens are. A rank that
   could not read its rows, and computes on padding instead, can therefore not block the others.
 
 Shapes: M tokens and D documents of this rank, H heads, N head size, C width, R ranks of the group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,25 +72,36 @@ class ContextPart(NamedTuple):
         """Whether this rank's last document continues on the next rank."""
         return any(self.continues[self.rank + 1 : self.rank + 2])
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Return the tensors x of all ranks, [R, *x.shape]. Collective."""
-        gathered = x.new_empty(len(self.continues), *x.shape)
-        dist.all_gather(list(gathered.unbind(0)), x.contiguous(), group=self.group)
-        return gathered
-
     def from_previous(self, last: Tensor, documents: int) -> Tensor:
         """Return the token before each of this rank's documents, [D, C], zero before those that begin here. Collective.
 
         `last` [1, C] is this rank's last token.
         """
-        gathered = self.gather(last)
-        first = gathered[self.rank - 1] if self.continues[self.rank] else torch.zeros_like(last)
+        exchange = Exchange(self.group, last)
+        first = exchange.result()[self.rank - 1] if self.continues[self.rank] else torch.zeros_like(last)
         return F.pad(first, (0, 0, 0, documents - 1))
 
     def from_next(self, grad: Tensor) -> Tensor:
         """Return the gradient of `last`, [1, C], from those of the results of `from_previous`, [D, C]. Collective."""
-        gathered = self.gather(grad[:1])
-        return gathered[self.rank + 1] if self.goes_on else torch.zeros_like(grad[:1])
+        exchange = Exchange(self.group, grad[:1])
+        return exchange.result()[self.rank + 1] if self.goes_on else torch.zeros_like(grad[:1])
+
+
+class Exchange:
+    """The tensors of all ranks of a group, which arrive while the caller continues. The constructor is collective."""
+
+    _unfinished: ClassVar[list["Exchange"]] = []  # their memory must not be used again
+
+    def __init__(self, group: dist.ProcessGroup, x: Tensor) -> None:
+        self._own = x.clone(memory_format=torch.contiguous_format)  # not a view that would keep all tokens in memory
+        self._all = x.new_empty(group.size(), *x.shape)
+        self._work = dist.all_gather(list(self._all.unbind(0)), self._own, group=group, async_op=True)
+        Exchange._unfinished = [one for one in self._unfinished if not one._work.is_completed()] + [self]
+
+    def result(self) -> Tensor:
+        """Wait for the tensors of all ranks, and return them, [R, *x.shape]."""
+        self._work.wait()
+        return self._all
 
 
 def exchanged_bytes(ranks: int, width: int, head_size: int, item_size: int) -> int:
@@ -151,99 +168,114 @@ class _WKV7sOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, context, cu_seqlens, max_length, save, state, *inputs):
         packed = [x.flatten(0, 1) for x in inputs]
-        before, transfers = states_before(context, packed, cu_seqlens.numel() - 1, state)
-        y, _, checkpoints = torch.ops.rwkv_music.wkv7s_forward(*packed, before, cu_seqlens, max_length, save)
+
+        def forward(before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return torch.ops.rwkv_music.wkv7s_forward(*packed, before, cu_seqlens, max_length, save)
+
+        (y, _, checkpoints), exchange = forward_over_ranks(context, packed, cu_seqlens.numel() - 1, state, forward)
         if save:
-            ctx.context, ctx.max_length, ctx.has_state = context, max_length, state is not None
-            ctx.save_for_backward(*packed, cu_seqlens, checkpoints, transfers)
+            ctx.context, ctx.exchange, ctx.max_length, ctx.has_state = context, exchange, max_length, state is not None
+            ctx.save_for_backward(*packed, cu_seqlens, checkpoints)
         return y.view_as(inputs[0])
 
     @staticmethod
     def backward(ctx, grad_y):
-        *packed, cu_seqlens, checkpoints, transfers = ctx.saved_tensors
+        *packed, cu_seqlens, checkpoints = ctx.saved_tensors
         grad_y = grad_y.flatten(0, 1)
-        grad_after = gradients_after(ctx.context, packed, cu_seqlens.numel() - 1, grad_y, transfers)
-        *grads, grad_state = torch.ops.rwkv_music.wkv7s_backward(
-            *packed, cu_seqlens, ctx.max_length, checkpoints, grad_y, grad_after
-        )
-        grad_state = own_gradient(ctx.context, grad_state) if ctx.has_state else None
+
+        def backward(after: Tensor) -> tuple[Tensor, ...]:
+            return torch.ops.rwkv_music.wkv7s_backward(*packed, cu_seqlens, ctx.max_length, checkpoints, grad_y, after)
+
+        documents = cu_seqlens.numel() - 1
+        *grads, grad_state = backward_over_ranks(ctx.context, packed, documents, grad_y, ctx.exchange, backward)
+        grad_state = grad_state if ctx.has_state else None
         return (None, None, None, None, grad_state, *(grad.unsqueeze(0) for grad in grads))
 
 
-def states_before(
-    context: ContextPart, inputs: Sequence[Tensor], documents: int, state: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return the state before each document, and T of each rank's part if a later rank's gradient needs it. Collective.
+def forward_over_ranks(
+    context: ContextPart,
+    inputs: Sequence[Tensor],
+    documents: int,
+    state: Tensor | None,
+    forward: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+) -> tuple[tuple[Tensor, Tensor, Tensor], Exchange | None]:
+    """Run the recurrence over this rank's part of the tokens. Collective.
 
     Args:
         inputs: r, w, k, v, a, b, [M, H, N].
         documents: D.
         state: as in `wkv7s_over_ranks`.
+        forward: calls the operator `wkv7s_forward` with these inputs and the given state before each document.
 
-    Returns:
-        The states, [D, H, N, N], and T of all ranks, [R, H, N, N], or None. They are float32, or float64 for float64
-        inputs.
+    Returns what `forward` returns, and the exchange that `backward_over_ranks` needs: E and T of all ranks,
+    [R, 2, H, N, N], in the dtype of the state; None if the backward pass needs no T.
     """
-    r, w, k, v, a, b = inputs
+    r, v = inputs[0], inputs[3]
     before = _zeros(r, documents) if state is None else state.clone()
     mapped = _zeros(r, 1 if len(context.continues) == 2 else 2)  # E and T
-    if context.goes_on:
-        last = [x[-context.last_length :] for x in inputs]
-        if context.spans[context.rank]:
-            mapped[0] = _final_state(*last)
-            last[3] = torch.zeros_like(last[3])
-            identity = torch.eye(r.shape[-1], dtype=mapped.dtype, device=r.device)
-            mapped[1] = _final_state(*last, state=identity.expand_as(mapped[:1]).contiguous())
-        else:
-            mapped[0] = _final_state(*last, state=before[-1:])
-    gathered = context.gather(mapped)
-    S = None
-    for rank in range(context.rank):  # S becomes the state after `rank`
-        if not context.continues[rank + 1]:
-            S = None
-        elif context.spans[rank]:
-            S = torch.baddbmm(gathered[rank, 0], S, gathered[rank, 1])
-        else:
-            S = gathered[rank, 0]
-    if S is not None:
+    last = [x[-context.last_length :] for x in inputs]
+    outputs = None
+    if not context.continues[context.rank]:
+        outputs = forward(before)
+        mapped[0] = outputs[1][-1]  # not needed if no document goes on
+    elif context.spans[context.rank]:
+        identity = torch.eye(r.shape[-1], dtype=mapped.dtype, device=r.device).expand_as(mapped[:1]).contiguous()
+        mapped[0] = _final_state(*last)
+        mapped[1] = _final_state(*last[:3], torch.zeros_like(v), *last[4:], state=identity)
+    elif context.goes_on:
+        mapped[0] = _final_state(*last, state=before[-1:])
+    exchange = Exchange(context.group, mapped)
+    if outputs is None:
+        gathered = exchange.result()
+        S = None
+        for rank in range(context.rank):  # S becomes the state after `rank`
+            if context.spans[rank]:
+                S = torch.baddbmm(gathered[rank, 0], S, gathered[rank, 1])
+            else:  # S is not used if no document goes on
+                S = gathered[rank, 0]
         before[0] = S
-    return before, gathered[:, 1] if any(context.spans[context.rank + 1 :]) else None
+        outputs = forward(before)
+    return outputs, exchange if any(context.spans[context.rank + 1 :]) else None
 
 
-def gradients_after(
-    context: ContextPart, inputs: Sequence[Tensor], documents: int, grad_y: Tensor, transfers: Tensor | None
-) -> Tensor:
-    """Return the gradient of the state after each document, [D, H, N, N], in the dtype of the state. Collective.
-
-    It is zero except for a last document that continues on the next rank.
+def backward_over_ranks(
+    context: ContextPart,
+    inputs: Sequence[Tensor],
+    documents: int,
+    grad_y: Tensor,
+    exchange: Exchange | None,
+    backward: Callable[[Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Return the gradients of r, w, k, v, a, b, and of the argument `state` of `forward_over_ranks`. Collective.
 
     Args:
-        inputs, documents, transfers: those that `states_before` took and returned.
+        inputs, documents, exchange: those that `forward_over_ranks` took and returned.
         grad_y: [M, H, N], the gradient of the outputs.
+        backward: calls the operator `wkv7s_backward` with these inputs, `grad_y` and the given gradient of the state
+            after each document, [D, H, N, N].
     """
     r, w, _, _, a, b = inputs
-    after, own = _zeros(r, documents), _zeros(r, 1)[0]
-    if context.continues[context.rank]:
-        own = _gradient_before(*(x[: context.first_length] for x in (r, w, a, b, grad_y)))
-    gathered = context.gather(own)
-    G = None
-    for rank in reversed(range(context.rank + 1, len(context.continues))):  # G becomes the gradient before `rank`
-        if not context.continues[rank]:
-            G = None
-        elif context.spans[rank]:
-            G = torch.baddbmm(gathered[rank], G, transfers[rank].mT)
-        else:
-            G = gathered[rank]
-    if G is not None:
+    after, before = _zeros(r, documents), _zeros(r, 1)[0]
+    gradients = None
+    if not context.goes_on:
+        gradients = backward(after)
+        before = gradients[-1][0]  # not needed if the first document begins here
+    elif context.continues[context.rank]:
+        before = _gradient_before(*(x[: context.first_length] for x in (r, w, a, b, grad_y)))
+    received = Exchange(context.group, before)
+    if gradients is None:
+        gathered = received.result()
+        G = None
+        for rank in reversed(range(context.rank + 1, len(context.continues))):  # G becomes the gradient before `rank`
+            if context.spans[rank]:
+                G = torch.baddbmm(gathered[rank], G, exchange.result()[rank, 1].mT)
+            else:  # G is not used if the first document of `rank` begins there
+                G = gathered[rank]
         after[-1] = G
-    return after
-
-
-def own_gradient(context: ContextPart, grad_state: Tensor) -> Tensor:
-    """Return the gradient of the argument `state` of `states_before`, given that of the state before each document."""
+        gradients = backward(after)
     if context.continues[context.rank]:
-        grad_state[0] = 0
-    return grad_state
+        gradients[-1][0] = 0  # that state is not an argument
+    return gradients
 
 
 def _final_state(*inputs: Tensor, state: Tensor | None = None) -> Tensor:

@@ -134,7 +134,7 @@ class _TimeMixing(torch.autograd.Function):
         mixes = torch.cat(mixes).view(len(mixes), -1)
         w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))
         shift, wkv = (None if z is None else z.contiguous() for z in (shift, wkv))
-        context, has_wkv, transfers = documents.context, wkv is not None, None
+        context, exchange = documents.context, None
         if context is not None:
             shift = _shift_over_ranks(x, documents, ln_w, ln_b)
         mixed, moments = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
@@ -148,18 +148,25 @@ class _TimeMixing(torch.autograd.Function):
         w, k2, v2_, removal, replacement = inputs
         heads = (len(x), -1, fused.HEAD_SIZE)
         recurrence_inputs = [z.view(heads) for z in (r, w, k2, v2_, removal, replacement)]
-        if context is not None:
-            wkv, transfers = context_parallel.states_before(context, recurrence_inputs, len(shift), wkv)
-        y, final_wkv, checkpoints = _recurrence(x).wkv7s_forward(
-            *recurrence_inputs, wkv, documents.cu_seqlens, documents.max_length, save,
-        )  # fmt: skip
+
+        def forward(before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+            return _recurrence(x).wkv7s_forward(
+                *recurrence_inputs, before, documents.cu_seqlens, documents.max_length, save
+            )
+
+        if context is None:
+            y, final_wkv, checkpoints = forward(wkv)
+        else:
+            (y, final_wkv, checkpoints), exchange = context_parallel.forward_over_ranks(
+                context, recurrence_inputs, len(shift), wkv, forward
+            )
         y = y.view_as(x)
         z = fused.norm_bonus_gate(y, r, k2, v2_, g, r_k, lnx_w, lnx_b)
         out = torch.addmm(x, z, output.T)
         if save:
-            ctx.documents, ctx.has_wkv = documents, has_wkv
+            ctx.documents, ctx.exchange, ctx.has_wkv = documents, exchange, wkv is not None
             ctx.save_for_backward(x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y,
-                                  checkpoints, transfers, ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
+                                  checkpoints, ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                                   w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output)  # fmt: skip
         values = v if v_first is None else v_first.view_as(v_first)
         if documents.last is None:
@@ -168,7 +175,7 @@ class _TimeMixing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dout, dv_first_after, dlast, dfinal_wkv):
-        (x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y, checkpoints, transfers,
+        (x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y, checkpoints,
          ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
          w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output) = ctx.saved_tensors  # fmt: skip
         documents = ctx.documents
@@ -191,20 +198,23 @@ class _TimeMixing(torch.autograd.Function):
         del z
         recurrence_inputs = [z.view(heads) for z in (r, w, k2, v2_, removal, replacement)]
         dy = dy.view(heads)
-        if documents.context is not None:
-            dfinal_wkv = context_parallel.gradients_after(
-                documents.context, recurrence_inputs, len(shift), dy, transfers
+
+        def backward(after: Tensor) -> tuple[Tensor, ...]:
+            return _recurrence(x).wkv7s_backward(
+                *recurrence_inputs, documents.cu_seqlens, documents.max_length, checkpoints, dy, after
             )
-        elif dfinal_wkv is None:  # the final states are not used
-            documents_and_heads = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
-            state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            dfinal_wkv = x.new_zeros(*documents_and_heads, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=state_dtype)
-        *dinputs, dwkv = _recurrence(x).wkv7s_backward(
-            *recurrence_inputs, documents.cu_seqlens, documents.max_length, checkpoints, dy, dfinal_wkv.contiguous(),
-        )  # fmt: skip
-        del recurrence_inputs
+
         if documents.context is not None:
-            dwkv = context_parallel.own_gradient(documents.context, dwkv)
+            *dinputs, dwkv = context_parallel.backward_over_ranks(
+                documents.context, recurrence_inputs, len(shift), dy, ctx.exchange, backward
+            )
+        else:
+            if dfinal_wkv is None:  # the final states are not used
+                documents_and_heads = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
+                state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+                dfinal_wkv = x.new_zeros(*documents_and_heads, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=state_dtype)
+            *dinputs, dwkv = backward(dfinal_wkv.contiguous())
+        recurrence_inputs.clear()  # `backward` would keep them in memory
         dr, *dinputs = (grad.view_as(x) for grad in dinputs)
         dr += dr_bonus
         dinputs = fused.Gates(*dinputs)

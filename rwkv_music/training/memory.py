@@ -122,8 +122,7 @@ def estimate(
     gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
     if context_parallel > 2:  # how the parts of the ranks change the state of the recurrence
-        transfers = context_parallel * model.n_embd * model.head_size * FP32
-        kept += transfers * (1 if recompute == "block" else model.n_layer)
+        kept += 2 * context_parallel * model.n_embd * model.head_size * FP32 * model.n_layer
 
     C, V = model.n_embd, model.vocab_size
     logits = min(CHUNK_LOGITS, tokens * V) * BF16
