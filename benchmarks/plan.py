@@ -13,7 +13,10 @@ one. Under ZeRO-1 and ZeRO-2, DeepSpeed 0.19 all-reduces the gradient, where the
 weights after the update: 6 bytes per parameter. ZeRO-3 gathers the weights for forward and again for backward, and
 scatters the gradient: also 6 bytes, or 4 if the model fits into stage3_max_live_parameters (1e9) and stays gathered in
 between. All this is for a step of one micro-batch. Each further micro-batch adds the reduction of the gradient under
-ZeRO-2, and everything under ZeRO-3."""
+ZeRO-2, and everything under ZeRO-3.
+
+A second table has what a GPU receives from the other GPUs of its group with --context_parallel, for each micro-batch of
+any length. It depends on the model's width, not on its parameters (`rwkv_music/ops/context_parallel.py`)."""
 
 import argparse
 import json
@@ -30,6 +33,7 @@ MAX_LIVE = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters
 MODELS = {"0.1B": 0.1e9, "1.3B": 1.3e9, "7B": 7e9, "14B": 14e9}
 GPUS = (8, 64, 256, 1024)
 GPUS_PER_NODE = 8
+SHARING = (2, 4, 8)  # GPUs that share the rows of a micro-batch
 ROOM_GIB = 40  # of a GPU's 80 or more; the rest is for activations and buckets
 
 
@@ -83,6 +87,19 @@ def table() -> str:
             plans = {name: plan(files()[name], parameters, gpus) for name in names}
             cells = [f"{p.gpu / 2**30:.1f} / {p.sent_between_nodes / 1e9:.1f}" for p in plans.values()]
             lines.append(f"| {model} | {gpus:,} | " + " | ".join(cells) + f" | {choice(plans)} |")
+    return "\n".join(lines)
+
+
+def context_table() -> str:
+    """Return in Markdown the MB that a GPU receives per micro-batch with --context_parallel, by preset and N."""
+    from rwkv_music.config import PRESETS, ModelConfig
+    from rwkv_music.ops.context_parallel import exchanged_bytes
+
+    lines = ["| preset | " + " | ".join(f"N = {n}" for n in SHARING) + " |", "|---" * (len(SHARING) + 1) + "|"]
+    for name, shape in PRESETS.items():
+        model = ModelConfig(**shape)
+        received = (model.n_layer * exchanged_bytes(n, model.n_embd, model.head_size, 2) for n in SHARING)
+        lines.append(f"| {name} | " + " | ".join(f"{x / 1e6:,.0f}" for x in received) + " |")
     return "\n".join(lines)
 
 
@@ -203,6 +220,8 @@ def main() -> int:
         report.write("plan", {"bytes_a_parameter_at_two_ranks": check()})
     print(f"GiB per GPU (weights, gradients, AdamW) / GB that a GPU sends between nodes of {GPUS_PER_NODE} per step:\n")
     print(table())
+    print("\nMB that a GPU receives per micro-batch with --context_parallel N, not counting repeated forward passes:\n")
+    print(context_table())
     return 0
 
 

@@ -4,6 +4,7 @@
     python benchmarks/step.py --card                                 # what fits in 24 GiB: step_24gib.json
     python benchmarks/step.py --preset 0.1b --batch_size 16 --ctx_len 1024 --channel_mix x070
     deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 16 --ctx_len 2048
+    deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 1 --ctx_len 131072 --context_parallel 2
     python benchmarks/step.py --preset 0.1b --profile 3 --folder DIR  # and a trace of three steps in DIR/profile/
 
 Tokens per second is wall time over `--measured` steps, including reading the batches. The parts are times on the GPU:

@@ -194,6 +194,11 @@ class TrainConfig:
     steps: int = setting(1000, "total number of optimizer steps")
     batch_size: int = setting(16, "rows per optimizer step, over all ranks and accumulation steps")
     micro_batch_size: int = setting(0, "rows per forward pass of one rank; 0: batch_size / ranks")
+    context_parallel: int = setting(
+        1,
+        "context parallelism: N consecutive ranks divide the tokens of each micro-batch evenly, so rows can be N times "
+        "as long. The number of ranks must be a multiple of N, and counts as ranks / N for the batch sizes",
+    )
     optimizer: str = setting(
         "adamw",
         "adamw: AdamW for all parameters; muon: Muon for the large matrices of the blocks, AdamW for all others, with "
@@ -320,6 +325,7 @@ class TrainConfig:
         _check(self, at_least={"sample_context_bars": 1, "sample_bars": 1}, at_most=MOST_BARS)
         _check(self, at_least={"grad_clip": 0, "weight_decay": 0})
         _check(self, at_least={"keep": 0, "max_skipped_steps": 0, "elastic": 0})
+        _check(self, at_least={"context_parallel": 1}, at_most=2**20)
         _check(self, at_least={"save_minutes": 0, "hang_minutes": 0}, at_most=MOST_MINUTES)
         _check(self, at_least={"lr": 0, "lr_final": 0, "adam_eps": 0})
         _check(self, at_least={"decay_fraction": 0}, at_most=1)

@@ -11,6 +11,7 @@ Notable choices:
 - One `forward` serves training and generation. It takes and returns a state, and its input can be a whole piece or a
   single token.
 - `cu_seqlens` packs documents; neither the recurrence nor the token shift crosses a document boundary.
+- With context parallelism, several ranks hold consecutive parts of one sequence of tokens (`ops.context_parallel`).
 - In training on a GPU, the blocks run on `ops.fused_sublayers`, which computes the same result in less time and memory.
 
 Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialization, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
@@ -29,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rwkv_music.config import IGNORE_INDEX, ModelConfig
 from rwkv_music.ops import fused_sublayers
+from rwkv_music.ops.context_parallel import ContextPart, previous_tokens, wkv7s_over_ranks
 from rwkv_music.ops.cross_entropy import Head
 from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.ops.wkv7s import wkv7s
@@ -72,6 +74,7 @@ class Packing(NamedTuple):
     first: Tensor  # int64 [D]: each document's first token
     last: Tensor  # int64 [D]: each document's last token
     max_length: int  # upper bound on document lengths
+    context: ContextPart | None  # the place among the parts of other ranks (context parallelism)
 
 
 def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> Tensor:
@@ -124,6 +127,8 @@ class TimeMixing(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output [B, T, C], layer 0's values [B, T, C] and the recurrence's new state [B or D, H, N, N].
 
+        With `packing.context`, the new state is None.
+
         Args:
             x: [B, T, C], after the layer norm.
             v_first: [B, T, C]: the values of layer 0; ignored in layer 0.
@@ -148,8 +153,13 @@ class TimeMixing(nn.Module):
         k = k * (1 + (a - 1) * self.k_a)
 
         r, w, k, v, a = (z.view(heads) for z in (r, w, k, v, a))
+        inputs = (r, w, k, v, -kk, kk * a)
         documents = {} if packing is None else {"cu_seqlens": packing.cu_seqlens, "max_length": packing.max_length}
-        y, state = wkv7s(r, w, k, v, -kk, kk * a, state=state, **documents)
+        if packing is not None and packing.context is not None:
+            y = wkv7s_over_ranks(*inputs, packing.context, state=state, **documents)
+            state = None
+        else:
+            y, state = wkv7s(*inputs, state=state, **documents)
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
         y = y + (r * k * self.r_k).sum(dim=-1, keepdim=True) * v
         return self.output(y.view(B, T, C) * g), v_first, state
@@ -207,6 +217,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Return the new x, the values of layer 0, and the new state (None with `Documents` and no `state`).
 
+        With `packing.context`, `state` must be None, and the new state is incomplete.
+
         Args:
             x: [B, T, C]; [M, C] if `packing` is `Documents` (fused training on a GPU).
             v_first: the values of layer 0, shaped as x; None in layer 0.
@@ -222,11 +234,16 @@ class Block(nn.Module):
             x, v_first, att_shift, wkv = fused_sublayers.time_mixing(self, x, v_first, packing, att_shift, wkv)
             x, ffn_shift = fused_sublayers.channel_mixing(self, x, input_ids, packing, recompute_ffn, ffn_shift)
             return x, v_first, None if state is None else (att_shift, wkv, ffn_shift)
+        over_ranks = packing is not None and packing.context is not None
         h = self.ln1(x)
+        if over_ranks:
+            att_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first))
         mixed, v_first, wkv = self.att(h, v_first, att_shift, wkv, packing)
         x = x + mixed
         att_shift = last_token(h, packing)
         h = self.ln2(x)
+        if over_ranks:
+            ffn_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first))
         inputs = h, input_ids, ffn_shift, packing
         x = x + (checkpointed(self.ffn, *inputs) if recompute_ffn else self.ffn(*inputs))
         return x, v_first, (att_shift, wkv, last_token(h, packing))
@@ -283,6 +300,7 @@ class RWKV(nn.Module):
         reduction: str = "mean",
         positions: Tensor | None = None,
         max_length: int | None = None,
+        context: ContextPart | None = None,
     ) -> Tensor | tuple[Tensor, State]:
         """Return the logits of the next token or, with `targets`, the loss. With `state`, also return the new state.
 
@@ -293,12 +311,18 @@ class RWKV(nn.Module):
                 flattened tokens. A document may continue across the end of a row. The state's batch size is D.
             max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
             targets, ctx_lengths, reduction, positions: see `loss`. Without targets the others have no effect.
+            context: the place of these tokens among those of other ranks (context parallelism). It needs `cu_seqlens`
+                of this rank's tokens, and cannot be combined with `state` or `ctx_lengths`. All ranks of the group must
+                call the model. The loss is that of this rank's targets. The sum of the gradients of all ranks is the
+                gradient of the sum of their losses.
 
         Logits are [B, T, V] in the model's dtype.
         """
         if targets is not None:
             _check_loss_arguments(input_ids, targets, ctx_lengths, cu_seqlens, positions, reduction)
-        x, state = self.features(input_ids, state, cu_seqlens, max_length)
+        if context is not None and (cu_seqlens is None or state is not None or ctx_lengths is not None):
+            raise ValueError("context needs cu_seqlens, and cannot be combined with state or ctx_lengths.")
+        x, state = self.features(input_ids, state, cu_seqlens, max_length, context)
         if targets is None:
             out = self.head(x)
         else:
@@ -389,7 +413,12 @@ class RWKV(nn.Module):
     # -----------------------------------------------------------------------------------------------------------------
 
     def features(
-        self, input_ids: Tensor, state: State | None, cu_seqlens: Tensor | None, max_length: int | None
+        self,
+        input_ids: Tensor,
+        state: State | None,
+        cu_seqlens: Tensor | None,
+        max_length: int | None,
+        context: ContextPart | None = None,
     ) -> tuple[Tensor, State | None]:
         """Return the output of the last norm [B, T, C], and the new state if `state` is given."""
         B, T = input_ids.shape
@@ -397,11 +426,13 @@ class RWKV(nn.Module):
         packing: Packing | Documents | None = None
         if (state is None or self.training) and fused_sublayers.supports(x, c.head_size):
             embed_vocabulary = c.vocab_size if c.channel_mix == "x080" else None
-            packing = fused_sublayers.documents(input_ids, cu_seqlens, max_length, embed_vocabulary, state is not None)
+            packing = fused_sublayers.documents(
+                input_ids, cu_seqlens, max_length, embed_vocabulary, state is not None, context
+            )
             x, input_ids = x.flatten(0, 1), input_ids.flatten()
         elif cu_seqlens is not None:
             bounds = cu_seqlens.long()
-            packing = Packing(cu_seqlens, bounds[:-1], bounds[1:] - 1, max_length or B * T)
+            packing = Packing(cu_seqlens, bounds[:-1], bounds[1:] - 1, max_length or B * T, context)
             x, input_ids = x.reshape(1, B * T, -1), input_ids.reshape(1, B * T)
         x, state = self.blocks(x, input_ids, state, packing, self.recompute)
         return self.ln_out(x).view(B, T, -1), state

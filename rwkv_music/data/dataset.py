@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import distributed as dist
+from torch.nn import functional as F
 
 from rwkv_music.config import IGNORE_INDEX, DataConfig
 from rwkv_music.data.augment import Augmenter
@@ -30,6 +32,7 @@ from rwkv_music.data.permutation import Permutation
 from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row, joined
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, read_json
+from rwkv_music.ops.context_parallel import ContextPart
 from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
@@ -62,6 +65,7 @@ class Batch:
     positions: torch.Tensor  # int64 [P], ascending flattened indices of the targets that count; P may be 0
     max_length: int  # length of the longest document in tokens
     edges: StreamEdges | None = None  # for windows of document streams (TBPTT)
+    context: ContextPart | None = None  # the place among the parts of other ranks (context parallelism)
 
     @property
     def n_targets(self) -> int:
@@ -75,7 +79,27 @@ class Batch:
             "cu_seqlens": self.cu_seqlens,
             "positions": self.positions,
             "max_length": self.max_length,
+            "context": self.context,
         }
+
+    def part(self, group: dist.ProcessGroup) -> "Batch":
+        """Return this rank's part of the batch, which all ranks of `group` have: one row of consecutive tokens.
+
+        The flattened tokens are divided evenly among the ranks. If there are fewer tokens than ranks, documents of one
+        token without a target are added. The batch must not have `edges`.
+        """
+        input_ids, targets, cu_seqlens = self.input_ids.flatten(), self.targets.flatten(), self.cu_seqlens
+        if (missing := group.size() - len(input_ids)) > 0:
+            input_ids = torch.cat([input_ids, input_ids[-1:].expand(missing)])
+            targets = F.pad(targets, (0, missing), value=IGNORE_INDEX)
+            cu_seqlens = torch.cat([cu_seqlens, cu_seqlens[-1] + torch.arange(1, missing + 1, dtype=torch.int32)])
+        bounds, context = ContextPart.of(cu_seqlens.tolist(), group)
+        start, stop = bounds[0], bounds[-1]
+        own = self.positions[(self.positions >= start) & (self.positions < stop)] - start
+        cu_seqlens = torch.tensor(bounds, dtype=torch.int32) - start
+        longest = int(cu_seqlens.diff().max())
+        row = (input_ids[None, start:stop], targets[None, start:stop])
+        return Batch(*row, cu_seqlens, own, longest, context=context)
 
     def pinned(self) -> "Batch":
         """Return a copy in pinned memory."""
@@ -88,7 +112,7 @@ class Batch:
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         tensors = (self.input_ids, self.targets, self.cu_seqlens, self.positions)
         edges = self.edges and StreamEdges(*map(change, (self.edges.rows, self.edges.documents, self.edges.last)))
-        return Batch(*map(change, tensors), self.max_length, edges)
+        return Batch(*map(change, tensors), self.max_length, edges, self.context)
 
 
 class MusicDataset:

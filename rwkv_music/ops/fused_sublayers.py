@@ -11,6 +11,8 @@ modules of `model_v8` compute the same in plain PyTorch and are the reference. T
 - The residual is added by the last matrix product of a sublayer, not by a separate operator.
 - The recurrence's state and the normed token before the first one are optional inputs and outputs. They have gradients,
   and cost nothing if they are not used.
+- With context parallelism, both functions exchange the token before the first one, and time mixing also the
+  recurrence's state, with the other ranks.
 - The gradient of a frozen matrix is not computed.
 - Products are written as `@`, because ZeRO-3 replaces `F.linear` by a slower autograd function.
 
@@ -24,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rwkv_music.cuda import build
-from rwkv_music.ops import fused
+from rwkv_music.ops import context_parallel, fused
+from rwkv_music.ops.context_parallel import ContextPart
 
 
 class Documents(NamedTuple):
@@ -35,6 +38,8 @@ class Documents(NamedTuple):
     first: Tensor  # int32 [M]: see `fused.document_starts`
     order: fused.EmbedOrder | None  # for DeepEmbed's gradients
     last: Tensor | None  # int64 [D]: each document's last token; None if no state is returned
+    context: ContextPart | None = None  # the place among the parts of other ranks (context parallelism)
+    end: Tensor | None = None  # int64 [1]: the last token, with `context`
 
 
 def documents(
@@ -43,6 +48,7 @@ def documents(
     max_length: int | None,
     embed_vocabulary: int | None,
     return_state: bool = False,
+    context: ContextPart | None = None,
 ) -> Documents:
     """Return the documents of input_ids [B, T]: its rows, or those that `cu_seqlens` int32 [D+1] packs.
 
@@ -57,7 +63,9 @@ def documents(
     if embed_vocabulary is not None and torch.is_grad_enabled():
         order = fused.embed_order(input_ids.flatten(), embed_vocabulary)
     last = cu_seqlens[1:].long() - 1 if return_state else None
-    return Documents(cu_seqlens, max_length or B * T, fused.document_starts(cu_seqlens, B * T), order, last)
+    end = None if context is None else torch.full((1,), B * T - 1, device=input_ids.device)
+    starts = fused.document_starts(cu_seqlens, B * T)
+    return Documents(cu_seqlens, max_length or B * T, starts, order, last, context, end)
 
 
 def supports(x: Tensor, head_size: int) -> bool:
@@ -77,8 +85,10 @@ def time_mixing(
 
     Args:
         v_first: [M, C]: the values of layer 0; None in layer 0.
-        shift: [D, C]: the normed token before each document's first one; None for zeros.
-        wkv: fp32 [D, H, N, N]: the recurrence's state before each document; None for zeros.
+        shift: [D, C]: the normed token before each document's first one; None for zeros. With `documents.context` it
+            is None, because it comes from the other ranks.
+        wkv: fp32 [D, H, N, N]: the recurrence's state before each document; None for zeros. With `documents.context`,
+            the value of a document that began on an earlier rank is not used.
 
     Returns the result [M, C], the values of layer 0 [M, C], and the new shift and wkv (None without `documents.last`).
     """
@@ -124,6 +134,9 @@ class _TimeMixing(torch.autograd.Function):
         mixes = torch.cat(mixes).view(len(mixes), -1)
         w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))
         shift, wkv = (None if z is None else z.contiguous() for z in (shift, wkv))
+        context, exchange = documents.context, None
+        if context is not None:
+            shift = _shift_over_ranks(x, documents, ln_w, ln_b)
         mixed, moments = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
         xr, xw, xk, xv, xa, xg = mixed.unbind(0)
         r, k, v = xr @ receptance.T, xk @ key.T, xv @ value.T
@@ -134,15 +147,24 @@ class _TimeMixing(torch.autograd.Function):
                                        hidden_w, hidden_a, hidden_v, hidden_g, w2, a2, v2, g2)  # fmt: skip
         w, k2, v2_, removal, replacement = inputs
         heads = (len(x), -1, fused.HEAD_SIZE)
-        y, final_wkv, checkpoints = _recurrence(x).wkv7s_forward(
-            *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
-            wkv, documents.cu_seqlens, documents.max_length, save,
-        )  # fmt: skip
+        recurrence_inputs = [z.view(heads) for z in (r, w, k2, v2_, removal, replacement)]
+
+        def forward(before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+            return _recurrence(x).wkv7s_forward(
+                *recurrence_inputs, before, documents.cu_seqlens, documents.max_length, save
+            )
+
+        if context is None:
+            y, final_wkv, checkpoints = forward(wkv)
+        else:
+            (y, final_wkv, checkpoints), exchange = context_parallel.forward_over_ranks(
+                context, recurrence_inputs, len(shift), wkv, forward
+            )
         y = y.view_as(x)
         z = fused.norm_bonus_gate(y, r, k2, v2_, g, r_k, lnx_w, lnx_b)
         out = torch.addmm(x, z, output.T)
         if save:
-            ctx.documents, ctx.has_wkv = documents, wkv is not None
+            ctx.documents, ctx.exchange, ctx.has_wkv = documents, exchange, wkv is not None
             ctx.save_for_backward(x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y,
                                   checkpoints, ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                                   w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output)  # fmt: skip
@@ -174,14 +196,25 @@ class _TimeMixing(torch.autograd.Function):
 
         doutput = product("output", dout, z)
         del z
-        if dfinal_wkv is None:  # the final states are not used
-            documents_and_heads = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
-            state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            dfinal_wkv = x.new_zeros(*documents_and_heads, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=state_dtype)
-        *dinputs, dwkv = _recurrence(x).wkv7s_backward(
-            *(z.view(heads) for z in (r, w, k2, v2_, removal, replacement)),
-            documents.cu_seqlens, documents.max_length, checkpoints, dy.view(heads), dfinal_wkv.contiguous(),
-        )  # fmt: skip
+        recurrence_inputs = [z.view(heads) for z in (r, w, k2, v2_, removal, replacement)]
+        dy = dy.view(heads)
+
+        def backward(after: Tensor) -> tuple[Tensor, ...]:
+            return _recurrence(x).wkv7s_backward(
+                *recurrence_inputs, documents.cu_seqlens, documents.max_length, checkpoints, dy, after
+            )
+
+        if documents.context is not None:
+            *dinputs, dwkv = context_parallel.backward_over_ranks(
+                documents.context, recurrence_inputs, len(shift), dy, ctx.exchange, backward
+            )
+        else:
+            if dfinal_wkv is None:  # the final states are not used
+                documents_and_heads = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
+                state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+                dfinal_wkv = x.new_zeros(*documents_and_heads, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=state_dtype)
+            *dinputs, dwkv = backward(dfinal_wkv.contiguous())
+        recurrence_inputs.clear()  # `backward` would keep them in memory
         dr, *dinputs = (grad.view_as(x) for grad in dinputs)
         dr += dr_bonus
         dinputs = fused.Gates(*dinputs)
@@ -222,6 +255,9 @@ class _TimeMixing(torch.autograd.Function):
         )
         if dlast is not None:
             dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
+        if documents.context is not None:
+            dln_w, dln_b = _shift_over_ranks_backward(dshift, x, documents, ln_w, ln_b, dx, dln_w, dln_b)
+            dshift = None
         row, heads_and_channels = ctx.shapes
         dw0, da0, dv0, dk_k, dk_a = (None if z is None else z.view(row) for z in (dw0, da0, dv0, dk_k, dk_a))
         return (dx, dv_first, None, None, dshift, dwkv if ctx.has_wkv else None, dln_w, dln_b, dlnx_w, dlnx_b,
@@ -245,6 +281,8 @@ class _ChannelMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, input_ids, documents, recompute, shift, ln_w, ln_b, x_k, key, value, enn):
         shift = None if shift is None else shift.contiguous()
+        if documents.context is not None:
+            shift = _shift_over_ranks(x, documents, ln_w, ln_b)
         mixed, moments = fused.norm_mix(x, ln_w, ln_b, x_k.view(1, -1), documents.first, shift)
         k = mixed[0] @ key.T
         del mixed
@@ -283,7 +321,25 @@ class _ChannelMixing(torch.autograd.Function):
         )
         if dlast is not None:
             dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
+        if documents.context is not None:
+            dln_w, dln_b = _shift_over_ranks_backward(dshift, x, documents, ln_w, ln_b, dx, dln_w, dln_b)
+            dshift = None
         return dx, None, None, None, dshift, dln_w, dln_b, dx_k.view_as(x_k), dkey, dvalue, denn
+
+
+def _shift_over_ranks(x: Tensor, documents: Documents, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the normed token before each document [D, C], if the ranks hold parts of one sequence. Collective."""
+    last = _normed(x, documents.end, weight, bias)
+    return documents.context.from_previous(last, documents.cu_seqlens.numel() - 1)
+
+
+def _shift_over_ranks_backward(
+    dshift: Tensor, x: Tensor, documents: Documents, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor,
+    dbias: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Do for `_shift_over_ranks` what `_normed_backward` does for `_normed`. Collective."""
+    dlast = documents.context.from_next(dshift)
+    return _normed_backward(dlast, x, documents.end, weight, bias, dx, dweight, dbias)
 
 
 def _normed(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwkv_music.config import TrainConfig
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.training.deepspeed_file import SHARED_KEYS
 
 
@@ -25,6 +25,15 @@ class BatchPlan:
     accumulation: int  # micro-batches per rank and step; with `tbptt`, per rank and window
 
     @property
+    def groups(self) -> int:
+        """The number of groups of consecutive ranks. The ranks of a group read the same rows (context parallelism)."""
+        return self.world_size // self.train.context_parallel
+
+    def group_of(self, rank: int) -> int:
+        """Return the number of the group that a rank belongs to."""
+        return rank // self.train.context_parallel
+
+    @property
     def zero(self) -> dict[str, Any]:
         """The section "zero_optimization" of the DeepSpeed configuration."""
         return self.deepspeed["zero_optimization"]
@@ -33,14 +42,18 @@ class BatchPlan:
     def zero_stage(self) -> int:
         return self.zero["stage"]
 
+    def tokens(self, ctx_len: int) -> int:
+        """Return the tokens of a rank's micro-batch, whose rows have `ctx_len` tokens."""
+        return -(-self.train.micro_batch_size * ctx_len // self.train.context_parallel)
+
     def row_ranges(self, rank: int, first: int) -> list[range]:
         """Return one rank's rows, by micro-batch, of the `batch_size` rows that start with number `first`.
 
         In an elastic run with more micro-batches than rows, some micro-batches are empty.
         """
-        shares = self.world_size * self.accumulation
+        shares = self.groups * self.accumulation
         ends = [first + self.train.batch_size * i // shares for i in range(shares + 1)]
-        return [range(ends[i], ends[i + 1]) for i in range(rank, shares, self.world_size)]
+        return [range(ends[i], ends[i + 1]) for i in range(self.group_of(rank), shares, self.groups)]
 
 
 def largest_micro_batch(batch_size: int, world_size: int, limit: int) -> int:
@@ -72,40 +85,44 @@ def plan_batches(
             )
         train = dataclasses.replace(train, **{name: value})
     accumulation = file.get("gradient_accumulation_steps", "auto")
+    if world_size % train.context_parallel:
+        raise UserError(
+            f"--context_parallel {train.context_parallel} does not divide the {plural(world_size, 'rank')}: choose a "
+            f"divisor of {world_size}, or another number of ranks."
+        )
+    groups = world_size // train.context_parallel
+    readers = f"{groups} ranks" if groups == world_size else f"{groups} x {train.context_parallel} ranks"
     if train.elastic and windows == 1:
         if accumulation != "auto":
             raise UserError(
                 f"{path} sets gradient_accumulation_steps to {accumulation}, but an elastic run derives it from the "
                 f'number of ranks: set it to "auto", and use --micro_batch_size.'
             )
-        if train.batch_size < world_size:
-            raise UserError(
-                f"batch_size {train.batch_size} is smaller than the {world_size} ranks: choose a larger one."
-            )
-        limit = train.micro_batch_size or math.ceil(train.batch_size / world_size)
-        shares = math.ceil(train.batch_size / (world_size * limit))
-        rows = math.ceil(train.batch_size / (world_size * shares))
+        if train.batch_size < groups:
+            raise UserError(f"batch_size {train.batch_size} is smaller than the {readers}: choose a larger one.")
+        limit = train.micro_batch_size or math.ceil(train.batch_size / groups)
+        shares = math.ceil(train.batch_size / (groups * limit))
+        rows = math.ceil(train.batch_size / (groups * shares))
         train = dataclasses.replace(train, micro_batch_size=limit)
         return BatchPlan(train, _filled_in(file, train, rows, world_size, shares), world_size, shares)
     if not train.micro_batch_size:
-        rows = world_size * (1 if accumulation == "auto" else accumulation)
+        rows = groups * (1 if accumulation == "auto" else accumulation)
         if train.batch_size % rows:
             steps = "" if accumulation == "auto" else f" and {accumulation} accumulation steps"
             raise UserError(
-                f"batch_size {train.batch_size} does not divide among {world_size} ranks{steps}: "
-                f"choose a multiple of {rows}."
+                f"batch_size {train.batch_size} does not divide among {readers}{steps}: choose a multiple of {rows}."
             )
         train = dataclasses.replace(train, micro_batch_size=train.batch_size // rows)
-    rows = train.micro_batch_size * world_size
+    rows = train.micro_batch_size * groups
     if train.batch_size % rows:
         raise UserError(
             f"batch_size {train.batch_size} is not a multiple of "
-            f"micro_batch_size {train.micro_batch_size} x {world_size} ranks: choose a multiple of {rows}."
+            f"micro_batch_size {train.micro_batch_size} x {readers}: choose a multiple of {rows}."
         )
     if accumulation not in ("auto", train.batch_size // rows):
         raise UserError(
             f"{path} sets gradient_accumulation_steps to {accumulation}, but batch_size {train.batch_size} "
-            f"over {world_size} ranks x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
+            f"over {readers} x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
             f"remove one of them."
         )
     shares = train.batch_size // rows
@@ -114,7 +131,10 @@ def plan_batches(
 
 
 def _filled_in(file: dict[str, Any], train: TrainConfig, rows: int, world_size: int, shares: int) -> dict[str, Any]:
-    """Return the DeepSpeed file with its sizes filled in: each rank takes `shares` micro-batches of `rows` rows."""
+    """Return the DeepSpeed file with its sizes filled in: each rank takes `shares` micro-batches of `rows` rows.
+
+    DeepSpeed does not know of context parallelism. It counts a part of a row as a row.
+    """
     return {
         **file,
         "train_batch_size": rows * world_size * shares,

@@ -305,11 +305,15 @@ class Loop:
         return [batch.pinned() for batch in batches] if on_gpu else batches, error
 
     def read_rows(self, first_sample: int, parts: list[range]) -> list[Batch]:
-        """Read the given rows of the step, one range per micro-batch; with streams, all windows of each range."""
-        data = self.context.data
+        """Read the given rows of the step, one range per micro-batch; with streams, all windows of each range.
+
+        With context parallelism, return this rank's part of each micro-batch.
+        """
+        data, group = self.context.data, self.context.group
         if not data.streams:
             batches = self.readers.read(parts) if self.readers else None
-            return batches or [data.train.batch(part.start, part.stop) for part in parts]
+            batches = batches or [data.train.batch(part.start, part.stop) for part in parts]
+            return batches if group is None else [batch.part(group) for batch in batches]
         first_window = first_sample // data.streams.n_streams
         windows = range(first_window, first_window + self.config.data.tbptt)
         return [data.streams.batch(w, part.start, part.stop) for part in parts for w in windows]
@@ -440,7 +444,7 @@ class Loop:
 
     def validate(self) -> None:
         """Measure the loss on the validation split, and write it to its curves. Raises as `poll`."""
-        figures = self.context.data.validation.measure(self.engine, self.polled)
+        figures = self.context.data.validation.measure(self.engine, self.polled, self.context.group)
         baseline = self.context.data.validation.bigram_loss if self.context.rank == 0 else None
         self.write_scalars({**figures, "val/bigram_loss": baseline})
         step, loss = self.progress.step, figures["val/loss"]

@@ -106,6 +106,7 @@ def estimate(
     accumulates: bool = False,  # whether the gradients of several micro-batches or windows are accumulated
     streams: StreamMemory | None = None,  # the states held with `tbptt`
     by_muon: int = 0,  # elements that Muon updates
+    context_parallel: int = 1,  # ranks that share a micro-batch
 ) -> MemoryEstimate:
     """Estimate the memory of a bf16 step on one of `ranks` GPUs."""
     shared = trained / ranks
@@ -120,6 +121,8 @@ def estimate(
     buckets = BF16 * bucket * (2 if overlaps and zero_stage < 3 else 1)  # one is filled while one is being reduced
     gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
+    if context_parallel > 2:  # how the parts of the ranks change the state of the recurrence
+        kept += 2 * context_parallel * model.n_embd * model.head_size * FP32 * model.n_layer
 
     C, V = model.n_embd, model.vocab_size
     logits = min(CHUNK_LOGITS, tokens * V) * BF16
@@ -174,8 +177,8 @@ def check_gpu_memory(estimated: MemoryEstimate, available: float) -> None:
     if estimated.peak > LARGEST_OVERESTIMATE * available:
         raise SharedError(
             f"A training step needs about {gib(estimated.peak)} per GPU, but only {gib(available)} are available: "
-            f"choose a smaller --preset, --ctx_len or --micro_batch_size, --recompute block, or a ZeRO file that "
-            f"partitions or offloads more."
+            f"choose a smaller --preset, --ctx_len or --micro_batch_size, --recompute block, a larger "
+            f"--context_parallel, or a ZeRO file that partitions or offloads more."
         )
 
 
@@ -214,7 +217,7 @@ def check_host_memory(model: RWKV, plan: BatchPlan, ctx_len: int) -> None:
         sum(size for size, trains in sizes if trains),
         zero_stage=plan.zero_stage,
         world_size=plan.world_size,
-        tokens=train.micro_batch_size * ctx_len,
+        tokens=plan.tokens(ctx_len),
         recompute="none" if train.recompute == "auto" else train.recompute,  # as `least_recompute` chooses on a CPU
         bf16=uses_bf16(plan.deepspeed),
         by_muon=muon_elements(model, train.optimizer),

@@ -59,6 +59,19 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
     return store
 
 
+def consecutive_ranks(ranks: int, collective_minutes: float) -> dist.ProcessGroup | None:
+    """Divide all ranks into groups of `ranks` consecutive ones; return the group of this rank, None if `ranks` is 1.
+
+    Collective. `collective_minutes` is that of `init_process_group`.
+    """
+    if ranks == 1:
+        return None
+    timeout = datetime.timedelta(minutes=collective_minutes)
+    first = [range(start, start + ranks) for start in range(0, dist.get_world_size(), ranks)]
+    groups = [dist.new_group(list(members), timeout) for members in first]  # every rank makes all groups
+    return groups[dist.get_rank() // ranks]
+
+
 def share_error(message: str) -> bool:
     """Make `init_process_group` on the other ranks raise `message`: this rank has failed before it joined them.
 

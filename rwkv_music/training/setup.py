@@ -58,7 +58,7 @@ from rwkv_music.training.memory import (
     least_recompute,
     muon_elements,
 )
-from rwkv_music.training.process_group import init_process_group, ranks_share_a_host
+from rwkv_music.training.process_group import consecutive_ranks, init_process_group, ranks_share_a_host
 from rwkv_music.training.samples import HeldOut
 from rwkv_music.training.saving import Saver, take_over
 from rwkv_music.training.signals import CRASHED, Stopped
@@ -121,6 +121,7 @@ class Context:
     start: RunStart
     store: dist.Store  # the rendezvous store
     rank: int
+    group: dist.ProcessGroup | None  # the ranks that read the same rows; None without context parallelism
     engine: Engine
     stream_states: StreamStates | None  # None without `tbptt`
     saver: Saver
@@ -169,6 +170,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
     # Collectives have a longer time limit than the watchdog, so that the watchdog reports a hang first.
     minutes = hang_minutes + 5 if hang_minutes else 7 * 24 * 60
     store = init_process_group(deepspeed_engine.communication_backend(), minutes)
+    group = consecutive_ranks(plan.train.context_parallel, minutes)
     device = deepspeed_engine.select_device()
     rank = dist.get_rank()
     check_quantization(plan.zero, device)
@@ -204,6 +206,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
         start=start,
         store=store,
         rank=rank,
+        group=group,
         engine=engine,
         stream_states=stream_states,
         saver=Saver(engine, config, token, start.validations, stream_states, unread),
@@ -223,9 +226,15 @@ def _read_inputs(
     file = read_deepspeed_file(deepspeed_file)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     train, data = config.train, config.data
+    if train.context_parallel > 1 and data.tbptt:
+        raise UserError(
+            f"--context_parallel {train.context_parallel} does not support --tbptt, whose streams each belong to one "
+            f"rank: drop one of the two."
+        )
     if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
         limit = train.micro_batch_size  # saved by a run that may have used another number of ranks
-        micro_batch_size = largest_micro_batch(train.batch_size, world_size, limit)
+        groups = max(1, world_size // train.context_parallel)
+        micro_batch_size = largest_micro_batch(train.batch_size, groups, limit)
         train = dataclasses.replace(train, micro_batch_size=micro_batch_size)
     plan = plan_batches(train, given, file, deepspeed_file, world_size, windows=max(1, data.tbptt))
     train = plan.train
@@ -250,7 +259,7 @@ def _read_data(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunDat
     """Open the validation split, the document streams and the piece that samples complete."""
     train, tbptt = config.train, config.data.tbptt
     streams = DocumentStreams(rows, train.batch_size, tbptt) if tbptt else None
-    validation = Validation.of(config, plan.world_size)
+    validation = Validation.of(config, plan)
     if train.patience and validation is None:
         raise UserError(
             f"--patience {train.patience} counts validations, but there are none: set --val_every, or choose a dataset "
@@ -382,7 +391,7 @@ def _estimate_memory(
         size.trained,
         zero_stage=plan.zero_stage,
         ranks=plan.world_size,
-        tokens=rows * config.data.ctx_len,
+        tokens=plan.tokens(config.data.ctx_len),
         recompute=recompute,
         bucket=int(plan.zero.get("reduce_bucket_size", 5e8)),
         offload=offloads(plan.zero),
@@ -393,6 +402,7 @@ def _estimate_memory(
         accumulates=plan.accumulation * max(1, config.data.tbptt) > 1,
         streams=held,
         by_muon=size.by_muon,
+        context_parallel=config.train.context_parallel,
     )
 
 

@@ -54,7 +54,10 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
     trained = f"{size.trained:,} parameters, {size.trained / size.parameters:.2%}: {t.tune}"
     if t.tune == "lora":
         trained += f" of rank {t.lora_rank} on {t.lora_targets}"
-    capacity = t.micro_batch_size * plan.world_size * plan.accumulation
+    capacity = t.micro_batch_size * plan.groups * plan.accumulation
+    ranks = plural(plan.groups, "rank")
+    if t.context_parallel > 1:
+        ranks = f"{plural(plan.groups, 'group')} of {t.context_parallel} ranks"
     at_most = "at most " if capacity > t.batch_size else ""
     lines = {
         "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {size.parameters:,} parameters, "
@@ -62,7 +65,7 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         "trains": trained,
         "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
         "batch": f"{rows} = {context.rows_per_step * d.ctx_len:,} tokens per step: "
-        f"{plural(plan.world_size, 'rank')} x {at_most}{plural(t.micro_batch_size, 'row')} "
+        f"{ranks} x {at_most}{plural(t.micro_batch_size, 'row')} "
         f"x {plan.accumulation} accumulated",
         "optimizer": f"{optimizer}; weight decay {t.weight_decay:g}",
         "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "

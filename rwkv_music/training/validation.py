@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -9,25 +10,26 @@ from torch import distributed as dist
 
 from rwkv_music.config import RunConfig
 from rwkv_music.data.binidx import BinIdx
-from rwkv_music.data.dataset import MusicDataset, read_dataset_json
+from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
 from rwkv_music.data.ngrams import ngram_nats_per_token
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.evaluation.losses import Through, summed_loss, summed_loss_of_streams
 from rwkv_music.files import file_sha256
+from rwkv_music.training.batch_plan import BatchPlan
 from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class Validation:
     """The validation split of a run's data. It is read as document streams if the run trains with `tbptt`."""
 
-    def __init__(self, config: RunConfig, world_size: int) -> None:
-        self._config, self._world_size = config, world_size
+    def __init__(self, config: RunConfig, plan: BatchPlan) -> None:
+        self._config, self._plan = config, plan
         # Identifies the split and the rows: only losses that were measured on the same ones can be compared.
         self.data = MusicDataset.of(config.data, "val")
         self.measured_on = f"{file_sha256(Path(config.data.data) / 'dataset.json')}, rows {config.train.val_rows}"
         if config.data.task in ("completion", "infill"):
             self.measured_on += f", every {self.data.tasks[config.data.task].validation_step}"
-        rows = config.train.micro_batch_size * world_size
+        rows = config.train.micro_batch_size * plan.groups
         self._streams = DocumentStreams(self.data, rows) if config.data.tbptt else None
         self._others: dict[str, MusicDataset] = {}  # the tasks of a mix beside next-token prediction
         if config.data.task == "mix":
@@ -53,19 +55,24 @@ class Validation:
         return loss if math.isfinite(loss) else None
 
     @staticmethod
-    def of(config: RunConfig, world_size: int) -> "Validation | None":
+    def of(config: RunConfig, plan: BatchPlan) -> "Validation | None":
         """Return the validation of a run; None if it is turned off or the dataset has no validation split."""
         if not config.train.val_every or not read_dataset_json(config.data.data)["splits"]["val"]["pieces"]:
             return None
-        return Validation(config, world_size)
+        return Validation(config, plan)
 
-    def measure(self, engine: Engine, through: Through) -> dict[str, float]:
+    def measure(self, engine: Engine, through: Through, group: dist.ProcessGroup | None = None) -> dict[str, float]:
         """Return nats per token (for `mix` those of each task) and bits per note, by curve. Collective.
 
-        The batches are read through the generator `through`, which may raise to end the validation.
+        The batches are read through the generator `through`, which may raise to end the validation. With context
+        parallelism, `group` has the ranks that read the same rows.
         """
-        t, device, rank = self._config.train, engine.device, dist.get_rank()
-        rows = (t.micro_batch_size, device, t.val_rows, rank, self._world_size, through)
+        t, device, rank = self._config.train, engine.device, self._plan.group_of(dist.get_rank())
+
+        def own_parts(batches: Iterator[Batch]) -> Iterator[Batch]:
+            return (batch if group is None else batch.part(group) for batch in through(batches))
+
+        rows = (t.micro_batch_size, device, t.val_rows, rank, self._plan.groups, own_parts)
         with engine.eval_mode() as model:
             if self._streams:
                 own = range(t.micro_batch_size * rank, t.micro_batch_size * (rank + 1))

@@ -118,6 +118,16 @@ def test_two_gpus_learn_what_one_does(stage, one_gpu, data, tmp_path):  # noqa: 
     assert furthest(two[:20], one_gpu[:20]) < 5e-3
 
 
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_two_gpus_that_share_rows_learn_what_one_does(stage, one_gpu, data, tmp_path):  # noqa: F811
+    """Also stopped and resumed, first with the rows shared and then with rows of their own."""
+    more = ["--steps", 40, "--micro_batch_size", 8]
+    losses(data, tmp_path / "run", *more, "--context_parallel", 2, "--stop_after", 20, stage=stage)
+    two = losses(data, tmp_path / "run", *more, "--context_parallel", 1 if stage == 2 else 2, stage=stage)
+    assert two[-1] < 0.6 * two[0]
+    assert furthest(two[:20], one_gpu[:20]) < 5e-3
+
+
 @pytest.fixture(scope="module")
 def muon_on_one_gpu(data, tmp_path_factory) -> list[float]:  # noqa: F811
     more = ["--optimizer", "muon", "--steps", 20, "--micro_batch_size", 8]

@@ -53,6 +53,20 @@ def test_contradictions_are_errors(file, given, says):
         plan(file, **given)
 
 
+def test_ranks_that_share_rows_count_as_one():
+    made = plan({}, world_size=8, batch_size=24, micro_batch_size=4, context_parallel=4)
+    assert (made.groups, made.accumulation) == (2, 3)
+    assert made.deepspeed["train_batch_size"] == 8 * 4 * 3  # DeepSpeed counts every rank's part as rows of its own
+    assert [made.row_ranges(rank, 0) for rank in (0, 3)] == [made.row_ranges(0, 0)] * 2
+    rows = [row for rank in (0, 4) for part in made.row_ranges(rank, 0) for row in part]
+    assert sorted(rows) == list(range(24))
+    assert made.tokens(ctx_len=101) == 101
+    with pytest.raises(UserError, match="--context_parallel 3 .* 8 ranks"):
+        plan({}, world_size=8, batch_size=24, context_parallel=3)
+    with pytest.raises(UserError, match="batch_size 3 .* 2 x 4 ranks"):
+        plan({}, world_size=8, batch_size=3, context_parallel=4)
+
+
 @pytest.mark.parametrize("path", sorted((PROJECT / "ds_configs").glob("*.json")), ids=lambda path: path.stem)
 def test_the_files_that_we_ship_are_plain_deepspeed_files(path):
     file = read_deepspeed_file(path)

@@ -63,6 +63,14 @@ def test_recomputing_keeps_less():
     assert kept == sorted(kept, reverse=True) and kept[2] < kept[0] / 5
 
 
+def test_what_ranks_that_share_rows_keep_of_each_other_is_counted():
+    model = ModelConfig(n_layer=12, n_embd=768, vocab_size=1000)
+    options = {"zero_stage": 2, "ranks": 8, "tokens": 4096, "recompute": "none", "bucket": 10**8, "offload": True}
+    one, two, eight = (estimate(model, 10**8, 10**8, **options, context_parallel=n) for n in (1, 2, 8))
+    assert one == two
+    assert eight.activations - one.activations == 12 * 2 * 8 * 12 * 64 * 64 * 4
+
+
 def test_the_states_between_windows_are_counted():
     model = ModelConfig(n_layer=12, n_embd=768, vocab_size=1000)
     state = sum(x.nbytes for x in State.empty(model, 1, torch.bfloat16, "meta"))

@@ -61,6 +61,20 @@ def test_without_bf16_the_split_into_ranks_and_micro_batches_does_not_matter(sta
     assert largest_difference(one.curve(), several.curve()) < 1e-5
 
 
+@pytest.mark.parametrize("stage, parts", [(2, [(2, 2), (2, 1)]), (3, [(4, 2)])])
+def test_ranks_that_share_rows_train_as_one_rank(stage, parts, bach_data, tmp_path):
+    """With other numbers of ranks, and of ranks that share rows, after ten steps."""
+    (tmp_path / "fp32.json").write_text(f'{{"zero_optimization": {{"stage": {stage}}}}}')
+    arguments = ["--data", bach_data, *SMALL, "--ctx_len", 127, "--adam_eps", 1e-8]
+    one = train(tmp_path / "one", *arguments, config=tmp_path / "fp32.json")
+    for (ranks, context_parallel), stop_after in zip(parts, (10, 20), strict=False):
+        more = ["--context_parallel", context_parallel, "--stop_after", stop_after if len(parts) > 1 else 20]
+        several = train(tmp_path / "several", *arguments, *more, ranks=ranks, config=tmp_path / "fp32.json")
+    assert largest_difference(one.curve(), several.curve()) < 1e-5
+    assert largest_difference(one.curve("val/loss"), several.curve("val/loss")) < 1e-5
+    assert largest_difference(one.curve("train/tokens"), several.curve("train/tokens")) == 0
+
+
 def test_stop_and_resume_equals_going_on_bit_for_bit(one_process, bach_data, tmp_path):
     arguments = ["--data", bach_data, *SMALL, "--micro_batch_size", 2]
     first = train(tmp_path / "run", *arguments, "--stop_after", 10)

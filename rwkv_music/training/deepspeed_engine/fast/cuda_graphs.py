@@ -47,7 +47,7 @@ def is_host_bound(config: RunConfig, device: torch.device, one_host: bool, matri
         one_host: whether all ranks run on one host.
         matrix_parameters: see `RWKV.matrix_parameters`.
     """
-    tokens = config.train.micro_batch_size * config.data.ctx_len
+    tokens = config.train.micro_batch_size * config.data.ctx_len / config.train.context_parallel
     small = 6 * matrix_parameters * tokens < LAYER_FLOP * config.model.n_layer
     return device.type == "cuda" and one_host and small
 
@@ -60,6 +60,8 @@ def can_replay(config: RunConfig, zero: dict, at_once: bool) -> bool:
         at_once: whether ZeRO-3 gathers all blocks at once. They have `Zero3FlatParams` then, unless some are frozen.
     """
     if offloads(zero) or (zero["stage"] == 3 and not (at_once and config.train.tune == "all")):
+        return False
+    if config.train.context_parallel > 1:  # the place of a rank's documents among those of others is not a tensor
         return False
     return not config.data.tbptt
 

@@ -1,0 +1,307 @@
+"""Context parallelism: the ranks of a process group hold consecutive parts of one sequence of tokens.
+
+Two things in the model depend on earlier tokens: the token shift, on the last one, and the recurrence, on its state.
+This module computes both, and their gradients, across the edges between the ranks. The result is exact.
+
+A part maps the state S before it to the state S T + E after it. T and E do not depend on S, so all ranks can compute
+them at once. The ranks exchange them with one all-gather, whose size does not depend on the number of tokens. Then each
+rank computes the state before its part, from which it runs the recurrence. In the backward pass, a part maps the
+gradient G of the state after it to the gradient G T^T + E' of the state before it, and the ranks exchange only E'.
+
+Notable choices:
+- The operators of `wkv7s` compute T, E and E'. T is the final state for the identity as the initial state and values of
+  zero. E is the final state for an initial state of zero. E' is the final state of the same recurrence run backwards in
+  time; see `_gradient_before`.
+- Documents end the dependence between tokens. Each rank knows from `ContextPart` which documents continue on which
+  rank. It computes E only if its last document continues on the next rank, and T only if this document also fills its
+  part and began on an earlier rank. Among two ranks no T is needed, and none is sent.
+- A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
+  the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
+  do no extra work.
+- A rank waits for an exchange only when it needs the result. The first rank is thus ahead of the others in the forward
+  pass, by the time of one recurrence, and the last rank in the backward pass. Otherwise this time would be lost in
+  every layer.
+- Every rank of a group calls the same collectives with tensors of the same sizes, whatever its tokens are. A rank that
+  could not read its rows, and computes on padding instead, can therefore not block the others.
+
+Shapes: M tokens and D documents of this rank, H heads, N head size, C width, R ranks of the group.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from rwkv_music.ops import wkv7s  # noqa: F401  registers the operators
+
+
+class ContextPart(NamedTuple):
+    """One rank's place among the parts of a sequence of tokens, one part per rank of a process group."""
+
+    group: dist.ProcessGroup
+    continues: tuple[bool, ...]  # [R]: whether a rank's first document began on an earlier rank
+    spans: tuple[bool, ...]  # [R]: whether such a document fills the rank's part and continues on the next rank
+    first_length: int  # tokens of this rank's first document
+    last_length: int  # tokens of this rank's last document
+
+    @staticmethod
+    def of(cu_seqlens: Sequence[int], group: dist.ProcessGroup) -> tuple[list[int], "ContextPart"]:
+        """Return the bounds of this rank's documents among the tokens of all ranks, and its place.
+
+        `cu_seqlens` rises from 0 to the number of tokens of all ranks, which is at least that of the ranks. They are
+        divided evenly.
+        """
+        parts = cut(cu_seqlens, group.size())
+        starts, own = set(cu_seqlens), parts[group.rank()]
+        continues = tuple(bounds[0] not in starts for bounds in parts)
+        goes_on = (*continues[1:], False)
+        one_document = (len(bounds) == 2 for bounds in parts)
+        spans = tuple(all(flags) for flags in zip(continues, goes_on, one_document, strict=True))
+        return own, ContextPart(group, continues, spans, own[1] - own[0], own[-1] - own[-2])
+
+    @property
+    def rank(self) -> int:
+        return self.group.rank()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether this rank's last document continues on the next rank."""
+        return any(self.continues[self.rank + 1 : self.rank + 2])
+
+    def from_previous(self, last: Tensor, documents: int) -> Tensor:
+        """Return the token before each of this rank's documents, [D, C], zero before those that begin here. Collective.
+
+        `last` [1, C] is this rank's last token.
+        """
+        exchange = Exchange(self.group, last)
+        first = exchange.result()[self.rank - 1] if self.continues[self.rank] else torch.zeros_like(last)
+        return F.pad(first, (0, 0, 0, documents - 1))
+
+    def from_next(self, grad: Tensor) -> Tensor:
+        """Return the gradient of `last`, [1, C], from those of the results of `from_previous`, [D, C]. Collective."""
+        exchange = Exchange(self.group, grad[:1])
+        return exchange.result()[self.rank + 1] if self.goes_on else torch.zeros_like(grad[:1])
+
+
+class Exchange:
+    """The tensors of all ranks of a group, which arrive while the caller continues. The constructor is collective."""
+
+    _unfinished: ClassVar[list["Exchange"]] = []  # their memory must not be used again
+
+    def __init__(self, group: dist.ProcessGroup, x: Tensor) -> None:
+        self._own = x.clone(memory_format=torch.contiguous_format)  # not a view that would keep all tokens in memory
+        self._all = x.new_empty(group.size(), *x.shape)
+        self._work = dist.all_gather(list(self._all.unbind(0)), self._own, group=group, async_op=True)
+        Exchange._unfinished = [one for one in self._unfinished if not one._work.is_completed()] + [self]
+
+    def result(self) -> Tensor:
+        """Wait for the tensors of all ranks, and return them, [R, *x.shape]."""
+        self._work.wait()
+        return self._all
+
+
+def exchanged_bytes(ranks: int, width: int, head_size: int, item_size: int) -> int:
+    """Return the bytes that a rank receives per layer in forward and backward, which do not depend on its tokens.
+
+    They are the last token of every other rank for two token shifts, and the gradient of each; E, and T among more than
+    two ranks; and E'. `item_size` is the bytes of a value of the model, at most 4; states are float32. If activation
+    checkpointing repeats the forward pass of a block, its part is received twice.
+    """
+    tokens = 2 * 2 * width * item_size
+    states = (2 if ranks == 2 else 3) * width * head_size * 4
+    return (ranks - 1) * (tokens + states)
+
+
+def cut(cu_seqlens: Sequence[int], ranks: int) -> list[list[int]]:
+    """Divide the tokens evenly among `ranks`; return the bounds of the documents in each part, with the part's own."""
+    edges = [cu_seqlens[-1] * i // ranks for i in range(ranks + 1)]
+    return [[start, *(x for x in cu_seqlens if start < x < stop), stop] for start, stop in pairwise(edges)]
+
+
+def previous_tokens(x: Tensor, context: ContextPart, documents: int) -> Tensor:
+    """Do what `ContextPart.from_previous` does, differentiably."""
+    return _PreviousTokens.apply(x, context, documents)
+
+
+class _PreviousTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, last: Tensor, context: ContextPart, documents: int) -> Tensor:
+        ctx.context = context
+        return context.from_previous(last, documents)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.context.from_next(grad), None, None
+
+
+def wkv7s_over_ranks(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    context: ContextPart,
+    cu_seqlens: Tensor,
+    max_length: int,
+    state: Tensor | None = None,
+) -> Tensor:
+    """Run `wkv7s` over this rank's part of the tokens; return the outputs [1, M, H, N]. Collective, also in backward.
+
+    r, w, k, v, a, b and state receive the gradients of the outputs of all ranks.
+
+    Args:
+        r, w, k, v, a, b: [1, M, H, N].
+        cu_seqlens, max_length: of this rank's documents, as for `wkv7s`.
+        state: [D, H, N, N], the state before each document that begins here; None for zeros. The value of a document
+            that began on an earlier rank is not used.
+    """
+    save = torch.is_grad_enabled()
+    return _WKV7sOverRanks.apply(context, cu_seqlens, max_length, save, state, r, w, k, v, a, b)
+
+
+class _WKV7sOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, context, cu_seqlens, max_length, save, state, *inputs):
+        packed = [x.flatten(0, 1) for x in inputs]
+
+        def forward(before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return torch.ops.rwkv_music.wkv7s_forward(*packed, before, cu_seqlens, max_length, save)
+
+        (y, _, checkpoints), exchange = forward_over_ranks(context, packed, cu_seqlens.numel() - 1, state, forward)
+        if save:
+            ctx.context, ctx.exchange, ctx.max_length, ctx.has_state = context, exchange, max_length, state is not None
+            ctx.save_for_backward(*packed, cu_seqlens, checkpoints)
+        return y.view_as(inputs[0])
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        *packed, cu_seqlens, checkpoints = ctx.saved_tensors
+        grad_y = grad_y.flatten(0, 1)
+
+        def backward(after: Tensor) -> tuple[Tensor, ...]:
+            return torch.ops.rwkv_music.wkv7s_backward(*packed, cu_seqlens, ctx.max_length, checkpoints, grad_y, after)
+
+        documents = cu_seqlens.numel() - 1
+        *grads, grad_state = backward_over_ranks(ctx.context, packed, documents, grad_y, ctx.exchange, backward)
+        grad_state = grad_state if ctx.has_state else None
+        return (None, None, None, None, grad_state, *(grad.unsqueeze(0) for grad in grads))
+
+
+def forward_over_ranks(
+    context: ContextPart,
+    inputs: Sequence[Tensor],
+    documents: int,
+    state: Tensor | None,
+    forward: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+) -> tuple[tuple[Tensor, Tensor, Tensor], Exchange | None]:
+    """Run the recurrence over this rank's part of the tokens. Collective.
+
+    Args:
+        inputs: r, w, k, v, a, b, [M, H, N].
+        documents: D.
+        state: as in `wkv7s_over_ranks`.
+        forward: calls the operator `wkv7s_forward` with these inputs and the given state before each document.
+
+    Returns what `forward` returns, and the exchange that `backward_over_ranks` needs: E and T of all ranks,
+    [R, 2, H, N, N], in the dtype of the state; None if the backward pass needs no T.
+    """
+    r, v = inputs[0], inputs[3]
+    before = _zeros(r, documents) if state is None else state.clone()
+    mapped = _zeros(r, 1 if len(context.continues) == 2 else 2)  # E and T
+    last = [x[-context.last_length :] for x in inputs]
+    outputs = None
+    if not context.continues[context.rank]:
+        outputs = forward(before)
+        mapped[0] = outputs[1][-1]  # not needed if no document goes on
+    elif context.spans[context.rank]:
+        identity = torch.eye(r.shape[-1], dtype=mapped.dtype, device=r.device).expand_as(mapped[:1]).contiguous()
+        mapped[0] = _final_state(*last)
+        mapped[1] = _final_state(*last[:3], torch.zeros_like(v), *last[4:], state=identity)
+    elif context.goes_on:
+        mapped[0] = _final_state(*last, state=before[-1:])
+    exchange = Exchange(context.group, mapped)
+    if outputs is None:
+        gathered = exchange.result()
+        S = None
+        for rank in range(context.rank):  # S becomes the state after `rank`
+            if context.spans[rank]:
+                S = torch.baddbmm(gathered[rank, 0], S, gathered[rank, 1])
+            else:  # S is not used if no document goes on
+                S = gathered[rank, 0]
+        before[0] = S
+        outputs = forward(before)
+    return outputs, exchange if any(context.spans[context.rank + 1 :]) else None
+
+
+def backward_over_ranks(
+    context: ContextPart,
+    inputs: Sequence[Tensor],
+    documents: int,
+    grad_y: Tensor,
+    exchange: Exchange | None,
+    backward: Callable[[Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Return the gradients of r, w, k, v, a, b, and of the argument `state` of `forward_over_ranks`. Collective.
+
+    Args:
+        inputs, documents, exchange: those that `forward_over_ranks` took and returned.
+        grad_y: [M, H, N], the gradient of the outputs.
+        backward: calls the operator `wkv7s_backward` with these inputs, `grad_y` and the given gradient of the state
+            after each document, [D, H, N, N].
+    """
+    r, w, _, _, a, b = inputs
+    after, before = _zeros(r, documents), _zeros(r, 1)[0]
+    gradients = None
+    if not context.goes_on:
+        gradients = backward(after)
+        before = gradients[-1][0]  # not needed if the first document begins here
+    elif context.continues[context.rank]:
+        before = _gradient_before(*(x[: context.first_length] for x in (r, w, a, b, grad_y)))
+    received = Exchange(context.group, before)
+    if gradients is None:
+        gathered = received.result()
+        G = None
+        for rank in reversed(range(context.rank + 1, len(context.continues))):  # G becomes the gradient before `rank`
+            if context.spans[rank]:
+                G = torch.baddbmm(gathered[rank], G, exchange.result()[rank, 1].mT)
+            else:  # G is not used if the first document of `rank` begins there
+                G = gathered[rank]
+        after[-1] = G
+        gradients = backward(after)
+    if context.continues[context.rank]:
+        gradients[-1][0] = 0  # that state is not an argument
+    return gradients
+
+
+def _final_state(*inputs: Tensor, state: Tensor | None = None) -> Tensor:
+    """Return the state [H, N, N] after a document of r, w, k, v, a, b [M, H, N]; `state` [1, H, N, N] precedes it."""
+    tokens = len(inputs[0])
+    cu_seqlens = torch.arange(0, tokens + 1, tokens, dtype=torch.int32, device=inputs[0].device)
+    return torch.ops.rwkv_music.wkv7s_forward(*inputs, state, cu_seqlens, tokens, False)[1][0]
+
+
+def _gradient_before(r: Tensor, w: Tensor, a: Tensor, b: Tensor, grad_y: Tensor) -> Tensor:
+    """Return the gradient [H, N, N] of the state before one document, for a gradient of zero of the state after it.
+
+    With H_t the gradient of S_t, H_t = dy_t r_t^T + H_{t+1} diag(d_{t+1}) + (H_{t+1} b_{t+1}) a_{t+1}^T. This is the
+    recurrence of `wkv7s`, backwards in time, with the roles of a and b exchanged, and with dy and r as values and keys.
+    Decays, a and b belong to the token after that of dy and r, so the recurrence has M + 1 steps. The first one starts
+    from zero, to which any decay, a and b apply, and the last one adds zero.
+    """
+    tokens = torch.arange(len(r) - 1, -1, -1, device=r.device)
+    decayed, added = torch.cat([tokens[:1], tokens]), torch.cat([tokens, tokens[-1:]])
+    w, a, b = (x.index_select(0, decayed) for x in (w, a, b))
+    keys, values = (x.index_select(0, added) for x in (r, grad_y))
+    values[-1] = 0
+    return _final_state(keys, w, keys, values, b, a)
+
+
+def _zeros(r: Tensor, states: int) -> Tensor:
+    """Return `states` zero states [states, H, N, N] of the recurrence for r [M, H, N]."""
+    _, H, N = r.shape
+    return r.new_zeros(states, H, N, N, dtype=torch.float64 if r.dtype == torch.float64 else torch.float32)
