@@ -18,7 +18,9 @@ import plan
 import report
 
 from rwkv_music.config import PRESETS
+from rwkv_music.prepare.packages import PACKAGES
 
+PROGRAMS = {*PACKAGES, "freedink-data", "pianobooster"}  # the corpora of corpus.json that are not music21's
 PROJECT = Path(__file__).parent.parent
 BEGIN, END = "<!-- table {}, written by benchmarks/tables.py -->", "<!-- end of table -->"
 BLOCK = re.compile(BEGIN.format(r"(\w+)") + ".*?" + END, flags=re.DOTALL)
@@ -70,10 +72,8 @@ def summary(root: str) -> str:
     bach, corpus, tuned = results("demo"), results("corpus"), results("tuning")
     h200, h100, many = results("step_h200"), results("step_h100"), results("scaling")
     kernels, speed, kills = results("wkv7s_gpu"), results("generation_cuda_speed"), results("kills")
-    losses = [
-        f"{val['nats_per_token']:.3f} nats per token ({val['ngram']:.0f}-gram model: {val['ngram_nats_per_token']:.3f})"
-        for val in (made["evaluation"]["val"] for made in (bach, corpus))
-    ]
+    chorales = bach["evaluation"]["val"]
+    loss, order, ngram = (chorales[key] for key in ("nats_per_token", "ngram", "ngram_nats_per_token"))
     steps = {
         shape: " and ".join(
             f"{row['tokens_per_second']:,.0f} tokens/s ({row['mfu']:.0%} MFU) on one {gpu(made['machine'])}"
@@ -90,11 +90,15 @@ def summary(root: str) -> str:
     state = min((row for row in tuned["tuned"] if row["tune"] == "state"), key=lambda row: row["val_loss"])
     docs = f"{root}docs"
     rows = [
-        ["Held-out Bach chorales, `make demo`", losses[0], f"[music.md]({docs}/music.md#what-the-models-learn)"],
+        [
+            "Held-out Bach chorales, `make demo`",
+            f"{loss:.3f} nats per token ({order:.0f}-gram model: {ngram:.3f})",
+            f"[music.md]({docs}/music.md#what-the-models-learn)",
+        ],
         [
             f"Held-out pieces of music21's corpus, `0.1b`, {corpus['minutes']:.1f} minutes on one "
             f"{gpu(corpus['machine'])}",
-            losses[1],
+            f"{bits_of_scores(corpus):.2f} bits per note",
             f"[music.md]({docs}/music.md#what-the-models-learn)",
         ],
         [
@@ -149,13 +153,18 @@ def presets(root: str) -> str:
     return f"\n{table(['`--preset`', 'layers', 'width'], rows)}\n"
 
 
+def bits_of_scores(corpus: dict) -> float:
+    """Return the bits per note of the held-out pieces of music21's corpus, from corpus.json."""
+    pieces = [figures for name, figures in corpus["corpora"].items() if name not in PROGRAMS]
+    notes = sum(figures["notes"] for figures in pieces)
+    return sum(figures["bits_per_note"] * figures["notes"] for figures in pieces) / notes
+
+
 def losses(root: str) -> str:
     """Return the losses of the demo's model and of `0.1b` on music21's corpus beside those of n-gram models."""
     bach, corpus = results("demo"), results("corpus")
     first, second = (made["evaluation"]["val"] for made in (bach, corpus))
     counts = corpus["data"]["splits"]["train"]
-    rows, ctx_len = corpus["batch"]
-    step, lowest = min(corpus["curves"]["val/loss"], key=lambda point: point[1])
     cells = []
     for name, key in (
         ("the trained model", ""),
@@ -174,18 +183,18 @@ The table compares two models on held-out pieces:
 
 - *chorales*: `make demo`, 3 layers x 128, {bach["first_seconds"]} s on {bach["machine"]["cores"]} CPU cores with
   installation; {first["targets"]:,.0f} held-out tokens ([demo.json]({root}benchmarks/results/demo.json)).
-- *corpus*: the `0.1b` preset, 12 layers x 768, on music21's corpus ({counts["pieces"]:,} training pieces,
-  {counts["tokens"]:,} tokens), {corpus["minutes"]:.1f} minutes on one {gpu(corpus["machine"])}:
-  {corpus["steps"]:,} steps of {rows} x {ctx_len} tokens with `{" ".join(corpus["options"])}`
-  ([corpus.json]({root}benchmarks/results/corpus.json)).
+- *corpus*: the `0.1b` preset, 12 layers x 768, on music21's corpus and the music of games and other programs
+  ({counts["pieces"]:,} training pieces, {counts["tokens"]:,} tokens), {corpus["minutes"]:.1f} minutes on one
+  {gpu(corpus["machine"])}:
+  {corpus["steps"]:,} steps with `{corpus["options"]}`
+  (`benchmarks/corpus_run.py`, [corpus.json]({root}benchmarks/results/corpus.json)). The table shows the checkpoint
+  with the lowest validation loss, that of step {corpus["step"]:,}.
 
 {table(heads, cells)}
 
-![Training and validation loss of 0.1b on music21's corpus]({root}benchmarks/results/corpus/curve.png)
+The held-out pieces of music21's corpus alone have {bits_of_scores(corpus):.2f} bits per note.
 
-For the corpus, the table shows the last checkpoint of the run, which is overtrained. The validation loss was lowest at
-step {step:,}: {lowest:.3f}
-nats per token.
+![Training and validation loss of 0.1b on music21's corpus]({root}benchmarks/results/corpus/curve.png)
 """
 
 
@@ -204,56 +213,74 @@ def parts(root: str) -> str:
         for corpus, figures in result["corpora"].items()
     ]
     heads = ["held-out pieces", "notes", "bits per note", "merged parts: notes", "merged parts: bits per note"]
-    holes = {(hole["context_bars"], hole["hole_bars"], hole["name"]): hole["bits_per_note"] for hole in result["holes"]}
-    sizes = list(dict.fromkeys(key[:2] for key in holes))
+    steps = result["plain"].split("--steps ")[1]
+    return f"""
+The `0.1b` preset was trained on `multitrack` for {steps} steps ({gpu(result["machine"])},
+[parts.json]({root}benchmarks/results/parts.json)). "Merged parts" are results with an earlier tokenizer modeled on
+MidiTok's REMI, trained in the same way. It merged the parts of one instrument and lost their unisons
+(`benchmarks/parts.py` at commit 79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
+
+{table(heads, rows)}
+"""
+
+
+def holes(root: str) -> str:
+    """Return bits per note of true music in holes, by what the corpus model has read."""
+    result = results("corpus")
+    bits = {(hole["context_bars"], hole["hole_bars"], hole["name"]): hole["bits_per_note"] for hole in result["holes"]}
     compared = (
         ("bars, both sides", "bars, left side only"),
         ("inner parts, outer parts given", "inner parts without the outer parts"),
     )
-    kinds = []
-    for size in sizes:
-        cells = [f"{size[0]}", f"{size[1]}"]
+    rows = []
+    for size in dict.fromkeys(key[:2] for key in bits):
+        row = [f"{size[0]}", f"{size[1]}"]
         for more, less in compared:
-            given, without = holes[(*size, more)], holes[(*size, less)]
-            cells += [f"{given:.2f}", f"{without:.2f}", f"{100 * (given / without - 1):+.1f}%"]
-        kinds.append(cells)
-    columns = ["bars on each side", "bars of the hole", "both sides", "left side only", "change"]
-    steps, infill = result["plain"].split("--steps ")[1], result["infill"]
-    columns += ["inner parts: outer parts given", "without them", "change"]
+            given, without = bits[(*size, more)], bits[(*size, less)]
+            row += [f"{given:.2f}", f"{without:.2f}", f"{100 * (given / without - 1):+.1f}%"]
+        rows.append(row)
+    heads = ["bars on each side", "bars of the hole", "both sides", "left side only", "change"]
+    heads += ["inner parts: outer parts given", "without them", "change"]
     return f"""
-The `0.1b` preset was trained on `multitrack` for {steps} steps ({gpu(result["machine"])},
-[parts.json]({root}benchmarks/results/parts.json)). "Merged parts" is an earlier tokenizer after MidiTok's REMI, trained
-in the same way. It merged the parts of one instrument and lost their unisons (`benchmarks/parts.py` at commit 79253ac,
-[figures]({root}benchmarks/results/parts_79253ac.json)).
+The table shows how well the corpus model predicts the true music in holes of held-out pieces, in bits per note
+([corpus.json]({root}benchmarks/results/corpus.json)). In the columns "both sides" and "left side only", the holes are
+whole bars. With "both sides", the model also reads the bars after them. In the last three columns, the holes are the
+inner parts of these bars, and the outer parts are the first and the last part.
 
 {table(heads, rows)}
-
-A second model was trained with `{infill}`. The next table shows how well it predicts the true music in holes of
-held-out pieces, in bits per note. In the columns "both sides" and "left side only", the holes are whole bars. With
-"both sides", the model also reads the bars after them. In the last three columns, the holes are the inner parts of
-these bars, and the outer parts are the first and the last part. The model makes good use of the other parts, but hardly
-uses the bars after a hole.
-
-{table(columns, kinds)}
 """
 
 
 def measures(root: str) -> str:
-    """Return the symbolic measures of real and completed bars, and three completions."""
-    result, images = results("corpus")["measures"], f"{root}benchmarks/results/corpus"
-    columns = list(next(iter(result.values())))
-    rows = [[name, *(cells[column] for column in columns)] for name, cells in result.items()]
+    """Return what `evaluate` says about the music that the corpus model writes, and some of its pieces."""
+    result, images = results("corpus"), f"{root}benchmarks/results/corpus"
+    texts = {
+        name: "```text\n" + "\n".join(line or "```\n\n```text" for line in lines) + "\n```"
+        for name, lines in result["tables"].items()
+    }
+    titles = {
+        "continued": "The model reads four bars of a chorale and writes twelve",
+        "filled-in": "It writes the missing bars 5 to 8",
+        "bass-line": "It writes the bass under the other three voices",
+        "harmonized": "It writes three voices under the soprano",
+        "fiddle-tune": "It reads four bars of a fiddle tune and writes twelve",
+    }
     rolls = "\n\n".join(
-        f"{name} ([listen]({images}/{name}.mid)):\n\n![Piano roll of {name}]({images}/{name}.png)"
-        for name in sorted(path.stem for path in (report.RESULTS / "corpus").glob("*.mid"))
+        f"{title} ([listen]({images}/{name}.mid)):\n\n![Piano roll: {title}]({images}/{name}.png)"
+        for name, title in titles.items()
     )
     return f"""
-The next table compares the eight bars that follow four given bars in real pieces with completions by the corpus model
-(mean +- standard deviation over the pieces):
+The next tables are what `evaluate` says about the corpus model. The first one compares the eight bars that follow four
+given bars in real pieces with the model's completions:
 
-{table(["", *columns], rows)}
+{texts["completions"]}
 
-The piano rolls show three completions of held-out pieces, each with four given and eight completed bars:
+{texts["fills"]}
+
+{texts["mirex"]}
+
+The piano rolls show pieces that the corpus model has written. The given bars are those of a held-out chorale and of a
+held-out fiddle tune.
 
 {rolls}
 """
@@ -555,8 +582,8 @@ zeropp or zero3, whichever sends less.
 BLOCKS: dict[str, Callable[[str], str]] = {
     block.__name__: block
     for block in (
-        demo, summary, presets, losses, parts, measures, step, kernels, fused, generation, prepare, scaling, tuning,
-        saving, kills, resumption, learning, zero,
+        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, prepare, scaling,
+        tuning, saving, kills, resumption, learning, zero,
     )
 }  # fmt: skip
 
@@ -576,10 +603,19 @@ def with_tables(text: str, root: str) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Return a block with its paragraphs wrapped at 120 characters, and its tables, lists and images unchanged."""
-    parts = text.strip("\n").split("\n\n")
+    """Return a block with paragraphs and lists wrapped at 120 characters, and tables, code and images unchanged."""
     fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
-    return "\n" + "\n\n".join(part if part.startswith(("|", "!", "- ")) else fill(part) for part in parts) + "\n"
+
+    def filled(part: str) -> str:
+        if part.startswith(("|", "!", "```")):
+            return part
+        if part.startswith("- "):
+            return "\n".join(
+                fill(f"- {' '.join(item.split())}", subsequent_indent="  ") for item in part[2:].split("\n- ")
+            )
+        return fill(part)
+
+    return "\n" + "\n\n".join(map(filled, text.strip("\n").split("\n\n"))) + "\n"
 
 
 def root_of(page: Path) -> str:
