@@ -610,9 +610,8 @@ def wrapped(text: str) -> str:
         if part.startswith(("|", "!", "```")):
             return part
         if part.startswith("- "):
-            return "\n".join(
-                fill(f"- {' '.join(item.split())}", subsequent_indent="  ") for item in part[2:].split("\n- ")
-            )
+            items = (" ".join(item.split()) for item in part[2:].split("\n- "))
+            return "\n".join(fill(f"- {item}", subsequent_indent="  ") for item in items)
         return fill(part)
 
     return "\n" + "\n\n".join(map(filled, text.strip("\n").split("\n\n"))) + "\n"
