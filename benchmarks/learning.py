@@ -5,7 +5,8 @@
     python benchmarks/learning.py DATA --out DIR --preset tiny --ctx_len 64 --steps 6 --val_every 3      # on a CPU
 
 The contestants are RWKV x080 with AdamW; RWKV x080 with Muon; RWKV x070 with the better of these two optimizers; and a
-Transformer (transformer.py). Each first runs with one seed at the same number of settings: learning rate and dropout.
+Transformer (transformer.py). Each first runs with one seed at the same number of settings: learning rate, dropout
+(Transformer only) and weight decay of the matrices.
 Its best setting then runs with more seeds. Two more runs, of RWKV x080 trained with Muon and of the Transformer, use
 longer rows with the same number of tokens per step.
 
@@ -41,11 +42,11 @@ from rwkv_music.config import PRESETS
 from rwkv_music.data.dataset import read_dataset_json
 
 WORKER = Path(__file__).parent / "learning_worker.py"
-# Learning rates and dropout, the most promising first.
-GRIDS: dict[str, tuple[tuple[float, float], ...]] = {
-    "adamw": ((1e-3, 0.0), (6e-4, 0.0), (2e-3, 0.0)),
-    "muon": ((2e-3, 0.0), (1e-3, 0.0), (4e-3, 0.0)),
-    "transformer": ((1e-3, 0.1), (2e-3, 0.1), (1e-3, 0.0)),
+Setting = tuple[float, float, float]  # learning rate, dropout, weight decay
+GRIDS: dict[str, tuple[Setting, ...]] = {  # the most promising first
+    "adamw": ((1e-3, 0.0, 0.1), (1e-3, 0.0, 1.0), (2e-3, 0.0, 1.0)),
+    "muon": ((2e-3, 0.0, 1.0), (2e-3, 0.0, 0.1), (2e-3, 0.0, 2.0)),
+    "transformer": ((1e-3, 0.1, 1.0), (2e-3, 0.1, 1.0), (1e-3, 0.1, 0.1)),
 }
 NAMES = {
     "adamw": "RWKV x080, AdamW",
@@ -73,6 +74,7 @@ class Job:
     name: str
     lr: float
     dropout: float
+    weight_decay: float
     seed: int
     optimizer: str = "adamw"
 
@@ -85,12 +87,20 @@ class Job:
         return self.name.endswith("_long")
 
     @property
-    def setting(self) -> tuple[float, float]:
-        return self.lr, self.dropout
+    def setting(self) -> Setting:
+        return self.lr, self.dropout, self.weight_decay
 
     def __str__(self) -> str:
-        dropout = f", dropout {self.dropout:g}" if self.dropout else ""
-        return f"{NAMES[self.name]}, lr {self.lr:g}{dropout}, seed {self.seed}"
+        return f"{NAMES[self.name]}, {described(self.setting)}, seed {self.seed}"
+
+
+def described(setting: Setting) -> str:
+    lr, dropout, weight_decay = setting
+    return f"lr {lr:g}" + (f", dropout {dropout:g}" if dropout else "") + f", weight decay {weight_decay:g}"
+
+
+def setting_of(run: dict) -> Setting:
+    return run["lr"], run["dropout"], run["weight_decay"]
 
 
 def finished(runs: list[dict], name: str) -> list[dict]:
@@ -98,11 +108,11 @@ def finished(runs: list[dict], name: str) -> list[dict]:
     return [run for run in runs if run["name"] == name and run["finished"]]
 
 
-def best_setting(runs: list[dict], name: str) -> tuple[float, float] | None:
-    """Return the learning rate and the dropout with which the first seed has the lowest loss; None without a run."""
+def best_setting(runs: list[dict], name: str) -> Setting | None:
+    """Return the setting with which the first seed has the lowest loss; None without a run."""
     first = [run for run in finished(runs, name) if run["seed"] == 0]
     best = min(first, key=lambda run: run["best_loss"], default=None)
-    return best and (best["lr"], best["dropout"])
+    return best and setting_of(best)
 
 
 def wanted(runs: list[dict], parts: list[str], grid: int, seeds: int) -> list[Job]:
@@ -112,7 +122,7 @@ def wanted(runs: list[dict], parts: list[str], grid: int, seeds: int) -> list[Jo
     """
 
     def settled(name: str) -> bool:
-        ended = {(run["lr"], run["dropout"]) for run in runs if run["name"] == name and run["seed"] == 0}
+        ended = {setting_of(run) for run in runs if run["name"] == name and run["seed"] == 0}
         return ended >= set(GRIDS[name][:grid])
 
     def seed(name: str, number: int) -> list[Job]:
@@ -321,7 +331,7 @@ class Race:
 
 
 def grids(options: argparse.Namespace) -> dict[str, list]:
-    """Return the learning rate and the dropout of each run of the grids."""
+    """Return the settings of each grid."""
     return {name: [list(setting) for setting in grid[: options.grid]] for name, grid in GRIDS.items()}
 
 
@@ -351,8 +361,7 @@ def spread(values: list[float]) -> dict[str, float] | None:
 def summary(runs: list[dict]) -> dict[str, Any]:
     """Return the figures of each contestant at its best setting, and of the others against AdamW."""
     chosen = {
-        name: [run for run in finished(runs, name) if (run["lr"], run["dropout"]) == best_setting(runs, name)]
-        for name in NAMES
+        name: [run for run in finished(runs, name) if setting_of(run) == best_setting(runs, name)] for name in NAMES
     }
     chosen = {name: some for name, some in chosen.items() if some}
     if not chosen:
@@ -370,9 +379,10 @@ def summary(runs: list[dict]) -> dict[str, Any]:
                 means = {"steps": statistics.mean(steps for steps, _ in reached), "seconds": statistics.mean(seconds)}
                 table.append({"loss": loss, **{key: round(value, 2) for key, value in means.items()}})
         contestants[name] = {
-            "grid": [[r["lr"], r["dropout"], r["best_loss"]] for r in finished(runs, name) if r["seed"] == 0],
+            "grid": [[*setting_of(r), r["best_loss"]] for r in finished(runs, name) if r["seed"] == 0],
             "lr": some[0]["lr"],
             "dropout": some[0]["dropout"],
+            "weight_decay": some[0]["weight_decay"],
             "optimizer": some[0]["optimizer"],
             "seeds": len(some),
             "parameters": some[0]["parameters"],
@@ -425,7 +435,7 @@ def plot(runs: list[dict], path: Path) -> None:
     lowest, highest = math.inf, 0.0
     for name in NAMES:
         setting = best_setting(runs, name)
-        some = [run for run in finished(runs, name) if (run["lr"], run["dropout"]) == setting]
+        some = [run for run in finished(runs, name) if setting_of(run) == setting]
         if not some:
             continue
         steps = [step for step, _ in some[0]["validation"]]
@@ -434,7 +444,7 @@ def plot(runs: list[dict], path: Path) -> None:
             [function(values) for values in zip(*losses, strict=True)] for function in (statistics.mean, min, max)
         )
         ms = statistics.median(run["step_ms"] for run in some)
-        label = f"{NAMES[name]}, lr {setting[0]:g}" + (f", dropout {setting[1]:g}" if setting[1] else "")
+        label = f"{NAMES[name]}, {described(setting)}"
         style = {"color": COLORS[name.removesuffix("_long")], "linestyle": "--" if name.endswith("_long") else "-"}
         for axes, scale in ((by_step, 1.0), (by_second, ms / 1e3)):
             places = [scale * step for step in steps]
@@ -497,7 +507,6 @@ def main() -> int:
     parser.add_argument("--batch_size", type=int, default=32, help="rows per step (default: 32)")
     parser.add_argument("--steps", type=int, default=600, help="optimizer steps per run (default: 600)")
     parser.add_argument("--warmup_steps", type=int, default=50, help="steps of linear warm-up (default: 50)")
-    parser.add_argument("--weight_decay", type=float, default=0.1, help="weight decay of matrices (default: 0.1)")
     parser.add_argument("--augment", default="transpose", help="augmentation, as in train.py (default: transpose)")
     parser.add_argument("--val_every", type=int, default=50, help="steps between validations (default: 50)")
     parser.add_argument(
@@ -517,7 +526,7 @@ def main() -> int:
     options.eager = options.eager or not on_gpu
     every = ",".join(map(str, range(torch.cuda.device_count()))) if on_gpu else ""
     options.gpus = (options.gpus or every).split(",")
-    names = ("preset", "ctx_len", "batch_size", "steps", "warmup_steps", "weight_decay", "augment", "val_every")
+    names = ("preset", "ctx_len", "batch_size", "steps", "warmup_steps", "augment", "val_every")
     settings = {name: getattr(options, name) for name in (*names, "attention")}
     settings["dataset"] = read_dataset_json(options.data)["sha256"]
     out = Path(options.out)

@@ -532,7 +532,14 @@ def learning(root: str) -> str:
     settings, found = result["settings"], result["summary"]
     names = {"adamw": "AdamW", "muon": "Muon", "x070": "Muon, `--channel_mix x070`"}
     rows = [
-        [name, f"{x['lr']:g}", str(x["seeds"]), f"{x['best_loss']['mean']:.4f}", f"{x['best_step']['mean']:.0f}"]
+        [
+            name,
+            f"{x['lr']:g}",
+            f"{x['weight_decay']:g}",
+            str(x["seeds"]),
+            f"{x['best_loss']['mean']:.4f}",
+            f"{x['best_step']['mean']:.0f}",
+        ]
         + [f"{x['tokens_per_second']:,.0f}"]
         for key, name in names.items()
         for x in [found["contestants"][key]]
@@ -540,7 +547,7 @@ def learning(root: str) -> str:
     millions = results("shipped_model")["data"]["splits"]["train"]["tokens"] / 1e6  # the same dataset
     ratio = found["muon_to_the_best_loss_of_adamw"]
     steps, seconds = (ratio[f"{what}_over_adamw"] for what in ("steps", "seconds"))
-    grid = {key: " and ".join(f"{lr:g}" for lr, _ in result["grids"][key]) for key in ("adamw", "muon")}
+    grid = {key: " and ".join(f"{lr:g}" for lr, *_ in result["grids"][key]) for key in ("adamw", "muon")}
     large = results("step_muon")
     adamw, muon = (large[name] for name in ("adamw", "muon"))
     one = adamw["batch"][0] * adamw["batch"][1]
@@ -558,7 +565,7 @@ costs more in a large model with few tokens per step: {adamw["model"]["layers"]}
 {one:,} tokens per step on one GPU take {muon["step_ms"]:.0f} ms per step instead of {adamw["step_ms"]:.0f} ms
 ([step_muon.json]({root}benchmarks/results/step_muon.json)). More GPUs divide this work.
 
-{table(["optimizer", "learning rate", "seeds", "lowest validation loss", "at step", "tokens/s"], rows)}
+{table(["optimizer", "learning rate", "weight decay", "seeds", "lowest validation loss", "at step", "tokens/s"], rows)}
 
 ![Validation loss by steps and by seconds]({root}benchmarks/results/learning.png)
 """

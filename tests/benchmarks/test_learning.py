@@ -15,7 +15,7 @@ JOB = {
     "dropout": 0.1, "optimizer": "muon", "channel_mix": "x080",
 }  # fmt: skip
 
-# A worker that answers without training: the loss is 1000 times the learning rate, in half a second with --slow.
+# A worker that answers without training: the loss is 1000 times the learning rate plus the weight decay.
 FAKE = """
 import json, sys, time
 from pathlib import Path
@@ -25,10 +25,10 @@ for line in sys.stdin:
     if job["name"] == "adamw" and not (marks / "crashed").exists():
         (marks / "crashed").touch()
         sys.exit(1)
-    if job["name"] == "muon" and job["lr"] == 1e-3:
+    if job["name"] == "muon" and job["weight_decay"] == 2:
         print(json.dumps({"result": {"failed": "The loss is nan."}}), flush=True)
         continue
-    points = {"validation": [[1, 9.0], [2, 1e3 * job["lr"]]], "training": [], "step_ms": 2.0}
+    points = {"validation": [[1, 9.0], [2, 1e3 * job["lr"] + job["weight_decay"]]], "training": [], "step_ms": 2.0}
     print(json.dumps({"points": points}), flush=True)
     time.sleep(SECONDS)
     print(json.dumps({"result": {**points, "parameters": 1, "seconds": SECONDS, "held_gib": 0}}), flush=True)
@@ -128,19 +128,20 @@ def race(data, tmp_path, monkeypatch, *more: str, seconds: float = 0.0) -> dict:
 
 def test_queue_retries_after_a_crash_and_takes_the_best_of_each_grid(benchmarks, bach_data, tmp_path, monkeypatch):  # noqa: F811
     result = race(bach_data, tmp_path, monkeypatch, "--gpus", "0,1")
-    runs = [(run["name"], run["lr"], run["dropout"], run["seed"]) for run in result["runs"] if run["finished"]]
+    finished = [run for run in result["runs"] if run["finished"]]
+    runs = [(run["name"], (run["lr"], run["weight_decay"]), run["dropout"], run["seed"]) for run in finished]
     assert result["status"] == 1 and len(result["runs"]) == 22 and len(runs) == len(set(runs)) == 21  # one failed
-    expected = {"adamw": 6e-4, "muon": 2e-3, "transformer": 1e-3, "x070": 6e-4}
-    for name, lr in expected.items():
-        assert {seed for n, rate, _, seed in runs if n == name and rate == lr} >= {0, 1, 2}
-    assert {(name, lr) for name, lr, *_ in runs if name.endswith("long")} == {
-        ("muon_long", 2e-3), ("transformer_long", 1e-3),
+    expected = {"adamw": (1e-3, 0.1), "muon": (2e-3, 0.1), "transformer": (1e-3, 0.1), "x070": (1e-3, 0.1)}
+    for name, setting in expected.items():
+        assert {seed for n, own, _, seed in runs if n == name and own == setting} >= {0, 1, 2}
+    assert {(name, setting) for name, setting, *_ in runs if name.endswith("long")} == {
+        ("muon_long", (2e-3, 0.1)), ("transformer_long", (1e-3, 0.1)),
     }  # fmt: skip
     [long] = [run for run in result["runs"] if run["name"] == "muon_long"]
     assert (long["ctx_len"], long["batch_size"]) == (4096, 8)
     assert all(run["optimizer"] == "adamw" for run in result["runs"] if run["name"] == "x070")
     found = result["summary"]["contestants"]["adamw"]
-    assert found["seeds"] == 3 and found["best_loss"]["mean"] == pytest.approx(0.6) and found["lr"] == 6e-4
+    assert found["seeds"] == 3 and found["best_loss"]["mean"] == pytest.approx(1.1) and found["weight_decay"] == 0.1
     assert found["tokens_per_second"] == 32 * 1024 / 2e-3
     assert (tmp_path / "out" / "learning.png").stat().st_size > 10_000
 
@@ -152,7 +153,7 @@ def test_a_run_that_the_time_limit_cuts_off_keeps_its_points(benchmarks, bach_da
     (tmp_path / "crashed").touch()
     result = race(bach_data, tmp_path, monkeypatch, "--gpus", "0", "--minutes", "0.05", seconds=60.0)
     [run] = result["runs"]
-    assert not run["finished"] and run["best_loss"] == 1.0 and run["validation"] == [[1, 9.0], [2, 1.0]]
+    assert not run["finished"] and run["best_loss"] == 1.1 and run["validation"] == [[1, 9.0], [2, 1.1]]
     assert result["summary"] == {}
 
 
@@ -161,7 +162,8 @@ def test_steps_to_a_loss_and_ratio_to_adamw(benchmarks):  # noqa: F811
 
     def run(name: str, seed: int, losses: list[float], step_ms: float) -> dict:
         validation = [[100 * (i + 1), loss] for i, loss in enumerate(losses)]
-        facts = {"lr": 1.0, "dropout": 0.0, "optimizer": name, "parameters": 1, "tokens_per_second": 1, "kind": "rwkv"}
+        facts = {"lr": 1.0, "dropout": 0.0, "weight_decay": 0.1, "optimizer": name, "kind": "rwkv"}
+        facts |= {"parameters": 1, "tokens_per_second": 1}
         best = min(validation, key=lambda point: point[1])
         points = {"validation": validation, "best_step": best[0], "best_loss": best[1], "step_ms": step_ms}
         return {"name": name, "seed": seed, "finished": True, **facts, **points}
