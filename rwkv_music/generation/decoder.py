@@ -6,6 +6,7 @@ as few kernel launches as the operators allow, in a fixed order, so a step can b
 Notable choices:
 - The mathematics and the precision are those of `model_v8`, which a test checks. The low-rank gates are computed as two
   batched products instead of eight, zero-padded to a common rank.
+- On a CPU, `CpuDecoder` computes the whole step in one call of a C++ kernel, if there is a compiler.
 - If the weights are partitioned (ZeRO-3 gathers a module's weights when it is called), or the head size is not that of
   the fused operators, `ModelDecoder` calls the model for each token instead.
 """
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from rwkv_music.cuda import graphs
 from rwkv_music.model_v8 import RWKV, Block, State
-from rwkv_music.ops import fused
+from rwkv_music.ops import decode_cpu, fused
 from rwkv_music.ops.wkv7s import wkv7s_forward
 
 PREFILL_WINDOW = 1024  # tokens of a prompt per forward pass
@@ -116,6 +117,25 @@ def _shifted(x: Tensor, norm: torch.nn.LayerNorm, mixes: Tensor, first: Tensor, 
     return mixed
 
 
+class CpuDecoder(Decoder):
+    """`Decoder` with the C++ kernel of `ops.decode_cpu`, for a model in fp32 or bf16 on a CPU.
+
+    The matrices are rounded to bf16. All other weights, the state and `logits` are fp32. `decode_cpu.load()` must not
+    be None.
+    """
+
+    def __init__(self, model: RWKV, rows: int):
+        self.model = model
+        self._weights = decode_cpu.packed(model)
+        self.token = torch.zeros(rows, dtype=torch.int64)
+        self._padded_logits = torch.zeros(rows, self._weights.shape.vocabulary)
+        self.logits = self._padded_logits[:, : model.config.vocab_size]
+        self.state = State(*(x.float() for x in model.init_state(rows)))
+
+    def step(self) -> None:
+        decode_cpu.step(self._weights, self.token, *self.state, self._padded_logits)
+
+
 class ModelDecoder:
     """A decoder that calls the model for each token, for any module with `init_state` and `forward(ids, state)`."""
 
@@ -144,7 +164,10 @@ def supports_decoder(model: torch.nn.Module) -> bool:
 
 def make_decoder(model: torch.nn.Module, rows: int) -> Decoder | ModelDecoder:
     """Return the fastest decoder that supports `model`."""
-    return Decoder(model, rows) if supports_decoder(model) else ModelDecoder(model, rows)
+    if not supports_decoder(model):
+        return ModelDecoder(model, rows)
+    on_cpu = model.device.type == "cpu" and model.emb.weight.dtype in (torch.float32, torch.bfloat16)
+    return CpuDecoder(model, rows) if on_cpu and decode_cpu.load() else Decoder(model, rows)
 
 
 @torch.no_grad()
