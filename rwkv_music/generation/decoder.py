@@ -23,6 +23,7 @@ from rwkv_music.ops import decode_cpu, fused
 from rwkv_music.ops.wkv7s import wkv7s_forward
 
 PREFILL_WINDOW = 1024  # tokens of a prompt per forward pass
+CPU_WINDOW = 256  # tokens of a prompt per call of the C++ kernel
 MIXES = "rkvwag"  # the inputs of the projections, then those of the gates
 GATES = "vwag"
 
@@ -52,6 +53,10 @@ class Decoder:
         self.logits.copy_(logits)
         for own, given in zip(self.state, state, strict=True):
             own.copy_(given)
+
+    def read(self, ids: Tensor, state: State | None = None) -> None:
+        """Process a prompt, and start after it. `ids` and `state` are as for `read_prompt`, of one row or of B rows."""
+        self.start(*read_prompt(self.model, ids, state))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -130,10 +135,27 @@ class CpuDecoder(Decoder):
         self.token = torch.zeros(rows, dtype=torch.int64)
         self._padded_logits = torch.zeros(rows, self._weights.shape.vocabulary)
         self.logits = self._padded_logits[:, : model.config.vocab_size]
-        self.state = State(*(x.float() for x in model.init_state(rows)))
+        self.state = self._own(model.init_state(rows))
+
+    def read(self, ids: Tensor, state: State | None = None) -> None:
+        ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
+        state = self._own(self.model.init_state(len(ids)) if state is None else state)
+        logits = torch.zeros(len(ids), self._padded_logits.shape[1])
+        for window in ids.split(CPU_WINDOW, dim=1):
+            self._forward(window.contiguous(), state, logits)
+        self.start(logits[:, : self.logits.shape[1]], state)
 
     def step(self) -> None:
-        decode_cpu.step(self._weights, self.token, *self.state, self._padded_logits)
+        self._forward(self.token.unsqueeze(1), self.state, self._padded_logits)
+
+    @staticmethod
+    def _own(state: State) -> State:
+        """Return an fp32 copy of a state, in which `wkv` has the kernel's order in memory: key axis, value axis."""
+        copy = State(*(x.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for x in state))
+        return copy._replace(wkv=copy.wkv.mT.contiguous().mT)
+
+    def _forward(self, ids: Tensor, state: State, logits: Tensor) -> None:
+        decode_cpu.forward(self._weights, ids, state.att_shift, state.wkv.mT, state.ffn_shift, logits)
 
 
 class ModelDecoder:
@@ -146,6 +168,9 @@ class ModelDecoder:
     def start(self, logits: Tensor, state: State) -> None:
         origins = torch.arange(self.rows) % len(logits)  # a single row is repeated
         self.logits, self.state = logits.expand(self.rows, -1), state.rows(origins)
+
+    def read(self, ids: Tensor, state: State | None = None) -> None:
+        self.start(*read_prompt(self.model, ids, state))
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 gathers weights here that are trained later
     def step(self) -> None:

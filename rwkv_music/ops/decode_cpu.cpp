@@ -1,15 +1,16 @@
-// One decoding step on a CPU: the next token of each of B rows passes through all layers in one call.
+// An RWKV v7 or v8 on a CPU: T tokens of each of B rows pass through all layers in one call.
 //
-// A step is bound by the memory bandwidth for the weights. Notable choices:
-// - The weights of the matrices are bf16. A step reads each of them once for all rows. Everything else is fp32: vectors,
+// With one token a call is bound by the memory bandwidth for the weights, with many by arithmetic. Notable choices:
+// - The weights of the matrices are bf16. A call reads each of them from memory once. Everything else is fp32: vectors,
 //   activations, sums and states.
 // - A panel holds PANEL outputs of a matrix: for each input, the weights of these outputs. A panel is one stream in
 //   memory, and its sums stay in registers. A word of a panel holds output k in its low and k + PANEL / 2 in its high
 //   half, so that a shift and a mask make two vectors of fp32.
 // - The threads take panels one by one. If another program interrupts a thread, the others wait for one panel only.
-// - The result does not depend on the number of threads or of rows.
+// - The recurrence runs token by token, because a head's state stays in the fastest cache.
+// - The result does not depend on the number of threads or of rows, nor on how a row's tokens are divided among calls.
 //
-// decode_cpu.py packs the weights and documents the formulas' source. Shapes: B rows, C width, N head size, L layers.
+// Shapes: B rows, T tokens, M = B * T, C width, N head size, H heads, L layers, V vocabulary.
 
 #include <algorithm>
 #include <cmath>
@@ -30,13 +31,19 @@ constexpr int64_t LANES = 16, MOST_ROWS = 8;  // MOST_ROWS: rows whose sums fit 
 #elif defined(__AVX2__)
 constexpr int64_t LANES = 8, MOST_ROWS = 4;
 #else
-constexpr int64_t LANES = 4, MOST_ROWS = 2;
+constexpr int64_t LANES = 4, MOST_ROWS = 4;
 #endif
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
-constexpr int64_t VECTORS = PANEL / LANES;
 
-enum Vector { LN1_W, LN1_B, X_R, X_K, X_V, X_W, X_A, X_G, W0, A0, V0, K_K, K_A, R_K, LN_X_W, LN_X_B, LN2_W, LN2_B,
+template <class Vector>
+inline Vector load(const void* address) {
+    Vector vector;
+    memcpy(&vector, address, sizeof vector);
+    return vector;
+}
+
+enum Parameter { LN1_W, LN1_B, X_R, X_K, X_V, X_W, X_A, X_G, W0, A0, V0, K_K, K_A, R_K, LN_X_W, LN_X_B, LN2_W, LN2_B,
               FFN_X_K, VECTORS_OF_LAYER };
 enum Gate { W, A, G, V, GATES };  // layer 0 lacks the last one
 
@@ -55,28 +62,36 @@ struct Product {
     float* y;
 };
 
-// Multiply R rows by one panel. x has `inputs` values a row; the rows of y are `stride` values apart.
+// Multiply R rows by one panel. The rows of x are `inputs` and those of y `stride` values apart. With few rows, all
+// outputs are summed at once, because more sums hide the latency of an addition; with many, 2 * LANES at a time.
 template <int R>
 inline void multiply(const uint32_t* words, const float* x, int64_t inputs, float* y, int64_t stride) {
-    Floats sums[R][VECTORS] = {};
-    for (int64_t i = 0; i < inputs; i++, words += PANEL / 2) {
-        __builtin_prefetch(words + PREFETCH);
-        Floats weights[VECTORS];
-        for (int64_t j = 0; j < VECTORS / 2; j++) {
-            Words pair;
-            memcpy(&pair, words + j * LANES, sizeof pair);
-            weights[j] = (Floats)(pair << 16);
-            weights[j + VECTORS / 2] = (Floats)(pair & 0xffff0000u);
+    constexpr int64_t PAIRS = R > 2 ? 1 : PANEL / 2 / LANES;
+    for (int64_t first = 0; first < PANEL / 2; first += PAIRS * LANES) {
+        Floats low[R][PAIRS] = {}, high[R][PAIRS] = {};
+        const uint32_t* next = words + first;
+        for (int64_t i = 0; i < inputs; i++, next += PANEL / 2) {
+            __builtin_prefetch(next + PREFETCH);
+            for (int64_t j = 0; j < PAIRS; j++) {
+                const auto pair = load<Words>(next + j * LANES);
+                const Floats weights_low = (Floats)(pair << 16), weights_high = (Floats)(pair & 0xffff0000u);
+                for (int64_t r = 0; r < R; r++) {
+                    low[r][j] += weights_low * x[r * inputs + i];
+                    high[r][j] += weights_high * x[r * inputs + i];
+                }
+            }
         }
-        for (int64_t r = 0; r < R; r++)
-            for (int64_t j = 0; j < VECTORS; j++) sums[r][j] += weights[j] * x[r * inputs + i];
+        for (int64_t r = 0; r < R; r++) {
+            memcpy(y + r * stride + first, low[r], sizeof low[r]);
+            memcpy(y + r * stride + first + PANEL / 2, high[r], sizeof high[r]);
+        }
     }
-    for (int64_t r = 0; r < R; r++) memcpy(y + r * stride, sums[r], sizeof sums[r]);
 }
 
+// Multiply the rows from `row` on by one panel.
 template <int R>
 void multiply_rows(const Product& product, int64_t panel, int64_t row, int64_t rows) {
-    const auto [inputs, outputs] = std::pair(product.matrix.inputs, product.matrix.outputs);
+    const int64_t inputs = product.matrix.inputs, outputs = product.matrix.outputs;
     for (; row + R <= rows; row += R)
         multiply<R>(product.matrix.panel(panel), product.x + row * inputs, inputs,
                     product.y + row * outputs + panel * PANEL, outputs);
@@ -100,7 +115,18 @@ void multiply_all(const std::vector<Product>& products, int64_t rows, Finish fin
     }
 }
 
-float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
+// Return e^x with a relative error of about 2e-7, in a form that compilers vectorize. NaN stays NaN.
+inline float exponential(float x) {
+    x = std::min(std::max(x, -87.0f), 88.0f);
+    const float n = std::nearbyint(x * 1.44269504f), f = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // n ln 2 + f
+    const float power = 1 + f * (1 + f * (1 / 2.f + f * (1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720)))));
+    const int32_t bits = ((int32_t)n + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return power * scale;
+}
+
+inline float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
 
 void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y) {
     float mean = 0, variance = 0;
@@ -114,47 +140,56 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
     for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
-// Write `mixes` [n, C] of h and the preceding token's h, `shift`, to mixed [n, B, C] at one row; h becomes `shift`.
-void mix(const float* h, float* shift, const float* mixes, int64_t n, int64_t C, float* mixed, int64_t stride) {
-    for (int64_t i = 0; i < n; i++)
+// Token shift and mixing of all tokens: mixed [n, M, C] = h + (h of the preceding token - h) * mixes [n, C]. `shift`
+// [B, C] is the token before each row's first one, and becomes its last one.
+void mix(const float* h, float* shift, const float* mixes, int64_t n, int64_t B, int64_t T, int64_t C, float* mixed) {
+#pragma omp for
+    for (int64_t m = 0; m < B * T; m++) {
+        const float *own = h + m * C, *previous = m % T ? own - C : shift + m / T * C;
+        for (int64_t i = 0; i < n; i++)
 #pragma omp simd
-        for (int64_t c = 0; c < C; c++) mixed[i * stride + c] = h[c] + (shift[c] - h[c]) * mixes[i * C + c];
-    memcpy(shift, h, C * sizeof(float));
+            for (int64_t c = 0; c < C; c++)
+                mixed[(i * B * T + m) * C + c] = own[c] + (previous[c] - own[c]) * mixes[i * C + c];
+    }
+#pragma omp for nowait
+    for (int64_t b = 0; b < B; b++) memcpy(shift + b * C, h + (b * T + T - 1) * C, C * sizeof(float));
 }
 
-// One head of one row: the gates, the recurrence, the norm, the bonus and the output gate. All pointers are to the
-// head's N values, S is its state [N, N] (value axis, key axis); z is the output. v_first is null in layer 0.
+// One head and one token: the gates, the recurrence, the norm, the bonus and the output gate. All pointers are to the
+// head's N values, S is its state [N, N] (key axis, value axis); z is the output. v_first is null in layer 0.
 void head_step(const float* vectors, int64_t C, const float* r, const float* k, const float* v, const float* v_first,
                const float* const low[GATES], float* S, float* z) {
     float removal[N], replacement[N], decay[N], key[N], value[N], y[N], square = 0, bonus = 0;
-    const auto vector = [&](Vector name) { return vectors + name * C; };
+    const auto vector = [&](Parameter name) { return vectors + name * C; };
 #pragma omp simd reduction(+ : square)
     for (int64_t i = 0; i < N; i++) {
         removal[i] = k[i] * vector(K_K)[i];
         square += removal[i] * removal[i];
     }
     const float scale = -1 / std::max(std::sqrt(square), 1e-12f);
+#pragma omp simd
     for (int64_t i = 0; i < N; i++) {
         const float a = sigmoid(vector(A0)[i] + low[A][i]);
         removal[i] *= scale;
         replacement[i] = -removal[i] * a;
-        decay[i] = std::exp(-0.60653065971f * sigmoid(vector(W0)[i] + low[W][i]));
+        decay[i] = exponential(-0.60653065971f * sigmoid(vector(W0)[i] + low[W][i]));
         key[i] = k[i] * (1 + (a - 1) * vector(K_A)[i]);
         value[i] = v_first ? v[i] + (v_first[i] - v[i]) * sigmoid(vector(V0)[i] + low[V][i]) : v[i];
     }
 #pragma omp simd reduction(+ : bonus)
     for (int64_t i = 0; i < N; i++) bonus += r[i] * key[i] * vector(R_K)[i];
-    for (int64_t i = 0; i < N; i++) {
-        float *s = S + i * N, removed = 0, read = 0;
-#pragma omp simd reduction(+ : removed)
-        for (int64_t j = 0; j < N; j++) removed += s[j] * removal[j];
-#pragma omp simd reduction(+ : read)
-        for (int64_t j = 0; j < N; j++) {
-            s[j] = s[j] * decay[j] + removed * replacement[j] + value[i] * key[j];
-            read += s[j] * r[j];
+    Floats removed[N / LANES] = {}, sums[N / LANES] = {}, values[N / LANES];
+    memcpy(values, value, sizeof value);
+    for (int64_t j = 0; j < N; j++)
+        for (int64_t i = 0; i < N / LANES; i++) removed[i] += load<Floats>(S + j * N + i * LANES) * removal[j];
+    for (int64_t j = 0; j < N; j++)
+        for (int64_t i = 0; i < N / LANES; i++) {
+            float* const s = S + j * N + i * LANES;
+            const Floats after = load<Floats>(s) * decay[j] + removed[i] * replacement[j] + values[i] * key[j];
+            sums[i] += after * r[j];
+            memcpy(s, &after, sizeof after);
         }
-        y[i] = read;
-    }
+    memcpy(y, sums, sizeof y);
     layer_norm(y, vector(LN_X_W), vector(LN_X_B), N, GROUP_NORM_EPS, y);
     for (int64_t i = 0; i < N; i++) z[i] = (y[i] + bonus * value[i]) * low[G][i];
 }
@@ -165,31 +200,31 @@ struct Shape {
     int64_t layers, width, hidden, vocabulary;  // the vocabulary and the ranks are padded to multiples of PANEL
     int64_t ranks[GATES];
     int64_t bf16_tables;  // whether the tables are bf16, otherwise fp32
-    int64_t rows, threads;
+    int64_t rows, tokens, threads;
 };
 
-// Process one token of each row. Arguments, all contiguous:
+// Process the tokens. Arguments, all contiguous:
 //   words: the matrices of each layer in the order in which they are taken below, then the head.
-//   vectors: [2, C] ln0; for each layer [VECTORS_OF_LAYER, C] in the order of Vector; [2, C] ln_out.
+//   vectors: [2, C] ln0; for each layer [VECTORS_OF_LAYER, C] in the order of Parameter; [2, C] ln_out.
 //   tables: the embedding, then each layer's DeepEmbed or null, each [V, C].
-//   tokens: [B]. att_shift, ffn_shift [L, B, C] and wkv [L, B, H, N, N] are updated.
-//   logits: [B, vocabulary].
-extern "C" void rwkv_music_decode_step(const Shape* shape, const uint32_t* words, const float* vectors,
-                                       const void* const* tables, const int64_t* tokens, float* att_shift, float* wkv,
-                                       float* ffn_shift, float* logits) {
+//   ids: [B, T]. att_shift, ffn_shift [L, B, C] and wkv [L, B, H, N, N] (key axis, value axis) are updated.
+//   logits: [B, vocabulary], of the last token of each row.
+extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, const float* vectors,
+                                   const void* const* tables, const int64_t* ids, float* att_shift, float* wkv,
+                                   float* ffn_shift, float* logits) {
     const Shape s = *shape;
-    const int64_t B = s.rows, C = s.width, BC = B * C;
+    const int64_t B = s.rows, T = s.tokens, M = B * T, C = s.width, H = C / N;
     static thread_local std::vector<float> memory;
-    size_t used = 0;
-    memory.resize(B * (16 * C + s.hidden + s.ranks[W] + s.ranks[A] + s.ranks[G] + s.ranks[V]));
-    const auto take_memory = [&](int64_t n) { return memory.data() + (used += B * n) - B * n; };
+    int64_t used = 0;
+    const auto take_memory = [&](int64_t n) { return memory.data() + (used += M * n) - M * n; };
+    memory.resize(M * (16 * C + s.hidden + s.ranks[W] + s.ranks[A] + s.ranks[G] + s.ranks[V]));
     float *x = take_memory(C), *h = take_memory(C), *mixed = take_memory(6 * C), *rkv = take_memory(3 * C);
     float *v_first = take_memory(C), *gates = take_memory(GATES * C), *hidden = take_memory(s.hidden);
     float* low[GATES];
     for (int gate = 0; gate < GATES; gate++) low[gate] = take_memory(s.ranks[gate]);
 
-    const auto embed = [&](const void* table, int64_t row, int64_t channel) {
-        const int64_t i = tokens[row] * C + channel;
+    const auto embed = [&](const void* table, int64_t m, int64_t c) {
+        const int64_t i = ids[m] * C + c;
         if (!s.bf16_tables) return ((const float*)table)[i];
         const uint32_t bits = (uint32_t)((const uint16_t*)table)[i] << 16;
         float value;
@@ -205,72 +240,68 @@ extern "C" void rwkv_music_decode_step(const Shape* shape, const uint32_t* words
             next += inputs * outputs / 2;
             return matrix;
         };
-        const auto nothing = [](size_t, float*, int64_t, int64_t) {};
 #pragma omp for
-        for (int64_t b = 0; b < B; b++) {
-            for (int64_t c = 0; c < C; c++) h[b * C + c] = embed(tables[0], b, c);
-            layer_norm(h + b * C, vectors, vectors + C, C, LAYER_NORM_EPS, x + b * C);
+        for (int64_t m = 0; m < M; m++) {
+            for (int64_t c = 0; c < C; c++) h[m * C + c] = embed(tables[0], m, c);
+            layer_norm(h + m * C, vectors, vectors + C, C, LAYER_NORM_EPS, x + m * C);
         }
         for (int64_t layer = 0; layer < s.layers; layer++) {
             const float* own = vectors + (2 + layer * VECTORS_OF_LAYER) * C;
-            const auto vector = [&](Vector name) { return own + name * C; };
-            const int gates_here = layer == 0 ? V : GATES;
+            const auto vector = [&](Parameter name) { return own + name * C; };
+            const int n_gates = layer == 0 ? V : GATES;
 #pragma omp for
-            for (int64_t b = 0; b < B; b++) {
-                layer_norm(x + b * C, vector(LN1_W), vector(LN1_B), C, LAYER_NORM_EPS, h + b * C);
-                mix(h + b * C, att_shift + layer * BC + b * C, vector(X_R), 6, C, mixed + b * C, BC);
-            }
-            std::vector<Product> products;
-            for (int i = 0; i < 3; i++) products.push_back({take(C, C), mixed + i * BC, rkv + i * BC});
-            for (int gate = 0; gate < gates_here; gate++)
-                products.push_back({take(C, s.ranks[gate]), mixed + (gate == V ? 2 : 3 + gate) * BC, low[gate]});
-            multiply_all(products, B, [&](size_t index, float* y, int64_t, int64_t) {
+            for (int64_t m = 0; m < M; m++)
+                layer_norm(x + m * C, vector(LN1_W), vector(LN1_B), C, LAYER_NORM_EPS, h + m * C);
+            mix(h, att_shift + layer * B * C, vector(X_R), 6, B, T, C, mixed);
+            std::vector<Product> products, ups;
+            for (int i = 0; i < 3; i++) products.push_back({take(C, C), mixed + i * M * C, rkv + i * M * C});
+            for (int gate = 0; gate < n_gates; gate++)
+                products.push_back({take(C, s.ranks[gate]), mixed + (gate == V ? 2 : 3 + gate) * M * C, low[gate]});
+            multiply_all(products, M, [&](size_t index, float* y, int64_t, int64_t) {
                 if (index == 3 + W)
                     for (int64_t i = 0; i < PANEL; i++) y[i] = std::tanh(y[i]);
                 if (index == 3 + G)
                     for (int64_t i = 0; i < PANEL; i++) y[i] = sigmoid(y[i]);
             });
 
-            std::vector<Product> ups;
-            for (int gate = 0; gate < gates_here; gate++)
-                ups.push_back({take(s.ranks[gate], C), low[gate], gates + gate * BC});
+            for (int gate = 0; gate < n_gates; gate++)
+                ups.push_back({take(s.ranks[gate], C), low[gate], gates + gate * M * C});
 #pragma omp for schedule(dynamic)
-            for (int64_t head = 0; head < C / N; head++) {
+            for (int64_t head = 0; head < H; head++) {
                 for (const Product& up : ups)
                     for (int64_t panel = head * N / PANEL; panel < (head + 1) * N / PANEL; panel++)
-                        multiply_rows<MOST_ROWS>(up, panel, 0, B);
-                for (int64_t b = 0; b < B; b++) {
-                    const int64_t at = b * C + head * N;
+                        multiply_rows<MOST_ROWS>(up, panel, 0, M);
+                for (int64_t m = 0; m < M; m++) {
+                    const int64_t at = m * C + head * N;
                     const float* of_gates[GATES];
-                    for (int gate = 0; gate < GATES; gate++) of_gates[gate] = gates + gate * BC + at;
-                    float* const v = rkv + 2 * BC + at;
-                    head_step(own + head * N, C, rkv + at, rkv + BC + at, v, layer ? v_first + at : nullptr, of_gates,
-                              wkv + ((layer * B + b) * C + head * N) * N, h + at);
+                    for (int gate = 0; gate < GATES; gate++) of_gates[gate] = gates + gate * M * C + at;
+                    const float* const v = rkv + 2 * M * C + at;
+                    head_step(own + head * N, C, rkv + at, rkv + M * C + at, v, layer ? v_first + at : nullptr,
+                              of_gates, wkv + ((layer * B + m / T) * H + head) * N * N, h + at);
                     if (layer == 0) memcpy(v_first + at, v, N * sizeof(float));
                 }
             }
 
-            multiply_all({{take(C, C), h, mixed}}, B, [&](size_t, float* y, int64_t b, int64_t c) {
-                for (int64_t i = 0; i < PANEL; i++) x[b * C + c + i] += y[i];
+            multiply_all({{take(C, C), h, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
+                for (int64_t i = 0; i < PANEL; i++) x[m * C + c + i] += y[i];
             });
 #pragma omp for
-            for (int64_t b = 0; b < B; b++) {
-                layer_norm(x + b * C, vector(LN2_W), vector(LN2_B), C, LAYER_NORM_EPS, h + b * C);
-                mix(h + b * C, ffn_shift + layer * BC + b * C, vector(FFN_X_K), 1, C, mixed + b * C, BC);
-            }
-            multiply_all({{take(C, s.hidden), mixed, hidden}}, B, [&](size_t, float* y, int64_t, int64_t) {
+            for (int64_t m = 0; m < M; m++)
+                layer_norm(x + m * C, vector(LN2_W), vector(LN2_B), C, LAYER_NORM_EPS, h + m * C);
+            mix(h, ffn_shift + layer * B * C, vector(FFN_X_K), 1, B, T, C, mixed);
+            multiply_all({{take(C, s.hidden), mixed, hidden}}, M, [&](size_t, float* y, int64_t, int64_t) {
                 for (int64_t i = 0; i < PANEL; i++) y[i] = y[i] < 0 ? 0 : y[i] * y[i];
             });
             const void* const deep_embed = tables[1 + layer];
-            multiply_all({{take(s.hidden, C), hidden, mixed}}, B, [&](size_t, float* y, int64_t b, int64_t c) {
+            multiply_all({{take(s.hidden, C), hidden, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
                 for (int64_t i = 0; i < PANEL; i++)
-                    x[b * C + c + i] += deep_embed ? y[i] * embed(deep_embed, b, c + i) : y[i];
+                    x[m * C + c + i] += deep_embed ? y[i] * embed(deep_embed, m, c + i) : y[i];
             });
         }
         const float* ln_out = vectors + (2 + s.layers * VECTORS_OF_LAYER) * C;
 #pragma omp for
         for (int64_t b = 0; b < B; b++)
-            layer_norm(x + b * C, ln_out, ln_out + C, C, LAYER_NORM_EPS, h + b * C);
-        multiply_all({{take(C, s.vocabulary), h, logits}}, B, nothing);
+            layer_norm(x + (b * T + T - 1) * C, ln_out, ln_out + C, C, LAYER_NORM_EPS, h + b * C);
+        multiply_all({{take(C, s.vocabulary), h, logits}}, B, [](size_t, float*, int64_t, int64_t) {});
     }
 }

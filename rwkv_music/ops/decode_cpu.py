@@ -44,7 +44,7 @@ VECTORS = (
 def load():
     """Return the kernel as a function, after compiling it if necessary; None, with a line on stderr, if that fails."""
     try:
-        function = ctypes.CDLL(str(_build())).rwkv_music_decode_step
+        function = ctypes.CDLL(str(_build())).rwkv_music_forward
     except (UserError, OSError) as error:
         print(f"Decoding on the CPU is slower without its C++ kernel. {error}", file=sys.stderr, flush=True)
         return None
@@ -76,7 +76,7 @@ class _Shape(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("layers", "width", "hidden", "vocabulary")),
         ("ranks", ctypes.c_int64 * len(GATES)),
-        *((name, ctypes.c_int64) for name in ("bf16_tables", "rows", "threads")),
+        *((name, ctypes.c_int64) for name in ("bf16_tables", "rows", "tokens", "threads")),
     ]
 
 
@@ -161,23 +161,24 @@ def _fill_panels(panels: Tensor, matrix: Tensor) -> None:
     panels.view(outputs // PANEL, inputs, PANEL // 2, 2).copy_(halves.permute(0, 3, 2, 1))
 
 
-def step(
-    weights: PackedWeights, token: Tensor, att_shift: Tensor, wkv: Tensor, ffn_shift: Tensor, logits: Tensor
+def forward(
+    weights: PackedWeights, ids: Tensor, att_shift: Tensor, wkv: Tensor, ffn_shift: Tensor, logits: Tensor
 ) -> None:
-    """Process one token of each row.
+    """Process T tokens of each row, at least one.
 
-    Reads `token`, int64 [B] below V. Updates att_shift and ffn_shift [L, B, C] and wkv [L, B, H, N, N], and writes
-    logits [B, V'], where V' is V rounded up to a multiple of PANEL. All tensors are contiguous, and float32 if not
-    stated otherwise. `load()` must not be None.
+    Reads `ids`, int64 [B, T] below V. Updates att_shift and ffn_shift [L, B, C] and wkv [L, B, H, N, N], which has the
+    key axis before the value axis, unlike `State.wkv`. Writes the logits of each row's last token, [B, V'], where V' is
+    V rounded up to a multiple of PANEL. All tensors are contiguous, and float32 if not stated otherwise. `load()` must
+    not be None.
     """
     shape = _Shape.from_buffer_copy(weights.shape)
-    shape.rows, shape.threads = len(token), torch.get_num_threads()
+    shape.rows, shape.tokens = ids.shape
+    shape.threads = torch.get_num_threads()
     tables = [None if table is None else table.data_ptr() for table in weights.tables]
-    tensors = (token, att_shift, wkv, ffn_shift, logits)
     load()(
         ctypes.addressof(shape),
         weights.matrices.data_ptr(),
         weights.vectors.data_ptr(),
         (ctypes.c_void_p * len(tables))(*tables),
-        *(tensor.data_ptr() for tensor in tensors),
+        *(tensor.data_ptr() for tensor in (ids, att_shift, wkv, ffn_shift, logits)),
     )
