@@ -6,17 +6,19 @@
 // - A panel holds PANEL outputs of a matrix: for each input, the weights of these outputs. A panel is one stream in
 //   memory, and its sums stay in registers. A word of a panel holds output k in its low and k + PANEL / 2 in its high
 //   half, so that a shift and a mask make two vectors of fp32.
-// - The threads take panels one by one. If another program interrupts a thread, the others wait for one panel only.
+// - The threads take work one piece at a time, and wait for the pieces instead of for each other. A thread that another
+//   program interrupts delays the others only by the piece that it has taken.
 // - The recurrence runs token by token, because a head's state stays in the fastest cache.
 // - The result does not depend on the number of threads or of rows, nor on how a row's tokens are divided among calls.
 //
 // Shapes: B rows, T tokens, M = B * T, C width, N head size, H heads, L layers, V vocabulary.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <utility>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -46,6 +48,20 @@ inline Vector load(const void* address) {
 enum Parameter { LN1_W, LN1_B, X_R, X_K, X_V, X_W, X_A, X_G, W0, A0, V0, K_K, K_A, R_K, LN_X_W, LN_X_B, LN2_W, LN2_B,
               FFN_X_K, VECTORS_OF_LAYER };
 enum Gate { W, A, G, V, GATES };  // layer 0 lacks the last one
+
+// A phase of the work that all threads share: work(i) for each i below `items`, in any order.
+struct Phase {
+    std::atomic<int64_t> taken{0}, done{0};
+
+    template <class Work>
+    void share(int64_t items, Work work) {
+        for (int64_t i; (i = taken.fetch_add(1)) < items;) {
+            work(i);
+            done.fetch_add(1, std::memory_order_release);
+        }
+        while (done.load(std::memory_order_acquire) < items) std::this_thread::yield();
+    }
+};
 
 // The weights [outputs, inputs] of a matrix in panels; both are multiples of PANEL.
 struct Matrix {
@@ -98,21 +114,19 @@ void multiply_rows(const Product& product, int64_t panel, int64_t row, int64_t r
     if constexpr (R > 1) multiply_rows<R / 2>(product, panel, row, rows);
 }
 
-// Compute products in parallel. finish(product, y, row, output) follows on the PANEL values at y.
+// Compute products in one phase. finish(product, y, row, output) follows on the PANEL values at y.
 template <class Finish>
-void multiply_all(const std::vector<Product>& products, int64_t rows, Finish finish) {
+void multiply_all(Phase& phase, const std::vector<Product>& products, int64_t rows, Finish finish) {
     int64_t panels = 0;
     for (const Product& product : products) panels += product.matrix.outputs / PANEL;
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < panels; i++) {
+    phase.share(panels, [&](int64_t panel) {
         size_t index = 0;
-        int64_t panel = i;
         for (; panel >= products[index].matrix.outputs / PANEL; index++) panel -= products[index].matrix.outputs / PANEL;
         const Product& product = products[index];
         multiply_rows<MOST_ROWS>(product, panel, 0, rows);
         for (int64_t row = 0; row < rows; row++)
             finish(index, product.y + row * product.matrix.outputs + panel * PANEL, row, panel * PANEL);
-    }
+    });
 }
 
 // Return e^x with a relative error of about 2e-7, in a form that compilers vectorize. NaN stays NaN.
@@ -140,19 +154,19 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
     for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
-// Token shift and mixing of all tokens: mixed [n, M, C] = h + (h of the preceding token - h) * mixes [n, C]. `shift`
-// [B, C] is the token before each row's first one, and becomes its last one.
-void mix(const float* h, float* shift, const float* mixes, int64_t n, int64_t B, int64_t T, int64_t C, float* mixed) {
-#pragma omp for
-    for (int64_t m = 0; m < B * T; m++) {
+// Layer norm, token shift and mixing of all tokens in three phases: with h = layer_norm(x), mixed [n, M, C] = h + (h of
+// the preceding token - h) * mixes [n, C]. `shift` [B, C] is the h before each row's first token, and becomes its last.
+void norm_mix(Phase* phases, const float* x, const float* norm, float* shift, const float* mixes, int64_t n, int64_t B,
+              int64_t T, int64_t C, float* h, float* mixed) {
+    phases[0].share(B * T, [&](int64_t m) { layer_norm(x + m * C, norm, norm + C, C, LAYER_NORM_EPS, h + m * C); });
+    phases[1].share(B * T, [&](int64_t m) {
         const float *own = h + m * C, *previous = m % T ? own - C : shift + m / T * C;
         for (int64_t i = 0; i < n; i++)
 #pragma omp simd
             for (int64_t c = 0; c < C; c++)
                 mixed[(i * B * T + m) * C + c] = own[c] + (previous[c] - own[c]) * mixes[i * C + c];
-    }
-#pragma omp for nowait
-    for (int64_t b = 0; b < B; b++) memcpy(shift + b * C, h + (b * T + T - 1) * C, C * sizeof(float));
+    });
+    phases[2].share(B, [&](int64_t b) { memcpy(shift + b * C, h + (b * T + T - 1) * C, C * sizeof(float)); });
 }
 
 // One head and one token: the gates, the recurrence, the norm, the bonus and the output gate. All pointers are to the
@@ -232,32 +246,31 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
         return value;
     };
 
+    constexpr int64_t PHASES_OF_LAYER = 11;
+    std::vector<Phase> phases(1 + PHASES_OF_LAYER * s.layers + 2);
 #pragma omp parallel num_threads(s.threads)
     {
+        Phase* phase = phases.data();
         const uint32_t* next = words;
         const auto take = [&](int64_t inputs, int64_t outputs) {
             const Matrix matrix{next, inputs, outputs};
             next += inputs * outputs / 2;
             return matrix;
         };
-#pragma omp for
-        for (int64_t m = 0; m < M; m++) {
+        phase++->share(M, [&](int64_t m) {
             for (int64_t c = 0; c < C; c++) h[m * C + c] = embed(tables[0], m, c);
             layer_norm(h + m * C, vectors, vectors + C, C, LAYER_NORM_EPS, x + m * C);
-        }
-        for (int64_t layer = 0; layer < s.layers; layer++) {
+        });
+        for (int64_t layer = 0; layer < s.layers; layer++, phase += PHASES_OF_LAYER) {
             const float* own = vectors + (2 + layer * VECTORS_OF_LAYER) * C;
             const auto vector = [&](Parameter name) { return own + name * C; };
             const int n_gates = layer == 0 ? V : GATES;
-#pragma omp for
-            for (int64_t m = 0; m < M; m++)
-                layer_norm(x + m * C, vector(LN1_W), vector(LN1_B), C, LAYER_NORM_EPS, h + m * C);
-            mix(h, att_shift + layer * B * C, vector(X_R), 6, B, T, C, mixed);
+            norm_mix(phase, x, vector(LN1_W), att_shift + layer * B * C, vector(X_R), 6, B, T, C, h, mixed);
             std::vector<Product> products, ups;
             for (int i = 0; i < 3; i++) products.push_back({take(C, C), mixed + i * M * C, rkv + i * M * C});
             for (int gate = 0; gate < n_gates; gate++)
                 products.push_back({take(C, s.ranks[gate]), mixed + (gate == V ? 2 : 3 + gate) * M * C, low[gate]});
-            multiply_all(products, M, [&](size_t index, float* y, int64_t, int64_t) {
+            multiply_all(phase[3], products, M, [&](size_t index, float* y, int64_t, int64_t) {
                 if (index == 3 + W)
                     for (int64_t i = 0; i < PANEL; i++) y[i] = std::tanh(y[i]);
                 if (index == 3 + G)
@@ -266,8 +279,7 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
 
             for (int gate = 0; gate < n_gates; gate++)
                 ups.push_back({take(s.ranks[gate], C), low[gate], gates + gate * M * C});
-#pragma omp for schedule(dynamic)
-            for (int64_t head = 0; head < H; head++) {
+            phase[4].share(H, [&](int64_t head) {
                 for (const Product& up : ups)
                     for (int64_t panel = head * N / PANEL; panel < (head + 1) * N / PANEL; panel++)
                         multiply_rows<MOST_ROWS>(up, panel, 0, M);
@@ -280,28 +292,25 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
                               of_gates, wkv + ((layer * B + m / T) * H + head) * N * N, h + at);
                     if (layer == 0) memcpy(v_first + at, v, N * sizeof(float));
                 }
-            }
+            });
 
-            multiply_all({{take(C, C), h, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
+            multiply_all(phase[5], {{take(C, C), h, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
                 for (int64_t i = 0; i < PANEL; i++) x[m * C + c + i] += y[i];
             });
-#pragma omp for
-            for (int64_t m = 0; m < M; m++)
-                layer_norm(x + m * C, vector(LN2_W), vector(LN2_B), C, LAYER_NORM_EPS, h + m * C);
-            mix(h, ffn_shift + layer * B * C, vector(FFN_X_K), 1, B, T, C, mixed);
-            multiply_all({{take(C, s.hidden), mixed, hidden}}, M, [&](size_t, float* y, int64_t, int64_t) {
+            norm_mix(phase + 6, x, vector(LN2_W), ffn_shift + layer * B * C, vector(FFN_X_K), 1, B, T, C, h, mixed);
+            multiply_all(phase[9], {{take(C, s.hidden), mixed, hidden}}, M, [&](size_t, float* y, int64_t, int64_t) {
                 for (int64_t i = 0; i < PANEL; i++) y[i] = y[i] < 0 ? 0 : y[i] * y[i];
             });
             const void* const deep_embed = tables[1 + layer];
-            multiply_all({{take(s.hidden, C), hidden, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
+            multiply_all(phase[10], {{take(s.hidden, C), hidden, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
                 for (int64_t i = 0; i < PANEL; i++)
                     x[m * C + c + i] += deep_embed ? y[i] * embed(deep_embed, m, c + i) : y[i];
             });
         }
         const float* ln_out = vectors + (2 + s.layers * VECTORS_OF_LAYER) * C;
-#pragma omp for
-        for (int64_t b = 0; b < B; b++)
+        phase[0].share(B, [&](int64_t b) {
             layer_norm(x + (b * T + T - 1) * C, ln_out, ln_out + C, C, LAYER_NORM_EPS, h + b * C);
-        multiply_all({{take(C, s.vocabulary), h, logits}}, B, [](size_t, float*, int64_t, int64_t) {});
+        });
+        multiply_all(phase[1], {{take(C, s.vocabulary), h, logits}}, B, [](size_t, float*, int64_t, int64_t) {});
     }
 }
