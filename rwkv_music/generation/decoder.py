@@ -139,6 +139,11 @@ class CpuDecoder(Decoder):
 
     def read(self, ids: Tensor, state: State | None = None) -> None:
         ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
+        vocab_size = self.model.config.vocab_size
+        if not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:  # the kernel would read outside of its tables
+            raise IndexError(
+                f"A token of the prompt is not from 0 to {vocab_size - 1}, the vocabulary: check its tokenizer."
+            )
         state = self._own(self.model.init_state(len(ids)) if state is None else state)
         logits = torch.zeros(len(ids), self._padded_logits.shape[1])
         for window in ids.split(CPU_WINDOW, dim=1):

@@ -210,6 +210,12 @@ def test_cpu_decoder_starts_from_tuned_states():
     torch.testing.assert_close(decoder.logits, expected.expand(2, -1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("token", [-1, 30])
+def test_cpu_decoder_rejects_a_token_outside_of_the_vocabulary(token):
+    with pytest.raises(IndexError, match="29"):
+        CpuDecoder(rounded(random_model(n_layer=1, n_embd=64)), 1).read(torch.tensor([3, token, 5]))
+
+
 def test_cpu_decoder_passes_on_nan():
     model = rounded(random_model(n_layer=1, n_embd=64))
     model.blocks[0].ffn.key.weight[3, 5] = torch.nan
