@@ -194,6 +194,8 @@ def check_program(name: str, programs: Iterable[str], remedy: str, gpus: list[Gp
     if found:
         return Check(name, "ok", found)
     needed = "it compiles the CUDA kernels" if gpus else "needed only for DeepSpeed's offload"
+    if name == "compiler" and not gpus:
+        needed += " and for the faster generation on a CPU"
     return Check(name, "warn", f"not found; {needed}", remedy)
 
 

@@ -21,7 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +111,17 @@ def find_toolchain() -> Toolchain:
             f"{nvcc} is CUDA {release[1]}, but torch {torch.__version__} was built with CUDA {torch_cuda}: "
             f"set CUDA_HOME to a toolkit of version {torch_major}, or install a torch built for CUDA {major}."
         )
-    host_compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "c++"))), None)
-    if host_compiler is None:
+    return Toolchain(nvcc, release[1], find_host_compiler(), _find_ninja())
+
+
+def find_host_compiler() -> str:
+    """Find a C++ compiler (CXX, g++, c++). Raises UserError if there is none."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "c++"))), None)
+    if compiler is None:
         raise UserError(
             "No C++ compiler was found (CXX, g++, c++): install one, on Debian and Ubuntu with `apt install g++`."
         )
-    return Toolchain(nvcc, release[1], host_compiler, _find_ninja())
+    return compiler
 
 
 def _find_ninja() -> str:
@@ -141,16 +146,44 @@ def build(names: list[str]) -> Path:
         if built := sorted(cache.glob(f"{prefix}*/{LIBRARY}"), key=lambda path: path.stat().st_mtime):
             return built[-1]
         raise
-    folder = cache / (prefix + tools.nvcc_version)
-    if not (folder / LIBRARY).exists():
-        with explained("building the CUDA kernels"):
-            cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / "lock"):
-            if not (folder / LIBRARY).exists():
-                for abandoned in cache.glob(f".{folder.name}.*.partial"):
-                    shutil.rmtree(abandoned, ignore_errors=True)
-                _compile(folder, tools, flags, names)
-    return folder / LIBRARY
+    library = cache / (prefix + tools.nvcc_version) / LIBRARY
+
+    def command(partial: Path) -> list[str]:
+        _check_architectures(tools, names)
+        gpus = ", ".join(f"sm_{name}" for name in names)
+        to = library.parent
+        print(f"Compiling the CUDA kernels for {gpus} into {to} (first use only) ...", file=sys.stderr, flush=True)
+        (partial / "build.ninja").write_text(_ninja_file(tools, flags), encoding="utf-8")
+        return [tools.ninja, "-C", str(partial)]
+
+    return build_once(library, "the CUDA kernels", command)
+
+
+def build_once(library: Path, what: str, command: Callable[[Path], list[str]]) -> Path:
+    """Return `library`, after building it if it does not exist. Its folder in the cache is for it alone.
+
+    `command` receives an empty folder and returns the command that creates the library there. `what` names the library
+    in errors. Raises UserError if the command fails or a file cannot be written.
+    """
+    folder = library.parent
+    if library.exists():
+        return library
+    with explained(f"building {what}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.parent / "lock"):
+        if library.exists():
+            return library
+        for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with explained(f"building {what}"), atomic_folder(folder) as partial:
+            made = subprocess.run(command(partial), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if made.returncode != 0:
+                log = folder.with_name(folder.name + ".log")
+                log.write_text(made.stdout, encoding="utf-8")
+                first = (line.strip() for line in made.stdout.splitlines() if "error" in line.lower())
+                reason = next(first, "the compiler failed")
+                raise UserError(f"Compiling {what} failed ({reason}): see {log} for the compiler's output.")
+    return library
 
 
 def cache_folder() -> Path:
@@ -181,7 +214,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(folder: Path, tools: Toolchain, flags: list[str], names: list[str]) -> None:
+def _check_architectures(tools: Toolchain, names: list[str]) -> None:
     known = subprocess.run([tools.nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
     for name in names:
         if f"compute_{name.rstrip('a')}" not in known:
@@ -189,17 +222,6 @@ def _compile(folder: Path, tools: Toolchain, flags: list[str], names: list[str])
                 f"{tools.nvcc} (CUDA {tools.nvcc_version}) cannot compile for this GPU's architecture, sm_{name}: "
                 "install a newer CUDA toolkit."
             )
-    gpus = ", ".join(f"sm_{name}" for name in names)
-    print(f"Compiling the CUDA kernels for {gpus} into {folder} (first use only) ...", file=sys.stderr, flush=True)
-    with explained("building the CUDA kernels"), atomic_folder(folder) as partial:
-        (partial / "build.ninja").write_text(_ninja_file(tools, flags), encoding="utf-8")
-        command = [tools.ninja, "-C", str(partial)]
-        made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if made.returncode != 0:
-            log = folder.with_name(folder.name + ".log")
-            log.write_text(made.stdout, encoding="utf-8")
-            first = next((line.strip() for line in made.stdout.splitlines() if "error" in line.lower()), "ninja failed")
-            raise UserError(f"The CUDA kernels did not compile ({first}): see {log} for the compiler's output.")
 
 
 def _ninja_file(tools: Toolchain, flags: list[str]) -> str:

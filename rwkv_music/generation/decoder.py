@@ -6,6 +6,7 @@ as few kernel launches as the operators allow, in a fixed order, so a step can b
 Notable choices:
 - The mathematics and the precision are those of `model_v8`, which a test checks. The low-rank gates are computed as two
   batched products instead of eight, zero-padded to a common rank.
+- On a CPU, `CpuDecoder` computes the whole step in one call of a C++ kernel, if there is a compiler.
 - If the weights are partitioned (ZeRO-3 gathers a module's weights when it is called), or the head size is not that of
   the fused operators, `ModelDecoder` calls the model for each token instead.
 """
@@ -18,10 +19,11 @@ from torch.nn import functional as F
 
 from rwkv_music.cuda import graphs
 from rwkv_music.model_v8 import RWKV, Block, State
-from rwkv_music.ops import fused
+from rwkv_music.ops import decode_cpu, fused
 from rwkv_music.ops.wkv7s import wkv7s_forward
 
 PREFILL_WINDOW = 1024  # tokens of a prompt per forward pass
+CPU_WINDOW = 256  # tokens of a prompt per call of the C++ kernel
 MIXES = "rkvwag"  # the inputs of the projections, then those of the gates
 GATES = "vwag"
 
@@ -51,6 +53,10 @@ class Decoder:
         self.logits.copy_(logits)
         for own, given in zip(self.state, state, strict=True):
             own.copy_(given)
+
+    def read(self, ids: Tensor, state: State | None = None) -> None:
+        """Process a prompt, and start after it. `ids` and `state` are as for `read_prompt`, of one row or of B rows."""
+        self.start(*read_prompt(self.model, ids, state))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -116,6 +122,47 @@ def _shifted(x: Tensor, norm: torch.nn.LayerNorm, mixes: Tensor, first: Tensor, 
     return mixed
 
 
+class CpuDecoder(Decoder):
+    """`Decoder` with the C++ kernel of `ops.decode_cpu`, for a model in fp32 or bf16 on a CPU.
+
+    The matrices are rounded to bf16. All other weights, the state and `logits` are fp32. `decode_cpu.load()` must not
+    be None.
+    """
+
+    def __init__(self, model: RWKV, rows: int):
+        self.model = model
+        self._weights = decode_cpu.packed(model)
+        self.token = torch.zeros(rows, dtype=torch.int64)
+        self._padded_logits = torch.zeros(rows, self._weights.shape.vocabulary)
+        self.logits = self._padded_logits[:, : model.config.vocab_size]
+        self.state = self._own(model.init_state(rows))
+
+    def read(self, ids: Tensor, state: State | None = None) -> None:
+        ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
+        vocab_size = self.model.config.vocab_size
+        if not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:  # the kernel would read outside of its tables
+            raise IndexError(
+                f"A token of the prompt is not from 0 to {vocab_size - 1}, the vocabulary: check its tokenizer."
+            )
+        state = self._own(self.model.init_state(len(ids)) if state is None else state)
+        logits = torch.zeros(len(ids), self._padded_logits.shape[1])
+        for window in ids.split(CPU_WINDOW, dim=1):
+            self._forward(window.contiguous(), state, logits)
+        self.start(logits[:, : self.logits.shape[1]], state)
+
+    def step(self) -> None:
+        self._forward(self.token.unsqueeze(1), self.state, self._padded_logits)
+
+    @staticmethod
+    def _own(state: State) -> State:
+        """Return an fp32 copy of a state, in which `wkv` has the kernel's order in memory: key axis, value axis."""
+        copy = State(*(x.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for x in state))
+        return copy._replace(wkv=copy.wkv.mT.contiguous().mT)
+
+    def _forward(self, ids: Tensor, state: State, logits: Tensor) -> None:
+        decode_cpu.forward(self._weights, ids, state.att_shift, state.wkv.mT, state.ffn_shift, logits)
+
+
 class ModelDecoder:
     """A decoder that calls the model for each token, for any module with `init_state` and `forward(ids, state)`."""
 
@@ -126,6 +173,9 @@ class ModelDecoder:
     def start(self, logits: Tensor, state: State) -> None:
         origins = torch.arange(self.rows) % len(logits)  # a single row is repeated
         self.logits, self.state = logits.expand(self.rows, -1), state.rows(origins)
+
+    def read(self, ids: Tensor, state: State | None = None) -> None:
+        self.start(*read_prompt(self.model, ids, state))
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 gathers weights here that are trained later
     def step(self) -> None:
@@ -144,7 +194,10 @@ def supports_decoder(model: torch.nn.Module) -> bool:
 
 def make_decoder(model: torch.nn.Module, rows: int) -> Decoder | ModelDecoder:
     """Return the fastest decoder that supports `model`."""
-    return Decoder(model, rows) if supports_decoder(model) else ModelDecoder(model, rows)
+    if not supports_decoder(model):
+        return ModelDecoder(model, rows)
+    on_cpu = model.device.type == "cpu" and model.emb.weight.dtype in (torch.float32, torch.bfloat16)
+    return CpuDecoder(model, rows) if on_cpu and decode_cpu.load() else Decoder(model, rows)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rwkv_music.errors import UserError
-from rwkv_music.generation.decoder import Decoder, as_cuda_graph, make_decoder, read_prompt
+from rwkv_music.generation.decoder import Decoder, as_cuda_graph, make_decoder
 from rwkv_music.generation.sampling import DEFAULT_SAMPLING, Sampler, Sampling, uniforms
 from rwkv_music.model_v8 import State
 from rwkv_music.tokenizers.grammar import Grammar
@@ -63,10 +63,8 @@ class TokenGenerator:
         Raises UserError if the model's logits are not finite.
         """
         prompt = torch.as_tensor(np.asarray(prompt_ids, np.int64), device=self._device)
-        logits, state = read_prompt(self._model, prompt, state)
-        self._decoder.start(logits, state)
+        self._decoder.read(prompt, state)
         self._sampler.start(prompt)
-        del logits, state
         drawn = self._drawn.numpy()
         for numbers in uniforms(self._sampling.seed, self._rows, self._device, first_row):
             self._sampler.numbers.copy_(numbers)
