@@ -3,10 +3,10 @@
     python benchmarks/busy_computer.py
 
 Each setting (see SETTINGS) has a process that trains or generates in turns of about a second, one process at a time.
-The settings alternate, so that they meet the same computer. A figure is the median over the rounds; a ratio is the
-median of the ratios of two turns of one round. Turns alone are taken while other programs use less than a tenth of the
-CPU time, for which the script waits up to --wait minutes in all; `cpu_share_of_others` tells what they used during the
-turns.
+The settings alternate, so that they run under the same conditions. A figure is the median over the rounds; a ratio is
+the median of the ratios of two turns of one round. Turns alone are taken while other programs use less than a tenth of
+the CPU time, for which the script waits up to --wait minutes in all; `cpu_share_of_others` gives what they used during
+the turns.
 
 Writes results/busy_computer.json."""
 

@@ -7,7 +7,7 @@
 A short run first measures the duration of a step, which gives the number of steps. The best checkpoint is evaluated. It
 continues, fills in and harmonizes a held-out chorale and writes its bass line, and continues a held-out fiddle tune.
 Writes results/corpus.json and, to results/corpus/, the loss curve and the pieces with their piano rolls. `--run`
-keeps the run folder, and evaluates the run that is there if there is one."""
+keeps the run folder; if it already holds a run, the script evaluates this run instead of training."""
 
 import argparse
 import json
@@ -82,7 +82,12 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="prepared dataset folder")
     parser.add_argument("--midi", required=True, type=Path, metavar="DIR", help="the folder with the corpora")
     parser.add_argument("--minutes", type=float, default=9.0, help="duration of the training (default: 9)")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="run folder (default: a temporary one)")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="run folder; if it already holds a run, evaluates it instead of training (default: a temporary folder)",
+    )
     parser.add_argument(
         "--out", default=report.RESULTS, type=Path, metavar="DIR", help="output folder (default: benchmarks/results)"
     )

@@ -1,4 +1,4 @@
-"""Measure the prediction of music in parts, and what a model that fills in makes of the music around a hole.
+"""Measure the prediction of music in parts, and how well a fill-in model uses the music around a hole.
 
     python benchmarks/parts.py DATA [--out DIR]
 

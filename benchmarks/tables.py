@@ -128,8 +128,8 @@ def summary(root: str) -> str:
             f"[performance.md]({docs}/performance.md#the-wkv7s-kernels)",
         ],
         [
-            "Generation, `0.1b`",
-            f"{one:,.0f} tokens/s for one piece, {batch:,.0f} for 512 pieces at once on an {gpu(speed['machine'])}",
+            f"Generation, `0.1b`, on one {gpu(speed['machine'])}",
+            f"{one:,.0f} tokens/s for one piece, {batch:,.0f} tokens/s for 512 pieces at once",
             f"[performance.md]({docs}/performance.md#generation)",
         ],
         [
@@ -139,7 +139,7 @@ def summary(root: str) -> str:
             f"[tuning.md]({docs}/tuning.md#how-much-a-state-learns)",
         ],
         [
-            f"A run killed {kills['kills']} times at random moments",
+            f"A run killed {kills['kills']} times, half of them at the start of a checkpoint",
             f"{kills['resumed_from_a_damaged_one']} resumptions from a damaged checkpoint",
             f"[training.md]({docs}/training.md#checkpoints-and-resuming)",
         ],
@@ -192,9 +192,9 @@ The table compares two models on held-out pieces:
 
 {table(heads, cells)}
 
-The held-out pieces of music21's corpus alone have {bits_of_scores(corpus):.2f} bits per note.
+On the held-out pieces of music21's corpus alone, the model's loss is {bits_of_scores(corpus):.2f} bits per note.
 
-![Training and validation loss of 0.1b on music21's corpus]({root}benchmarks/results/corpus/curve.png)
+![Training and validation loss of the corpus model]({root}benchmarks/results/corpus/curve.png)
 """
 
 
@@ -215,9 +215,10 @@ def parts(root: str) -> str:
     heads = ["held-out pieces", "notes", "bits per note", "merged parts: notes", "merged parts: bits per note"]
     steps = result["plain"].split("--steps ")[1]
     return f"""
-The `0.1b` preset was trained on `multitrack` for {steps} steps ({gpu(result["machine"])},
-[parts.json]({root}benchmarks/results/parts.json)). "Merged parts" are results with an earlier tokenizer modeled on
-MidiTok's REMI, trained in the same way. It merged the parts of one instrument and lost their unisons
+The `0.1b` preset was trained with `multitrack` on three of music21's corpora for {steps} steps
+({gpu(result["machine"])}, [parts.json]({root}benchmarks/results/parts.json)).
+"Merged parts" are results with an earlier tokenizer modeled on MidiTok's REMI, trained in the same way. It merged the
+parts of one instrument and lost their unisons
 (`benchmarks/parts.py` at commit 79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
 
 {table(heads, rows)}
@@ -239,20 +240,20 @@ def holes(root: str) -> str:
             given, without = bits[(*size, more)], bits[(*size, less)]
             row += [f"{given:.2f}", f"{without:.2f}", f"{100 * (given / without - 1):+.1f}%"]
         rows.append(row)
-    heads = ["bars on each side", "bars of the hole", "both sides", "left side only", "change"]
-    heads += ["inner parts: outer parts given", "without them", "change"]
+    heads = ["bars on a side", "bars of the hole", "whole bars: both sides", "left side only", "difference"]
+    heads += ["inner parts: outer parts given", "without the outer parts", "difference"]
     return f"""
 The table shows how well the corpus model predicts the true music in holes of held-out pieces, in bits per note
-([corpus.json]({root}benchmarks/results/corpus.json)). In the columns "both sides" and "left side only", the holes are
-whole bars. With "both sides", the model also reads the bars after them. In the last three columns, the holes are the
-inner parts of these bars, and the outer parts are the first and the last part.
+([corpus.json]({root}benchmarks/results/corpus.json)). If whole bars are
+holes, the model reads the bars on both sides or only those before the holes. If the inner parts of these bars are holes
+(all parts except the first and the last one), it reads the bars before them, with or without the outer parts.
 
 {table(heads, rows)}
 """
 
 
 def measures(root: str) -> str:
-    """Return what `evaluate` says about the music that the corpus model writes, and some of its pieces."""
+    """Return what `evaluate` prints about the music that the corpus model writes, and some of its pieces."""
     result, images = results("corpus"), f"{root}benchmarks/results/corpus"
     texts = {
         name: "```text\n" + "\n".join(line or "```\n\n```text" for line in lines) + "\n```"
@@ -270,7 +271,7 @@ def measures(root: str) -> str:
         for name, title in titles.items()
     )
     return f"""
-The next tables are what `evaluate` says about the corpus model. The first one compares the eight bars that follow four
+`evaluate` prints the next tables for the corpus model. The first one compares the eight bars that follow four
 given bars in real pieces with the model's completions:
 
 {texts["completions"]}
@@ -303,7 +304,7 @@ def step(root: str) -> str:
 The table gives tokens per second on one GPU with DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096 tokens and no
 activation checkpointing. The H200 was measured at commit {h200["machine"]["commit"]}
 ([step_h200.json]({source}/step_h200.json)) and the H100 at commit {h100["machine"]["commit"]}
-([step_h100.json]({source}/step_h100.json)). The model v8 is the default. The model v7 (`--channel_mix x070`) has no
+([step_h100.json]({source}/step_h100.json)). v8 is the default model; v7 (`--channel_mix x070`) has no
 DeepEmbed.
 
 {table(["layers, width, rows x tokens", "model", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
@@ -338,8 +339,8 @@ The table gives milliseconds for forward and backward together on an {gpu(result
 If the same kernels are compiled as PTX for compute capability 8.0, they take {min(slower):.2f} to {max(slower):.2f}
 times as long as native kernels ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On
 {cpu["machine"]["threads"]} CPU cores in fp32, the operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop
-over tokens, for {loop["B"]} x {loop["T"]} x {loop["H"]} rows x tokens x heads
-([wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
+over tokens ({loop["B"]} rows x {loop["T"]} tokens x {loop["H"]} heads,
+[wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
 """
 
 
@@ -479,7 +480,7 @@ movements. Before tuning, its loss on
 
 {table(heads, rows)}
 
-The methods are compared at the best of their three learning rates. Tuning a state, which has
+The methods are compared at the best of their three learning rates. Tuning a state,
 {best["state"]["share"]:.2%} of the parameters, achieves {result["state_over_all"]:.0%} of the improvement of full
 fine-tuning ([tuning.py]({root}benchmarks/tuning.py)).
 """
@@ -506,8 +507,8 @@ def kills(root: str) -> str:
     """Return what happened to a run that was killed many times."""
     result = results("kills")
     return f"""
-A run that saves every second step was killed {result["kills"]} times: half of the times at a random moment, half of
-the times just after it had begun to write a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
+A run that saves every second step was killed {result["kills"]} times, half of them at random moments, half at
+the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
 {result["left_a_partial_one"]} kills left a partly written checkpoint.
 {result["damaged_under_a_steps_name"]} complete checkpoints were damaged, and the run resumed from a damaged checkpoint
 {result["resumed_from_a_damaged_one"]} times.
@@ -521,7 +522,7 @@ def resumption(root: str) -> str:
         result = results(name)
         arguments, device = result["arguments"], result["machine"].get("gpu", "CPU")
         largest = [row["largest"] for row in result["rows"]]
-        rows.append([f"`{arguments['preset']}`", f"{', '.join(map(str, arguments['ranks']))} x {device}"])
+        rows.append([f"`{arguments['preset']}`", f"{', '.join(map(str, arguments['ranks']))}", device])
         rows[-1] += [f"{statistics.median(largest):.1e}", f"{max(largest):.1e}"]
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
@@ -531,7 +532,7 @@ ranks and under every ZeRO stage, with the files of `ds_configs/`. The next 20 l
 with those of the uninterrupted run. The deviation of a resumed run is the largest difference, in nats per token. The
 table gives the median and the maximum of these deviations.
 
-{table(["preset", "ranks", "median", "maximum", "source"], rows)}
+{table(["preset", "ranks", "device of each rank", "median", "maximum", "source"], rows)}
 """
 
 
@@ -564,15 +565,15 @@ def learning(root: str) -> str:
 Both optimizers trained `{settings["preset"]}` for {settings["steps"]} steps of {settings["batch_size"]} x
 {settings["ctx_len"]:,} tokens on chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens,
 {gpu(result["machine"])}, [learning.json]({root}benchmarks/results/learning.json)). Two learning rates were
-tried for each, and the better one is shown: {grid["adamw"]} for AdamW, {grid["muon"]} for Muon.
+tried for each optimizer: {grid["adamw"]} for AdamW, {grid["muon"]} for Muon. The table shows the better one.
 Muon reaches the lowest validation loss of AdamW
 in {steps["mean"]:.0%} of the steps ({steps["least"]:.0%} and {steps["most"]:.0%} with the two seeds) and in
 {seconds["mean"]:.0%} of the time. After step
 {found["contestants"]["muon"]["best_step"]["mean"]:.0f}, the models trained with Muon overfit;
-the table shows the lowest loss of each run. The orthogonalization
+the losses shown are the lowest of each run. The orthogonalization
 costs more in a large model with few tokens per step: {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} with
 {one:,} tokens per step on one GPU take {muon["step_ms"]:.0f} ms per step instead of {adamw["step_ms"]:.0f} ms
-([step_muon.json]({root}benchmarks/results/step_muon.json)). More GPUs divide this work.
+([step_muon.json]({root}benchmarks/results/step_muon.json)). With several GPUs, this work is divided among them.
 
 {table(["optimizer", "learning rate", "weight decay", "seeds", "lowest validation loss", "at step", "tokens/s"], rows)}
 
@@ -584,7 +585,8 @@ def zero(root: str) -> str:
     """Return memory and traffic under each DeepSpeed file."""
     return f"""
 Each cell has the form A / B. A is the memory for weights, gradients and AdamW states in GiB per GPU. B is what each GPU
-sends to other nodes per step, in GB. Each node has {plan.GPUS_PER_NODE} GPUs.
+sends to other nodes per step of one micro-batch, in GB. Each node has {plan.GPUS_PER_NODE} GPUs. The first column gives
+the number of parameters.
 [plan.py]({root}benchmarks/plan.py) computes both and checks them against a two-rank run
 ([plan.json]({root}benchmarks/results/plan.json)). The last column recommends zero1 if zero1
 needs less than {plan.ROOM_GIB} GiB, because the rest of an 80 GiB GPU is needed for activations and buffers. If zero1

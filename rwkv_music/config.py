@@ -22,7 +22,7 @@ PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model, as `-
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
 
 
-LARGEST = 10**12  # limit of settings that have no other limit; all calculations with them stay in range
+LARGEST = 10**12  # limit of settings without another limit, so that no calculation overflows
 LARGEST_SIZE = 2**20  # limit of widths and ranks
 MOST_LAYERS = 2**10
 MOST_BARS = 10_000  # of a completion or an excerpt with holes
@@ -38,7 +38,7 @@ def setting(default: Any, text: str, choices: tuple | None = None, metavar: str 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of an RWKV v8 (or, with `channel_mix="x070"`, v7) model."""
+    """Shape of the model: RWKV v8, or v7 with --channel_mix x070."""
 
     n_layer: int = setting(12, "number of layers")
     n_embd: int = setting(768, "width C; a multiple of head_size")
@@ -113,7 +113,7 @@ def not_empty(text: str) -> str:
 def _check_words(name: str, value: str, known: tuple[str, ...], what: str) -> None:
     words = value.split(",")
     if wrong := [word for word in words if word not in known] or [w for w in words if words.count(w) > 1]:
-        raise UserError(f"{name} has '{wrong[0]}' in '{value}': give {what}, each once, of {', '.join(known)}.")
+        raise UserError(f"{name} has '{wrong[0]}' in '{value}': give {what} of {', '.join(known)}, each once.")
 
 
 def _rank(factor: float, n_embd: int) -> int:
@@ -143,8 +143,8 @@ class DataConfig:
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict only the bars that follow "
-        "--context_bars bars; infill: predict missing bars and parts of excerpts, and the rest of them (needs the "
-        "tokenizer multitrack); mix: pretrain, with fractions of completion and infill rows",
+        "--context_bars bars; infill: predict missing bars and parts of excerpts, and the other tokens of the "
+        "excerpts (needs the tokenizer multitrack); mix: pretrain, with fractions of completion and infill rows",
         ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
@@ -197,7 +197,7 @@ class TrainConfig:
     context_parallel: int = setting(
         1,
         "context parallelism: N consecutive ranks divide the tokens of each micro-batch evenly, so rows can be N times "
-        "as long. The number of ranks must be a multiple of N, and counts as ranks / N for the batch sizes",
+        "as long. The number of ranks must be a multiple of N. N ranks count as one for the batch sizes",
     )
     optimizer: str = setting(
         "adamw",
@@ -243,9 +243,8 @@ class TrainConfig:
     save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
-        "overlapped: training continues while a copy in host memory (12 bytes per parameter of a rank's optimizer, 8 "
-        "bytes for the matrices that Muon updates) is "
-        "written; blocking: no copy, training waits",
+        "overlapped: training continues while a copy in host memory is written (12 bytes per parameter of a rank's "
+        "optimizer, 8 bytes per parameter that Muon updates); blocking: no copy, training waits",
         ("overlapped", "blocking"),
     )
     keep: int = setting(
@@ -263,7 +262,9 @@ class TrainConfig:
         "minutes that a rank may spend in one phase of a step (reading, computing, saving). After this time the run "
         "prints stack traces and exits. 0: no limit",
     )
-    max_skipped_steps: int = setting(10, "consecutive steps that may be skipped because of non-finite gradients")
+    max_skipped_steps: int = setting(
+        10, "largest number of consecutive steps skipped because of non-finite gradients; one more ends the run"
+    )
     on_spike: str = setting(
         "ignore",
         "reaction to a loss spike. ignore: continue; rollback: return to the last checkpoint before the spike and "
@@ -273,7 +274,9 @@ class TrainConfig:
     profile: int = setting(
         0, "optimizer steps to trace after ten warm-up steps, into RUN/profile (Perfetto, chrome://tracing); 0: none"
     )
-    sample_every: int = setting(0, "optimizer steps between sampled completions; 0: none")
+    sample_every: int = setting(
+        0, "optimizer steps between samples (a completion and, if trained to fill in, a fill); 0: none"
+    )
     sample_context_bars: int = setting(4, "context bars of a sampled completion")
     sample_bars: int = setting(8, "generated bars of a sampled completion")
     init: str = setting(
@@ -289,7 +292,7 @@ class TrainConfig:
         metavar="WHAT",
     )
     lora_rank: int = setting(16, "rank of the adapters, for --tune lora")
-    lora_alpha: float = setting(32.0, "adapter scale times lora_rank, for --tune lora")
+    lora_alpha: float = setting(32.0, "the adapters are multiplied by lora_alpha / lora_rank, for --tune lora")
     lora_targets: str = setting(
         ",".join(LORA_TARGETS),
         f"matrices that get an adapter, for --tune lora: a list of {','.join(LORA_TARGETS)}",
@@ -333,13 +336,13 @@ class TrainConfig:
         _check(self, at_least={"lora_rank": 1}, at_most=LARGEST_SIZE)
         _check(self, at_least={"lora_alpha": 0})
         if self.tune not in ("all", "state", "lora"):
-            _check_words("tune", self.tune, PARTS, "all, state, lora, or parts")
+            _check_words("tune", self.tune, PARTS, "all, state, lora, or a list")
         if self.optimizer == "muon" and not {"all", "time", "ffn"} & set(self.tune.split(",")):
             raise UserError(
                 f"--optimizer muon updates the large matrices of the blocks, none of which --tune {self.tune} trains: "
                 f"use --optimizer adamw."
             )
-        _check_words("lora_targets", self.lora_targets, LORA_TARGETS, "matrices")
+        _check_words("lora_targets", self.lora_targets, LORA_TARGETS, "a list")
 
 
 @dataclass(frozen=True)

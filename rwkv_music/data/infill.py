@@ -4,12 +4,12 @@ A cell is one part in one bar. A window is an excerpt of a piece as tokenizers/m
 contents of the holes are targets of the loss. Notable choices:
 - In training, the tokens before Fill are targets too, except for those that mark a hole. The model thus learns the next
   token in these rows as well. In validation, only the contents of the holes count.
-- The holes of a window are of one of four kinds, which correspond to what people ask for: the last bars, whole parts, a
+- The holes of a window are of one of four kinds, which correspond to common requests: the last bars, whole parts, a
   block of bars and parts, or scattered cells. Half of the blocks have all parts.
 - Short runs of last bars and short blocks are drawn more often than long ones: their lengths are uniform in the
-  logarithm. A short hole has more context, from which the model has more to learn.
+  logarithm. A short hole leaves more context to learn from.
 - Controls, which describe the content of a hole, stand at its head in some windows (midi/controls.py).
-- The number of bars, the holes and the controls are drawn by the seed and the number of the sample. Excerpts start at
+- The seed and the number of the sample determine the number of bars, the holes and the controls. Excerpts start at
   every bar but the last one of every piece.
 - An excerpt that is too long for the rest of a row loses bars at its end. If its first two bars are too long for an
   empty row, they are cut.
@@ -77,7 +77,7 @@ class InfillRows:
     def row(self, window: int, sample: int, room: int | None = None) -> Row | None:
         """Return window number `window`, with the holes of sample number `sample`.
 
-        With `room`, it has at most so many tokens; return None if its first two bars have more.
+        With `room`, the row has at most `room` tokens; return None if the first two bars have more.
         """
         longest = self._ctx_len if room is None else room
         document = int(np.searchsorted(self._first_window, window, side="right")) - 1
@@ -116,7 +116,7 @@ class InfillRows:
 
 
 def _is_known(tokens: np.ndarray) -> np.ndarray:
-    """Return which tokens come before Fill and do not mark a hole, bool [n]; those that do are Part, Program, Hole."""
+    """Return which tokens come before Fill and do not mark a hole, bool [n]. Part, Program and Hole mark a hole."""
     is_known = np.cumsum(tokens == FILL) == 0
     holes = np.flatnonzero(tokens == HOLE)
     named = holes[(tokens[holes - 1] >= PROGRAM) & (tokens[holes - 1] < POSITION)]

@@ -28,7 +28,7 @@ from rwkv_music.model_v8 import State
 class DocumentStreams:
     """The pieces of a split as `n_streams` streams, read in windows of the dataset's `ctx_len` tokens.
 
-    The dataset is for next-token prediction. A pass is padded to a multiple of `windows_per_step` windows. Raises
+    The dataset must be for next-token prediction. A pass is padded to a multiple of `windows_per_step` windows. Raises
     UserError if a training split has fewer pieces than streams.
     """
 

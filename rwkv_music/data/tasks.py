@@ -5,8 +5,8 @@ In a pass, every token that has a predecessor in its own document is a target ex
 
 `CompletionRows` is the task of `generate`: N bars are the context, and the M bars that follow are the targets.
 Windows slide by one bar through every piece. Notable choices:
-- A window inside a piece starts like a piece: with BOS, then the tempo and the program in force unless its tokens set
-  them, and without the silence before its first note. It therefore has the form of a prompt of `generate`.
+- A window inside a piece has the form of a prompt of `generate`. It starts with BOS, followed by the tempo and the
+  program in force, unless its own tokens set them. The silence before its first note is left out.
 - The last target is the token after the last bar, so the model also learns to end a bar.
 - If a window has more tokens than a row, its context loses whole bars from its start. A completion that is too long
   even without context is cut at its end.

@@ -23,7 +23,7 @@ SHORTEST_PART_S = 1.0  # a part of a single short note is not dense
 
 
 class Music:
-    """A piece to measure. What several measures need is computed once."""
+    """A piece to measure. Values that several measures need are computed once."""
 
     def __init__(self, midi: ParsedMidi, stats: MidiStats):
         self.midi, self.stats = midi, stats
@@ -153,7 +153,7 @@ MEASURES = (
         "same_pitch",
         _same_pitch,
         "% of one pitch",
-        "sounding time of the pitch that sounds longest, in percent of that of all notes except drums; :60 leaves out "
+        "share of the sounding time that the longest-sounding pitch has, in percent (without drums); :60 leaves out "
         "drones of one note",
     ),
     Measure(
@@ -230,7 +230,7 @@ class Filters:
         return None
 
     def as_options(self) -> dict:
-        """Return the filters that are set as JSON values for dataset.json, with null for infinite bounds."""
+        """Return the active filters as JSON values for dataset.json, with null for infinite bounds."""
         options = {measure.name: self.bounds.get(measure.name) for measure in MEASURES} | {"programs": self.programs}
         return {
             name: [None if number == float("inf") else number for number in value]

@@ -50,7 +50,8 @@ def score_format(name: str, data: bytes) -> str | None:
     """Return the format of a score: XML, ABC or KERN. Return None for MIDI and for unknown content.
 
     `name` is the name of a source (see sources.py). A file with the suffix of MIDI is MIDI. Otherwise the content
-    decides, because files can have the suffix of another format. The suffix decides if the content does not.
+    decides, because files can have the suffix of another format. If the content does not determine the format, the
+    suffix does.
     """
     if data.startswith(MIDI_MAGIC) or name.lower().endswith(MIDI_SUFFIXES):
         return None
@@ -234,7 +235,7 @@ def _measures(part: "Part") -> list[tuple[Fraction, Fraction, tuple[int, int] | 
 
 
 def _changes(measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]]) -> Iterator[tuple[Fraction, int, int]]:
-    """Yield (start, numerator, denominator) of the time-signature changes that put the bar lines at the measures."""
+    """Yield (start, numerator, denominator) of the time-signature changes that start a bar at each measure."""
     current = None
     i = 0
     while i < len(measures):

@@ -73,11 +73,11 @@ class Sources:
     ):
         self._column = column
         self.columns: set[str] = set()  # the other columns of the parquet files
-        self.metadata: set[str] = set()  # those of these columns that are read, as `Source.metadata`
+        self.metadata: set[str] = set()  # the columns among them that are read into `Source.metadata`
         self.paths = _outermost([os.fspath(path) for path in paths])
         # The estimated number of sources. It grows while tar archives and files with several pieces are read.
         self.expected = 0.0
-        self.passed_over: Counter[str] = Counter()  # the other files of the last iteration, by suffix
+        self.passed_over: Counter[str] = Counter()  # files that are not music, in the last iteration, by suffix
         has_any = False
         for path in self.paths:
             for file in self._files(path):
@@ -196,7 +196,7 @@ class Sources:
     def _column_of(self, path: str, file: "ParquetFile") -> str | None:
         """Return the column of a parquet file that holds the music, None if there is no column of bytes.
 
-        Raises UserError if the file does not have the column that was named, or if several could be meant.
+        Raises UserError if the file lacks the named column, or if no column is named and several contain bytes.
         """
         kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
         of_bytes = [name for name, kind in kinds.items() if kind == "binary"]
@@ -296,7 +296,7 @@ DECOMPRESSORS = {
     (b"\x1f\x8b",): gzip.open,
     (b"BZh",): bz2.open,
     (b"\xfd7zXZ\0",): lzma.open,
-    # Programs that compress in parallel begin with a frame to skip.
+    # Parallel compressors write a skippable frame first.
     (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"): _zstd,
 }
 

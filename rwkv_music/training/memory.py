@@ -23,7 +23,7 @@ from rwkv_music.training.deepspeed_file import uses_bf16
 
 BF16, FP32 = 2, 4
 USABLE_FRACTION = 0.94  # of the available memory; the rest covers the errors of the estimates in benchmarks/results/
-LARGEST_OVERESTIMATE = 1.1  # no estimate exceeds its peak in benchmarks/results/ by more
+LARGEST_OVERESTIMATE = 1.1  # no estimate in benchmarks/results/ is more than this times the measured peak
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def activation_values(model: ModelConfig, recompute: str) -> float:
         return 2 * C  # a block's input, and layer 0's values
     ranks = model.decay_rank + model.iclr_rank + model.value_rank + model.gate_rank
     state = C * model.head_size / CHECKPOINT_EVERY
-    time_mixing = 5 * C + ranks + state + 4  # x, r, k, v, y; inside the gates; state checkpoints; the norm's moments
+    time_mixing = 5 * C + ranks + state + 4  # x, r, k, v, y; hidden values of the gates; states; norm's moments
     channel_mixing = C + 4  # x
     if recompute == "none":
         channel_mixing += model.dim_ffn + (C if model.channel_mix == "x080" else 0)
@@ -116,7 +116,7 @@ def estimate(
     # Gradients of the other ranks' shares. They are created during the backward pass, while activations are freed.
     others = BF16 * (trained - shared if zero_stage == 1 else trained if at_once else 0)
     if accumulates and zero_stage < 3 and not offload:
-        gradients += others + (BF16 * shared if zero_stage == 2 else 0)  # earlier ones; ZeRO-2 adds them to new ones
+        gradients += others + (BF16 * shared if zero_stage == 2 else 0)  # accumulated; ZeRO-2 also holds new ones
         others = 0
     buckets = BF16 * bucket * (2 if overlaps and zero_stage < 3 else 1)  # one is filled while one is being reduced
     gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
@@ -156,7 +156,7 @@ def least_recompute(
 
     "auto" selects the lowest level that fits the `available` bytes, or the highest if none does.
     """
-    levels = RECOMPUTE if requested == "auto" else (requested,)  # from the least activation checkpointing
+    levels = RECOMPUTE if requested == "auto" else (requested,)  # in order of increasing recomputation
     estimates = {level: estimate_with(level) for level in levels}
     chosen = next((level for level in levels if estimates[level].peak <= USABLE_FRACTION * available), levels[-1])
     return chosen, estimates[chosen]

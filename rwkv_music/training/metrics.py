@@ -22,8 +22,8 @@ from rwkv_music.training.wandb_run import WandbRun
 # full: the variants of a chip (PCIe, NVL, laptop, a MIG slice) have other rates. H800 and A800 have those of H100 and
 # A100. Sources: NVIDIA's datasheets of HGX B200, GB200 NVL72, GH200, H200 and H100, which state rates with sparsity,
 # twice the dense ones (4.5, 5 and 1.979 PFLOP/s; NVL 1.671, H100 PCIe 1.513); those of A100 (312 TFLOP/s) and L40S
-# (362.05); its architecture whitepapers of RTX Blackwell (209.5), Ada (165.2) and GA102 (71). Several were read in
-# copies; those of H200 NVL, GH200, RTX 5090 and RTX 3090 were not found again.
+# (362.05); its architecture whitepapers of RTX Blackwell (209.5), Ada (165.2) and GA102 (71). Some were read in
+# copies; those of H200 NVL, GH200, RTX 5090 and RTX 3090 could not be confirmed again.
 PEAK_FLOPS = {
     r"NVIDIA B200": 2250e12,
     r"NVIDIA GB200": 2500e12,
@@ -117,7 +117,7 @@ class Trace:
         return last or traced >= self._steps
 
     def write(self) -> str:
-        """Write the trace that ends, and return a line about it."""
+        """End and write the trace, and return a line about it."""
         profiler, self._profiler = self._profiler, None
         traced = self._done - self.WARM_UP
         if traced <= 0:
@@ -131,8 +131,8 @@ class Trace:
         return f"The trace of the last {plural(traced, 'step')} is in {self._path}"
 
 
-# The charts of TensorBoard's page CUSTOM SCALARS, in their order: {category: {title: tags}}. Tags are patterns. Charts
-# without curves, of other tasks or of a GPU, are empty there, so each run takes only those that it has.
+# The charts of TensorBoard's tab CUSTOM SCALARS, in order: {category: {title: tags}}. Tags are patterns. A run gets no
+# charts for curves that it does not have: they would be empty.
 LAYOUT = {
     "Loss": {
         "loss, nats per token": ["train/loss$", "val/loss$", "val/bigram_loss$"],
@@ -156,7 +156,7 @@ LAYOUT = {
 class Curves:
     """The writer of TensorBoard's event files in the run folder; it writes only if enabled.
 
-    `absent` names curves that the run does not have, which get no chart on the page CUSTOM SCALARS.
+    `absent` names curves that the run does not have, which get no chart in the tab CUSTOM SCALARS.
 
     After a resume, points that an earlier process wrote past the checkpoint are purged, so that there is one curve.
     TensorBoard writes in a thread; if that fails, the next call here, or `close`, raises UserError.

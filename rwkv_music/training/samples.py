@@ -110,7 +110,7 @@ def show(sample: Sample, curves: Curves, step: int, folder: Path) -> None:
 
 
 def show_piece(midi: mido.MidiFile, pictures: Sequence[np.ndarray], curves: Curves, step: int, tag: str) -> None:
-    """Write pictures of one width, one below the other, and the sound of a piece if FluidSynth is installed."""
+    """Write a piece to TensorBoard: pictures of one width below each other, and sound if FluidSynth is installed."""
     curves.image(step, tag, np.concatenate(pictures))
     if _can_synthesize():
         # TensorBoard reads all points of a tag as one kind of data. Sound under the image's tag would hide both.

@@ -9,10 +9,10 @@ Notable choices:
   later damage.
 - The thread only writes. All collectives run on the main thread, because collectives of a second thread could
   interleave with those of a step.
-- The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds (8 bytes with Muon), allocated at
-  the first save and kept. `--save_mode blocking` makes no copy, and training waits.
-- On a GPU the copies are enqueued on the stream. The check of all ranks in `save` waits for these copies, but not for
-  the writing to disk.
+- The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds (8 bytes per parameter that Muon
+  updates), allocated at the first save and kept. `--save_mode blocking` makes no copy, and training waits.
+- On a GPU the copies are enqueued on the stream. The collective error check in `save` waits for these copies, but not
+  for the writing to disk.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ class Snapshot:
 
 
 class Saver:
-    """The writer of a run's checkpoints, one at a time. Every method is collective, at the same step.
+    """The writer of a run's checkpoints, one at a time. `save` and `finish` are collective, at the same step.
 
     `save` and `finish` raise UserError, the same on all ranks, if the checkpoint cannot be written (nothing of it
     remains) or if another process has taken over the run.
@@ -252,7 +252,7 @@ class Saver:
         self.prune(self._progress)
 
     def prune(self, progress: Progress) -> None:
-        """Delete the checkpoints that are no longer to be kept; `progress` is that of the newest. On rank 0 only."""
+        """Delete the checkpoints that are no longer kept; `progress` is that of the newest. On rank 0 only."""
         if not self._is_owner():
             return
         final = self._run / CHECKPOINTS / checkpoint_name(progress.step)
