@@ -570,7 +570,7 @@ Muon reaches the lowest validation loss of AdamW
 in {steps["mean"]:.0%} of the steps ({steps["least"]:.0%} and {steps["most"]:.0%} with the two seeds) and in
 {seconds["mean"]:.0%} of the time. After step
 {found["contestants"]["muon"]["best_step"]["mean"]:.0f}, the models trained with Muon overfit;
-the losses shown are the lowest of each run. The orthogonalization
+the losses shown are the means of the lowest ones. The orthogonalization
 costs more in a large model with few tokens per step: {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} with
 {one:,} tokens per step on one GPU take {muon["step_ms"]:.0f} ms per step instead of {adamw["step_ms"]:.0f} ms
 ([step_muon.json]({root}benchmarks/results/step_muon.json)). With several GPUs, this work is divided among them.

@@ -36,7 +36,7 @@ def add(commands) -> None:
         "--metadata",
         type=common.path,
         metavar="FILE",
-        help="table of facts about the pieces: a .csv, .tsv or .jsonl whose column `file`, `path` or `md5` identifies "
+        help="table of facts about the pieces: a .csv, .tsv, .jsonl or .ndjson whose column `file`, `path` or `md5` identifies "
         "files",
     )
     command.add_argument(
