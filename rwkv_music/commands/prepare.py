@@ -36,8 +36,8 @@ def add(commands) -> None:
         "--metadata",
         type=common.path,
         metavar="FILE",
-        help="table of facts about the pieces: a .csv, .tsv, .jsonl or .ndjson whose column `file`, `path` or `md5` identifies "
-        "files",
+        help="table of facts about the pieces: a .csv, .tsv, .jsonl or .ndjson whose column `file`, `path` or `md5` "
+        "identifies files",
     )
     command.add_argument(
         "--metadata-key", metavar="COLUMN", help="column that identifies files by name, path or MD5, instead of these"
