@@ -74,7 +74,8 @@ torch.save({"logits": logits, "greedy": greedy}, out)
 
 def test_the_rwkv_package_gives_the_same_logits_and_greedy_tokens(tmp_path):
     pytest.importorskip("rwkv", reason="the rwkv package is not installed")
-    model, ids = confident_model(channel_mix="x070"), tokens(1, 400)
+    model = confident_model(channel_mix="x070").bfloat16().float()  # generation on a CPU rounds matrices to bf16
+    ids = tokens(1, 400)
     torch.save(model.state_dict(), tmp_path / "source.pth")
     torch.save(ids[0], tmp_path / "ids")
     export(tmp_path / "source.pth", tmp_path / "out.pth", dtype=torch.float32)

@@ -37,7 +37,7 @@ def test_prepare_filters(bach_midi, tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     for reason in ("shorter than 45 s", "a passage played more than 1 times in succession"):
-        assert f"skipped: {facts['rejected'][reason]:,} {reason}" in printed
+        assert f"rejected: {facts['rejected'][reason]:,} ({reason})" in printed
     rejected = (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()
     assert len(rejected) == sum(facts["rejected"].values()) < 12
     for wrong in (["--seconds", "a:b"], ["--programs", "piano"], ["--seconds", "9"]):

@@ -30,7 +30,7 @@ def losses(monkeypatch) -> dict[int, float]:
     """The validation losses of the next runs by step, to be filled by the test. Each is measured in no time."""
     of_steps: dict[int, float] = {}
 
-    def measure(self: Validation, engine, polled) -> dict[str, float]:
+    def measure(self: Validation, engine, polled, group) -> dict[str, float]:
         return {"val/loss": of_steps[polled.__self__.progress.step]}
 
     monkeypatch.setattr(Validation, "measure", measure)

@@ -24,7 +24,7 @@ SMALL = {"preset": "0.1b", "data": {}, "zero": ZERO2, "device": "cuda", "one_hos
         ({"zero": OFFLOAD}, False),
         ({"device": "cpu"}, False),
         ({"one_host": False}, False),
-        ({"data": {"task": "completion"}}, False),
+        ({"data": {"task": "completion"}}, True),
         ({"data": {"tbptt": 2}}, False),
     ],
 )
