@@ -382,7 +382,7 @@ def _draw_bars(
 ) -> tuple:
     """Draw bar lines, and label as many bars as fit with number and time; return the last time signature.
 
-    A time signature is written above the first bar that it applies to.
+    A time signature is written above the first bar that it applies to, if there is room.
     """
     first, end = system
     lines = score.grid.lines(end - first, first)
@@ -404,17 +404,26 @@ def _draw_bars(
     labels[0] = f"bar {labels[0]}"
     stack[-1].set_xticks(lines[labeled].tolist(), labels, linespacing=1.25)
     stack[-1].tick_params(axis="x", labelbottom=True)
-    edge = -np.inf
+    changes: list[tuple[int, str]] = []  # bar and text
     for i, new in enumerate(map(tuple, score.grid.signatures(end - first, first).tolist())):
-        x = lines[i] * pixels_per_tick
-        if new != signature and x - edge >= 0:
-            text = f"{new[0]}/{new[1]}"
-            stack[0].annotate(
-                text, (lines[i], 1), (2, 3), xycoords=stack[0].get_xaxis_transform(), textcoords="offset points",
-                fontsize=7.5, color=GRAY,
-            )  # fmt: skip
-            edge = x + 8 * len(text)
+        if new != signature:
+            changes.append((i, f"{new[0]}/{new[1]}"))
         signature = new
+    bars = np.diff([*(i for i, _ in changes), end - first]).tolist()
+    shown: list[int] = []  # of `changes`; of two that would overlap, the one that applies to more bars
+    for k, (i, _) in enumerate(changes):
+        if shown:
+            before, text = changes[shown[-1]]
+            if (lines[i] - lines[before]) * pixels_per_tick < 8 * len(text):
+                if bars[k] <= bars[shown[-1]]:
+                    continue
+                shown.pop()
+        shown.append(k)
+    for i, text in (changes[k] for k in shown):
+        stack[0].annotate(
+            text, (lines[i], 1), (2, 3), xycoords=stack[0].get_xaxis_transform(), textcoords="offset points",
+            fontsize=7.5, color=GRAY,
+        )  # fmt: skip
     return signature
 
 

@@ -183,6 +183,10 @@ def test_bar_labels_do_not_overlap(upbeat, bars):
         labels = [label.get_window_extent() for label in axes.get_xticklabels()]
         assert len(labels) > 3 and all(a.x1 < b.x0 for a, b in itertools.pairwise(labels))
     assert bar_labels(figure)[0] == "bar 0"
+    signatures = [text for text in figure.axes[0].texts if "/" in text.get_text()]
+    boxes = [text.get_window_extent() for text in signatures]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert signatures[-1].get_text() == "4/4"  # the meter of most bars is shown if there is no room for both
 
 
 @pytest.mark.parametrize(
