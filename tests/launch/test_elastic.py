@@ -174,7 +174,7 @@ def test_a_lost_host_joins_again(bach_data, fp32, tmp_path):
     wait_for(lambda: newest(tmp_path / "run") >= 20)
     second.kill()
     lost_at = newest(tmp_path / "run")
-    wait_for(lambda: newest(tmp_path / "run") > lost_at + 10, 60)  # the other host continues
+    wait_for(lambda: newest(tmp_path / "run") > lost_at + 10)  # the other host continues
     second = Host(1, line, shared, logs[1])
     assert (first.wait(), second.wait()) == (0, 0), [log.read_text()[-3000:] for log in logs]
     output = logs[0].read_text()

@@ -38,10 +38,10 @@ def submit(slurm, bach_data, tmp_path):
     yield sbatch
     for job in jobs:
         slurm.run("scancel", job)
-    wait_until(slurm.idle, 60)
+    wait_until(slurm.idle, 180)
 
 
-def finished(slurm: Slurm, job: str, run: Path, seconds: float = 150) -> str:
+def finished(slurm: Slurm, job: str, run: Path, seconds: float = 300) -> str:
     """Wait until the job has completed and return its log."""
     log = run.parent / "job.out"
     try:
@@ -84,11 +84,11 @@ def processes(folder: Path) -> dict[int, list[bytes]]:
 
 def test_a_job_with_a_killed_rank_that_is_later_requeued_gives_the_weights_of_one_host(slurm, submit, undisturbed):
     job, run = submit()
-    wait_until(lambda: checkpoints(run), 90)
+    wait_until(lambda: checkpoints(run), 240)
     os.kill(wait_until(lambda: a_rank_of(run, 1), 10), signal.SIGKILL)
     wait_until(lambda: a_rank_of(run, 0) is None, 15)  # srun ends the other node
     crashed_at = find_checkpoint(run)
-    wait_until(lambda: find_checkpoint(run) != crashed_at, 90)
+    wait_until(lambda: find_checkpoint(run) != crashed_at, 240)
     slurm.run("scontrol", "requeue", job)
     text = finished(slurm, job, run)
     assert "crash 1 (status" in text and "requeued" in text
@@ -103,7 +103,7 @@ def test_a_job_at_its_time_limit_is_requeued(slurm, submit, undisturbed):
     Slurm checks time limits every 30 seconds. A stopped rank keeps the job running until the warning arrives.
     """
     job, run = submit("--time=10", "--signal=USR1@20")
-    wait_until(lambda: checkpoints(run), 150)
+    wait_until(lambda: checkpoints(run), 240)
     rank = wait_until(lambda: a_rank_of(run, 1), 10)
     os.kill(rank, signal.SIGSTOP)
     slurm.run("scontrol", "update", f"job={job}", "EndTime=now+55")
@@ -124,12 +124,12 @@ def goes_on(process: int) -> bool:
 def test_a_lost_node_requeues_the_job(slurm, submit, undisturbed):
     """The slurmd and all its descendants are killed at once; the node returns later."""
     job, run = submit()
-    wait_until(lambda: checkpoints(run), 90)
+    wait_until(lambda: checkpoints(run), 240)
     slurm.daemons["n2"].kill()
     for process in chain_up_to_slurmstepd(wait_until(lambda: a_rank_of(run, 1), 10)):
         os.kill(process, signal.SIGKILL)
     slurm.daemons["n2"].wait()
-    wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 60)
+    wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 180)
     slurm.start("n2")
     finished(slurm, job, run)
     assert_equal_weights(run, undisturbed)
@@ -138,17 +138,17 @@ def test_a_lost_node_requeues_the_job(slurm, submit, undisturbed):
 def test_a_lost_slurmd_requeues_the_job(slurm, submit):
     """The node's ranks keep running until Slurm declares the node down and requeues the job."""
     job, run = submit("--export=ALL,CRASHES=9", more=("--steps", "100000", "--keep", "2"))
-    wait_until(lambda: checkpoints(run), 90)
+    wait_until(lambda: checkpoints(run), 240)
     before = a_rank_of(run, 1)
     slurm.daemons["n2"].kill()
     slurm.daemons["n2"].wait()
     try:
-        wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 60)
+        wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 180)
         reached = find_checkpoint(run).name
     finally:
         slurm.start("n2")
-    wait_until(lambda: a_rank_of(run, 1) not in (None, before), 60)
-    wait_until(lambda: find_checkpoint(run).name > reached, 90)
+    wait_until(lambda: a_rank_of(run, 1) not in (None, before), 180)
+    wait_until(lambda: find_checkpoint(run).name > reached, 240)
 
 
 def chain_up_to_slurmstepd(process: int) -> list[int]:
@@ -240,7 +240,7 @@ def test_a_users_mistake_that_one_rank_finds_ends_the_job_after_one_start(mistak
 def test_an_elastic_job_continues_without_a_lost_node_until_it_joins_again(slurm, submit, tmp_path):
     """The job keeps its allocation and is not requeued."""
     job, run = submit("--no-kill", more=("--elastic", "1", "--steps", "200"))
-    wait_until(lambda: checkpoints(run), 90)
+    wait_until(lambda: checkpoints(run), 240)
     rank = wait_until(lambda: a_rank_of(run, 1, of="NODE_RANK"), 10)
     launcher = int(re.search(r"PPid:\s*(\d+)", Path(f"/proc/{rank}/status").read_text())[1])
     for process in (launcher, rank):
