@@ -143,8 +143,8 @@ class DataConfig:
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict only the bars that follow "
-        "--context_bars bars; infill: predict missing bars and parts of excerpts, and the other tokens of the "
-        "excerpts (needs the tokenizer multitrack); mix: pretrain, with fractions of completion and infill rows",
+        "--context_bars bars; infill: predict excerpts with missing bars and parts, then what is missing "
+        "(needs the tokenizer multitrack); mix: pretrain, with fractions of completion and infill rows",
         ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
@@ -238,7 +238,9 @@ class TrainConfig:
     log_every: int = setting(10, "optimizer steps between points of the training curves")
     val_every: int = setting(200, "optimizer steps between validations; 0: none")
     val_rows: int = setting(0, "rows per validation; 0: the whole validation split")
-    patience: int = setting(0, "end the run after N validations in a row without a new lowest loss; 0: never")
+    patience: int = setting(
+        0, "end the run when N consecutive validations have not lowered the validation loss; 0: never"
+    )
     save_every: int = setting(500, "optimizer steps between checkpoints, besides the final one; 0: final one only")
     save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
     save_mode: str = setting(

@@ -7,7 +7,7 @@ holds as many of them as fit.
 
 The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample number to a task. The samples
 of each task are counted separately; this count follows from the sample number. Sample i of a task starts with window
-number i K of an endless sequence, where K is the number of windows that a row holds on average. The sequence consists
+number i K of an endless sequence, where K is the mean number of windows in a row, rounded up. The sequence consists
 of passes over the data. A permutation that is computed from the seed and the pass gives its order. A batch is a range
 of sample numbers, so it depends neither on the number of processes nor on earlier batches.
 """
@@ -196,7 +196,7 @@ class MusicDataset:
         return -(-self.tasks[task].n_windows // self._per_row[task])
 
     def _windows_per_row(self, task: str) -> int:
-        """Return how many windows of a task a row holds on average, at least 1."""
+        """Return the mean number of windows of a task in a row, rounded up."""
         rows = self.tasks[task]
         if rows is self._next_token:
             return 1
@@ -212,7 +212,7 @@ class MusicDataset:
             if int((number + 1) * share) > before:
                 return name, before
             number, rest = number - before, rest - weight
-        raise AssertionError("the last task has all samples of no other task")
+        raise AssertionError("the weights of the tasks do not add up to 1")
 
     def windows_of(self, sample: int) -> Iterator[int]:
         """Yield the windows for sample number `sample`, without end: those of its own task."""

@@ -5,8 +5,8 @@ Notable choices:
   bytes of fp32, once for all rows. Everything else is fp32. The result is that of `model_v8` in fp32 for matrices that
   are rounded to bf16.
 - The kernel includes no headers of torch or Python and is called with ctypes, so it compiles in about two seconds. The
-  library is stored with that of the CUDA kernels (`cuda/build.py`). It is compiled for the processor at hand, whose
-  instruction set is a part of its folder's name.
+  library is stored with that of the CUDA kernels (`cuda/build.py`). It is compiled for the processor of this host. The
+  name of its folder depends on the instruction set, because hosts can share a home folder.
 - A model without trainable parameters keeps its packed weights for the next decoder.
 """
 

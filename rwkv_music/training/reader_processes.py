@@ -25,7 +25,7 @@ from rwkv_music.system import available_cores, ranks_of_this_host
 from rwkv_music.training.signals import StopSignals
 
 CORES_OF_RANK = 3  # for the main thread, autograd, and the threads that copy and save
-MAX_PROCESSES = 4  # of a rank; each holds about 0.5 GiB of memory
+MAX_PROCESSES = 4  # of a rank
 READY = "ready"  # message of a process that has opened its dataset
 
 # "spawn" because a fork of a process that uses CUDA can deadlock.

@@ -1,4 +1,4 @@
-"""Charts of the corpus report: the sizes, positions and labels of what they draw."""
+"""The charts of report.html: sizes, positions and labels."""
 
 import re
 
