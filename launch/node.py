@@ -60,7 +60,7 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self.received: list[int] = []  # what the signals sent to the launcher are forwarded as
+        self.received: list[int] = []  # the signals to forward, one for each signal that the launcher received
         self._processes: list[subprocess.Popen] = []
         self._starting = False
         self._interrupted_at: float | None = None  # time of the first SIGINT
@@ -96,7 +96,7 @@ class Ranks:
             )
         print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
         self._starting = False
-        for number in self.received:  # while they were started
+        for number in self.received:  # signals that arrived while the ranks were started
             self.send(number)
 
     def send(self, number: int) -> None:
@@ -105,8 +105,8 @@ class Ranks:
             process.send_signal(number)
 
     def wait(self, poll: Callable[[], None] = lambda: None) -> int:
-        """Wait for all ranks and return the exit status. After a rank fails, the others are killed after a grace
-        period.
+        """Wait for all ranks and return the exit status. After a rank fails, the others are killed when a grace
+        period is over.
 
         `poll` is called about ten times a second while all ranks run. A rank killed by signal n has status 128 + n. The
         exception is SIGTERM, which counts as a stop: it kills a rank only before training begins.
