@@ -57,7 +57,8 @@ def demo(root: str) -> str:
 In a clean clone on {result["machine"]["cores"]} CPU cores, `make demo` takes {result["first_seconds"]} s, including the
 installation. A second run, which reuses the installation and the
 trained model, takes {result["again_seconds"]} s. The pieces are written to `demo/music`, each with a piano roll. In
-this one, the soprano is Bach's, and the model has written the other three voices ([listen]({images}/harmonized.mid)):
+the following one, the soprano is Bach's, and the model has written the other three voices
+([listen]({images}/harmonized.mid)):
 
 ![Piano roll: a given soprano, and three voices that the model wrote]({images}/harmonized.png)
 
@@ -118,7 +119,7 @@ def summary(root: str) -> str:
         ],
         [
             "Scaling, `1.5b --channel_mix x070`, ZeRO-2, constant batch per GPU",
-            f"{weak['times_one_gpu']:.2f} times the throughput of one {card} on {most} {card}s",
+            f"on {most} {card}s, {weak['times_one_gpu']:.2f} times the throughput of one {card}",
             f"[cluster.md]({docs}/cluster.md#scaling)",
         ],
         [

@@ -203,8 +203,8 @@ class TrainConfig:
     )
     optimizer: str = setting(
         "adamw",
-        "adamw: AdamW for all parameters; muon: Muon for the large matrices of the blocks, AdamW for all others, with "
-        "the same learning rate and weight decay",
+        "optimizer. adamw: AdamW for all parameters; muon: Muon for the large matrices of the blocks, AdamW for all "
+        "others, with the same learning rate and weight decay",
         ("adamw", "muon"),
     )
     lr: float = setting(6e-4, "peak learning rate")
@@ -224,15 +224,15 @@ class TrainConfig:
     adam_eps: float = setting(1e-18, "AdamW epsilon")
     recompute: str = setting(
         "auto",
-        "activation checkpointing: saves memory by recomputing activations in the backward pass. none: recompute only "
-        "cheap element-wise activations; selective: also the hidden layer of channel mixing; block: everything except "
-        "the block inputs; auto: the first of these whose estimated memory fits the GPU",
+        "activation checkpointing: the activations that the backward pass recomputes to save memory. none: only cheap "
+        "element-wise ones; selective: also the hidden layer of channel mixing; block: all except the block inputs; "
+        "auto: the first of these whose estimated memory fits the GPU",
         ("auto", *RECOMPUTE),
     )
     fast: str = setting(
         "auto",
-        "auto: use faster replacements of DeepSpeed internals if the installed DeepSpeed is the tested version; off: "
-        "use DeepSpeed's own code paths only",
+        "faster replacements of DeepSpeed's internals. auto: used if the installed DeepSpeed is the tested version; "
+        "off: not used",
         ("auto", "off"),
     )
     grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
@@ -245,8 +245,10 @@ class TrainConfig:
     patience: int = setting(
         0, "end the run when N consecutive validations have not lowered the validation loss; 0: never"
     )
-    save_every: int = setting(500, "optimizer steps between checkpoints, besides the final one; 0: final one only")
-    save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
+    save_every: int = setting(
+        500, "optimizer steps between checkpoints; the end of the run is always saved; 0: only the end"
+    )
+    save_minutes: float = setting(0.0, "save a checkpoint also when the last one is X minutes old; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
         "whether training waits while a checkpoint is written. overlapped: no; each rank writes a copy in host memory, "

@@ -49,9 +49,15 @@ def add(commands) -> None:
         "--context-bars",
         4,
         "N",
-        "bars that the model reads before a completion or, with --fills, on each side of the bars with missing cells",
+        "bars that the model reads before a completion, and on both sides of a fill",
     )
-    common.add_number(command, "--bars", 8, "N", "bars of a completion or, with --fills, bars with missing cells")
+    common.add_number(
+        command,
+        "--bars",
+        8,
+        "N",
+        "bars of a completion; for --fills, number of consecutive bars in which cells are missing",
+    )
     common.add_number(command, "--seed", 0, "N", "seed of the random numbers")
     command.set_defaults(run=run)
 
