@@ -63,7 +63,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rwkv_music.evaluation import fills, holes, losses, mirex
+    from rwkv_music.evaluation import fills, holes, losses, mirex, tags
     from rwkv_music.evaluation.completions import sample_measures
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.fill import check_infills
@@ -85,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
     print(losses.as_table(losses.evaluate(model, codec, data, ctx_len, batch_size, bool(config.data.tbptt))))
     if isinstance(codec, Multitrack):
         print(f"\n{losses.parts_as_table(*losses.part_losses(model, codec, data, ctx_len, batch_size))}")
+        if tagged := tags.tag_losses(model, codec, data):
+            print(f"\n{tags.as_table(tagged)}")
     if config.data.infills:
         print(f"\n{holes.as_table(holes.hole_losses(model, codec, data))}")
     bars = {"context_bars": options.context_bars, "bars": options.bars}
