@@ -343,7 +343,7 @@ has no DeepEmbed. The H200 was measured at commit {h200["machine"]["commit"]}
 
 {table(["layers, width, rows x tokens", "model", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
 
-MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s.
+MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s, the peak of both GPUs in bf16.
 
 In the next table, the v8 model runs on an {gpu(limited["machine"])} with GPU memory limited to
 {limited["limit_gib"]} GiB ([step_24gib.json]({source}/step_24gib.json)):
@@ -389,8 +389,8 @@ def fused(root: str) -> str:
         rows.append([row["operator"], str(row["C"]), *("" if us is None else f"{us:.0f}" for us in cells)])
     heads = ["operator", "width", "forward", "forward, compiled", "backward", "backward, compiled"]
     return f"""
-The table gives the time for {result["tokens"]:,} tokens in microseconds on an {gpu(result["machine"])}. Each column
-"compiled" gives the time of the unfused PyTorch code under `torch.compile`
+The table gives the time for {result["tokens"]:,} tokens in microseconds on an {gpu(result["machine"])}. The columns with
+"compiled" give the time of the unfused PyTorch code under `torch.compile`
 ([fused.json]({root}benchmarks/results/fused.json)). The operators are:
 
 - `norm_mix of n`: a layer norm followed by the token shift, which mixes each token with the previous one in n different
