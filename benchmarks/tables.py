@@ -390,7 +390,8 @@ def fused(root: str) -> str:
     heads = ["operator", "width", "forward", "forward, compiled", "backward", "backward, compiled"]
     return f"""
 The table gives the time for {result["tokens"]:,} tokens in microseconds on an {gpu(result["machine"])}. The columns
-with "compiled" give the time of the unfused PyTorch code under `torch.compile` ([fused.json]({root}benchmarks/results/fused.json)). The operators are:
+with "compiled" give the time of the unfused PyTorch code under `torch.compile`
+([fused.json]({root}benchmarks/results/fused.json)). The operators are:
 
 - `norm_mix of n`: a layer norm followed by the token shift, which mixes each token with the previous one in n different
   ways.
