@@ -99,7 +99,7 @@ def _check_text(config: Any) -> None:
 
 
 def name_too_long(path: str) -> bool:
-    """Return whether a name in `path` is longer than file systems allow. `Path.exists` raises OSError for such names."""
+    """Return whether a name in `path` is longer than file systems allow. `Path.exists` would raise OSError for it."""
     return max(map(len, os.fsencode(path).split(b"/"))) > LONGEST_NAME
 
 
