@@ -129,7 +129,7 @@ class Zero3FlatParams:
 
     def _saved_as_places(self, block: Block) -> AbstractContextManager:
         """A context in which autograd saves weights as places in the flat parameters, and reads them from there."""
-        # This is unnecessary for `read_from` tensors, because they are not released, and if whole blocks are recomputed,
+        # Not needed for `read_from` tensors, which are not released. Not needed if whole blocks are recomputed either,
         # because autograd then saves no weights.
         if self._instead or not torch.is_grad_enabled() or self._model.recompute == "block":
             return nullcontext()
