@@ -9,7 +9,7 @@ RUN/samples/                             completions and fills sampled during tr
 RUN/profile/                             traces (--profile)
 RUN/rollbacks.json                       a Rollback for each checkpoint to which the run returned after a loss spike
 RUN/validations.json                     validation losses, which determine the best checkpoint (`validations`)
-RUN/.crashes                             number of crashes since the last new checkpoint (launch/slurm.sh)
+RUN/.crashes                             for each crash, the checkpoint from which the run had resumed (launch/slurm.sh)
 RUN/.owner                               token of the most recently started process, which alone may write checkpoints
 RUN/checkpoints/best                     link to the best checkpoint
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
