@@ -184,7 +184,7 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _systems(score: _Score) -> list[tuple[int, int]]:
-    """Return (first bar, bar after the last one) of each system. If not all bars fit, keep those around `regions`."""
+    """Return (first bar, bar after the last one) of each system. If not all bars fit, keep those around the regions."""
     quarter = score.ticks_per_quarter
     first = 0
     total = int(score.grid.lines(0, score.n_bars)[0]) / quarter
