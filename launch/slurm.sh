@@ -6,8 +6,8 @@
 # GPU (one per node without GPUs). The first node serves the rendezvous; neither ssh nor a hostfile is used.
 #
 # The job requeues itself after a time limit, a preemption, a lost node or a crash, and training resumes from the last
-# checkpoint. It is not requeued after CRASHES (default 3) crashes without a new checkpoint, nor when train.py ends with
-# an error message. `scancel` saves a checkpoint and ends the job.
+# checkpoint. The job is not requeued after CRASHES (default 3) crashes without a new checkpoint, or if train.py ends
+# with an error message. `scancel` saves a checkpoint and ends the job.
 #
 # Elastic:   sbatch --no-kill --nodes=4 ... launch/slurm.sh --elastic 3 ...
 # If one node is lost, training continues on the other three. A node whose processes were killed joins again
@@ -18,8 +18,8 @@
 #SBATCH --output=slurm-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# The ranks save and stop three minutes before the time limit. On preemption they receive SIGTERM. The cluster's
-# GraceTime and KillWait must then leave time to write a checkpoint.
+# The ranks save and stop three minutes before the time limit. On preemption they receive SIGTERM. In that case, the
+# cluster's GraceTime and KillWait must leave enough time to write a checkpoint.
 #SBATCH --signal=USR1@180
 set -euo pipefail
 
@@ -79,10 +79,10 @@ end_in_time() {
   } &
 }
 
-# Start a node's launcher and exit with its status, mapped to a priority. srun returns the largest status of all nodes.
-# A stop (75, or 143 if SIGTERM arrives before the launcher handles it) and Ctrl-C (130) must therefore be smaller than
-# a crash on another node. A user error (1, 2) must be larger than a crash, because it may have caused the crashes of
-# other nodes.
+# Start a node's launcher and exit with its status, mapped to a priority, because srun returns the largest status of all
+# nodes. The status of a stop (75, or 143 if SIGTERM arrives before the launcher handles it) or of Ctrl-C (130) must
+# therefore be smaller than that of a crash on another node. The status of a user error (1, 2) must be larger than that
+# of a crash, because it may have caused the crashes of other nodes.
 node() {
   export NODE_RANK=$SLURM_NODEID
   launcher= ends=

@@ -1,7 +1,7 @@
 """Configuration of a run: dataclasses for the model's shape, the data and the training.
 
-The metadata of each field is its help text. The fields define the command line (`add_arguments`), the printed summary
-and config.json in the run folder. The only other configuration is the DeepSpeed JSON file.
+Each field contains its own help text. The fields define the command line (`add_arguments`), the printed summary and
+config.json in the run folder. The only other configuration is the DeepSpeed JSON file.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from rwkv_music.files import check_types, read_json, write_text
 
 IGNORE_INDEX = -100  # target that the loss ignores, as in torch's cross_entropy
 RECOMPUTE = ("none", "selective", "block")  # in order of increasing recomputation
-PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model, as `--tune` names them
+PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model that `--tune` can select
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
 
 
-LARGEST = 10**12  # limit of settings without another limit, so that no calculation overflows
-LARGEST_SIZE = 2**20  # limit of widths and ranks
+LARGEST = 10**12  # default upper limit of a setting, so that no calculation overflows
+LARGEST_SIZE = 2**20  # upper limit of widths and ranks
 MOST_LAYERS = 2**10
-MOST_BARS = 10_000  # of a completion or an excerpt with holes
+MOST_BARS = 10_000  # in a completion or in an excerpt with holes
 MOST_MINUTES = 366 * 24 * 60
-LONGEST_NAME = 255  # bytes of a file name
+LONGEST_NAME = 255  # maximum length of a file name in bytes
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def setting(default: Any, text: str, choices: tuple | None = None, metavar: str | None = None) -> Any:
-    """Declare a dataclass field with its help text (units included, without the default) and its choices, if any."""
+    """Declare a dataclass field. The help text `text` includes units but not the default value."""
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
 
 
@@ -59,7 +59,7 @@ class ModelConfig:
         _check(self, at_least=ranks, at_most=LARGEST_SIZE)
         if self.n_embd % self.head_size:
             raise UserError(f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a multiple.")
-        # RWKV-LM's train_temp: ranks proportional to the square root of the width, in steps of 32.
+        # As in RWKV-LM's train_temp, ranks are proportional to the square root of the width, in steps of 32.
         defaults = {
             "dim_ffn": 4 * self.n_embd,
             "decay_rank": _rank(2.5, self.n_embd),
@@ -86,9 +86,9 @@ def _check(config: Any, at_least: dict[str, int], at_most: float = LARGEST, belo
 
 
 def _check_text(config: Any) -> None:
-    """Reject text that is not UTF-8, such as a path in another encoding, and names that no file system allows.
+    """Raise UserError for text that is not UTF-8, which TensorBoard cannot store, and for file names too long to exist.
 
-    TensorBoard cannot store text that is not UTF-8.
+    A path that is not UTF-8 is one whose bytes are in another encoding.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -104,7 +104,7 @@ def name_too_long(path: str) -> bool:
 
 
 def not_empty(text: str) -> str:
-    """Parse an argument and reject an empty one, which is often an unset shell variable."""
+    """Return `text`; reject an empty argument, which often comes from an unset shell variable."""
     if not text:
         raise argparse.ArgumentTypeError("the value is empty")
     return text
@@ -184,7 +184,7 @@ class DataConfig:
 
     @property
     def infills(self) -> bool:
-        """Whether some rows hold excerpts to fill in."""
+        """Whether some rows are excerpts with holes."""
         return self.task == "infill" or (self.task == "mix" and self.infill_weight > 0)
 
 
@@ -372,7 +372,7 @@ class RunConfig:
 
     @staticmethod
     def load(path: str | Path) -> "RunConfig":
-        """Read a config.json, also of an earlier version. Raises UserError if it is missing or damaged."""
+        """Read a config.json of this version or an earlier one. Raises UserError if it is missing or damaged."""
         path = Path(path)
         if not path.exists():
             raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.")
@@ -397,7 +397,7 @@ def add_arguments(
     config: type,
     skip: tuple[str, ...] = (),  # fields without an option
     required: tuple[str, ...] = (),  # fields whose option is required
-    defaults: dict[str, str] | None = None,  # help text of a field's default, if it differs from the dataclass's
+    defaults: dict[str, str] | None = None,  # descriptions of defaults that differ from the dataclass's, by field
 ) -> None:
     """Add an option `--name` for each field of a dataclass. Options not given are absent from the namespace."""
     group = parser.add_argument_group(config.__doc__.splitlines()[0].rstrip("."))
@@ -423,7 +423,7 @@ def add_arguments(
 
 
 def from_arguments(config: type, arguments: argparse.Namespace, **defaults: Any) -> Any:
-    """Build a dataclass. Given options override `defaults`, which override the dataclass's own defaults."""
+    """Build a `config`. Options that were given override `defaults`, which override the dataclass's own defaults."""
     names = {field.name for field in dataclasses.fields(config)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return config(**{**defaults, **given})

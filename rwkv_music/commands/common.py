@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and loading of the models that they name."""
+"""Arguments that several commands share, and functions that load the models that they name."""
 
 import argparse
 from pathlib import Path
@@ -71,16 +71,17 @@ def add_state(command: argparse.ArgumentParser) -> None:
 
 
 def check_model(source: Path) -> None:
-    """Check that `source` exists, before anything slow is imported."""
+    """Raise UserError if `source` does not exist. Call this before slow imports."""
     if not source.exists():
         raise UserError(f"There is no {source}: give a run folder, a checkpoint or exported weights.")
 
 
 def choose_weights(source: Path, which: str | None) -> tuple[Path, str]:
-    """Return the path of the weights to use, and a description of them for messages.
+    """Return the path of the weights to use, and their description for messages.
 
-    In a run folder, `which` ("best", "last" or a step; None: "best") selects the checkpoint. The description gives its
-    step and why it was selected, such as "step 200 (the last one)". For exported weights, it is their file name.
+    In a run folder, `which` ("best", "last" or a step; None means "best") selects the checkpoint. The description names
+    its step and the reason for the choice, such as "step 200 (the last one)". Exported weights are described by their
+    file name. Raises UserError as `chosen_checkpoint` does, and if `which` is given for exported weights.
     """
     from rwkv_music.checkpoint.run_folder import read_progress
     from rwkv_music.checkpoint.weights import chosen_checkpoint, is_exported
@@ -98,7 +99,7 @@ def choose_weights(source: Path, which: str | None) -> tuple[Path, str]:
 def load(source: Path, which: str | None, state: Path | None):
     """Load a run, a checkpoint or exported weights, and set the tuned state if one is given.
 
-    Returns (model, codec, configuration, description of the weights). Exported weights have no configuration: None.
+    Return (model, codec, configuration, description of the weights). For exported weights, the configuration is None.
     """
     from rwkv_music.checkpoint.weights import find_codec, is_exported, load_pretrained
 
@@ -114,7 +115,7 @@ def load(source: Path, which: str | None, state: Path | None):
 def load_run(run_folder: Path, which: str | None, state: Path | None):
     """Load a run or a checkpoint on the GPU if there is one, and set the tuned state if one is given.
 
-    Returns (model, codec, configuration, description of the checkpoint).
+    Return (model, codec, configuration, description of the checkpoint).
     """
     import torch
 
