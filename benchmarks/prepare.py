@@ -470,7 +470,8 @@ def _command(folder: Path, out: Path, tokenizer: str, resume: bool, workers: int
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _sources_done(unfinished: Path) -> int | None:
