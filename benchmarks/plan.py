@@ -83,7 +83,7 @@ def files() -> dict[str, dict]:
 def table() -> str:
     """Return the table in Markdown: memory and traffic per GPU for each model, number of GPUs and file."""
     names = ["zero1", "zero2", "zero3", "zeropp", "zero2_offload", "zero3_offload"]
-    lines = ["| model | GPUs | " + " | ".join(names) + " | recommended |", "|---" * (len(names) + 3) + "|"]
+    lines = ["| parameters | GPUs | " + " | ".join(names) + " | recommended |", "|---" * (len(names) + 3) + "|"]
     for model, parameters in MODELS.items():
         for gpus in GPUS:
             plans = {name: plan(files()[name], parameters, gpus) for name in names}

@@ -11,9 +11,10 @@ Tokens per second are computed from the wall time of `--measured` steps, includi
 step are times on the GPU. Forward and backward are measured from their first launch to their last kernel. The rest
 (optimizer, clipping, waiting) is the time from the end of backward to the next forward. `gaps` is the time in which no
 kernel runs, from a profile of a few steps. Peak memory includes everything that the process allocates, because
-replaying a CUDA graph allocates nothing. On a CPU, only wall time is measured.
+replaying a CUDA graph allocates nothing. `step_gib` is the peak minus what is allocated between two steps (weights,
+optimizer states and buffers). It consists of activations and temporary tensors. On a CPU, only wall time is measured.
 
-On several ranks, time, peak memory and optimizer bytes are maxima over the ranks; parts and kernels are from rank 0.
+On several ranks, time, memory and optimizer bytes are maxima over the ranks; parts and kernels are from rank 0.
 `communication` is the time in which NCCL kernels run, including the wait for the slowest rank. It is `hidden` while
 other kernels compute, and `exposed` otherwise.
 
@@ -218,13 +219,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
         run(1)
         first_step_s = time.perf_counter() - started
+        between_steps = torch.cuda.memory_allocated(context.device) if on_gpu else 0
         run(5)
         seconds = run(options.measured)
         data_ms = 1e3 * wait / options.measured
-        own = [seconds, loop.engine.optimizer_bytes(), peak_memory_bytes(context.device) or 0]
+        peak = peak_memory_bytes(context.device) or 0
+        own = [seconds, loop.engine.optimizer_bytes(), peak, peak - between_steps]
         most = torch.tensor(own, dtype=torch.float64, device=context.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        seconds, states, peak = most.tolist()
+        seconds, states, peak, step_bytes = most.tolist()
         step_ms = 1e3 * seconds / options.measured
         tokens = train.batch_size * ctx_len
         rate = tokens / step_ms * 1e3
@@ -240,6 +243,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "tokens_per_second": rate,
             "mfu": model_flop_utilization(context.size.matrix_parameters, rate / context.plan.world_size, loop.flops),
             "peak_gib": peak / 2**30 if on_gpu else None,
+            "step_gib": step_bytes / 2**30 if on_gpu else None,
             "estimated_gib": context.memory.estimate.peak / 2**30,
             "optimizer_bytes": round(states),
             "waiting_for_data_ms": data_ms,

@@ -66,10 +66,10 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
-# 20 seconds before the time limit, kill ranks that hang, because Slurm does not requeue a job that it ends itself.
+# Kill ranks that hang 20 seconds before the time limit, because Slurm does not requeue a job that it ends at the limit.
 end_in_time() {
   [[ -z $ends ]] || return 0
-  ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number without a limit
+  ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number if the job has no limit
   [[ $ends =~ ^[0-9]+$ ]] && ((ends > $(date +%s) + 20)) || return 0
   {
     trap '' USR1  # Slurm sends a warning to every process of the step; a second one would end this wait
@@ -110,7 +110,7 @@ node() {
 # When a rank dies, its node's launcher exits (launch/node.py). Ten seconds later, srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
 #
-# The newest checkpoint by time, not by step: a checkpoint of a later step may be old and damaged.
+# The checkpoint that was written last. One of a later step may be older and damaged.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 launcher=("$project/launch/node.py" "$processes")
 ending=(--wait=10)
@@ -124,7 +124,7 @@ srun --kill-on-bad-exit=0 "${ending[@]}" bash -c "$(declare -f node end_in_time)
 case $status in
   3) status=75 ;;
   4) status=130 ;;
-  1) status=70 ;;  # of srun itself
+    1) status=70 ;;  # srun itself failed
   201 | 202) status=$((status - 200)) ;;
 esac
 

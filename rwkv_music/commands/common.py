@@ -8,11 +8,16 @@ from rwkv_music.errors import UserError, explained
 
 
 def path(text: str) -> Path:
-    """Parse a path. This function is the `type` of an argument."""
+    """Parse a path argument."""
     not_empty(text)
     if name_too_long(text):
         raise argparse.ArgumentTypeError(f"the path has a name longer than {LONGEST_NAME} bytes")
     return Path(text)
+
+
+def add_command(commands, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a command. `text`, a clause that starts with a verb, is its line in the list and its description."""
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
 def add_number(command: argparse.ArgumentParser, flag: str, default: float, metavar: str, text: str) -> None:
@@ -43,8 +48,8 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=_checkpoint,
         metavar="best|last|STEP",
-        help="checkpoint of the run folder. best: the one with the lowest validation loss, or the last one of a run "
-        "without validation; last: the newest; or the number of its step (default: best)",
+        help="checkpoint to use of a run. best: the one with the lowest validation loss, or the last one if there was "
+        "no validation; last: the newest one; or the number of a step (default: best)",
     )
 
 
@@ -60,7 +65,8 @@ def add_state(command: argparse.ArgumentParser) -> None:
         "--state",
         type=path,
         metavar="STATE",
-        help="tuned initial state: a run of --tune state on this model, or a .pth or .safetensors of states",
+        help="tuned initial state: a run that tuned this model with --tune state, or a .pth or .safetensors file of a "
+        "state",
     )
 
 

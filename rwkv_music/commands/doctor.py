@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rwkv_music.commands import common
 from rwkv_music.errors import UserError
 from rwkv_music.system import available_cores, available_memory
 
@@ -90,7 +91,7 @@ def checks() -> Iterator[Check]:
 
 
 def add(commands) -> None:
-    command = commands.add_parser("doctor", help="check this machine's hardware and software for training")
+    command = common.add_command(commands, "doctor", "check this machine's hardware and software for training")
     command.set_defaults(run=run)
 
 

@@ -13,7 +13,7 @@ Source: the comparison of sides follows Donahue et al., "Enabling Language Model
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,11 +50,13 @@ def hole_losses(
     context_bars: int = 4,
     hole_bars: int = 4,
     per_piece: int = 1,
+    indices: Sequence[int] | None = None,
 ) -> list[HoleLoss]:
     """Return the losses on the validation split, or on the training split if the validation split is empty.
 
-    Holes of `hole_bars` bars are placed at evenly spaced bars, at most `per_piece` in each piece. The result is empty
-    if no piece has room for a hole with `context_bars` bars on both sides.
+    Holes of `hole_bars` bars are placed at evenly spaced bars, at most `per_piece` in each piece. `indices` are the
+    indices of the pieces to use; None means all. The result is empty if none of them has room for a hole with
+    `context_bars` bars on both sides.
     """
     split = held_out_split(data)
     pieces = Pieces(data, split, codec)
@@ -78,7 +80,9 @@ def hole_losses(
             loss.nats += float(value)
         waiting.clear()
 
-    for piece in progress_bar(pieces, "holes", len(pieces)):
+    indices = range(len(pieces)) if indices is None else indices
+    for i in progress_bar(indices, "holes", len(indices)):
+        piece = pieces[i]
         excerpt = read_excerpt(piece.ids, int(piece.bar_starts[0]), len(piece.ids))
         n_places = len(excerpt.cells) - 2 * context_bars - hole_bars + 1
         if n_places < 1:

@@ -30,7 +30,7 @@ PROMPT_END = (1 + PROMPT_BARS) * BAR
 END = PROMPT_END + NEW_BARS * BAR
 SPANS = {"prompt": (0, PROMPT_END), "generation": (PROMPT_END, END)}  # of note starts
 TICKS_PER_STEP = 120
-VELOCITY = 80
+VELOCITY = 90  # of notes without dynamics in most scores that models learn from; the task has no loudness
 FIELDS = ("start", "pitch", "duration")
 
 

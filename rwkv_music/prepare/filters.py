@@ -133,7 +133,8 @@ MEASURES = (
         "part_notes_per_second",
         _part_notes_per_second,
         " notes/s",
-        "mean number of notes per second of a part, from its first note to its last; every part must match",
+        "mean number of notes per second of a part, from its first note to its last. Every part must match; a part of "
+        "less than one second counts as one second",
         "a part sparser",
         "a part denser",
     ),
@@ -141,27 +142,28 @@ MEASURES = (
         "tracks",
         lambda music: music.stats.tracks,
         " tracks",
-        "number of combinations of track, channel and program that have notes",
+        "number of tracks with notes. A track with several channels or programs counts once for each combination of "
+        "them",
         "fewer",
     ),
     Measure(
         "drum_notes",
         lambda music: 100 * float(music.score.notes["drums"].mean()),
         "% drum notes",
-        "notes of drums, in percent of all notes; :99 leaves out pieces of drums only",
+        "drum notes, in percent of all notes; :99 excludes pieces that have only drums",
     ),
     Measure(
         "same_pitch",
         _same_pitch,
         "% of one pitch",
-        "share of the sounding time that the longest-sounding pitch has, in percent (without drums); :60 leaves out "
-        "drones of one note",
+        "share of the most sustained pitch in the total duration of all notes, in percent (without drums); :60 "
+        "excludes drones on one note",
     ),
     Measure(
         "empty_bars",
         _empty_bars,
         "% empty bars",
-        "bars in which no note sounds, in percent of the bars up to the last note",
+        "bars in which no note sounds, in percent of the bars from the start of the file to the last note",
     ),
     Measure(
         "repeated_bars",
@@ -173,8 +175,8 @@ MEASURES = (
         "loops",
         _loops,
         " times in succession",
-        f"largest number of times that a passage of 1 to {LONGEST_LOOP} bars is played in succession without a change; "
-        "1 without a loop; loudness does not matter",
+        f"largest number of times in a row that a passage of 1 to {LONGEST_LOOP} bars is played without a change; 1 if "
+        "nothing repeats; loudness does not matter",
         "a passage played fewer",
         "a passage played more",
     ),
@@ -183,7 +185,7 @@ MEASURES = (
         _on_grid,
         "% of onsets on the grid",
         f"notes that start on the grid of {GRID_PER_QUARTER} positions per quarter note, in percent of all notes; 95: "
-        "keeps quantized music, :50 recorded performances",
+        "keeps quantized music, and :50 keeps recorded performances",
     ),
 )
 

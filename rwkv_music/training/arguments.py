@@ -28,8 +28,8 @@ TUNING_DEFAULTS = {"state": {"lr": 1.0, "lr_final": 0.1, "warmup_steps": 10}}
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train an RWKV v8 on a prepared dataset. If the run folder already contains a checkpoint, training "
-        "resumes from it with the run's own settings, except for those given again.",
+        description="Train an RWKV v8 model on a prepared dataset. If the run folder already contains a checkpoint, "
+        "training resumes from it. Settings that are not given again keep their values.",
         allow_abbrev=False,
     )
     sizes = ", ".join(f"{name} {preset['n_layer']} x {preset['n_embd']}" for name, preset in PRESETS.items())

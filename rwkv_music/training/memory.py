@@ -30,7 +30,7 @@ LARGEST_OVERESTIMATE = 1.1  # upper bound on estimated over measured peak in ben
 class MemoryEstimate:
     """Estimated bytes on one GPU."""
 
-    states: int  # weights, gradient buffers, optimizer states and stream states; they exist during the whole run
+    states: int  # what exists during the whole run: weights, optimizer and stream states, and some gradients
     activations: int  # kept from the forward pass for the backward pass
     working: int  # at the peak, everything else
 
@@ -77,16 +77,19 @@ def state_bytes(model: ModelConfig) -> int:
 
 def activation_values(model: ModelConfig, recompute: str) -> float:
     """Return the number of bf16 values that a layer keeps per token for the backward pass."""
+    return sum(_sublayer_values(model, recompute)) if recompute != "block" else model.n_embd  # the block's input
+
+
+def _sublayer_values(model: ModelConfig, recompute: str) -> tuple[float, float]:
+    """Return the bf16 values that time mixing and channel mixing keep per token, without recomputation of the block."""
     C = model.n_embd
-    if recompute == "block":
-        return 2 * C  # a block's input, and layer 0's values
     ranks = model.decay_rank + model.iclr_rank + model.value_rank + model.gate_rank
     state = C * model.head_size / CHECKPOINT_EVERY
     time_mixing = 5 * C + ranks + state + 4  # x, r, k, v, y; gates' hidden values; WKV states; norm's mean and rstd
     channel_mixing = C + 4  # x
     if recompute == "none":
         channel_mixing += model.dim_ffn + (C if model.channel_mix == "x080" else 0)
-    return time_mixing + channel_mixing
+    return time_mixing, channel_mixing
 
 
 def estimate(
@@ -113,16 +116,23 @@ def estimate(
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else FP32 * (3 * shared - by_muon / ranks)
-    gradients = 0 if offload else BF16 * shared
-    # Gradients of the shares of other ranks. They are created during the backward pass, while activations are freed.
-    others = BF16 * (trained - shared if zero_stage == 1 else trained if at_once else 0)
-    if accumulates and zero_stage < 3 and not offload:
-        # These gradients are accumulated. ZeRO-2 also holds those of the current micro-batch.
-        gradients += others + (BF16 * shared if zero_stage == 2 else 0)
-        others = 0
+    # Gradients that exist from the start of the backward pass, and those that it creates while activations are freed.
+    # If there are other ranks, the first reduction of ZeRO-1 and 2 allocates a buffer for all gradients of the rank's share.
+    lasting = growing = 0.0
+    if zero_stage == 3:
+        lasting, growing = 0 if offload else BF16 * shared, BF16 * trained if at_once else 0
+    elif offload:
+        growing = BF16 * (trained - shared) if zero_stage == 1 else 0
+    elif accumulates:
+        lasting = BF16 * (trained if zero_stage == 1 else 2 * shared)  # ZeRO-2 also holds those of the micro-batch
+    else:
+        lasting = BF16 * shared if ranks > 1 else 0
+        growing = BF16 * (trained if zero_stage == 1 else shared) - lasting
     buckets = BF16 * bucket * (2 if overlaps and zero_stage < 3 else 1)  # one is filled while one is being reduced
     gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
+    if recompute == "block":
+        kept += model.n_embd * tokens * BF16  # layer 0's values, which all layers read
     if context_parallel > 2:  # T and E of all ranks, see ops/context_parallel.py
         kept += 2 * context_parallel * model.n_embd * model.head_size * FP32 * model.n_layer
 
@@ -131,9 +141,12 @@ def estimate(
     head = logits + FP32 * V * C + BF16 * V * C + 3 * BF16 * C * tokens
     # The peak of a sublayer's backward pass: channel mixing's products and their gradients, or time mixing's recomputed
     # mixes, gates and recurrence inputs with all their gradients.
-    layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
-    if recompute == "block":
-        layer += activation_values(model, "none") * tokens * BF16
+    channel_mixing, time_mixing = 3 * model.dim_ffn + 4 * C, 26 * C
+    if recompute == "block":  # which keeps the sublayers' values of one layer
+        of_time_mixing, of_channel_mixing = _sublayer_values(model, "none")
+        channel_mixing += of_time_mixing + of_channel_mixing
+        time_mixing += of_time_mixing
+    layer = max(channel_mixing, time_mixing) * tokens * BF16
     stream_states = passing = 0.0
     if streams is not None:
         stream_states = streams.streams * state_bytes(model)
@@ -144,11 +157,11 @@ def estimate(
     if replays and zero_stage == 3:
         # A recorded CUDA graph has its own memory, which the head cannot use, and reads a copy of the blocks' weights.
         # The estimate counts one graph. A second graph, for batches of more documents, would add its own gradients.
-        widest = max(kept + layer, layer + others) + head + BF16 * (trained - 2 * V * C)
+        widest = max(kept + layer, layer + growing) + head + BF16 * (trained - 2 * V * C)
     else:
-        widest = max(kept + max(head, layer), layer + others)
+        widest = max(kept + max(head, layer), layer + growing)
     backward = widest + buckets + gathered + passing
-    return MemoryEstimate(round(weights + optimizer + gradients + stream_states), round(kept), round(backward - kept))
+    return MemoryEstimate(round(weights + optimizer + lasting + stream_states), round(kept), round(backward - kept))
 
 
 def least_recompute(
