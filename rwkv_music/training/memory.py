@@ -117,7 +117,7 @@ def estimate(
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else FP32 * (3 * shared - by_muon / ranks)
     # Gradients that exist from the start of the backward pass, and those that it creates while activations are freed.
-    # If there are other ranks, the first reduction of ZeRO-1 and 2 allocates a buffer for all gradients of the rank's share.
+    # With several ranks, the first reduction of ZeRO-1 and 2 allocates a buffer for all gradients of a rank's share.
     lasting = growing = 0.0
     if zero_stage == 3:
         lasting, growing = 0 if offload else BF16 * shared, BF16 * trained if at_once else 0
