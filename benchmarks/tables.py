@@ -213,7 +213,7 @@ On the held-out pieces of music21's corpus alone, the corpus model's loss is {bi
 
 
 def parts(root: str) -> str:
-    """Return bits per note of each corpus, and of true music in holes by what the model has read."""
+    """Return bits per note of each corpus, and of the original music in holes by what the model has read."""
     result = results("parts")
     earlier = results("parts_79253ac")["tokenizers"]["remi"]  # measured with a tokenizer that was removed afterwards
     names = {"bach": "chorales (bach)", "ryansMammoth": "fiddle tunes (ryansMammoth)"}
@@ -241,7 +241,7 @@ at commit 79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
 
 
 def holes(root: str) -> str:
-    """Return bits per note of true music in holes, by what the corpus model has read."""
+    """Return bits per note of the original music in holes, by what the corpus model has read."""
     result = results("corpus")
     bits = {(hole["context_bars"], hole["hole_bars"], hole["name"]): hole["bits_per_note"] for hole in result["holes"]}
     compared = (
@@ -562,7 +562,7 @@ with a final name that were damaged is {result["damaged_under_a_steps_name"]}. T
 
 
 def resumption(root: str) -> str:
-    """Return how far a run that resumes under another layout departs from the uninterrupted run."""
+    """Return how much the losses of a run that resumes under another layout differ from the uninterrupted run."""
     rows = []
     for name in ("resumption_cpu", "resumption_h100", "resumption_h200"):
         result = results(name)
