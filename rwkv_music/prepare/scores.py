@@ -43,7 +43,7 @@ KERN_END = re.compile(r"^\*-(\t\*-)*[ \t]*\n", re.MULTILINE)
 KERN_UNNUMBERED_REPEAT = re.compile(r"(?:^|(?<=\t))=+(?=:)", re.MULTILINE)
 FINEST_BEAT = 32
 SCORE_LIMIT_S = 300.0  # of CPU time for a file; a string quartet of four movements takes about 50 s
-HANG_LIMIT_S = 3600.0  # for a file, by the clock
+HANG_LIMIT_S = 3600.0  # by the clock, for a file whose process waits
 
 
 def score_format(name: str, data: bytes) -> str | None:
