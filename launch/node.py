@@ -74,6 +74,15 @@ class Ranks:
         """Start the ranks: one Python interpreter each, with `arguments` and the added `environment` variables."""
         self._starting = True
         self._processes = []
+        if self._guard is None or self._guard.poll() is not None:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                text=True,
+            )
         for local_rank in range(ranks):
             place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
             sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
@@ -85,16 +94,8 @@ class Ranks:
                     start_new_session=True,  # a terminal's Ctrl-C reaches the ranks once, through the launcher
                 )
             )
-        if self._guard is None or self._guard.poll() is not None:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                text=True,
-            )
-        print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
+            # After each one, because the launcher may be killed before all have started.
+            print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
         self._starting = False
         for number in self.received:  # while they were started
             self.send(number)
