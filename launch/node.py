@@ -77,6 +77,15 @@ class Ranks:
         """Start the ranks, each as a Python process with `arguments` and additional `environment` variables."""
         self._starting = True
         self._processes = []
+        if self._guard is None or self._guard.poll() is not None:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                text=True,
+            )
         for local_rank in range(ranks):
             place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
             sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
@@ -88,16 +97,8 @@ class Ranks:
                     start_new_session=True,  # so that Ctrl-C in a terminal reaches the ranks only through the launcher
                 )
             )
-        if self._guard is None or self._guard.poll() is not None:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                text=True,
-            )
-        print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
+            # After each one, because the launcher may be killed before all have started.
+            print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
         self._starting = False
         for number in self.received:  # signals that arrived while the ranks were started
             self.send(number)

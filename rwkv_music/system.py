@@ -54,6 +54,12 @@ def start_time(process: int) -> int | None:
     return found and int(found[19])
 
 
+def cpu_seconds(process: int) -> float | None:
+    """Return the CPU time that a process has used (Linux); None if the process has ended."""
+    found = _process_facts(process)
+    return found and (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _process_facts(process: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat from the third one (the state) on; None if the process has ended."""
     try:

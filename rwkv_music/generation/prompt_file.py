@@ -69,13 +69,14 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
     try:
         piece, n_bars = _encode(codec, opening)
     except (RejectedMidi, ValueError) as error:  # mido cannot write every event that it reads
-        raise UserError(f"The first {context_bars} bars of {name} cannot be a prompt ({error}).") from error
+        raise UserError(f"{name} up to bar {context_bars} cannot be a prompt ({error}).") from error
     prompt = codec.first_bars(piece, n_bars)
     if not codec.count_notes(prompt.ids):
         first = int(grid.bar(onsets[0])) + 1
-        remedy = f"give --context-bars {first} or more" if first > context_bars else "give a piece for its instruments"
+        remedy = f"give --context-bars {first} or more" if first > context_bars else "give another piece or more bars"
+        causes = "".join(f" ({n:,} {reason})" for reason, n in piece.lost.items())
         raise UserError(
-            f"The first {context_bars} bars of {name} have no notes that the tokenizer {codec.name} encodes: {remedy}."
+            f"{name} up to bar {context_bars} has no notes that the tokenizer {codec.name} encodes{causes}: {remedy}."
         )
     if piece.bar_lines is not None:
         prompt = _with_regular_bars(prompt, float(piece.bar_lines.start_ms[n_bars]), opening)

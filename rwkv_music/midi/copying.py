@@ -16,7 +16,7 @@ import os
 import numpy as np
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_path
+from rwkv_music.files import atomic_path, open_file
 from rwkv_music.midi.score import skyline
 
 NGRAM_NOTES = 8
@@ -99,7 +99,7 @@ class NgramIndex:
     def load(cls, path: str | os.PathLike) -> "NgramIndex":
         """Open an index that `save` wrote. Hashes are read on demand. Raises UserError for any other file."""
         try:
-            with explained(f"reading {path}"):
+            with explained(f"reading {path}"), open_file(path):  # np.load would wait for a FIFO
                 hashes = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as error:
             raise UserError(f"{path} is not an n-gram index ({error}): delete it, and it will be rebuilt.") from error

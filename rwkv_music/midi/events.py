@@ -43,6 +43,7 @@ DRUM_CHANNEL = 9
 CHANNELS = 16  # of one port
 DRUMS = 128  # the program number that this project uses for percussion, after General MIDI's 0..127
 
+USUAL_HEADER = 14  # bytes of the header chunk; the specification allows a longer one
 DATA_BYTES = {0x80: 2, 0x90: 2, 0xA0: 2, 0xB0: 2, 0xC0: 1, 0xD0: 1, 0xE0: 2}
 SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
 EMPTY_TEXT = b"\xff\x01\x00"
@@ -125,10 +126,10 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     start = data.find(b"MThd", 0, 4096) if data.startswith(b"RIFF") else 0
     if start < 0 or not data.startswith(b"MThd", start):
         raise RejectedMidi("not a MIDI file")
-    if len(data) < start + 14:
+    if len(data) < start + USUAL_HEADER:
         raise RejectedMidi("truncated")
     header_size, midi_format, n_declared, division = struct.unpack_from(">IHHH", data, start + 4)
-    if header_size < 6 or midi_format > 2:
+    if midi_format > 2:
         raise RejectedMidi("damaged header")
     if midi_format == 2:
         raise RejectedMidi("format 2 (independent patterns)")
@@ -143,6 +144,10 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     chunks: list[bytes] = []
     position = start + 8 + header_size
     intact = start == 0
+    if position != start + USUAL_HEADER and data.startswith(b"MTrk", start + USUAL_HEADER):
+        position, intact = start + USUAL_HEADER, False  # the length of the header is wrong
+    if not start + USUAL_HEADER <= position <= len(data):
+        raise RejectedMidi("damaged header")
     while position < len(data):
         if not data.startswith(b"MTrk", position):
             if len(chunks) < n_declared:

@@ -1,6 +1,5 @@
 """Samples during training: the model completes and fills in a held-out piece, and TensorBoard shows and plays it."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
+from rwkv_music.files import open_file, parse_json
 from rwkv_music.generation.completion import complete
 from rwkv_music.generation.completion_files import save_piece
 from rwkv_music.generation.fill import fill_bars
@@ -88,8 +88,8 @@ class HeldOut:
 def piece_name(data: str | os.PathLike, split: str, number: int) -> str:
     """Return the file name, without folder, of document `number` of a split; "" if the dataset does not list files."""
     try:
-        with open(Path(data) / "pieces.jsonl", encoding="utf-8") as lines:
-            of_split = (piece for piece in map(json.loads, lines) if piece["split"] == split)
+        with open_file(Path(data) / "pieces.jsonl") as lines:
+            of_split = (piece for piece in map(parse_json, lines) if piece["split"] == split)
             return Path(next(islice(of_split, number, None))["file"]).name
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return ""
