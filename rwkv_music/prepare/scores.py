@@ -42,13 +42,8 @@ KERN_START = re.compile(r"^\*\*\w+(\t\*\*\w+)*[ \t]*$", re.MULTILINE)
 KERN_END = re.compile(r"^\*-(\t\*-)*[ \t]*\n", re.MULTILINE)
 KERN_UNNUMBERED_REPEAT = re.compile(r"(?:^|(?<=\t))=+(?=:)", re.MULTILINE)
 FINEST_BEAT = 32
-<<<<<<< HEAD
 SCORE_LIMIT_S = 300.0  # CPU time for a file; a string quartet with four movements takes about 50 s
-HANG_LIMIT_S = 3600.0  # wall-clock time for a file
-=======
-SCORE_LIMIT_S = 300.0  # of CPU time for a file; a string quartet of four movements takes about 50 s
-HANG_LIMIT_S = 3600.0  # by the clock, for a file whose process waits
->>>>>>> faults
+HANG_LIMIT_S = 3600.0  # wall-clock time for a file whose process uses no CPU time
 
 
 def score_format(name: str, data: bytes) -> str | None:

@@ -4,20 +4,12 @@ Some real files make libraries written in C++ crash or hang. If a process dies, 
 pool, and it cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe. If it
 dies or exceeds a limit, a new process replaces it.
 
-<<<<<<< HEAD
 The answers must not depend on other programs on the computer. The time limit is therefore a limit of CPU time, because
 wall-clock time grows when other programs run. But other programs can still have an effect. If they fill the memory, the
 kernel can kill a process. If they use the same caches, the same work can take about twice the CPU time. If the process
 of an item dies or exceeds a limit, the item is therefore tried once more, alone and with twice the CPU time. If this
-fails too, the answer is a `Failure`.
-=======
-The answers must not depend on what else the computer does. The time limit is therefore one of CPU time: wall-clock
-time grows when other programs run. Other programs can still matter: if they fill the memory, the kernel can kill
-a process, and if they share its caches, the same work takes up to about twice the CPU time. An item whose process dies
-or exceeds a limit is therefore tried once more, alone and with twice the CPU time. If this fails too, the answer is a
-`Failure`. A limit by the clock ends only a process that waits. One that uses CPU time continues, however little the
-computer grants.
->>>>>>> faults
+fails too, the answer is a `Failure`. A limit of wall-clock time ends only a process that waits. A process that uses CPU
+time continues, however little of it the computer grants.
 
 Items are taken from an iterator as needed. At most `ITEMS_AHEAD` items per process are started before the oldest answer
 is taken. Memory therefore depends neither on the number of items nor on the time that one of them takes.
@@ -47,14 +39,9 @@ NEW_OBJECTS = 50_000  # new objects between two garbage collections; Python's 70
 # Numbers of collections of younger objects before one of older objects. The objects of a score refer to each other, so
 # only garbage collection frees them. With Python's 10 and 10, the objects of hundreds of scores would accumulate.
 OLDER_OBJECTS = (4, 1)
-<<<<<<< HEAD
+LEAST_SHARE = 1e-3  # of a core: a process that uses less waits
 SECOND_TRY = 2.0  # CPU time of the second try, relative to the first one
 READY = ("ready",)  # message of a process that has finished its set-up
-=======
-LEAST_SHARE = 1e-3  # of a core: a process that uses less waits
-SECOND_TRY = 2.0  # CPU time of the second try, relative to the first
-READY = ("ready",)  # message of a process that finished its set-up
->>>>>>> faults
 NO_ANSWER = object()
 
 # "spawn", because a process that is forked while torch's threads run can deadlock.
@@ -96,15 +83,9 @@ def map_in_order(
     setup_args: tuple,  # arguments of `setup`
     items: Iterable,  # consumed lazily
     workers: int | None = None,  # maximum number of processes; the number of available cores if None
-<<<<<<< HEAD
     limit_s: float | Callable[[Any], float] = 60.0,  # limit of CPU time for an item, or a function that returns it
     memory_limit_bytes: int | None = None,  # limit of each process's address space; beyond it, the item is a Failure
-    hang_s: float = 300.0,  # limit of wall-clock time for an item, for work that waits without using CPU time
-=======
-    limit_s: float | Callable[[Any], float] = 60.0,  # CPU time for one item; a function returns that of an item
-    memory_limit_bytes: int | None = None,  # of each process's address space; an item that needs more is a Failure
     hang_s: float = 300.0,  # wall-clock time after which a process that waits, without using CPU time, is ended
->>>>>>> faults
 ) -> Iterator[Any]:
     """Yield the answer to each of `items`, in order: the result of the work, or a `Failure`.
 

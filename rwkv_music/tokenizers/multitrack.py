@@ -96,6 +96,7 @@ MELODIC_CHANNELS = [channel for channel in range(CHANNELS) if channel != DRUM_CH
 
 # Keys of `Piece.lost`
 DOUBLE_NOTES = f"notes that start together with {MAX_UNISON} others of their pitch and part"
+MOST_BARS = 4  # into which a bar is divided only because the vocabulary lacks its length
 OTHER_METERS = "bars of a length that the vocabulary lacks"
 
 
@@ -196,12 +197,12 @@ class Multitrack(Codec):
 
     @staticmethod
     def bar_grid(midi: ParsedMidi) -> BarGrid:
-        """Return the bars of a file. A bar longer than the longest time signature is divided into equal bars."""
-        changes = []
-        for tick, kind, _, n, d, _ in midi.events:
-            if kind == TIME_SIGNATURE and n > 0:
-                divisors = (k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d)
-                changes.append((tick, n // next(divisors, 1), d))
+        """Return the bars of a file. A bar that the vocabulary lacks is divided into equal bars, if this helps."""
+        changes = [
+            (tick, n // _equal_bars(n, d), d)
+            for tick, kind, _, n, d, _ in midi.events
+            if kind == TIME_SIGNATURE and n > 0
+        ]
         return BarGrid(changes, midi.ticks_per_quarter)
 
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
@@ -442,3 +443,14 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
         message = mido.Message("note_off", channel=channel, note=note, velocity=0)
         messages.append((off * TICKS_PER_STEP, message))
     return to_track(messages)
+
+
+def _equal_bars(n: int, d: int) -> int:
+    """Return the number of equal bars into which a bar of n/d is divided.
+
+    It is the least number of bars that are not too long, or up to MOST_BARS times as many if their length then is that
+    of a time signature.
+    """
+    divisors = [k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d] or [1]
+    exact = (k for k in divisors if k <= MOST_BARS * divisors[0] and np.isin(4 * STEPS * (n // k) / d, BAR_STEPS))
+    return next(exact, divisors[0])
