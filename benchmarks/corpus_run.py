@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import report
@@ -104,23 +105,22 @@ def prompts(data: Path, midi: Path) -> dict[tuple[str, int], Path]:
     return found
 
 
-def evaluated(run: Path, data: Path, device: str) -> dict:
-    """Return the figures of the best checkpoint of a run."""
+def evaluated(run: Path, data: Path, device: str) -> Iterator[dict]:
+    """Yield the figures of the best checkpoint of a run, part by part."""
     model, codec, config, step = load_model(run, device)
-    figures = {"step": step, "parameters": sum(p.numel() for p in model.parameters())}
+    yield {"step": step, "parameters": sum(p.numel() for p in model.parameters())}
     rows = losses.evaluate(model, codec, data, config.data.ctx_len, config.train.batch_size)
-    figures["evaluation"] = {row.split: vars(row) for row in rows}
-    figures["corpora"] = bits_by_corpus(run, data, device)
-    figures["holes"] = holes(model, codec, data)
+    yield {"evaluation": {row.split: vars(row) for row in rows}}
+    yield {"corpora": bits_by_corpus(run, data, device)}
     own = held_out_by_corpus(data)
-    figures["holes_by_corpus"] = {name: holes(model, codec, data, own[name]) for name in HOLES_BY_CORPUS}
-    figures["tags"] = [vars(loss) for loss in tags.tag_losses(model, codec, data)]
+    yield {"holes": holes(model, codec, data)}
+    yield {"holes_by_corpus": {name: holes(model, codec, data, own[name]) for name in HOLES_BY_CORPUS}}
+    yield {"tags": [vars(loss) for loss in tags.tag_losses(model, codec, data)]}
     real, completed = sample_measures(model, codec, data, 100)
     tables = {"completions": compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed])}
     tables["fills"] = fills.as_table(fills.evaluate_fills(model, codec, data, 100))
     tables["mirex"] = mirex.as_table(mirex.evaluate_mirex(model, codec, data, 40))
-    figures["tables"] = {name: text.splitlines() for name, text in tables.items()}
-    return figures
+    yield {"tables": {name: text.splitlines() for name, text in tables.items()}}
 
 
 def main() -> None:
@@ -156,17 +156,20 @@ def main() -> None:
             train(options.data, run, [*TRAIN, *often])
             minutes = (time.perf_counter() - start) / 60
             timing.write_text(json.dumps({"steps": steps, "minutes": minutes}), encoding="utf-8")
-        figures = json.loads(timing.read_text(encoding="utf-8"))
+        facts = json.loads((options.data / "dataset.json").read_text(encoding="utf-8"))
+        data = {"splits": facts["splits"], "vocabulary": facts["tokenizer"]["vocab_size"]}
+        figures = {"data": data, "options": " ".join(TRAIN), **json.loads(timing.read_text(encoding="utf-8"))}
         for name, (corpus, parts, how) in PIECES.items():
             prompt = prompts(options.data, options.midi)[corpus, parts]
             command = [sys.executable, "-m", "rwkv_music", "generate", run, "--prompt", prompt, *how]
             subprocess.run([*command, "--top-p", "0.95", "--out", folder / f"{name}.mid"], check=True)
-        figures |= evaluated(run, options.data, device)
-        bigram = figures["evaluation"]["val"]["bigram_nats_per_token"]
-        figures["curves"] = draw_curve(run, bigram, folder / "curve.png")
-    facts = json.loads((options.data / "dataset.json").read_text(encoding="utf-8"))
-    data = {"splits": facts["splits"], "vocabulary": facts["tokenizer"]["vocab_size"]}
-    print(report.write("corpus", {"data": data, "options": " ".join(TRAIN), **figures}, options.out))
+        for part in evaluated(run, options.data, device):
+            figures |= part
+            if "evaluation" in part:
+                bigram = part["evaluation"]["val"]["bigram_nats_per_token"]
+                figures["curves"] = draw_curve(run, bigram, folder / "curve.png")
+            path = report.write("corpus", figures, options.out)
+            print(f"{path}: {', '.join(part)}", flush=True)
 
 
 if __name__ == "__main__":
