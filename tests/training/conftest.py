@@ -89,6 +89,7 @@ def one_rank() -> Iterator[None]:
     """A context in which this process is a run's only rank. What a run changes in the process is restored after it."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     threads = torch.get_num_threads()
+    gc.freeze()  # the objects of modules that have been imported since the last run
     with (
         mock.patch.dict(os.environ),
         mock.patch.object(setup_module, "init_process_group", lambda *_: dist.HashStore()),

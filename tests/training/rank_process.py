@@ -3,6 +3,8 @@
 Importing them takes a rank longer than a short run. The server is started with the first rank and ends with the tests.
 """
 
+import functools
+import gc
 import multiprocessing
 import os
 import runpy
@@ -14,10 +16,22 @@ import torch
 
 import train as train_py
 from rwkv_music.training import loop, setup  # noqa: F401  what train.py imports after parsing its arguments
+from rwkv_music.training.deepspeed_engine import engine
 from rwkv_music.training.signals import leave
 
+torch.set_num_threads(1)  # a fork would lose the other threads
+# Measure the product that counts as 100% MFU, and parse DeepSpeed's sources, once instead of in every run.
+loop.peak_flops = functools.cache(loop.peak_flops)
+loop.peak_flops(torch.device("cpu"))
+engine.fast_mismatch("auto")
+# Imported modules stay until exit: exclude their objects from the garbage collections of every run.
+gc.collect()
+gc.freeze()
+
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
+# What torch imports with the first optimizer, and DeepSpeed to probe its extensions and with the first engine.
+_IMPORTED_LATE = ("torch._dynamo", "setuptools", "deepspeed.runtime.zero.muon.muon_optimizer")
+_context.set_forkserver_preload([*_IMPORTED_LATE, __name__])
 
 
 def run_ranks(line: list[str], ranks: int, environment: dict[str, str], log: Path, seconds: float) -> int:
