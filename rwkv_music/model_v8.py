@@ -127,8 +127,6 @@ class TimeMixing(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output [B, T, C], layer 0's values [B, T, C] and the recurrence's new state [B or D, H, N, N].
 
-        With `packing.context`, the new state is None.
-
         Args:
             x: [B, T, C], after the layer norm.
             v_first: [B, T, C]: the values of layer 0; ignored in layer 0.
@@ -156,8 +154,7 @@ class TimeMixing(nn.Module):
         inputs = (r, w, k, v, -kk, kk * a)
         documents = {} if packing is None else {"cu_seqlens": packing.cu_seqlens, "max_length": packing.max_length}
         if packing is not None and packing.context is not None:
-            y = wkv7s_over_ranks(*inputs, packing.context, state=state, **documents)
-            state = None
+            y, state = wkv7s_over_ranks(*inputs, packing.context, state=state, **documents)
         else:
             y, state = wkv7s(*inputs, state=state, **documents)
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
@@ -217,8 +214,6 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Return the new x, the values of layer 0, and the new state (None with `Documents` and no `state`).
 
-        With `packing.context`, `state` must be None, and the new state is incomplete.
-
         Args:
             x: [B, T, C]; [M, C] if `packing` is `Documents` (fused training on a GPU).
             v_first: the values of layer 0, shaped as x; None in layer 0.
@@ -237,13 +232,13 @@ class Block(nn.Module):
         over_ranks = packing is not None and packing.context is not None
         h = self.ln1(x)
         if over_ranks:
-            att_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first))
+            att_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first), att_shift)
         mixed, v_first, wkv = self.att(h, v_first, att_shift, wkv, packing)
         x = x + mixed
         att_shift = last_token(h, packing)
         h = self.ln2(x)
         if over_ranks:
-            ffn_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first))
+            ffn_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first), ffn_shift)
         inputs = h, input_ids, ffn_shift, packing
         x = x + (checkpointed(self.ffn, *inputs) if recompute_ffn else self.ffn(*inputs))
         return x, v_first, (att_shift, wkv, last_token(h, packing))
@@ -312,16 +307,17 @@ class RWKV(nn.Module):
             max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
             targets, ctx_lengths, reduction, positions: see `loss`. Without targets the others have no effect.
             context: the place of these tokens among those of other ranks (context parallelism). It needs `cu_seqlens`
-                of this rank's tokens, and cannot be combined with `state` or `ctx_lengths`. All ranks of the group must
-                call the model. The loss is that of this rank's targets. The sum of the gradients of all ranks is the
-                gradient of the sum of their losses.
+                of this rank's tokens, and cannot be combined with `ctx_lengths`. All ranks of the group must call the
+                model, with or without `state`. The loss is that of this rank's targets. The sum of the gradients of all
+                ranks is the gradient of the sum of their losses. `state` is not used for a document that began on an
+                earlier rank, and the new state must not be used for a document that continues on the next rank.
 
         Logits are [B, T, V] in the model's dtype.
         """
         if targets is not None:
             _check_loss_arguments(input_ids, targets, ctx_lengths, cu_seqlens, positions, reduction)
-        if context is not None and (cu_seqlens is None or state is not None or ctx_lengths is not None):
-            raise ValueError("context needs cu_seqlens, and cannot be combined with state or ctx_lengths.")
+        if context is not None and (cu_seqlens is None or ctx_lengths is not None):
+            raise ValueError("context needs cu_seqlens, and cannot be combined with ctx_lengths.")
         x, state = self.features(input_ids, state, cu_seqlens, max_length, context)
         if targets is None:
             out = self.head(x)
