@@ -1,10 +1,10 @@
-"""Fill random holes in real MIDI files, and check that the cells asked for are written and nothing else changes.
+"""Fill random holes in real MIDI files. Check that the requested cells are written and nothing else changes.
 
-    python benchmarks/fuzz_fills.py FOLDER... [--model RUN] [--fills 2000] [--seed 0]
+    python benchmarks/fuzz_fills.py FOLDER... [--model RUN] [--fills 2000] [--seed 0] [--workers N]
 
 Each fill draws a multi-track file, bars, parts, controls and new parts from its own seed, and samples at temperature
-1.5. Without --model, every token that the grammar allows is as likely as any other. The result must be a valid file
-with the requested cells, in which every note that starts outside them and every other event are those of the source.
+1.5. Without --model, every token that the grammar allows is equally likely. The result must be a valid file with the
+requested cells. Apart from the notes that start in these cells, it must have the same events as the source.
 
 Writes results/fills.json. Exit status 1 if something else changed or an exception is not a UserError.
 """
@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections import Counter, defaultdict, deque
+from multiprocessing import get_context
 from pathlib import Path
 
 import mido
@@ -35,10 +36,12 @@ from rwkv_music.midi.events import DRUMS, RejectedMidi, parse_midi, timed_messag
 from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.parts import Part, read_parts
 from rwkv_music.midi.time import BarGrid, first_bar_number
+from rwkv_music.system import available_cores
+from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.registry import make_codec
 
-Events = list[list[tuple]]  # of each track: what is outside the cells
-MOST_BARS, MOST_PARTS = 3, 4  # of a block of holes; keeps a fill short
+Events = list[list[tuple]]  # for each track, the events outside the cells
+MOST_BARS, MOST_PARTS = 3, 4  # largest size of a block of holes, so that a fill is short
 
 
 def fill_one(model: torch.nn.Module, codec, path: Path, seed: int) -> tuple[str, int]:
@@ -143,31 +146,54 @@ def multi_track_files(folders: list[Path]) -> list[Path]:
     return found
 
 
+class Worker:
+    """A process that fills in files."""
+
+    model: torch.nn.Module
+    codec: Multitrack
+    files: list[Path]
+
+    @classmethod
+    def start(cls, run: Path | None, files: list[Path]) -> None:
+        torch.set_num_threads(1)
+        cls.codec, cls.files = make_codec("multitrack"), files
+        cls.model = RandomModel(cls.codec.vocab_size)
+        if run:
+            cls.model, cls.codec, *_ = load_model(run, "cpu")
+
+    @classmethod
+    def fill(cls, seed: int) -> tuple[str, int]:
+        """Fill one file; return what `fill_one` returns."""
+        path = cls.files[np.random.default_rng(seed).integers(len(cls.files))]
+        try:
+            result, cells = fill_one(cls.model, cls.codec, path, seed)
+        except Exception:
+            traceback.print_exc()
+            result, cells = "traceback", 0
+        if result != "kept" and not result.startswith("refused"):
+            print(f"{path.name}, seed {seed}: {result}", flush=True)
+        return result, cells
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--model", type=Path, help="run folder (default: random logits)")
     parser.add_argument("--fills", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--workers", type=int, default=available_cores(), help="number of processes (default: all cores)"
+    )
+    parser.add_argument("--out", type=Path, default=report.RESULTS, metavar="DIR", help="output folder")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    model, codec = RandomModel(make_codec("multitrack").vocab_size), make_codec("multitrack")
-    if options.model:
-        model, codec, *_ = load_model(options.model, "cpu")
     files, start = multi_track_files(options.folders), time.perf_counter()
+    seeds = range(options.seed, options.seed + options.fills)
     found: Counter[str] = Counter()
     n_cells = 0
-    for seed in tqdm(range(options.seed, options.seed + options.fills), "fills", disable=None):
-        path = files[np.random.default_rng(seed).integers(len(files))]
-        try:
-            result, cells = fill_one(model, codec, path, seed)
-        except Exception:
-            traceback.print_exc()
-            result, cells = "traceback", 0
-        if result != "kept" and not result.startswith("refused"):
-            print(f"{path.name}, seed {seed}: {result}", flush=True)
-        found[result] += 1
-        n_cells += cells
+    with get_context("spawn").Pool(options.workers, Worker.start, (options.model, files)) as pool:
+        for result, cells in tqdm(pool.imap(Worker.fill, seeds), "fills", len(seeds), disable=None):
+            found[result] += 1
+            n_cells += cells
     facts = {
         "fills": options.fills,
         "seed": options.seed,
@@ -177,7 +203,7 @@ def main() -> int:
         "seconds": round(time.perf_counter() - start),
     }
     print(dict(found.most_common()), facts, flush=True)
-    report.write("fills", facts | {"results": dict(found.most_common())})
+    report.write("fills", facts | {"results": dict(found.most_common())}, options.out)
     return int(any(not (name == "kept" or name.startswith("refused")) for name in found))
 
 

@@ -1,10 +1,10 @@
-"""Kill a run with SIGKILL many times, half of them while it writes a checkpoint, and check what it resumes from.
+"""Kill a run with SIGKILL many times, half of them while it writes a checkpoint. Check the checkpoint to resume from.
 
     python benchmarks/kills.py --kills 100
 
-Trains a small model that saves every second step, kills it, and restarts it. Each time, every byte of the checkpoint
-that the run would resume from is compared with the manifest. Writes results/kills.json. Exit status 1 if a run would
-have resumed from a damaged checkpoint."""
+The run trains a small model and saves a checkpoint every second step. After each kill, the script compares every byte
+of the checkpoint from which the run would resume with the manifest, and then restarts the run. Writes
+results/kills.json. Exit status 1 if a run would have resumed from a damaged checkpoint."""
 
 import argparse
 import os

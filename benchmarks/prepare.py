@@ -1,15 +1,19 @@
 """Measure the speed, the memory and the robustness of `prepare`.
 
-    python benchmarks/prepare.py MIDI_DIR... [--peer MIDI-LLM-tokenizer] [--only rates memory kills fuzz]
+    python benchmarks/prepare.py MIDI_DIR... [--peer MIDI-LLM-tokenizer] [--only rates memory kills ...]
 
 MIDI_DIR contains real music, such as `python -m rwkv_music corpus bach` writes. --peer is a checkout of
 https://github.com/briansemrau/MIDI-LLM-tokenizer. All other inputs are derived from that music in a temporary folder.
 Writes results/prepare.json.
 
-- rates: files per second of CPU time on one core: each tokenizer, the peer's for the same step, and all of `prepare`
-  without its start-up. Several rounds over the same files; ratios are medians over the rounds.
+- rates: files per second of CPU time on one core, for each tokenizer, for the peer's tokenizer, and for all of
+  `prepare` without its start-up. The same files are processed in several rounds; ratios are medians over the rounds.
 - memory: the peak resident size of `prepare` and of its worker for 1,000 and for 50,000 different files.
-- kills: whether the dataset is byte for byte the same after 20 kills at random moments, each followed by --resume.
+- containers: 100,000 different files from a folder, a .parquet and a .tar.zst, on all cores: files per second of CPU
+  time, the share of the cores that is used, and the growth of the memory of all processes during the run.
+- scores: all scores in the formats of music21's corpus, read from its files: how many are read, and why others are not.
+- score_kills: `kills` for the scores of one folder of that corpus.
+- kills: whether a dataset is the same, byte for byte, if `prepare` is killed and resumed 20 times at random moments.
 - fuzz: whether each of 10,000 mutated files becomes a piece or is listed in rejected.jsonl."""
 
 import argparse
@@ -24,40 +28,48 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import mido
+import psutil
 import report
 
 from rwkv_music.midi.events import DRUM_CHANNEL, RejectedMidi
 from rwkv_music.prepare.pipeline import prepare
 from rwkv_music.prepare.prepare_log import DATABASE
+from rwkv_music.system import available_cores
 from rwkv_music.tokenizers.registry import make_codec
 
 MEASURED = ("multitrack", "midi-llm")
 ROUNDS = 5
 FILES_A_ROUND = 400
 FEW, MANY = 1_000, 50_000
+CONTAINED = 100_000
+SAMPLE_S = 1.0  # between two measurements of memory
 KILLS = 20
 KILLED_FILES = 4_000
+KILLED_CORPUS = "bach"
 MUTATED_FILES = 10_000
 PEERS_FILES = {
     "midi-llm": ("vocab_config.json", "tokenizer-midi.json"),
     "midi-llm-piano": ("vocab_config_piano.json", "tokenizer-midipiano.json"),
 }
-# Runs prepare in a subprocess and prints the peak memory of the process and of its largest worker in KiB. The process's
-# own comes from /proc, because getrusage would include the memory of its parent.
+# A program that runs prepare and prints the peak memory of its own process and of its largest worker, in KiB. The peak
+# of its own process is read from /proc, because getrusage would include the memory of the parent process.
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
 from rwkv_music.prepare.pipeline import prepare
 if __name__ == "__main__":
-    folder, out, tokenizer, resume = sys.argv[1:]
-    prepare([folder], out, tokenizer=tokenizer, workers=1, resume=resume == "resume")
+    folder, out, tokenizer, resume, workers = sys.argv[1:]
+    prepare([folder], out, tokenizer=tokenizer, workers=int(workers), resume=resume == "resume")
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     own, worker = int(status["VmHWM"].split()[0]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     print(json.dumps([own, worker]))
@@ -68,6 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="MIDI_DIR", help="folders of MIDI files")
     parser.add_argument("--peer", type=Path, metavar="DIR", help="checkout of MIDI-LLM-tokenizer")
+    parser.add_argument(
+        "--out", type=Path, default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
     options = parser.parse_args()
     sources = sorted(path for folder in options.folders for path in folder.rglob("*.mid"))
@@ -76,10 +91,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             figures[name] = PARTS[name](sources, Path(scratch), options.peer)
         print(name, json.dumps(figures[name], indent=2), flush=True)
-    earlier = report.RESULTS / "prepare.json"
-    if earlier.exists():  # keep the other parts; "machine" is that of the last run
+        write(figures, options.out)
+
+
+def write(figures: dict, out: Path) -> None:
+    """Write the figures and keep the other parts of an earlier file; "machine" is that of the last run."""
+    earlier = out / "prepare.json"
+    if earlier.exists():
         figures = {**{k: v for k, v in json.loads(earlier.read_text()).items() if k != "machine"}, **figures}
-    print(report.write("prepare", figures))
+    print(report.write("prepare", figures, out), flush=True)
 
 
 def rates(sources: list[Path], scratch: Path, peer: Path | None) -> dict:
@@ -198,14 +218,106 @@ def memory(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
     return figures
 
 
+def containers(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
+    folder = scratch / "in"
+    _write_variations(sources, folder, CONTAINED)
+    paths = {"folder": folder, ".parquet": _write_parquet(folder), ".tar.zst": _write_tar_zst(folder)}
+    figures = {name: _watched(path, scratch / "out") for name, path in paths.items()}
+    rate = {name: figure["files_per_core_second"] for name, figure in figures.items()}
+    ratios = {f"{name} / folder": round(value / rate["folder"], 3) for name, value in rate.items() if name != "folder"}
+    return figures | {"ratios": ratios}
+
+
+def _write_parquet(folder: Path) -> Path:
+    """Write the files of a folder as rows of a table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("file", pa.string()), ("music", pa.binary())])
+    path, files = folder.with_suffix(".parquet"), sorted(folder.iterdir())
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(files), 1000):
+            group = files[start : start + 1000]
+            rows = {"file": [file.name for file in group], "music": [file.read_bytes() for file in group]}
+            writer.write_table(pa.table(rows, schema))
+    return path
+
+
+def _write_tar_zst(folder: Path) -> Path:
+    """Write the files of a folder to an archive."""
+    import zstandard
+
+    path = folder.with_suffix(".tar.zst")
+    with (
+        path.open("wb") as file,
+        zstandard.ZstdCompressor().stream_writer(file) as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
+        for source in sorted(folder.iterdir()):
+            archive.add(source, source.name)
+    return path
+
+
+def _watched(source: Path, out: Path) -> dict:
+    """Run `prepare` on all cores; return its rate, its use of the cores and its memory over time."""
+    workers, memory_mib, start = available_cores(), [], time.perf_counter()
+    process = psutil.Popen(_command(source, out, "multitrack", resume=False, workers=workers), env=_environment())
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        with contextlib.suppress(psutil.Error):
+            tree = [process, *process.children(recursive=True)]
+            memory_mib.append(sum(one.memory_full_info().pss for one in tree) / 2**20)
+        time.sleep(SAMPLE_S)
+    seconds = time.perf_counter() - start
+    if ended[1]:
+        raise SystemExit(f"prepare failed on {source}")
+    facts = json.loads((out / "dataset.json").read_text())
+    files = sum(split["pieces"] for split in facts["splits"].values()) + sum(facts["rejected"].values())
+    cpu_s = ended[2].ru_utime + ended[2].ru_stime
+    fifth = max(1, len(memory_mib) // 5)
+    early, late = statistics.median(memory_mib[fifth : 2 * fifth]), statistics.median(memory_mib[-2 * fifth : -fifth])
+    return {
+        "files": files,
+        "rejected": facts["rejected"],
+        "workers": workers,
+        "seconds": round(seconds, 1),
+        "files_per_core_second": round(files / cpu_s, 1),
+        "share_of_cores": round(cpu_s / seconds / workers, 3),
+        "memory_mib_in_second_fifth": round(early, 1),
+        "memory_mib_in_fourth_fifth": round(late, 1),
+        "growth": round(late / early - 1, 3),
+    }
+
+
+def scores(_sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
+    from music21.common import getCorpusFilePath
+
+    found = _watched(Path(getCorpusFilePath()), scratch / "out")
+    reasons: Counter[str] = Counter()
+    for line in (scratch / "out" / "rejected.jsonl").read_text(encoding="utf-8").splitlines():
+        reasons[json.loads(line)["reason"]] += 1
+    return found | {"reasons": dict(reasons.most_common())}
+
+
 def kills(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
     folder = scratch / "in"
     _write_variations(sources, folder, KILLED_FILES)
+    return {"files": KILLED_FILES} | _killed(folder, scratch, "midi-llm", 1)
+
+
+def score_kills(_sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
+    from music21.common import getCorpusFilePath
+
+    folder = Path(getCorpusFilePath()) / KILLED_CORPUS
+    return {"corpus": KILLED_CORPUS} | _killed(folder, scratch, "multitrack", available_cores())
+
+
+def _killed(folder: Path, scratch: Path, tokenizer: str, workers: int) -> dict:
+    """Run `prepare` and kill it KILLS times at random moments; return whether the dataset is that of a whole run."""
     start = time.perf_counter()
-    _run_prepare(folder, scratch / "whole", "midi-llm")
+    _run_prepare(folder, scratch / "whole", tokenizer, workers=workers)
     whole_s = time.perf_counter() - start
     draws, at = random.Random(0), []
-    command = _command(folder, scratch / "out", "midi-llm", resume=True)
+    command = _command(folder, scratch / "out", tokenizer, resume=True, workers=workers)
     killed = resumed_to_the_end = 0
     while killed < KILLS:
         process = subprocess.Popen(command, env=_environment(), stderr=subprocess.DEVNULL)
@@ -220,9 +332,8 @@ def kills(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
         if (scratch / "out" / "dataset.json").exists() and killed < KILLS:
             assert _same(scratch / "whole", scratch / "out")
             shutil.rmtree(scratch / "out")
-    _run_prepare(folder, scratch / "out", "midi-llm", resume=True)
+    _run_prepare(folder, scratch / "out", tokenizer, resume=True, workers=workers)
     return {
-        "files": KILLED_FILES,
         "kills": killed,
         "finished_between_kills": resumed_to_the_end,
         "files_done_at_each_kill": at,
@@ -258,7 +369,10 @@ def fuzz(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
 
 
 def _mutated(data: bytes, draws: random.Random) -> bytes:
-    """Return `data` with random bytes changed, lost or repeated: anywhere, or within tracks of corrected length."""
+    """Return `data` with random bytes changed, lost or repeated, either anywhere or only in tracks.
+
+    In the second case, the lengths of the tracks are corrected.
+    """
     if draws.randrange(4) == 0:
         return _mutated_bytes(data, draws)
     chunks, position = [], 0
@@ -315,18 +429,26 @@ def _mutated_bytes(data: bytes, draws: random.Random) -> bytes:
 def _write_variations(sources: list[Path], folder: Path, n: int) -> None:
     """Write `n` different files: real music, transposed and with other velocities."""
     folder.mkdir(exist_ok=True)
-    files = [mido.MidiFile(path) for path in sources if path.stat().st_size < 8_000]
-    for number in range(n):
-        path = folder / f"{number:06d}.mid"
-        if path.exists():
+    small = [path for path in sources if path.stat().st_size < 8_000]
+    with ProcessPoolExecutor(available_cores()) as pool:
+        for _ in pool.map(_write_variations_of, small, range(len(small)), repeat((folder, n, len(small)))):
+            pass
+
+
+def _write_variations_of(path: Path, which: int, rest: tuple[Path, int, int]) -> None:
+    """Write the variations of one file, the one with index `which` of `n_sources` files."""
+    folder, n, n_sources = rest
+    source = mido.MidiFile(path)
+    for number in range(which, n, n_sources):
+        target = folder / f"{number:06d}.mid"
+        if target.exists():
             continue
-        copy, which = divmod(number, len(files))
-        varied = mido.MidiFile(ticks_per_beat=files[which].ticks_per_beat)
+        copy = number // n_sources
+        varied = mido.MidiFile(ticks_per_beat=source.ticks_per_beat)
         varied.tracks = [
-            mido.MidiTrack(_varied(message, copy % 12 - 6, copy // 12) for message in track)
-            for track in files[which].tracks
+            mido.MidiTrack(_varied(message, copy % 12 - 6, copy // 12) for message in track) for track in source.tracks
         ]
-        varied.save(path)
+        varied.save(target)
 
 
 def _varied(message: mido.messages.BaseMessage, shift: int, louder: int) -> mido.messages.BaseMessage:
@@ -337,21 +459,22 @@ def _varied(message: mido.messages.BaseMessage, shift: int, louder: int) -> mido
     return message.copy(note=pitch, velocity=message.velocity and (message.velocity + louder) % 127 + 1)
 
 
-def _run_prepare(folder: Path, out: Path, tokenizer: str, resume: bool = False) -> tuple[int, int]:
-    """Run `prepare` in a process; return the peak memory of it and of its largest worker in KiB."""
-    command = _command(folder, out, tokenizer, resume)
+def _run_prepare(folder: Path, out: Path, tokenizer: str, resume: bool = False, workers: int = 1) -> tuple[int, int]:
+    """Run `prepare` in a process. Return the peak memory of this process and of its largest worker, in KiB."""
+    command = _command(folder, out, tokenizer, resume, workers)
     done = subprocess.run(command, env=_environment(), check=True, stdout=subprocess.PIPE, text=True)
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _command(folder: Path, out: Path, tokenizer: str, resume: bool) -> list[str | Path]:
+def _command(folder: Path, out: Path, tokenizer: str, resume: bool, workers: int = 1) -> list[str | Path]:
     program = out.parent / "program.py"  # a file, because worker processes import it
     program.write_text(PROGRAM)
-    return [sys.executable, program, folder, out, tokenizer, "resume" if resume else "anew"]
+    return [sys.executable, program, folder, out, tokenizer, "resume" if resume else "anew", str(workers)]
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _sources_done(unfinished: Path) -> int | None:
@@ -374,7 +497,15 @@ def _same(one: Path, other: Path) -> bool:
     )
 
 
-PARTS = {"rates": rates, "memory": memory, "kills": kills, "fuzz": fuzz}
+PARTS = {
+    "rates": rates,
+    "memory": memory,
+    "containers": containers,
+    "scores": scores,
+    "score_kills": score_kills,
+    "kills": kills,
+    "fuzz": fuzz,
+}
 
 if __name__ == "__main__":
     main()

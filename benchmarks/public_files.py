@@ -8,9 +8,9 @@ counts and names of files.
 
 - openings: each file is cut at random bars and continued by a model with random logits, as fuzz_openings.py does. The
   output must contain the file's events before the line, and nothing else there.
-- notes: each file is encoded and decoded. A note survives if the decoded file has a note of its instrument and pitch at
-  the same place in its bar: within half a step if the tokens have steps, or else within TOLERANCE_MS, because every
-  wait of `midi-llm` is rounded. The others are counted by reason.
+- notes: each file is encoded and decoded. A note survives if the decoded file has a note of the same instrument and
+  pitch at the same place in the bar. If the tokens have steps, the tolerance is half a step. Otherwise it is
+  TOLERANCE_MS, because every wait of `midi-llm` is rounded. Notes that do not survive are counted by reason.
 """
 
 import argparse

@@ -2,22 +2,24 @@
 
     python benchmarks/round_trip.py FOLDER...
 
-A part comes back if the decoded file has a track for it, in order, with its program (or drum kit) and name. A note
-comes back if its part has a note of its pitch that starts at most half a position (1/48 quarter note) from it. Pieces
-longer than the tokenizer allows are listed. Writes results/round_trip.json."""
+A part "comes back" if the decoded file has a track with the same program (or drum kit) and name, in the same order. A
+note "comes back" if the decoded part has a note of the same pitch that starts at most half a position (1/48 quarter
+note) earlier or later. Pieces that the tokenizer rejects are counted by reason. Writes results/round_trip.json."""
 
 import argparse
 import io
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import report
-from tqdm import tqdm
 
 from rwkv_music.midi.events import DRUMS, RejectedMidi, parse_midi
 from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.parts import Part, read_parts
+from rwkv_music.system import available_cores
 from rwkv_music.tokenizers.multitrack_vocabulary import STEPS
 from rwkv_music.tokenizers.registry import make_codec
 
@@ -64,25 +66,35 @@ def matched(first: np.ndarray, second: np.ndarray) -> int:
     return n
 
 
+def measured(folder: Path) -> dict[str, Any]:
+    """Return the figures of all files in a folder."""
+    codec, total, rejected, worst = make_codec("multitrack"), Counter(), Counter(), []
+    for path in sorted(folder.rglob("*.mid")):
+        try:
+            found = compare(path, codec)
+        except RejectedMidi as error:
+            rejected[error.reason] += 1
+            continue
+        total += found
+        worst.append((found["notes"] - found["notes that come back"], path.name))
+    worst = [f"{name}: {n}" for n, name in sorted(worst, reverse=True)[:5] if n]
+    share = {"share of notes": round(total["notes that come back"] / max(total["notes"], 1), 6)}
+    return {**total, **share, "rejected": dict(rejected), "most notes lost": worst}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    codec, figures = make_codec("multitrack"), {}
-    for folder in parser.parse_args().folders:
-        total, rejected, worst = Counter(), Counter(), []
-        for path in tqdm(sorted(folder.rglob("*.mid")), folder.name, disable=None):
-            try:
-                found = compare(path, codec)
-            except RejectedMidi as error:
-                rejected[error.reason] += 1
-                continue
-            total += found
-            worst.append((found["notes"] - found["notes that come back"], path.name))
-        worst = [f"{name}: {n}" for n, name in sorted(worst, reverse=True)[:5] if n]
-        share = {"share of notes": round(total["notes that come back"] / max(total["notes"], 1), 6)}
-        figures[folder.name] = {**total, **share, "rejected": dict(rejected), "most notes lost": worst}
-        print(folder.name, figures[folder.name], flush=True)
-    report.write("round_trip", figures)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--out", default=report.RESULTS, type=Path, metavar="DIR", help="output folder (default: benchmarks/results)"
+    )
+    options = parser.parse_args()
+    figures = {}
+    with ProcessPoolExecutor(available_cores()) as pool:
+        for folder, found in zip(options.folders, pool.map(measured, options.folders), strict=True):
+            figures[folder.name] = found
+            print(folder.name, found, flush=True)
+    print(report.write("round_trip", figures, options.out))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ Notable choices:
 - A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
   the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
   do no extra work.
+- The state before a document that begins on a rank is an argument on this rank, and the state after one that ends on it
+  is a result. TBPTT passes the result to the rank on which the document continues in the next window.
 - A rank waits for an exchange only when it needs the result. The first rank is thus ahead of the others in the forward
   pass, by the time of one recurrence, and the last rank in the backward pass. Otherwise this time would be lost in
   every layer.
