@@ -198,11 +198,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         wait = 0.0
 
         def run(steps: int, after_each: Callable[[], Any] = lambda: None) -> float:
-            """Take some steps; return the seconds."""
+            """Take some steps; return the seconds, without those for reading the first batch."""
             nonlocal wait
-            begin, wait = time.perf_counter(), 0.0
             with ThreadPoolExecutor(1) as reader:
                 coming = reader.submit(loop.read_step, 0)
+                coming.exception()  # in training, it is read during the step before
+                begin, wait = time.perf_counter(), 0.0
                 for step in range(steps):
                     asked = time.perf_counter()
                     batches, error = coming.result()

@@ -128,8 +128,6 @@ class TimeMixing(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output [B, T, C], layer 0's values [B, T, C] and the new WKV state [B or D, H, N, N].
 
-        With `packing.context`, the new state is None.
-
         Args:
             x: [B, T, C], after the layer norm.
             v_first: [B, T, C]: the values of layer 0; ignored in layer 0.
@@ -158,8 +156,7 @@ class TimeMixing(nn.Module):
         inputs = (r, w, k, v, -kk, kk * a)
         documents = {} if packing is None else {"cu_seqlens": packing.cu_seqlens, "max_length": packing.max_length}
         if packing is not None and packing.context is not None:
-            y = wkv7s_over_ranks(*inputs, packing.context, state=state, **documents)
-            state = None
+            y, state = wkv7s_over_ranks(*inputs, packing.context, state=state, **documents)
         else:
             y, state = wkv7s(*inputs, state=state, **documents)
         y = self.ln_x(y.reshape(B * T, C)).view(heads)
@@ -225,15 +222,13 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Return the new x, the values of layer 0, and this layer's new state.
 
-        The new state is None if `packing` is `Documents` and `state` is None. With `packing.context`, the new state is
-        incomplete.
+        The new state is None if `packing` is `Documents` and `state` is None.
 
         Args:
             x: [B, T, C]; [M, C] if `packing` is `Documents` (fused training on a GPU).
             v_first: the values of layer 0, shaped like x; None in layer 0.
             input_ids: int64 [B, T]; [M] if `packing` is `Documents`.
-            state: this layer's att_shift, wkv and ffn_shift of a `State`. None means zero. Must be None with
-                `packing.context`.
+            state: this layer's att_shift, wkv and ffn_shift of a `State`. None means zero.
             recompute_ffn: whether to apply activation checkpointing to channel mixing.
         """
         if v_first is None:
@@ -248,13 +243,13 @@ class Block(nn.Module):
         over_ranks = packing is not None and packing.context is not None
         h = self.ln1(x)
         if over_ranks:
-            att_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first))
+            att_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first), att_shift)
         mixed, v_first, wkv = self.att(h, v_first, att_shift, wkv, packing)
         x = x + mixed
         att_shift = last_token(h, packing)
         h = self.ln2(x)
         if over_ranks:
-            ffn_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first))
+            ffn_shift = previous_tokens(h[0, -1:], packing.context, len(packing.first), ffn_shift)
         inputs = h, input_ids, ffn_shift, packing
         x = x + (checkpointed(self.ffn, *inputs) if recompute_ffn else self.ffn(*inputs))
         return x, v_first, (att_shift, wkv, last_token(h, packing))
@@ -327,16 +322,17 @@ class RWKV(nn.Module):
             max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
             targets, ctx_lengths, reduction, positions: see `loss`. The last three have no effect without `targets`.
             context: which part of a sequence these tokens are (context parallelism). Requires `cu_seqlens` of this
-                rank's tokens, and excludes `state` and `ctx_lengths`. All ranks of the group must call the model. Each
-                rank returns the loss of its own targets. The gradient of the total loss is the sum of the gradients
-                over the ranks.
+                rank's tokens, and excludes `ctx_lengths`. All ranks of the group must call the model, all with `state`
+                or all without it. Each rank returns the loss of its own targets. The gradient of the total loss is the
+                sum of the gradients over the ranks. The state of a document that began on an earlier rank is not used,
+                and the new state of a document that continues on the next rank is not valid.
 
         Logits are [B, T, V] in the model's dtype.
         """
         if targets is not None:
             _check_loss_arguments(input_ids, targets, ctx_lengths, cu_seqlens, positions, reduction)
-        if context is not None and (cu_seqlens is None or state is not None or ctx_lengths is not None):
-            raise ValueError("context requires cu_seqlens and excludes state and ctx_lengths: change these arguments.")
+        if context is not None and (cu_seqlens is None or ctx_lengths is not None):
+            raise ValueError("context requires cu_seqlens and excludes ctx_lengths: change these arguments.")
         x, state = self.features(input_ids, state, cu_seqlens, max_length, context)
         if targets is None:
             out = self.head(x)

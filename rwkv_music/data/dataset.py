@@ -52,7 +52,12 @@ class StreamEdges:
 
     rows: torch.Tensor  # int64 [K], the indices of the rows that start inside a piece; K may be 0
     documents: torch.Tensor  # int64 [K], the index of the first document of each of these rows
-    last: torch.Tensor  # int64 [B], the index of the last document of each row
+    ending: torch.Tensor  # int64 [E], the indices of the rows that end here: all rows, except in a part of a batch
+    last: torch.Tensor  # int64 [E], the index of the last document of each of these rows
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamEdges":
+        """Return a copy with `change` applied to each tensor."""
+        return StreamEdges(*map(change, (self.rows, self.documents, self.ending, self.last)))
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,9 @@ class Batch:
     def part(self, group: dist.ProcessGroup) -> "Batch":
         """Return this rank's part of a batch, for context parallelism: one row of consecutive tokens.
 
-        All ranks of `group` must have the same batch, without `edges`. The flattened tokens are divided evenly among
-        the ranks. If there are fewer tokens than ranks, documents of one token without a target are added.
+        All ranks of `group` must have the same batch. The flattened tokens are divided evenly among the ranks. If there
+        are fewer tokens than ranks, documents of one token without a target are added. The `edges` of a part describe
+        the rows that start or end in it.
         """
         input_ids, targets, cu_seqlens = self.input_ids.flatten(), self.targets.flatten(), self.cu_seqlens
         if (missing := group.size() - len(input_ids)) > 0:
@@ -96,10 +102,11 @@ class Batch:
         bounds, context = ContextPart.of(cu_seqlens.tolist(), group)
         start, stop = bounds[0], bounds[-1]
         own = self.positions[(self.positions >= start) & (self.positions < stop)] - start
+        edges = self.edges and _edges_of_part(self.edges, cu_seqlens.long(), torch.tensor(bounds))
         cu_seqlens = torch.tensor(bounds, dtype=torch.int32) - start
         longest = int(cu_seqlens.diff().max())
         row = (input_ids[None, start:stop], targets[None, start:stop])
-        return Batch(*row, cu_seqlens, own, longest, context=context)
+        return Batch(*row, cu_seqlens, own, longest, edges, context)
 
     def pinned(self) -> "Batch":
         """Return a copy in pinned memory."""
@@ -111,8 +118,19 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         tensors = (self.input_ids, self.targets, self.cu_seqlens, self.positions)
-        edges = self.edges and StreamEdges(*map(change, (self.edges.rows, self.edges.documents, self.edges.last)))
-        return Batch(*map(change, tensors), self.max_length, edges, self.context)
+        return Batch(*map(change, tensors), self.max_length, self.edges and self.edges.each(change), self.context)
+
+
+def _edges_of_part(edges: StreamEdges, cu_seqlens: torch.Tensor, bounds: torch.Tensor) -> StreamEdges:
+    """Return the edges of the part of a batch whose documents have the given bounds, int64 [D + 1].
+
+    `cu_seqlens` int64 are the bounds of all documents.
+    """
+    starts, stops = cu_seqlens[edges.documents], cu_seqlens[edges.last + 1]
+    starting = (bounds[0] <= starts) & (starts < bounds[-1])
+    ending = (bounds[0] < stops) & (stops <= bounds[-1])
+    first, last = torch.searchsorted(bounds, starts[starting]), torch.searchsorted(bounds, stops[ending]) - 1
+    return StreamEdges(edges.rows[starting], first, edges.ending[ending], last)
 
 
 class MusicDataset:

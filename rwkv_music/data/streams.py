@@ -72,8 +72,9 @@ class DocumentStreams:
         counts = np.array([len(row.starts) for row, _ in rows])
         last = counts.cumsum() - 1
         continuing = np.flatnonzero([continues for _, continues in rows])
+        ending = np.arange(len(streams))
         edges = StreamEdges(
-            *(torch.from_numpy(x) for x in (continuing, (last - counts + 1)[continuing], last[: len(streams)]))
+            *(torch.from_numpy(x) for x in (continuing, (last - counts + 1)[continuing], ending, last[ending]))
         )
         starts = [i * T + row.starts for i, (row, _) in enumerate(rows)]
         return self._dataset.checked(make_batch(input_ids, targets, starts, edges))
@@ -132,3 +133,17 @@ def document_states(stream_states: State, batch: Batch) -> State:
     """
     edges = batch.edges
     return stream_states.rows(edges.rows).scatter(batch.cu_seqlens.numel() - 1, edges.documents)
+
+
+def final_states(document_states: State, batch: Batch, n_streams: int) -> State:
+    """Return the state of each stream after a batch, given that of each document after it.
+
+    With context parallelism, this is zero for the streams whose rows end on other ranks; see `sum_over_ranks`.
+    """
+    states = document_states.rows(batch.edges.last)
+    return states if batch.context is None else states.scatter(n_streams, batch.edges.ending)
+
+
+def sum_over_ranks(states: State, batch: Batch) -> State:
+    """Return the sum of `states` over the ranks that hold the parts of a batch (context parallelism). Collective."""
+    return states if batch.context is None else State(*map(batch.context.sum, states))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
 from rwkv_music.data.ngrams import ngram_nats_per_token
-from rwkv_music.data.streams import DocumentStreams, document_states
+from rwkv_music.data.streams import DocumentStreams, document_states, final_states, sum_over_ranks
 from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV, State
 from rwkv_music.ops.cross_entropy import CHUNK_LOGITS
@@ -83,7 +83,7 @@ def summed_loss_of_streams(
         count = batch.n_targets
         batch = batch.to(device)
         loss, after = model(**batch.arguments(), state=document_states(state, batch), reduction="sum")
-        state = after.rows(batch.edges.last)
+        state = sum_over_ranks(final_states(after, batch, len(own)), batch)
         total += torch.stack([loss.double(), loss.new_tensor(count, dtype=torch.float64)])
     return total
 

@@ -18,6 +18,8 @@ Notable choices:
 - A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
   the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
   do no extra work.
+- The state before a document that begins on a rank is an argument on this rank, and the state after one that ends on it
+  is a result. TBPTT passes the result to the rank on which the document continues in the next window.
 - A rank waits for an exchange only when it needs the result. The first rank is thus ahead of the others in the forward
   pass, by the time of one recurrence, and the last rank in the backward pass. Otherwise this time would be lost in
   every layer.
@@ -37,6 +39,8 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from rwkv_music.ops import wkv7s  # noqa: F401  registers the operators
+
+NO_DECAY = -1e4  # a raw decay of which the sigmoid is 0, so that the decay is 1
 
 
 class ContextPart(NamedTuple):
@@ -72,19 +76,34 @@ class ContextPart(NamedTuple):
         """Whether this rank's last document continues on the next rank."""
         return any(self.continues[self.rank + 1 : self.rank + 2])
 
-    def from_previous(self, last: Tensor, documents: int) -> Tensor:
-        """Return the token before each of this rank's documents, [D, C], zero before those that begin here. Collective.
+    def from_previous(self, last: Tensor, documents: int, shift: Tensor | None = None) -> Tensor:
+        """Return the token before each of this rank's documents, [D, C]. Collective.
 
-        `last` [1, C] is this rank's last token.
+        Args:
+            last: [1, C], this rank's last token.
+            documents: D.
+            shift: [D, C], the token before each document that begins here; None for zeros.
         """
         exchange = Exchange(self.group, last)
-        first = exchange.result()[self.rank - 1] if self.continues[self.rank] else torch.zeros_like(last)
-        return F.pad(first, (0, 0, 0, documents - 1))
+        previous = last.new_zeros(documents, last.shape[1]) if shift is None else shift.clone()
+        if self.continues[self.rank]:
+            previous[:1] = exchange.result()[self.rank - 1]
+        return previous
 
-    def from_next(self, grad: Tensor) -> Tensor:
-        """Return the gradient of `last`, [1, C], from those of the results of `from_previous`, [D, C]. Collective."""
+    def from_next(self, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of `last`, [1, C], and of `shift`, from that of the result of `from_previous`, [D, C].
+
+        Collective.
+        """
         exchange = Exchange(self.group, grad[:1])
-        return exchange.result()[self.rank + 1] if self.goes_on else torch.zeros_like(grad[:1])
+        grad_shift = F.pad(grad[1:], (0, 0, 1, 0)) if self.continues[self.rank] else grad
+        return exchange.result()[self.rank + 1] if self.goes_on else torch.zeros_like(grad[:1]), grad_shift
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum of x over the ranks. Collective."""
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=self.group)
+        return total
 
 
 class Exchange:
@@ -109,7 +128,8 @@ def exchanged_bytes(ranks: int, width: int, head_size: int, item_size: int) -> i
 
     They are the last token of every other rank for two token shifts, and the gradient of each; E, and T among more than
     two ranks; and E'. `item_size` is the bytes of a value of the model, at most 4; states are float32. If activation
-    checkpointing repeats the forward pass of a block, its part is received twice.
+    checkpointing repeats the forward pass of a block, its part is received twice. The states that TBPTT passes between
+    windows are not included.
     """
     tokens = 2 * 2 * width * item_size
     states = (2 if ranks == 2 else 3) * width * head_size * 4
@@ -122,20 +142,21 @@ def cut(cu_seqlens: Sequence[int], ranks: int) -> list[list[int]]:
     return [[start, *(x for x in cu_seqlens if start < x < stop), stop] for start, stop in pairwise(edges)]
 
 
-def previous_tokens(x: Tensor, context: ContextPart, documents: int) -> Tensor:
+def previous_tokens(last: Tensor, context: ContextPart, documents: int, shift: Tensor | None) -> Tensor:
     """Do what `ContextPart.from_previous` does, differentiably."""
-    return _PreviousTokens.apply(x, context, documents)
+    return _PreviousTokens.apply(last, context, documents, shift)
 
 
 class _PreviousTokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, last: Tensor, context: ContextPart, documents: int) -> Tensor:
-        ctx.context = context
-        return context.from_previous(last, documents)
+    def forward(ctx, last: Tensor, context: ContextPart, documents: int, shift: Tensor | None) -> Tensor:
+        ctx.context, ctx.has_shift = context, shift is not None
+        return context.from_previous(last, documents, shift)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.context.from_next(grad), None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+        grad_last, grad_shift = ctx.context.from_next(grad)
+        return grad_last, None, None, grad_shift if ctx.has_shift else None
 
 
 def wkv7s_over_ranks(
@@ -149,16 +170,19 @@ def wkv7s_over_ranks(
     cu_seqlens: Tensor,
     max_length: int,
     state: Tensor | None = None,
-) -> Tensor:
-    """Run `wkv7s` over this rank's part of the tokens; return the outputs [1, M, H, N]. Collective, also in backward.
+) -> tuple[Tensor, Tensor]:
+    """Run `wkv7s` over this rank's part of the tokens. Collective, also in backward.
 
-    r, w, k, v, a, b and state receive the gradients of the outputs of all ranks.
+    r, w, k, v, a, b and state receive the gradients of the results of all ranks.
 
     Args:
         r, w, k, v, a, b: [1, M, H, N].
         cu_seqlens, max_length: of this rank's documents, as for `wkv7s`.
         state: [D, H, N, N], the state before each document that begins here; None for zeros. The value of a document
             that began on an earlier rank is not used.
+
+    Returns the outputs [1, M, H, N], and the state after each document that ends here, [D, H, N, N]. The value of a
+    document that continues on the next rank must not be used.
     """
     save = torch.is_grad_enabled()
     return _WKV7sOverRanks.apply(context, cu_seqlens, max_length, save, state, r, w, k, v, a, b)
@@ -172,22 +196,21 @@ class _WKV7sOverRanks(torch.autograd.Function):
         def forward(before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return torch.ops.rwkv_music.wkv7s_forward(*packed, before, cu_seqlens, max_length, save)
 
-        (y, _, checkpoints), exchange = forward_over_ranks(context, packed, cu_seqlens.numel() - 1, state, forward)
+        (y, final, checkpoints), exchange = forward_over_ranks(context, packed, cu_seqlens.numel() - 1, state, forward)
         if save:
             ctx.context, ctx.exchange, ctx.max_length, ctx.has_state = context, exchange, max_length, state is not None
             ctx.save_for_backward(*packed, cu_seqlens, checkpoints)
-        return y.view_as(inputs[0])
+        return y.view_as(inputs[0]), final
 
     @staticmethod
-    def backward(ctx, grad_y):
+    def backward(ctx, grad_y, grad_final):
         *packed, cu_seqlens, checkpoints = ctx.saved_tensors
         grad_y = grad_y.flatten(0, 1)
 
         def backward(after: Tensor) -> tuple[Tensor, ...]:
             return torch.ops.rwkv_music.wkv7s_backward(*packed, cu_seqlens, ctx.max_length, checkpoints, grad_y, after)
 
-        documents = cu_seqlens.numel() - 1
-        *grads, grad_state = backward_over_ranks(ctx.context, packed, documents, grad_y, ctx.exchange, backward)
+        *grads, grad_state = backward_over_ranks(ctx.context, packed, grad_y, grad_final, ctx.exchange, backward)
         grad_state = grad_state if ctx.has_state else None
         return (None, None, None, None, grad_state, *(grad.unsqueeze(0) for grad in grads))
 
@@ -241,27 +264,30 @@ def forward_over_ranks(
 def backward_over_ranks(
     context: ContextPart,
     inputs: Sequence[Tensor],
-    documents: int,
     grad_y: Tensor,
+    grad_final: Tensor,
     exchange: Exchange | None,
     backward: Callable[[Tensor], tuple[Tensor, ...]],
 ) -> tuple[Tensor, ...]:
     """Return the gradients of r, w, k, v, a, b, and of the argument `state` of `forward_over_ranks`. Collective.
 
     Args:
-        inputs, documents, exchange: those that `forward_over_ranks` took and returned.
+        inputs, exchange: those that `forward_over_ranks` took and returned.
         grad_y: [M, H, N], the gradient of the outputs.
+        grad_final: [D, H, N, N], the gradient of the state after each document that ends here. The value of a document
+            that continues on the next rank is not used.
         backward: calls the operator `wkv7s_backward` with these inputs, `grad_y` and the given gradient of the state
             after each document, [D, H, N, N].
     """
     r, w, _, _, a, b = inputs
-    after, before = _zeros(r, documents), _zeros(r, 1)[0]
+    after, before = grad_final.clone(memory_format=torch.contiguous_format), _zeros(r, 1)[0]
     gradients = None
     if not context.goes_on:
         gradients = backward(after)
         before = gradients[-1][0]  # not needed if the first document begins here
     elif context.continues[context.rank]:
-        before = _gradient_before(*(x[: context.first_length] for x in (r, w, a, b, grad_y)))
+        ended = None if context.spans[context.rank] else after[:1]
+        before = _gradient_before(*(x[: context.first_length] for x in (r, w, a, b, grad_y)), after=ended)
     received = Exchange(context.group, before)
     if gradients is None:
         gathered = received.result()
@@ -285,20 +311,22 @@ def _final_state(*inputs: Tensor, state: Tensor | None = None) -> Tensor:
     return torch.ops.rwkv_music.wkv7s_forward(*inputs, state, cu_seqlens, tokens, False)[1][0]
 
 
-def _gradient_before(r: Tensor, w: Tensor, a: Tensor, b: Tensor, grad_y: Tensor) -> Tensor:
-    """Return the gradient [H, N, N] of the state before one document, for a gradient of zero of the state after it.
+def _gradient_before(r: Tensor, w: Tensor, a: Tensor, b: Tensor, grad_y: Tensor, after: Tensor | None) -> Tensor:
+    """Return the gradient [H, N, N] of the state before one document.
+
+    `after` [1, H, N, N] is the gradient of the state after it; None for zero.
 
     With H_t the gradient of S_t, H_t = dy_t r_t^T + H_{t+1} diag(d_{t+1}) + (H_{t+1} b_{t+1}) a_{t+1}^T. This is the
     recurrence of `wkv7s`, backwards in time, with the roles of a and b exchanged, and with dy and r as values and keys.
-    Decays, a and b belong to the token after that of dy and r, so the recurrence has M + 1 steps. The first one starts
-    from zero, to which any decay, a and b apply, and the last one adds zero.
+    Decays, a and b belong to the token after that of dy and r, so the recurrence has M + 1 steps. The first one has a
+    decay of 1 and zeros for a and b, and the last one adds zero.
     """
     tokens = torch.arange(len(r) - 1, -1, -1, device=r.device)
     decayed, added = torch.cat([tokens[:1], tokens]), torch.cat([tokens, tokens[-1:]])
     w, a, b = (x.index_select(0, decayed) for x in (w, a, b))
     keys, values = (x.index_select(0, added) for x in (r, grad_y))
-    values[-1] = 0
-    return _final_state(keys, w, keys, values, b, a)
+    w[0], a[0], b[0], values[-1] = NO_DECAY, 0, 0, 0
+    return _final_state(keys, w, keys, values, b, a, state=after)
 
 
 def _zeros(r: Tensor, states: int) -> Tensor:

@@ -86,12 +86,12 @@ def time_mixing(
 
     Args:
         v_first: [M, C]: the values of layer 0; None in layer 0.
-        shift: [D, C]: ln1(x) at the token before each document; None for zeros. Must be None with
-            `documents.context`, because the other ranks send it.
-        wkv: fp32 [D, H, N, N]: the WKV state before each document; None for zeros. With `documents.context`, the state
-            of a document that began on an earlier rank is not used.
+        shift: [D, C]: ln1(x) at the token before each document; None for zeros.
+        wkv: fp32 [D, H, N, N]: the WKV state before each document; None for zeros.
 
     Return the result [M, C], the values of layer 0 [M, C], and the new shift and wkv (None without `documents.last`).
+    With `documents.context`, `shift` and `wkv` are not used for a document that began on an earlier rank, and the new
+    ones of a document that continues on the next rank are not valid.
     """
     att, norm = block.att, block.ln1
     vectors = (norm.weight, norm.bias, att.ln_x.weight, att.ln_x.bias)
@@ -135,9 +135,10 @@ class _TimeMixing(torch.autograd.Function):
         mixes = torch.cat(mixes).view(len(mixes), -1)
         w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))
         shift, wkv = (None if z is None else z.contiguous() for z in (shift, wkv))
+        ctx.has_shift, ctx.has_wkv = shift is not None, wkv is not None
         context, exchange = documents.context, None
         if context is not None:
-            shift = _shift_over_ranks(x, documents, ln_w, ln_b)
+            shift = _shift_over_ranks(x, documents, ln_w, ln_b, shift)
         mixed, moments = fused.norm_mix(x, ln_w, ln_b, mixes, documents.first, shift)
         xr, xw, xk, xv, xa, xg = mixed.unbind(0)
         r, k, v = xr @ receptance.T, xk @ key.T, xv @ value.T
@@ -165,7 +166,7 @@ class _TimeMixing(torch.autograd.Function):
         z = fused.norm_bonus_gate(y, r, k2, v2_, g, r_k, lnx_w, lnx_b)
         out = torch.addmm(x, z, output.T)
         if save:
-            ctx.documents, ctx.exchange, ctx.has_wkv = documents, exchange, wkv is not None
+            ctx.documents, ctx.exchange = documents, exchange
             ctx.save_for_backward(x, v_first, shift, moments, r, k, v, hidden_w, hidden_a, hidden_v, hidden_g, y,
                                   checkpoints, ln_w, ln_b, mixes, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                                   w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output)  # fmt: skip
@@ -205,16 +206,16 @@ class _TimeMixing(torch.autograd.Function):
                 *recurrence_inputs, documents.cu_seqlens, documents.max_length, checkpoints, dy, after
             )
 
-        if documents.context is not None:
-            *dinputs, dwkv = context_parallel.backward_over_ranks(
-                documents.context, recurrence_inputs, len(shift), dy, ctx.exchange, backward
-            )
-        else:
-            if dfinal_wkv is None:  # the final states are not used
-                documents_and_heads = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
-                state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-                dfinal_wkv = x.new_zeros(*documents_and_heads, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=state_dtype)
+        if dfinal_wkv is None:  # the final states are not used
+            documents_and_heads = (documents.cu_seqlens.numel() - 1, r_k.numel() // fused.HEAD_SIZE)
+            state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            dfinal_wkv = x.new_zeros(*documents_and_heads, fused.HEAD_SIZE, fused.HEAD_SIZE, dtype=state_dtype)
+        if documents.context is None:
             *dinputs, dwkv = backward(dfinal_wkv.contiguous())
+        else:
+            *dinputs, dwkv = context_parallel.backward_over_ranks(
+                documents.context, recurrence_inputs, dy, dfinal_wkv, ctx.exchange, backward
+            )
         recurrence_inputs.clear()  # `backward` would keep them in memory
         dr, *dinputs = (grad.view_as(x) for grad in dinputs)
         dr += dr_bonus
@@ -257,8 +258,8 @@ class _TimeMixing(torch.autograd.Function):
         if dlast is not None:
             dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
         if documents.context is not None:
-            dln_w, dln_b = _shift_over_ranks_backward(dshift, x, documents, ln_w, ln_b, dx, dln_w, dln_b)
-            dshift = None
+            dln_w, dln_b, dshift = _shift_over_ranks_backward(dshift, x, documents, ln_w, ln_b, dx, dln_w, dln_b)
+        dshift = dshift if ctx.has_shift else None
         row, heads_and_channels = ctx.shapes
         dw0, da0, dv0, dk_k, dk_a = (None if z is None else z.view(row) for z in (dw0, da0, dv0, dk_k, dk_a))
         return (dx, dv_first, None, None, dshift, dwkv if ctx.has_wkv else None, dln_w, dln_b, dlnx_w, dlnx_b,
@@ -281,9 +282,10 @@ def _recurrence_inputs(k, v, v_first, w0, a0, v0, k_k, k_a, hidden_w, hidden_a, 
 class _ChannelMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, input_ids, documents, recompute, shift, ln_w, ln_b, x_k, key, value, enn):
+        ctx.has_shift = shift is not None
         shift = None if shift is None else shift.contiguous()
         if documents.context is not None:
-            shift = _shift_over_ranks(x, documents, ln_w, ln_b)
+            shift = _shift_over_ranks(x, documents, ln_w, ln_b, shift)
         mixed, moments = fused.norm_mix(x, ln_w, ln_b, x_k.view(1, -1), documents.first, shift)
         k = mixed[0] @ key.T
         del mixed
@@ -323,24 +325,30 @@ class _ChannelMixing(torch.autograd.Function):
         if dlast is not None:
             dln_w, dln_b = _normed_backward(dlast, x, documents.last, ln_w, ln_b, dx, dln_w, dln_b)
         if documents.context is not None:
-            dln_w, dln_b = _shift_over_ranks_backward(dshift, x, documents, ln_w, ln_b, dx, dln_w, dln_b)
-            dshift = None
+            dln_w, dln_b, dshift = _shift_over_ranks_backward(dshift, x, documents, ln_w, ln_b, dx, dln_w, dln_b)
+        dshift = dshift if ctx.has_shift else None
         return dx, None, None, None, dshift, dln_w, dln_b, dx_k.view_as(x_k), dkey, dvalue, denn
 
 
-def _shift_over_ranks(x: Tensor, documents: Documents, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the layer norm of x at the token before each document, [D, C], with context parallelism. Collective."""
+def _shift_over_ranks(x: Tensor, documents: Documents, weight: Tensor, bias: Tensor, shift: Tensor | None) -> Tensor:
+    """Return the layer norm of x at the token before each document, [D, C], with context parallelism. Collective.
+
+    `shift` contains it for the documents that begin on this rank; None for zeros.
+    """
     last = _normed(x, documents.end, weight, bias)
-    return documents.context.from_previous(last, documents.cu_seqlens.numel() - 1)
+    return documents.context.from_previous(last, documents.cu_seqlens.numel() - 1, shift)
 
 
 def _shift_over_ranks_backward(
     dshift: Tensor, x: Tensor, documents: Documents, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor,
     dbias: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Add the gradients of `_shift_over_ranks`, like `_normed_backward` does for `_normed`. Collective."""
-    dlast = documents.context.from_next(dshift)
-    return _normed_backward(dlast, x, documents.end, weight, bias, dx, dweight, dbias)
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Add the gradients of `_shift_over_ranks`, like `_normed_backward` does for `_normed`. Collective.
+
+    Also return the gradient of the argument `shift`; `dshift` is that of the result.
+    """
+    dlast, dshift = documents.context.from_next(dshift)
+    return *_normed_backward(dlast, x, documents.end, weight, bias, dx, dweight, dbias), dshift
 
 
 def _normed(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

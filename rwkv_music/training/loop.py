@@ -313,13 +313,14 @@ class Loop:
         With context parallelism, return this rank's part of each micro-batch.
         """
         data, group = self.context.data, self.context.group
-        if not data.streams:
+        if data.streams:
+            first_window = first_sample // data.streams.n_streams
+            windows = range(first_window, first_window + self.config.data.tbptt)
+            batches = [data.streams.batch(w, part.start, part.stop) for part in parts for w in windows]
+        else:
             batches = self.readers.read(parts) if self.readers else None
             batches = batches or [data.train.batch(part.start, part.stop) for part in parts]
-            return batches if group is None else [batch.part(group) for batch in batches]
-        first_window = first_sample // data.streams.n_streams
-        windows = range(first_window, first_window + self.config.data.tbptt)
-        return [data.streams.batch(w, part.start, part.stop) for part in parts for w in windows]
+        return batches if group is None else [batch.part(group) for batch in batches]
 
     def step(self, batches: list[Batch], lr: float, unreadable: bool = False) -> Tensor:
         """Take one optimizer step. Return float64 [2]: the summed nats and the number of targets of this rank.

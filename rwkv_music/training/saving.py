@@ -180,7 +180,7 @@ class Saver:
             {"": master, **{moment: state[moment] for moment in shards.moments(number)}}
             for number, (master, state) in enumerate(zip(shards.masters, states, strict=True))
         ]
-        streams = {} if self._stream_states is None else self._stream_states.tensors()
+        streams = {} if self._stream_states is None else self._stream_states.saved_tensors()
         wait_for_copies: Callable[[], None] = _nothing
         if self._config.train.save_mode == "overlapped":
             tensors = chain.from_iterable(partition.values() for partition in partitions)

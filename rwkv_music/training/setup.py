@@ -192,7 +192,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
     memory = MemoryPlan(available, expected, model.recompute)
     engine = deepspeed_engine.make_engine(model, plan, device, fast, config.data.ctx_len)
     streams = plan.row_ranges(rank, 0)
-    stream_states = StreamStates(engine, config.model, streams) if config.data.tbptt else None
+    stream_states = StreamStates(engine, config.model, streams, group) if config.data.tbptt else None
     base_note = _load_weights(engine, stream_states, config, start)
     unread = _unread_tensors(config, start)
 
@@ -226,11 +226,6 @@ def _read_inputs(
     file = read_deepspeed_file(deepspeed_file)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     train, data = config.train, config.data
-    if train.context_parallel > 1 and data.tbptt:
-        raise UserError(
-            f"--context_parallel {train.context_parallel} does not support --tbptt, whose streams each belong to one "
-            f"rank: drop one of the two."
-        )
     if "micro_batch_size" not in given and train.micro_batch_size and not train.elastic:
         limit = train.micro_batch_size  # saved by a run that may have used another number of ranks
         groups = max(1, world_size // train.context_parallel)
@@ -386,7 +381,8 @@ def _estimate_memory(
 ) -> MemoryEstimate:
     rows, held = config.train.micro_batch_size, None
     if streams is not None:
-        documents = rows * streams.documents_per_row
+        ranks = config.train.context_parallel  # their edges divide up to ranks - 1 documents
+        documents = (rows * streams.documents_per_row + ranks - 1) / ranks
         held = StreamMemory(rows * plan.accumulation, rows, documents, config.data.tbptt)
     return estimate(
         config.model,

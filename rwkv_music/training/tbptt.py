@@ -9,14 +9,18 @@ Notable choices:
   with their gradients, which count as constants. The gradient of this sum is the one that the step needs.
 - Each rank saves the states of its streams in the checkpoint under the numbers of the streams. A resumed run is
   therefore exact on any number of ranks.
+- With context parallelism, every rank of a group has the states of all streams of the group. The rank on which a row
+  ends computes the final state of this row's stream. The rank on which a row starts computes the gradient of its
+  initial state. After each window, the ranks add up their results, which are zero for the other streams.
 """
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from rwkv_music.config import ModelConfig
 from rwkv_music.data.dataset import Batch
-from rwkv_music.data.streams import document_states
+from rwkv_music.data.streams import document_states, final_states, sum_over_ranks
 from rwkv_music.model_v8 import State
 from rwkv_music.training.deepspeed_engine.engine import Engine
 
@@ -24,7 +28,10 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 class StreamStates:
     """The states of this rank's document streams between one step and the next."""
 
-    def __init__(self, engine: Engine, config: ModelConfig, streams: list[range]) -> None:
+    def __init__(
+        self, engine: Engine, config: ModelConfig, streams: list[range], group: dist.ProcessGroup | None = None
+    ) -> None:
+        self._group = group  # the ranks that have the same streams; None without context parallelism
         dtype = next(engine.module.parameters()).dtype
         self._streams = streams  # for each micro-batch of a step, the numbers of its streams; a range can be empty
         self._states = [State.empty(config, len(numbers), dtype, engine.device) for numbers in streams]
@@ -51,8 +58,12 @@ class StreamStates:
             for x in state:
                 x.zero_()
 
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return what this rank saves in a checkpoint: `tensors`, on the first rank of those with the same streams."""
+        return {} if self._group is not None and self._group.rank() else self.tensors()
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return views of all states, named "STREAM.KIND". A checkpoint saves them and restores them in place."""
+        """Return views of all states, named "STREAM.KIND". A checkpoint restores them in place."""
         return {
             f"{stream}.{kind}": x[:, i]
             for streams, state in zip(self._streams, self._states, strict=True)
@@ -66,27 +77,28 @@ def _backward(engine: Engine, windows: list[Batch], state: State, scale: Tensor)
     befores = [state]
     with torch.no_grad():
         for batch in windows[:-1]:
-            befores.append(_forward(engine, batch, befores[-1])[1])
+            befores.append(sum_over_ranks(_forward(engine, batch, befores[-1])[1], batch))
     nats, final, gradient = 0.0, None, None
     for i in reversed(range(len(windows))):
         before = State(*(x.detach().requires_grad_(i > 0) for x in befores.pop()))
         loss, after = _forward(engine, windows[i], before)
         objective = loss * scale
         if gradient is None:
-            final = State(*(x.detach() for x in after))
+            final = sum_over_ranks(State(*(x.detach() for x in after)), windows[i])
         else:
             objective = objective + sum((x * dx).sum() for x, dx in zip(after, gradient, strict=True))
         engine.backward(objective, average_over_micro_batches=False)
         engine.step()
-        gradient = [x.grad for x in before]
+        if i > 0:
+            gradient = sum_over_ranks(State(*(x.grad for x in before)), windows[i])
         nats = nats + loss.detach().double()
     return nats, final
 
 
 def _forward(engine: Engine, batch: Batch, before: State) -> tuple[Tensor, State]:
-    """Return the summed nats of a window, and each stream's state after it."""
+    """Return the summed nats of a window, and each stream's state after it (see `final_states`)."""
     loss, state = engine(**batch.arguments(), state=document_states(before, batch), reduction="sum")
-    return loss, state.rows(batch.edges.last)
+    return loss, final_states(state, batch, before.wkv.shape[1])
 
 
 def _zero_unless_finite(x: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Validation:
         with engine.eval_mode() as model:
             if self._streams:
                 own = range(t.micro_batch_size * rank, t.micro_batch_size * (rank + 1))
-                totals = {"val/loss": summed_loss_of_streams(model, self._streams, own, device, t.val_rows, through)}
+                totals = {"val/loss": summed_loss_of_streams(model, self._streams, own, device, t.val_rows, own_parts)}
             else:
                 totals = {"val/loss": summed_loss(model, self.data, *rows)}
             for task, data in sorted(self._others.items()):

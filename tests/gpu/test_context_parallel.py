@@ -24,5 +24,5 @@ def test_ranks_compute_what_one_gpu_does(tmp_path):
     status = run_ranks(line, 4, own, tmp_path / "log", seconds=300)
     assert status == 0, (tmp_path / "log").read_text()[-3000:]
     errors = json.loads((tmp_path / "found.json").read_text())["errors"]
-    assert len(errors) == 2 * (5 + 3 + 1)
+    assert len(errors) == 2 * (5 + 3 + 1 + 1)
     assert max(errors.values()) <= 1, errors

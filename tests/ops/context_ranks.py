@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,13 +24,19 @@ from torch import Tensor
 from torch import distributed as dist
 
 from rwkv_music.config import IGNORE_INDEX, ModelConfig
-from rwkv_music.data.dataset import Batch, make_batch
-from rwkv_music.model_v8 import RWKV
+from rwkv_music.data.binidx import BinIdxWriter
+from rwkv_music.data.dataset import Batch, MusicDataset, make_batch
+from rwkv_music.data.streams import DocumentStreams
+from rwkv_music.evaluation.losses import summed_loss_of_streams
+from rwkv_music.model_v8 import RWKV, Packing, token_shift
 from rwkv_music.ops import fused_sublayers
-from rwkv_music.ops.context_parallel import ContextPart, cut, wkv7s_over_ranks
+from rwkv_music.ops.context_parallel import ContextPart, cut, previous_tokens, wkv7s_over_ranks
 from rwkv_music.ops.wkv7s import wkv7s
 from rwkv_music.training.process_group import init_process_group
+from rwkv_music.training.tbptt import StreamStates
+from tests.data.test_dataset import make as make_dataset
 from tests.ops.reference import wkv7s_inputs
+from tests.training.plain_engine import PlainEngine
 
 RANKS = (2, 4)
 VOCABULARY = 17
@@ -67,37 +74,40 @@ def error(actual: Tensor, expected: Tensor) -> float:
     return ((actual - expected).norm() / (expected.norm() or 1)).item()
 
 
-def largest_error(actual: list[Tensor], one_rank: list[Tensor], exact: list[Tensor]) -> float:
+def largest_error(dtype: torch.dtype, actual: list[Tensor], one_rank: list[Tensor], exact: list[Tensor]) -> float:
     """Return the largest error of `actual`: from one rank's results, in bfloat16 as described above.
 
-    `exact` are one rank's results in float64.
+    `exact` are one rank's results in float64. Some results in bfloat16, such as states, are float32.
     """
     return max(
-        error(x, z) / max(1.5 * error(y, z), 5e-3) if x.dtype == torch.bfloat16 else error(x, y)
+        error(x, z) / max(1.5 * error(y, z), 5e-3) if dtype == torch.bfloat16 else error(x, y)
         for x, y, z in zip(actual, one_rank, exact, strict=True)
     )
 
 
-# ---- the recurrence --------------------------------------------------------------------------------------------------
+# ---- the token shift and the recurrence ------------------------------------------------------------------------------
 
 
 def operator_error(bounds: list[int], dtype: torch.dtype, group: dist.ProcessGroup) -> float:
-    """Return the largest error of this rank's outputs and gradients, given random gradients of the outputs."""
+    """Return the largest error of this rank's outputs, final states and gradients, given random gradients of both."""
     device, N = device_of(dtype), SIZES[device_of(dtype).type]["head_size"]
     state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     inputs = wkv7s_inputs(1, bounds[-1], 2, N=N, dtype=dtype)
     generator = torch.Generator().manual_seed(1)
     grad_y = torch.randn(inputs[0].shape, generator=generator, dtype=torch.float64).to(dtype)
-    states = torch.randn(len(bounds) - 1, 2, N, N, generator=generator, dtype=torch.float64).to(state_dtype)
+    states, grad_states = (
+        torch.randn(len(bounds) - 1, 2, N, N, generator=generator, dtype=torch.float64).to(state_dtype)
+        for _ in range(2)
+    )
 
-    def run(leaves: list[Tensor], grad_y: Tensor, operator: Callable[..., Tensor]) -> list[Tensor]:
+    def run(leaves: list[Tensor], grads: list[Tensor], operator: Callable[..., tuple[Tensor, Tensor]]) -> list[Tensor]:
         leaves = [x.detach().clone().requires_grad_() for x in leaves]
-        y = operator(*leaves[:6], state=leaves[6])
-        return [y.detach(), *torch.autograd.grad(y, leaves, grad_y)]
+        results = operator(*leaves[:6], state=leaves[6])
+        return [*(x.detach() for x in results), *torch.autograd.grad(results, leaves, grads)]
 
-    def whole(*arguments: Tensor, state: Tensor) -> Tensor:
+    def whole(*arguments: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         cu_seqlens = torch.tensor(bounds, dtype=torch.int32, device=state.device)
-        return wkv7s(*arguments, state=state, cu_seqlens=cu_seqlens)[0]
+        return wkv7s(*arguments, state=state, cu_seqlens=cu_seqlens)
 
     def on_device(x: Tensor) -> Tensor:
         return x.to(device)
@@ -106,20 +116,51 @@ def operator_error(bounds: list[int], dtype: torch.dtype, group: dist.ProcessGro
     part = slice(own[0], own[-1])
     own_documents = np.searchsorted(bounds, own[:-1], side="right") - 1
 
-    def part_of(results: list[Tensor]) -> list[Tensor]:
-        grad_states = results[7][own_documents]
-        grad_states[: int(own[0] not in bounds)] = 0  # the state of a document that began earlier is not used
-        return [*(x[:, part] for x in results[:7]), grad_states]
+    ends_here = np.isin(own[1:], bounds)
 
-    def over_ranks(*arguments: Tensor, state: Tensor) -> Tensor:
+    def part_of(results: list[Tensor]) -> list[Tensor]:
+        y, final, *grads = results
+        grad_state = grads.pop()[own_documents]
+        grad_state[: int(own[0] not in bounds)] = 0  # the state of a document that began earlier is not used
+        return [y[:, part], final[own_documents][ends_here], *(x[:, part] for x in grads), grad_state]
+
+    def over_ranks(*arguments: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         cu_seqlens = torch.tensor(own, dtype=torch.int32, device=device) - own[0]
         return wkv7s_over_ranks(*arguments, context, cu_seqlens, int(cu_seqlens.diff().max()), state)
 
     leaves = [*(x[:, part] for x in inputs), states[own_documents]]
-    actual = run(list(map(on_device, leaves)), on_device(grad_y[:, part]), over_ranks)
-    one_rank = part_of(run(list(map(on_device, (*inputs, states))), on_device(grad_y), whole))
-    exact = part_of(run([x.double() for x in (*inputs, states)], grad_y.double(), whole))
-    return largest_error(actual, one_rank, exact)
+    grads = [grad_y[:, part], grad_states[own_documents]]  # that of a document that continues is not used
+    actual = run(list(map(on_device, leaves)), list(map(on_device, grads)), over_ranks)
+    actual[1] = actual[1][ends_here]
+    tensors = [(*inputs, states), (grad_y, grad_states)]
+    one_rank = part_of(run(*(list(map(on_device, x)) for x in tensors), whole))
+    exact = part_of(run(*([y.double() for y in x] for x in tensors), whole))
+    return largest_error(dtype, actual, one_rank, exact)
+
+
+def shift_error(bounds: list[int], group: dist.ProcessGroup) -> float:
+    """Return the largest error of this rank's shifted tokens and their gradients, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    x, grad, shift = (torch.randn(*shape, 3, generator=generator).double() for shape in (
+        (1, bounds[-1]), (1, bounds[-1]), (len(bounds) - 1,)))  # fmt: skip
+    own, context = ContextPart.of(bounds, group)
+
+    def run(part: list[int], shift: Tensor, context: ContextPart | None) -> list[Tensor]:
+        tokens, edges = slice(part[0], part[-1]), torch.tensor(part) - part[0]
+        packing = Packing(edges.int(), edges[:-1], edges[1:] - 1, int(edges.diff().max()), context)
+        leaves = [z.clone().requires_grad_() for z in (x[:, tokens], shift)]
+        own, previous = leaves
+        if context is not None:
+            previous = previous_tokens(own[0, -1:], context, len(shift), shift=previous)
+        shifted = token_shift(own, previous, packing)
+        return [shifted.detach(), *torch.autograd.grad(shifted, leaves, grad[:, tokens])]
+
+    own_documents = np.searchsorted(bounds, own[:-1], side="right") - 1
+    *tokens, grad_shift = run(bounds, shift, None)
+    grad_shift = grad_shift[own_documents]
+    grad_shift[: int(own[0] not in bounds)] = 0  # that of a document that began earlier is not used
+    expected = [*(z[:, own[0] : own[-1]] for z in tokens), grad_shift]
+    return max(map(error, run(own, shift[own_documents], context), expected))
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -189,7 +230,58 @@ def model_error(name: str, net: RWKV, group: dist.ProcessGroup) -> float:
         total = x.double()
         dist.all_reduce(total, group=group)
         actual.append(total.to(x.dtype))
-    return largest_error(actual, one_rank, exact)
+    return largest_error(net.emb.weight.dtype, actual, one_rank, exact)
+
+
+# Streams, tokens per row, and the length of the pieces. Rows are in one part or several, and end before, on and after
+# the edges between parts.
+STREAMS = {
+    "a row": (1, 67, 1),
+    "odd rows": (3, 37, 1),
+    "edges between rows": (4, 9, 1),
+    "fewer tokens than ranks": (1, 3, 1),
+    "long rows": (3, 1501, 40),
+}
+PIECES = [150, 40, 3, 90, 1, 17, 30, 2, 60]
+STEPS, WINDOWS = 2, 3  # windows per step
+
+
+def streams_error(name: str, net: RWKV, group: dist.ProcessGroup) -> float:
+    """Return the largest error of TBPTT's losses, gradients summed over the ranks, states, and validation loss."""
+    n_streams, ctx_len, scale = STREAMS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = [scale * size for size in PIECES]
+        make_dataset(Path(folder), sizes)
+        generator = np.random.default_rng(0)
+        with BinIdxWriter(Path(folder) / "train") as writer:
+            for size in sizes:
+                writer.add(generator.integers(1, VOCABULARY, size))
+        streams = DocumentStreams(MusicDataset(folder, "train", ctx_len), n_streams)
+        windows = [streams.batch(window) for window in range(STEPS * WINDOWS)]
+
+        def run(net: RWKV, group: dist.ProcessGroup | None) -> list[Tensor]:
+            engine = PlainEngine(net)
+            states = StreamStates(engine, net.config, [range(n_streams)], group)
+            net.zero_grad()
+            losses = []
+            for step in range(STEPS):
+                batches = windows[step * WINDOWS : (step + 1) * WINDOWS]
+                batches = batches if group is None else [batch.part(group) for batch in batches]
+                losses.append(states.step(engine, batches, torch.tensor(1 / 64, device=net.device)))
+            found = [*losses, *(torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters())]
+
+            def parts(batches: Iterator[Batch]) -> Iterator[Batch]:
+                return (batch if group is None else batch.part(group) for batch in batches)
+
+            own = range(n_streams)
+            found.append(summed_loss_of_streams(net, streams, own, net.device, 3 * n_streams, parts))
+            if group is not None:
+                for x in found:
+                    dist.all_reduce(x, group=group)
+            return [x.detach().cpu() for x in (*found, *states.tensors().values())]
+
+        exact = run(copy.deepcopy(net).cpu().double(), None)
+        return largest_error(net.emb.weight.dtype, run(net, group), run(net, None), exact)
 
 
 def received_bytes(whole: Batch, group: dist.ProcessGroup) -> float:
@@ -215,6 +307,8 @@ def cases(groups: dict[int, dist.ProcessGroup], device: str) -> Iterator[tuple[s
         place = f"{ranks} ranks, {dtype}"
         for name, bounds in documents(size["tokens"]).items():
             yield f"operator, {place}, {name}", operator_error(bounds, type_, group)
+            if dtype == "float64":
+                yield f"token shift, {place}, {name}", shift_error(bounds, group)
         for fused, recompute, tuned in (*PLAIN, *FUSED) if device == "cpu" else PLAIN:  # on a GPU all are fused
             if dtype == "float32" and fused + recompute + tuned != "none":  # fused sublayers run in bf16 alone
                 continue
@@ -226,6 +320,14 @@ def cases(groups: dict[int, dist.ProcessGroup], device: str) -> Iterator[tuple[s
         names = {"float64": ("one row", "edges between rows", "fewer tokens than ranks"), "bfloat16": ("a long row",)}
         for name in names.get(dtype, ()):
             yield f"model, {place}, {name}", model_error(name, model(type_), group)
+        names = {"float32": ("odd rows",), "float64": list(STREAMS)[:-1], "bfloat16": ("long rows",)}
+        for name in names[dtype]:
+            yield f"streams, {place}, {name}", streams_error(name, model(type_), group)
+        if dtype == "float64":
+            net = model(type_)
+            net.recompute = "block"
+            with fused_blocks(size["head_size"]):
+                yield f"fused streams, {place}, odd rows", streams_error("odd rows", net, group)
 
 
 def take_part_without_rows(group: dist.ProcessGroup) -> None:

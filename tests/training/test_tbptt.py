@@ -21,25 +21,10 @@ from rwkv_music.training.deepspeed_engine.engine import FastPaths, make_engine, 
 from rwkv_music.training.tbptt import StreamStates
 from tests.data.test_dataset import make
 from tests.training.conftest import one_rank, train
+from tests.training.plain_engine import PlainEngine
 from tests.training.test_training import largest_difference, tensor_hashes
 
 SIZES = [300, 250, 3, 40, 1, 17, 130]
-
-
-class Plain:
-    """PyTorch alone, with the interface of `Engine`."""
-
-    def __init__(self, module: RWKV) -> None:
-        self.module, self.device = module, torch.device("cpu")
-
-    def __call__(self, **arguments: object) -> object:
-        return self.module(**arguments)
-
-    def backward(self, loss: Tensor, average_over_micro_batches: bool) -> None:
-        loss.backward()
-
-    def step(self) -> None:
-        pass
 
 
 def model(n_layer: int = 2, recompute: str = "none") -> RWKV:
@@ -75,8 +60,8 @@ def test_cut_nowhere_it_equals_one_long_window(tmp_path, ctx_len, micro_batches)
     windows = range(streams.windows_per_pass)
     rows = [range(0, 2)] if micro_batches == 1 else [range(0, 1), range(1, 2)]
     batches = [streams.batch(w, own.start, own.stop) for own in rows for w in windows]
-    states = StreamStates(Plain(net), net.config, rows)
-    nats = states.step(Plain(net), batches, SCALE)
+    states = StreamStates(PlainEngine(net), net.config, rows)
+    nats = states.step(PlainEngine(net), batches, SCALE)
     found = gradients(net)
 
     whole = DocumentStreams(MusicDataset(tmp_path, "train", ctx_len * len(windows)), 2).batch(0)
@@ -97,7 +82,7 @@ def test_cut_every_n_windows_it_equals_a_loop_that_cuts_there(tmp_path, together
     make(tmp_path, SIZES)
     net = model(recompute=recompute)
     streams = DocumentStreams(MusicDataset(tmp_path, "train", 32), 2, together)
-    states, engine = StreamStates(Plain(net), net.config, [range(0, 2)]), Plain(net)
+    states, engine = StreamStates(PlainEngine(net), net.config, [range(0, 2)]), PlainEngine(net)
     by_hand = net.init_state(2)
     for first in range(0, streams.windows_per_pass + together, together):  # into the second pass
         batches = [streams.batch(window) for window in range(first, first + together)]
@@ -118,9 +103,9 @@ def test_a_state_that_is_not_finite_is_not_carried_on(tmp_path):
     make(tmp_path, SIZES)
     net = model()
     streams = DocumentStreams(MusicDataset(tmp_path, "train", 32), 2)
-    states = StreamStates(Plain(net), net.config, [range(0, 2)])
+    states = StreamStates(PlainEngine(net), net.config, [range(0, 2)])
     states.tensors()["0.wkv"].fill_(float("nan"))
-    states.step(Plain(net), [streams.batch(1)], SCALE)
+    states.step(PlainEngine(net), [streams.batch(1)], SCALE)
     tensors = states.tensors()
     assert all(x.isfinite().all() for x in tensors.values())
     assert not tensors["0.wkv"].any() and tensors["1.wkv"].any()
@@ -155,9 +140,9 @@ def test_thirty_two_windows_take_the_memory_of_one(tmp_path):
     most = {}
     for windows in (1, 3, 32):
         Kept.now = Kept.most = 0
-        states = StreamStates(Plain(net), net.config, [range(0, 1)])
+        states = StreamStates(PlainEngine(net), net.config, [range(0, 1)])
         with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.x):
-            states.step(Plain(net), [streams.batch(window) for window in range(windows)], SCALE)
+            states.step(PlainEngine(net), [streams.batch(window) for window in range(windows)], SCALE)
         most[windows] = Kept.most
     state = sum(x.numel() * x.element_size() for x in states.tensors().values())
     assert most[1] > 20 * 1024 * 64 * 4  # the whole of a window was counted
@@ -171,7 +156,7 @@ def test_deepspeeds_gradient_is_the_plain_one(stage, at_once, tmp_path):
     net, windows = model(), 3
     streams = DocumentStreams(MusicDataset(tmp_path, "train", 32), 2)
     batches = [streams.batch(window) for window in range(windows)]
-    nats = StreamStates(Plain(net), net.config, [range(0, 2)]).step(Plain(net), batches, SCALE).item()
+    nats = StreamStates(PlainEngine(net), net.config, [range(0, 2)]).step(PlainEngine(net), batches, SCALE).item()
     norm = torch.stack([p.grad.norm() for p in net.parameters()]).norm().item()
 
     file = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
@@ -252,10 +237,26 @@ def test_an_elastic_run_with_fewer_streams_than_shares_equals_one_rank(bach_data
     elastic = train(tmp_path / "elastic", *few, "--elastic", 1, "--micro_batch_size", 1, ranks=3, config=fp32[2])
     for curve in ("train/loss", "val/loss", "val/bits_per_note"):
         assert elastic.curve(curve) == pytest.approx(alone.curve(curve), rel=1e-5), curve
-    states = [TensorFile(path).shapes for path in elastic.last_checkpoint.glob("lanes_*")]
-    assert sorted(name for shapes in states for name in shapes if name.endswith(".wkv")) == [
-        f"{stream}.wkv" for stream in range(4)
-    ]
+    assert saved_streams(elastic.last_checkpoint) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("stage, parts", [(1, [(4, 4)]), (2, [(2, 2), (2, 1)]), (3, [(1, 1), (4, 2)])])
+def test_ranks_that_share_rows_train_as_one_rank(stage, parts, carried, bach_data, tmp_path, fp32):
+    """With other numbers of ranks, and of ranks that share rows, after six steps."""
+    arguments = ["--data", bach_data, *TBPTT, "--micro_batch_size", 1]
+    for (ranks, context_parallel), stop_after in zip(parts, (6, 12), strict=False):
+        more = ["--context_parallel", context_parallel, "--stop_after", stop_after if len(parts) > 1 else 12]
+        run = train(tmp_path / "run", *arguments, *more, ranks=ranks, config=fp32[stage])
+        assert saved_streams(run.last_checkpoint) == [0, 1, 2, 3]
+    assert largest_difference(run.curve(), carried.curve()) < 1e-5
+    assert largest_difference(run.curve("val/loss"), carried.curve("val/loss")) < 1e-5
+    assert run.curve("train/grad_norm") == pytest.approx(carried.curve("train/grad_norm"), rel=1e-5)
+
+
+def saved_streams(checkpoint: Path) -> list[int]:
+    """The streams whose states the files of a checkpoint hold, each as often as it is saved."""
+    names = [name for path in checkpoint.glob("lanes_*") for name in TensorFile(path).shapes]
+    return sorted(int(name.removesuffix(".wkv")) for name in names if name.endswith(".wkv"))
 
 
 def test_in_bf16_the_loss_falls(bach_data, tmp_path):
