@@ -1,12 +1,14 @@
-"""Measure training and generation on a CPU, alone and beside other programs, by how torch's threads wait.
+"""Measure how the waiting of torch's threads affects training and generation on a CPU, alone and with other programs.
 
     python benchmarks/busy_computer.py
 
-Each setting (see SETTINGS) has a process that trains or generates in turns of about a second, one process at a time.
-The settings alternate, so that they run under the same conditions. A figure is the median over the rounds; a ratio is
-the median of the ratios of two turns of one round. Turns alone are taken while other programs use less than a tenth of
-the CPU time, for which the script waits up to --wait minutes in all; `cpu_share_of_others` gives what they used during
-the turns.
+Each setting (see SETTINGS) has its own process, which trains or generates in turns of about a second. Only one of these
+processes works at a time. In each round, every setting has one turn under each load, so that all settings run under the
+same conditions. A figure is the median over the rounds. A ratio is computed from two turns of the same round; the
+median over the rounds is given.
+
+Turns without load are taken while other programs use less than a tenth of the CPU time. The script waits for such
+moments up to --wait minutes in all. `cpu_share_of_others` is the share that other programs used during the turns.
 
 Writes results/busy_computer.json."""
 
@@ -27,7 +29,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent
 SETTINGS = {
     "project": None,  # what `share_cores` sets
-    "default": {},  # libgomp's own, 300,000 spins
+    "default": {},  # libgomp's default: 300,000 spins
     "spin 1000": {"GOMP_SPINCOUNT": "1000"},
     "spin 3000": {"GOMP_SPINCOUNT": "3000"},
     "spin 10000": {"GOMP_SPINCOUNT": "10000"},
@@ -38,7 +40,7 @@ LOADS = {"alone": 0, "one busy process": 1, "a busy process per core": os.cpu_co
 SHAPES = {"3x128": (3, 128), "8x256": (8, 256), "12x768": (12, 768)}  # layers, width
 WORK = ("train 3x128", "train 8x256", "generate 3x128", "generate 12x768")
 TURN_S = 1.0
-QUIET_SHARE = 0.1  # of the CPU time, which other programs may use during a turn alone
+QUIET_SHARE = 0.1  # largest share of the CPU time that other programs may use during a turn without load
 
 
 def main() -> int:
@@ -110,7 +112,7 @@ def measure(work: str, settings: list[str], loads: list[str], folder: str, round
     figures: dict[str, dict] = {}
     for load, found in turns.items():
         figures[load] = {name: summarize(results, found[reference]) for name, results in found.items()}
-        if load != loads[0]:  # the same setting alone
+        if load != loads[0]:  # compare with the same setting under the first load
             for name, results in found.items():
                 figures[load][name][f"over_{loads[0]}"] = ratio(results, turns[loads[0]][name])
     return figures
@@ -189,7 +191,7 @@ class Turns:
         self.deadline = 0.0
 
     def work(self, unit: Callable[[], int]) -> None:
-        """Run `unit`, which returns a number of tokens, as a part of a turn; first wait for a turn to begin."""
+        """Run `unit`, which returns its number of tokens. If no turn is in progress, first wait for one to begin."""
         if not self.deadline:
             sys.stdin.readline()
             unit()  # wakes the threads up

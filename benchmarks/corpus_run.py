@@ -5,11 +5,13 @@
     python -m rwkv_music prepare midi --metadata composers.csv --tags composer --out DATA
     python benchmarks/corpus_run.py DATA --midi midi --minutes 5
 
-The second line writes the composers of the corpora to a table, so that the model learns them as tags. A short run first
-measures the duration of a step, which gives the number of steps. The best checkpoint is evaluated. It
-continues, fills in and harmonizes a held-out chorale and writes its bass line, and continues a held-out fiddle tune.
-Writes results/corpus.json and, to results/corpus/, the loss curve and the pieces with their piano rolls. `--run`
-keeps the run folder; if it already holds a run, the script evaluates this run instead of training."""
+The second line writes a table with the composers of the corpora, so that the model learns them as tags. A short
+run first measures the duration of a step, from which the number of steps follows. The script evaluates the best
+checkpoint and makes five pieces with it. Four are made from a held-out chorale: it is continued, filled in and
+harmonized, and its bass line is written. In the fifth, a held-out fiddle tune is continued.
+
+Writes results/corpus.json and, to results/corpus/, the loss curve and the pieces with their piano rolls. With --run,
+the run folder is kept. If this folder already contains a run, the script evaluates that run and does not train."""
 
 import argparse
 import json

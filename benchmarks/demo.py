@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parent.parent
 
 
 def timed_demo(clone: Path) -> tuple[float, str]:
-    """Run `make demo`; return the seconds it took and its output."""
+    """Run `make demo`. Return its duration in seconds and its output."""
     start = time.perf_counter()
     done = subprocess.run(["make", "demo"], cwd=clone, capture_output=True, text=True)
     if done.returncode != 0:
@@ -29,7 +29,7 @@ def timed_demo(clone: Path) -> tuple[float, str]:
 
 
 def both_times(clone: Path, commit: str = "HEAD") -> tuple[dict[str, int], str]:
-    """Clone the project and run `make demo` twice; return the seconds of each and the first one's output."""
+    """Clone the project and run `make demo` twice. Return the seconds of each run, and the output of the first."""
     subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
     subprocess.run(["git", "checkout", "--quiet", commit], cwd=clone, check=True)
     first, output = timed_demo(clone)

@@ -1,12 +1,12 @@
-"""Measure the fused operators, and with --compile torch.compile of their plain forms.
+"""Measure the fused operators. With --compile, also measure their plain PyTorch forms under torch.compile.
 
     python benchmarks/fused.py [--compile]
 
 Needs a GPU. Writes results/fused.json: for every operator and shape, the median microseconds of forward and backward,
 and the bytes per second if each input is read once and each output written once.
 
-For relu_squared, the compiled backward is faster because it writes one tensor less: it keeps the square from the
-forward pass, 4 C values per token. The fused operator keeps nothing and recomputes the square."""
+The compiled backward of relu_squared is faster because it writes one tensor less: the square is kept from the forward
+pass, which takes memory for 4 C values per token. The fused operator keeps nothing and recomputes the square."""
 
 import argparse
 import itertools
@@ -28,7 +28,7 @@ HEAD_ROWS = 3328  # rows of logits held at once
 
 
 class Case(NamedTuple):
-    """An operator's forward and backward, and its plain form for autograd, with their arguments."""
+    """The forward and backward functions of an operator, its plain form for autograd, and the arguments of each."""
 
     name: str
     forward: Callable

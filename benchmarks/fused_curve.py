@@ -2,10 +2,14 @@
 
     python benchmarks/fused_curve.py --data DATA
 
-Three runs start from the same weights and read the same batches: the fused path; the plain PyTorch path; and the plain
-path with each batch in two halves, which changes nothing but bf16 rounding. The distance between the first two is
-compared with the distance between the last two. Writes results/fused_curve.json and fused_curve.png. Exit status 1 if
-the mean distance of the fused path from the plain one is more than three times that caused by rounding."""
+Three runs start from the same weights and read the same batches:
+1. the fused path
+2. the plain PyTorch path
+3. the plain path with each batch in two halves, which changes only bf16 rounding
+
+The distance between the curves of runs 1 and 2 is compared with the distance between runs 2 and 3, which is caused by
+rounding. Writes results/fused_curve.json and fused_curve.png. Exit status 1 if the first mean distance is more than
+three times the second."""
 
 import argparse
 import statistics
@@ -43,7 +47,7 @@ def train(path: str, arguments: list[str]) -> int:
 
 
 def curve(name: str, data: str, steps: int) -> list[float]:
-    """Train in a process of its own and return the training losses, in nats per token."""
+    """Train in a separate process. Return the training losses, in nats per token."""
     path, more = RUNS[name]
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, __file__, "--run", path, "--data", data, "--out", run, "--preset", "0.1b"]

@@ -1,10 +1,10 @@
-"""Fill random holes in real MIDI files, and check that the cells asked for are written and nothing else changes.
+"""Fill random holes in real MIDI files. Check that the requested cells are written and nothing else changes.
 
     python benchmarks/fuzz_fills.py FOLDER... [--model RUN] [--fills 2000] [--seed 0] [--workers N]
 
 Each fill draws a multi-track file, bars, parts, controls and new parts from its own seed, and samples at temperature
-1.5. Without --model, every token that the grammar allows is as likely as any other. The result must be a valid file
-with the requested cells, in which every note that starts outside them and every other event are those of the source.
+1.5. Without --model, every token that the grammar allows is equally likely. The result must be a valid file with the
+requested cells. Apart from the notes that start in these cells, it must have the same events as the source.
 
 Writes results/fills.json. Exit status 1 if something else changed or an exception is not a UserError.
 """
@@ -40,8 +40,8 @@ from rwkv_music.system import available_cores
 from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.registry import make_codec
 
-Events = list[list[tuple]]  # of each track: what is outside the cells
-MOST_BARS, MOST_PARTS = 3, 4  # of a block of holes; keeps a fill short
+Events = list[list[tuple]]  # for each track, the events outside the cells
+MOST_BARS, MOST_PARTS = 3, 4  # largest size of a block of holes, so that a fill is short
 
 
 def fill_one(model: torch.nn.Module, codec, path: Path, seed: int) -> tuple[str, int]:

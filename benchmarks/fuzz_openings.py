@@ -4,9 +4,10 @@
 
 Each file is drawn from its own seed. It has two to six tracks with programs, pedals, controllers, lyrics, tempo and
 time signature changes anywhere, notes held over bar lines or never released, ports and odd resolutions. It is cut at a
-random bar and continued by a model with random logits. The output must contain the file's events before the line, with
-their ticks and the file's resolution, and nothing else there; then the requested number of bars, with positive note
-lengths and no tempo that the tokens do not name. A prompt that is refused must have no notes for the tokenizer.
+random bar line and continued by a model with random logits. The output must have the resolution of the file. Before the
+bar line, it must have exactly the file's events, at the same ticks. After the bar line, it must have the requested
+number of bars, with positive note lengths and only tempos that its tokens name. A prompt may be refused only if the
+tokenizer finds no notes in it.
 
 Writes results/openings.json. Exit status 1 if an opening is not kept or an exception is not a UserError.
 """
@@ -124,7 +125,7 @@ def _other_event(chance: random.Random, channel: int) -> mido.messages.BaseMessa
 
 
 class RandomModel(torch.nn.Module):
-    """A model without memory or weights: every token that the grammar allows is as likely as any other."""
+    """A model without memory or weights. Every token that the grammar allows is equally likely."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
@@ -145,9 +146,9 @@ class Nothing(tuple):
 
 
 def complete_one(codec: Codec, seed: int, path: Path) -> str:
-    """Draw a file, write it to `path`, complete it, and return what is wrong with the result.
+    """Draw a file, write it to `path` and complete it. Return what is wrong with the result.
 
-    Returns "kept" if nothing is, and "refused: ..." for a prompt without notes for the codec.
+    Returns "kept" if nothing is wrong, and "refused: ..." for a prompt in which the codec finds no notes.
     """
     source = random_file(seed)
     source.save(path)

@@ -2,13 +2,15 @@
 
     python benchmarks/fuzz_wkv7s.py [--cases 3000] [--seed 0] [--head-size 64]
 
-Each case draws its shape, its division into documents (including empty ones) and segments, the range of w, the
-similarity of its keys, and whether there is an initial state. It runs twice and must give the same bits. Writes
-results/wkv7s_fuzz.json, or wkv7s_fuzz_128.json for head size 128. Exit status 1 if an output exceeds its error bound,
-is NaN, or differs between the two runs.
+For each case, the following are drawn: the shape, the division into documents (some of them empty) and segments, the
+range of w, the similarity of the keys, and whether there is an initial state. Each case is computed twice, and the
+results must be the same, bit for bit.
 
-The reference, including its gradients, is written out by hand and shares no code with the operator or with the tests'
-reference. It processes the documents and heads of many cases at once, as rows of one batch, token by token."""
+Writes results/wkv7s_fuzz.json, or wkv7s_fuzz_128.json for head size 128. Exit status 1 if an output exceeds its error
+bound, is NaN, or differs between the two computations.
+
+The reference and its gradients are written out by hand, and share no code with the operator or with the reference in
+the tests. Many cases are computed at once, token by token, with each head of each document as a row of a batch."""
 
 import argparse
 import math
@@ -156,7 +158,7 @@ def reference(
 
 
 def check_batch(cases: list[Case]) -> list[dict]:
-    """Return, for each case, its relative error by output, and whether its two runs gave the same bits."""
+    """Return for each case the relative error of every output, and whether both runs gave the same bits."""
     made = [make_inputs(case) for case in cases]
     results = []
     for case, arguments in zip(cases, made, strict=True):
@@ -171,7 +173,7 @@ def check_batch(cases: list[Case]) -> list[dict]:
         starts.append(starts[-1] + cases[c].heads)
     T, N = max(max(case.lengths) for case in cases), cases[0].head_size
     filled = [torch.zeros(T, starts[-1], N, dtype=torch.float64, device="cuda") for _ in range(7)]
-    filled[1].fill_(-math.inf)  # past a document's end, its state does not change
+    filled[1].fill_(-math.inf)  # so that the state does not change after the end of a document
     state, dfinal = (torch.zeros(starts[-1], N, N, dtype=torch.float64, device="cuda") for _ in range(2))
     places = [[] for _ in cases]
     for (c, d), start, stop in zip(rows, starts[:-1], starts[1:], strict=True):

@@ -3,18 +3,18 @@
     python benchmarks/generation.py                     # all parts, on a GPU if there is one
     python benchmarks/generation.py --only samples      # only the 1,000 samples of a barely trained model
 
-- speed: tokens per second of a preset for one piece and for many at once, including the grammar's masks and the host's
-  processing of every token; for comparison, the model called once per token as in training. The required speeds of 0.1b
-  are, on a GPU, 1,000 for one piece and 60,000 for 512, and 60 on two CPU cores.
-- speed, on a CPU: also the `rwkv` package in fp32 on the same weights, in turns with this project, and the memory
-  bandwidth of a copy beside the bytes that a token reads. The required speed is 1.6 times the package's.
+- speed: tokens per second of a preset, for one piece and for many at once. They include the grammar's masks and the
+  processing of every token on the CPU. For comparison, the training model is called once per token. On a GPU, 0.1b must
+  reach 1,000 tokens per second for one piece and 60,000 for 512 pieces; on two CPU cores, 60 for one piece.
+- speed, on a CPU: also the speed of the `rwkv` package in fp32 with the same weights, in turns with this project. This
+  project must be 1.6 times as fast. The bytes that a token reads are compared with the memory bandwidth of a copy.
 - memory: bytes held by the process (or the GPU) after 1,000 and after 100,000 tokens of a tiny model.
-- samples: a tiny model is trained for a few steps on its own prompt and then samples at temperature 1.5 with both
-  tokenizers. Every file is read back with mido to check that all notes end and to count the bars.
+- samples: with each tokenizer, a tiny model is trained for a few steps on its own prompt, and then samples at
+  temperature 1.5. Every file is read with mido to check that all notes end and to count the bars.
 
-The weights are random, which does not affect the speed. Writes results/generation_cpu.json or generation_cuda.json,
-with --only also the part's name; speeds of a CPU that other programs use are not written. Exit status 1 if a
-requirement is not met."""
+The weights are random, which does not affect the speed. Writes results/generation_cpu.json or generation_cuda.json.
+With --only, the file name also has the name of the part. The speeds of a CPU that other programs use are not written.
+Exit status 1 if a requirement is not met."""
 
 import argparse
 import io
@@ -142,8 +142,8 @@ def beside_package(model: RWKV, codec: Codec, rounds: int = 9, n: int = 20) -> d
     """Return the medians over turns of this project, of the `rwkv` package and of copying memory.
 
     A turn of this project or of the package is n tokens of one piece. The package only runs the model, without sampling
-    or a grammar. It does not know DeepEmbed, which costs one product per channel. `ratio` is the median of the ratios
-    of two turns of one round. Bandwidths are in GB/s; a copy reads and writes each byte.
+    or a grammar, and without DeepEmbed, which costs one product per channel. A ratio is computed from two turns of the
+    same round; `ratio` is the median over the rounds. Bandwidths are in GB/s; a copy reads and writes each byte.
     """
     os.environ.update(RWKV_V7_ON="1", RWKV_JIT_ON="1", RWKV_CUDA_ON="0")
     from rwkv.model import RWKV as Package  # reads these variables when it is imported
@@ -310,7 +310,7 @@ def is_well_formed(midi: mido.MidiFile) -> bool:
 
 
 def lasts(midi: mido.MidiFile, bars: int) -> bool:
-    """Return whether the file lasts this many bars: it reaches the last bar's end, and no note begins after it."""
+    """Return whether the file reaches the end of the last of this many bars, and no note begins after this end."""
     end = int(bar_ticks(midi, bars)[-1])
     length = max(sum(message.time for message in track) for track in midi.tracks)
     notes = read_notes(midi)

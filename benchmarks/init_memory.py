@@ -2,13 +2,17 @@
 
     python benchmarks/init_memory.py --n_layer 24 --n_embd 2048 --vocab_size 65536 --ranks 2
 
-Writes a `.pth` file of that shape with random bf16 weights. Each rank then loads it as train.py --init does, and a
-sampler adds up the ranks' proportional set sizes (/proc/PID/smaps_rollup), which count a page shared by two ranks once.
-It records the peak until each of four marks: before allocation; when this rank's partition of the model is allocated;
-when the engine is built; and when weights and fp32 master weights are loaded. The engine's own memory (master weights,
-moments, bf16 partitions, gradient buffers) is not a cost of loading. It is measured separately, by a start without a
-file. The difference of the two peaks, divided by the file's size, is the cost of loading. Writes
-results/init_memory.json."""
+The script writes a `.pth` file of the given shape with random bf16 weights. Each rank then loads the file in the same
+way as train.py --init. Meanwhile, a sampler adds up the proportional set sizes of the ranks (/proc/PID/smaps_rollup),
+in which a page shared by two ranks counts once. The sampler records the peak until each of four marks:
+1. before allocation
+2. when the rank's partition of the model is allocated
+3. when the engine is built
+4. when the weights and the fp32 master weights are loaded
+
+The engine's own memory (master weights, moments, bf16 partitions, gradient buffers) is not a cost of loading. For this
+reason, a start without a file is measured too. The cost of loading is the difference between the two peaks, divided by
+the size of the file. Writes results/init_memory.json."""
 
 import argparse
 import json

@@ -4,17 +4,17 @@
     python benchmarks/learning.py DATA --plan      # only print the runs and their estimated time
     python benchmarks/learning.py DATA --out DIR --preset tiny --ctx_len 64 --steps 6 --val_every 3      # on a CPU
 
-The contestants are RWKV x080 with AdamW; RWKV x080 with Muon; RWKV x070 with the better of these two optimizers; and a
-Transformer (transformer.py). Each first runs with one seed at the same number of settings: learning rate, dropout
-(Transformer only) and weight decay of the matrices.
-Its best setting then runs with more seeds. Two more runs, of RWKV x080 trained with Muon and of the Transformer, use
-longer rows with the same number of tokens per step.
+There are four contestants: RWKV x080 with AdamW, RWKV x080 with Muon, RWKV x070 with the better of these two
+optimizers, and a Transformer (transformer.py). A setting is a learning rate, a dropout (Transformer only) and a weight
+decay of the matrices. Each contestant first runs with one seed at the same number of settings, and then at its best
+setting with more seeds. Two more runs, one of RWKV x080 with Muon and one of the Transformer, use longer rows with the
+same number of tokens per step.
 
 One process per GPU takes the runs from a queue, the most important ones first. A run that would not end within
---minutes is not started. learning.json is written whenever a run has validated, so a run that is cut off loses only
-what follows its last validation. Repeat the command with --add to make the runs that are missing.
+--minutes is not started. learning.json is written after every validation, so that an interrupted run keeps the results
+up to its last validation. Repeat the command with --add to make the runs that are missing.
 
-Seconds of training are steps times the median step time, without validation, compilation and set-up."""
+Seconds of training are the number of steps times the median step time, without validation, compilation and set-up."""
 
 import argparse
 import contextlib
@@ -109,16 +109,17 @@ def finished(runs: list[dict], name: str) -> list[dict]:
 
 
 def best_setting(runs: list[dict], name: str) -> Setting | None:
-    """Return the setting with which the first seed has the lowest loss; None without a run."""
+    """Return the setting with which the first seed has the lowest loss, or None if there is no run."""
     first = [run for run in finished(runs, name) if run["seed"] == 0]
     best = min(first, key=lambda run: run["best_loss"], default=None)
     return best and setting_of(best)
 
 
 def wanted(runs: list[dict], parts: list[str], grid: int, seeds: int) -> list[Job]:
-    """Return all jobs that can be planned from the `runs` that have ended, the most important first.
+    """Return all jobs that can be planned from the finished `runs`, the most important first.
 
-    A contestant's further seeds follow when its grid is complete, and x070 when both optimizers' grids are.
+    The further seeds of a contestant are planned when its grid is complete. The runs of x070 are planned when the grids
+    of both optimizers are complete.
     """
 
     def settled(name: str) -> bool:
@@ -155,7 +156,7 @@ def wanted(runs: list[dict], parts: list[str], grid: int, seeds: int) -> list[Jo
 
 
 def estimated_seconds(job: Job, runs: list[dict], tokens: int, is_first: bool) -> float:
-    """Return the expected seconds of a job of `tokens` tokens: those of a similar run, or a guess."""
+    """Return the expected seconds of a job of `tokens` tokens, from a similar run if there is one."""
     similar = [run["seconds"] for run in runs if run["kind"] == job.kind and run["finished"]]
     # A process compiles the Transformer for each length of rows.
     is_first = is_first or (job.kind == "transformer" and job.is_long)
@@ -166,7 +167,7 @@ def estimated_seconds(job: Job, runs: list[dict], tokens: int, is_first: bool) -
 class Worker:
     """A process that runs jobs on one GPU. `events` receives (worker, process, message).
 
-    A message is what the process answers, or None when it has ended.
+    A message is an answer of the process, or None when the process has ended.
     """
 
     def __init__(self, gpu: str, workers: int, log: Path, events: queue.Queue) -> None:
@@ -200,7 +201,7 @@ class Worker:
         self._events.put((self, process, None))
 
     def stop(self) -> None:
-        """End the process, and ignore what it still answers."""
+        """End the process, and ignore its further answers."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -242,13 +243,13 @@ class Race:
         return [job for job in wanted(ended, options.part, options.grid, options.seeds) if job not in started]
 
     def next_job(self, worker: Worker, left: list[Job]) -> Job | None:
-        """Return the first job, but prefer one of RWKV if only another worker has compiled the Transformer."""
+        """Return the next job. If only another worker has compiled the Transformer, prefer a job of RWKV."""
         others = [other for other in self._workers if other is not worker and "transformer" in other.kinds]
         mine = [job for job in left if job.kind == "rwkv" or not others or "transformer" in worker.kinds]
         return next(iter(mine or left), None)
 
     def run(self, deadline: float) -> list[Job]:
-        """Run the jobs until `deadline`, by time.monotonic; return those that were left out."""
+        """Run the jobs until `deadline`, a time of time.monotonic. Return the jobs that were left out."""
         for worker in self._workers:
             worker.start()
         try:
@@ -339,7 +340,7 @@ def grids(options: argparse.Namespace) -> dict[str, list]:
 
 
 def steps_to(run: dict[str, Any], loss: float) -> float | None:
-    """Return the step at which a run reaches a validation loss, by linear interpolation; None if it does not."""
+    """Return the step at which a run reaches a validation loss, by linear interpolation. None if it is not reached."""
     before = None
     for step, value in run["validation"]:
         if value <= loss:

@@ -2,11 +2,11 @@
 
     python benchmarks/learning_worker.py < jobs
 
-Each line of the standard input is a job in JSON. Each line of the standard output is a JSON object: the points of a
-validation while a job runs, then its result. What the jobs print goes to the standard error.
+Each line of the standard input is a job in JSON. Each line of the standard output is a JSON object: after each
+validation the points so far, and at the end of a job its result. What the jobs print goes to the standard error.
 
-RWKV trains through the project's trainer: the loop of `train.py`, DeepSpeed's engine and the project's kernels. Only
-checkpoints are not saved. The Transformer trains in the loop of this file, on the same batches.
+RWKV is trained in the same way as by `train.py`, with DeepSpeed's engine and the project's kernels, but without saving
+checkpoints. The Transformer is trained by the loop in this file, on the same batches.
 """
 
 import gc

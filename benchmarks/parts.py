@@ -2,13 +2,13 @@
 
     python benchmarks/parts.py DATA [--out DIR]
 
-DATA is prepared with `multitrack` from several folders; each folder is a corpus. The script trains the 0.1b preset on
+DATA is prepared with `multitrack` from several folders, each of which is a corpus. The script trains the 0.1b preset on
 prediction, and a second model on a mix of prediction and infilling. Then it measures on the validation split:
 
 - corpora: bits per note in each corpus, and by kind of token.
-- holes: bits per note of the true music in holes, by what the model has read (evaluation/holes.py).
+- holes: bits per note of the original music in holes, with and without the music around them (evaluation/holes.py).
 
-Two GPUs train at once. Writes results/parts.json."""
+Both models train at the same time, on two GPUs if there are two. Writes results/parts.json."""
 
 import argparse
 import json

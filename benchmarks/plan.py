@@ -8,15 +8,17 @@ AdamW's states (fp32 master weight, two moments). ZeRO-1 partitions the 12, ZeRO
 (arXiv 1910.02054). hpZ keeps one more copy of the weights per node (arXiv 2306.10209). Not included are activations and
 DeepSpeed's buckets, which take 2 bytes x reduce_bucket_size, or twice that with overlap_comm.
 
-With ring collectives, a GPU sends (N - 1) / N of each gathered or scattered tensor, and twice that of an all-reduced
-one. Under ZeRO-1 and ZeRO-2, DeepSpeed 0.19 all-reduces the gradient, where the papers scatter it, and gathers the
-weights after the update: 6 bytes per parameter. ZeRO-3 gathers the weights for forward and again for backward, and
-scatters the gradient: also 6 bytes, or 4 if the model fits into stage3_max_live_parameters (1e9) and stays gathered in
-between. All this is for a step of one micro-batch. Each further micro-batch adds the reduction of the gradient under
-ZeRO-2, and everything under ZeRO-3.
+With ring collectives, a GPU sends (N - 1) / N of each tensor that is gathered or scattered, and twice as much of a
+tensor that is all-reduced. The following figures are for a step of one micro-batch:
+- Under ZeRO-1 and ZeRO-2, DeepSpeed 0.19 all-reduces the gradient, although the papers scatter it, and gathers the
+  weights after the update. This is 6 bytes per parameter.
+- ZeRO-3 gathers the weights for forward and again for backward, and scatters the gradient. This is also 6 bytes per
+  parameter, but 4 if the model fits into stage3_max_live_parameters (1e9), because it then stays gathered.
+Each further micro-batch adds the reduction of the gradient under ZeRO-2, and all of this traffic under ZeRO-3.
 
-A second table has what a GPU receives from the other GPUs of its group with --context_parallel, for each micro-batch of
-any length. It depends on the model's width, not on its parameters (`rwkv_music/ops/context_parallel.py`)."""
+A second table lists the bytes that a GPU receives from the other GPUs of its group with --context_parallel. They are
+per micro-batch, whatever its length, and depend on the width of the model but not on its number of parameters
+(`rwkv_music/ops/context_parallel.py`)."""
 
 import argparse
 import json
@@ -81,7 +83,7 @@ def files() -> dict[str, dict]:
 def table() -> str:
     """Return the table in Markdown: memory and traffic per GPU for each model, number of GPUs and file."""
     names = ["zero1", "zero2", "zero3", "zeropp", "zero2_offload", "zero3_offload"]
-    lines = ["| model | GPUs | " + " | ".join(names) + " | recommended |", "|---" * (len(names) + 3) + "|"]
+    lines = ["| parameters | GPUs | " + " | ".join(names) + " | recommended |", "|---" * (len(names) + 3) + "|"]
     for model, parameters in MODELS.items():
         for gpus in GPUS:
             plans = {name: plan(files()[name], parameters, gpus) for name in names}
@@ -139,7 +141,7 @@ def variants() -> dict[str, dict]:
 
 
 def check() -> dict[str, dict]:
-    """Return formula and count for each file. Raises AssertionError if they differ by more than 2%."""
+    """Return the computed and the counted bytes for each file. Raises AssertionError if they differ by more than 2%."""
     from rwkv_music.prepare.corpus import write_corpus
     from rwkv_music.prepare.pipeline import prepare
 

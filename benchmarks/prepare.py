@@ -6,14 +6,14 @@ MIDI_DIR contains real music, such as `python -m rwkv_music corpus bach` writes.
 https://github.com/briansemrau/MIDI-LLM-tokenizer. All other inputs are derived from that music in a temporary folder.
 Writes results/prepare.json.
 
-- rates: files per second of CPU time on one core: each tokenizer, the peer's for the same step, and all of `prepare`
-  without its start-up. Several rounds over the same files; ratios are medians over the rounds.
+- rates: files per second of CPU time on one core, for each tokenizer, for the peer's tokenizer, and for all of
+  `prepare` without its start-up. The same files are processed in several rounds; ratios are medians over the rounds.
 - memory: the peak resident size of `prepare` and of its worker for 1,000 and for 50,000 different files.
 - containers: 100,000 different files from a folder, a .parquet and a .tar.zst, on all cores: files per second of CPU
   time, the share of the cores that is used, and the growth of the memory of all processes during the run.
 - scores: all scores in the formats of music21's corpus, read from its files: how many are read, and why others are not.
 - score_kills: `kills` for the scores of one folder of that corpus.
-- kills: whether the dataset is byte for byte the same after 20 kills at random moments, each followed by --resume.
+- kills: whether a dataset is the same, byte for byte, if `prepare` is killed and resumed 20 times at random moments.
 - fuzz: whether each of 10,000 mutated files becomes a piece or is listed in rejected.jsonl."""
 
 import argparse
@@ -61,8 +61,8 @@ PEERS_FILES = {
     "midi-llm": ("vocab_config.json", "tokenizer-midi.json"),
     "midi-llm-piano": ("vocab_config_piano.json", "tokenizer-midipiano.json"),
 }
-# Runs prepare in a subprocess and prints the peak memory of the process and of its largest worker in KiB. The process's
-# own comes from /proc, because getrusage would include the memory of its parent.
+# A program that runs prepare and prints the peak memory of its own process and of its largest worker, in KiB. The peak
+# of its own process is read from /proc, because getrusage would include the memory of the parent process.
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
@@ -369,7 +369,10 @@ def fuzz(sources: list[Path], scratch: Path, _peer: Path | None) -> dict:
 
 
 def _mutated(data: bytes, draws: random.Random) -> bytes:
-    """Return `data` with random bytes changed, lost or repeated: anywhere, or within tracks of corrected length."""
+    """Return `data` with random bytes changed, lost or repeated, either anywhere or only in tracks.
+
+    In the second case, the lengths of the tracks are corrected.
+    """
     if draws.randrange(4) == 0:
         return _mutated_bytes(data, draws)
     chunks, position = [], 0
@@ -457,7 +460,7 @@ def _varied(message: mido.messages.BaseMessage, shift: int, louder: int) -> mido
 
 
 def _run_prepare(folder: Path, out: Path, tokenizer: str, resume: bool = False, workers: int = 1) -> tuple[int, int]:
-    """Run `prepare` in a process; return the peak memory of it and of its largest worker in KiB."""
+    """Run `prepare` in a process. Return the peak memory of this process and of its largest worker, in KiB."""
     command = _command(folder, out, tokenizer, resume, workers)
     done = subprocess.run(command, env=_environment(), check=True, stdout=subprocess.PIPE, text=True)
     return tuple(json.loads(done.stdout.splitlines()[-1]))
@@ -470,7 +473,8 @@ def _command(folder: Path, out: Path, tokenizer: str, resume: bool, workers: int
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _sources_done(unfinished: Path) -> int | None:

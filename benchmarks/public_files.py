@@ -3,14 +3,14 @@
     python -m rwkv_music corpus freedoom --out files        # and openttd-openmsx, simutrans-data, mma, ...
     python benchmarks/public_files.py files [--files 100] [--cuts 3] [--seed 0] [--tokenizers multitrack midi-llm]
 
-Files with one part and files with the same bytes as an earlier one are left out. Writes results/public_files.json with
-counts and names of files.
+Files with one part and files with the same bytes as an earlier one are left out, and so are files that cannot be read;
+the latter are listed with their reasons. Writes results/public_files.json with counts and names of files.
 
 - openings: each file is cut at random bars and continued by a model with random logits, as fuzz_openings.py does. The
   output must contain the file's events before the line, and nothing else there.
-- notes: each file is encoded and decoded. A note survives if the decoded file has a note of its instrument and pitch at
-  the same place in its bar: within half a step if the tokens have steps, or else within TOLERANCE_MS, because every
-  wait of `midi-llm` is rounded. The others are counted by reason.
+- notes: each file is encoded and decoded. A note survives if the decoded file has a note of the same instrument and
+  pitch at the same place in the bar. If the tokens have steps, the tolerance is half a step. Otherwise it is
+  TOLERANCE_MS, because every wait of `midi-llm` is rounded. Notes that do not survive are counted by reason.
 """
 
 import argparse
@@ -49,17 +49,24 @@ WORST = 10
 NOT_IN_VOCABULARY, DOUBLE, MOVED = "no token for its instrument", "doubles another note", "missing or elsewhere"
 
 
-def multi_track_files(folders: list[Path]) -> list[Path]:
-    """Return the files with several parts, without copies, in order of names."""
-    files, seen = [], set()
+def multi_track_files(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
+    """Return the files with several parts, without copies, in order of names, and why others cannot be read."""
+    files, unreadable, seen = [], {}, set()
     for path in sorted(path for folder in folders for path in folder.rglob("*")):
         if path.suffix.lower() in MIDI_SUFFIXES and path.is_file():
             data = path.read_bytes()
             digest = hashlib.sha256(data).digest()
-            if digest not in seen and len(read_notes(_as_mido(data)).parts) > 1:
-                files.append(path)
+            try:
+                if digest not in seen and len(read_notes(_as_mido(data)).parts) > 1:
+                    files.append(path)
+            except RejectedMidi as error:
+                unreadable[_name(path)] = error.reason
             seen.add(digest)
-    return files
+    return files, unreadable
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def _as_mido(data: bytes) -> mido.MidiFile:
@@ -160,7 +167,7 @@ def measure(tokenizer: str, files: list[Path], cuts: int, seed: int) -> dict:
     codec, openings, lost, n_notes = make_codec(tokenizer), Counter(), Counter(), 0
     not_kept, rejected, by_file = [], {}, []
     for path in tqdm(files, tokenizer, disable=None):
-        name = f"{path.parent.name}/{path.name}"
+        name = _name(path)
         chance = random.Random(f"{seed} {name}")
         for _ in range(cuts):
             try:
@@ -202,7 +209,8 @@ def main() -> int:
     parser.add_argument("--tokenizers", nargs="+", choices=TOKENIZERS, default=list(TOKENIZERS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    start, files = time.perf_counter(), multi_track_files(options.folders)
+    start = time.perf_counter()
+    files, unreadable = multi_track_files(options.folders)
     found = len(files)
     if options.files:
         files = sorted(random.Random(options.seed).sample(files, min(options.files, found)))
@@ -213,6 +221,7 @@ def main() -> int:
         "files_found": found,
         "files": len(files),
         "files_by_folder": dict(Counter(path.parent.name for path in files)),
+        "unreadable": unreadable,
         "cuts": options.cuts,
         "seed": options.seed,
         "seconds": round(time.perf_counter() - start),

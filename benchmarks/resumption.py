@@ -1,13 +1,12 @@
-"""Measure how far the loss departs when a run resumes on another number of ranks or under another ZeRO stage.
+"""Measure how much the loss differs when a run resumes on another number of ranks or under another ZeRO stage.
 
     python benchmarks/resumption.py --data DATA                                       # on the CPU: 1, 2 and 4 ranks
     python benchmarks/resumption.py --data DATA --preset 0.1b --ranks 1 2 --ctx_len 1024    # on two GPUs
 
 A run saves a checkpoint under ds_configs/zero2.json and continues for 20 steps. Copies of the checkpoint resume on each
 number of ranks with zero1.json, zero2.json and zero3.json, without any other argument. If the saved micro-batch size
-does not fit the number of ranks, train.py chooses a smaller one. Writes results/resumption_DEVICE.json: how far each
-loss is from that of the uninterrupted run.
-Exit status 1 if a difference exceeds 1e-3."""
+does not fit the number of ranks, train.py chooses a smaller one. Writes results/resumption_DEVICE.json with the
+differences from the losses of the uninterrupted run. Exit status 1 if a difference exceeds 1e-3."""
 
 import argparse
 import shutil

@@ -2,9 +2,9 @@
 
     python benchmarks/round_trip.py FOLDER...
 
-A part comes back if the decoded file has a track for it, in order, with its program (or drum kit) and name. A note
-comes back if its part has a note of its pitch that starts at most half a position (1/48 quarter note) from it. Pieces
-that the tokenizer rejects are counted by reason. Writes results/round_trip.json."""
+A part "comes back" if the decoded file has a track with the same program (or drum kit) and name, in the same order. A
+note "comes back" if the decoded part has a note of the same pitch that starts at most half a position (1/48 quarter
+note) earlier or later. Pieces that the tokenizer rejects are counted by reason. Writes results/round_trip.json."""
 
 import argparse
 import io

@@ -2,8 +2,9 @@
 
     python benchmarks/saving.py
 
-Trains a model on the CPU whose checkpoint is about 500 MB. Measures the time that the main thread spends on a
-checkpoint, and the duration of steps with and without a checkpoint being written. Writes results/saving.json."""
+The script trains a model on the CPU with checkpoints of about 500 MB. It measures the time that the main thread spends
+on a checkpoint, the duration of steps while a checkpoint is written, and the duration of other steps. Writes
+results/saving.json."""
 
 import argparse
 import json
@@ -47,7 +48,7 @@ def main() -> int:
 
 
 def measure(mode: str, data: str) -> dict[str, float]:
-    """Return the medians, in seconds, of a checkpoint's pause and of steps with and without one being written."""
+    """Return medians in seconds: of the pause for a checkpoint, of steps while one is written, and of other steps."""
     from rwkv_music.training.loop import Loop
     from rwkv_music.training.setup import setup
 

@@ -5,10 +5,10 @@
     python benchmarks/scaling.py --preset 1.5b --file zero3 zeropp --channel_mix x080
     python benchmarks/scaling.py --preset tiny --gpus 1 2 --folder DIR      # without GPUs: ranks on the CPU
 
-Weak scaling: every GPU processes the batch of `ONE_GPU`. Strong scaling: all GPUs share that batch. A row is one
-configuration, measured by step.py in separate processes. If one fails, its row gives the reason, and the others
-continue. Rows run at the same time if the host has enough GPUs, except those that offload the optimizer to the host;
---alone measures one after the other.
+Weak scaling: every GPU processes the batch of `ONE_GPU`. Strong scaling: all GPUs share this batch. A row of the result
+is one configuration, which step.py measures in separate processes. If a configuration fails, its row gives the reason,
+and the other configurations are still measured. If the host has enough GPUs, several are measured at the same time,
+except those that offload the optimizer to the host. With --alone, they are measured one after the other.
 
 Options that are not listed go to step.py: --n_layer, --channel_mix, --recompute, --measured ..."""
 
@@ -49,7 +49,7 @@ ERROR = re.compile(r"^(?:\[rank\d+\]: )?((?:[\w.]*(?:Error|Exception)|step\.py: 
 
 @dataclass(frozen=True)
 class Job:
-    """A configuration. Its scaling is "weak" or "strong"; on one GPU, the base of both, it is "weak"."""
+    """A configuration. Its scaling is "weak" or "strong". On one GPU, which is the base of both, it is "weak"."""
 
     preset: str
     file: str

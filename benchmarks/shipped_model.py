@@ -4,10 +4,10 @@
     python -m rwkv_music prepare midi --out DATA
     python benchmarks/shipped_model.py DATA --minutes 3
 
-The model predicts pieces and fills in holes. With --minutes, a short run first measures the duration of a step, which
-gives the number of steps. Writes the weights as bf16 safetensors, the tokenizer beside them, and
-results/shipped_model.json with the losses, the size and the settings. Exit status 1 if the two files have more than
-6,000,000 bytes. Options that are not listed go to train.py."""
+The model predicts pieces and fills in holes. With --minutes, a short run first measures the duration of a step, from
+which the number of steps follows. Writes the weights as bf16 safetensors, the tokenizer in the same folder, and
+results/shipped_model.json with the losses, the size and the settings. Exit status 1 if weights and tokenizer together
+have more than 6,000,000 bytes. Options that are not listed are passed to train.py."""
 
 import argparse
 import json

@@ -7,16 +7,16 @@
     deepspeed --num_gpus 2 benchmarks/step.py --preset 1.5b --batch_size 1 --ctx_len 131072 --context_parallel 2
     python benchmarks/step.py --preset 0.1b --profile 3 --folder DIR  # and a trace of three steps in DIR/profile/
 
-Tokens per second is wall time over `--measured` steps, including reading the batches. The parts are times on the GPU:
-forward and backward, each from its first launch to its last kernel; the rest of a step (optimizer, clipping, waiting)
-is the time from the end of backward to the next forward. `gaps` is the time in which no kernel runs, from a profile of
-a few steps. Peak memory is that of the whole process, because replaying a CUDA graph allocates nothing. `step_gib` is
-the peak minus what is allocated between two steps (weights, optimizer states and buffers). It consists of activations
-and of temporary tensors. On a CPU only wall time is measured.
+Tokens per second are computed from the wall time of `--measured` steps, including reading the batches. The parts of a
+step are times on the GPU. Forward and backward are measured from their first launch to their last kernel. The rest
+(optimizer, clipping, waiting) is the time from the end of backward to the next forward. `gaps` is the time in which no
+kernel runs, from a profile of a few steps. Peak memory includes everything that the process allocates, because
+replaying a CUDA graph allocates nothing. `step_gib` is the peak minus what is allocated between two steps (weights,
+optimizer states and buffers). It consists of activations and temporary tensors. On a CPU, only wall time is measured.
 
-On several ranks, time, memory and optimizer bytes are the maximum over the ranks; parts and kernels are rank 0's.
-`communication` is the time in which NCCL kernels run, including the wait for the slowest rank: `hidden` while other
-kernels compute, `exposed` while none does.
+On several ranks, time, memory and optimizer bytes are maxima over the ranks; parts and kernels are from rank 0.
+`communication` is the time in which NCCL kernels run, including the wait for the slowest rank. It is `hidden` while
+other kernels compute, and `exposed` otherwise.
 
 MFU is 6 x matrix parameters x tokens per second / peak dense bf16 FLOP/s of the GPUs."""
 

@@ -56,12 +56,13 @@ def demo(root: str) -> str:
     return f"""
 In a clean clone on {result["machine"]["cores"]} CPU cores, `make demo` takes {result["first_seconds"]} s, including the
 installation. A second run, which reuses the installation and the
-trained model, takes {result["again_seconds"]} s. The piano roll shows one of its pieces. The soprano is
-Bach's, and the model has written the other three voices ([listen]({images}/harmonized.mid)):
+trained model, takes {result["again_seconds"]} s. The pieces are written to `demo/music`, each with a piano roll. In
+the following one, the soprano is Bach's, and the model has written the other three voices
+([listen]({images}/harmonized.mid)):
 
 ![Piano roll: a given soprano, and three voices that the model wrote]({images}/harmonized.png)
 
-This plot compares the model's losses with the losses of a bigram model on the same tokens:
+This plot compares the model's losses with the loss of a bigram model on the same tokens:
 
 ![Training and validation loss by optimizer step, both far below the bigram model's]({images}/curve.png)
 """
@@ -96,7 +97,7 @@ def summary(root: str) -> str:
             f"[music.md]({docs}/music.md#what-the-models-learn)",
         ],
         [
-            f"Held-out pieces of music21's corpus, `0.1b`, {corpus['minutes']:.1f} minutes on one "
+            f"Held-out pieces of music21's corpus, `0.1b` trained for {corpus['minutes']:.1f} minutes on one "
             f"{gpu(corpus['machine'])}",
             f"{bits_of_scores(corpus):.2f} bits per note",
             f"[music.md]({docs}/music.md#what-the-models-learn)",
@@ -118,7 +119,7 @@ def summary(root: str) -> str:
         ],
         [
             "Scaling, `1.5b --channel_mix x070`, ZeRO-2, constant batch per GPU",
-            f"{most} {card}s: {weak['times_one_gpu']:.2f} times the throughput of one",
+            f"on {most} {card}s, {weak['times_one_gpu']:.2f} times the throughput of one {card}",
             f"[cluster.md]({docs}/cluster.md#scaling)",
         ],
         [
@@ -133,18 +134,24 @@ def summary(root: str) -> str:
             f"[performance.md]({docs}/performance.md#generation)",
         ],
         [
-            "State tuning to a composer",
+            "Tuning to a composer with `--tune state`",
             f"{tuned['state_over_all']:.0%} of the loss reduction of full fine-tuning, "
-            f"by training {state['share']:.2%} of the model's parameters",
+            f"with {state['share']:.2%} of its trained parameters",
             f"[tuning.md]({docs}/tuning.md#how-much-a-state-learns)",
         ],
         [
-            f"A run killed {kills['kills']} times, half of them at the start of a checkpoint",
-            f"{kills['resumed_from_a_damaged_one']} resumptions from a damaged checkpoint",
+            f"Resuming a run that was killed {kills['kills']} times",
+            f"resumed from a damaged checkpoint {kills['resumed_from_a_damaged_one']} times",
             f"[training.md]({docs}/training.md#checkpoints-and-resuming)",
         ],
     ]
-    return f"\n{table(['', 'result', 'details'], rows)}\n"
+    return f"""
+MFU is the model FLOP utilization ([definition]({docs}/performance.md#training-on-one-gpu)). `--channel_mix x070` is
+RWKV
+v7; the other models are v8.
+
+{table(["measured", "result", "details"], rows)}
+"""
 
 
 def presets(root: str) -> str:
@@ -177,29 +184,36 @@ def losses(root: str) -> str:
             nats = val[f"{key}nats_per_token"]
             row += [f"{nats:.3f}", f"{nats * val['bits_per_note'] / val['nats_per_token']:.2f}"]
         cells.append(row)
-    heads = ["", "chorales: nats per token", "bits per note", "corpus: nats per token", "bits per note"]
+    heads = [
+        "",
+        "chorales: nats per token",
+        "chorales: bits per note",
+        "corpus: nats per token",
+        "corpus: bits per note",
+    ]
     return f"""
 The table compares two models on held-out pieces:
 
-- *chorales*: `make demo`, 3 layers x 128, {bach["first_seconds"]} s on {bach["machine"]["cores"]} CPU cores with
-  installation; {first["targets"]:,.0f} held-out tokens ([demo.json]({root}benchmarks/results/demo.json)).
-- *corpus*: the `0.1b` preset, 12 layers x 768, on music21's corpus and the music of games and other programs
-  ({counts["pieces"]:,} training pieces, {counts["tokens"]:,} tokens), {corpus["minutes"]:.1f} minutes on one
-  {gpu(corpus["machine"])}:
-  {corpus["steps"]:,} steps with `{corpus["options"]}`
-  (`benchmarks/corpus_run.py`, [corpus.json]({root}benchmarks/results/corpus.json)). The table shows the checkpoint
-  with the lowest validation loss, that of step {corpus["step"]:,}.
+- *The chorale model* of `make demo`, 3 layers x 128. It is trained on {bach["machine"]["cores"]} CPU cores and
+  evaluated
+  on {first["targets"]:,.0f} tokens of held-out chorales ([demo.json]({root}benchmarks/results/demo.json)).
+- *The corpus model*, preset `0.1b`, 12 layers x 768. It is trained on music21's corpus and on the music of games and
+  other programs ({counts["pieces"]:,} training pieces, {counts["tokens"]:,} tokens) and evaluated on held-out pieces of
+  both. {corpus["steps"]:,} steps take {corpus["minutes"]:.1f} minutes on one {gpu(corpus["machine"])}
+  ([corpus_run.py]({root}benchmarks/corpus_run.py), [corpus.json]({root}benchmarks/results/corpus.json)). The table
+  shows the checkpoint with the lowest validation loss, that of step {corpus["step"]:,}. The options were
+  `{corpus["options"]}`.
 
 {table(heads, cells)}
 
-On the held-out pieces of music21's corpus alone, the model's loss is {bits_of_scores(corpus):.2f} bits per note.
+On the held-out pieces of music21's corpus alone, the corpus model's loss is {bits_of_scores(corpus):.2f} bits per note.
 
 ![Training and validation loss of the corpus model]({root}benchmarks/results/corpus/curve.png)
 """
 
 
 def parts(root: str) -> str:
-    """Return bits per note of each corpus, and of true music in holes by what the model has read."""
+    """Return bits per note of each corpus, and of the original music in holes by what the model has read."""
     result = results("parts")
     earlier = results("parts_79253ac")["tokenizers"]["remi"]  # measured with a tokenizer that was removed afterwards
     names = {"bach": "chorales (bach)", "ryansMammoth": "fiddle tunes (ryansMammoth)"}
@@ -215,18 +229,19 @@ def parts(root: str) -> str:
     heads = ["held-out pieces", "notes", "bits per note", "merged parts: notes", "merged parts: bits per note"]
     steps = result["plain"].split("--steps ")[1]
     return f"""
-The `0.1b` preset was trained with `multitrack` on three of music21's corpora for {steps} steps
-({gpu(result["machine"])}, [parts.json]({root}benchmarks/results/parts.json)).
-"Merged parts" are results with an earlier tokenizer modeled on MidiTok's REMI, trained in the same way. It merged the
-parts of one instrument and lost their unisons
-(`benchmarks/parts.py` at commit 79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
+The next table shows what it costs to keep parts separate. The `0.1b` preset was trained with `multitrack` on three of
+music21's corpora for {steps} steps ({gpu(result["machine"])}, [parts.json]({root}benchmarks/results/parts.json)).
+The columns "merged parts" show the same training with an earlier tokenizer, modeled on MidiTok's REMI. That tokenizer
+merged parts that share an instrument. Unisons between them were lost, so its pieces have fewer notes
+(`benchmarks/parts.py`
+at commit 79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
 
 {table(heads, rows)}
 """
 
 
 def holes(root: str) -> str:
-    """Return bits per note of true music in holes, by what the corpus model has read."""
+    """Return bits per note of the original music in holes, by what the corpus model has read."""
     result = results("corpus")
     bits = {(hole["context_bars"], hole["hole_bars"], hole["name"]): hole["bits_per_note"] for hole in result["holes"]}
     compared = (
@@ -240,48 +255,67 @@ def holes(root: str) -> str:
             given, without = bits[(*size, more)], bits[(*size, less)]
             row += [f"{given:.2f}", f"{without:.2f}", f"{100 * (given / without - 1):+.1f}%"]
         rows.append(row)
-    heads = ["bars on a side", "bars of the hole", "whole bars: both sides", "left side only", "difference"]
-    heads += ["inner parts: outer parts given", "without the outer parts", "difference"]
+    heads = ["context bars", "bars with holes", "whole bars: both sides", "whole bars: left side only", "difference"]
+    heads += ["inner parts: outer parts given", "inner parts: outer parts not given", "difference"]
     return f"""
-The table shows how well the corpus model predicts the true music in holes of held-out pieces, in bits per note
-([corpus.json]({root}benchmarks/results/corpus.json)). If whole bars are
-holes, the model reads the bars on both sides or only those before the holes. If the inner parts of these bars are holes
-(all parts except the first and the last one), it reads the bars before them, with or without the outer parts.
+The next table shows how well the corpus model predicts the true music in holes of held-out pieces, in bits per note
+([corpus.json]({root}benchmarks/results/corpus.json)). It compares two cases, each with more and with less context:
+
+- All parts of some bars are holes. The model reads the bars on both sides, or only those before the holes.
+- The inner parts of some bars are holes (all parts except the first and the last one). The model reads the bars before
+  the holes, with or without the outer parts in the bars of the holes.
 
 {table(heads, rows)}
 """
 
 
 def measures(root: str) -> str:
-    """Return what `evaluate` prints about the music that the corpus model writes, and some of its pieces."""
+    """Return what `evaluate` prints about the music that the corpus model writes, and some of this music."""
     result, images = results("corpus"), f"{root}benchmarks/results/corpus"
-    texts = {
-        name: "```text\n" + "\n".join(line or "```\n\n```text" for line in lines) + "\n```"
-        for name, lines in result["tables"].items()
+    captions = {
+        "completions": (
+            "`evaluate --samples` measures eight bars that follow four given bars, in real pieces and in the model's "
+            "completions:",
+        ),
+        "fills": (
+            "`evaluate --fills` compares the model's fills and three baselines with the true bars. Higher values are "
+            "better:",
+            'It fills the holes again, with requested classes of the controls. "Exactly" is the share of cells in the '
+            'requested class, and "within 1" the share in this class or in one next to it:',
+            "It computes the copy rate:",
+            "It compares the descriptors of the fills, and those of the true bars, with the descriptors of other real "
+            "bars:",
+        ),
+        "mirex": (
+            "`evaluate --mirex` compares continuations of twelve bars with the real music, and with a copy of the "
+            "prompt:",
+            "It also compares the continuations and the copy with the true bars. Higher values are better:",
+        ),
     }
+    texts = "\n\n".join(
+        f"{caption}\n\n```text\n{lines}\n```"
+        for name, of_command in captions.items()
+        for caption, lines in zip(of_command, "\n".join(result["tables"][name]).split("\n\n"), strict=True)
+    )
     titles = {
-        "continued": "The model reads four bars of a chorale and writes twelve",
+        "continued": "It reads four bars of a chorale and writes twelve",
         "filled-in": "It writes the missing bars 5 to 8",
         "bass-line": "It writes the bass under the other three voices",
         "harmonized": "It writes three voices under the soprano",
         "fiddle-tune": "It reads four bars of a fiddle tune and writes twelve",
     }
     rolls = "\n\n".join(
-        f"{title} ([listen]({images}/{name}.mid)):\n\n![Piano roll: {title}]({images}/{name}.png)"
+        f"{title} ([listen]({images}/{name}.mid)):\n\n![Piano roll: {title[0].lower()}{title[1:]}]({images}/{name}.png)"
         for name, title in titles.items()
     )
     return f"""
-`evaluate` prints the next tables for the corpus model. The first one compares the eight bars that follow four
-given bars in real pieces with the model's completions:
+The following tables are what `evaluate` prints for the corpus model.
+[How the music is measured](#how-the-music-is-measured) defines the measures.
 
-{texts["completions"]}
+{texts}
 
-{texts["fills"]}
-
-{texts["mirex"]}
-
-The piano rolls show pieces that the corpus model has written. The given bars are those of a held-out chorale and of a
-held-out fiddle tune.
+The piano rolls show music that the corpus model has written. The pale notes are given; they are from a held-out chorale
+and a held-out fiddle tune. The model does the following:
 
 {rolls}
 """
@@ -302,14 +336,14 @@ def step(root: str) -> str:
     source = f"{root}benchmarks/results"
     return f"""
 The table gives tokens per second on one GPU with DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096 tokens and no
-activation checkpointing. The H200 was measured at commit {h200["machine"]["commit"]}
+activation checkpointing. L is the number of layers and C the width. v8 is the default model; v7 (`--channel_mix x070`)
+has no DeepEmbed. The H200 was measured at commit {h200["machine"]["commit"]}
 ([step_h200.json]({source}/step_h200.json)) and the H100 at commit {h100["machine"]["commit"]}
-([step_h100.json]({source}/step_h100.json)). v8 is the default model; v7 (`--channel_mix x070`) has no
-DeepEmbed.
+([step_h100.json]({source}/step_h100.json)).
 
 {table(["layers, width, rows x tokens", "model", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
 
-MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s.
+MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s, the peak of both GPUs in bf16.
 
 In the next table, the v8 model runs on an {gpu(limited["machine"])} with GPU memory limited to
 {limited["limit_gib"]} GiB ([step_24gib.json]({source}/step_24gib.json)):
@@ -330,13 +364,14 @@ def kernels(root: str) -> str:
     slower = [row["slower"] for row in portable["rows"]]
     [loop] = cpu["rows"]
     return f"""
-The table gives milliseconds for forward and backward together on an {gpu(result["machine"])}, with bf16 and head size
-{result["N"]}, measured in one run at commit {result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)).
-`fla` is flash-linear-attention's `chunk_rwkv7`, in its default form and with `safe_gate`.
+The table gives the time of the forward and the backward pass together, in milliseconds on an
+{gpu(result["machine"])}, with bf16 and head size {result["N"]}. All times were measured in one run at commit
+{result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)). `fla` is flash-linear-attention's
+`chunk_rwkv7`, in its default form and with `safe_gate`.
 
 {table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "speed-up over fla"], rows)}
 
-If the same kernels are compiled as PTX for compute capability 8.0, they take {min(slower):.2f} to {max(slower):.2f}
+The same kernels, compiled as PTX for compute capability 8.0, take {min(slower):.2f} to {max(slower):.2f}
 times as long as native kernels ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On
 {cpu["machine"]["threads"]} CPU cores in fp32, the operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop
 over tokens ({loop["B"]} rows x {loop["T"]} tokens x {loop["H"]} heads,
@@ -352,13 +387,20 @@ def fused(root: str) -> str:
         backward = row.get("backward", {}).get("us")
         cells = [row["forward"]["us"], row["compiled"]["forward_us"], backward, row["compiled"]["backward_us"]]
         rows.append([row["operator"], str(row["C"]), *("" if us is None else f"{us:.0f}" for us in cells)])
-    heads = ["operator", "width", "forward", "compiled", "backward", "compiled"]
+    heads = ["operator", "width", "forward", "forward, compiled", "backward", "backward, compiled"]
     return f"""
-The table gives microseconds for {result["tokens"]:,} tokens on an {gpu(result["machine"])}. The columns "compiled" give
-the time of the unfused PyTorch code under `torch.compile` ([fused.json]({root}benchmarks/results/fused.json)).
-`norm_mix of n` is a layer norm followed by the token shift, which mixes each token with the previous one in n different
-ways. `gates` is the element-wise part of time mixing: decay, learning rate, value and keys. `embed_gate` is DeepEmbed.
-`cross_entropy` computes its gradient in the forward pass.
+The table gives the time for {result["tokens"]:,} tokens in microseconds on an {gpu(result["machine"])}. The columns
+with "compiled" give the time of the unfused PyTorch code under `torch.compile`
+([fused.json]({root}benchmarks/results/fused.json)). The operators are:
+
+- `norm_mix of n`: a layer norm followed by the token shift, which mixes each token with the previous one in n different
+  ways.
+- `gates`: the element-wise part of time mixing, that is, decay, in-context learning rate, value and keys.
+- `norm_bonus_gate`: the end of time mixing, that is, group norm, bonus and output gate.
+- `relu_squared`: the activation of channel mixing.
+- `embed_gate`: DeepEmbed.
+- `embedding`: the lookup of the tokens' embeddings.
+- `cross_entropy`: the loss. Its gradient is computed in the forward pass.
 
 {table(heads, rows)}
 """
@@ -383,15 +425,16 @@ The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenize
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
-On a CPU, a C++ kernel reads the matrices in bf16, which rounds them as on a GPU. In turns with the `rwkv` package,
-which ran the same weights in fp32 without sampling, {threads} cores made {package["ours"]:.0f} tokens/s with sampling
-against {package["tokens_per_second"]:.0f}, {package["ratio"]} times as many. A token reads {
-        package["gb_read_per_token"] * 1000:.0f} MB, so that the kernel and the sampling together read {
-        package["gb_per_second_read"]:.0f} GB/s. A copy moved
-{package["gb_per_second_copy"]:.0f} GB/s.
+On a CPU, a C++ kernel reads the matrices in bf16, which rounds them as on a GPU. It was compared with the `rwkv`
+package
+on {threads} cores, in turns and with the same weights. This project generated {package["ours"]:.0f} tokens/s, including
+sampling. The package generated {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The median of the
+ratios is {package["ratio"]}. For each token, this project reads {package["gb_read_per_token"] * 1000:.0f} MB, that is,
+{package["gb_per_second_read"]:.0f} GB/s. A plain copy in memory moves {package["gb_per_second_copy"]:.0f} GB/s on the
+same machine.
 
-Memory does not grow with length: after 100,000 generated tokens, it is {memory["bytes_grown"]} bytes larger than after
-1,000 tokens
+The memory in use does not depend on the length of a piece. After 100,000 generated tokens it is {memory["bytes_grown"]}
+bytes larger than after 1,000 tokens
 ([generation_cuda_memory.json]({root}benchmarks/results/generation_cuda_memory.json)).
 """
 
@@ -407,16 +450,16 @@ def prepare(root: str) -> str:
         if f"prepare {name}" in rate
     ]
     sizes = " and ".join(
-        f"{x['prepare_mib'] + x['worker_mib']:.0f} MiB for {int(name.split()[0]):,} files"
+        f"{x['prepare_mib'] + x['worker_mib']:.0f} MiB of memory for {int(name.split()[0]):,} files"
         for name, x in memory.items()
         if name.endswith("files")
     )
     return f"""
-The table gives files per second per CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
+The table gives the number of files per second and CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
 
 {table(["tokenizer", "tokenizing alone", "all of `prepare`", "the reference implementation"], rows)}
 
-With one worker process, `prepare` uses {sizes}.
+With one worker process, `prepare` needs {sizes}.
 """
 
 
@@ -428,9 +471,9 @@ def scaling(root: str) -> str:
     columns = [(kind, gpus) for kind in ("weak", "strong") for gpus in counts]
     heads = ["preset", "file", "tokens/s on one GPU"]
     heads += [
-        f"{'constant batch per GPU' if kind == 'weak' else 'constant total batch'}, {n} GPUs" for kind, n in columns
+        f"speed-up, constant {'batch per GPU' if kind == 'weak' else 'total batch'}, {n} GPUs" for kind, n in columns
     ]
-    heads += [f"optimizer GB per GPU on {', '.join(map(str, (1, *counts)))}"]
+    heads += [f"GB of optimizer states per GPU on {', '.join(map(str, (1, *counts)))} GPUs"]
     rows = []
     for preset in ("0.1b", "1.5b"):
         for file in sorted({row["file"] for row in result["rows"]}):
@@ -443,9 +486,9 @@ def scaling(root: str) -> str:
             rows.append([f"`{preset}`", file, one, *speedups, ", ".join(f"{x:.1f}" for x in held)])
     whole = by_key["7b", "zero2", "weak", counts[-1]]
     return f"""
-The table gives the throughput of one {gpu(result["machine"])}, and the speed-up with up to {counts[-1]} GPUs of the
-same host. It was measured with the v7 model (`--channel_mix x070`) at commit {result["machine"]["commit"]}
-([scaling.json]({root}benchmarks/results/scaling.json)):
+The table gives the throughput of one {gpu(result["machine"])}, the speed-up over it with up to {counts[-1]} GPUs of the
+same host, and the memory for optimizer states. It was measured with the v7 model (`--channel_mix x070`) at commit
+{result["machine"]["commit"]} ([scaling.json]({root}benchmarks/results/scaling.json)):
 
 {table(heads, rows)}
 
@@ -470,19 +513,20 @@ def tuning(root: str) -> str:
         tune: min((row for row in result["tuned"] if row["tune"] == tune), key=lambda row: row["val_loss"])
         for tune in ("all", "state")
     }
-    heads = ["", "learning rate", "trained parameters", "of the model", "checkpoint MB", "validation loss"]
+    heads = ["", "learning rate", "trained parameters", "share of the model", "checkpoint MB", "validation loss"]
     return f"""
 A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) was trained on corpora of music21
 other than Palestrina. It was then tuned for {result["steps"]} steps on {composer["train"]["pieces"]} of Palestrina's
 movements. Before tuning, its loss on
-{composer["val"]["pieces"]} held-out movements is {result["untuned_val_loss"]:.3f} nats per token
+{composer["val"]["pieces"]} held-out movements was {result["untuned_val_loss"]:.3f} nats per token
 ([tuning.json]({root}benchmarks/results/tuning.json)):
 
 {table(heads, rows)}
 
-The methods are compared at the best of their three learning rates. Tuning a state,
-{best["state"]["share"]:.2%} of the parameters, achieves {result["state_over_all"]:.0%} of the improvement of full
-fine-tuning ([tuning.py]({root}benchmarks/tuning.py)).
+At the best of three learning rates each, tuning the state reduces the loss {result["state_over_all"]:.0%} as much as
+full
+fine-tuning does, with {best["state"]["share"]:.2%} of the trained parameters
+([tuning.py]({root}benchmarks/tuning.py)).
 """
 
 
@@ -494,10 +538,11 @@ def saving(root: str) -> str:
         + ["" if x["step_while_writing_s"] is None else f"{x['step_while_writing_s']:.2f}"]
         for mode, x in ((mode, result[mode]) for mode in ("overlapped", "blocking"))
     ]
-    heads = ["", "checkpoint MB", "pause in s", "step in s", "step while writing in s"]
+    heads = ["", "checkpoint, MB", "pause, s", "step, s", "step while a checkpoint is written, s"]
     return f"""
-The table shows how long saving a small model interrupts training on {result["machine"]["cores"]} CPU cores
-([saving.json]({root}benchmarks/results/saving.json)):
+The table shows how long a checkpoint of a small model interrupts training on {result["machine"]["cores"]} CPU cores,
+and
+how much the steps slow down while it is written ([saving.json]({root}benchmarks/results/saving.json)):
 
 {table(heads, rows)}
 """
@@ -507,16 +552,17 @@ def kills(root: str) -> str:
     """Return what happened to a run that was killed many times."""
     result = results("kills")
     return f"""
-A run that saves every second step was killed {result["kills"]} times, half of them at random moments, half at
-the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
-{result["left_a_partial_one"]} kills left a partly written checkpoint.
-{result["damaged_under_a_steps_name"]} complete checkpoints were damaged, and the run resumed from a damaged checkpoint
+A run that saves every second step was killed {result["kills"]} times: in half of the cases at a random moment, in the
+other half at the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
+{result["left_a_partial_one"]} kills left a partly written checkpoint, which has no final name. The number of
+checkpoints
+with a final name that were damaged is {result["damaged_under_a_steps_name"]}. The run resumed from a damaged checkpoint
 {result["resumed_from_a_damaged_one"]} times.
 """
 
 
 def resumption(root: str) -> str:
-    """Return how far a run that resumes under another layout departs from the uninterrupted run."""
+    """Return how much the losses of a run that resumes under another layout differ from the uninterrupted run."""
     rows = []
     for name in ("resumption_cpu", "resumption_h100", "resumption_h200"):
         result = results(name)
@@ -527,10 +573,12 @@ def resumption(root: str) -> str:
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-For each number of ranks, one run was saved at step {at} under ZeRO-2. This checkpoint was resumed on every number of
-ranks and under every ZeRO stage, with the files of `ds_configs/`. The next 20 losses of each resumed run were compared
-with those of the uninterrupted run. The deviation of a resumed run is the largest difference, in nats per token. The
-table gives the median and the maximum of these deviations.
+For each number of ranks, one run was saved at step {at} under ZeRO-2. From this checkpoint, a run was resumed on each
+of
+these numbers of ranks and under every ZeRO stage, with the files of `ds_configs/`. The next 20 losses of each resumed
+run
+were compared with those of the uninterrupted run. The deviation of a resumed run is the largest difference, in nats per
+token. The table gives the median and the maximum of the deviations.
 
 {table(["preset", "ranks", "device of each rank", "median", "maximum", "source"], rows)}
 """
@@ -565,17 +613,18 @@ def learning(root: str) -> str:
 Both optimizers trained `{settings["preset"]}` for {settings["steps"]} steps of {settings["batch_size"]} x
 {settings["ctx_len"]:,} tokens on chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens,
 {gpu(result["machine"])}, [learning.json]({root}benchmarks/results/learning.json)). Two learning rates were
-tried for each optimizer: {grid["adamw"]} for AdamW, {grid["muon"]} for Muon. The table shows the better one.
-Muon reaches the lowest validation loss of AdamW
-in {steps["mean"]:.0%} of the steps ({steps["least"]:.0%} and {steps["most"]:.0%} with the two seeds) and in
-{seconds["mean"]:.0%} of the time. After step
-{found["contestants"]["muon"]["best_step"]["mean"]:.0f}, the models trained with Muon overfit;
-the losses shown are the means of the lowest ones. The orthogonalization
-costs more in a large model with few tokens per step: {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} with
-{one:,} tokens per step on one GPU take {muon["step_ms"]:.0f} ms per step instead of {adamw["step_ms"]:.0f} ms
-([step_muon.json]({root}benchmarks/results/step_muon.json)). With several GPUs, this work is divided among them.
+tried for each optimizer: {grid["adamw"]} for AdamW, {grid["muon"]} for Muon. The table shows the better one, with the
+lowest validation loss of each run, averaged over the seeds:
 
 {table(["optimizer", "learning rate", "weight decay", "seeds", "lowest validation loss", "at step", "tokens/s"], rows)}
+
+- Muon needs {steps["mean"]:.0%} of AdamW's steps ({steps["least"]:.0%} and {steps["most"]:.0%} with the two seeds) and
+  {seconds["mean"]:.0%} of its time to reach AdamW's lowest validation loss. After step
+  {found["contestants"]["muon"]["best_step"]["mean"]:.0f}, the models trained with Muon overfit.
+- A step with Muon takes longer, because it orthogonalizes matrices. The difference is largest for large models with few
+  tokens per step. With {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} and {one:,} tokens per step on one
+  GPU, a step takes {muon["step_ms"]:.0f} ms instead of {adamw["step_ms"]:.0f} ms
+  ([step_muon.json]({root}benchmarks/results/step_muon.json)). Several GPUs divide this work among them.
 
 ![Validation loss by steps and by seconds]({root}benchmarks/results/learning.png)
 """
@@ -584,14 +633,16 @@ costs more in a large model with few tokens per step: {adamw["model"]["layers"]}
 def zero(root: str) -> str:
     """Return memory and traffic under each DeepSpeed file."""
     return f"""
-Each cell has the form A / B. A is the memory for weights, gradients and AdamW states in GiB per GPU. B is what each GPU
-sends to other nodes per step of one micro-batch, in GB. Each node has {plan.GPUS_PER_NODE} GPUs. The first column gives
-the number of parameters.
-[plan.py]({root}benchmarks/plan.py) computes both and checks them against a two-rank run
-([plan.json]({root}benchmarks/results/plan.json)). The last column recommends zero1 if zero1
-needs less than {plan.ROOM_GIB} GiB, because the rest of an 80 GiB GPU is needed for activations and buffers. If zero1
-needs more but zero2 needs less than {plan.ROOM_GIB} GiB, the column recommends zero2. If both need more, it recommends
-zeropp or zero3, whichever sends less.
+The last column of the table recommends a file for a model with this number of parameters on this number of GPUs. Each
+node has {plan.GPUS_PER_NODE} GPUs with 80 GiB. The cells have the form A / B:
+
+- A is the memory for weights, gradients and AdamW states, in GiB per GPU.
+- B is what each GPU sends to other nodes in a step of one micro-batch, in GB.
+
+The recommended file is zero1 if zero1 needs less than {plan.ROOM_GIB} GiB, because the rest of the memory is needed for
+activations and buffers. Otherwise it is zero2 if zero2 needs less than {plan.ROOM_GIB} GiB, and else zeropp or zero3,
+whichever sends less. [plan.py]({root}benchmarks/plan.py) computes A and B, and checks them against a two-rank run
+([plan.json]({root}benchmarks/results/plan.json)).
 
 {plan.table()}
 """

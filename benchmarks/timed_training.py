@@ -1,4 +1,4 @@
-"""Train for a given time. A short run measures the duration of a step, which gives the number of steps."""
+"""Train for a given time. A short run first measures the duration of a step, from which the number of steps follows."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 PROJECT = Path(__file__).parent.parent
 PROBE_STEPS = 120
-SHARE_OF_STEPS = 0.94  # of the time; validations and checkpoints take the rest
+SHARE_OF_STEPS = 0.94  # share of the time for steps; validations and checkpoints take the rest
 
 
 def train(data: Path, out: Path, options: Sequence[str]) -> dict[str, list[tuple[int, float]]]:

@@ -3,7 +3,7 @@
     python benchmarks/training_run.py --data DATA --preset 0.1b --steps 200
 
 Writes results/training_PRESET.json: losses, speed and memory. Exit status 1 if a loss is not finite or the loss does
-not fall. Options that are not listed go to train.py."""
+not fall. Options that are not listed are passed to train.py."""
 
 import argparse
 import math

@@ -1,8 +1,8 @@
-"""A Transformer of the same number of layers and the same width as an RWKV, to compare with it (see learning.py).
+"""A Transformer to compare with an RWKV of the same number of layers and the same width (see learning.py).
 
-It has RoPE, QK-norm, SwiGLU, RMS norms before the sublayers and an untied head. It trains as RWKV does here: bf16
-weights with fp32 master weights, fused AdamW, and batches that are read ahead into pinned memory. On a GPU it is
-compiled. Tokens attend only to their own document, as RWKV resets its state at the start of each document.
+It has RoPE, QK-norm, SwiGLU, RMS norms before the sublayers and an untied head. Like RWKV in this project, it is
+trained with bf16 weights, fp32 master weights, fused AdamW, and batches that are read ahead into pinned memory. On a
+GPU it is compiled. Tokens attend only to their own document, because RWKV resets its state at the start of a document.
 
 Attention is computed by one of:
 - varlen: Flash Attention over packed documents (torch.nn.attention.varlen); a GPU only
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> list[Tensor]:
-        """Initialize the parameters as in GPT-2, but embeddings with a deviation of 1; return fp32 master weights.
+        """Initialize the parameters as in GPT-2, but embeddings with a deviation of 1. Return fp32 master weights.
 
         With GPT-2's deviation of 0.02 for embeddings, the model learned much more slowly.
         """
@@ -162,7 +162,7 @@ class MixedPrecision:
 
 
 def check_attention(attention: str, device: torch.device) -> None:
-    """Raise AssertionError if the attention, or its gradient, is not that of `mask`; run as in training otherwise."""
+    """Raise AssertionError if the attention or its gradient differs from that of `mask`."""
     generator = torch.Generator(device).manual_seed(0)
     B, T = 2, 192
     bounds = torch.tensor([0, 70, 192, 200, 384], dtype=torch.int32, device=device)
@@ -181,7 +181,7 @@ def check_attention(attention: str, device: torch.device) -> None:
 def make_model(
     shape: dict[str, int], vocab_size: int, ctx_len: int, dropout: float, attention: str, device: torch.device
 ) -> Transformer:
-    """Return a model in bf16 on `device`; its rotations stay in float32. `shape`: an entry of PRESETS."""
+    """Return a model in bf16 on `device`, with float32 rotations. `shape` is an entry of PRESETS."""
     model = Transformer(shape["n_layer"], shape["n_embd"], vocab_size, ctx_len, dropout, attention).to(device)
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()

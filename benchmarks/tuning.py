@@ -2,10 +2,12 @@
 
     python benchmarks/tuning.py --work DIR
 
-Trains a base model on music21's corpora without Palestrina, then tunes it on some of his movements: all weights, and
-only an initial state per layer, for the same number of steps and at several learning rates. The loss is that of
-held-out movements. Writes results/tuning.json. Exit status 1 if the best state improves the loss less than half as much
-as the best full fine-tuning, if it has 1% of the parameters or more, or if the base model's file has changed.
+The script trains a base model on music21's corpora without Palestrina. It then tunes this model on some movements by
+Palestrina in two ways, by training all weights and by training only an initial state per layer. Both use the same
+number of steps and several learning rates. The loss is measured on held-out movements. Writes results/tuning.json.
+
+Exit status 1 in any of these cases: the best state improves the loss less than half as much as the best full
+fine-tuning; the state has 1% of the parameters or more; the file of the base model has changed.
 
 Results that DIR already contains are reused. The defaults take under 20 minutes on a CPU core. On a GPU:
 
@@ -108,7 +110,7 @@ def main() -> int:
 
 
 def dataset(work: Path, name: str, corpora: dict[str, int]) -> Path:
-    """Prepare the first scores of each corpus; return the dataset folder."""
+    """Prepare the first scores of each corpus. Return the dataset folder."""
     folder = work / name
     if not (folder / "dataset.json").exists():
         for corpus, limit in corpora.items():
@@ -124,7 +126,7 @@ def train(run: Path, *arguments: object) -> None:
 
 
 def command(*arguments: object) -> str:
-    """Run Python with these arguments in the project's folder; return its output."""
+    """Run Python with these arguments in the project's folder. Return its output."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=PROJECT, check=True, text=True, stdout=subprocess.PIPE
     ).stdout

@@ -1,4 +1,4 @@
-"""Measure the WKV7s operator: on a CPU against a loop over tokens, on a GPU against flash-linear-attention's.
+"""Compare the WKV7s operator with a loop over tokens on a CPU, and with flash-linear-attention's operator on a GPU.
 
     python benchmarks/wkv7s.py
     python benchmarks/wkv7s.py --before 0daa86e     # on a CPU: against the operator of that commit
@@ -45,7 +45,7 @@ def ours(*arguments: Tensor) -> Tensor:
 
 
 def token_loop(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Compute the recurrence from its formula, token by token, as a plain PyTorch port does."""
+    """Compute the recurrence from its formula, token by token, with plain PyTorch operations."""
     B, T, H, N = r.shape
     S = r.new_zeros(B, H, N, N)
     decay = torch.exp(LOG_DECAY_SCALE * torch.sigmoid(w))
@@ -99,7 +99,7 @@ def benchmark_cpu(before: str | None) -> dict:
     rows = []
     for B, T, H in shapes:
         arguments = inputs(B, T, H, torch.float32, "cpu")
-        # Interleaved in rounds, so that a slowdown of the machine affects both.
+        # The operators take turns, so that a slowdown of the machine affects both.
         rounds = [[time_cpu(*operator, arguments) for operator in operators.values()] for _ in range(7)]
         row: dict = {"B": B, "T": T, "H": H, "N": 64}
         for i, name in enumerate(operators):
@@ -155,7 +155,10 @@ def copy_bandwidth() -> float:
 
 
 def peers() -> dict[str, Operator]:
-    """Return flash-linear-attention's chunked operator in both forms if it is installed; w is its log decay."""
+    """Return both forms of flash-linear-attention's chunked operator, or none if it is not installed.
+
+    Its argument w is the logarithm of the decay.
+    """
     try:
         from fla.ops.rwkv7 import chunk_rwkv7
     except ImportError:
@@ -214,7 +217,7 @@ def times_of_ours(portable: bool) -> list[tuple[float, float]]:
 
 
 def benchmark_portable() -> dict:
-    """Compare the two builds in three alternating rounds, in separate processes: their operators share names."""
+    """Compare the two builds in three rounds, in separate processes because their operators have the same names."""
     turns: dict[str, list] = {"native": [], "portable": []}
     for kind in [*turns] * 3:
         command = [sys.executable, __file__, "--times-of", kind]

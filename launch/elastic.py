@@ -2,9 +2,10 @@
 
     python launch/elastic.py MIN_HOSTS RANKS train.py ARGUMENTS...
 
-Run this on every host. NODES is the number of hosts. MIN_HOSTS is the smallest number of hosts with which training
-continues. MASTER_ADDR and MASTER_PORT are the rendezvous address. The host with NODE_RANK 0 serves the rendezvous. If
-this host is lost, the run ends and must be started again.
+Run this command on every host. RANKS is the number of ranks per host. MIN_HOSTS is the smallest number of hosts with
+which training continues. These environment variables are read: NODES is the number of hosts, and MASTER_ADDR and
+MASTER_PORT are the address of the rendezvous, which the host with NODE_RANK 0 serves. If this host is lost, the run
+ends and must be started again.
 
 The hosts agree through torch's rendezvous on which of them take part in the run. When a host is lost, the ranks of the
 other hosts fail. The remaining hosts then start new ranks, which resume from the last checkpoint. When a host joins,
@@ -13,13 +14,16 @@ a new checkpoint, the run ends.
 
 Notable choices:
 - Only the rendezvous of torch's elastic launcher is used, not its agent. When the hosts change, the agent kills ranks
-  30 seconds after SIGTERM, even if they are still saving; --shutdown-timeout does not change this. It also treats exit
-  status 75 as a failure.
-- A host counts as lost when it has sent no heartbeat for 10 seconds.
+  30 seconds after SIGTERM, even if they are still saving, and --shutdown-timeout does not change this. The agent also
+  treats exit status 75 as a failure.
+- A host counts as lost if it has sent no heartbeat for 10 seconds.
 
-Exit status: 0 if the run is finished; 75 if this host received SIGTERM or SIGUSR1 and its ranks saved a checkpoint; 130
-if they saved one after Ctrl-C; 70 if the rendezvous is lost or too few hosts joined; otherwise the status of the rank
-that failed first.
+Exit status:
+  0      the run is finished
+  75     the ranks saved a checkpoint after this host received SIGTERM or SIGUSR1
+  130    the ranks saved a checkpoint after Ctrl-C
+  70     the rendezvous is lost, or too few hosts joined
+  other  the status of the rank that failed first
 """
 
 import contextlib
@@ -34,7 +38,7 @@ from pathlib import Path
 
 from node import USER_ERRORS, Ranks
 
-os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a lost host would otherwise print the C++ stacks of its sockets
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # otherwise torch prints the C++ stacks of its sockets if a host is lost
 from torch.distributed import TCPStore
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
@@ -47,13 +51,13 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 
 from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED
 
-del os.environ["TORCH_CPP_LOG_LEVEL"]  # the ranks keep their own setting
+del os.environ["TORCH_CPP_LOG_LEVEL"]  # so that it does not affect the ranks
 
 RUN_ID = "rwkv-music"
 HEARTBEAT_SECONDS, HEARTBEATS_MISSED = 2, 5
-LAST_CALL_SECONDS = 10  # wait for more hosts after MIN_HOSTS have joined; longer than ranks need to notice a loss
+LAST_CALL_SECONDS = 10  # time to wait for more hosts after MIN_HOSTS have joined; longer than ranks take to see a loss
 JOIN_CHECK_SECONDS = 1.0
-CLOSING_SECONDS = 3  # the rendezvous server outlives the run by this time, so that waiting hosts see it closed
+CLOSING_SECONDS = 3  # host 0 serves the rendezvous this long after the run, so that other hosts see that it is closed
 
 
 def main(arguments: list[str]) -> int:
@@ -100,7 +104,10 @@ def main(arguments: list[str]) -> int:
 
 
 def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
-    """Connect to the rendezvous; host 0 also serves it, on the interface of MASTER_ADDR only."""
+    """Connect to the rendezvous. Host 0 also serves it, only on the interface of MASTER_ADDR.
+
+    Raises RendezvousError.
+    """
     host, port = socket.gethostbyname(os.environ["MASTER_ADDR"]), int(os.environ["MASTER_PORT"])
     listener = socket.create_server((host, port)) if serves_rendezvous() else None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -145,7 +152,7 @@ def serves_rendezvous() -> bool:
 
 
 class StopOnJoin:
-    """A poll for `Ranks.wait` that makes the ranks save and stop when another host waits to join."""
+    """A callback for `Ranks.wait` that makes the ranks save a checkpoint and stop when another host waits to join."""
 
     def __init__(self, rendezvous: RendezvousHandler, ranks: Ranks) -> None:
         self._rendezvous, self._ranks, self._checked_at = rendezvous, ranks, time.monotonic()
@@ -172,17 +179,17 @@ class CrashCounter:
         self._started_from = self._newest_checkpoint()
 
     def may_restart(self) -> bool:
-        """Count one crash; return whether the count is below the limit."""
+        """Count one crash. Return whether the count is below the limit."""
         newest = self._newest_checkpoint()
         self.count = self.count + 1 if newest == self._started_from else 1
         self._started_from = newest
         return self.count < int(os.environ.get("CRASHES", "3"))
 
     def _newest_checkpoint(self) -> str:
-        """Return the name of the checkpoint written last. A checkpoint of a later step may be older and damaged."""
+        """Return the name of the most recently written checkpoint. One of a later step may be older, and damaged."""
         found = [(0.0, "")]
         for path in self._run.glob("checkpoints/step_*"):
-            with contextlib.suppress(FileNotFoundError):  # being deleted
+            with contextlib.suppress(FileNotFoundError):  # the checkpoint is being deleted
                 found.append((path.stat().st_mtime, path.name))
         return max(found)[1]
 

@@ -1,12 +1,12 @@
 """End the ranks of a launcher that was killed. launch/node.py and launch/elastic.py start this script as a process.
 
-Standard input is a pipe from the launcher. Each line holds the process numbers of the launcher's current ranks. When
-the launcher has ended, the pipe closes. Ranks that still run then receive SIGTERM, save a checkpoint and stop. After a
+Standard input is a pipe from the launcher. Each line has the process numbers of the launcher's current ranks. When the
+launcher ends, the pipe closes. Ranks that are still running then receive SIGTERM, save a checkpoint and stop. After a
 grace period they are killed, because a rank that hangs cannot stop.
 
-DeepSpeed's and torch's launchers start no such process. Under them, a thread of each rank watches the launcher
-(`stop_without_launcher` in training/signals.py). The thread cannot replace this process, because it starts later, with
-train.py, and cannot end a rank that hangs.
+DeepSpeed's and torch's launchers do not start such a process. With these launchers, a thread in each rank watches the
+launcher (`stop_without_launcher` in training/signals.py). The thread could not replace this process: it starts later,
+when train.py runs, and it cannot end a rank that hangs.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ GRACE_SECONDS = 8
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # this process must outlive the launcher
+        signal.signal(number, signal.SIG_IGN)  # because this process must outlive the launcher
     ranks: dict[int, int | None] = {}
     for line in sys.stdin:
         ranks = {int(process): start_time(int(process)) for process in line.split()}

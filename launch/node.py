@@ -2,21 +2,24 @@
 
     python launch/node.py RANKS train.py ARGUMENTS...
 
-On several hosts, NODES (default 1) is the number of hosts and NODE_RANK (default 0) the number of this host.
-MASTER_ADDR and MASTER_PORT are the rendezvous address.
+RANKS is the number of ranks on this host. These environment variables are read: NODES (default 1) is the number of
+hosts, NODE_RANK (default 0) is the number of this host, and MASTER_ADDR and MASTER_PORT are the rendezvous address.
 
-The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a checkpoint and stop. A closing terminal
-sends SIGHUP, which is forwarded as SIGTERM. After a second SIGINT, ranks that have not ended within 5 seconds are
-killed. SIGQUIT kills all ranks at once. When a rank fails, the others get 8 seconds to print the state of the run and
+The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a checkpoint and stop. SIGHUP, which a
+closing terminal sends, is forwarded as SIGTERM. After a second SIGINT, ranks that have not ended within 5 seconds are
+killed. SIGQUIT kills all ranks at once. When a rank fails, the others have 8 seconds to print the state of the run, and
 are then killed. If the launcher is killed, launch/guard.py ends its ranks.
 
-torchrun (torch 2.13) is not used here for four reasons. It replaces every rank's exit status by 1. It kills ranks 30
-seconds after another rank failed, even with another --shutdown-timeout. It stops waiting at a second signal. It leaves
-its ranks running when it is killed.
+torchrun (torch 2.13) is not used here for four reasons. It replaces the exit status of every rank by 1. It kills ranks
+30 seconds after another rank has failed, even with another --shutdown-timeout. After a second signal, it no longer
+waits for the ranks. If it is killed, its ranks continue to run.
 
-Exit status: 0 if all ranks finished; 75 if they were stopped by SIGTERM or SIGUSR1; 130 if they were stopped by Ctrl-C;
-otherwise the status of the rank that failed first. Stopped ranks have saved a checkpoint if training had begun, and
-restarting resumes from it.
+Exit status:
+  0      all ranks have finished
+  75     the ranks were stopped by SIGTERM or SIGUSR1
+  130    the ranks were stopped by Ctrl-C
+  other  the status of the rank that failed first
+If training had begun, ranks that were stopped have saved a checkpoint, and the same command resumes from it.
 """
 
 import os
@@ -54,13 +57,13 @@ def main(arguments: list[str]) -> int:
 
 
 class Ranks:
-    """The processes of this host's ranks. From its creation on, signals to the launcher are forwarded to them.
+    """The processes of this host's ranks. As soon as this object exists, signals to the launcher are forwarded to them.
 
-    While no rank runs, a signal ends the launcher.
+    While no rank is running, a signal ends the launcher.
     """
 
     def __init__(self) -> None:
-        self.received: list[int] = []  # what the signals sent to the launcher are forwarded as
+        self.received: list[int] = []  # the signals that have been forwarded, in the form in which ranks receive them
         self._processes: list[subprocess.Popen] = []
         self._starting = False
         self._interrupted_at: float | None = None  # time of the first SIGINT
@@ -71,20 +74,9 @@ class Ranks:
                 signal.signal(number, self._handle)
 
     def start(self, arguments: list[str], ranks: int, first_rank: int, world_size: int, **environment: str) -> None:
-        """Start the ranks: one Python interpreter each, with `arguments` and the added `environment` variables."""
+        """Start the ranks, each as a Python process with `arguments` and additional `environment` variables."""
         self._starting = True
         self._processes = []
-        for local_rank in range(ranks):
-            place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
-            sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
-            own = {name: str(value) for name, value in {**place, **sizes, **environment}.items()}
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-u", *arguments],
-                    env={**os.environ, **own},
-                    start_new_session=True,  # a terminal's Ctrl-C reaches the ranks once, through the launcher
-                )
-            )
         if self._guard is None or self._guard.poll() is not None:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))],
@@ -94,9 +86,21 @@ class Ranks:
                 start_new_session=True,
                 text=True,
             )
-        print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
+        for local_rank in range(ranks):
+            place = {"RANK": first_rank + local_rank, "LOCAL_RANK": local_rank}
+            sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": ranks}
+            own = {name: str(value) for name, value in {**place, **sizes, **environment}.items()}
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-u", *arguments],
+                    env={**os.environ, **own},
+                    start_new_session=True,  # so that Ctrl-C in a terminal reaches the ranks only through the launcher
+                )
+            )
+            # After each one, because the launcher may be killed before all have started.
+            print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
         self._starting = False
-        for number in self.received:  # while they were started
+        for number in self.received:  # signals that arrived while the ranks were started
             self.send(number)
 
     def send(self, number: int) -> None:
@@ -105,11 +109,11 @@ class Ranks:
             process.send_signal(number)
 
     def wait(self, poll: Callable[[], None] = lambda: None) -> int:
-        """Wait for all ranks and return the exit status. After a rank fails, the others are killed after a grace
-        period.
+        """Wait for all ranks, and return the exit status. If a rank fails, the others are killed after a grace period.
 
-        `poll` is called about ten times a second while all ranks run. A rank killed by signal n has status 128 + n. The
-        exception is SIGTERM, which counts as a stop: it kills a rank only before training begins.
+        `poll` is called about ten times a second while all ranks are running. A rank that was killed by signal n has
+        status 128 + n. The exception is SIGTERM, which counts as a stop, because it kills a rank only before training
+        begins.
         """
         failed_at, status = None, 0
         while True:
@@ -122,7 +126,7 @@ class Ranks:
             ]
             if failures and failed_at is None:
                 failed_at = time.monotonic()
-                # A user error takes precedence over its effects on other ranks, and so does a stop.
+                # A user error has precedence, because it may have caused the failures of other ranks. So has a stop.
                 status = min(failures, key=lambda status: (status not in USER_ERRORS, status != EXIT_RESUMABLE, status))
                 if self._kill_at is None and signal.SIGKILL not in self.received:
                     _report_killed(codes)
@@ -152,14 +156,14 @@ class Ranks:
 
 
 def _status(code: int | None) -> int | None:
-    """Return the exit status that a process's return code stands for."""
+    """Return the exit status of a rank for the return code of its process. None means that it is still running."""
     if code == -signal.SIGTERM:
         return EXIT_RESUMABLE
     return code if code is None or code >= 0 else 128 - code
 
 
 def _report_killed(codes: list[int | None]) -> None:
-    """Report ranks killed by a signal, which cannot report it themselves."""
+    """Print a line about each rank that was killed by a signal, because it cannot do so itself."""
     for local_rank, code in enumerate(codes):
         if code is not None and code < 0:
             name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")

@@ -6,8 +6,8 @@
 # GPU (one per node without GPUs). The first node serves the rendezvous; neither ssh nor a hostfile is used.
 #
 # The job requeues itself after a time limit, a preemption, a lost node or a crash, and training resumes from the last
-# checkpoint. It is not requeued after CRASHES (default 3) crashes without a new checkpoint, nor when train.py ends with
-# an error message. `scancel` saves a checkpoint and ends the job.
+# checkpoint. The job is not requeued after CRASHES (default 3) crashes without a new checkpoint, or if train.py ends
+# with an error message. `scancel` saves a checkpoint and ends the job.
 #
 # Elastic:   sbatch --no-kill --nodes=4 ... launch/slurm.sh --elastic 3 ...
 # If one node is lost, training continues on the other three. A node whose processes were killed joins again
@@ -18,8 +18,8 @@
 #SBATCH --output=slurm-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# The ranks save and stop three minutes before the time limit. On preemption they receive SIGTERM. The cluster's
-# GraceTime and KillWait must then leave time to write a checkpoint.
+# The ranks save and stop three minutes before the time limit. On preemption they receive SIGTERM. In that case, the
+# cluster's GraceTime and KillWait must leave enough time to write a checkpoint.
 #SBATCH --signal=USR1@180
 set -euo pipefail
 
@@ -66,10 +66,10 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
-# 20 seconds before the time limit, kill ranks that hang. Slurm does not requeue a job that it ends at the limit.
+# Kill ranks that hang 20 seconds before the time limit, because Slurm does not requeue a job that it ends at the limit.
 end_in_time() {
   [[ -z $ends ]] || return 0
-  ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number without a limit
+  ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number if the job has no limit
   [[ $ends =~ ^[0-9]+$ ]] && ((ends > $(date +%s) + 20)) || return 0
   {
     trap '' USR1  # Slurm sends a warning to every process of the step; a second one would end this wait
@@ -79,10 +79,10 @@ end_in_time() {
   } &
 }
 
-# Start a node's launcher and exit with its status, mapped to a priority. srun returns the largest status of all nodes.
-# A stop (75, or 143 if SIGTERM arrives before the launcher handles it) and Ctrl-C (130) must therefore be smaller than
-# a crash on another node. A user error (1, 2) must be larger than a crash, because it may have caused the crashes of
-# other nodes.
+# Start a node's launcher and exit with its status, mapped to a priority, because srun returns the largest status of all
+# nodes. The status of a stop (75, or 143 if SIGTERM arrives before the launcher handles it) or of Ctrl-C (130) must
+# therefore be smaller than that of a crash on another node. The status of a user error (1, 2) must be larger than that
+# of a crash, because it may have caused the crashes of other nodes.
 node() {
   export NODE_RANK=$SLURM_NODEID
   launcher= ends=
@@ -110,7 +110,7 @@ node() {
 # When a rank dies, its node's launcher exits (launch/node.py). Ten seconds later, srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
 #
-# The newest checkpoint by time, not by step: a checkpoint of a later step may be old and damaged.
+# The checkpoint that was written last. One of a later step may be older and damaged.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 launcher=("$project/launch/node.py" "$processes")
 ending=(--wait=10)
@@ -124,7 +124,7 @@ srun --kill-on-bad-exit=0 "${ending[@]}" bash -c "$(declare -f node end_in_time)
 case $status in
   3) status=75 ;;
   4) status=130 ;;
-  1) status=70 ;;  # of srun itself
+    1) status=70 ;;  # srun itself failed
   201 | 202) status=$((status - 200)) ;;
 esac
 

@@ -2,8 +2,8 @@
 # Train on every GPU of one machine (or on its CPU):   launch/workstation.sh --data DATA --out RUN --preset 0.1b ...
 #
 # All arguments go to train.py; without --deepspeed_config it uses ds_configs/zero2.json.
-# CUDA_VISIBLE_DEVICES=0,1 launch/workstation.sh ... uses two GPUs; RANKS=2 starts two processes on a host without GPUs.
-# Ctrl-C saves a checkpoint and stops.
+# CUDA_VISIBLE_DEVICES=0,1 launch/workstation.sh ... uses two GPUs. On a host without GPUs, RANKS=2 launch/workstation.sh
+# ... starts two processes. Ctrl-C saves a checkpoint and stops.
 #
 # Elastic, on several hosts:   NODES=3 NODE_RANK=0 MASTER_ADDR=HOST launch/workstation.sh --elastic 1 ...
 # Run this on every host with its own NODE_RANK; HOST is the address of the one with NODE_RANK=0. Training continues
@@ -28,7 +28,7 @@ for argument in "$@"; do
 done
 [[ ${min_hosts:-0} != 0 ]] && launcher=("$project/launch/elastic.py" "$min_hosts")
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
-# Hosts of one run need the same port; a run on a single host takes a free one.
+# The hosts of a run need the same port. A run on a single host uses a free one.
 port=29500
 if [[ ! -v NODES ]]; then
   port=$((20000 + $$ % 20000))

@@ -1,7 +1,7 @@
 """Configuration of a run: dataclasses for the model's shape, the data and the training.
 
-The metadata of each field is its help text. The fields define the command line (`add_arguments`), the printed summary
-and config.json in the run folder. The only other configuration is the DeepSpeed JSON file.
+Each field contains its own help text. The fields define the command line (`add_arguments`), the printed summary and
+config.json in the run folder. The only other configuration is the DeepSpeed JSON file.
 """
 
 import argparse
@@ -18,23 +18,23 @@ from rwkv_music.files import check_types, read_json, write_text
 
 IGNORE_INDEX = -100  # target that the loss ignores, as in torch's cross_entropy
 RECOMPUTE = ("none", "selective", "block")  # in order of increasing recomputation
-PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model, as `--tune` names them
+PARTS = ("emb", "time", "ffn", "enn", "ln", "head")  # parts of the model that `--tune` can select
 LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value")
 
 
-LARGEST = 10**12  # limit of settings without another limit, so that no calculation overflows
-LARGEST_SIZE = 2**20  # limit of widths and ranks
+LARGEST = 10**12  # default upper limit of a setting, so that no calculation overflows
+LARGEST_SIZE = 2**20  # upper limit of widths and ranks
 MOST_LAYERS = 2**10
-MOST_BARS = 10_000  # of a completion or an excerpt with holes
+MOST_BARS = 10_000  # in a completion or in an excerpt with holes
 MOST_MINUTES = 366 * 24 * 60
-LONGEST_NAME = 255  # bytes of a file name
+LONGEST_NAME = 255  # maximum length of a file name in bytes
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def setting(
     default: Any, text: str, choices: tuple | None = None, metavar: str | None = None, repeatable: bool = False
 ) -> Any:
-    """Declare a dataclass field with its help text (units included, without the default) and its choices, if any.
+    """Declare a dataclass field. The help text `text` includes units but not the default value.
 
     The option of a `repeatable` field has a list as its value.
     """
@@ -65,7 +65,7 @@ class ModelConfig:
         _check(self, at_least=ranks, at_most=LARGEST_SIZE)
         if self.n_embd % self.head_size:
             raise UserError(f"n_embd {self.n_embd} is not a multiple of head_size {self.head_size}: choose a multiple.")
-        # RWKV-LM's train_temp: ranks proportional to the square root of the width, in steps of 32.
+        # As in RWKV-LM's train_temp, ranks are proportional to the square root of the width, in steps of 32.
         defaults = {
             "dim_ffn": 4 * self.n_embd,
             "decay_rank": _rank(2.5, self.n_embd),
@@ -92,9 +92,9 @@ def _check(config: Any, at_least: dict[str, int], at_most: float = LARGEST, belo
 
 
 def _check_text(config: Any) -> None:
-    """Reject text that is not UTF-8, such as a path in another encoding, and names that no file system allows.
+    """Raise UserError for text that is not UTF-8, which TensorBoard cannot store, and for file names too long to exist.
 
-    TensorBoard cannot store text that is not UTF-8.
+    A path that is not UTF-8 is one whose bytes are in another encoding.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -111,7 +111,7 @@ def name_too_long(path: str) -> bool:
 
 
 def not_empty(text: str) -> str:
-    """Parse an argument and reject an empty one, which is often an unset shell variable."""
+    """Return `text`; reject an empty argument, which often comes from an unset shell variable."""
     if not text:
         raise argparse.ArgumentTypeError("the value is empty")
     return text
@@ -156,15 +156,17 @@ class DataConfig:
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict only the bars that follow "
-        "--context_bars bars; infill: predict excerpts with missing bars and parts, then what is missing "
-        "(needs the tokenizer multitrack); mix: pretrain, with fractions of completion and infill rows",
+        "--context_bars bars; infill: predict an excerpt with missing bars and parts, and then the missing ones "
+        "(needs the tokenizer multitrack); mix: a mixture of the three, see --completion_weight and --infill_weight",
         ("pretrain", "completion", "infill", "mix"),
     )
-    completion_weight: float = setting(0.5, "fraction of completion rows, for --task mix")
+    completion_weight: float = setting(
+        0.5, "fraction of completion rows, for --task mix; rows of neither kind are as in pretrain"
+    )
     infill_weight: float = setting(0.0, "fraction of infill rows, for --task mix")
-    infill_bars: int = setting(24, "maximum number of bars of an excerpt with holes, for --task infill and mix")
-    context_bars: int = setting(4, "context bars before a completion, for --task completion and mix")
-    completion_bars: int = setting(4, "predicted bars of a completion, for --task completion and mix")
+    infill_bars: int = setting(24, "maximum number of bars of an excerpt, for --task infill and mix")
+    context_bars: int = setting(4, "given bars before a completion, for --task completion and mix")
+    completion_bars: int = setting(4, "bars of a completion, which the model predicts, for --task completion and mix")
     augment: str = setting(
         "none",
         "random augmentation of the training data. transpose: key; all: key, loudness and tempo",
@@ -216,7 +218,7 @@ class DataConfig:
 
     @property
     def infills(self) -> bool:
-        """Whether some rows hold excerpts to fill in."""
+        """Whether some rows are excerpts with holes."""
         return self.task == "infill" or (self.task == "mix" and self.infill_weight > 0)
 
 
@@ -231,22 +233,24 @@ class TrainConfig:
     context_parallel: int = setting(
         1,
         "context parallelism: N consecutive ranks divide the tokens of each micro-batch evenly, so rows can be N times "
-        "as long. The number of ranks must be a multiple of N. N ranks count as one for the batch sizes",
+        "as long. The number of ranks must be a multiple of N. For micro_batch_size, N ranks count as one",
     )
     optimizer: str = setting(
         "adamw",
-        "adamw: AdamW for all parameters; muon: Muon for the large matrices of the blocks, AdamW for all others, with "
-        "the same learning rate and weight decay",
+        "optimizer. adamw: AdamW for all parameters; muon: Muon for the large matrices of the blocks, AdamW for all "
+        "others, with the same learning rate and weight decay",
         ("adamw", "muon"),
     )
     lr: float = setting(6e-4, "peak learning rate")
     lr_final: float = setting(6e-5, "learning rate at the last step")
     warmup_steps: int = setting(100, "optimizer steps of linear warm-up")
     schedule: str = setting(
-        "cosine", "learning rate schedule; wsd: warm-up, then constant, then decay", ("cosine", "wsd")
+        "cosine",
+        "learning rate schedule after the warm-up. cosine: cosine decay; wsd: constant, then decay",
+        ("cosine", "wsd"),
     )
     decay_fraction: float = setting(
-        0.2, "fraction of the steps at the end in which the rate decays, for --schedule wsd"
+        0.2, "fraction of the run, at its end, in which the learning rate decays, for --schedule wsd"
     )
     weight_decay: float = setting(0.001, "weight decay of the large matrices")
     beta1: float = setting(0.9, "AdamW beta1")
@@ -254,15 +258,15 @@ class TrainConfig:
     adam_eps: float = setting(1e-18, "AdamW epsilon")
     recompute: str = setting(
         "auto",
-        "activation checkpointing: saves memory by recomputing activations in the backward pass. none: recompute only "
-        "cheap element-wise activations; selective: also the hidden layer of channel mixing; block: everything except "
-        "the block inputs; auto: the first of these whose estimated memory fits the GPU",
+        "activation checkpointing: the activations that the backward pass recomputes to save memory. none: only cheap "
+        "element-wise ones; selective: also the hidden layer of channel mixing; block: all except the block inputs; "
+        "auto: the first of these whose estimated memory fits the GPU",
         ("auto", *RECOMPUTE),
     )
     fast: str = setting(
         "auto",
-        "auto: use faster replacements of DeepSpeed internals if the installed DeepSpeed is the tested version; off: "
-        "use DeepSpeed's own code paths only",
+        "faster replacements of DeepSpeed's internals. auto: used if the installed DeepSpeed is the tested version; "
+        "off: not used",
         ("auto", "off"),
     )
     grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
@@ -275,12 +279,15 @@ class TrainConfig:
     patience: int = setting(
         0, "end the run when N consecutive validations have not lowered the validation loss; 0: never"
     )
-    save_every: int = setting(500, "optimizer steps between checkpoints, besides the final one; 0: final one only")
-    save_minutes: float = setting(0.0, "also save a checkpoint X minutes after the last one; 0: by steps only")
+    save_every: int = setting(
+        500, "optimizer steps between checkpoints; the end of the run is always saved; 0: only the end"
+    )
+    save_minutes: float = setting(0.0, "save a checkpoint also when the last one is X minutes old; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
-        "overlapped: training continues while a copy in host memory is written (12 bytes per parameter of a rank's "
-        "optimizer, 8 bytes per parameter that Muon updates); blocking: no copy, training waits",
+        "whether training waits while a checkpoint is written. overlapped: no; each rank writes a copy in host memory, "
+        "which takes 12 bytes per parameter of its optimizer, or 8 bytes per parameter that Muon updates; blocking: "
+        "yes; no copy is made",
         ("overlapped", "blocking"),
     )
     keep: int = setting(
@@ -290,8 +297,9 @@ class TrainConfig:
     )
     elastic: int = setting(
         0,
-        "after the loss of a node, continue if at least N nodes are left (launch/*.sh). The rows of a step are then "
-        "divided among the remaining ranks as evenly as possible. 0: stop if a node is lost",
+        "smallest number of nodes with which a run continues after the loss of a node; needs launch/slurm.sh or "
+        "launch/workstation.sh. The rows of a step are divided among the remaining ranks as evenly as possible. "
+        "0: stop if a node is lost",
     )
     hang_minutes: float = setting(
         30.0,
@@ -308,12 +316,14 @@ class TrainConfig:
         ("ignore", "rollback"),
     )
     profile: int = setting(
-        0, "optimizer steps to trace after ten warm-up steps, into RUN/profile (Perfetto, chrome://tracing); 0: none"
+        0,
+        "number of optimizer steps to trace, after ten other steps; the trace is written to RUN/profile, for Perfetto "
+        "or chrome://tracing; 0: none",
     )
     sample_every: int = setting(
         0, "optimizer steps between samples (a completion and, if trained to fill in, a fill); 0: none"
     )
-    sample_context_bars: int = setting(4, "context bars of a sampled completion")
+    sample_context_bars: int = setting(4, "given bars of a sampled completion")
     sample_bars: int = setting(8, "generated bars of a sampled completion")
     init: str = setting(
         "",
@@ -324,14 +334,16 @@ class TrainConfig:
     tune: str = setting(
         "all",
         "what to train; every choice except `all` requires --init. all: every weight; state: one initial state per "
-        f"layer; lora: low-rank adapters; or a list of {','.join(PARTS)}",
+        f"layer; lora: low-rank adapters; or a comma-separated list of parts of the model: {','.join(PARTS)}",
         metavar="WHAT",
     )
     lora_rank: int = setting(16, "rank of the adapters, for --tune lora")
-    lora_alpha: float = setting(32.0, "the adapters are multiplied by lora_alpha / lora_rank, for --tune lora")
+    lora_alpha: float = setting(
+        32.0, "scale of the adapters, which are multiplied by lora_alpha / lora_rank, for --tune lora"
+    )
     lora_targets: str = setting(
         ",".join(LORA_TARGETS),
-        f"matrices that get an adapter, for --tune lora: a list of {','.join(LORA_TARGETS)}",
+        f"matrices that get an adapter, for --tune lora: a comma-separated list of {','.join(LORA_TARGETS)}",
         metavar="LIST",
     )
     log: str = setting(
@@ -341,7 +353,7 @@ class TrainConfig:
     )
     resume: str = setting(
         "auto",
-        "auto: resume from the run folder's newest valid checkpoint, if any; none: start from scratch; or the "
+        "where to start. auto: from the newest valid checkpoint in the run folder, if any; none: from scratch; or the "
         "path of a checkpoint",
         metavar="FROM",
     )
@@ -394,7 +406,7 @@ class RunConfig:
 
     @staticmethod
     def load(path: str | Path) -> "RunConfig":
-        """Read a config.json, also of an earlier version. Raises UserError if it is missing or damaged."""
+        """Read a config.json of this version or an earlier one. Raises UserError if it is missing or damaged."""
         path = Path(path)
         if not path.exists():
             raise UserError(f"There is no {path.name} in {path.parent}: give a run folder made by train.py.")
@@ -419,7 +431,7 @@ def add_arguments(
     config: type,
     skip: tuple[str, ...] = (),  # fields without an option
     required: tuple[str, ...] = (),  # fields whose option is required
-    defaults: dict[str, str] | None = None,  # help text of a field's default, if it differs from the dataclass's
+    defaults: dict[str, str] | None = None,  # descriptions of defaults that differ from the dataclass's, by field
 ) -> None:
     """Add an option `--name` for each field of a dataclass. Options not given are absent from the namespace."""
     group = parser.add_argument_group(config.__doc__.splitlines()[0].rstrip("."))
@@ -446,7 +458,7 @@ def add_arguments(
 
 
 def from_arguments(config: type, arguments: argparse.Namespace, **defaults: Any) -> Any:
-    """Build a dataclass. Given options override `defaults`, which override the dataclass's own defaults."""
+    """Build a `config`. Options that were given override `defaults`, which override the dataclass's own defaults."""
     names = {field.name for field in dataclasses.fields(config)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return config(**{**defaults, **given})

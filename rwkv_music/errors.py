@@ -39,9 +39,9 @@ def describe_os_error(error: OSError, doing: str) -> str:
 
 
 def check_installed(module: str, extra: str, what: str) -> None:
-    """Raise UserError if `module`, which is in the optional dependencies `extra`, is not installed.
+    """Raise UserError if `module`, one of the optional dependencies `extra`, is not installed.
 
-    `what` needs it. It is the beginning of the sentence.
+    `what` is the subject of the message: what needs the module.
     """
     if find_spec(module) is None:
         raise UserError(f"{what} needs {module}, which is not installed: run `pip install 'rwkv-music[{extra}]'`.")
@@ -49,10 +49,10 @@ def check_installed(module: str, extra: str, what: str) -> None:
 
 @contextmanager
 def checked_output(continues: bool = False) -> Iterator[None]:
-    """In this context, output that standard output does not accept is one sentence. Its end flushes the output.
+    """A context in which a failed write to standard output is reported in one sentence. Flushes the output at its end.
 
-    After the first failure, further output is discarded. The sentence is raised as UserError, or printed to stderr if
-    the block `continues` without output, as training does. OSErrors of other files are unaffected.
+    After the first failure, further output is discarded. The sentence is raised as UserError. If `continues` is true,
+    it is printed to stderr instead, and the block continues without output. OSErrors of other files are unaffected.
     """
     original = sys.stdout
     if original is None:  # the process was started with standard output closed
@@ -63,7 +63,7 @@ def checked_output(continues: bool = False) -> Iterator[None]:
             io.BufferedWriter(_StandardOutput(continues)), original.encoding, original.errors,
             line_buffering=original.line_buffering, write_through=original.write_through,
         )  # fmt: skip
-    else:  # a caller has redirected it
+    else:  # a caller has redirected standard output
         output = original
     try:
         yield
@@ -81,7 +81,7 @@ def checked_output(continues: bool = False) -> Iterator[None]:
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output without a buffer. Its write errors are thus distinct from those of other files."""
+    """Standard output without a buffer, so that its write errors can be told from those of other files."""
 
     def __init__(self, continues: bool) -> None:
         super().__init__(STDOUT, "wb", closefd=False)
@@ -109,7 +109,7 @@ def _descriptor(file: io.TextIOWrapper) -> int | None:
     """Return the file descriptor of a text file; None if it has none."""
     try:
         return file.fileno()
-    except (OSError, ValueError):  # ValueError: it is closed
+    except (OSError, ValueError):  # ValueError: the file is closed
         return None
 
 

@@ -1,8 +1,8 @@
-"""Files: opening of regular files, atomic writes, SHA-256, and reading of JSON objects.
+"""Files: opening regular files, atomic writes, SHA-256, and reading JSON objects.
 
-Files are opened with `open_file` or read with `read_file`: `open` would wait for the other end of a FIFO.
+Use `open_file` and `read_file` for a path that a user gives: `open` would wait for the other end of a FIFO.
 
-Files and folders are written under a temporary name, flushed to the disk, then renamed.
+Files and folders are written under a temporary name, flushed to the disk, and then renamed.
 """
 
 import errno
@@ -28,7 +28,7 @@ JSON_KINDS = {
     str | dict: "a string or an object",
 }
 NOT_REGULAR = "Not a regular file"
-LONGEST_INTEGER = 20  # characters of a 64-bit integer
+LONGEST_INTEGER = 20  # maximum number of characters in a 64-bit integer
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:
@@ -40,15 +40,15 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """Return the content of a file. Raises OSError as `open_file`."""
+    """Return the content of a file. Raises OSError like `open_file`."""
     with open_file(path) as file:
         return file.read()
 
 
 def check_output_file(path: str | os.PathLike) -> None:
-    """Raise UserError if `path` is a folder, a device, a FIFO or a socket, which a file cannot replace.
+    """Raise UserError if `path` is a folder, a device, a FIFO or a socket, which an output file must not replace.
 
-    Root could otherwise replace /dev/null.
+    Without this check, root could replace /dev/null.
     """
     path = Path(path)
     if path.is_dir():
@@ -59,9 +59,9 @@ def check_output_file(path: str | os.PathLike) -> None:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
+    """Yield a temporary path beside `path`. Rename it to `path` if the block succeeds; remove it if the block raises.
 
-    Raises UserError as `check_output_file`, before the block runs.
+    Raises UserError like `check_output_file`, before the block runs.
     """
     path = Path(path)
     check_output_file(path)
@@ -77,7 +77,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; it replaces `path` if the block succeeds, and is removed if it raises."""
+    """Yield an empty folder beside `path`. It replaces `path` if the block succeeds, and is removed otherwise."""
     path = Path(os.path.abspath(path))
     partial = path.parent / f".{path.name}.{os.getpid()}.partial"  # not with_name: "/" has no name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,10 +92,9 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def output_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Do what `atomic_folder` does for a folder that a user names.
+    """Like `atomic_folder`, but never delete other files of a folder that a user names.
 
-    If the existing folder holds files that the new one does not, they would be lost. In this case, raises UserError and
-    replaces nothing.
+    Raises UserError, and replaces nothing, if the existing folder has files that are not in the new one.
     """
     with atomic_folder(path) as partial:
         yield partial
@@ -124,9 +123,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def read_json(path: str | os.PathLike, remedy: str, types: dict | None = None) -> dict[str, Any]:
-    """Return the JSON object in the file `path`, as `parse_json` does. `remedy` ends the message of errors.
+    """Return the JSON object in the file `path`; `types` is as in `parse_json`.
 
-    Raises UserError if the file cannot be read, or is damaged.
+    Raises UserError if the file cannot be read or is damaged. `remedy` is the end of the message.
     """
     with explained(f"reading {path}"):
         content = read_file(path)
@@ -139,8 +138,8 @@ def read_json(path: str | os.PathLike, remedy: str, types: dict | None = None) -
 def parse_json(content: bytes, types: dict | None = None) -> dict[str, Any]:
     """Return the JSON object in `content`, which is UTF-8.
 
-    `types` gives the required entries and their types (see `check_types`). For any other content, raises ValueError and
-    no other exception. This includes nesting too deep for the parser, and integers beyond 64 bits.
+    `types` gives the required entries and their types (see `check_types`). Raises ValueError, and no other exception,
+    for any other content, including too deep nesting and integers of more than 20 digits.
     """
     try:
         tree = json.loads(content.decode("utf-8"), parse_int=_integer)
@@ -159,9 +158,9 @@ def _integer(digits: str) -> int:
 
 
 def check_types(tree: dict, types: dict, where: str = "") -> None:
-    """Raise ValueError unless `tree` has the entries `types`: {name: one of JSON_KINDS, or nested types}.
+    """Raise ValueError unless `tree` has all entries in `types`, which maps names to JSON_KINDS keys or nested types.
 
-    An integer is also a float. `where` is the path of `tree` in the message, with a dot at its end.
+    Where `types` has float, an integer is also accepted. `where` precedes the names in messages, for example "data.".
     """
     for name, expected in types.items():
         nested = expected if isinstance(expected, dict) else {}

@@ -5,14 +5,14 @@ The model is an embedding, L blocks and a head. A block computes `x += att(ln1(x
 multiplied by a vector that is looked up by token. `channel_mix="x070"` omits DeepEmbed and gives v7 "Goose".
 
 Notable choices:
-- Parameter names and shapes are BlinkDL's, so RWKV checkpoints load without renaming. Layer 0 lacks the parameters of
-  the value residual (v0, v1, v2). The residual starts from the values of layer 0, so these parameters would never
-  receive a gradient.
+- Parameter names and shapes are BlinkDL's, so RWKV checkpoints load without renaming. The only exception is the value
+  residual (v0, v1, v2) of layer 0. Later layers mix the values of layer 0 into their own, but layer 0 has nothing to
+  mix in, so it has no such parameters.
 - One `forward` serves training and generation. It takes and returns a state, and its input can be a whole piece or a
   single token.
-- `cu_seqlens` packs documents; neither the recurrence nor the token shift crosses a document boundary.
+- `cu_seqlens` gives the boundaries of packed documents. Neither the recurrence nor the token shift crosses them.
 - With context parallelism, several ranks hold consecutive parts of one sequence of tokens (`ops.context_parallel`).
-- In training on a GPU, the blocks run on `ops.fused_sublayers`, which computes the same result in less time and memory.
+- In training on a GPU, the blocks use `ops.fused_sublayers`, which computes the same result in less time and memory.
 
 Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialization, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
 formulas); "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456.
@@ -35,25 +35,26 @@ from rwkv_music.ops.cross_entropy import Head
 from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.ops.wkv7s import wkv7s
 
-# The head skips ignored positions only if they are more than this fraction of all positions. Otherwise, selecting the
-# other positions costs more than it saves.
+# The head skips ignored positions only if they make up more than this fraction of all positions. If there are fewer,
+# gathering the other positions costs more than skipping saves.
 MIN_IGNORED_FRACTION = 1 / 32
 
 
 class State(NamedTuple):
-    """The model's state after the tokens read so far; its size is constant. Axis 1 is the batch."""
+    """The recurrent state after some tokens. Its size does not depend on their number. Axis 1 is the batch."""
 
-    att_shift: Tensor  # [L, B, C] in the model's dtype: the last input of each layer's time mixing
-    wkv: Tensor  # [L, B, H, N, N] float32 (value axis, key axis): the states of the recurrence
-    ffn_shift: Tensor  # [L, B, C]: the last input of each layer's channel mixing
+    att_shift: Tensor  # [L, B, C] in the model's dtype: each layer's time mixing input at the last token
+    wkv: Tensor  # [L, B, H, N, N] (value axis, key axis): the WKV states; float32, in a float64 model float64
+    ffn_shift: Tensor  # [L, B, C] in the model's dtype: each layer's channel mixing input at the last token
 
     def rows(self, index: Tensor) -> "State":
         """Return the states of the batch rows `index` (int64), in that order; a row may occur several times."""
         return State(*(x.index_select(1, index.to(x.device)) for x in self))
 
     def scatter(self, rows: int, index: Tensor) -> "State":
-        """Return the states of a batch of `rows` rows: these states at the rows `index` (int64, all different), zeros
-        elsewhere.
+        """Return the states of a batch of `rows` rows.
+
+        Row `index[i]` gets the i-th of these states. All other rows are zero. `index` is int64, without repetition.
         """
         return State(*(x.new_zeros(len(x), rows, *x.shape[2:]).index_copy(1, index, x) for x in self))
 
@@ -70,15 +71,15 @@ class State(NamedTuple):
 class Packing(NamedTuple):
     """The positions of D documents packed in one row of tokens."""
 
-    cu_seqlens: Tensor  # int32 [D+1]
-    first: Tensor  # int64 [D]: each document's first token
-    last: Tensor  # int64 [D]: each document's last token
+    cu_seqlens: Tensor  # int32 [D+1]: the document boundaries
+    first: Tensor  # int64 [D]: the index of each document's first token
+    last: Tensor  # int64 [D]: the index of each document's last token
     max_length: int  # upper bound on document lengths
-    context: ContextPart | None  # the place among the parts of other ranks (context parallelism)
+    context: ContextPart | None  # with context parallelism, which part of the sequence this row is
 
 
 def token_shift(x: Tensor, previous: Tensor | None, packing: Packing | None) -> Tensor:
-    """Shift x [B, T, C] by one token; each row or packed document starts with `previous` [B or D, C] or zero."""
+    """Shift x [B, T, C] by one token. The first output of each row or document is `previous` [B or D, C], or zero."""
     if packing is None:
         first = x.new_zeros(x.shape[0], 1, x.shape[2]) if previous is None else previous.unsqueeze(1)
         return torch.cat([first, x[:, :-1]], dim=1)
@@ -118,22 +119,23 @@ class TimeMixing(nn.Module):
         self.value = nn.Linear(C, C, bias=False)
         self.output = nn.Linear(C, C, bias=False)
         self.ln_x = nn.GroupNorm(H, C, eps=64e-5)
-        # The state before the first token, [H, N, N] (value axis, key axis). It is None, which means zero, except in
-        # state tuning.
+        # The WKV state before the first token, [H, N, N] (value axis, key axis). None means zero. Only state tuning
+        # sets it.
         self.register_parameter("time_state", None)
 
     def forward(
         self, x: Tensor, v_first: Tensor | None, shift: Tensor | None, state: Tensor | None, packing: Packing | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the output [B, T, C], layer 0's values [B, T, C] and the recurrence's new state [B or D, H, N, N].
+        """Return the output [B, T, C], layer 0's values [B, T, C] and the new WKV state [B or D, H, N, N].
 
         With `packing.context`, the new state is None.
 
         Args:
             x: [B, T, C], after the layer norm.
             v_first: [B, T, C]: the values of layer 0; ignored in layer 0.
-            shift: [B or D, C]: the normed token before the first one; None for zeros.
-            state: [B or D, H, N, N]: the recurrence's state before the first token; None for zeros.
+            shift: [B or D, C]: x at the token before the first one. None means zero.
+            state: [B or D, H, N, N]: the WKV state before the first token. None means zero.
+            packing: the documents in x; None if each row is one document.
         """
         B, T, C = x.shape
         heads = (B, T, self.n_head, self.head_size)
@@ -165,7 +167,7 @@ class TimeMixing(nn.Module):
         return self.output(y.view(B, T, C) * g), v_first, state
 
     def initial_state(self, documents: int) -> Tensor | None:
-        """Return the learned state before the first token of each document, [D, H, N, N]; None if it is zero."""
+        """Return the learned initial WKV state, repeated for each document, [D, H, N, N]; None if there is none."""
         if self.time_state is None:
             return None
         dtype = torch.promote_types(self.time_state.dtype, torch.float32)
@@ -173,7 +175,7 @@ class TimeMixing(nn.Module):
 
 
 class ChannelMixing(nn.Module):
-    """x080: token shift and mix, a squared-ReLU network, and DeepEmbed, a factor per token; x070 omits DeepEmbed."""
+    """Channel mixing: token shift, a squared-ReLU network and, in x080, DeepEmbed, a vector of factors per token."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -183,15 +185,21 @@ class ChannelMixing(nn.Module):
         self.enn = nn.Embedding(config.vocab_size, config.n_embd) if config.channel_mix == "x080" else None
 
     def forward(self, x: Tensor, input_ids: Tensor, shift: Tensor | None, packing: Packing | None) -> Tensor:
-        """Return the output [B, T, C] for x [B, T, C], normed, and input_ids int64 [B, T]; `shift` as in TimeMixing."""
+        """Return the output [B, T, C].
+
+        Args:
+            x: [B, T, C], after the layer norm.
+            input_ids: int64 [B, T].
+            shift, packing: as in `TimeMixing.forward`.
+        """
         k = torch.addcmul(x, token_shift(x, shift, packing) - x, self.x_k)
         out = self.value(torch.relu(self.key(k)).square())
         return out if self.enn is None else out * self.enn(input_ids)
 
 
 def checkpointed(module: nn.Module, *inputs: Any) -> Any:
-    """Compute `module(*inputs)` with activation checkpointing: only the inputs are saved for the backward."""
-    return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing in the model is random
+    """Compute `module(*inputs)` with activation checkpointing: only the inputs are saved for the backward pass."""
+    return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)  # the model has no dropout
 
 
 class Block(nn.Module):
@@ -215,14 +223,17 @@ class Block(nn.Module):
         packing: Packing | Documents | None,
         recompute_ffn: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        """Return the new x, the values of layer 0, and the new state (None with `Documents` and no `state`).
+        """Return the new x, the values of layer 0, and this layer's new state.
 
-        With `packing.context`, `state` must be None, and the new state is incomplete.
+        The new state is None if `packing` is `Documents` and `state` is None. With `packing.context`, the new state is
+        incomplete.
 
         Args:
             x: [B, T, C]; [M, C] if `packing` is `Documents` (fused training on a GPU).
-            v_first: the values of layer 0, shaped as x; None in layer 0.
-            state: one layer's att_shift, wkv and ffn_shift of `State`, or None for zeros.
+            v_first: the values of layer 0, shaped like x; None in layer 0.
+            input_ids: int64 [B, T]; [M] if `packing` is `Documents`.
+            state: this layer's att_shift, wkv and ffn_shift of a `State`. None means zero. Must be None with
+                `packing.context`.
             recompute_ffn: whether to apply activation checkpointing to channel mixing.
         """
         if v_first is None:
@@ -255,7 +266,10 @@ class Blocks(nn.ModuleList):
     def forward(
         self, x: Tensor, input_ids: Tensor, state: State | None, packing: Packing | Documents | None, recompute: str
     ) -> tuple[Tensor, State | None]:
-        """Return x after all layers, and the new state if `state` is given. `recompute` as in `RWKV`."""
+        """Return x after all layers, and the new state, or None if `state` is None.
+
+        `recompute` is described in `RWKV`. The other arguments are those of `Block.forward`.
+        """
         v_first, states = None, []
         for layer, block in enumerate(self):
             before = None if state is None else (state.att_shift[layer], state.wkv[layer], state.ffn_shift[layer])
@@ -272,10 +286,10 @@ class Blocks(nn.ModuleList):
 
 
 class RWKV(nn.Module):
-    """The language model, initialized as in RWKV-LM's train_temp with torch's global random state.
+    """The language model. Its initialization is that of RWKV-LM's train_temp and uses torch's global random state.
 
-    The attribute `recompute` selects activation checkpointing in training: "none"; "selective", for the wide
-    activations of channel mixing; or "block", which saves only the input of each block.
+    The attribute `recompute` selects activation checkpointing in training. "none" turns it off. "selective" recomputes
+    channel mixing, which has the widest activations. "block" recomputes whole blocks and saves only their inputs.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -306,22 +320,23 @@ class RWKV(nn.Module):
 
         Args:
             input_ids: int64 [B, T], T >= 1.
-            state: from `init_state` or an earlier call; differentiable. None starts from zero and returns no state.
+            state: from `init_state` or an earlier call; differentiable. With None, the model starts from its initial
+                state and returns no state.
             cu_seqlens: int32 [D+1], strictly increasing from 0 to B * T: the boundaries of the documents in the
                 flattened tokens. A document may continue across the end of a row. The state's batch size is D.
             max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
-            targets, ctx_lengths, reduction, positions: see `loss`. Without targets the others have no effect.
-            context: the place of these tokens among those of other ranks (context parallelism). It needs `cu_seqlens`
-                of this rank's tokens, and cannot be combined with `state` or `ctx_lengths`. All ranks of the group must
-                call the model. The loss is that of this rank's targets. The sum of the gradients of all ranks is the
-                gradient of the sum of their losses.
+            targets, ctx_lengths, reduction, positions: see `loss`. The last three have no effect without `targets`.
+            context: which part of a sequence these tokens are (context parallelism). Requires `cu_seqlens` of this
+                rank's tokens, and excludes `state` and `ctx_lengths`. All ranks of the group must call the model. Each
+                rank returns the loss of its own targets. The gradient of the total loss is the sum of the gradients
+                over the ranks.
 
         Logits are [B, T, V] in the model's dtype.
         """
         if targets is not None:
             _check_loss_arguments(input_ids, targets, ctx_lengths, cu_seqlens, positions, reduction)
         if context is not None and (cu_seqlens is None or state is not None or ctx_lengths is not None):
-            raise ValueError("context needs cu_seqlens, and cannot be combined with state or ctx_lengths.")
+            raise ValueError("context requires cu_seqlens and excludes state and ctx_lengths: change these arguments.")
         x, state = self.features(input_ids, state, cu_seqlens, max_length, context)
         if targets is None:
             out = self.head(x)
@@ -343,15 +358,15 @@ class RWKV(nn.Module):
 
         Args:
             input_ids, cu_seqlens, max_length: see `forward`.
-            targets: int64 [B, T], from 0 to V - 1; targets of -100 are ignored.
+            targets: int64 [B, T]: the next tokens, from 0 to V - 1, or -100 where the loss ignores the target.
             ctx_lengths: int64 [B], or [D] with `cu_seqlens`: the number of context tokens at the start of each row or
-                document. Context tokens are ignored as targets; the first token after them is the first target.
+                document. The loss ignores targets that are context tokens.
             reduction: "mean" or "sum".
-            positions: int64 [P], ascending: the indices of the targets other than -100 in the flattened `targets`.
+            positions: int64 [P], ascending: the indices in the flattened `targets` of the targets that are not -100.
                 None computes them, which synchronizes with the GPU. Not valid with `ctx_lengths`.
 
-        Raises ValueError for arguments that do not fit together. A target that is not a token raises ValueError on the
-        CPU and fails a device-side assertion on a GPU.
+        Raises ValueError for arguments that do not fit together. A target that is neither a token nor -100 raises
+        ValueError on the CPU and fails a device-side assertion on a GPU.
         """
         return self(
             input_ids,
@@ -371,12 +386,12 @@ class RWKV(nn.Module):
         return state._replace(wkv=torch.stack([block.att.initial_state(batch) for block in self.blocks]))
 
     def parameter_groups(self, weight_decay: float, muon: bool = False) -> list[dict]:
-        """Return the optimizer's parameter groups as in RWKV-LM; `lr_scale` multiplies the learning rate.
+        """Return the optimizer's parameter groups as in RWKV-LM. `lr_scale` multiplies the learning rate.
 
-        The bias w0 of the decay has twice the learning rate. Weight decay applies only to the large matrices, not to
-        DeepEmbed's tables: they are factors that start at 1, and weight decay would pull them to 0. Frozen parameters
-        are in no group, and empty groups are omitted. With `muon`, the large matrices of the blocks have a group of
-        their own, whose entry "muon" is True. AdamW updates all groups in which it is False.
+        The bias w0 of the decay has twice the learning rate of the others. Weight decay applies only to the large
+        matrices. It does not apply to DeepEmbed's tables: their entries are factors that start at 1, and weight decay
+        would pull them toward 0. Frozen parameters are in no group, and empty groups are omitted. With `muon`, the
+        blocks' large matrices form a separate group with "muon": True, which Muon updates. AdamW updates the others.
         """
         plain, fast, decayed, matrices = [], [], [], []
         for name, parameter in self.named_parameters():
@@ -399,8 +414,8 @@ class RWKV(nn.Module):
     def matrix_parameters(self) -> float:
         """Return the number of parameters that multiply every token: all matrices except `emb` and `enn`.
 
-        A frozen parameter counts as 2/3. Training needs three matrix products per parameter, and a frozen one does not
-        need the product that computes its gradient.
+        A frozen parameter counts as 2/3. Training takes three matrix products per trained matrix, but only two per
+        frozen matrix, because its gradient is not computed.
         """
         elementwise = ("emb.weight", "enn.weight", "r_k")
         matrices = [p for name, p in self.named_parameters() if p.dim() == 2 and not name.endswith(elementwise)]
@@ -420,7 +435,7 @@ class RWKV(nn.Module):
         max_length: int | None,
         context: ContextPart | None = None,
     ) -> tuple[Tensor, State | None]:
-        """Return the output of the last norm [B, T, C], and the new state if `state` is given."""
+        """Return the output of the last norm [B, T, C], and the new state, or None if `state` is None."""
         B, T = input_ids.shape
         c, x = self.config, self.emb(input_ids)
         packing: Packing | Documents | None = None
@@ -447,14 +462,15 @@ class RWKV(nn.Module):
         return total / max(positions.numel(), 1) if reduction == "mean" else total
 
     def parts(self) -> list[nn.Module]:
-        """Return all submodules in the order of their initialization, which fixes the random numbers of each."""
+        """Return all submodules in the order in which they are initialized. Random weights depend on this order."""
         return [self.emb, self.head, self.ln_out, *self.blocks]
 
     def init_weights(self) -> None:
         """Initialize all parameters as RWKV-LM's train_temp does; RWKV's quality depends on this initialization.
 
-        Matrices are orthogonal with a gain that depends on their role. Output matrices are zero, so each block starts
-        as the identity. Mixes, decays and gates vary over channels and layers, which gives them different horizons.
+        Matrices are orthogonal, with a gain that depends on their role. The output matrices of both sublayers are zero,
+        so each block starts as the identity. Mixes, decays and gates vary over channels and layers, so that different
+        channels start with memories of different lengths.
         """
         for part in self.parts():
             self.init_part(part)
@@ -519,13 +535,13 @@ def _check_loss_arguments(
     reduction: str,
 ) -> None:
     if targets.shape != input_ids.shape:
-        raise ValueError(f"targets is {list(targets.shape)}, but input_ids is {list(input_ids.shape)}: give one shape.")
+        raise ValueError(f"targets is {list(targets.shape)}, but input_ids is {list(input_ids.shape)}: use one shape.")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}: give 'mean' or 'sum'.")
     if ctx_lengths is None:
         return
     if positions is not None:
-        raise ValueError("positions cannot be combined with ctx_lengths, which ignores more targets: give one of them.")
+        raise ValueError("positions cannot be combined with ctx_lengths: give only one of them.")
     rows = len(input_ids) if cu_seqlens is None else len(cu_seqlens) - 1
     if ctx_lengths.shape != (rows,):
         raise ValueError(
@@ -534,7 +550,7 @@ def _check_loss_arguments(
 
 
 def _mask_context(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-    """Return `targets` with -100 at positions whose target is a context token."""
+    """Return `targets` with context tokens replaced by -100."""
     if ctx_lengths is None:
         return targets
     positions = torch.arange(targets.numel(), device=targets.device)
@@ -544,6 +560,6 @@ def _mask_context(targets: Tensor, ctx_lengths: Tensor | None, cu_seqlens: Tenso
     else:
         rows = torch.bucketize(positions, cu_seqlens[1:].long(), right=True)
         start = cu_seqlens.long()[rows]
-    # The target at position p of a row is token p + 1, which is context if p + 1 < ctx_length.
+    # The target at position p of a row or document is token p + 1. It is a context token if p + 1 < ctx_length.
     inside = positions - start + 1 < ctx_lengths.to(targets.device)[rows]
     return targets.masked_fill(inside.view_as(targets), IGNORE_INDEX)

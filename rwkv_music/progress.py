@@ -21,9 +21,9 @@ def progress_bar(
     file: TextIO | None = None,  # stderr if None
     delay_s: float = LINE_S,  # seconds until the first line in a log file
 ) -> tqdm:
-    """Return a `tqdm` over `iterable`, or to be updated by hand.
+    """Return a `tqdm` over `iterable`, or one to be updated by its caller if `iterable` is None.
 
-    If `file` is not a terminal, the bar is a line every `LINE_S` seconds and one at the end.
+    If `file` is not a terminal, a line is written every `LINE_S` seconds and at the end.
     """
     file = file or sys.stderr
     options: dict[str, Any] = {"unit": unit, "initial": initial, "disable": disable}
@@ -35,7 +35,7 @@ def progress_bar(
 
 
 class _LogBar(tqdm):
-    """A bar that writes its state at most once in `LINE_S` seconds, however often it is refreshed."""
+    """A progress bar that writes its state at most once in `LINE_S` seconds, however often it is refreshed."""
 
     _due_s = 0.0
 
@@ -47,7 +47,7 @@ class _LogBar(tqdm):
 
 
 class _Lines:
-    """A text file that receives each state of a bar as a new line, where tqdm would overwrite the last one."""
+    """A wrapper of a text file that writes each state of a bar as a new line instead of overwriting the last line."""
 
     def __init__(self, file: TextIO):
         self._file = file

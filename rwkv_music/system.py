@@ -1,4 +1,4 @@
-"""Resources of the host: CPU cores and memory available to this process, and the limits of a process."""
+"""Resources of the host: CPU cores and memory available to this process, and limits on a process."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use, which a scheduler or a container can restrict."""
+    """Return the number of cores that this process may use; a scheduler or a container can restrict it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -17,12 +17,11 @@ def ranks_of_this_host() -> int:
 
 
 def share_cores(processes: int = 1) -> None:
-    """Set how torch's CPU threads use the cores. Call it before torch is imported. The user's environment has
-    precedence.
+    """Set environment variables that control how torch's CPU threads use the cores. Call it before importing torch.
 
-    The cores are divided among `processes` processes of this host. A waiting thread spins for a few microseconds, about
-    the time that waking up takes, and then sleeps. By default it would spin for milliseconds, and on a busy host it
-    would occupy a core that another thread needs.
+    Variables that the user has set are not changed. The cores are divided among `processes` processes of this host.
+    Waiting threads spin for a few microseconds, about the time that waking up takes, and then sleep. By default they
+    would spin for milliseconds, and on a busy host they would occupy cores that other threads need.
     """
     if processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
@@ -55,17 +54,23 @@ def start_time(process: int) -> int | None:
     return found and int(found[19])
 
 
+def cpu_seconds(process: int) -> float | None:
+    """Return the CPU time that a process has used (Linux); None if the process has ended."""
+    found = _process_facts(process)
+    return found and (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _process_facts(process: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat, starting with the third, the state. None if the process has ended."""
+    """Return the fields of /proc/PID/stat from the third one (the state) on; None if the process has ended."""
     try:
         facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if facts[0] in "ZX" else facts  # Z: its parent has not read its status yet
+    return None if facts[0] in "ZX" else facts  # Z: the process has ended, but its parent has not read its status
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Limit this process's address space to `n_bytes` where supported: allocations beyond it raise MemoryError."""
+    """Limit this process's address space to `n_bytes`, where supported. Allocations beyond it raise MemoryError."""
     with suppress(ImportError, ValueError, OSError):  # only Unix has such limits
         import resource
 
@@ -73,7 +78,7 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def limit_cpu_time(seconds: float) -> None:
-    """End this process by SIGPROF after `seconds` more of CPU time, where supported. 0 removes the limit.
+    """End this process with SIGPROF after `seconds` more of CPU time, where supported. 0 removes the limit.
 
     The signal also ends library code that never returns to Python.
     """

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import time
+
+import pytest
 
 from rwkv_music.errors import plural
-from rwkv_music.system import available_cores, available_memory, gib, share_cores
+from rwkv_music.system import available_cores, available_memory, cpu_seconds, gib, share_cores
 
 
 def test_available_cores_and_memory():
@@ -31,6 +34,13 @@ def test_memory_limit_raises_memory_error():
     program = "from rwkv_music.system import limit_memory; limit_memory(2**30); bytearray(2**31)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1 and "MemoryError" in done.stderr
+
+
+def test_cpu_time_of_a_process():
+    assert cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.1)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert cpu_seconds(ended.pid) is None
 
 
 def test_numbers_as_text():

@@ -1,7 +1,7 @@
-"""Low-rank adapters that are created, named and saved by the `peft` library.
+"""Low-rank adapters. The `peft` library creates, names and saves them.
 
-The `weight` of an adapted layer is a property. Reading it computes the base weight plus scale * B A. Code that reads
-`weight`, such as the fused sublayers, therefore includes the adapter, and autograd computes the gradients of A and B.
+The `weight` of an adapted layer is a property that computes the base weight plus scale * B A. Code that reads `weight`,
+such as the fused sublayers, therefore applies the adapter, and autograd computes the gradients of A and B.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ class AdaptedLinear(lora.Linear):
 
     @property
     def weight(self) -> Tensor:
-        """[out, in], a new tensor on every read."""
+        """The base weight plus the adapter, [out, in], a new tensor on every read."""
         down, up = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
         return torch.addmm(self.base_layer.weight, up, down, alpha=self.scaling[ADAPTER])
 
@@ -39,7 +39,7 @@ class AdaptedLinear(lora.Linear):
 
 
 def adapter_config(train: TrainConfig) -> LoraConfig:
-    """Return the content of adapter_config.json."""
+    """Return peft's configuration of the adapters, which is saved as adapter_config.json."""
     return LoraConfig(
         r=train.lora_rank,
         lora_alpha=train.lora_alpha,
@@ -49,7 +49,10 @@ def adapter_config(train: TrainConfig) -> LoraConfig:
 
 
 def save_adapter(trained: dict[str, Tensor], train: TrainConfig, out: Path) -> None:
-    """Write the adapters `trained`, keyed by their names in the model, as a folder that peft loads."""
+    """Write the adapters `trained`, keyed by their names in the model, as a folder that peft loads.
+
+    Raises UserError if `out` contains other files.
+    """
     named = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": weight for name, weight in trained.items()}
     with output_folder(out) as partial:
         write_tensors(partial / "adapter_model.safetensors", named)
@@ -57,7 +60,7 @@ def save_adapter(trained: dict[str, Tensor], train: TrainConfig, out: Path) -> N
 
 
 def add_adapters(model: RWKV, train: TrainConfig) -> None:
-    """Wrap the matrices that `train.lora_targets` names. B is zero, so the output does not change."""
+    """Add adapters to the matrices in `train.lora_targets`. B is zero at first, so the output does not change."""
     config = adapter_config(train)
     config._register_custom_module({nn.Linear: AdaptedLinear})
     inject_adapter_in_model(config, model, ADAPTER)

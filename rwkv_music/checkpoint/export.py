@@ -1,13 +1,13 @@
-"""Export of weights as BlinkDL's `.pth`, as `.safetensors` with the same names, or as a folder for `transformers`.
+"""Export of weights as a BlinkDL `.pth`, as a `.safetensors` with the same names, or as a folder for `transformers`.
 
 The source is anything that `open_weights` opens. Tensors are converted one at a time, without a GPU or DeepSpeed.
 
 Notable choices:
-- The default dtype is bf16, as in published RWKV files. The fp32 master weights are rounded to it only at export.
+- The default dtype is bf16, as in published RWKV files. The fp32 master weights are rounded to bf16 only at export.
   Weights that were imported as bf16 and not trained are therefore exported unchanged.
-- The output is deterministic: it does not depend on the ranks or the ZeRO stage that held the weights.
-- A `.pth` includes v0, v1 and v2 of layer 0, because BlinkDL's trainer requires them. They are copied from the imported
-  file, or zero if there is none.
+- The output is deterministic: it does not depend on the number of ranks or the ZeRO stage of the run.
+- A `.pth` includes v0, v1 and v2 of layer 0, because BlinkDL's trainer requires them. They are copied from the file
+  with which the run started, or are zero if that file does not have them.
 
 Source: BlinkDL's RWKV-LM (names, shapes, dtypes). The module `huggingface` defines the format for `transformers`.
 """
@@ -35,7 +35,7 @@ from rwkv_music.tokenizers.registry import load_codec
 FORMATS = ("pth", "safetensors", "hf")
 TUNED_FORMATS = ("state", "lora")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-METADATA = {"format": "pt"}  # of a safetensors header; transformers requires it
+METADATA = {"format": "pt"}  # transformers requires this entry in the header of a safetensors file
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     """Write the weights of `source` to `out` atomically, as a file or, for "hf", a folder. Return the exported weights.
 
     The tokenizer is written beside the weights, because the tokens have no meaning without it.
-    Raises UserError if `source` cannot be opened, `out` cannot be written, or the model has no "hf" form.
+    Raises UserError if `source` cannot be opened, if `out` cannot be written, or if `transformers` has no such model.
     """
     out = Path(out)
     weights = open_weights(source)
@@ -77,10 +77,10 @@ def export(
 
 
 def export_trained(run: str | os.PathLike, out: str | os.PathLike, format: str) -> BaseNote:
-    """Write only the parameters that the tuned run or checkpoint `run` trained, atomically. Return its base.
+    """Write only the trained parameters of `run`, a tuned run or checkpoint, atomically. Return the note on its base.
 
-    The format "state" is a .pth of the initial states for RWKV-Runner, "lora" a folder for peft.
-    Raises UserError if the run tuned something else, or a file cannot be read or written.
+    The format "state" is a .pth of initial states, which RWKV-Runner reads. The format "lora" is a folder for peft.
+    Raises UserError if the run was not tuned in this way, or if a file cannot be read or written.
     """
     checkpoint, out = checkpoint_of(run), Path(out)
     train = RunConfig.load(checkpoint / "config.json").train
@@ -106,11 +106,11 @@ def _write_pth(weights: Weights, path: Path, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = {}
     for name in parameter_shapes(config):
         tensors[name] = weights.read(name, dtype)
-        if name == "blocks.0.att.a0":  # where BlinkDL's files have these three tensors
+        if name == "blocks.0.att.a0":  # after this tensor, BlinkDL's files have the three unread ones
             for full, shape in unread.items():
                 given = full in weights.shapes
                 tensors[full] = weights.read(full, dtype) if given else torch.zeros(shape, dtype=dtype)
-    with open(path, "wb") as file:  # if torch gets a path, it stores the file name, which is temporary here
+    with open(path, "wb") as file:  # if given a path, torch would store the name of the file, which is temporary here
         torch.save(tensors, file)
 
 

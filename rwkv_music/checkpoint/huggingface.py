@@ -25,7 +25,8 @@ HF_PROJECTIONS = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "o
 HF_GATES = {"0": "2.bias", "1": "0.weight", "2": "2.weight"}
 TRANSPOSED = re.compile(r"(.*\.)?[wavg][12]")  # low-rank matrices: [in, out] in BlinkDL's files, a Linear's weight here
 
-# Code in the folder by which AutoModelForCausalLM finds the model of the package rwkv7-hf; fla needs neither file.
+# Python files in the folder, with which AutoModelForCausalLM finds the model in the package rwkv7-hf. fla does not need
+# them.
 HF_MODULE_FILES = {
     "configuration_rwkv7.py": "from rwkv7_hf import RWKV7Config\n\n__all__ = ['RWKV7Config']\n",
     "modeling_rwkv7.py": (
@@ -48,15 +49,21 @@ def hf_name(name: str) -> str:
 
 
 def hf_tensor(name: str, tensor: Tensor) -> Tensor:
-    """Return parameter `name` in Hugging Face layout: low-rank matrices transposed, [1, 1, C] vectors as [C]."""
+    """Return parameter `name` in Hugging Face's layout.
+
+    Low-rank matrices are transposed. Vectors [1, 1, C] become [C], except the token-shift mixes of time mixing.
+    """
     if TRANSPOSED.fullmatch(name):
         return tensor.t().contiguous()
-    is_token_shift = name.rsplit(".", 1)[-1].startswith("x_") and ".att." in name  # these keep [1, 1, C]
+    is_token_shift = name.rsplit(".", 1)[-1].startswith("x_") and ".att." in name
     return tensor.flatten() if tensor.dim() == 3 and not is_token_shift else tensor
 
 
 class HuggingFaceTensors:
-    """The tensors of a Hugging Face RWKV-7 file, under BlinkDL's names and in BlinkDL's shapes."""
+    """The tensors of a Hugging Face RWKV-7 file, with BlinkDL's names and shapes (see `Tensors`).
+
+    Raises UserError if the file has no RWKV-7 model.
+    """
 
     def __init__(self, file: Tensors) -> None:
         self._file = file
@@ -65,7 +72,7 @@ class HuggingFaceTensors:
         if len(found.get("model.embeddings.weight", ())) != 2:
             raise UserError(f"The folder's {HF_WEIGHTS} is not an RWKV-7 model: give a folder written by export.")
         layers = {int(name.split(".")[2]) for name in found if re.match(r"model\.layers\.\d+\.", name)}
-        # The names depend on the number of layers only.
+        # Parameter names depend only on the number of layers.
         config = ModelConfig(n_layer=max(layers, default=0) + 1, n_embd=64, vocab_size=1, channel_mix="x070")
         names = {hf_name(name): name for name in parameter_shapes(config)}
         self._names: dict[str, str] = {}
@@ -81,13 +88,13 @@ class HuggingFaceTensors:
         theirs = self._names[name]
         if not TRANSPOSED.fullmatch(name):
             return self._file.read_into(out, theirs, start)
-        whole = torch.empty(self._file.shapes[theirs], dtype=out.dtype)  # low rank, so small
+        whole = torch.empty(self._file.shapes[theirs], dtype=out.dtype)  # small, because its rank is low
         self._file.read_into(whole.view(-1), theirs)
         out.copy_(whole.t().reshape(-1)[start : start + out.numel()])
 
 
 def hf_config(model: ModelConfig, codec: Codec | None, dtype: torch.dtype) -> dict:
-    """Return the config.json of an x070 model, valid for both rwkv7-hf and fla."""
+    """Return the content of config.json for an x070 model, valid for both rwkv7-hf and fla."""
     tokens = (
         {} if codec is None else {f"{kind}_token_id": getattr(codec, f"{kind}_id") for kind in ("pad", "bos", "eos")}
     )

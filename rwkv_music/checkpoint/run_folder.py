@@ -3,14 +3,14 @@
 RUN/config.json                          RunConfig of the most recent start
 RUN/deepspeed.json                       DeepSpeed configuration of the most recent start
 RUN/tokenizer.json                       codec of the data
-RUN/base.json                            in a tuned run: BaseNote (path of its base, hash of the frozen weights)
+RUN/base.json                            in a tuned run: BaseNote (path of the base, hash of the frozen weights)
 RUN/events.out.tfevents.*                TensorBoard event files
 RUN/samples/                             completions and fills sampled during training
 RUN/profile/                             traces (--profile)
 RUN/rollbacks.json                       a Rollback for each checkpoint to which the run returned after a loss spike
-RUN/validations.json                     losses of the validations; they determine the best checkpoint (`validations`)
-RUN/.crashes                             crashes without a new checkpoint, counted by launch/slurm.sh
-RUN/.owner                               token of the process that may write checkpoints, the one started last
+RUN/validations.json                     validation losses, which determine the best checkpoint (`validations`)
+RUN/.crashes                             for each crash, the checkpoint from which the run had resumed (launch/slurm.sh)
+RUN/.owner                               token of the most recently started process, which alone may write checkpoints
 RUN/checkpoints/best                     link to the best checkpoint
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
@@ -20,15 +20,15 @@ RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer s
     base.json                            in a tuned run: copy of RUN/base.json
     index.json                           shape and slices ([first element, length, rank]) of every parameter; number of
                                          the optimizer's steps
-    weights_00000.safetensors            fp32 master weights that rank 0 owned, 1-D slices by parameter name; only in
-                                         rank 0's file also tensors of the --init file that the model does not use
+    weights_00000.safetensors            rank 0's fp32 master weights, as slices by parameter name. Only rank 0's file
+                                         also contains tensors of the --init file that the model does not use
     moments_00000.safetensors            the same slices of the optimizer's states: NAME.exp_avg and NAME.exp_avg_sq, or
                                          NAME.momentum for the matrices that Muon updates
     lanes_00000.safetensors              with --tbptt: the recurrent states of rank 0's document streams
 
-A checkpoint is written to .step_00001000.partial and renamed when all ranks' files are complete and flushed. A folder
-with the final name is therefore complete unless it was damaged later. The checkpoints of a tuned run hold only the
-trained parameters. `training.saving` writes checkpoints, `saved_tensors` reads the tensors.
+A checkpoint is written to .step_00001000.partial and renamed when the files of all ranks are complete and flushed. A
+folder with the final name is therefore complete unless it was damaged later. The checkpoints of a tuned run contain
+only the trained parameters. `training.saving` writes checkpoints, and `saved_tensors` reads their tensors.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ TOKENIZER = "tokenizer.json"
 BASE = "base.json"
 ROLLBACKS = "rollbacks.json"
 TENSORS = ".safetensors"  # suffix of the large files, which `fault` does not hash
-STREAMS_PREFIX = "lanes_"  # name from an earlier version, kept so that older checkpoints load
+STREAMS_PREFIX = "lanes_"  # an earlier name of streams, kept so that older checkpoints can be loaded
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,16 @@ class Progress:
     """The progress of a run at a checkpoint."""
 
     step: int  # optimizer steps done, including skipped ones
-    samples: int  # rows drawn so far, which is the position of the data sampler
+    samples: int  # rows read so far, which is the position of the data sampler
     skipped: int  # steps skipped because of a non-finite gradient
     world_size: int  # number of ranks that wrote the checkpoint
     zero_stage: int
-    skipped_in_a_row: int = 0  # number of consecutive skipped steps that end with this step
+    skipped_in_a_row: int = 0  # number of consecutive skipped steps up to this step
     last_step_without_spike: int | None = None  # last logged step without a spike; None in older checkpoints
     losses: tuple[float, ...] = ()  # the losses that spikes are compared with (`--on_spike rollback`), oldest first
 
 
-REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # others are missing in older checkpoints
+REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # older checkpoints lack the others
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Rollback:
     """How often a run returned to one checkpoint after loss spikes, and where in the data it continued."""
 
     count: int
-    samples: int  # rows drawn before the last return; the run continues with the rows after them
+    samples: int  # rows read before the last return; the run continues with the rows after these
 
 
 def weights_file(rank: int) -> str:
@@ -110,7 +110,7 @@ def checkpoints(run: str | os.PathLike) -> list[Path]:
 def write_manifest(checkpoint: Path, tensor_files: dict[str, dict]) -> None:
     """Write the manifest of a checkpoint that is otherwise complete.
 
-    `tensor_files` gives "size_bytes" and "sha256" of each tensor file. Only the other files, which are small, are read
+    `tensor_files` has "size_bytes" and "sha256" of each tensor file. Only the other files, which are small, are hashed
     here.
     """
     files = {
@@ -141,9 +141,9 @@ def read_manifest(checkpoint: Path) -> dict[str, dict]:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, as a clause, or None. Does not read the tensors.
+    """Return, as a clause, what is wrong with a checkpoint, or None.
 
-    Checks the existence and size of every file, and the hash of every file except tensor files.
+    Checks that every file exists and has the right size, and checks the hash of every file except tensor files.
     """
     try:
         files = read_manifest(checkpoint)
@@ -162,7 +162,7 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def contents_fault(checkpoint: Path, names: Iterable[str]) -> str | None:
-    """Return a clause about the first of the files `names` whose hash differs from the manifest's, or None."""
+    """Return a clause about the first of the files `names` that has another hash than in the manifest, or None."""
     files = read_manifest(checkpoint)
     for name in names:
         try:
@@ -188,9 +188,9 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
         resume: "auto" for the newest checkpoint of `run` without a `fault`; "none"; or the path of a checkpoint.
         before: with "auto", consider only checkpoints older than this one.
 
-    Raises UserError if the path is not a checkpoint or is damaged, or if all checkpoints of `run` are damaged. With
-    "none" or a path, also raises UserError if `run` already holds checkpoints, except if the path is the newest of
-    them.
+    Raises UserError if the path is not a checkpoint or is damaged. With "auto", raises UserError if all checkpoints of
+    `run` are damaged. Otherwise, raises UserError if `run` already contains checkpoints, unless the path is the newest
+    of them.
     """
     found = [path for path in checkpoints(run) if before is None or path.name < before.name]
     if resume == "auto":
@@ -221,7 +221,7 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
 
 
 def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str]:
-    """Return a clause for each checkpoint newer than `chosen`, newest first: its name and what is wrong with it."""
+    """Return the name and the fault of each checkpoint newer than `chosen`, as clauses, newest first."""
     newer = [path for path in checkpoints(run) if chosen is None or path.name > chosen.name]
     return [f"{path.name}: {fault(path) or 'a file has changed since it was written'}" for path in reversed(newer)]
 
@@ -275,7 +275,7 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
                 f"{checkpoint} holds a model of another shape ({field.name} is {saved}, not {given}): "
                 f"drop the flag or the dataset that changes it, or choose another --out."
             )
-    # The sampler's position is meaningful only for the same rows in the same order.
+    # The position of the data sampler is valid only for the same rows in the same order.
     names = ("ctx_len", "seed", "task", "augment", "tbptt")
     names += ("completion_weight", "context_bars", "completion_bars", "infill_weight", "infill_bars")
     settings = {name: (getattr(saved_config.data, name), getattr(config.data, name)) for name in names}
@@ -305,7 +305,7 @@ def remove_checkpoint(checkpoint: Path) -> None:
 
 
 def mark_removed(checkpoint: Path) -> Path:
-    """Rename a checkpoint atomically so that it no longer counts as one. Return the new path, to be deleted."""
+    """Rename a checkpoint atomically so that it no longer counts as one. Return its new path, which can be deleted."""
     removed = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
     os.replace(checkpoint, removed)

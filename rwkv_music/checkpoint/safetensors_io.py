@@ -1,9 +1,9 @@
-"""Reading and writing safetensors files: written in one sequential pass, read in slices.
+"""Writing safetensors files in one sequential pass, and reading slices of them.
 
 A file consists of the length of the header in eight bytes, the header as JSON (dtype, shape and byte range of each
-tensor), and the tensors' bytes. It contains nothing executable, so checking the header validates the file. The SHA-256
-is computed while writing, without a second pass over the disk. A GPU tensor is copied to the host in chunks, so saving
-does not need a complete copy of it.
+tensor), and the bytes of the tensors. It contains nothing executable, so only the header has to be checked. The SHA-256
+is computed while writing, without reading the file again. A GPU tensor is copied to the host in chunks, so saving does
+not need a complete copy of it.
 
 Source: the format's specification, https://huggingface.co/docs/safetensors.
 """
@@ -28,7 +28,7 @@ TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class DamagedFile(ValueError):
-    """A file that is not valid; the message says why."""
+    """A file is damaged. The message is a clause that describes the damage."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Written:
 
 
 def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor]) -> Written:
-    """Write `tensors` as fp32 to `path` and fsync the file."""
+    """Write `tensors`, by name, as fp32 to `path`, and fsync the file. Raises OSError."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return write_one_by_one(path, shapes, lambda name: tensors[name])
 
@@ -52,7 +52,11 @@ def write_one_by_one(
     dtype: torch.dtype = torch.float32,
     metadata: dict[str, str] | None = None,
 ) -> Written:
-    """Write tensors to `path` as `dtype`, each obtained from `tensor(name)` in the order of `shapes`; then fsync."""
+    """Write tensors as `dtype` to `path`, and fsync the file. Raises OSError.
+
+    `tensor` returns the tensor of a name. It is called for each name in `shapes`, in order, so that only one tensor has
+    to be in memory.
+    """
     type_name = next(name for name, known in TYPES.items() if known == dtype)
     header: dict = {"__metadata__": metadata} if metadata else {}
     end = 0
@@ -78,9 +82,10 @@ def write_one_by_one(
 
 
 class TensorFile:
-    """The tensors of a safetensors file, with dtypes of `TYPES`.
+    """The tensors of a safetensors file, whose dtypes must be in `TYPES` (see `Tensors`).
 
-    Raises DamagedFile if the header is invalid or does not match the file's size, OSError if the file cannot be read.
+    Raises DamagedFile if the header is invalid or does not match the size of the file, and OSError if the file cannot
+    be read.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:

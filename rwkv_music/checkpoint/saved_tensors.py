@@ -1,8 +1,9 @@
 """Reading the tensors of a training checkpoint, written by any number of ranks under any ZeRO stage.
 
-Each rank's files hold the slices of the parameters that its optimizer owned, with fp32 master weights and Adam moments.
-The index lists the slices of every parameter. The bf16 weights are the rounded master weights, so they are not stored.
-No random state is stored, because every random number in a step is a function of the seed and of counters.
+The files of a rank contain the fp32 master weights and the optimizer's moments of the parameter slices that its
+optimizer held. The index lists the slices of every parameter. A checkpoint does not contain bf16 weights, which are the
+rounded master weights. It contains no random state, because every random number in a step is a function of the seed and
+of counters.
 """
 
 from collections.abc import Iterator
@@ -19,10 +20,10 @@ from rwkv_music.files import parse_json, read_file
 
 
 class SavedTensors:
-    """The tensors of a checkpoint, from which any slice can be read.
+    """The tensors of a checkpoint (see `Tensors`).
 
-    With `verify`, the master weights are checked against the SHA-256 hashes in the manifest. Raises DamagedFile if the
-    index or a file is damaged or inconsistent, and OSError if a file cannot be read.
+    With `verify`, the SHA-256 hashes of the files with master weights are checked. Raises DamagedFile if the index or a
+    file is damaged or inconsistent, and OSError if a file cannot be read.
     """
 
     def __init__(self, checkpoint: Path, verify: bool = False) -> None:
@@ -44,7 +45,7 @@ class SavedTensors:
             raise DamagedFile(f"{INDEX} cannot be read ({error})") from error
 
     def read_into(self, out: Tensor, name: str, start: int = 0, moment: str | None = None) -> None:
-        """See `Tensors.read_into`. With `moment` ("exp_avg", ...), read this optimizer state instead of the weights."""
+        """See `Tensors.read_into`. With `moment`, such as "exp_avg", read this moment instead of the weights."""
         done = 0
         for first, length, rank in self._slices.get(name, ()):
             begin, end = max(start + done, first), min(start + out.numel(), first + length)
@@ -71,7 +72,7 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def damage_as_user_error(checkpoint: Path) -> Iterator[None]:
-    """Turn a DamagedFile raised inside the block into a UserError that names `checkpoint`."""
+    """Convert a DamagedFile that is raised in the block to a UserError that names `checkpoint`."""
     try:
         yield
     except DamagedFile as error:

@@ -2,12 +2,12 @@
 
 Notable choices:
 - Opening a file reads only names and shapes, which `shape_of` checks before anything is allocated.
-- Opening a file cannot run code: a `.pth` goes through torch's tensors-only unpickler, and everything else is
+- Opening a file cannot run code: a `.pth` is read with torch's tensors-only unpickler, and everything else is
   safetensors or JSON. A `.pth` is memory-mapped, so processes on one machine share its pages.
-- BlinkDL's files contain v0, v1 and v2 of layer 0. They are not parameters here: the value residual starts in that
-  layer, so no program uses them. A run keeps them only so that an exported `.pth` is complete.
-- Files converted for inference (quantized, transposed or compiled) are rejected with the reason. They cannot be
-  trained, but some of them would load without an error.
+- BlinkDL's files contain v0, v1 and v2 of layer 0, which no program uses, because layer 0 has no value residual. They
+  are not parameters of the model. A run keeps them only so that an exported `.pth` is complete.
+- Files that were converted for inference (quantized, transposed or compiled) are rejected, with the reason. They cannot
+  be trained, but some of them could be loaded without an error.
 
 Sources: BlinkDL's RWKV-LM, RWKV-v7/rwkv_v7_demo.py and rwkv_v8_rc00_demo.py (names, ignored tensors); the `rwkv`
 package 0.8.32 (its conversion for inference).
@@ -45,7 +45,7 @@ QUANTIZED = re.compile(r"_(strategy|mm8|mx|rx|my|ry)$|\.(qweight|qzeros|scales|w
 
 
 class Tensors(Protocol):
-    """A source of named tensors: their shapes, and any contiguous range of their elements."""
+    """A source of named tensors. It gives their shapes, and reads any contiguous range of their elements."""
 
     shapes: dict[str, tuple[int, ...]]
 
@@ -56,7 +56,7 @@ class Tensors(Protocol):
 def read_whole(
     tensors: Tensors, name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Return the whole tensor `name`."""
+    """Return the whole tensor `name` as `dtype` on `device`."""
     out = torch.empty(tensors.shapes[name], dtype=dtype, device=device)
     tensors.read_into(out.view(-1), name)
     return out
@@ -67,8 +67,8 @@ class Weights:
     """An opened source of a model's weights. Names and shapes are known, and elements are read on demand."""
 
     source: Path  # the file, the checkpoint folder or the exported folder
-    config: ModelConfig  # the model's shape, inferred from the tensors' shapes
-    tensors: Tensors  # all parameters of a model of that shape, by BlinkDL's names
+    config: ModelConfig  # the shape of the model, inferred from the shapes of the tensors
+    tensors: Tensors  # all parameters of a model of this shape, by BlinkDL's names
     tokenizer: Path | None  # the tokenizer.json stored with the weights
     step: int | None = None  # optimizer step of the checkpoint; None for a file or an exported folder
 
@@ -77,7 +77,7 @@ class Weights:
         return self.tensors.shapes
 
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
-        """See `Tensors.read_into`. Raises UserError if the file is damaged at that place."""
+        """See `Tensors.read_into`. Raises UserError if this part of the file is damaged or cannot be read."""
         try:
             with explained(f"reading {self.source}"):
                 self.tensors.read_into(out, name, start)
@@ -90,7 +90,7 @@ class Weights:
 
 
 class PthFile:
-    """The tensors of a `.pth` file, memory-mapped; a file in the format of torch before 1.6 is read into memory.
+    """The tensors of a `.pth` file (see `Tensors`). The file is memory-mapped, unless it is from a torch before 1.6.
 
     Raises UserError for a file that is not a state dict of float tensors.
     """
@@ -135,11 +135,11 @@ class PthFile:
 
 
 def open_tensors(path: Path) -> Tensors:
-    """Open a `.pth` or `.safetensors` file of any tensors. Raises UserError for a file in another format."""
+    """Open a `.pth` or `.safetensors` file with any tensors. Raises UserError for a file in another format."""
     with open_file(path) as file:
         start = file.read(9)
-    # The name does not decide the format. A safetensors file begins with the length of its header in eight bytes,
-    # followed by the header, a JSON object.
+    # A safetensors file may have another suffix. It begins with the length of its header in eight bytes, followed by
+    # the header, which is a JSON object.
     long_enough = int.from_bytes(start[:8], "little") < path.stat().st_size
     is_safetensors = path.suffix == ".safetensors" or (start[8:] == b"{" and long_enough)
     for magic, description in INFERENCE_FILES.items():
@@ -163,7 +163,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def shape_of(shapes: dict[str, tuple[int, ...]], source: Path) -> ModelConfig:
-    """Infer the configuration of the RWKV v7 or v8 model that has tensors of these `shapes`.
+    """Infer the configuration of the RWKV v7 or v8 model whose tensors have these names and shapes.
 
     Raises UserError, which names the tensors, if any are missing, unknown or of the wrong shape.
     """

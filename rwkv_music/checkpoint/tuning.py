@@ -1,17 +1,17 @@
-"""Fine-tuning of a frozen base model: select the trained parameters, identify the base, merge both into one model.
+"""Tuning of a base model (`--tune`): select the trained parameters, identify the base, and merge both into one model.
 
-`--tune state` trains one initial state of the recurrence per layer, `--tune lora` trains low-rank adapters of the large
-matrices, and `--tune time,ln,...` trains some parts of the model itself.
+`--tune state` trains one initial WKV state per layer. `--tune lora` trains low-rank adapters of the large matrices.
+`--tune time,ln,...` trains some parts of the model itself. All other weights are frozen.
 
 Notable choices:
-- A checkpoint holds only the trained parameters and their Adam moments: a few MB for initial states.
-- The base is identified by a hash of its frozen weights, rounded to bf16, not by a hash of a file. A run and everything
-  exported from it, in any format, therefore count as the same base.
-- Initial states are parameters `blocks.N.att.time_state` [H, N, N] (value axis, key axis), the name and layout that
-  other RWKV programs use. Every document of a batch starts from them, even one that is cut from the middle of a piece,
-  because a state encodes a style and not the beginning of a piece.
-- B A of an adapter is added to the weight before the weight is used in a matrix product. The fused sublayers and the
-  decoder therefore run unchanged, with the same rounding as in full fine-tuning.
+- A checkpoint contains only the trained parameters and their moments. For initial states, these are a few MB.
+- The base is identified by a hash of its frozen weights, rounded to bf16, and not by a hash of a file. A run and all
+  files exported from it, in any format, therefore count as the same base.
+- Initial states are parameters `blocks.L.att.time_state` [H, N, N] (value axis, key axis), the name and layout that
+  other RWKV programs use. Every document of a batch starts from them, even a document that is cut from the middle of a
+  piece, because a state encodes a style and not the beginning of a piece.
+- The product B A of an adapter is added to the weight before a matrix product uses the weight. The fused sublayers and
+  the decoder therefore run unchanged, with the same rounding as in full fine-tuning.
 
 Sources: LoRA, arXiv 2106.09685; state tuning, BlinkDL's RWKV-LM and RWKV-PEFT.
 """
@@ -51,7 +51,7 @@ def part_of(name: str) -> set[str]:
 
 
 def is_frozen(name: str, tune: str) -> bool:
-    """Return whether `tune` keeps the base's parameter `name` fixed."""
+    """Return whether a run with `--tune TUNE` freezes parameter `name` of the base."""
     return tune != "all" and not part_of(name) & set(tune.split(","))
 
 
@@ -62,22 +62,22 @@ def freeze(model: RWKV, train: TrainConfig) -> None:
 
 
 def add_trained(model: RWKV, train: TrainConfig, seed: int) -> None:
-    """Add the parameters that `train.tune` trains in addition to the weights of the base.
+    """Add the new parameters of `--tune state` or `--tune lora` to a model that is otherwise frozen.
 
-    All parameters of `model` must be frozen. With the initial values of the added parameters, the output of the model
-    does not change. Raises UserError if a required library is not installed.
+    The added parameters do not change the output of the model before they are trained. Raises UserError if a required
+    library is not installed.
     """
     if train.tune == "state":
         add_states(model)
     elif train.tune == "lora":
         from rwkv_music.checkpoint.adapters import add_adapters  # needs peft, an optional library
 
-        torch.manual_seed(seed)  # the adapters must not depend on random numbers drawn earlier in the process
+        torch.manual_seed(seed)  # so that the adapters do not depend on random numbers drawn earlier in the process
         add_adapters(model, train)
 
 
 def add_states(model: RWKV) -> None:
-    """Add a zero initial state to every layer, as parameters of the model's dtype on its device."""
+    """Add a zero initial state to every layer, as parameters with the dtype and on the device of the model."""
     c, like = model.config, model.emb.weight
     for block in model.blocks:
         zeros = torch.zeros(c.n_head, c.head_size, c.head_size, dtype=like.dtype, device=like.device)
@@ -87,7 +87,7 @@ def add_states(model: RWKV) -> None:
 def set_states(model: RWKV, states: dict[str, Tensor], source: str | os.PathLike) -> None:
     """Use `states`, by parameter name, as the model's initial states.
 
-    Raises UserError, which names `source`, if they belong to a model of another shape.
+    Raises UserError, which names `source`, if the states belong to a model of another shape.
     """
     c = model.config
     names = {f"blocks.{layer}.att.time_state" for layer in range(c.n_layer)}
@@ -109,9 +109,9 @@ class Base:
     """The frozen weights of a tuned run, read on demand.
 
     Args:
-        weights: the opened base model. If it is a v7 and the tuned model a v8, every DeepEmbed entry is 1.
-        config: the tuned model's shape.
-        tune: as in TrainConfig, not "all".
+        weights: the opened base model. If it is a v7 and the tuned model is a v8, all DeepEmbed entries are 1.
+        config: the shape of the tuned model.
+        tune: as in TrainConfig, but not "all".
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, tune: str) -> None:
@@ -126,7 +126,7 @@ class Base:
             self.weights.read_into(out, name, start)
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the frozen weights, rounded to bf16 and in order of names. It identifies the base."""
+        """Return the SHA-256 of the frozen weights, rounded to bf16, in the order of their names."""
         digest = hashlib.sha256()
         for name in sorted(self.shapes):
             rounded = read_whole(self, name, torch.bfloat16)
@@ -149,7 +149,7 @@ class BaseNote:
     """The content of base.json."""
 
     init: str  # path of the base when the run started
-    sha256: str  # hash of its frozen weights, see `Base.sha256`
+    sha256: str  # see `Base.sha256`
 
     def write(self, folder: Path) -> None:
         write_text(folder / BASE, json.dumps(asdict(self)) + "\n")
@@ -164,7 +164,7 @@ class BaseNote:
 class TunedTensors:
     """All parameters of a tuned model: those of the base, with trained parts replaced and adapters merged.
 
-    Initial states are not among them: see `weights.tuned_states`. `trained` is the tuned run's checkpoint.
+    Initial states are not included: see `weights.tuned_states`. `trained` is the checkpoint of the tuned run.
     """
 
     def __init__(self, base: Base, trained: Tensors, model: ModelConfig, train: TrainConfig) -> None:

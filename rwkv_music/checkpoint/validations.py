@@ -1,13 +1,13 @@
 """The losses of a run's validations, and the best checkpoint: the one with the lowest validation loss.
 
 Rank 0 records the step and the loss of each validation in RUN/validations.json as soon as the loss is known. The best
-checkpoint is computed from this record: it has the lowest recorded loss among the checkpoints that exist and have no
-`fault`. A run can be killed between a validation and the save of its weights. The record then contains a step without a
-checkpoint, which is ignored. RUN/checkpoints/best is a symbolic link to the best checkpoint, for users and for paths
-such as `--init RUN/checkpoints/best`. The program itself never reads the link to decide which checkpoint is the best.
+checkpoint has the lowest recorded loss among the checkpoints that exist and have no `fault`. If a run is killed between
+a validation and the save of its weights, the record contains a step without a checkpoint. Such a step is ignored.
+RUN/checkpoints/best is a symbolic link to the best checkpoint, for users and for paths such as `--init
+RUN/checkpoints/best`. The program never reads the link to find out which checkpoint is the best.
 
-When a run resumes, it removes the losses of later steps from the record, because it repeats these steps. It also
-removes losses that were measured on other data or on another number of rows, because they cannot be compared.
+When a run resumes, it removes the losses of later steps from the record, because these steps will be repeated. It also
+removes losses that were measured on other data or on another number of rows, because such losses cannot be compared.
 """
 
 import contextlib
@@ -32,18 +32,18 @@ class Validated:
 
     step: int
     loss: float  # nats per token; it may be infinite or NaN
-    extra: bool  # whether the checkpoint was saved only for this loss, and is deleted once another is best
+    extra: bool  # whether the checkpoint was saved only because it was the best; deleted when it no longer is
 
 
 class Validations:
-    """The validations of a run, in the order of their steps. `measured_on` identifies the data and rows."""
+    """The validations of a run, in the order of their steps. `measured_on` identifies the data and the rows."""
 
     def __init__(self, run: Path, measured_on: str = "", entries: tuple[Validated, ...] = ()) -> None:
         self._run, self.measured_on, self.entries = run, measured_on, entries
 
     @staticmethod
     def read(run: Path) -> "Validations":
-        """Read the validations of a run, none if there is no file. Raises UserError if the file is damaged."""
+        """Read the validations of a run. Without a file there are none. Raises UserError if the file is damaged."""
         path = run / VALIDATIONS
         if not path.exists():
             return Validations(run)
@@ -58,7 +58,7 @@ class Validations:
         return Validations(run, tree["measured_on"], entries)
 
     def resume(self, step: int, measured_on: str) -> None:
-        """Remove the losses after `step`, or all losses if they were measured on other data."""
+        """Remove the losses after `step`, or all losses if they were not measured on `measured_on`."""
         same = measured_on == self.measured_on
         kept = tuple(entry for entry in self.entries if same and entry.step <= step)
         self.measured_on = measured_on
@@ -67,7 +67,7 @@ class Validations:
             self._write()
 
     def add(self, step: int, loss: float, saved: bool) -> None:
-        """Record the loss at `step`. `saved` says whether its weights are saved anyway, for another reason."""
+        """Record the loss at `step`. `saved` is whether a checkpoint of this step is saved for another reason."""
         lowest = self.lowest()
         better = math.isfinite(loss) and (lowest is None or loss < lowest.loss)
         self.entries = (*(e for e in self.entries if e.step < step), Validated(step, loss, better and not saved))
@@ -122,11 +122,11 @@ class Validations:
 
 
 def choose_checkpoint(run: Path, which: str = BEST) -> tuple[Path | None, str]:
-    """Return a checkpoint of a run, and a clause that says why it was chosen, "" if there was no choice.
+    """Return a checkpoint of a run, and a clause that explains the choice, "" if there was no choice.
 
-    `which` is "best", "last" or a step. In a run without validations, the last checkpoint counts as the best one. In a
-    run without checkpoints, the checkpoint is None. Raises UserError if the record of the validations is damaged, if
-    the run has no checkpoint of this step, or if all its checkpoints are damaged.
+    `which` is "best", "last" or a step. In a run without validations, the last checkpoint counts as the best one. If
+    the run has no checkpoints, return None. Raises UserError if the record of the validations is damaged, if the run
+    has no checkpoint of this step, or if all its checkpoints are damaged.
     """
     if which.isdecimal():
         chosen = run / CHECKPOINTS / checkpoint_name(int(which))

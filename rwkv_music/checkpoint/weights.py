@@ -18,15 +18,15 @@ from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.registry import load_codec
 
-# The model that the package contains, exported by benchmarks/shipped_model.py with its tokenizer file.
+# The model that is included in the package, with its tokenizer file. benchmarks/shipped_model.py exported both.
 SHIPPED_MODEL = Path(__file__).parent.parent / "shipped" / "model.safetensors"
 
 
 def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
     """Open a weight file, a run (its best checkpoint; see `validations`), a checkpoint or an exported folder.
 
-    With `verify`, the weights of a checkpoint are checked against the hashes in its manifest. Raises UserError if
-    `path` does not exist, is damaged, is for inference only, or does not have the tensors of an RWKV v7 or v8.
+    With `verify`, the hashes of a checkpoint's weights are checked. Raises UserError if `path` does not exist, is
+    damaged, is for inference only, or does not have the tensors of an RWKV v7 or v8.
     """
     path = Path(path)
     tokenizer, step = tokenizer_beside(path), None
@@ -53,18 +53,19 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
 
 
 def checkpoint_of(path: str | os.PathLike) -> Path:
-    """Return the best checkpoint of a run, or `path` itself if it is a valid checkpoint; a link is resolved.
+    """Return the best checkpoint of a run, or `path` itself if it is a checkpoint. A link is resolved.
 
-    Raises UserError for a folder of something else, a run without a checkpoint, or a damaged checkpoint.
+    Raises UserError if `path` is neither a run nor a checkpoint, if the run has no checkpoint, or if the checkpoint is
+    damaged.
     """
     return chosen_checkpoint(path)[0]
 
 
 def chosen_checkpoint(path: str | os.PathLike, which: str | None = None) -> tuple[Path, str]:
-    """Return a checkpoint, and a clause that says why it was chosen, "" if there was no choice.
+    """Return a checkpoint, and a clause that explains the choice, "" if there was no choice.
 
     `path` is a run or a checkpoint, as for `checkpoint_of`; `which` is as for `choose_checkpoint`. Raises UserError as
-    these functions do, and if `path` is a checkpoint and `which` is given.
+    these two functions do, and if `which` is given although `path` is a checkpoint.
     """
     path, reason = Path(path), ""
     if (path / PROGRESS).is_file():
@@ -93,10 +94,10 @@ def tokenizer_beside(path: Path) -> Path:
 
 
 def find_codec(path: str | os.PathLike) -> Codec:
-    """Return the codec stored with a run, a checkpoint, or an exported file or folder.
+    """Return the codec that is stored with a run, a checkpoint, or an exported file or folder.
 
-    Raises UserError if no tokenizer is stored there. In that case use `load_codec("DATA/tokenizer.json")` with the
-    model's dataset.
+    Raises UserError if no tokenizer is stored there. In that case, use `load_codec("DATA/tokenizer.json")` with the
+    dataset on which the model was trained.
     """
     tokenizer = open_weights(path, verify=False).tokenizer
     if tokenizer is None:
@@ -115,7 +116,7 @@ def load_pretrained(
 ) -> RWKV:
     """Build a `model_class` from the weights at `path`; see `rwkv_music.RWKV.from_pretrained`.
 
-    Tensors are read one at a time, so peak memory is the model plus one tensor.
+    Tensors are read one by one, so the peak memory is that of the model plus one tensor.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -129,11 +130,11 @@ def load_pretrained(
 
 
 def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[RWKV, Codec, RunConfig, int]:
-    """Load the model of a run's best checkpoint or of a checkpoint folder. The base of a tuned run is included.
+    """Load the model of a run's best checkpoint or of a checkpoint folder, merged with its base if the run was tuned.
 
     Return the frozen model in evaluation mode (float32 on a CPU, bfloat16 on a GPU), its codec, the run's configuration
-    and the checkpoint's optimizer step. Raises UserError for a folder that is not a run, a run without a checkpoint,
-    a damaged checkpoint, or a base that is missing or has changed.
+    and the checkpoint's optimizer step. Raises UserError as `checkpoint_of` does, and if the base is missing or has
+    changed.
     """
     checkpoint = checkpoint_of(run)
     config = RunConfig.load(checkpoint / "config.json")
@@ -155,15 +156,15 @@ def load_model(run: str | os.PathLike, device: str | torch.device = "cpu") -> tu
 
 
 def unread_tensors(weights: Weights) -> dict[str, Tensor]:
-    """Return those tensors named in `UNREAD` that `weights` has, in fp32. Raises UserError if the file is damaged."""
+    """Return the `UNREAD` tensors that `weights` has, by name, in fp32. Raises UserError if the file is damaged."""
     return {name: weights.read(name, torch.float32) for name in UNREAD if name in weights.shapes}
 
 
 def tuned_states(path: str | os.PathLike, model: str | os.PathLike) -> dict[str, Tensor]:
     """Return the tuned initial states at `path` by parameter name, float32, for use with the weights at `model`.
 
-    `path` is a state-tuned run, one of its checkpoints, or a file of states. A file does not record its base, so it is
-    not checked against `model`. Raises UserError if there are no states, or they were tuned on another base.
+    `path` is a run of `--tune state`, one of its checkpoints, or a file of states. A file does not record its base, so
+    it is not checked against `model`. Raises UserError if there are no states or if they were tuned on another base.
     """
     path = Path(path)
     if not path.is_dir():
@@ -179,7 +180,10 @@ def tuned_states(path: str | os.PathLike, model: str | os.PathLike) -> dict[str,
 
 
 def _with_base(checkpoint: Path, config: RunConfig, saved: SavedTensors) -> Tensors:
-    """Return the tensors of the complete model: `saved`, and those of the base if the run was tuned."""
+    """Return the tensors of the complete model: `saved`, merged with the base if the run was tuned.
+
+    Raises UserError if the base is missing or has changed.
+    """
     if config.train.tune == "all":
         return saved
     note = BaseNote.read(checkpoint)

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and loading of the models that they name."""
+"""Arguments that several commands share, and functions that load the models that they name."""
 
 import argparse
 from pathlib import Path
@@ -8,11 +8,16 @@ from rwkv_music.errors import UserError, explained
 
 
 def path(text: str) -> Path:
-    """Parse a path: the `type` of an argument."""
+    """Parse a path argument."""
     not_empty(text)
     if name_too_long(text):
         raise argparse.ArgumentTypeError(f"the path has a name longer than {LONGEST_NAME} bytes")
     return Path(text)
+
+
+def add_command(commands, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a command. `text`, a clause that starts with a verb, is its line in the list and its description."""
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
 def add_number(command: argparse.ArgumentParser, flag: str, default: float, metavar: str, text: str) -> None:
@@ -43,8 +48,8 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=_checkpoint,
         metavar="best|last|STEP",
-        help="checkpoint of the run folder. best: the one with the lowest validation loss, or the last one of a run "
-        "without validation; last: the newest; or the number of its step (default: best)",
+        help="checkpoint to use of a run. best: the one with the lowest validation loss, or the last one if there was "
+        "no validation; last: the newest one; or the number of a step (default: best)",
     )
 
 
@@ -60,21 +65,23 @@ def add_state(command: argparse.ArgumentParser) -> None:
         "--state",
         type=path,
         metavar="STATE",
-        help="tuned initial state: a run of --tune state on this model, or a .pth or .safetensors of states",
+        help="tuned initial state: a run that tuned this model with --tune state, or a .pth or .safetensors file of a "
+        "state",
     )
 
 
 def check_model(source: Path) -> None:
-    """Check that `source` exists, before anything slow is imported."""
+    """Raise UserError if `source` does not exist. Call this before slow imports."""
     if not source.exists():
         raise UserError(f"There is no {source}: give a run folder, a checkpoint or exported weights.")
 
 
 def choose_weights(source: Path, which: str | None) -> tuple[Path, str]:
-    """Return the path of the weights to use, and a description of them for messages.
+    """Return the path of the weights to use, and their description for messages.
 
-    In a run folder, `which` ("best", "last" or a step; None: "best") selects the checkpoint. The description gives its
-    step and why it was selected, such as "step 200 (the last one)". For exported weights, it is their file name.
+    In a run folder, `which` ("best", "last" or a step; None means "best") selects the checkpoint. The description names
+    its step and the reason for the choice, such as "step 200 (the last one)". Exported weights are described by their
+    file name. Raises UserError as `chosen_checkpoint` does, and if `which` is given for exported weights.
     """
     from rwkv_music.checkpoint.run_folder import read_progress
     from rwkv_music.checkpoint.weights import chosen_checkpoint, is_exported
@@ -92,7 +99,7 @@ def choose_weights(source: Path, which: str | None) -> tuple[Path, str]:
 def load(source: Path, which: str | None, state: Path | None):
     """Load a run, a checkpoint or exported weights, and set the tuned state if one is given.
 
-    Returns (model, codec, configuration, description of the weights). Exported weights have no configuration: None.
+    Return (model, codec, configuration, description of the weights). For exported weights, the configuration is None.
     """
     from rwkv_music.checkpoint.weights import find_codec, is_exported, load_pretrained
 
@@ -108,7 +115,7 @@ def load(source: Path, which: str | None, state: Path | None):
 def load_run(run_folder: Path, which: str | None, state: Path | None):
     """Load a run or a checkpoint on the GPU if there is one, and set the tuned state if one is given.
 
-    Returns (model, codec, configuration, description of the checkpoint).
+    Return (model, codec, configuration, description of the checkpoint).
     """
     import torch
 

@@ -6,22 +6,24 @@ from rwkv_music.commands import common
 
 
 def add(commands) -> None:
-    command = commands.add_parser("corpus", help="write real scores and free game music as .mid files")
+    command = common.add_command(
+        commands, "corpus", "write scores of music21's corpora, or music of free games, as .mid files"
+    )
     command.add_argument(
         "name",
         metavar="NAME",
-        help="corpus of music21, such as bach or palestrina, or Debian package, such as freedoom; an unknown name "
-        "prints the list",
+        help="one of music21's corpora, such as bach or palestrina, or a Debian package, such as freedoom; an unknown "
+        "name, such as list, prints all names",
     )
     command.add_argument(
         "--out",
         required=True,
         type=common.path,
         metavar="DIR",
-        help="output folder (for a package, DIR/NAME); scores that it already holds are skipped",
+        help="output folder; the files of a package are written to DIR/NAME; existing files are kept",
     )
     command.add_argument("--workers", type=int, metavar="N", help="number of processes (default: number of cores)")
-    command.add_argument("--limit", type=int, metavar="N", help="write the first N scores only")
+    command.add_argument("--limit", type=int, metavar="N", help="write only the first N scores (default: all)")
     command.set_defaults(run=run)
 
 

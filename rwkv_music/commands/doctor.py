@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rwkv_music.commands import common
 from rwkv_music.errors import UserError
 from rwkv_music.system import available_cores, available_memory
 
@@ -90,7 +91,7 @@ def checks() -> Iterator[Check]:
 
 
 def add(commands) -> None:
-    command = commands.add_parser("doctor", help="check this machine's hardware and software for training")
+    command = common.add_command(commands, "doctor", "check this machine's hardware and software for training")
     command.set_defaults(run=run)
 
 
@@ -148,7 +149,7 @@ def find_gpus() -> list[Gpu]:
 
 
 def check_torch(version: str, cuda: str | None, n_gpus: int, driver_present: bool) -> Check:
-    """Check that torch, built for CUDA version `cuda` (None: for the CPU), can use the NVIDIA GPU, if there is one."""
+    """Check that torch can use the NVIDIA GPU, if there is one. `cuda` is the CUDA version of torch; None: CPU only."""
     text = f"{version}, built for {'the CPU' if cuda is None else f'CUDA {cuda}'}"
     if driver_present and not n_gpus:
         remedy = "install a CUDA build of torch"
@@ -184,7 +185,7 @@ def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
 
 
 def check_program(name: str, programs: Iterable[str], remedy: str, gpus: list[Gpu], path: str | None = None) -> Check:
-    """Check that one of `programs`, which are needed to compile extensions, is installed.
+    """Check that one of `programs` is installed. They are needed to compile extensions.
 
     `path` lists the folders to search (default: PATH and this Python's folder).
     """
@@ -201,7 +202,7 @@ def check_program(name: str, programs: Iterable[str], remedy: str, gpus: list[Gp
 
 def check_deepspeed(gpus: list[Gpu]) -> Check:
     """Check that DeepSpeed can be imported and selects the right accelerator."""
-    logging.disable(logging.WARNING)  # DeepSpeed logs the accelerator, which this check prints
+    logging.disable(logging.WARNING)  # because DeepSpeed logs the accelerator, which this check already prints
     try:
         import deepspeed
         from deepspeed.accelerator import get_accelerator
@@ -259,7 +260,10 @@ def check_collectives(gloo: bool, nccl: bool, gpus: list[Gpu]) -> Check:
 
 
 def check_packages(name: str, packages: dict[str, str], missing_is: Literal["warn", "fail"]) -> Check:
-    """Check that `packages` (distribution -> purpose) are installed, without importing them."""
+    """Check, without importing them, that all `packages` are installed.
+
+    `packages` maps the name of each distribution to what it is used for. `missing_is` is the status if one is missing.
+    """
     versions, missing = [], []
     for package in packages:
         try:
@@ -273,7 +277,7 @@ def check_packages(name: str, packages: dict[str, str], missing_is: Literal["war
 
 
 def check_room(name: str, free_bytes: int, where: str, fail_gib: float, warn_gib: float) -> Check:
-    """Check free space on disk or in memory: below `fail_gib` even a small run fails."""
+    """Check the free space on disk or in memory. Below `fail_gib`, even a small run fails."""
     text = f"{free_bytes / GIB:,.1f} GiB {where}"
     if free_bytes < fail_gib * GIB:
         return Check(name, "fail", text, f"free some: even a small run needs {fail_gib} GiB")
@@ -302,10 +306,10 @@ def judge_error(name: str, error: float, tolerance: float) -> Check:
 
 
 def operator_error(operator: Callable, device: str, dtype: torch.dtype) -> float:
-    """Return the largest relative error of `operator`, a wkv7s, against its formula in float64.
+    """Return the largest relative error of `operator`, an implementation of wkv7s, against the formula in float64.
 
-    The largest error is taken over y, the final state and the seven gradients. The 40 tokens cross the boundaries of
-    chunks of 16 and 32 tokens.
+    The largest error is that of y, the final state and the seven gradients. The 40 tokens extend over several chunks,
+    which have 16 or 32 tokens.
     """
     import torch
 
@@ -343,7 +347,7 @@ def _wkv7s_reference(r, w, k, v, a, b, state):
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
-    """Run `check`; turn any exception into a failed check."""
+    """Run `check`, and convert any exception to a failed check."""
     try:
         return check()
     except Exception as error:  # the remaining checks must run whatever is broken here

@@ -6,8 +6,10 @@ from rwkv_music.commands import common
 
 
 def add(commands) -> None:
-    command = commands.add_parser(
-        "evaluate", help="compare a run's loss with that of n-gram models, and its completions with real music"
+    command = common.add_command(
+        commands,
+        "evaluate",
+        "compare a run's loss with that of n-gram models, and the music that it writes with real music",
     )
     command.add_argument("run_folder", type=common.path, metavar="RUN", help="run folder or checkpoint")
     common.add_checkpoint(command)
@@ -39,7 +41,7 @@ def add(commands) -> None:
         "--mirex",
         0,
         "K",
-        "number of continuations of held-out pieces, in the form of the MIREX task, to write and compare with the real "
+        "number of continuations of held-out pieces to write in the form of the MIREX task and compare with the real "
         "bars; 0: none",
     )
     common.add_number(
@@ -47,10 +49,16 @@ def add(commands) -> None:
         "--context-bars",
         4,
         "N",
-        "bars that the model reads before a completion, and on each side of the bars with a fill",
+        "bars that the model reads before a completion, and on both sides of a fill",
     )
-    common.add_number(command, "--bars", 8, "N", "bars of a completion, and bars in which the cells of a fill lie")
-    common.add_number(command, "--seed", 0, "N", "seed of the completions, of the fills, and of their cells")
+    common.add_number(
+        command,
+        "--bars",
+        8,
+        "N",
+        "bars of a completion; for --fills, number of consecutive bars in which cells are missing",
+    )
+    common.add_number(command, "--seed", 0, "N", "seed of the random numbers")
     command.set_defaults(run=run)
 
 

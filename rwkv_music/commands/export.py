@@ -6,22 +6,25 @@ from rwkv_music.commands import common
 
 
 def add(commands) -> None:
-    command = commands.add_parser("export", help="convert weights for the rwkv package, RWKV-LM, transformers or peft")
+    command = common.add_command(
+        commands, "export", "convert weights for the rwkv package, RWKV-LM, transformers or peft"
+    )
     command.add_argument("source", type=common.path, metavar="RUN", help="run folder, checkpoint or weight file")
     common.add_checkpoint(command)
     command.add_argument(
         "--format",
         choices=("pth", "safetensors", "hf", "state", "lora"),
         default="pth",
-        help="output format. pth: BlinkDL's; safetensors: the same tensors; hf: folder for transformers, v7 only; "
-        "state, lora: only what a tuned run trained, a .pth for RWKV-Runner or a folder for peft (default: pth)",
+        help="output format. pth: a .pth file as BlinkDL's; safetensors: the same tensors in a .safetensors file; hf: "
+        "a folder for transformers, v7 only; state: the tuned initial state, a .pth file for RWKV-Runner; lora: the "
+        "adapters, a folder for peft (default: pth)",
     )
     command.add_argument(
         "--out",
         required=True,
         type=common.path,
         metavar="PATH",
-        help="output file or folder; the tokenizer is written with it",
+        help="output file or folder; the tokenizer is written with the weights",
     )
     command.add_argument(
         "--dtype",

@@ -11,8 +11,8 @@ ONE_THREAD_WIDTH = 256
 
 
 def add(commands) -> None:
-    command = commands.add_parser(
-        "generate", help="continue a .mid file, fill in bars and parts of it, or write a piece from scratch"
+    command = common.add_command(
+        commands, "generate", "continue a .mid file, fill in bars and parts of it, or write a piece from scratch"
     )
     common.add_model(command, required=False)
     command.add_argument(

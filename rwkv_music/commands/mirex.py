@@ -7,7 +7,9 @@ from rwkv_music.errors import UserError
 
 
 def add(commands) -> None:
-    command = commands.add_parser("mirex", help="continue a piano prompt by twelve bars, in the JSON of the MIREX task")
+    command = common.add_command(
+        commands, "mirex", "continue a piano piece by twelve bars, in the JSON format of the MIREX 2025 task"
+    )
     common.add_model(command)
     command.add_argument(
         "--prompt",

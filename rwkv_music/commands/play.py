@@ -7,8 +7,8 @@ from rwkv_music.errors import UserError
 
 
 def add(commands) -> None:
-    command = commands.add_parser(
-        "play", help="open a page in the browser where a model continues, fills in and accompanies a .mid file"
+    command = common.add_command(
+        commands, "play", "open a page in the browser where a model continues, fills in and accompanies a .mid file"
     )
     command.add_argument(
         "models",
@@ -19,7 +19,7 @@ def add(commands) -> None:
         "(default: the included model)",
     )
     command.add_argument(
-        "--follow", action="store_true", help="load each new best checkpoint of a run that is training"
+        "--follow", action="store_true", help="load each new best checkpoint of a run that is still training"
     )
     command.add_argument(
         "--host",

@@ -10,7 +10,7 @@ from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, TOKENIZERS
 
 
 def add(commands) -> None:
-    command = commands.add_parser("prepare", help="tokenize MIDI files and scores into a dataset")
+    command = common.add_command(commands, "prepare", "tokenize MIDI files and scores into a dataset")
     command.add_argument(
         "paths",
         nargs="+",
@@ -40,7 +40,9 @@ def add(commands) -> None:
         "identifies files",
     )
     command.add_argument(
-        "--metadata-key", metavar="COLUMN", help="column that identifies files by name, path or MD5, instead of these"
+        "--metadata-key",
+        metavar="COLUMN",
+        help="column of the table that identifies files by name, path or MD5 (default: file, path and md5)",
     )
     command.add_argument(
         "--tags",
@@ -49,7 +51,9 @@ def add(commands) -> None:
         metavar="COLUMNS",
         help="columns of the table, or of .parquet files, that become tags, such as composer,genre; multitrack only",
     )
-    common.add_number(command, "--tag-min", 1, "N", "number of training pieces that a value needs to become a tag")
+    common.add_number(
+        command, "--tag-min", 1, "N", "smallest number of training pieces in which a value must occur to become a tag"
+    )
     command.add_argument(
         "--tag-folders",
         action="store_true",
@@ -63,11 +67,11 @@ def add(commands) -> None:
         "--seed",
         0,
         "N",
-        "seed of the train/validation split; adding files moves no piece to the other split, except one that was the "
-        "only piece of its split",
+        "seed of the split into training and validation pieces; adding files moves no piece to the other split, except "
+        "perhaps one that was the only piece of its split",
     )
     filters = command.add_argument_group(
-        "filters", "keep only some of the pieces; MIN or MAX may be omitted, and both are included"
+        "filters", "keep only the pieces that match; MIN or MAX may be omitted, and a value equal to a bound matches"
     )
     for measure in MEASURES:
         filters.add_argument(measure.option, type=_bounds, metavar="MIN:MAX", help=measure.text)
@@ -89,7 +93,7 @@ def add(commands) -> None:
     filters.add_argument(
         "--unique",
         action="store_true",
-        help="one of the pieces with the same music, even if format, key, tempo or loudness differ",
+        help="only one of several pieces with the same music, even if format, key, tempo or loudness differ",
     )
     command.set_defaults(run=run)
 

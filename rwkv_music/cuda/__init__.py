@@ -1,1 +1,1 @@
-"""CUDA kernels (*.cu), their torch bindings (*_bindings.cpp), their build, and the capture of CUDA graphs."""
+"""CUDA kernels (*.cu), their torch bindings (*_bindings.cpp), their compilation, and the capture of CUDA graphs."""

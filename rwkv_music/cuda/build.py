@@ -1,15 +1,14 @@
 """Compile the CUDA kernels on first use, and load them as torch operators.
 
 Notable choices:
-- The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). Its folder name
-  contains the version of nvcc and a hash of the sources, the flags and the versions of torch and CUDA. If any of these
-  changes, another library is built. If no toolchain is found, a library that a different version of nvcc has built is
-  used.
+- The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). The name of its
+  folder contains the version of nvcc and a hash of the sources, the flags and the versions of torch and CUDA. If any of
+  these changes, a new library is built. Without a usable toolchain, a library from another version of nvcc is used.
 - The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is ignored.
-- If several processes start at once, one of them builds under a file lock and the others wait. The operating system
-  releases the lock when the process ends, and a library gets its final name only when it is complete. An interrupted
-  build therefore cannot block or break the next one.
-- nvcc also compiles and links the C++ bindings. They therefore use the toolkit's own headers and libraries, wherever
+- If several processes start at once, one of them builds the library under a file lock, and the others wait. The
+  operating system releases the lock when the process ends, and a library gets its final name only when it is complete.
+  An interrupted build therefore can neither block nor break the next one.
+- nvcc also compiles and links the C++ bindings. They therefore use the headers and libraries of its toolkit, wherever
   the toolkit is installed. No Python headers are needed.
 """
 
@@ -33,14 +32,14 @@ from rwkv_music.files import atomic_folder
 
 SOURCES = Path(__file__).parent
 LIBRARY = "librwkv_music_cuda.so"
-TOOLKIT = "/usr/local/cuda"  # the default of NVIDIA's installers, which may not be on the PATH
+TOOLKIT = "/usr/local/cuda"  # where NVIDIA's installers put the toolkit by default, often without adding it to PATH
 FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC"]
-OLDEST_CAPABILITY = (8, 0)  # bf16 tensor cores and asynchronous copies
+OLDEST_CAPABILITY = (8, 0)  # the first with bf16 tensor cores and asynchronous copies
 
 
 @functools.cache
 def load():
-    """Return torch.ops.rwkv_music_cuda, the operators of the *_bindings.cpp files, after building them if necessary.
+    """Return torch.ops.rwkv_music_cuda, the operators defined in *_bindings.cpp. Build them first if necessary.
 
     Raises UserError if there is no usable GPU or compiler, or if the compilation fails.
     """
@@ -51,7 +50,8 @@ def load():
 def architectures() -> list[str]:
     """Return the sorted architectures of the visible GPUs, such as ["80", "90a"].
 
-    Raises UserError if torch has no CUDA, no GPU is visible, or a GPU is older than OLDEST_CAPABILITY.
+    Raises UserError if torch was built without CUDA, if no GPU is visible, or if a GPU has a lower compute capability
+    than OLDEST_CAPABILITY.
     """
     if torch.version.cuda is None:
         raise UserError("This PyTorch was built without CUDA: install a CUDA build of torch to train on a GPU.")
@@ -71,7 +71,7 @@ def architectures() -> list[str]:
 
 
 def architecture(major: int, minor: int) -> str:
-    """Return nvcc's name for a compute capability. The suffix "a" enables the instructions that only Hopper has."""
+    """Return nvcc's name for a compute capability. The suffix "a" enables instructions that exist only on Hopper."""
     return "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
 
 
@@ -160,10 +160,10 @@ def build(names: list[str]) -> Path:
 
 
 def build_once(library: Path, what: str, command: Callable[[Path], list[str]]) -> Path:
-    """Return `library`, after building it if it does not exist. Its folder in the cache is for it alone.
+    """Return the path `library`, after building the library if it does not exist. Its folder contains nothing else.
 
-    `command` receives an empty folder and returns the command that creates the library there. `what` names the library
-    in errors. Raises UserError if the command fails or a file cannot be written.
+    `command` is called with an empty folder, and returns a command that creates the library there. `what` is the name
+    of the library in errors. Raises UserError if the command fails or if a file cannot be written.
     """
     folder = library.parent
     if library.exists():
@@ -187,7 +187,7 @@ def build_once(library: Path, what: str, command: Callable[[Path], list[str]]) -
 
 
 def cache_folder() -> Path:
-    """Return the folder of the libraries (one subfolder each) and of the build lock."""
+    """Return the folder that contains the build lock and a subfolder for each library."""
     from torch.utils.cpp_extension import get_default_build_root  # imported here because it is slow to import
 
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / "rwkv_music"
@@ -202,7 +202,7 @@ def _fingerprint(flags: list[str]) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the operating system releases it when this process ends for any reason."""
+    """A context that holds an exclusive lock on `path`. The operating system releases it when this process ends."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -247,5 +247,5 @@ def _escaped(path: Path) -> str:
 
 
 def _quoted(path: Path | str) -> str:
-    """Quote a path for a command in a ninja file: ninja expands `$`, then the shell parses the line."""
+    """Quote a path for a command in a ninja file, where ninja first expands `$`, and the shell then parses the line."""
     return "'" + str(path).replace("$", "$$") + "'"

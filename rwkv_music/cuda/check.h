@@ -1,4 +1,4 @@
-// Checks of the tensors that an operator receives. All bindings use this class, so every error has one form:
+// Checks of the tensors that an operator receives. All bindings use this class, so that all errors have the same form:
 // "op: name must be ..., but it is ...".
 
 #pragma once
@@ -45,7 +45,7 @@ public:
         return data<T>(x);
     }
 
-    // As `tensor`, or null if there is none.
+    // Like `tensor`; null if `x` is empty.
     template <class T>
     T* tensor(
         const std::optional<at::Tensor>& x, const char* name, at::IntArrayRef shape,

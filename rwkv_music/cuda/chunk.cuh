@@ -1,4 +1,4 @@
-// Processing one chunk of 32 tokens: the code that the forward, backward and segment kernels share.
+// The processing of one chunk of 32 tokens, which the forward, backward and segment kernels share.
 //
 // With P_t the product of the decays up to token t of the chunk (P_{-1} = 1), element by element along the key axis:
 //
@@ -10,21 +10,22 @@
 //     U = (I - A_ab)^-1 (a~ S^T + A_ak V)    Y = r~ S^T + A_rb U + A_rk V    S' = (S + U^T b- + V^T k-) diag(P_L)
 //
 // Notable choices:
-// - d > 0.545, so P_t > 3e-9 over 32 tokens. P and 1 / P stay well inside bf16's range, and a chunk need not be divided
-//   further.
+// - Because d > 0.545, P_t > 3e-9 over 32 tokens. P and 1 / P are therefore well within the range of bf16, and a chunk
+//   need not be divided further.
 // - A chunk is two tiles of 16 tokens, the size of a tensor core operand. A score matrix is three blocks of [16, 16].
 //   (I - A_ab)^-1 is applied tile by tile, so only the two diagonal blocks are inverted.
-// - The head size N is 64 or 128, and a block has N / 16 warps. A warp keeps 16 value rows of the state in registers
-//   and computes their chain of products without other warps. In steps without the state, a warp processes 16 key
-//   columns.
-// - U, Y and S' are computed transposed, as [value rows, tokens], so each product has the layout that the next product
-//   needs for its operand.
-// - r~, a~, k-, b- are rounded to bf16 for the tensor cores. The score matrices are rounded to tf32, eight times finer,
-//   because their errors add up over a chunk and are cheap to avoid.
+// - The head size N is 64 or 128, and a block has N / 16 warps. A warp keeps 16 value rows of the state in registers,
+//   and computes their chain of products independently of the other warps. In steps without the state, a warp processes
+//   16 key columns.
+// - U, Y and S' are computed transposed, as [value rows, tokens], so that each product has the layout that the next
+//   product requires for its operand.
+// - r~, a~, k-, b- are rounded to bf16 for the tensor cores. The score matrices are rounded to tf32, which is eight
+//   times finer. Errors of the scores would add up over a chunk, and avoiding them costs little.
 // - If decays are slow, k- and b- are each represented by two bf16 values: the rounded value and its rounding residual.
 //   The update of the state uses both values of k-, and the products with the state's gradient use both values of k-
-//   and b-. This matters if all keys are close to one direction. The recurrence then removes earlier values along that
-//   direction only, and rounding errors perpendicular to it would remain and add up. Fast decays erase them soon.
+//   and b-. This matters if all keys have nearly the same direction. The recurrence then removes earlier values only
+//   along this direction, and rounding errors perpendicular to it would remain and add up. Fast decays soon erase such
+//   errors.
 
 #pragma once
 
@@ -208,7 +209,7 @@ __device__ __forceinline__ void scale(
     }
 }
 
-// P by key columns: [N, 32] in fp32, permuted to avoid bank conflicts of both writes and reads.
+// P by key columns: [N, 32] in fp32, permuted so that neither writes nor reads have bank conflicts.
 template <int N>
 struct Decays {
     alignas(128) float x[N * L];
@@ -229,9 +230,10 @@ struct Scaling {
 // Decays count as slow if P_L exceeds this in any key column.
 constexpr float SLOW_DECAY = 0.125f;
 
-// Scales r, a, k, b to r~, a~, k-, b- in place and writes P_L to `whole`. Tokens past `length` get w = -infinity, which
-// means no decay. A lane processes four tokens and four columns, and a warp 16 columns. Returns whether decays are slow
-// in one of the lane's columns. Only the lanes that hold the last tokens can determine this; the others return false.
+// Scales r, a, k, b to r~, a~, k-, b- in place, and writes P_L to `whole`. Tokens past `length` get w = -infinity,
+// which means no decay. A lane processes four tokens and four columns, and a warp processes 16 columns. Returns whether
+// decays are slow in any of the lane's columns. Only lanes that process the last tokens can determine this. All other
+// lanes return false.
 template <int N>
 __device__ __forceinline__ bool scale_by_decays(const Scaling<N>& x, float (&whole)[N], int length) {
     const int lane = threadIdx.x % 32, first = lane / 4 * 4, column = threadIdx.x / 32 * 16 + lane % 4 * 4;
@@ -341,8 +343,8 @@ __device__ __forceinline__ void store_transposed(ScoreTile& to, const Accumulato
     }
 }
 
-// x -> (I - x)^-1 in place, rounded to tf32, for two strictly lower triangular matrices at once. One warp; each lane
-// computes a column.
+// Replaces x by (I - x)^-1, rounded to tf32, for two strictly lower triangular matrices at once, in one warp. Each lane
+// computes one column.
 __device__ __forceinline__ void invert_unit_lower(ScoreTile (&matrices)[2]) {
     const int column = threadIdx.x % 16;
     ScoreTile& matrix = matrices[threadIdx.x % 32 / 16];
@@ -414,8 +416,8 @@ __device__ __forceinline__ void make_scores(Scores& scores, Chunk<N>& r, Chunk<N
 
 // ---- The state ----------------------------------------------------------------------------------------------------
 
-// A warp's 16 value rows of a state, or of its gradient: element j has the key columns 16 j .. 16 j + 15. Functions
-// deduce the head size from the number of elements, K = N / 16.
+// A warp's 16 value rows of a state, or of the gradient of a state. Element j has the key columns 16 j .. 16 j + 15.
+// Functions deduce the head size from the number of elements, K = N / 16.
 template <int N>
 using State = Accumulator[N / 16];
 template <int N>
@@ -491,7 +493,7 @@ __device__ __forceinline__ void decay_columns(Accumulator (&c)[K], const float (
     }
 }
 
-// Stores value rows to, and loads them from, a [value rows, key columns] matrix in shared memory.
+// Store value rows to a [value rows, key columns] matrix in shared memory, and load them from it.
 template <int K>
 __device__ __forceinline__ void store_rows(Tile<16 * K, 16 * K>& to, const Operand (&from)[K]) {
 #pragma unroll
@@ -504,7 +506,7 @@ __device__ __forceinline__ void load_rows(Operand (&to)[K], Tile<16 * K, 16 * K>
     for (int j = 0; j < K; j++) to[j] = load_a(from.from(threadIdx.x / 32 * 16, 16 * j));
 }
 
-// Stores transposed rows to, and loads them from, a [tokens, value columns] matrix in shared memory.
+// Store transposed rows to a [tokens, value columns] matrix in shared memory, and load them from it.
 template <int N>
 __device__ __forceinline__ void store_columns(Chunk<N>& to, const Operand (&from)[TILES]) {
 #pragma unroll

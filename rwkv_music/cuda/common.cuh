@@ -1,5 +1,5 @@
-// Definitions that the WKV7s, fused and AdamW kernels share. No torch header is included here or in any .cu file; only
-// the *_bindings.cpp files and check.h include torch.
+// Definitions that the WKV7s, fused and optimizer kernels share. Neither this file nor any .cu file includes a torch
+// header; only the *_bindings.cpp files and check.h do.
 
 #pragma once
 
@@ -32,14 +32,14 @@ inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessor
 __device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-// 2^x by the special function unit, accurate to the last bit or two; subnormal inputs and results are flushed to 0.
+// 2^x from the special function unit, accurate to the last bit or two. Subnormal inputs and results are flushed to 0.
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
-// The sum of x over each group of LANES neighboring lanes, a power of two; every lane of a group receives it.
+// The sum of x over each group of LANES neighboring lanes. Every lane of a group receives it. LANES is a power of two.
 template <int LANES>
 __device__ __forceinline__ float warp_sum(float x) {
     if constexpr (LANES == 1) return x;
@@ -60,11 +60,11 @@ __device__ __forceinline__ void copy_async_wait() {
 template <class Kernel, class... Args>
 cudaError_t launch(Kernel* kernel, dim3 grid, int threads, size_t shared, cudaStream_t stream, const Args&... args) {
     if (grid.x == 0 || grid.y == 0) return cudaSuccess;
-    if (shared > 32 << 10) {  // static arrays may be added to it, and 48 KB is the limit without this attribute
+    if (shared > 32 << 10) {  // together with static arrays, it may exceed 48 KB, the limit without this attribute
         const auto limit = cudaFuncAttributeMaxDynamicSharedMemorySize;
         const cudaError_t error = cudaFuncSetAttribute(kernel, limit, int(shared));
         if (error != cudaSuccess) {
-            cudaGetLastError();  // the error is returned here; clear it, so that the next call does not report it again
+            cudaGetLastError();  // clears the error, which is returned here, so that the next call does not report it
             return error == cudaErrorInvalidValue ? cudaErrorNotSupported : error;
         }
     }

@@ -1,8 +1,8 @@
 """The lock files under which torch compiles C++ extensions, including DeepSpeed's.
 
-The first process to compile an extension creates a file `lock` in the extension's folder and removes it at the end;
-other processes wait until it is gone. If the process is killed while compiling (out of memory, time limit, host
-failure), the file stays, and every later start waits forever without a message.
+The first process that compiles an extension creates a file `lock` in the extension's folder, and removes the file at
+the end. Other processes wait until the file is gone. If the process is killed while it compiles (out of memory, time
+limit, host failure), the file remains, and every later start waits forever without a message.
 
 The file does not identify the process that created it, and that process may run on another node that shares the home
 directory. A lock therefore counts as abandoned if it is older than ABANDONED_MINUTES. This module never removes a lock.
@@ -43,9 +43,9 @@ class Lock:
 
 
 def extensions_folder() -> Path:
-    """Return torch's folder of compiled extensions, one subfolder each, after creating it if necessary.
+    """Return torch's folder of compiled extensions, with one subfolder each. Create it if necessary.
 
-    Raises UserError if it cannot be created.
+    Raises UserError if the folder cannot be created.
     """
     from torch.utils.cpp_extension import _get_build_directory  # imported here because it is slow to import
 
@@ -63,16 +63,16 @@ def find_lock(folder: Path, extension: str) -> Lock | None:
 
 
 def find_locks(folder: Path) -> list[Lock]:
-    """Return the locks of all extensions in `folder`, except this project's own, which cannot be abandoned."""
+    """Return the locks of all extensions in `folder`, except this project's own lock, which cannot be abandoned."""
     own = cache_folder()
     names = sorted(path.parent.name for path in folder.glob("*/lock") if path.parent != own)
     return [lock for name in names if (lock := find_lock(folder, name))]
 
 
 def wait_for(extensions: Iterable[str], say: Callable[[str], None]) -> None:
-    """Wait until none of `extensions` is locked; call `say` with one sentence for each extension that is.
+    """Wait until none of `extensions` is locked. Call `say` with one sentence for each extension that is locked.
 
-    Raises UserError if a lock is abandoned, or becomes so while waiting.
+    Raises UserError if a lock is abandoned, or becomes abandoned while this function waits.
     """
     folder = extensions_folder()
     for extension in extensions:

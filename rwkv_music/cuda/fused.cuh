@@ -1,10 +1,10 @@
 // The fused operators between the matrix products: arguments and launchers.
 //
 // rwkv_music/ops/fused.py defines each operator in PyTorch and explains the names. Notable choices:
-// - The operators are bound by memory bandwidth. A thread moves 16 bytes at a time. Each input is read once and each
-//   output is written once; intermediate values are fp32.
-// - A sum over tokens takes two steps, both in a fixed order: every block writes the sum over its own tokens to
-//   `partials`, and reduce_partials adds those. The number of blocks depends only on shapes and the GPU.
+// - Memory bandwidth limits the speed of these operators. A thread moves 16 bytes at a time. Each input is read once,
+//   and each output is written once. Intermediate values are fp32.
+// - A sum over tokens takes two steps, both in a fixed order. First, every block writes the sum over its own tokens to
+//   `partials`. Then reduce_partials adds these sums. The number of blocks depends only on the shapes and the GPU.
 // - Shapes: [tokens, C], C a multiple of 64; vectors are [C]. Arrays are contiguous, and bf16 unless typed otherwise.
 
 #pragma once
@@ -89,8 +89,8 @@ struct EmbedGate {
     bf16* result;
 };
 
-// For each id the sum of dx * out over its tokens (dtable), and dout = dx * enn[id]. If out, enn and dout are null, the
-// sum of dx alone.
+// Computes dtable, for each id the sum of dx * out over its tokens, and dout = dx * enn[id]. If out, enn and dout are
+// null, dtable is the sum of dx, and nothing else is computed.
 struct EmbedSums {
     int64_t tokens;
     int C;
@@ -115,7 +115,7 @@ struct CrossEntropy {
 constexpr int EMBED_CHUNK = 32;  // sorted tokens that one warp processes
 inline int64_t embed_chunks(int64_t tokens) { return ceil_div(tokens, EMBED_CHUNK); }
 
-// The number of blocks that share the tokens on the current device. There is one partial sum per block.
+// The number of blocks among which the tokens are divided on the current device. There is one partial sum per block.
 int norm_mix_partials(int64_t tokens, int C);
 int token_partials(int64_t tokens, int C);
 

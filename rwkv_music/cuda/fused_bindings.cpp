@@ -1,5 +1,5 @@
-// torch operators of the fused kernels, in torch.ops.rwkv_music_cuda; rwkv_music/ops/fused.py calls them. Each checks
-// its arguments, allocates its outputs and launches on the current stream.
+// The torch operators of the fused kernels, in torch.ops.rwkv_music_cuda. rwkv_music/ops/fused.py calls them. Each
+// operator checks its arguments, allocates its outputs and launches its kernels on the current stream.
 
 #include <tuple>
 
@@ -256,7 +256,7 @@ Tensor embed_gate(const Tensor& x, const Tensor& out_, const Tensor& enn, const 
     return result;
 }
 
-// Returns the gradient of the table and, if `out_` is given, of `out_`.
+// Returns the gradient of the table and, if `out_` is given, the gradient of `out_`.
 std::tuple<Tensor, Maybe> embed_sums(
     const Arguments& args, const Tensor& dx, const Maybe& out_, const Maybe& enn, const Tensor& ids,
     const Tensor& positions, int64_t vocab_size

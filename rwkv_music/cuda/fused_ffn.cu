@@ -34,10 +34,10 @@ __global__ __launch_bounds__(WARPS * WARP) void embed_gate_kernel(const EmbedGat
     }
 }
 
-// Tokens are sorted by id, and a run is all tokens with one id. A warp processes a chunk of EMBED_CHUNK sorted tokens,
-// so the work is balanced however long the runs are. If a run lies inside one chunk, its sum is written directly. If a
-// run extends over several chunks, each chunk writes one partial sum: to partials[chunk, 1] if the run begins in that
-// chunk, otherwise to partials[chunk, 0].
+// Tokens are sorted by id. A run consists of all tokens with one id. Each warp processes a chunk of EMBED_CHUNK sorted
+// tokens, so that the work is balanced, whatever the lengths of the runs. If a run is inside one chunk, its sum is
+// written directly. If a run extends over several chunks, each chunk writes one partial sum: to partials[chunk, 1] if
+// the run begins in that chunk, otherwise to partials[chunk, 0].
 template <bool GATED>
 __global__ __launch_bounds__(WARPS * WARP) void embed_sums_kernel(const EmbedSums args) {
     constexpr int AHEAD = 4;  // tokens whose rows are loaded at once
@@ -91,7 +91,7 @@ __global__ __launch_bounds__(WARPS * WARP) void embed_sums_kernel(const EmbedSum
     }
 }
 
-// For each run that crosses chunks: the sum of its partial sums.
+// For each run that extends over several chunks: the sum of its partial sums.
 __global__ __launch_bounds__(WARPS * WARP) void embed_partials_kernel(const EmbedSums args) {
     const int lane = threadIdx.x % WARP, C = args.C;
     const int64_t chunk = int64_t(blockIdx.y) * WARPS + threadIdx.x / WARP;

@@ -55,7 +55,7 @@ __global__ __launch_bounds__(WARPS * WARP, BACKWARD_BLOCKS) void gates_backward_
         const Vec8 kk = u * inverse;
         const Vec8 dreplacement = unpack(packed_dreplacement);
         const Vec8 dkk = dreplacement * a - unpack(dremoval);
-        // If the norm is below the bound, u is divided by a constant, and the norm has no gradient.
+        // If the norm is below its lower bound, u is divided by a constant, and the norm has no gradient.
         const float along = head_sum(kk * dkk) * (square > NORMALIZE_EPS * NORMALIZE_EPS ? 1.f : 0.f);
         const Vec8 du = (dkk - kk * along) * inverse;
         const Vec8 dnew_k = unpack(packed_dnew_k) + unpack(dk_extra);

@@ -1,7 +1,7 @@
 // Cross-entropy that overwrites the logits with their gradient. One block processes one row and keeps it in registers.
 //
-// If the vocabulary size is not a multiple of 8, a row shares its first and last 16-byte vector with the neighboring
-// rows. Those two vectors are read and written element by element.
+// If the vocabulary size is not a multiple of 8, a row shares its first and last 16-byte vectors with the neighboring
+// rows. These two vectors are read and written element by element.
 
 #include <cassert>
 
@@ -64,8 +64,8 @@ __device__ float block_maximum(float x) {
     return x;
 }
 
-// Each thread keeps KEPT vectors of the row in registers. With KEPT = 0 the row may have any length and is read again
-// in each pass.
+// Each thread keeps KEPT vectors of the row in registers. If KEPT is 0, the row may have any length, and each pass
+// reads it again.
 template <int KEPT>
 __global__ __launch_bounds__(THREADS, KEPT > 5 ? 1 : 2) void cross_entropy_kernel(const CrossEntropy args) {
     const Row row(args.logits + int64_t(blockIdx.x) * args.V, args.V);

@@ -1,5 +1,5 @@
-// Layer norm, token shift and mixing: norm_mix and its backward. A block processes a run of consecutive tokens, and
-// each thread eight channels of every token. The previous token after the layer norm stays in registers. It is
+// Layer norm, token shift and mixing: norm_mix and its backward. A block processes a run of consecutive tokens, and a
+// thread processes eight channels of every token. The layer norm of the previous token stays in registers. It is
 // recomputed only for the first token of a run.
 
 #include "vec8.cuh"
@@ -9,8 +9,8 @@ namespace {
 
 constexpr int MOST_THREADS = WIDEST_NORM / 8;
 
-// Threads per multiprocessor that the registers allow. Values common to all tokens are not kept in registers but read
-// from L1 again for every token.
+// The number of threads per multiprocessor for which there are enough registers. Values that are common to all tokens
+// are not kept in registers, but read from L1 again for every token.
 constexpr int FORWARD_THREADS = 1024;
 constexpr int BACKWARD_THREADS = 512;
 
@@ -40,8 +40,8 @@ void norm_mix_kernel(const NormMix args, int run) {
             next = load_inside(row(token + 1) + channel, inside);
             next_origin = *row(token + 1);
         }
-        // One of the values is subtracted from all values before the moments are computed. The square of the mean is
-        // then at most C times the variance, so subtracting it from the mean square loses few digits.
+        // Before the moments are computed, one of the values is subtracted from all of them. The square of the mean is
+        // then at most C times the variance. Subtracting it from the mean square therefore loses few digits.
         const Vec8 moved = inside ? unpack(x) - origin : broadcast(0);
         float moments[2] = {sum(moved), sum(moved * moved)};
         block_sum(moments, buffer);
@@ -137,7 +137,7 @@ __global__ __launch_bounds__(MOST_THREADS) void norm_mix_backward_kernel(const N
             ds = ds + dmixed * vector(args.mixes + i * C);
             dh = dh + dmixed;
             dmixes[i] = dmixes[i] + dmixed * shift;
-            __syncwarp();  // else the compiler loads all mixes at once and runs out of registers
+            __syncwarp();  // otherwise the compiler loads all mixes at once and runs out of registers
         }
         dh = dh - ds;
         const Packed x_before = rows[X_BEFORE], dresidual = rows[DRESIDUAL];
@@ -165,7 +165,7 @@ __global__ __launch_bounds__(MOST_THREADS) void norm_mix_backward_kernel(const N
 
 int threads_for(int C) { return int(ceil_div(C / 8, WARP)) * WARP; }
 
-// Tokens per block such that the blocks fill the GPU exactly once.
+// The number of tokens per block for which the blocks fill the GPU exactly once.
 int run_for(int64_t tokens, int C, int threads_at_once) {
     const int64_t blocks = int64_t(multiprocessors()) * (threads_at_once / threads_for(C));
     return int(max(int64_t(1), ceil_div(tokens, blocks)));

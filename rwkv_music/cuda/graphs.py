@@ -1,13 +1,13 @@
 """Warm-up and capture of CUDA graphs.
 
-A CUDA graph launches all kernels of a captured function as one. To capture `function` once and replay it:
+A CUDA graph launches all kernels of a captured function at once. To capture `function` and replay it:
 
     graphs.warm_up(function)
     graph, outputs = graphs.capture(function)
-    graph.replay()  # reruns the kernels on the same memory; `outputs` hold the new results
+    graph.replay()  # runs the kernels again on the same memory; `outputs` then have the new values
 
-A captured function must read and write tensors that stay at the same address, and must not wait for the GPU. `warm_up`
-and `capture` use the current device.
+A captured function must read and write tensors at fixed addresses, and must not wait for the GPU. `warm_up` and
+`capture` use the current device.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
-WARM_UP_RUNS = 2  # libraries choose their kernels and allocate their workspaces in these runs
+WARM_UP_RUNS = 2  # runs in which libraries choose their kernels and allocate their workspaces
 
 
 def warm_up(function: Callable[[], T]) -> T:
@@ -31,10 +31,10 @@ def warm_up(function: Callable[[], T]) -> T:
 
 
 def capture(function: Callable[[], T], pool: tuple[int, int] | None = None) -> tuple[torch.cuda.CUDAGraph, T]:
-    """Capture one call of `function` and return the graph and the call's result, which replays overwrite.
+    """Capture one call of `function`. Return the graph and the result of the call, which each replay overwrites.
 
-    Graphs with the same `pool` (a `torch.cuda.graph_pool_handle()`) share memory; only one of them may be replayed at a
-    time. With None the graph has its own memory. Other threads may use the GPU during the capture.
+    Graphs with the same `pool` (a `torch.cuda.graph_pool_handle()`) share memory, and only one of them may be replayed
+    at a time. If `pool` is None, the graph has its own memory. Other threads may use the GPU during the capture.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):

@@ -1,7 +1,7 @@
-// One thread updates four neighboring elements: 16 bytes of each fp32 array. Elements are updated one by one if an
-// array does not start at a multiple of four elements, and after the last group of four. Each block recomputes the
-// factors of AdamW that depend only on the step number. This costs less than another launch, and the step number stays
-// on the device.
+// A thread updates four neighboring elements, 16 bytes of each fp32 array. Elements are updated one by one after the
+// last group of four, and if an array does not start at a multiple of four elements. Each block recomputes the factors
+// of AdamW that depend only on the step number. This takes less time than another kernel, and the step number stays on
+// the device.
 
 #include "optimizer.cuh"
 
@@ -64,7 +64,7 @@ __global__ __launch_bounds__(THREADS) void adamw_kernel(const AdamW args) {
         read(m, args.exp_avg + offset);
         read(v, args.exp_avg_sq + offset);
     }
-    if (threadIdx.x == 0) factors = make_factors(args);  // slow, in double precision: overlaps the other threads' loads
+    if (threadIdx.x == 0) factors = make_factors(args);  // slow (double precision), but overlaps with loads of others
     __syncthreads();
     if (vectorized) {
 #pragma unroll

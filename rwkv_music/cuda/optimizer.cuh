@@ -1,7 +1,7 @@
-// The optimizer's updates of fp32 master weights, each in one pass over memory. AdamW reads gradients in their own
-// dtype, updates the masters and both moments, and writes the bf16 weights that the model reads. Muon's update has two
-// kernels, one before and one after the matrix products that orthogonalize the momentum. The operators are defined in
-// rwkv_music/training/deepspeed_engine/: adamw_ in fast/adamw.py, the others in muon.py.
+// The optimizers' updates of fp32 master weights. Each kernel makes one pass over memory. AdamW reads gradients in
+// their own dtype, updates the masters and both moments, and writes the bf16 weights that the model reads. Muon's
+// update has two kernels, one before and one after the matrix products that orthogonalize the momentum. The operators
+// are defined in rwkv_music/training/deepspeed_engine/: adamw_ in fast/adamw.py, the others in muon.py.
 
 #pragma once
 
@@ -11,7 +11,7 @@ namespace optimizer {
 
 using namespace common;
 
-// All arrays have `elements` elements; step, divisor and bad are scalars in device memory, so that the host never waits
+// All arrays have `elements` elements. step, divisor and bad are scalars in device memory, so that the host never waits
 // for them.
 struct AdamW {
     int64_t elements;

@@ -1,17 +1,18 @@
 // Tensor core instructions, and the layout of their operands in a warp and in shared memory. Requires compute
 // capability 8.0.
 //
-// A warp multiplies D[16, 8] += A[16, K] B[K, 8]. Lane 4 g + q (g < 8, q < 4) holds of D the elements [g][2q],
-// [g][2q + 1], [g + 8][2q], [g + 8][2q + 1]. bf16 products have K = 16 and tf32 products K = 8.
+// A warp computes D[16, 8] += A[16, K] B[K, 8]. Lane 4 g + q (g < 8, q < 4) has the elements [g][2q], [g][2q + 1],
+// [g + 8][2q], [g + 8][2q + 1] of D. bf16 products have K = 16, and tf32 products have K = 8.
 //
 // Notable choices:
 // - Two neighboring accumulators, D[16, 16], have the layout of an A operand when they are packed to bf16. Chains of
 //   products therefore stay in registers.
-// - The columns of A may be permuted if the rows of B are permuted in the same way. For tf32, the permutation gives an
-//   accumulator the layout of an A operand: lane 4 g + q supplies columns 2q and 2q + 1, which the instruction calls q
-//   and q + 4.
-// - A tf32 product truncates fp32 inputs: it drops the last 13 bits. Truncation errors all have one sign and add up, so
-//   a value that many products read is rounded when it is stored. A value that one product reads is passed as it is.
+// - The columns of A may be permuted if the rows of B are permuted in the same way. For tf32, such a permutation gives
+//   an accumulator the layout of an A operand: lane 4 g + q supplies columns 2q and 2q + 1, which the instruction
+//   interprets as columns q and q + 4.
+// - A tf32 product truncates fp32 inputs: it drops the last 13 bits. Truncation errors all have the same sign and add
+//   up. A value that many products read is therefore rounded when it is stored. A value that only one product reads is
+//   not rounded.
 
 #pragma once
 

@@ -1,6 +1,6 @@
-// Eight neighboring bf16 channels as one value; sums over heads, blocks and tokens; the grids of the fused kernels. A
-// thread processes eight neighboring channels (16 bytes of bf16). Eight lanes process one head, and a warp SLICE
-// channels.
+// Eight neighboring bf16 channels as one value, sums over heads, blocks and tokens, and the grids of the fused kernels.
+// A thread processes eight neighboring channels (16 bytes of bf16), eight lanes process one head, and a warp processes
+// SLICE channels.
 
 #pragma once
 
@@ -84,8 +84,8 @@ __device__ inline float sum(const Vec8& a) {
 
 __device__ inline float head_sum(const Vec8& a) { return warp_sum<HEAD / 8>(sum(a)); }
 
-// Replaces `values` by their K sums over the block. Successive calls alternate between two buffers, so that one barrier
-// per call is enough. The caller keeps `buffer`, which starts at 0.
+// Replaces the K `values` by their sums over the block. Successive calls alternate between two buffers, so that one
+// barrier per call is enough. The caller keeps `buffer`, which is 0 at first.
 template <int K>
 __device__ inline void block_sum(float (&values)[K], int& buffer) {
     struct alignas(4 * K) Sums {
@@ -110,8 +110,8 @@ __device__ inline void block_sum(float (&values)[K], int& buffer) {
 
 // ---- Kernels that process each head on its own ----------------------------------------------------------------------
 
-// A block of WARPS warps processes one slice of the channels, blockIdx.x. The gridDim.y blocks of a slice share the
-// tokens.
+// A block of WARPS warps processes one slice of the channels, blockIdx.x. The tokens are divided among the gridDim.y
+// blocks of a slice.
 constexpr int WARPS = 8;
 
 // The tokens and channels of this thread.

@@ -7,9 +7,10 @@
 // Notable choices:
 // - A launcher takes plain pointers and a stream, and returns the launch's cudaError_t.
 // - Documents are packed: document i has the tokens cu_seqlens[i] <= t < cu_seqlens[i + 1] and may be empty.
-// - For the backward pass, the state before every CHECKPOINT_EVERY-th token of a document is saved in a slot. This
-//   checkpoint is bf16, as the matrix products read it. The first slot of document i depends only on cu_seqlens[i]. The
-//   number of slots depends only on the shapes, so the host never waits for the device to learn a size.
+// - For the backward pass, the state before every CHECKPOINT_EVERY-th token of a document is saved in a slot. Such a
+//   checkpoint is bf16, because the matrix products read bf16. The first slot of document i depends only on
+//   cu_seqlens[i]. The number of slots depends only on the shapes, so that the host never waits for a size from the
+//   device.
 
 #pragma once
 
@@ -25,8 +26,8 @@ constexpr int MAX_RECURRENT = 16;     // tokens; batches of documents up to this
 // log d = LOG_DECAY_SCALE sigmoid(w), from d = exp(-exp(-1/2) sigmoid(w)).
 constexpr float LOG_DECAY_SCALE = -0.60653065971263342f;
 
-// The number of checkpoints that suffices for any split of `tokens` into `documents`. rwkv_music/ops/wkv7s.py repeats
-// this rule.
+// A number of checkpoints that is sufficient for any division of `tokens` into `documents`. rwkv_music/ops/wkv7s.py has
+// the same rule.
 inline int64_t checkpoint_slots(int64_t tokens, int64_t documents) { return tokens / CHECKPOINT_EVERY + documents; }
 
 // Inputs of both passes. Shapes: r..b [tokens, heads, N] with head size N of 64 or 128; cu_seqlens [documents + 1].
@@ -52,8 +53,8 @@ inline int64_t segment_slots(int64_t tokens, int64_t documents, int segment_toke
     return segment_tokens ? tokens / segment_tokens + documents : documents;
 }
 
-// The best segment length on the current device, 0 for none; for a head size of 64 only. No document may be longer than
-// `max_length`.
+// The best segment length on the current device, or 0 if documents should not be cut. Only for a head size of 64. No
+// document may be longer than `max_length`.
 int choose_segment_tokens(int64_t tokens, int64_t documents, int64_t heads, int64_t max_length);
 
 struct Forward {

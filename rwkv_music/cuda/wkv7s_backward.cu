@@ -14,10 +14,10 @@
 //
 // Notable choices:
 // - The forward saves the state before every chunk, so only U is recomputed, not the states.
-// - H is recomputed from the state after every chunk. If H were passed from chunk to chunk, its rounding errors would
-//   never decay, although H itself does.
-// - The formula uses the rounded values, such as r~ instead of r. It is then the gradient of what the forward computed,
-//   and the rounding errors cancel.
+// - H is recomputed from the state after every chunk. If H were passed from chunk to chunk, it would decay, but its
+//   rounding errors would not.
+// - The formulas use the rounded values, such as r~ instead of r. The result is then the gradient of what the forward
+//   pass has computed, and the rounding errors cancel.
 // - A warp first computes 16 value rows of G, S, U, dU, dZ and dV. Then it computes 32 key columns of da~, dr~, db- and
 //   dk- for 16 tokens. Gradients overwrite the inputs in shared memory and are stored from there in full cache lines.
 
@@ -83,7 +83,7 @@ __device__ __forceinline__ void sum_columns(float (&H)[16 * K], const Operand (&
         sums[2 * i] = bf16_low(upper) * x[0] + bf16_low(lower) * x[2];
         sums[2 * i + 1] = bf16_high(upper) * x[1] + bf16_high(lower) * x[3];
     }
-    // Eight lanes have the same columns: in each step two lanes exchange halves of their sums and each adds one half.
+    // Eight lanes have the same columns. In each step, two lanes exchange halves of their sums, and each adds one half.
     int column = 2 * q;
     const auto halve = [&]<int half>(int bit) {
         const bool upper = lane & bit;
@@ -103,7 +103,7 @@ __device__ __forceinline__ void sum_columns(float (&H)[16 * K], const Operand (&
     }
 }
 
-// The state after a chunk, from the one before it.
+// Computes the state after a chunk from the state before the chunk.
 template <int N>
 __device__ __forceinline__ void advance(
     StateOperand<N>& S_bf16, const Operand (&U)[TILES], const Operand (&V)[TILES], Stage<N>& stage,
@@ -249,9 +249,8 @@ __device__ __forceinline__ void gradients_by_column(
         }
     }
 
-    // A lane holds two key columns (i) of each tile, and of those the tokens 8 j + 2 q and 8 j + 2 q + 1. add: what
-    // token t adds to H_t to give d(log d_t). H: the sum from the end of the tile of what each token adds between H_t
-    // and H_{t-1}.
+    // A lane holds two key columns (i) of each tile for the tokens 8 j + 2 q and 8 j + 2 q + 1. For token t, add is
+    // d(log d_t) - H_t, and H is H_t minus the value of H at the end of the tile.
     float add[2][2][2][2], H[2][2][2][2], total[2][2];  // [m][i][j][first or second token]
 #pragma unroll
     for (int m = 0; m < 2; m++) {

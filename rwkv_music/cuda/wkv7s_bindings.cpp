@@ -1,12 +1,12 @@
 // torch operators of the WKV7s kernels, in torch.ops.rwkv_music_cuda.
 //
 // wkv7s_forward and wkv7s_backward check their arguments, allocate their outputs and launch on the current stream.
-// wkv7s combines both in one autograd function in C++: the same function in Python would take the host longer than a
-// small model's kernels take the GPU. Fake kernels, the CPU backend and the choice between the backends are in
+// wkv7s combines both in one autograd function in C++. The same function in Python would take the host longer than the
+// kernels of a small model take the GPU. Fake kernels, the CPU backend and the choice between the backends are in
 // rwkv_music/ops/wkv7s.py.
 //
-// The operators are registered with torch's dispatcher, not as a Python module. A call costs the same, compilation
-// needs no Python headers, and one build serves every Python version.
+// The operators are registered with torch's dispatcher, not in a Python module. Calls take the same time, compilation
+// needs no Python headers, and one build works with every Python version.
 
 #include <tuple>
 
@@ -71,8 +71,8 @@ wkv7s::Inputs check_inputs(
     return inputs;
 }
 
-// The segments that the documents are cut into, and the memory that they need. With segment_tokens = -1 the shapes
-// decide the length of the segments.
+// The segments into which the documents are cut, and their memory. If segment_tokens is -1, the shapes determine the
+// length of the segments.
 struct SegmentPlan {
     wkv7s::Segments segments;
     Tensor transitions, boundaries;

@@ -2,8 +2,8 @@
 //
 // Notable choices:
 // - The state stays in registers, in fp32, from the first token to the last.
-// - While a chunk is processed, the next ones are copied: as many as leave enough shared memory for a second block. r,
-//   a, k, b are scaled in place. The rounding residual of k- overwrites w. y overwrites v before it is stored.
+// - While a chunk is processed, the next ones are copied, as many as possible with two blocks per multiprocessor. r, a,
+//   k, b are scaled in place. The rounding residual of k- overwrites w. y overwrites v before it is stored.
 
 #include "chunk.cuh"
 

@@ -8,10 +8,10 @@
 //     dd_t = colsum(G_t * S_{t-1})            G_{t-1} = G_t diag(d_t) + du_t a_t^T
 //
 // Notable choices:
-// - One block per document and head. Nothing is rounded between tokens. Chunks with bf16 products would not be faster
-//   here and would be less accurate, because rounding errors average out less over few tokens.
-// - Forward: four lanes share a row of the state, so that it is read and written in full cache lines. For one token
-//   this traffic is the whole cost.
+// - One block per document and head. Nothing is rounded between tokens. Here chunks with bf16 products would not be
+//   faster, and would be less accurate, because rounding errors average out less over few tokens.
+// - Forward: four lanes share a row of the state, so that the state is read and written in full cache lines. With one
+//   token, these accesses take almost all of the time.
 // - Backward: products along the key axis need G by rows, and products along the value axis need it by columns. A
 //   thread keeps 64 elements of row i and 64 of column i, so N / 64 neighboring threads share an i. States are
 //   recomputed forward from the start of the document. Recomputing them backward would divide by the decay and lose a
@@ -26,7 +26,7 @@ namespace {
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ float decay(float w) { return expf(LOG_DECAY_SCALE * sigmoid(w)); }
 
-// dd/dw. sigmoid(-w) rather than 1 - sigmoid(w): no cancellation where w is large.
+// dd/dw. sigmoid(-w) is used instead of 1 - sigmoid(w), which would lose all digits if w is large.
 __device__ __forceinline__ float decay_gradient(float w, float d) {
     return d * LOG_DECAY_SCALE * sigmoid(w) * sigmoid(-w);
 }

@@ -253,11 +253,11 @@ cudaError_t compute_boundaries(const Pass& args, const float* initial, bool forw
 }  // namespace
 
 int choose_segment_tokens(int64_t tokens, int64_t documents, int64_t heads, int64_t max_length) {
-    // Two blocks fit on a multiprocessor, and segments are fastest if they just fill all multiprocessors. If there are
-    // more block slots than documents and heads, each document is cut into equal parts, one per slot. Otherwise a
-    // segment has as many tokens as there are per slot. Steps 1 and 2 add 0.6 of a forward pass and 0.25 of a backward
-    // pass, and two blocks on one multiprocessor slow each other down. Cutting a document in two therefore gains
-    // nothing.
+    // Two blocks fit on a multiprocessor, and segments are fastest if they just fill all these block slots. If there
+    // are more slots than pairs of a document and a head, each document is cut into equal parts, one per slot.
+    // Otherwise the length of a segment is the number of tokens per slot. Steps 1 and 2 take as long as 0.6 of a
+    // forward pass and 0.25 of a backward pass, and two blocks on one multiprocessor slow each other down. Cutting a
+    // document into only two segments therefore gains nothing.
     const int64_t blocks = 2 * multiprocessors();
     const int64_t parts = blocks / (documents * heads);
     const int64_t tokens_per_block = parts ? ceil_div(tokens, documents * parts) : ceil_div(tokens * heads, blocks);

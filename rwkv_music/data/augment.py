@@ -1,14 +1,15 @@
-"""Augmentation of the tokens of pieces while batches are read: transposition, loudness, tempo and tags.
+"""Augmentation of tokens while batches are read: transposition, loudness, tempo and tags.
 
-    transposition   all melodic parts by one interval of -5 to 6 semitones, within the range of every instrument
-    loudness        all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
-    tempo           at most a tenth faster or slower: changes tempo tokens if the tokenizer has them, else waits
-    tags            in half of the cases, a tag is replaced by the tag of an unknown value, so that the model also
-                    works without tags
+    transposition   shifts all melodic parts by one interval of -5 to 6 semitones, within the range of every instrument
+    loudness        shifts all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
+    tempo           makes the music at most a tenth faster or slower, by changing tempo tokens, or waits if the
+                    tokenizer has no tempo tokens
+    tags            replaces each tag by the tag for an unknown value with probability 1/2, so that the model also works
+                    without tags
 
-The number of tokens never changes, so windows keep their boundaries. A silence that takes several wait tokens is
-stretched or shortened only to a length that the same number of tokens can express. A variation is determined by the
-run's seed and the sample number, so any rank can reproduce it.
+The number of tokens never changes, so windows keep their boundaries. A silence of several wait tokens is scaled only
+as far as the same number of tokens can express. The run's seed and the sample number determine the variation, so any
+rank can reproduce it.
 """
 
 import numpy as np
@@ -21,7 +22,7 @@ SHIFTS = range(-5, 7)  # semitones: every key once
 TEMPO_CHANGE = 0.1
 LOUDNESS_PART = 12
 UNKNOWN_TAGS = 0.5
-# Lowest and highest pitch per family of eight General MIDI programs, for the widest instrument of the family.
+# Lowest and highest MIDI pitch of each family of eight General MIDI programs, for its instrument with the widest range.
 # None: the pitches stand for instruments or effects, so they are not transposed.
 RANGES: tuple[tuple[int, int] | None, ...] = (
     (21, 108),  # pianos
@@ -42,7 +43,7 @@ RANGES: tuple[tuple[int, int] | None, ...] = (
     None,  # sound effects
 )
 UNKNOWN_RANGE = (21, 108)
-# By program; the last two entries are for DRUMS and for NONE, which is -1.
+# These three arrays are indexed by program. The last two entries are for DRUMS and for NONE, which is -1.
 PERCUSSIVE = np.array([RANGES[program // 8] is None for program in range(DRUMS)] + [True, False])
 LOWEST, HIGHEST = np.array([RANGES[program // 8] or UNKNOWN_RANGE for program in range(DRUMS)] + [UNKNOWN_RANGE] * 2).T
 
@@ -50,8 +51,7 @@ LOWEST, HIGHEST = np.array([RANGES[program // 8] or UNKNOWN_RANGE for program in
 class Augmenter:
     """Random variations of token ids of one codec.
 
-    `kind` is "none" for the tags only, "transpose" for the key, or "all" for key, loudness and tempo. The tags vary
-    with every kind.
+    `kind` is "none", "transpose" (key only) or "all" (key, loudness and tempo). Tags vary with every kind.
     """
 
     def __init__(self, codec: Codec, kind: str, seed: int):
@@ -73,8 +73,8 @@ class Augmenter:
     def vary(self, excerpts: list[np.ndarray], sample: int, before: np.ndarray | None = None) -> list[np.ndarray]:
         """Return an independent variation of each excerpt of sample number `sample`, int64 [n] each.
 
-        Each excerpt [n] belongs to one piece. `before`, int [m], are the tokens that precede the first excerpt in its
-        piece. They can set programs that apply to the excerpt.
+        Each excerpt, int [n], is from a single piece. `before`, int [m], are the tokens that precede the first excerpt
+        in its piece, because they can set programs that apply to the excerpt.
         """
         excerpts = [np.asarray(ids, np.int64) for ids in excerpts]
         if self._n_columns:
@@ -96,7 +96,7 @@ class Augmenter:
         return np.random.Generator(np.random.Philox(key=np.array([self._seed, key], np.uint64)))
 
     def _forget_tags(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Return ids with the unknown value for some tags. `draws`, float64 [columns] in [0, 1), select the columns."""
+        """Return ids with some tags replaced by unknown values. `draws`, float64 [columns] in [0, 1), select them."""
         column = self._column[ids]
         is_unknown = (column != NONE) & (draws[column] < UNKNOWN_TAGS)
         return np.where(is_unknown, self._vocabulary.unknown_tag[ids], ids)
@@ -121,10 +121,10 @@ class Augmenter:
         return ids
 
     def _possible_shifts(self, pitches: np.ndarray, programs: np.ndarray) -> list[int]:
-        """Return the possible shifts, in semitones, including 0.
+        """Return the possible shifts in semitones, which include 0.
 
-        A shift is possible if it moves no note out of the range of its instrument. A note that is already outside must
-        not move further out. The arguments are the pitch and the program of each note that can move, int64 [n].
+        A possible shift moves no note out of the range of its instrument, and no note further out that is already
+        outside. `pitches` and `programs`, int64 [n], describe the notes that are shifted.
         """
         if not len(pitches):
             return [0]
@@ -135,7 +135,8 @@ class Augmenter:
     def _programs(self, ids: np.ndarray) -> np.ndarray:
         """Return the program of each token, int64 [n]; NONE if it has none.
 
-        A token without a program of its own has the last program set before it, within its part if there are parts.
+        A token that sets no program has the last program set before it. If there are parts, it must be set in the same
+        part.
         """
         v = self._vocabulary
         if not self._has_programs:
@@ -154,13 +155,16 @@ class Augmenter:
 
 
 def _step(ids: np.ndarray, ranks: np.ndarray, steps: int) -> np.ndarray:
-    """Move the tokens that have a rank by `steps` ranks, clipped to the first and last rank."""
+    """Return ids [n] in which each token that has a rank is moved by `steps` ranks, at most to the first or last."""
     rank = ranks[ids]
     return np.where(rank != NONE, ids + np.clip(rank + steps, 0, ranks.max()) - rank, ids)
 
 
 def _stretch(ids: np.ndarray, wait_ms: np.ndarray, factor: float) -> np.ndarray:
-    """Scale the waits by `factor`, rounding absolute times; each run of waits keeps its number of tokens."""
+    """Return ids [n] with waits scaled by `factor`. Absolute times are rounded, so that errors do not add up.
+
+    Each run of consecutive waits keeps its number of tokens.
+    """
     unit_ms = int(wait_ms[wait_ms != NONE].min())  # the waits are multiples of this, in order
     wait = np.where(wait_ms != NONE, wait_ms // unit_ms, NONE)
     longest, unit = int(wait.max()), int(np.argmax(wait == 1))

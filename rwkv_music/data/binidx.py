@@ -13,7 +13,7 @@ without a header. `PREFIX.idx` holds the position of each document, all little-e
     int64     doc_idx [D + 1]: document i is the sequences doc_idx[i] .. doc_idx[i + 1]
 
 The writer makes each document one sequence, so doc_idx is 0..S. The reader also accepts documents of several sequences.
-The writer keeps four bytes per document in memory and never the tokens; the reader memory-maps the tokens.
+The writer keeps only four bytes per document in memory. The reader memory-maps the tokens.
 
 Source: NVIDIA/Megatron-LM `indexed_dataset.py` and BlinkDL/RWKV-LM `RWKV-v7/train_temp/src/binidx.py` for the layout.
 """
@@ -51,9 +51,9 @@ def idx_path(prefix: str | os.PathLike) -> Path:
 
 
 class BinIdxWriter:
-    """A writer of `PREFIX.bin` and `PREFIX.idx`, used as a `with` block with one `add` per document.
+    """A writer of `PREFIX.bin` and `PREFIX.idx`. Use it in a `with` block, and call `add` for each document.
 
-    When the block succeeds, both files are renamed to their final names, the index last. If it raises, neither remains.
+    If the block succeeds, both files get their final names, the index last. If the block raises, neither file remains.
     """
 
     def __init__(self, prefix: str | os.PathLike):
@@ -116,7 +116,7 @@ class BinIdx:
 
     def __init__(self, prefix: str | os.PathLike):
         self.prefix = Path(prefix)
-        self.offsets = _read_offsets(idx_path(prefix))  # int64 [D + 1], document starts in all tokens, then n_tokens
+        self.offsets = _read_offsets(idx_path(prefix))  # int64 [D + 1], index of each document's first token; n_tokens
         self.n_tokens = int(self.offsets[-1])
         path = bin_path(prefix)
         with explained(f"reading {path}"):
@@ -138,14 +138,14 @@ class BinIdx:
         return self._stream[self.offsets[i] : self.offsets[i + 1]]
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Return the tokens start..stop of the sequence of all documents, a read-only uint16 view [stop - start]."""
+        """Return tokens start..stop - 1 of the concatenated documents, as a read-only uint16 view [stop - start]."""
         if not 0 <= start <= stop <= self.n_tokens:
             raise IndexError(f"tokens {start}..{stop} of {self.n_tokens}")
         return self._stream[start:stop]
 
 
 def _read_offsets(path: Path) -> np.ndarray:
-    """Return the starts of the documents of an index, in tokens: int64 [D + 1]."""
+    """Return the index of each document's first token, and the number of tokens: int64 [D + 1]."""
     damaged = f"{path} is a damaged binidx index"
     remedy = "copy it again, or prepare the data again."
     with explained(f"reading {path}"), open_file(path) as file:

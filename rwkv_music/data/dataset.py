@@ -1,15 +1,15 @@
 """Batches from a prepared dataset: rows of tokens and targets, addressed by one sample counter.
 
 The task of a row is next-token prediction, the completion of a few bars (see tasks.py), or filling in holes (see
-infill.py). A row can hold several documents. `cu_seqlens` gives their starts, where the model resets its state. Targets
-do not cross from one document to the next. A window of the last two tasks is usually much shorter than a row, so a row
-holds as many of them as fit.
+infill.py). A row can contain several documents. The model resets its state at the start of each document, and the last
+token of a document has no target. For completion and infill, a window is usually much shorter than a row, so a row
+contains as many windows as fit.
 
-The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample number to a task. The samples
-of each task are counted separately; this count follows from the sample number. Sample i of a task starts with window
-number i K of an endless sequence, where K is the mean number of windows in a row, rounded up. The sequence consists
-of passes over the data. A permutation that is computed from the seed and the pass gives its order. A batch is a range
-of sample numbers, so it depends neither on the number of processes nor on earlier batches.
+The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample number to a task. The number
+of a sample among those of its task follows from the sample number. The windows of a task form an endless sequence of
+passes over the data. Seed and pass determine a permutation, which is the order of the windows in that pass. Sample i of
+a task starts with window i K of this sequence, where K is the mean number of windows in a row, rounded up. A batch is a
+range of sample numbers, so it depends neither on the number of processes nor on earlier batches.
 """
 
 import itertools
@@ -39,9 +39,9 @@ from rwkv_music.tokenizers.registry import load_codec
 
 SPLITS = ("train", "val")
 Rows = NextTokenRows | CompletionRows | InfillRows  # the windows of a task
-MAX_WINDOWS = 2**10  # of a row
-MEASURED = 128  # windows from which the mean length of a task's windows is computed
-DATASET_TYPES = {  # the entries of dataset.json that are read
+MAX_WINDOWS = 2**10  # per row
+MEASURED = 128  # number of windows from which a task's mean window length is computed
+DATASET_TYPES = {  # the required entries of dataset.json
     "tokenizer": {"name": str, "fingerprint": str, "vocab_size": int, "pad_id": int},
     "splits": {split: {"pieces": int} for split in SPLITS},
     "sha256": {"tokenizer.json": str},
@@ -50,24 +50,24 @@ DATASET_TYPES = {  # the entries of dataset.json that are read
 
 @dataclass(frozen=True)
 class StreamEdges:
-    """How the rows of a batch connect to the windows before and after (see streams.py)."""
+    """How the rows of a batch connect to the previous and the next window of their streams (see streams.py)."""
 
-    rows: torch.Tensor  # int64 [K], the rows that start inside a piece; K may be 0
-    documents: torch.Tensor  # int64 [K], the index of each such row's first document, among the D of the batch
+    rows: torch.Tensor  # int64 [K], the indices of the rows that start inside a piece; K may be 0
+    documents: torch.Tensor  # int64 [K], the index of the first document of each of these rows
     last: torch.Tensor  # int64 [B], the index of the last document of each row
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T tokens, with facts about them that the GPU could only provide by a synchronization."""
+    """B rows of T tokens, with values that are computed on the host, because reading them from a GPU would wait."""
 
     input_ids: torch.Tensor  # int64 [B, T]
     targets: torch.Tensor  # int64 [B, T], the next token of the same document, or -100 for no target
-    cu_seqlens: torch.Tensor  # int32 [D + 1], document starts in the flattened tokens, then B * T; each row starts one
-    positions: torch.Tensor  # int64 [P], ascending flattened indices of the targets that count; P may be 0
+    cu_seqlens: torch.Tensor  # int32 [D + 1], document boundaries in the flattened tokens, including all row starts
+    positions: torch.Tensor  # int64 [P], ascending indices in the flattened `targets` of those that are not -100
     max_length: int  # length of the longest document in tokens
     edges: StreamEdges | None = None  # for windows of document streams (TBPTT)
-    context: ContextPart | None = None  # the place among the parts of other ranks (context parallelism)
+    context: ContextPart | None = None  # with context parallelism, which part of the tokens this batch is
 
     @property
     def n_targets(self) -> int:
@@ -85,10 +85,10 @@ class Batch:
         }
 
     def part(self, group: dist.ProcessGroup) -> "Batch":
-        """Return this rank's part of the batch, which all ranks of `group` have: one row of consecutive tokens.
+        """Return this rank's part of a batch, for context parallelism: one row of consecutive tokens.
 
-        The flattened tokens are divided evenly among the ranks. If there are fewer tokens than ranks, documents of one
-        token without a target are added. The batch must not have `edges`.
+        All ranks of `group` must have the same batch, without `edges`. The flattened tokens are divided evenly among
+        the ranks. If there are fewer tokens than ranks, documents of one token without a target are added.
         """
         input_ids, targets, cu_seqlens = self.input_ids.flatten(), self.targets.flatten(), self.cu_seqlens
         if (missing := group.size() - len(input_ids)) > 0:
@@ -123,8 +123,8 @@ RowOrBatch = TypeVar("RowOrBatch", Row, Batch)
 class MusicDataset:
     """One split of a dataset folder, as rows of at most `ctx_len` tokens.
 
-    Raises UserError if the folder is not a dataset, its split is empty or damaged, `ctx_len` is not positive, the
-    tokenizer does not match, or the dataset has no rows for the task.
+    Raises UserError if the folder is not a dataset, if the split is empty or damaged, if `ctx_len` is not positive, if
+    the tokenizer does not match, or if the split has no rows for the task.
     """
 
     def __init__(
@@ -132,15 +132,15 @@ class MusicDataset:
         data_dir: str | os.PathLike,
         split: str,  # "train" or "val"
         ctx_len: int,  # T, the length of a row in tokens
-        seed: int = 0,  # determines the order and the augmentation of windows
-        fingerprint: str | None = None,  # the required fingerprint of the dataset's tokenizer, if given
+        seed: int = 0,  # determines the order of windows and their augmentation
+        fingerprint: str | None = None,  # the fingerprint that the dataset's tokenizer must have; None for any
         task: str = "pretrain",  # or "completion", "infill" or "mix"
         completion_weight: float = 0.5,  # in a mix, the fraction of samples that are completions
         context_bars: int = 4,
         completion_bars: int = 4,
         augment: str = "none",  # or "transpose" or "all" (see augment.py); the validation split is never augmented
-        infill_weight: float = 0.0,  # in a mix, the fraction of samples that hold excerpts to fill in
-        infill_bars: int = 24,  # the maximum number of bars of such an excerpt
+        infill_weight: float = 0.0,  # in a mix, the fraction of samples that are excerpts with holes
+        infill_bars: int = 24,  # the maximum number of bars in an excerpt with holes
         vary: bool = True,  # whether training rows are augmented and lose tags at random (see augment.py)
     ):
         if split not in SPLITS:
@@ -169,7 +169,7 @@ class MusicDataset:
         self.augmenter = augmenter = None
         if vary and split == "train" and (augment != "none" or facts.get("tags")):
             self.augmenter = augmenter = Augmenter(load_codec(self.data_dir / "tokenizer.json"), augment, seed)
-        # The fraction of samples of each task, exact for any value of the counter.
+        # The fraction of each task's samples. Fractions are exact for any value of the counter.
         weights = {"completion": Fraction(str(completion_weight)), "infill": Fraction(str(infill_weight))}
         weights = weights if task == "mix" else {task: Fraction(1)}
         weights["pretrain"] = 1 - weights.get("completion", 0) - weights.get("infill", 0)
@@ -184,13 +184,13 @@ class MusicDataset:
             self.tasks["infill"] = InfillRows(data_dir, split, tokens, codec, ctx_len, infill_bars, seed, augmenter)
         if "pretrain" in self._weights:
             self.tasks["pretrain"] = self._next_token
-        self._per_row = {name: self._windows_per_row(name) for name in self.tasks}  # K
-        # Samples per epoch, in which every task makes at least one pass over its windows.
+        self._per_row = {name: self._windows_per_row(name) for name in self.tasks}  # K of the module docstring
+        # Samples per epoch. In an epoch, every task makes at least one pass over its windows.
         self.n_samples = int(max(-(-self.n_rows(name) // self._weights[name]) for name in self.tasks))
 
     @classmethod
     def of(cls, config: DataConfig, split: str, fingerprint: str | None = None) -> "MusicDataset":
-        """Return a split of the dataset that a run's configuration names. Raises UserError as the constructor does."""
+        """Return a split of the dataset of a run's configuration. Raises UserError as the constructor does."""
         return cls(
             config.data, split, config.ctx_len, config.seed, fingerprint, config.task, config.completion_weight,
             config.context_bars, config.completion_bars, config.augment, config.infill_weight, config.infill_bars,
@@ -202,7 +202,7 @@ class MusicDataset:
         return list(self.tasks) != ["pretrain"] or self.augmenter is not None
 
     def n_rows(self, task: str) -> int:
-        """Return the number of a task's samples in a pass over its windows."""
+        """Return the number of samples in one pass over the windows of a task."""
         return -(-self.tasks[task].n_windows // self._per_row[task])
 
     def _windows_per_row(self, task: str) -> int:
@@ -218,7 +218,7 @@ class MusicDataset:
         return assign(sample, self._weights)
 
     def windows_of(self, sample: int) -> Iterator[int]:
-        """Yield the windows for sample number `sample`, without end: those of its own task."""
+        """Yield the numbers of its task's windows from the first one of sample number `sample` on, without end."""
         task, number = self.task_of(sample)
         n_windows = self.tasks[task].n_windows
         for place in itertools.count(number * self._per_row[task]):
@@ -242,13 +242,13 @@ class MusicDataset:
         return self.checked(joined(parts))
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
-        """Return samples counter_start..counter_stop, one per row; without samples, one row of padding."""
+        """Return samples counter_start..counter_stop - 1, one per row. If there are none, return one row of padding."""
         if counter_start > counter_stop:
             raise ValueError(f"samples {counter_start}..{counter_stop} are not a batch")
         return self.batch_of([self.row(sample) for sample in range(counter_start, counter_stop)])
 
     def batch_of(self, rows: list[Row]) -> Batch:
-        """Return a batch of rows that `row` returned; without rows, one row of padding."""
+        """Return a batch of rows that `row` returned. If there are none, return one row of padding."""
         return self._rectangular(rows or [self._padding()])
 
     def checked(self, tokens: RowOrBatch) -> RowOrBatch:
@@ -265,13 +265,13 @@ class MusicDataset:
         return self.batch(index, index + 1)
 
     def validation_batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Yield the windows once, in order, in batches of `batch_size` samples divided between `world_size` ranks.
+        """Yield this rank's batches of a single pass over the windows, in order, with `batch_size` windows per batch.
 
-        The windows are those of the task if there is only one task, otherwise next-token rows. Windows that overlap,
-        because one starts at every bar, are left out: only every `validation_step`-th is used. Every rank gets the same
-        number of batches, because the model may run collective operations. The last batches are filled up with padding
-        that has no targets, so a whole batch can be padding. To get the mean loss of the split, divide the summed loss
-        by the sum of `n_targets`.
+        A mix of tasks yields windows for next-token prediction. If a task has overlapping windows, because one starts
+        at every bar, only every `validation_step`-th window is used. Every rank gets the same number of batches,
+        because the model may run collective operations. The last batches are filled with padding that has no targets; a
+        whole batch can be padding. To get the mean loss of the split, divide the summed loss of all ranks by the sum of
+        `n_targets`.
         """
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
@@ -288,7 +288,7 @@ class MusicDataset:
         return Row(np.full(1, self.pad_id), np.full(1, IGNORE_INDEX), np.zeros(1, np.int64))
 
     def _rectangular(self, rows: list[Row]) -> Batch:
-        """Return a batch [B, T], each row padded at its end."""
+        """Return a batch [B, T] in which each row is padded at its end."""
         shape = len(rows), self.ctx_len
         input_ids, targets = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORE_INDEX, np.int64)
         for i, row in enumerate(rows):

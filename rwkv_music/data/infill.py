@@ -1,18 +1,18 @@
-"""The training task of `generate --fill`: rows in which some cells of an excerpt are holes.
+"""The training task for `generate --fill`: rows in which some cells of an excerpt are holes.
 
-A cell is one part in one bar. A window is an excerpt of a piece as tokenizers/multitrack_cells.py writes it. The
-contents of the holes are targets of the loss. Notable choices:
-- In training, the tokens before Fill are targets too, except for those that mark a hole. The model thus learns the next
-  token in these rows as well. In validation, only the contents of the holes count.
+A cell is one part in one bar. A window is an excerpt of a piece with holes, in the form that
+tokenizers/multitrack_cells.py describes. The contents of the holes are targets of the loss. Notable choices:
+- In training, the tokens before Fill are targets too, except those that mark a hole. The model thus also learns
+  next-token prediction from these rows. In validation, only the contents of the holes are targets.
 - The holes of a window are of one of four kinds, which correspond to common requests: the last bars, whole parts, a
-  block of bars and parts, or scattered cells. Half of the blocks have all parts.
-- Short runs of last bars and short blocks are drawn more often than long ones: their lengths are uniform in the
-  logarithm. A short hole leaves more context to learn from.
-- Controls, which describe the content of a hole, stand at its head in some windows (midi/controls.py).
-- The seed and the number of the sample determine the number of bars, the holes and the controls. Excerpts start at
-  every bar but the last one of every piece.
-- An excerpt that is too long for the rest of a row loses bars at its end. If its first two bars are too long for an
-  empty row, they are cut.
+  block of bars and parts, or scattered cells. Half of the blocks include all parts.
+- The lengths of blocks and of runs of last bars are uniform in the logarithm. Short ones are therefore more frequent.
+  They leave more context to learn from.
+- In some windows, controls at the head of a hole describe the content of the hole (midi/controls.py).
+- The seed and the sample number determine the number of bars, the holes and the controls. Excerpts start at every bar
+  of every piece except its last bar.
+- An excerpt that is too long for the rest of a row loses bars at its end. If even its first two bars are too long for
+  an empty row, they are cut.
 """
 
 import numpy as np
@@ -77,7 +77,7 @@ class InfillRows:
     def row(self, window: int, sample: int, room: int | None = None) -> Row | None:
         """Return window number `window`, with the holes of sample number `sample`.
 
-        With `room`, the row has at most `room` tokens; return None if the first two bars have more.
+        If `room` is given, the row has at most `room` tokens. Return None if even the first two bars have more.
         """
         longest = self._ctx_len if room is None else room
         document = int(np.searchsorted(self._first_window, window, side="right")) - 1
@@ -107,7 +107,7 @@ class InfillRows:
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
 
     def _excerpt(self, ids: np.ndarray, start: int, stop: int, sample: int) -> Excerpt:
-        """Return the bars in ids[start:stop], augmented before controls describe them."""
+        """Return the bars in ids[start:stop], augmented. Controls must describe the augmented bars."""
         if self._augmenter is None:
             return read_excerpt(ids, start, stop)
         before = state_tokens(ids[:start])
@@ -116,7 +116,7 @@ class InfillRows:
 
 
 def _is_known(tokens: np.ndarray) -> np.ndarray:
-    """Return which tokens come before Fill and do not mark a hole, bool [n]. Part, Program and Hole mark a hole."""
+    """Return which tokens come before Fill and do not mark a hole, bool [n]. `Part [Program] Hole` marks a hole."""
     is_known = np.cumsum(tokens == FILL) == 0
     holes = np.flatnonzero(tokens == HOLE)
     named = holes[(tokens[holes - 1] >= PROGRAM) & (tokens[holes - 1] < POSITION)]
@@ -155,9 +155,9 @@ def _draw_length(n_bars: int, generator: np.random.Generator) -> int:
 
 
 def draw_controls(excerpt: Excerpt, holes: list[Hole], generator: np.random.Generator) -> dict[Hole, list[int]]:
-    """Draw the controls that describe what the excerpt has in its holes.
+    """Draw the control tokens that describe the content of the holes, by hole.
 
-    Half of the windows have none. In the others, each control is given with a probability of one half.
+    Half of the windows have none. In the others, each control is given with probability 1/2.
     """
     if generator.random() < 0.5:
         return {}

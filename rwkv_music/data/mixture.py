@@ -80,9 +80,9 @@ class Mixture:
         return self.datasets[name].row(number)
 
     def batch(self, start: int, stop: int) -> Batch:
-        """Return the samples start..stop, one per row; without samples, one row of padding."""
+        """Return samples start..stop - 1, one per row. If there are none, return one row of padding."""
         return self.batch_of([self.row(sample) for sample in range(start, stop)])
 
     def batch_of(self, rows: list[Row]) -> Batch:
-        """Return a batch of rows that `row` returned; without rows, one row of padding."""
+        """Return a batch of rows that `row` returned. If there are none, return one row of padding."""
         return self._first.batch_of(rows)

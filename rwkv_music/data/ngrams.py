@@ -1,12 +1,13 @@
 """Baselines: n-gram models of the same tokens, scored on the same targets as the model.
 
 All orders use interpolated absolute discounting. A fixed discount is subtracted from every count. The freed probability
-goes to the model with one token less of context, down to the uniform distribution. The discount is the leave-one-out
-estimate n1 / (n1 + 2 n2) from the training split, so nothing is tuned on the split that is scored. Memory grows with
-the n-grams that occur, not with a power of the vocabulary size.
+goes to the model with one less token of context; the lowest of these models is the uniform distribution. With n1
+n-grams that occur once and n2 that occur twice in the training split, the discount is the leave-one-out estimate
+n1 / (n1 + 2 n2). Nothing is tuned on the split that is scored. Memory grows with the number of n-grams that occur, not
+with a power of the vocabulary size V.
 
-An n-gram's key is the index of its first n - 1 tokens in the table of the order below, times V, plus its last token. So
-an n-gram of any order and vocabulary fits 64 bits.
+The key of an n-gram is V times the index of its first n - 1 tokens in the table of the next lower order, plus its last
+token. The keys of all orders and vocabularies therefore fit into 64 bits.
 
 Source: Ney, Essen and Kneser, "On structuring probabilistic dependences in stochastic language modelling" (1994).
 """
@@ -25,11 +26,11 @@ NGRAM_TOKENS = 1 << 23  # bounds the tables of orders above 2 to about a gigabyt
 def ngram_nats_per_token(
     train: BinIdx, val: BinIdx, vocab_size: int, order: int = 5, most_tokens: int = NGRAM_TOKENS
 ) -> list[float]:
-    """Cross-entropy of `val` under the 1-gram to `order`-gram models of `train`, in nats per token.
+    """Return the cross-entropy of `val` under the models of orders 1 to `order` of `train`, in nats per token.
 
-    The mean is over every token of `val` that has a predecessor in its own document: the targets on which the model is
-    scored. If there are none, all values are NaN. Order 1 counts all of `train`. Higher orders count its first
-    documents, at most `most_tokens` tokens but at least one document.
+    The mean is over all tokens of `val` that have a predecessor in their document, which are the targets on which the
+    model is scored. If there are none, all values are NaN. Order 1 counts all of `train`. Higher orders count its first
+    documents: as many as have at most `most_tokens` tokens together, but at least one.
     """
     first_documents = max(int(np.searchsorted(train.offsets, most_tokens, side="right")) - 1, 1)
     tables: list[_Ngrams] = []
@@ -50,27 +51,28 @@ def ngram_nats_per_token(
 
 @dataclass(frozen=True)
 class _Ngrams:
-    """The n-grams of one order: K n-grams with C different contexts (their first n - 1 tokens)."""
+    """The table of one order: K n-grams with C different contexts (their first n - 1 tokens)."""
 
-    keys: np.ndarray  # int64 [K], ascending; for order 1, every token of the vocabulary, whether it occurs or not
+    keys: np.ndarray  # int64 [K], ascending; for order 1, all tokens of the vocabulary, including unused ones
     counts: np.ndarray  # int64 [K]
     context_counts: np.ndarray  # float64 [C], the number of tokens that follow each context
     context_followers: np.ndarray  # int64 [C], the number of different tokens that follow each context
     discount: float  # subtracted from every count
 
     def find(self, contexts: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
-        """Return int64 [T], the index of the n-gram that ends with each token; -1 if it is not in the table."""
+        """Return the index of the n-gram that ends with each token, int64 [T]; -1 if it is not in the table."""
         if not len(self.keys):  # no training document is long enough
             return np.full(len(ids), -1)
-        keys = contexts * vocab_size + ids  # negative, so not in the table, where the context is -1
+        keys = contexts * vocab_size + ids  # where the context is -1, the key is negative, so it is not in the table
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[at] == keys, at, -1)
 
     def probabilities(self, contexts: np.ndarray, found: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """Return float64 [T], each token's probability after its context.
+        """Return the probability of each token after its context, float64 [T].
 
-        `contexts`, int64 [T], has the index of each token's context, or -1 if it does not occur. In that case, the
-        result is `lower`, float64 [T], the probabilities of the order below. `found`, int64 [T], is from `find`.
+        `contexts`, int64 [T], are the indices of the contexts, or -1 for those that do not occur. `found`, int64 [T],
+        is from `find`. `lower`, float64 [T], are the probabilities of the next lower order. They are the result for
+        contexts that do not occur.
         """
         if not len(self.keys):
             return lower
@@ -81,7 +83,7 @@ class _Ngrams:
 
 
 def _count(tokens: BinIdx, n_documents: int, lower: list[_Ngrams], vocab_size: int) -> _Ngrams:
-    """Count the n-grams of the order above `lower` in the first documents."""
+    """Count the n-grams of the order that follows `lower`, the tables of all lower orders, in the first documents."""
     n_contexts = len(lower[-1].keys) if lower else 1
     keys = np.arange(0 if lower else vocab_size)
     counts = np.zeros(len(keys), np.int64)
@@ -99,12 +101,15 @@ def _count(tokens: BinIdx, n_documents: int, lower: list[_Ngrams], vocab_size: i
 
 
 def _next_contexts(found: np.ndarray, is_target: np.ndarray) -> np.ndarray:
-    """Return the contexts of the next order: the n-gram that ends with the token before, in the same document."""
+    """Return the contexts of the next order: for each token, the n-gram that ends with the token before it.
+
+    The context is -1 for the first token of a document.
+    """
     return np.where(is_target, np.roll(found, 1), -1)
 
 
 def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (ids int64 [T], is_target bool [T]) of the first documents, a few whole documents at a time."""
+    """Yield (ids int64 [T], is_target bool [T]) of the first documents, in chunks of whole documents."""
     first = 0
     while first < n_documents:
         end = tokens.offsets[first] + CHUNK_TOKENS
@@ -118,6 +123,6 @@ def _chunks(tokens: BinIdx, n_documents: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _discount(counts: np.ndarray) -> float:
-    """Return the leave-one-out discount of the counts, clipped to (0, 1) where few n-grams occur once or twice."""
+    """Return the leave-one-out discount, limited to 0.01 to 0.99. It is 0.5 if no n-gram occurs once or twice."""
     once, twice = (counts == 1).sum(), (counts == 2).sum()
     return float(np.clip(once / (once + 2 * twice), 0.01, 0.99)) if once + twice else 0.5

@@ -1,8 +1,9 @@
 """A seeded pseudo-random permutation of 0..n-1 that is computed on demand: constant memory and random access for any n.
 
-A Feistel network is a bijection on numbers with an even number of bits, for any round function. The smallest such range
-that holds n is less than four times as large. A value outside 0..n-1 is encrypted again until it falls inside ("cycle
-walking"), fewer than four times on average. The round function only has to mix well; it is not cryptographic.
+A Feistel network is a bijection on the numbers with an even number of bits, for any round function. The smallest such
+set that contains 0..n-1 has at most 4n numbers. A result outside 0..n-1 is encrypted again until it is inside ("cycle
+walking"). On average, this takes at most four encryptions. The round function has to mix well, but need not be
+cryptographic.
 
 Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (CT-RSA 2002); the mixer is the finalizer of
 SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -22,7 +23,7 @@ def mix64(x: int) -> int:
 
 
 class Permutation:
-    """A permutation of 0..n-1 determined by `keys`: `p[i]` is the image of i, `p.index(j)` the i whose image is j."""
+    """A permutation of 0..n-1, determined by `keys`. `p[i]` is the image of i, and `p.index(p[i])` is i."""
 
     def __init__(self, n: int, *keys: int):
         if n < 1:

@@ -1,6 +1,6 @@
 """The pieces of a dataset split as prompts: tokens and bar positions.
 
-A dataset stores the index of the first token of each bar, because the tokens of some codecs do not mark bars.
+A dataset stores the index of each bar's first token, because the tokens of some codecs do not mark bars.
 """
 
 import os

@@ -1,15 +1,17 @@
 """Document streams for truncated backpropagation through time (TBPTT).
 
-Each row of a batch is a stream: a sequence of whole pieces without gaps. Window w of a stream holds its tokens w T to
-(w + 1) T - 1, so row i of window w + 1 continues row i of window w. A piece longer than a window continues in the same
-row of the next window, and a window can hold several short pieces.
+Each row of a batch belongs to a stream, a sequence of whole pieces without gaps. Window w of a stream consists of its
+tokens w T to (w + 1) T - 1, so row i of window w + 1 continues row i of window w. A piece that is longer than a window
+continues in the same row of the next window. A window can contain several short pieces.
 
 Notable choices:
-- Pieces are assigned to streams once, the longest first and each to the shortest stream, so the lengths of streams
-  differ by at most one piece. In each pass, a permutation that depends on seed, pass and stream orders its pieces.
+- Pieces are assigned to streams once: in order of decreasing length, each piece goes to the shortest stream. The
+  lengths of two streams therefore differ by at most one piece. In each pass, the pieces of a stream have a random order
+  that depends on seed, pass and stream.
 - All streams start a pass at the same window, so a window can be computed from its number alone. Shorter streams are
   padded with tokens that have no target.
-- An augmented variation (see augment.py) belongs to a piece and a pass, so all windows of the piece use the same one.
+- The augmentation of a piece (see augment.py) depends on the piece and the pass. It is the same in all windows of the
+  piece.
 """
 
 import heapq
@@ -28,8 +30,8 @@ from rwkv_music.model_v8 import State
 class DocumentStreams:
     """The pieces of a split as `n_streams` streams, read in windows of the dataset's `ctx_len` tokens.
 
-    The dataset must be for next-token prediction. A pass is padded to a multiple of `windows_per_step` windows. Raises
-    UserError if a training split has fewer pieces than streams.
+    The task of the dataset must be next-token prediction. A pass is padded to a multiple of `windows_per_step` windows.
+    Raises UserError if a training split has fewer pieces than streams.
     """
 
     def __init__(self, dataset: MusicDataset, n_streams: int, windows_per_step: int = 1) -> None:
@@ -49,14 +51,15 @@ class DocumentStreams:
         self._members = [np.array(pieces, np.int64) for pieces in members]
         windows = -(-max(heap)[0] // dataset.ctx_len)
         self.windows_per_pass = -(-windows // windows_per_step) * windows_per_step  # a pass reads every token once
-        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # on average, including partial ones
+        self.documents_per_row = 1 + dataset.ctx_len / float(lengths.mean())  # on average, including partial documents
         self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # stream: (pass, pieces, their starts)
         self._varied: dict[int, tuple[int, np.ndarray]] = {}  # stream: (sample number of a piece, its tokens)
 
     def batch(self, window: int, start: int = 0, stop: int | None = None) -> Batch:
-        """Return window number `window` of the streams start..stop, with `edges`. Window numbers run over all passes.
+        """Return window number `window` of the streams start..stop - 1, with `edges`.
 
-        If there are no streams (start == stop), return one row of padding without targets; `edges.last` is empty.
+        Window numbers continue from pass to pass. If there are no streams (start == stop), return one row of padding
+        without targets, and empty `edges`.
         """
         streams = range(start, self.n_streams if stop is None else stop)
         rows = [self._row(window, stream) for stream in streams] or [_padding()]
@@ -93,7 +96,7 @@ class DocumentStreams:
         return row, bool(begin > starts[first])
 
     def _order(self, pass_number: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pieces of a stream in one pass, int64 [n]; and the start of each and the end, int64 [n + 1]."""
+        """Return the pieces of a stream in one pass, int64 [n], and their boundaries in the stream, int64 [n + 1]."""
         cached = self._orders.get(stream)
         if cached is None or cached[0] != pass_number:
             pieces = self._members[stream]
@@ -118,14 +121,14 @@ class DocumentStreams:
 
 
 def _padding() -> tuple[Row, bool]:
-    """Return a window without tokens, and False: it does not continue a piece."""
+    """Return a window without tokens, and False, because it does not continue a piece."""
     return Row(np.empty(0, np.int64), np.empty(0, np.int64), np.zeros(1, np.int64)), False
 
 
 def document_states(stream_states: State, batch: Batch) -> State:
-    """Return the initial state of each document of a batch.
+    """Return the initial state of each document of a batch, as a state of D rows.
 
-    It is the state of the stream if the document continues a piece, and zero otherwise.
+    If the document continues a piece, it is the row of `stream_states` for the stream. Otherwise it is zero.
     """
     edges = batch.edges
     return stream_states.rows(edges.rows).scatter(batch.cu_seqlens.numel() - 1, edges.documents)

@@ -1,16 +1,16 @@
-"""Training tasks: rows of tokens and targets for prediction and completion. infill.py has those for filling in.
+"""Training tasks: rows of tokens and targets for next-token prediction and completion (for infill, see infill.py).
 
-`NextTokenRows` is next-token prediction. All documents are concatenated and cut into windows of T tokens at stride T.
-In a pass, every token that has a predecessor in its own document is a target exactly once.
+`NextTokenRows` is next-token prediction. All documents are concatenated and divided into windows of T tokens. In a
+pass, every token that has a predecessor in its document is a target exactly once.
 
-`CompletionRows` is the task of `generate`: N bars are the context, and the M bars that follow are the targets.
-Windows slide by one bar through every piece. Notable choices:
-- A window inside a piece has the form of a prompt of `generate`. It starts with BOS, followed by the tempo and the
-  program in force, unless its own tokens set them. The silence before its first note is left out.
-- The last target is the token after the last bar, so the model also learns to end a bar.
-- If a window has more tokens than a row, its context loses whole bars from its start. A completion that is too long
+`CompletionRows` is the task of `generate`: N bars are the context, and the M bars that follow are the targets. One
+window starts at each bar that has enough bars after it. Notable choices:
+- A window has the form of a prompt of `generate`. It starts with BOS, followed by the current tempo and programs,
+  unless the tokens of the window set them. With some codecs, the silence before the first note is left out.
+- The last target is the token after the last bar, so that the model also learns to end a bar.
+- If a window has more tokens than a row, the first bars of its context are left out. A completion that is too long
   even without context is cut at its end.
-- A piece of more than N but fewer than N + M bars is one window with a shorter completion. A piece of N bars or fewer
+- A piece of more than N but fewer than N + M bars is one window with a shorter completion. A piece of at most N bars
   has no window.
 """
 
@@ -33,11 +33,11 @@ class Row:
 
     input_ids: np.ndarray  # int64 [n]
     targets: np.ndarray  # int64 [n]
-    starts: np.ndarray  # int64, the positions at which documents start, ascending from 0
+    starts: np.ndarray  # int64, the indices at which documents start, ascending from 0
 
 
 def joined(rows: list[Row]) -> Row:
-    """Return the rows as one, one after the other."""
+    """Return one row, the concatenation of `rows`."""
     offsets = np.cumsum([0] + [len(row.input_ids) for row in rows[:-1]])
     return Row(
         np.concatenate([row.input_ids for row in rows]),
@@ -49,8 +49,8 @@ def joined(rows: list[Row]) -> Row:
 def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> Row:
     """Return a row for next-token prediction.
 
-    `tokens`, int64 [n], are the window's tokens and the token after them, if there is one. `new_starts`, int64, are the
-    ascending positions after the first at which documents start.
+    `tokens`, int64 [n], are the tokens of the window and the next token, if there is one. `new_starts`, int64, are the
+    indices at which documents start, ascending, without index 0.
     """
     targets = tokens[1:].copy()
     targets[new_starts - 1] = IGNORE_INDEX
@@ -61,7 +61,7 @@ def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> 
 
 
 class NextTokenRows:
-    """Windows of `ctx_len` tokens over all documents; the last one can be shorter."""
+    """The windows of `ctx_len` tokens of all documents. The last one can be shorter."""
 
     def __init__(self, tokens: BinIdx, ctx_len: int, augmenter: Augmenter | None = None):
         self._tokens, self._ctx_len, self._augmenter = tokens, ctx_len, augmenter
@@ -85,7 +85,7 @@ class NextTokenRows:
 
 
 def open_bars(folder: str | os.PathLike, split: str, tokens: BinIdx) -> BinIdx:
-    """Return the bars of a split: for each document, the first bar's start and the distances between bars, in tokens.
+    """Open the bar positions of a split. The cumulative sum of a document's values is the first token of each bar.
 
     Raises UserError if the dataset has no bar positions.
     """
@@ -104,8 +104,8 @@ def open_bars(folder: str | os.PathLike, split: str, tokens: BinIdx) -> BinIdx:
 class CompletionRows:
     """Windows of `context_bars` and `completion_bars` bars, ordered by document and first bar.
 
-    Memory grows with the number of documents, not of windows. Raises UserError if the dataset has no bar positions, or
-    no piece has more bars than the context.
+    Memory grows with the number of documents, not with the number of windows. Raises UserError if the dataset has no
+    bar positions, or if no piece has more bars than the context.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class CompletionRows:
         self._bars = open_bars(folder, split, tokens)
         self._tokens, self._codec, self._ctx_len, self._augmenter = tokens, codec, ctx_len, augmenter
         self._context_bars, self._completion_bars = context_bars, completion_bars
-        self.validation_step = completion_bars  # validate on every n-th window, so that a bar is predicted about once
+        self.validation_step = completion_bars  # validate on every n-th window, so that most bars are predicted once
         n_bars = np.diff(self._bars.offsets)
         slides = np.maximum(n_bars - context_bars - completion_bars + 1, n_bars > context_bars)
         self._first_window = np.concatenate([[0], np.cumsum(slides)])
@@ -136,7 +136,7 @@ class CompletionRows:
     def row(self, window: int, sample: int, room: int | None = None) -> Row | None:
         """Return window number `window`, augmented for sample number `sample`.
 
-        With `room`, return None if the window has more tokens than that.
+        If `room` is given, return None if the window has more than `room` tokens.
         """
         document = int(np.searchsorted(self._first_window, window, side="right")) - 1
         ids = self._tokens[document].astype(np.int64)

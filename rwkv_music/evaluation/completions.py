@@ -1,4 +1,4 @@
-"""Completions of held-out pieces, and the measures of their bars and of the real bars."""
+"""Completions of held-out pieces, and measures of the completed bars and of the real bars."""
 
 import os
 
@@ -31,8 +31,8 @@ def sample_measures(
     The pieces are those of the validation split, or of the training split if the validation split is empty. They are
     used in order, and repeatedly if there are fewer than `samples`.
 
-    Only the `bars` bars after the `context_bars` given bars are measured. Return the measures of the real bars, one per
-    piece, and those of the completions. Raises UserError if no piece is long enough.
+    Only the `bars` bars after the first `context_bars` bars are measured. Return the measures of the real bars, one per
+    piece, and the measures of the completions, one per sample. Raises UserError if no piece is long enough.
     """
     check_counts(context_bars, bars, samples, "--samples")
     split = held_out_split(data)

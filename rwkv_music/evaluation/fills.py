@@ -5,16 +5,15 @@ A hole is a cell (one part in one bar) that the model has to write. The report h
     measures     onset F1, chroma and groove similarity (midi/fill_measures.py) of the model's fills and of three
                  baselines: fills by the model without the bars after the holes, copies of the nearest given bar, and
                  random real bars
-    controls     the share of cells in the requested class of a control, with the request and without it
+    controls     the share of cells that are in the requested class of a control, with the request and without it
     copying      the copy rate (midi/copying.py) of the fills and of the true bars
-    descriptors  the divergences (midi/descriptors.py) of the fills from real bars of other pieces, and of the true bars
-                 from the same real bars
+    descriptors  the divergences (midi/descriptors.py) of the fills, and of the true bars, from other real bars
 
 The holes are drawn as in training (`draw_holes`), in some bars of a piece that have other bars on both sides. Notable
 choices:
-- Each set of holes is filled `VARIANTS` times, as one batch. Random real bars are drawn as often.
-- Without the bars after the holes, the model reads only the bars before the first hole. It then writes all parts of
-  the bars from the first hole to the last one. Only the holes are measured.
+- Each set of holes is filled `VARIANTS` times, as one batch. Random real bars are also drawn `VARIANTS` times.
+- In the first baseline, the model reads only the bars before the first hole. It then writes all parts of the bars from
+  the first hole to the last one. Only the holes are measured.
 - One class of one control is requested for each part with holes. The class is drawn from those that occur in any bar of
   the part. The control changes from part to part and from one set of holes to the next.
 - The random real bars are taken from at most `MOST_REAL_PIECES` pieces of the training split.
@@ -50,7 +49,7 @@ from rwkv_music.tokenizers.vocabulary import NONE
 
 VARIANTS = 4
 MOST_REAL_PIECES = 1_000
-UNKNOWN = -100  # in place of a class; so low that it is not next to any class
+UNKNOWN = -100  # stands for no class; too low to be next to any class
 MOST_DRAWS = 50  # attempts to draw a set of holes; a set without notes is drawn again
 MODEL, LEFT_ONLY, COPY, RANDOM = "model", "left side only", "copy of neighbor", "random real bar"
 
@@ -63,9 +62,9 @@ class FillTask:
 
     excerpt: Excerpt
     holes: list[Hole]  # in order
-    real: Score  # of the excerpt
+    real: Score  # the notes and bar lines of the excerpt
     marked: np.ndarray  # bool [bars, parts]: which cells are holes
-    # For each part, which classes of each control occur in it: bool [N_CONTROLS, largest number of classes].
+    # By part number, which classes of each control occur in the part: bool [N_CONTROLS, largest number of classes].
     classes: dict[int, np.ndarray]
 
 
@@ -73,12 +72,12 @@ class FillTask:
 class Obedience:
     """How often the cells of fills are in the requested class of one control."""
 
-    name: str  # of the control
-    cells: int  # cells for which a class was requested, in all fills
-    exact: float  # share of them that are in this class
-    near: float  # share of them that are in this class or in one next to it
-    exact_unasked: float  # like `exact`, for the same holes and classes, but filled without controls
-    near_unasked: float  # like `near`, for the same holes and classes, but filled without controls
+    name: str  # the control
+    cells: int  # number of cells for which a class was requested, in all fills
+    exact: float  # share of these cells that are in the requested class
+    near: float  # share of these cells that are in the requested class or in one next to it
+    exact_unasked: float  # like `exact`, for fills of the same holes without controls
+    near_unasked: float  # like `near`, for fills of the same holes without controls
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class FillReport:
     copy_rate: float  # of the fills; NaN without n-grams
     real_copy_rate: float  # of the true bars
     divergences: dict[str, float]  # of the fills from other real bars, in bits, by descriptor
-    real_divergences: dict[str, float]  # of the true bars from the same other real bars
+    real_divergences: dict[str, float]  # of the true bars from these other real bars
 
 
 def evaluate_fills(
@@ -112,9 +111,9 @@ def evaluate_fills(
 
     Args:
         model: an RWKV trained on `codec`'s tokens with `--task infill` or `mix`.
-        context_bars: bars on each side of the bars with holes.
+        context_bars: the number of bars on each side of the bars with holes.
         bars: the number of bars in which holes are drawn; fewer in short pieces.
-        sampling: its seed also determines the pieces, the holes and the classes.
+        sampling: sampling settings. The seed also determines the pieces, the holes and the requested classes.
         rows_at_once: as for `write_cells`.
 
     Raises UserError if no piece is long enough, and if a count is out of range.
@@ -181,7 +180,7 @@ def evaluate_fills(
 
 
 def draw_tasks(pieces: Sequence[Piece], count: int, context_bars: int, bars: int, seed: int) -> list[FillTask]:
-    """Draw `count` sets of holes that have notes in the real piece, or fewer if too few pieces have such holes."""
+    """Draw `count` sets of holes in which the real piece has notes; fewer if too few pieces have such holes."""
     order = np.random.default_rng(seed).permutation(len(pieces)).tolist()
     tasks: list[FillTask] = []
     for draw in range(MOST_DRAWS * count):
@@ -195,7 +194,7 @@ def draw_tasks(pieces: Sequence[Piece], count: int, context_bars: int, bars: int
 
 
 def _draw_task(piece: Piece, context_bars: int, bars: int, generator: np.random.Generator) -> FillTask | None:
-    """Return holes of a piece, or None if the piece is too short or the holes have no notes."""
+    """Draw a set of holes in a piece. Return None if the piece is too short, or has no notes in the holes."""
     n_bars = min(len(piece.bar_starts) - 2 * context_bars, bars)
     if n_bars < min(bars, 2):
         return None
@@ -224,7 +223,7 @@ def score_of(excerpt: Excerpt) -> Score:
 
 
 def _notes(contents: Contents, lines: np.ndarray) -> np.ndarray:
-    """Return the notes of cells with these contents in a piece with these bar lines, NOTE [n]."""
+    """Return the notes of cells, NOTE [n]. `contents` are their tokens, and `lines` the bar lines of the piece."""
     notes, cell = content_notes(list(contents.values()))
     bar, number = np.array(list(contents), np.int64).reshape(-1, 2).T
     notes["start"] += lines[bar[cell]]
@@ -250,7 +249,7 @@ def _left_only(task: FillTask) -> tuple[Excerpt, list[Hole]]:
 
 
 def _classes(excerpt: Excerpt, contents: Contents) -> np.ndarray:
-    """Return the class of each content in each control, int64 [cells, N_CONTROLS]; UNKNOWN where it has none."""
+    """Return the class of each control for each cell, int64 [cells, N_CONTROLS]; UNKNOWN where there is none."""
     signatures = np.array([excerpt.signatures[bar] for bar, _ in contents], np.int64)
     tokens = control_tokens(list(contents.values()), signatures)
     return np.where(tokens == NONE, UNKNOWN, tokens - FIRST_CLASS)
@@ -268,10 +267,10 @@ def _classes_of_parts(excerpt: Excerpt) -> dict[int, np.ndarray]:
 
 
 def _draw_classes(task: FillTask, number: int, generator: np.random.Generator) -> dict[int, tuple[int, int]]:
-    """Draw a class for each part that has holes, among the classes of one control that occur in the part.
+    """Draw a class for each part that has holes, from the classes of one control that occur in the part.
 
-    Return {number of the part: (index of the control, class)}. `number` is the task's number. The index of the control
-    increases by one from task to task and from part to part. A part in which the control has no class is left out.
+    Return {number of the part: (index of the control, class)}. The index of the control increases by one from part to
+    part, and from task to task (`number`). A part in which no class of the control occurs is left out.
     """
     asked = {}
     for i, part in enumerate(sorted({part for _, part in task.holes})):
@@ -289,9 +288,9 @@ def _obedience(name: str, cells: int, *met: int) -> Obedience:
 def _counts(task: FillTask, met: Contents, unmet: Contents, asked: dict[int, tuple[int, int]]) -> np.ndarray:
     """Return the counts of `Obedience` for each control, int64 [N_CONTROLS, 5].
 
-    `met` was written with the requested classes `asked`, and `unmet` without them. Column 0 counts the cells for which
-    a class was requested. Column 1 counts those of `met` that are in this class, and column 2 those in this class or in
-    one next to it. Columns 3 and 4 are the same counts for `unmet`.
+    `met` was written with the requested classes `asked`, and `unmet` without them. Column 0 is the number of cells for
+    which a class was requested. Column 1 is the number of these cells of `met` that are in the requested class, and
+    column 2 the number that are in this class or in one next to it. Columns 3 and 4 are the same numbers for `unmet`.
     """
     holes = [hole for hole in task.holes if hole[1] in asked]
     columns, target = np.array([asked[part] for _, part in holes], np.int64).reshape(-1, 2).T
@@ -325,7 +324,7 @@ def _scores(pieces: Iterable[Piece]) -> Iterator[Score]:
 
 
 def _hashes(given: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return the hashes of the n-grams of `given` and `found` together, NOTE [n], that contain a note of `found`."""
+    """Return the hashes of the n-grams of `given` and `found`, NOTE [n] each, that contain a note of `found`."""
     notes = np.concatenate([given, found]).astype(NOTE)
     return ngram_hashes(notes, np.arange(len(notes)) >= len(given))
 

@@ -1,13 +1,13 @@
-"""The loss of a model on the true notes of holes, with more and less context, to show whether it uses the context.
+"""The loss of a model on the true notes of holes, with more or less context. It shows how much the model uses context.
 
-A hole is a cell (one part in one bar) whose notes the model has to predict. Each held-out piece gives several
-documents. Their holes are in the same bars, but the model can read different context:
+A hole is a cell (one part in one bar) that the model has to predict. Several documents are made of each held-out piece.
+Their holes are in the same bars, but they give the model different context:
 
-    bars        the holes are all parts of the bars; the model reads the bars on both sides, only the bars before them,
-                or no other bars
-    a part      the holes are one part of the bars; the model reads the other parts and the bars on both sides
-    inner parts the holes are all parts but the first and the last one, in pieces with at least three parts; the model
-                reads the bars before them, with or without these two outer parts
+    bars        The holes are all parts of the bars. The model reads the bars on both sides, only the bars before the
+                holes, or no other bars.
+    a part      The holes are one part of the bars. The model reads the other parts and the bars on both sides.
+    inner parts The holes are all parts except the first and the last one, in pieces with at least three parts. The
+                model reads the bars before the holes, with or without these two outer parts.
 
 Source: the comparison of sides follows Donahue et al., "Enabling Language Models to Fill in the Blanks" (2020).
 """
@@ -34,9 +34,9 @@ INNER_GIVEN, INNER_ALONE = "inner parts, outer parts given", "inner parts withou
 
 @dataclass
 class HoleLoss(NoteLoss):
-    """The loss of the contents of holes of one kind."""
+    """The loss on the contents of holes in one kind of document."""
 
-    holes: int = 0  # the number of documents, each of which has the holes of one place in a piece
+    holes: int = 0  # the number of documents; each has holes at one place of a piece
 
 
 # (name, tokens int64 [n], bool [n]: which of the tokens are the contents of holes)
@@ -54,8 +54,9 @@ def hole_losses(
 ) -> list[HoleLoss]:
     """Return the losses on the validation split, or on the training split if the validation split is empty.
 
-    Holes of `hole_bars` bars are placed evenly, at most `per_piece` in each piece. `indices` are those of the pieces to
-    use; None means all. The result is empty if none of them has `context_bars` bars on both sides of a hole.
+    Holes of `hole_bars` bars are placed at evenly spaced bars, at most `per_piece` in each piece. `indices` are the
+    indices of the pieces to use; None means all. The result is empty if none of them has room for a hole with
+    `context_bars` bars on both sides.
     """
     split = held_out_split(data)
     pieces = Pieces(data, split, codec)
@@ -97,7 +98,7 @@ def hole_losses(
 
 
 def _documents(codec: Multitrack, piece: Excerpt, first: int, context_bars: int, hole_bars: int) -> Iterator[Document]:
-    """Yield the documents of the holes in the `hole_bars` bars that follow `context_bars` bars from `first` on."""
+    """Yield the documents with holes at one place. Context starts at bar `first`, holes `context_bars` bars later."""
     begin = first + context_bars
     end = begin + hole_bars
     both = piece.bars(first, end + context_bars)
@@ -123,7 +124,7 @@ def _documents(codec: Multitrack, piece: Excerpt, first: int, context_bars: int,
 
 
 def as_table(losses: list[HoleLoss]) -> str:
-    """Format losses as a text table, or say that there are none."""
+    """Format losses as a text table. Return a sentence if there are none."""
     if not losses:
         return "true music in holes: no piece is long enough"
     lines = [f"{'true music in holes':<42}{'holes':>7}{'notes':>9}{'nats/token':>12}{'bits/note':>11}"]

@@ -1,6 +1,7 @@
 """The loss of a model on a dataset split, in total and by part, and the losses of n-gram models.
 
-The validation during training uses `summed_loss` and `summed_loss_of_streams`. The command `evaluate` uses the rest.
+Validation during training uses `summed_loss` and `summed_loss_of_streams`. The command `evaluate` uses all other
+functions.
 """
 
 import math
@@ -26,8 +27,8 @@ from rwkv_music.tokenizers.codec import Codec
 
 LONGEST_NGRAM = 5
 Through = Callable[[Iterator[Batch]], Iterator[Batch]]  # wraps an iterator; see `summed_loss`
-PART_ROWS = 16  # the largest number of rows of parts that `part_losses` returns
-POSITION_BINS = 10  # equal parts of a piece in `Evaluation.by_position`
+PART_ROWS = 16  # maximum number of rows for parts in the result of `part_losses`
+POSITION_BINS = 10  # number of equal parts of a piece in `Evaluation.by_position`
 
 
 # ---- loss ------------------------------------------------------------------------------------------------------------
@@ -44,12 +45,12 @@ def summed_loss(
     world_size: int = 1,
     through: Through = iter,
 ) -> torch.Tensor:
-    """Return this rank's part of a split's loss: float64 [2], the sum in nats and the number of targets.
+    """Return this rank's part of a split's loss, float64 [2]: the sum in nats and the number of targets.
 
-    The caller adds both numbers over the ranks and then divides. Every target therefore has the same weight on any
+    The caller sums both numbers over the ranks and then divides them. Every target therefore has the same weight on any
     number of ranks. Every rank runs the same number of batches. Only the first `max_rows` rows are used, rounded up to
-    whole batches; 0 means all. `through` wraps the iterator over the batches. It can raise an exception to end the
-    evaluation.
+    whole batches. If `max_rows` is 0, all rows are used. `through` wraps the iterator over the batches, and can raise
+    an exception to end the evaluation.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     batches = dataset.validation_batches(batch_size, rank, world_size)
@@ -70,10 +71,10 @@ def summed_loss_of_streams(
     max_rows: int = 0,
     through: Through = iter,
 ) -> torch.Tensor:
-    """Return the same as `summed_loss`, but read every piece from beginning to end, passing the state between windows.
+    """Return the same as `summed_loss`, but read each piece as a whole: the state passes from window to window.
 
-    The result therefore does not depend on the length of the windows or the number of streams. `own` contains the
-    numbers of this rank's streams. `max_rows` is rounded up to whole windows.
+    The result therefore depends neither on the length of the windows nor on the number of streams. `own` contains the
+    numbers of this rank's streams. `max_rows` is rounded up to whole windows of all streams.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     state = model.init_state(len(own))
@@ -89,10 +90,10 @@ def summed_loss_of_streams(
 
 @torch.no_grad()
 def nats_of_targets(model: RWKV, batch: Batch, state: State | None = None) -> tuple[np.ndarray, State | None]:
-    """Return the loss in nats at each of `batch.positions`, float64 [P], and the documents' new state.
+    """Return the loss in nats at each of `batch.positions`, float64 [P], and the new state of each document.
 
-    `state` is the state of each document before the batch. None means the initial state. In this case, None is returned
-    instead of the new state.
+    `state` is the state of each document before the batch. If it is None, each document starts from the initial state,
+    and the returned state is None.
     """
     batch = batch.to(model.device)
     features, state = model.features(batch.input_ids, state, batch.cu_seqlens, batch.max_length)
@@ -135,9 +136,9 @@ class Evaluation:
     """Results on one split."""
 
     split: str  # "train" or "val"
-    targets: int  # number of predicted tokens: all but the first of each piece
+    targets: int  # number of predicted tokens: all except the first token of each piece
     nats_per_token: float
-    bits_per_note: float  # total loss divided by the number of notes
+    bits_per_note: float  # total loss in bits divided by the number of notes
     by_position: tuple[float, ...]  # mean loss in nats in each tenth of the pieces; NaN for a tenth without targets
     ngram_nats_per_token: float  # loss of the best n-gram model, n from 2 to LONGEST_NGRAM
     ngram: int  # the order n of this model
@@ -150,7 +151,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluate the model, and n-gram models fitted on the training split, on each split of the dataset folder `data`.
 
-    With `tbptt`, the state passes from window to window, as in training with --tbptt; otherwise every window of
+    With `tbptt`, the state passes from window to window, as in training with --tbptt. Otherwise, every window of
     `ctx_len` tokens starts from the initial state. Raises UserError if the dataset was prepared with another tokenizer.
     """
     if batch_size < 1:
@@ -207,11 +208,11 @@ def _nats_by_place(
     model: RWKV, dataset: MusicDataset, batch_size: int, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the indices of targets in the tokens of a split, int64 [P], and their losses in nats, float64 [P]."""
-    batch_size = min(batch_size, dataset.n_samples)  # further rows would be padding
+    batch_size = min(batch_size, dataset.n_samples)  # in a larger batch, the other rows would be padding
     batches = -(-dataset.n_samples // batch_size)
     for i, batch in enumerate(progress_bar(dataset.validation_batches(batch_size), description, batches)):
         if batch.n_targets:
-            # The rows are consecutive windows of all documents; a target is the token after its position.
+            # Rows are consecutive windows of all documents. The target at a position is the next token.
             yield i * batch.input_ids.numel() + batch.positions.numpy() + 1, nats_of_targets(model, batch)[0]
 
 
@@ -267,10 +268,10 @@ def as_table(rows: Sequence[Evaluation]) -> str:
 def part_losses(
     model: RWKV, codec: Codec, data: str | os.PathLike, ctx_len: int, batch_size: int
 ) -> tuple[str, list[NoteLoss]]:
-    """Return the split that is evaluated, and the loss of each part of its pieces in next-token prediction.
+    """Return the name of the evaluated split, and the loss of next-token prediction for each part number.
 
     The split is "val", or "train" if the validation split is empty. The tokens of a part are those of its cells. If
-    there are more than `PART_ROWS` parts, the parts from number `PART_ROWS` on share one row. The last row has the
+    there are more than `PART_ROWS` parts, the parts from number `PART_ROWS` on share one row. The last row is for the
     tokens that belong to no part: bar lines, time signatures, tempos and the end. Every window of `ctx_len` tokens
     starts from the initial state.
     """
@@ -298,7 +299,7 @@ def part_losses(
 
 
 def _parts_of_tokens(ids: np.ndarray, codec: Codec) -> np.ndarray:
-    """Return the number of the part whose cell each token belongs to, uint8 [n]; 0 for tokens of no part."""
+    """Return the part number of the cell that contains each token, uint8 [n]; 0 for tokens outside of cells."""
     vocabulary = codec.token_properties
     number = np.where(vocabulary.part[ids] > 0, vocabulary.part[ids], 0)
     ends_cell = (number > 0) | (vocabulary.kinds[ids] == "Bar") | (ids == codec.eos_id)

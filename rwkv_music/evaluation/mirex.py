@@ -41,12 +41,12 @@ REAL, MODEL, COPY = "real", "model", "copy of prompt"
 
 @dataclass(frozen=True)
 class MirexReport:
-    """The results of `evaluate_mirex`, for each source of the twelve bars."""
+    """The results of `evaluate_mirex`. The keys are REAL, MODEL and COPY, the sources of the twelve bars."""
 
     split: str
     prompts: int
     measures: dict[str, list[Measures]]
-    against_real: dict[str, list[FillMeasures]]  # of every source but REAL
+    against_real: dict[str, list[FillMeasures]]  # without REAL
 
 
 def evaluate_mirex(
@@ -93,9 +93,9 @@ def evaluate_mirex(
 
 
 def _prompts(codec: Codec, pieces: Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the prompt and the next twelve bars, int64 [n, 3] each, of every piece that has them in 4/4.
+    """Yield the prompt and the next twelve bars, int64 [n, 3] each, of every piece in which all these bars are in 4/4.
 
-    The prompt begins with the first bar or, after an upbeat, with the second one.
+    The prompt begins with the first bar or, after an upbeat, with the second bar.
     """
     for piece in pieces:
         score = read_score(codec.decode(piece.ids, piece.bar_lines))
@@ -108,12 +108,12 @@ def _prompts(codec: Codec, pieces: Pieces) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def _measured(notes: np.ndarray) -> Measures:
-    """Return the measures of twelve bars, int64 [n, 3]."""
+    """Return the measures of twelve bars, given as notes, int64 [n, 3]."""
     return measure(to_midi(notes - [PROMPT_END - BAR, 0, 0])[0])
 
 
 def _score(notes: np.ndarray) -> Score:
-    """Return twelve bars, int64 [n, 3], as a score of one part."""
+    """Return twelve bars, given as notes, int64 [n, 3], as a score with one part."""
     found = np.zeros(len(notes), NOTE)
     found["start"] = (notes[:, 0] - PROMPT_END) / STEPS_PER_QUARTER
     found["end"] = found["start"] + notes[:, 2] / STEPS_PER_QUARTER

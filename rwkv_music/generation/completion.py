@@ -1,12 +1,12 @@
-"""Completion: a trained model continues a piece from its opening bars, or writes one from scratch.
+"""Completion: a trained model continues a piece from its opening bars, or writes a piece from scratch.
 
 Notable choices:
-- The prompt is read in windows, so memory does not depend on the length of the prompt or the completion.
-- A completion has exactly the requested number of bars with every tokenizer: the codec's grammar masks invalid tokens
+- The prompt is read in windows, so memory depends neither on its length nor on that of the completion.
+- With every tokenizer, a completion has exactly the requested number of bars. The codec's grammar masks invalid tokens
   and the end of the piece, counts bars, and ends a row (one completion) when its last bar is full.
-- The joined file keeps the events of the prompt's file before the line where the completion begins (prompt_file.py).
-  The completion goes into the tracks of its parts if the tokens name parts (continuation.py), else into new tracks
-  (midi/join.py).
+- The resulting file keeps the events of the prompt's file before the bar line at which the completion begins
+  (prompt_file.py). If the tokens name parts, the completion goes into the tracks of its parts (continuation.py).
+  Otherwise it goes into new tracks (midi/join.py).
 """
 
 import os
@@ -36,15 +36,15 @@ from rwkv_music.tokenizers.multitrack import Multitrack
 
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
 MOST_COMPLETIONS = 100_000
-TOKENS_PER_BAR = 64  # lowest number of tokens per bar that are allowed before `ForcedExit` becomes active
-TOKENS_PER_FREE_BAR = 1024  # this number without a context
+TOKENS_PER_BAR = 64  # minimum number of tokens per bar before `ForcedExit` becomes active
+TOKENS_PER_FREE_BAR = 1024  # number of tokens per bar before it becomes active if there is no context
 
 
 class ForcedExit(Grammar):
-    """A grammar that, once `active` is set, ends every row with as few further tokens as possible.
+    """A grammar that ends every row with as few further tokens as possible after `active` is set.
 
-    `moves_on`, bool [V], marks the tokens that end a bar soonest (`Vocabulary.moves_on`). When active, the grammar
-    allows only these tokens, unless `grammar` allows none of them.
+    `moves_on`, bool [V], marks the tokens that end a bar soonest (`Vocabulary.moves_on`). An active grammar allows only
+    those of these tokens that `grammar` allows. If `grammar` allows none of them, it allows the same as `grammar`.
     """
 
     def __init__(self, grammar: Grammar, moves_on: np.ndarray):
@@ -84,7 +84,7 @@ class Completion:
         return len(self.prompt.bar_starts) if self.opening is None else self.opening.bars
 
     def midi(self) -> mido.MidiFile:
-        """Return the prompt (the events of `opening` if there is one, else decoded) and the completion as one file."""
+        """Return the prompt and the completion as one file. The prompt is `opening` if there is one, else decoded."""
         if self.opening is None:
             return self._decoded[0]
         if isinstance(self.codec, Multitrack):
@@ -102,7 +102,7 @@ class Completion:
         return joined
 
     def midi_alone(self) -> mido.MidiFile:
-        """Return the completion alone, with the tempo, meter, programs and controllers that it has in `midi()`."""
+        """Return only the completion, with the tempo, meter, programs and controllers that it has in `midi()`."""
         midi, line = self._decoded if self.opening is None else (self.midi(), self.opening.line)
         alone = cut_before(midi, line)
         lengthen(alone, int(self._lines_from(alone, 0)[-1]))
@@ -123,7 +123,7 @@ class Completion:
         return midi, int(lines[prompt_bars])
 
     def _lines_from(self, midi: mido.MidiFile, line: int) -> np.ndarray:
-        """Return the ticks of the completion's bar lines in a file in which it starts at tick `line`."""
+        """Return the ticks of the completion's bar lines in `midi`, where the completion starts at tick `line`."""
         grid = BarGrid.from_midi(midi)
         first = int(grid.bar(line))
         return grid.lines(first + self.bars)[first:]
@@ -150,16 +150,14 @@ def complete(
         prompt: a MIDI file, a piece, or ids [T] from `codec.encode`; None for a piece from scratch.
         context_bars: not used without a prompt.
         tags: the tags of the piece by column, such as {"composer": "bach"}, for models trained on data with tags.
-        max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. By
-            default, this is the number of bars times four times the tokens of the context's longest bar, and at least
-            64 tokens per bar (1,024 per bar without a context). A completion reaches the limit only if the model fails
-            to end its bars.
-        rows_at_once: completions generated in one batch. In bf16, a different number may change some of the drawn
-            tokens.
+        max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. The
+            default per bar is four times the number of tokens in the longest bar of the context, but at least 64.
+            Without a context, it is 1,024. A completion reaches the limit only if the model fails to end its bars.
+        rows_at_once: number of completions generated in one batch. In bf16, the drawn tokens can depend on it.
         progress: called after every token with (bars done, bars requested), summed over all completions.
 
-    Raises UserError if the prompt is missing, unreadable or shorter than the context, a count is out of range, the
-    tokenizer lacks a tag, or the model's logits are not finite.
+    Raises UserError if the prompt is missing, unreadable or shorter than the context, if a count is out of range, if
+    the tokenizer does not have a tag, or if the model's logits are not finite.
     """
     check_counts(context_bars, bars, count)
     if prompt is None:
@@ -199,7 +197,7 @@ def complete(
 
 
 def check_counts(context_bars: int, bars: int, count: int, count_name: str = "--count") -> None:
-    """Raise UserError if a number of bars or completions is out of range. `count_name` is the flag of `count`."""
+    """Raise UserError if a number of bars or of completions is out of range. `count_name` is the option for `count`."""
     limits = {
         "--context-bars": (context_bars, MOST_BARS),
         "--bars": (bars, MOST_BARS),
@@ -215,7 +213,7 @@ def check_counts(context_bars: int, bars: int, count: int, count_name: str = "--
 def open_prompt(
     codec: Codec, prompt: str | os.PathLike | np.ndarray | Piece, context_bars: int
 ) -> tuple[Piece, Opening | None]:
-    """Return the first `context_bars` bars of a prompt as tokens and, if it is a file, as events.
+    """Return the first `context_bars` bars of a prompt as tokens and, if the prompt is a file, as events.
 
     Raises UserError for a file that is missing or unreadable, and for a prompt with fewer bars or without notes.
     """

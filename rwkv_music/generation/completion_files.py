@@ -1,4 +1,4 @@
-"""Complete or fill in a MIDI file and write the results: output paths, progress bar, .mid files and piano rolls."""
+"""Complete or fill in a MIDI file, show the progress, and write the results as .mid files with piano rolls."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -34,9 +34,10 @@ def complete_to_files(
 ) -> list[Completion]:
     """Complete the MIDI file `prompt` as `complete` does, and write the results as `save_completions` does.
 
-    If `prompt` is None, pieces are written from scratch. A progress bar is shown during the generation.
+    If `prompt` is None, generate pieces from scratch. A progress bar is shown during the generation. Raises UserError
+    as these functions do.
     """
-    completion_paths(out, count, prompt)  # so that a bad name is reported before the generation
+    completion_paths(out, count, prompt)  # reports an invalid name before the generation
     with progress_bar(None, "completing", count * bars, unit=" bars") as bar:
         completions = complete(
             model,
@@ -120,7 +121,10 @@ def fill_to_files(
 
 
 def save_piece(midi: mido.MidiFile, regions: Sequence[Region], path: Path) -> None:
-    """Write a .mid file, and its piano roll as a .png file beside it. `regions` are those that a model has written."""
+    """Write a .mid file, and its piano roll as a .png file beside it. Raises UserError if a file cannot be written.
+
+    `regions` are the bars and parts that a model has written.
+    """
     with explained(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:

@@ -1,4 +1,4 @@
-"""Continuing a file in its own tracks, for tokens that name the parts of a piece."""
+"""Continuing a file in its own tracks, for tokenizers whose tokens name the parts of a piece."""
 
 import mido
 import numpy as np
@@ -16,10 +16,10 @@ def continue_parts(opening: Opening, prompt: Piece, new_ids: np.ndarray, bars: i
     """Return the events of an opening, followed by `bars` bars of `new_ids` in the tracks and channels of their parts.
 
     Args:
-        prompt: the opening's tokens of the codec multitrack, with its parts.
+        prompt: the opening as a piece of the codec multitrack.
         new_ids: int64 [n], the tokens after the prompt.
 
-    A part that the opening does not have gets a track of its own.
+    A part that does not occur in the opening gets a new track.
     """
     score = read_tokens(np.concatenate([prompt.ids, new_ids]))
     n_before = len(prompt.bar_starts)

@@ -1,14 +1,15 @@
 """Token-by-token decoding of many rows at once, in preallocated tensors.
 
-`RWKV.forward` accepts any length and allocates a new state for each token. A `Decoder` updates one state in place with
-as few kernel launches as the operators allow, in a fixed order, so a step can be recorded as a CUDA graph.
+`RWKV.forward` accepts any length and allocates a new state in each call. A `Decoder` updates its state in place. It
+launches as few kernels as the operators allow, always in the same order, so that a step can be recorded as a CUDA
+graph.
 
 Notable choices:
-- The mathematics and the precision are those of `model_v8`, which a test checks. The low-rank gates are computed as two
-  batched products instead of eight, zero-padded to a common rank.
-- On a CPU, `CpuDecoder` computes the whole step in one call of a C++ kernel, if there is a compiler.
-- If the weights are partitioned (ZeRO-3 gathers a module's weights when it is called), or the head size is not that of
-  the fused operators, `ModelDecoder` calls the model for each token instead.
+- The mathematics and the precision are those of `model_v8`; a test compares the two. The low-rank gates are zero-padded
+  to a common rank and computed with two batched products instead of eight products.
+- On a CPU with a C++ compiler, `CpuDecoder` computes the whole step in one call of a C++ kernel.
+- `ModelDecoder` calls the model for each token. It is used if the head size is not that of the fused operators, or if
+  ZeRO-3 has partitioned the weights, because ZeRO-3 gathers them only when a module is called.
 """
 
 from collections.abc import Callable
@@ -24,14 +25,14 @@ from rwkv_music.ops.wkv7s import wkv7s_forward
 
 PREFILL_WINDOW = 1024  # tokens of a prompt per forward pass
 CPU_WINDOW = 256  # tokens of a prompt per call of the C++ kernel
-MIXES = "rkvwag"  # the inputs of the projections, then those of the gates
+MIXES = "rkvwag"  # the inputs of the three projections, then those of the three gates
 GATES = "vwag"
 
 
 class Decoder:
-    """An in-place single-token decoder for B rows.
+    """A decoder of B rows that processes one token per row and step, and updates its state in place.
 
-    `supports_decoder(model)` must be true, and the weights must not change during the decoder's lifetime.
+    `supports_decoder(model)` must be true, and the weights must not change during the lifetime of the decoder.
     `step` reads `token`, int64 [B], and writes `logits`, [B, V].
     """
 
@@ -41,7 +42,7 @@ class Decoder:
         self.token = torch.zeros(rows, dtype=torch.int64, device=device)
         self.logits = torch.zeros(rows, model.config.vocab_size, dtype=model.emb.weight.dtype, device=device)
         self.state: State = model.init_state(rows)
-        self._first = torch.arange(rows, dtype=torch.int32, device=device)  # each token is a document of its own
+        self._first = torch.arange(rows, dtype=torch.int32, device=device)  # each token is a document by itself
         self._cu_seqlens = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self._layers = [_Layer(block) for block in model.blocks]
 
@@ -55,7 +56,7 @@ class Decoder:
             own.copy_(given)
 
     def read(self, ids: Tensor, state: State | None = None) -> None:
-        """Process a prompt, and start after it. `ids` and `state` are as for `read_prompt`, of one row or of B rows."""
+        """Process a prompt, and start after it. `ids` and `state` are as for `read_prompt`, with one row or B rows."""
         self.start(*read_prompt(self.model, ids, state))
 
     @torch.no_grad()
@@ -101,7 +102,7 @@ class Decoder:
 
 
 class _Layer:
-    """A block, and its mixes and low-rank gates in stacked form."""
+    """A block, with its token-shift mixes and its low-rank gates as stacked tensors."""
 
     def __init__(self, block: Block):
         att = block.att
@@ -116,17 +117,17 @@ class _Layer:
 
 
 def _shifted(x: Tensor, norm: torch.nn.LayerNorm, mixes: Tensor, first: Tensor, previous: Tensor) -> Tensor:
-    """Return the mixes [n, B, C] of norm(x) with the preceding token's `previous` [B, C]; set `previous` to norm(x)."""
+    """Return the token-shift mixes of norm(x) and `previous`, [n, B, C]. Then set `previous` [B, C] to norm(x)."""
     mixed, _ = fused.norm_mix(x, norm.weight, norm.bias, mixes, first, previous, norm.eps)
     previous.copy_(norm(x))
     return mixed
 
 
 class CpuDecoder(Decoder):
-    """`Decoder` with the C++ kernel of `ops.decode_cpu`, for a model in fp32 or bf16 on a CPU.
+    """A `Decoder` that uses the C++ kernel of `ops.decode_cpu`, for a model in fp32 or bf16 on a CPU.
 
-    The matrices are rounded to bf16. All other weights, the state and `logits` are fp32. `decode_cpu.load()` must not
-    be None.
+    The matrices are rounded to bf16. All other weights, the state and `logits` are fp32. The kernel must be available:
+    `decode_cpu.load()` must not return None.
     """
 
     def __init__(self, model: RWKV, rows: int):
@@ -140,9 +141,9 @@ class CpuDecoder(Decoder):
     def read(self, ids: Tensor, state: State | None = None) -> None:
         ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
         vocab_size = self.model.config.vocab_size
-        if not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:  # the kernel would read outside of its tables
+        if not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:  # the kernel would read outside its tables
             raise IndexError(
-                f"A token of the prompt is not from 0 to {vocab_size - 1}, the vocabulary: check its tokenizer."
+                f"A token of the prompt is outside the vocabulary, 0 to {vocab_size - 1}: use the model's tokenizer."
             )
         state = self._own(self.model.init_state(len(ids)) if state is None else state)
         logits = torch.zeros(len(ids), self._padded_logits.shape[1])
@@ -155,7 +156,7 @@ class CpuDecoder(Decoder):
 
     @staticmethod
     def _own(state: State) -> State:
-        """Return an fp32 copy of a state, in which `wkv` has the kernel's order in memory: key axis, value axis."""
+        """Return an fp32 copy of a state. In memory, its `wkv` has the kernel's order of axes: key axis, value axis."""
         copy = State(*(x.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for x in state))
         return copy._replace(wkv=copy.wkv.mT.contiguous().mT)
 
@@ -171,13 +172,13 @@ class ModelDecoder:
         self.token = torch.zeros(rows, dtype=torch.int64, device=model.device)
 
     def start(self, logits: Tensor, state: State) -> None:
-        origins = torch.arange(self.rows) % len(logits)  # a single row is repeated
+        origins = torch.arange(self.rows) % len(logits)  # repeats a single row
         self.logits, self.state = logits.expand(self.rows, -1), state.rows(origins)
 
     def read(self, ids: Tensor, state: State | None = None) -> None:
         self.start(*read_prompt(self.model, ids, state))
 
-    @torch.no_grad()  # not inference_mode: ZeRO-3 gathers weights here that are trained later
+    @torch.no_grad()  # not inference_mode, because ZeRO-3 gathers weights here that are trained later
     def step(self) -> None:
         logits, self.state = self.model(self.token.unsqueeze(1), state=self.state)
         self.logits = logits[:, -1]
@@ -188,7 +189,7 @@ def supports_decoder(model: torch.nn.Module) -> bool:
     return (
         isinstance(model, RWKV)
         and model.config.head_size == fused.HEAD_SIZE
-        and not any(hasattr(parameter, "ds_id") for parameter in model.parameters())  # set by ZeRO-3 when partitioned
+        and not any(hasattr(parameter, "ds_id") for parameter in model.parameters())  # an attribute under ZeRO-3
     )
 
 
@@ -202,10 +203,10 @@ def make_decoder(model: torch.nn.Module, rows: int) -> Decoder | ModelDecoder:
 
 @torch.no_grad()
 def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """Process a prompt in parallel over time. Return the logits of the next token, [B, V], and the state after it.
+    """Process a prompt in parallel over time. Return the logits of the next token, [B, V], and the state.
 
-    `ids` is int64 [B, T], or [T] for one row, T >= 1. `state` has B rows; None is the initial state. A long prompt is
-    processed in windows, and each window starts from the state after the one before.
+    `ids` is int64 [B, T], or [T] for one row, T >= 1. `state` has B rows; None means the initial state. A long prompt
+    is processed in windows, and each window starts from the state after the previous one.
     """
     ids = ids.unsqueeze(0) if ids.dim() == 1 else ids
     state = model.init_state(len(ids)) if state is None else state
@@ -220,9 +221,9 @@ def read_prompt(model: torch.nn.Module, ids: Tensor, state: State | None = None)
 
 
 def as_cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Record `function` as a CUDA graph and return its replay, which is a single launch.
+    """Record `function` as a CUDA graph, and return a function that replays it with a single launch.
 
-    On a CPU, return `function` itself. `function` is run a few times before it is recorded. It must use tensors at
+    On a CPU, return `function` itself. `function` is called a few times before it is recorded. It must use tensors at
     fixed addresses and must not synchronize.
     """
     if device.type != "cuda":

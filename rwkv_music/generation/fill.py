@@ -1,11 +1,12 @@
-"""Filling: a trained model writes the notes of chosen cells of a piece. A cell is one part in one bar.
+"""Filling in: a trained model writes the notes of chosen cells of a piece. A cell is one part in one bar.
 
 Infilling writes all parts in some bars. Accompanying writes one part in all bars. Harmonizing writes three parts under
-a soprano. They differ only in the chosen cells, which are called holes. Notable choices:
-- The model reads the bars around the holes, on both sides, and then writes the holes in order. The document is
-  described in tokenizers/multitrack_cells.py, and the training task in data/infill.py.
-- Holes that span more than BARS_AT_ONCE bars are written in several documents. Each document contains the bars that
-  were written before.
+a soprano. These tasks differ only in the chosen cells, which are called holes. Notable choices:
+- The model reads the bars on both sides of the holes, and then writes the holes in order.
+  tokenizers/multitrack_cells.py describes the document that the model reads and writes, and data/infill.py describes
+  the training task.
+- Holes that span more than BARS_AT_ONCE bars are written in several documents. Each document also contains the bars
+  that were written in earlier documents.
 - Outside the holes, the result contains exactly the events of the user's file (midi/cells.py).
 """
 
@@ -41,7 +42,7 @@ from rwkv_music.tokenizers.multitrack_cells import Cell, Excerpt, note_rows, rea
 from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
 from rwkv_music.tokenizers.multitrack_vocabulary import FIRST_CLASS, MAX_PARTS, PROGRAM
 
-BARS_AT_ONCE = 8  # bars with holes in one document
+BARS_AT_ONCE = 8  # maximum number of bars from the first to the last hole of a document
 MOST_VARIANTS = 1 << 32
 
 
@@ -51,14 +52,17 @@ class Filling:
 
     source: mido.MidiFile  # the user's file
     parts: Sequence[Part | NewPart]
-    cells: Sequence[midi_cells.Cell]  # their `part` is an index of `parts`
+    cells: Sequence[midi_cells.Cell]  # the new notes; `Cell.part` is an index in `parts`
 
     def midi(self) -> mido.MidiFile:
-        """Return the user's file with the new notes in the tracks of their parts. A new part is in a new track."""
+        """Return the user's file with the new notes in the tracks of their parts. Each new part has a new track."""
         return replace_cells(self.source, self.parts, self.cells)
 
     def regions(self) -> list[Region]:
-        """Return the cells as regions, each of consecutive bars with the same parts. New parts are the last tracks."""
+        """Return the cells as regions. A region consists of consecutive bars that have cells of the same parts.
+
+        In `midi()`, the new parts are the last tracks.
+        """
         keys = [(part.track, part.channel) if isinstance(part, Part) else None for part in self.parts]
         n_new = sum(key is None for key in keys)
         if n_new:
@@ -100,14 +104,14 @@ def fill(
         model: an RWKV trained on `codec`'s tokens with the task infill.
         piece: a MIDI file.
         fills: the cells to write, such as "bars=5-8 parts=bass" (see fill_request.py).
-        new_parts: parts to add to the file; each is written in all bars, unless `fills` names it.
+        new_parts: parts to add to the file. A new part is written in all bars, unless `fills` names it.
         controls: properties of the new notes, such as "density=low,register=high parts=bass" (see midi/controls.py).
         tags: tags of the piece, such as {"composer": "bach"}, for a tokenizer that has them.
         context_bars: bars to read on each side of the cells.
         rows_at_once, progress: see `write_cells`.
 
-    Raises UserError for a file that cannot be read or has no notes outside the cells, for a tokenizer without parts,
-    and for bars, parts, controls or tags that do not exist.
+    Raises UserError if the file cannot be read or has no notes outside the cells, if the tokenizer has no parts, and
+    for bars, parts, controls or tags that do not exist.
     """
     check_tokenizer(codec)
     check_counts(context_bars, 1, count)
@@ -163,7 +167,7 @@ def read_bars(codec: Multitrack, data: bytes, n_bars: int, name: str) -> tuple[P
     if n_bars <= int(grid.bar(played.start).max(initial=-1)) + 1:
         _, encoded = _read_piece(codec, data, name)
         return midi, read_excerpt(encoded.ids, int(encoded.bar_starts[0]), len(encoded.ids)), encoded.parts
-    # A note in the last bar makes the codec encode the bars before it. Its part is the last one, in a track of its own.
+    # A marker note in the last bar makes the codec encode all bars. It is in a new track, so its part is the last one.
     source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
     tick = int(grid.lines(n_bars)[n_bars - 1])
     marker = [mido.Message("note_on", note=60, time=tick), mido.Message("note_off", note=60, time=1)]
@@ -192,11 +196,13 @@ def fill_cells(
     """Write the cells `holes` of a file, as `fill` does.
 
     Args:
-        midi, excerpt: a file, and its bars as cells; every bar of `holes` is one of them.
-        parts: the parts of the excerpt, then further ones: new parts, or parts of the file that have no notes.
+        midi, excerpt: a file, and all its bars as cells. The excerpt must contain every bar of `holes`.
+        parts: the parts of the excerpt, followed by new parts and by parts of the file that have no notes.
         holes: (bar, counted from 0; number of the part, from 1).
-        controls: {number of a part: {index in CONTROLS: class}}; they apply to all holes of the part.
+        controls: {number of a part: {index in CONTROLS: class}}. They apply to all holes of the part.
         options: those of `write_cells`.
+
+    Raises UserError if mido cannot read the file.
     """
     try:
         source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
@@ -222,7 +228,7 @@ def fill_cells(
 
 
 def check_tokenizer(codec: Codec) -> None:
-    """Raise UserError for a tokenizer without parts."""
+    """Raise UserError if the tokenizer has no parts."""
     if not isinstance(codec, Multitrack):
         raise UserError(
             f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
@@ -231,7 +237,7 @@ def check_tokenizer(codec: Codec) -> None:
 
 
 def check_infills(run: str | PathLike, config: RunConfig) -> None:
-    """Raise UserError for a run that was not trained to fill in."""
+    """Raise UserError if the run `run` was not trained to fill in."""
     if not config.data.infills:
         raise UserError(
             f"{run} was trained with --task {config.data.task}, so it cannot fill in: use a run of --task infill, or "
@@ -242,7 +248,7 @@ def check_infills(run: str | PathLike, config: RunConfig) -> None:
 def fill_bars(
     model: torch.nn.Module, codec: Multitrack, piece: Piece, first_bar: int, bars: int, **options: Any
 ) -> Filling:
-    """Return a piece of a dataset in which the model has rewritten all parts of `bars` bars, starting at `first_bar`.
+    """Rewrite all parts of `bars` bars of a piece of a dataset, from bar `first_bar` on (counted from 0).
 
     `options` are those of `write_cells`.
     """
@@ -261,7 +267,7 @@ def fill_bars(
 
 
 def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> None:
-    """Raise UserError if the bars of the tokens are not those of the file."""
+    """Raise UserError if the bars of the tokens differ from the bars of the file."""
     own = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
     if not np.array_equal(own.lines(n_bars), codec.bar_grid(midi).lines(n_bars)):
         raise UserError(f"{name} has bars longer than the tokenizer's longest time signature: divide these bars.")
@@ -281,17 +287,20 @@ def write_cells(
     progress: Callable[[int, int], None] | None = None,
     on_cell: Callable[[int, Hole, np.ndarray], None] | None = None,
 ) -> list[dict[Hole, np.ndarray]]:
-    """Return the content of each hole of a piece, int64 [n] tokens, `count` times.
+    """Write the holes of a piece, `count` times. Return the tokens of each hole, int64 [n], for each variant.
 
     Args:
         model: an RWKV trained on `codec`'s tokens with the task infill.
         excerpt: the whole piece.
-        controls: {number of a part: control tokens}; they apply to all holes of the part.
-        context_bars: bars to read on each side of the holes.
-        rows_at_once: variants generated in one batch, as for `complete`.
-        progress: called after every token with (holes written, holes requested), summed over all variants. An
-            exception that it raises ends the generation.
-        on_cell: called with (variant, hole, content) as soon as a hole is written.
+        holes: (bar, counted from 0; number of the part, from 1).
+        controls: {number of a part: control tokens}. They apply to all holes of the part.
+        context_bars: number of bars to read on each side of the holes.
+        rows_at_once: number of variants generated in one batch, as for `complete`.
+        progress: called after every token with (holes written, holes requested), summed over all variants. It may
+            raise an exception to end the generation.
+        on_cell: called with (variant, hole, tokens) as soon as a hole is written.
+
+    Raises UserError if the model's logits are not finite.
     """
     controls = controls or {}
     documents = _divide(sorted(holes), len(excerpt.cells), context_bars)
@@ -354,13 +363,13 @@ def _divide(holes: list[Hole], n_bars: int, context_bars: int) -> list[tuple[int
 
 
 def _budget(steps: list[Step]) -> int:
-    """Return the number of tokens after which only the tokens that end the document soonest are allowed."""
+    """Return the number of tokens after which `ForcedExit` becomes active."""
     longest = max((len(step.given) for step in steps), default=0)
     return sum(len(step.given) for step in steps) + len(steps) * max(TOKENS_PER_BAR, 2 * longest)
 
 
 def _from_second(steps: list[Step]) -> list[Step]:
-    """Return the steps without the given tokens of the first one, which belong to the prompt."""
+    """Return the steps without the given tokens of the first step, which are part of the prompt."""
     return [replace(steps[0], given=steps[0].given[:0]), *steps[1:]]
 
 

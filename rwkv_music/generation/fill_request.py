@@ -3,11 +3,11 @@
     --fill "bars=5-8,12 parts=bass,2"       these parts in these bars
     --fill bars=5-8                         all parts of the file in these bars
     --fill parts=bass                       this part in all bars
-    --add-part "program=32 name=My bass"    a new part, in all bars unless a `parts=` names it
+    --add-part "program=32 name=My bass"    a new part, in all bars unless `parts=` names it
 
 Bars are numbered from 1, and an upbeat is bar 0 (see `first_bar_number`). Parts are numbered from 1, in the order of
-tracks and, within a track, of channels; new parts follow. A part can also be given by the name of its track or
-instrument, or by the beginning of a word of this name, if this selects only one part (see `_matches`).
+tracks and, within a track, of channels. New parts follow. Instead of its number, you can give the name of a part's
+track or instrument, or the beginning of a word of this name, if only one part matches (see `_matches`).
 """
 
 import re
@@ -28,7 +28,7 @@ Hole = tuple[int, int]  # (bar, counted from 0; number of the part, from 1)
 def parse_fill(fills: Sequence[str], midi: ParsedMidi, file: str, new_parts: Sequence[NewPart] = ()) -> frozenset[Hole]:
     """Return the cells to write: those that the values of `--fill` select, and those of the new parts.
 
-    A piece ends with the bar in which its last note starts. `file` is the name of the piece in errors.
+    The last bar of a piece is the bar in which its last note starts. Error messages call the piece `file`.
 
     Raises UserError for a value that cannot be read, for bars and parts that the piece does not have, if no cells are
     requested, and if the requested cells contain every note of the piece.
@@ -98,7 +98,10 @@ def _program(part: Part | NewPart) -> str:
 
 
 def _values(text: str, keys: Sequence[str], flag: str, example: str) -> dict[str, str]:
-    """Return the values of `key=value` pairs, which white space separates. A value may contain white space."""
+    """Return the values of the `key=value` pairs in `text` by key. Pairs are separated by white space.
+
+    A value may also contain white space. Raises UserError for other text.
+    """
     before, *pairs = re.split(rf"(?:^|(?<=\s))({'|'.join(keys)})\s*=", text.strip(), flags=re.IGNORECASE)
     names = [name.lower() for name in pairs[::2]]
     values = dict(zip(names, (value.strip() for value in pairs[1::2]), strict=True))
@@ -108,7 +111,7 @@ def _values(text: str, keys: Sequence[str], flag: str, example: str) -> dict[str
 
 
 def _bars(text: str, first: int, n_bars: int, file: str) -> set[int]:
-    """Return the bars, counted from 0, of a list of bar numbers and ranges."""
+    """Return the bars, counted from 0, of a list of bar numbers and ranges such as "5-8,12". Raises UserError."""
     last = first + n_bars - 1
     bars: set[int] = set()
     for piece in text.split(","):
@@ -125,7 +128,7 @@ def _bars(text: str, first: int, n_bars: int, file: str) -> set[int]:
 
 
 def _part_number(text: str, parts: Sequence[Part | NewPart], file: str) -> int:
-    """Return the number of the part with the number or name `text`. See `_matches` for names and parts of names."""
+    """Return the number of the part that `text` selects by number or by name (see `_matches`). Raises UserError."""
     if text.isdecimal():
         if 1 <= int(text) <= len(parts):
             return int(text)
@@ -142,8 +145,8 @@ def _part_number(text: str, parts: Sequence[Part | NewPart], file: str) -> int:
 def _matches(text: str, names: Sequence[str]) -> list[int]:
     """Return the indices of the names that equal `text`.
 
-    If there are none, return those of the names that begin with it, or else those of the names with a word that begins
-    with it. Letter case does not matter.
+    If no name does, return the indices of the names that begin with `text`. If there are none either, return those of
+    the names with a word that begins with `text`. Case is ignored.
     """
     text = text.casefold()
     folded = [name.casefold() for name in names]
@@ -162,8 +165,8 @@ def parse_controls_of_parts(
 ) -> dict[int, dict[int, int]]:
     """Return the classes that the values of `--control` request: {number of the part: {index of the control: class}}.
 
-    A value such as "density=low,register=high parts=bass" applies to the parts that it names. Without `parts=` it
-    applies to all parts. Density is the only control of drums.
+    A value such as "density=low,register=high parts=bass" applies to the parts that it names. Without `parts=`, it
+    applies to all parts. Drums only have the control density.
 
     Raises UserError for values that cannot be read, parts that do not exist, and controls that are given twice.
     """

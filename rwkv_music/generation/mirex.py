@@ -26,15 +26,15 @@ def continue_prompt(
 ) -> list[np.ndarray]:
     """Write the twelve bars after a prompt, `count` times.
 
-    `prompt` and each result are int64 [n, 3], (start, pitch, duration) in sixteenth notes. Time signatures that the
-    model writes are ignored, except that they determine when its notes start. Drums are left out. Raises UserError if
-    the prompt has no notes.
+    `prompt` and each result are int64 [n, 3]: (start, pitch, duration), times in sixteenth notes. If the model writes
+    other time signatures, they affect only the start times of notes. Drums are left out. Raises UserError if the prompt
+    has no notes.
     """
     if not len(prompt):
         raise UserError("The prompt has no notes: give at least one.")
     midi, context_bars = to_midi(prompt)
-    # The file ends with its last note. If silent bars follow it in the prompt, the model generates these bars as well.
-    # They are dropped from the result.
+    # The file ends with its last note. If the prompt ends with silent bars, the model also generates these bars, and
+    # they are dropped from the result.
     read_bars = read_score(midi).n_bars
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prompt.mid"
@@ -58,7 +58,7 @@ def generation_paths(out: str | os.PathLike, count: int, prompt: str | os.PathLi
 
 
 def save_generations(generations: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
-    """Write the results of `continue_prompt` to files. Raises UserError if one cannot be written."""
+    """Write the results of `continue_prompt` to files. Raises UserError if a file cannot be written."""
     for notes, path in zip(generations, paths, strict=True):
         with explained(f"writing {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)

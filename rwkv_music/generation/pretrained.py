@@ -14,21 +14,22 @@ from rwkv_music.model_v8 import State
 
 
 class RWKV(model_v8.RWKV):
-    """`model_v8.RWKV` that also loads weights from a path and generates tokens. Its mathematics is unchanged."""
+    """A `model_v8.RWKV` that can also load weights from a path and generate tokens."""
 
     @classmethod
     def from_pretrained(
         cls, path: str | os.PathLike, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "RWKV":
-        """Load the model whose weights are at `path`, in evaluation mode, with every parameter trainable.
+        """Load the model with the weights at `path`. It is in evaluation mode, and all its parameters are trainable.
 
         Args:
-            path: a `.pth` (BlinkDL's v7 or v8) or `.safetensors` file, a run or checkpoint of train.py, or a folder
-                exported for Hugging Face. The shapes of the tensors give the model's shape.
-            device: defaults to the GPU if there is one, else the CPU.
-            dtype: of all parameters. Defaults to bfloat16 on a GPU, which the kernels require, and float32 on a CPU.
+            path: a `.pth` file (BlinkDL's v7 or v8), a `.safetensors` file, a run or checkpoint of train.py, or a
+                folder exported for Hugging Face. The shapes of the tensors determine the shape of the model.
+            device: defaults to the GPU if there is one, otherwise to the CPU.
+            dtype: dtype of all parameters. Defaults to float32 on a CPU, and to bfloat16 on a GPU, where the kernels
+                require it.
 
-        Raises UserError if `path` does not exist, is damaged, was converted for inference, or holds no RWKV v7 or v8.
+        Raises UserError if `path` does not exist, is damaged, was converted for inference, or has no RWKV v7 or v8.
         """
         return load_pretrained(path, device, dtype, model_class=cls)
 
@@ -47,13 +48,13 @@ class RWKV(model_v8.RWKV):
             input_ids: int64 [B, T], T >= 1.
             max_new_tokens: maximum number of tokens to add, at least 1.
             state: the state before `input_ids`, with batch B; None for the initial state.
-            stop_tokens: a row that draws one of these is finished and repeats it until every row is finished.
+            stop_tokens: after a row has drawn one of these tokens, it repeats the token until all rows have drawn one.
             sampling: the fields of `Sampling`: temperature, top_p, top_k, min_p, repetition_penalty,
                 repetition_window, seed. Row b draws its random numbers from (seed, b).
 
-        Returns int64 [B, n], the new tokens only, n <= max_new_tokens. Raises ValueError if shapes do not match or a
-        token is outside the vocabulary, TypeError for an unknown sampling option, UserError if a sampling option is out
-        of range or the logits are not finite.
+        Returns only the new tokens, int64 [B, n], n <= max_new_tokens. Raises ValueError if shapes do not match or if a
+        token is outside the vocabulary. Raises TypeError for an unknown sampling option. Raises UserError if a sampling
+        option is out of range or if the logits are not finite.
         """
         if input_ids.dim() != 2 or not input_ids.numel() or input_ids.is_floating_point():
             raise ValueError(
@@ -62,7 +63,7 @@ class RWKV(model_v8.RWKV):
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}: give 1 or more.")
         if not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
-            raise ValueError(f"input_ids holds a token outside the vocabulary of {self.config.vocab_size}.")
+            raise ValueError(f"input_ids has a token outside the vocabulary of {self.config.vocab_size}: correct it.")
         rows = len(input_ids)
         if state is not None and state.wkv.shape[1] != rows:
             raise ValueError(f"The state has {state.wkv.shape[1]} rows, but input_ids has {rows}.")

@@ -1,13 +1,13 @@
 """The opening of a prompt's file: its events before a bar line, and their tokens.
 
-The file is cut first, then encoded. The tokens therefore depend only on the opening, and the opening is kept
-unchanged, even where the tokens cannot represent it. Notable choices:
+The file is first cut at the bar line and then encoded. The tokens therefore depend only on the opening. The events of
+the opening are kept unchanged, even if the tokens cannot represent them. Notable choices:
 
 - Bars are counted from the beginning of the file, by its time signatures. Events at the bar line belong to the next
   bar.
 - Notes and pedals that are held at the bar line are encoded with the lengths that they have in the file.
-- A codec may round a note just before the bar line into the next bar. Such a note is encoded slightly earlier.
-- A marker note at the bar line makes the codec encode the silence before it.
+- A codec may round a note shortly before the bar line into the next bar. Such a note is encoded slightly earlier.
+- A marker note at the bar line makes the codec encode any silence before the bar line.
 """
 
 import io
@@ -33,21 +33,21 @@ from rwkv_music.midi.notes import is_note_on, read_notes
 from rwkv_music.midi.time import MAX_TEMPO, BarGrid, TempoMap
 from rwkv_music.tokenizers.codec import BarLines, Codec, Piece
 
-FASTEST_TEMPO = 20_000  # in microseconds per quarter note: 3,000 quarter notes per minute
+FASTEST_TEMPO = 20_000  # microseconds per quarter note, 3,000 quarter notes per minute
 SHORTEST_BAR_MS = 10.0
-# Bounds of the ratio of a bar's rounded length to its exact length. Where a codec shortens a long silence, the ratio
-# would otherwise be far lower.
+# Bounds of the ratio of a bar's rounded length to its exact length. Without them, the ratio would be far lower where a
+# codec shortens a long silence.
 ROUNDING = 0.8, 1.25
 
 
 @dataclass(frozen=True)
 class Opening:
-    """The events of a file before tick `line`, where its first `bars` bars end."""
+    """The events of a file before tick `line`, which is the end of its first `bars` bars."""
 
     midi: mido.MidiFile
     line: int
     bars: int
-    released: list[list[TimedMessage]]  # per track: the later events that release the notes and pedals held at `line`
+    released: list[list[TimedMessage]]  # for each track, later events that release the notes and pedals held at `line`
 
 
 def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tuple[Piece, Opening]:
@@ -69,13 +69,14 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
     try:
         piece, n_bars = _encode(codec, opening)
     except (RejectedMidi, ValueError) as error:  # mido cannot write every event that it reads
-        raise UserError(f"The first {context_bars} bars of {name} cannot be a prompt ({error}).") from error
+        raise UserError(f"{name} up to bar {context_bars} cannot be a prompt ({error}).") from error
     prompt = codec.first_bars(piece, n_bars)
     if not codec.count_notes(prompt.ids):
         first = int(grid.bar(onsets[0])) + 1
-        remedy = f"give --context-bars {first} or more" if first > context_bars else "give a piece for its instruments"
+        remedy = f"give --context-bars {first} or more" if first > context_bars else "give another piece or more bars"
+        causes = "".join(f" ({n:,} {reason})" for reason, n in piece.lost.items())
         raise UserError(
-            f"The first {context_bars} bars of {name} have no notes that the tokenizer {codec.name} encodes: {remedy}."
+            f"{name} up to bar {context_bars} has no notes that the tokenizer {codec.name} encodes{causes}: {remedy}."
         )
     if piece.bar_lines is not None:
         prompt = _with_regular_bars(prompt, float(piece.bar_lines.start_ms[n_bars]), opening)
@@ -92,7 +93,7 @@ def check_context(name: str, n_bars: int, context_bars: int) -> None:
 
 
 def _encode(codec: Codec, opening: Opening) -> tuple[Piece, int]:
-    """Return a piece that begins with the opening, and the number of its bars that belong to it."""
+    """Return a piece that begins with the opening, and the number of bars of the piece that belong to the opening."""
     midi, line, released = opening.midi, opening.line, opening.released
     early = 0
     while early <= midi.ticks_per_beat:
@@ -105,7 +106,7 @@ def _encode(codec: Codec, opening: Opening) -> tuple[Piece, int]:
         if codec.count_notes(codec.first_bars(piece, n_bars).ids) == codec.count_notes(piece.ids) - 1:
             return piece, n_bars
         early = max(2 * early, 1)
-    # The codec cannot encode the time signatures, so its bars are not those of the file.
+    # The codec cannot encode the time signatures, so its bars differ from those of the file.
     tracks = [timed_messages(track) + after for track, after in zip(midi.tracks, released, strict=True)]
     piece = codec.encode_piece(_file(midi, [_encodable(messages, line, 0) for messages in tracks]))
     return piece, len(piece.bar_starts)
@@ -114,7 +115,7 @@ def _encode(codec: Codec, opening: Opening) -> tuple[Piece, int]:
 def _encodable(messages: list[TimedMessage], line: int, early: int) -> list[TimedMessage]:
     """Return messages, with notes that start after tick `line - early` moved to that tick.
 
-    Tempos are limited, so that the notes before the line stay apart from the marker after rounding.
+    Tempos are limited so that, after rounding, the notes before the line remain before the marker note.
     """
     latest = max(line - early, 0)
     encodable = []
@@ -128,7 +129,10 @@ def _encodable(messages: list[TimedMessage], line: int, early: int) -> list[Time
 
 
 def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
-    """Return a track with a piano note at `line` whose pitch, and if possible whose channel, `midi` does not use."""
+    """Return a track with the marker, a piano note at `line`.
+
+    `midi` does not use the pitch of this note, nor its channel if any is free.
+    """
     messages = [message for track in midi.tracks for message in track]
     used = {message.channel for message in messages if not message.is_meta and hasattr(message, "channel")}
     channel = min(set(range(16)) - used - {DRUM_CHANNEL}, default=0)
@@ -136,7 +140,7 @@ def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     pitch = int(pitches[:127].argmin())
     controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
     note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
-    # A time signature at the line may have cut the last bar short. The next bar then needs a time signature there.
+    # If a time signature at the line cut the last bar short, the next bar needs a time signature.
     numerator, denominator = _signature(midi, line)
     meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
     setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]
@@ -158,18 +162,18 @@ def _file(midi: mido.MidiFile, tracks: list[list[TimedMessage]]) -> bytes:
 
 
 def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
-    """Return `prompt`, whose bars end at `end_ms`, with as many bars as the opening, all as long as the next bar.
+    """Return `prompt` with as many bars as the opening. All bars get the length of the next bar.
 
-    The next bar has the tempo and time signature that are in force before the line. Because the codec rounds times, the
-    length of this bar is multiplied by the factor by which rounding changed the last bar. The lengths of the bars
-    before the line do not matter, because their events are taken from the file.
+    The last bar ends at `end_ms`. The next bar continues the tempo and time signature before the line. Because the
+    codec rounds times, the length of the next bar is multiplied by the factor by which rounding changed the length of
+    the last bar. The lengths of the bars before the line do not matter, because their events are taken from the file.
     """
     midi, line = opening.midi, opening.line
     grid, tempos = BarGrid.from_midi(midi), TempoMap.from_midi(midi)
     numerator, denominator = _signature(midi, line)
     last_ms = np.diff(tempos.ms(np.array([grid.lines(int(grid.bar(line - 1)))[-1], line])))[0]
     rounding = np.clip((end_ms - prompt.bar_lines.start_ms[-2]) / max(last_ms, 1e-3), *ROUNDING)
-    # A whole number of microseconds per quarter note gives all bars the same tempo when decoded.
+    # The tempo is a whole number of microseconds per quarter note, so that all bars have the same tempo when decoded.
     quarters = 4 * numerator / denominator
     tempo = max(round(max(tempos.tempos[-1], FASTEST_TEMPO) * rounding), ceil(SHORTEST_BAR_MS * 1000 / quarters))
     tempo = min(tempo, MAX_TEMPO - 1)

@@ -1,4 +1,4 @@
-"""Parse the option `--tag`, such as `--tag composer=bach`, and set the tags of a prompt."""
+"""Parsing of the option `--tag`, such as `--tag composer=bach`, and the tags of a prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,9 +28,9 @@ def parse_tags(texts: Sequence[str]) -> dict[str, str]:
 
 
 def tagged(codec: Codec, piece: Piece, tags: Mapping[str, str]) -> Piece:
-    """Return the prompt `piece` with `tags`, which are values by column.
+    """Return the prompt `piece` with `tags`, values by column.
 
-    Raises UserError for tags that `codec` does not have.
+    Raises UserError for a column or a value that `codec` does not have.
     """
     if not tags:
         return piece

@@ -1,11 +1,11 @@
 """Sampling of tokens: filters, repetition penalty and random numbers.
 
 Notable choices:
-- Random numbers are a function of (seed, row, position). Sample 3 of seed 7 uses the same numbers alone or in a batch
-  of 512. (With a different batch size, matrix products may round differently. This can change a token in bf16, rarely
+- Random numbers are a function of (seed, row, position). Row 3 of seed 7 uses the same numbers alone or in a batch of
+  512. (But matrix products may round differently with another batch size. This can change a token in bf16, and rarely
   in fp32.)
-- The repetition penalty counts only played notes, by instrument and pitch at any loudness. Tokens of the metrical frame
-  (bars, positions, durations, waits) and drums repeat by nature: penalizing them would break the meter.
+- The repetition penalty counts only melodic notes, by instrument and pitch, at any loudness. Tokens for the meter
+  (bars, positions, durations, waits) and drums naturally repeat. Penalizing them would break the meter.
 - A draw runs entirely on the device in preallocated tensors, so it can be recorded as a CUDA graph.
 """
 
@@ -23,22 +23,23 @@ UNIFORMS_BLOCK = 256  # random numbers generated at a time, per row
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings.
+    """Sampling settings. Raises UserError if a value is out of range.
 
-    Every filter applies to the model's probabilities after the grammar mask and the repetition penalty, and a token
-    must pass all of them. The temperature is applied to the remaining tokens, as in the `rwkv` package and llama.cpp,
-    so a high temperature never admits a token that was filtered out. The most likely token is never filtered out.
+    First the grammar mask and the repetition penalty are applied. Each filter then applies to the resulting
+    probabilities, and a token must pass all filters. The most likely token always does. The temperature is applied to
+    the remaining tokens, as in the `rwkv` package and llama.cpp. A high temperature therefore never admits a token that
+    was filtered out.
 
-    The repetition penalty is subtracted from a note's logit, in nats, for each time the same instrument played the same
-    pitch within the window. A negative value rewards repetition.
+    The repetition penalty, in nats, is subtracted from the logit of a note for each time that the same instrument
+    played the same pitch within the window. A negative value rewards repetition.
     """
 
     temperature: float = 1.0  # probabilities are raised to 1 / temperature; 0 is greedy decoding
-    top_p: float = 1.0  # probability sum that the kept tokens reach (Holtzman et al. 2020, arXiv 1904.09751); 1: all
-    top_k: int = 0  # number of most likely tokens to keep (Fan et al. 2018, arXiv 1805.04833); 0: all
-    min_p: float = 0.0  # minimum fraction of the highest probability (Nguyen et al. 2024, arXiv 2407.01082); 0: all
+    top_p: float = 1.0  # keep the likeliest tokens up to this probability sum (Holtzman et al. 2020, arXiv 1904.09751)
+    top_k: int = 0  # keep this many of the likeliest tokens (Fan et al. 2018, arXiv 1805.04833); 0: all
+    min_p: float = 0.0  # minimum fraction of the highest probability (Nguyen et al. 2024, arXiv 2407.01082)
     repetition_penalty: float = 0.0
-    repetition_window: int = 128  # in tokens, including the prompt's
+    repetition_window: int = 128  # number of most recent tokens, including those of the prompt
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,11 +68,11 @@ def sample_token(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor
     """Draw one token per row by inverting the cumulative distribution at a given random number.
 
     Args:
-        logits: [B, V], any float dtype; the arithmetic is float32.
-        uniforms: float32 [B] in [0, 1). Each draw depends on its own row only.
-        sampling: the filters and the temperature; its penalty and seed are not used.
+        logits: [B, V], any float dtype. The computation is in float32.
+        uniforms: float32 [B] in [0, 1). A draw depends only on its own row.
+        sampling: the filters and the temperature. The penalty and the seed are not used.
 
-    Returns int64 [B]; -1 where a row's logits define no distribution (NaN, +inf, or all -inf).
+    Returns int64 [B]. An element is -1 if the row's logits define no distribution (NaN, +inf, or all -inf).
     """
     logits = logits.float()
     if sampling.temperature == 0:
@@ -89,19 +90,19 @@ def sample_token(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor
     if sampling.top_k:
         keep[:, sampling.top_k :] = False
     weight = ((probability / likeliest) ** (1 / sampling.temperature)).masked_fill(~keep, 0)
-    # Tokens of weight zero get zero in the cumulative sum too, so rounding cannot select one of them.
+    # Tokens of weight zero also get zero in the cumulative sum, so that rounding cannot select one of them.
     cumulative = weight.cumsum(dim=-1).masked_fill(weight <= 0, 0)
     total = cumulative.amax(dim=-1, keepdim=True)
-    place = (cumulative > uniforms[:, None] * total).to(torch.uint8).argmax(dim=-1, keepdim=True)  # the first such
+    place = (cumulative > uniforms[:, None] * total).to(torch.uint8).argmax(dim=-1, keepdim=True)  # the first True
     token = place if ids is None else ids.gather(-1, place)
     return token.masked_fill(~(total > 0), -1).squeeze(-1)
 
 
 def uniforms(seed: int, rows: int, device: torch.device | str = "cpu", first_row: int = 0) -> Iterator[Tensor]:
-    """Yield float32 [rows] in [0, 1) indefinitely; element i is a function of (seed, first_row + i) and the position.
+    """Yield float32 [rows] in [0, 1) indefinitely. Element i depends on (seed, first_row + i) and the position.
 
-    Generated by Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") on the host, so the
-    numbers are the same on every device.
+    The numbers are generated by Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") on the host,
+    so they are the same for every device.
     """
     streams = [np.random.Philox(key=np.array([seed, first_row + row], dtype=np.uint64)) for row in range(rows)]
     while True:
@@ -113,8 +114,9 @@ class Sampler:
     """A sampler of B rows that masks tokens with the tables of a grammar. All tensors stay at fixed addresses.
 
     Args:
-        tables: tables of a grammar, each bool [classes, V]. A token is allowed if every table allows it.
-        keys: int64 [V], number of the (instrument, pitch) that a token plays; -1 for tokens without a penalty.
+        tables: the tables of a grammar, each bool [classes, V]. A token is allowed if every table allows it.
+        keys: int64 [V], a number for the (instrument, pitch) that a token plays; -1 for tokens without a penalty. None
+            gives each token its own number.
     """
 
     def __init__(
@@ -128,8 +130,8 @@ class Sampler:
     ):
         self.sampling = sampling
         self.numbers = torch.zeros(rows, device=device)  # random numbers of the next draw
-        self.classes = torch.zeros(len(tables), rows, dtype=torch.int64, device=device)  # indices into the tables
-        self.drawn = torch.zeros(rows, dtype=torch.int64, device=device)  # the last draw, as from `sample_token`
+        self.classes = torch.zeros(len(tables), rows, dtype=torch.int64, device=device)  # line of each table, by row
+        self.drawn = torch.zeros(rows, dtype=torch.int64, device=device)  # the last draw (see `sample_token`)
         # All tables concatenated, and the offset of each.
         self._tables = torch.as_tensor(np.concatenate(tables), device=device) if tables else None
         offsets = np.cumsum([0] + [len(table) for table in tables])[:-1]
@@ -140,7 +142,7 @@ class Sampler:
             self._recent_keys = _RecentKeys(torch.as_tensor(keys, device=device), rows, sampling.repetition_window)
 
     def start(self, prompt: Tensor) -> None:
-        """Reset the penalty's window to the tokens of `prompt`, int64 [T] or [B, T]."""
+        """Set the window of the repetition penalty to the last tokens of `prompt`, int64 [T] or [B, T]."""
         if self._recent_keys is not None:
             self._recent_keys.start(prompt)
 
@@ -158,7 +160,7 @@ class Sampler:
 
 
 class _RecentKeys:
-    """Counts of each key in the last `window` tokens of each row, updated incrementally."""
+    """A counter of each key in the last `window` tokens of each row."""
 
     def __init__(self, keys: Tensor, rows: int, window: int):
         distinct, indices = keys.unique(return_inverse=True)

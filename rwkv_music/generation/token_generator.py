@@ -1,4 +1,4 @@
-"""Autoregressive generation of B rows from one model: a step of the decoder and a draw of the sampler per token."""
+"""Autoregressive generation of B rows with one model: per token, a step of the decoder and a draw of the sampler."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ from rwkv_music.tokenizers.grammar import Grammar
 
 
 class TokenGenerator:
-    """Continues prompts on B rows at once, token by token.
+    """A generator of continuations of prompts, on B rows at once.
 
-    The device never waits for the host: the model's step on a token is already running while the host reads that token
-    and advances the grammar. On a GPU the step and the draw are one CUDA graph each.
+    The host starts the model's step on a token before it reads the token and advances the grammar, so the device is not
+    idle meanwhile. On a GPU, the step and the draw are one CUDA graph each.
 
-    The model's weights must not change during the lifetime of this object. `tables` are those of the grammars that
-    `generate` will be given; for `keys` see `Sampler`.
+    The weights of the model must not change during the lifetime of this object. `tables` are those of the grammars that
+    are passed to `generate`. `keys` is as for `Sampler`.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class TokenGenerator:
 
         Args:
             prompt_ids: [T], T >= 1, the same for all rows; or [B, T], one per row.
-            grammar: for that prompt and B rows; each token is fed to it before it is yielded.
+            grammar: a grammar for this prompt and B rows. Each token is fed to it before it is yielded.
             first_row: index of the first row, which selects the rows' random numbers.
-            state: state before the prompt, of one row or of B rows; None for the initial state.
+            state: the state before the prompt, with one row or B rows; None for the initial state.
 
         Raises UserError if the model's logits are not finite.
         """

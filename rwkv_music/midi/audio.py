@@ -1,4 +1,4 @@
-"""Rendering MIDI to audio with FluidSynth and a SoundFont: .wav files and samples for TensorBoard.
+"""Rendering of MIDI to audio with FluidSynth and a SoundFont: .wav files, and sound for TensorBoard.
 
 FluidSynth is optional and runs as a separate program. On Debian: `apt install fluidsynth fluid-soundfont-gm`.
 """
@@ -35,7 +35,7 @@ def find_soundfont() -> Path:
 
 
 def check_audio(soundfont: str | os.PathLike | None = None) -> Path:
-    """Return the SoundFont to use. Raises UserError if FluidSynth or the SoundFont is missing or unusable."""
+    """Return the SoundFont to use. Raises UserError if FluidSynth or the SoundFont is missing or cannot be used."""
     if shutil.which("fluidsynth") is None:
         raise UserError("Audio needs FluidSynth; run `apt install fluidsynth fluid-soundfont-gm`.")
     if soundfont is None:
@@ -69,7 +69,10 @@ def render(midi: mido.MidiFile, out: str | os.PathLike, soundfont: str | os.Path
 
 
 def sound(midi: mido.MidiFile, soundfont: str | os.PathLike | None = None) -> np.ndarray:
-    """Return `midi` as mono audio at SAMPLE_RATE, float32 [1, n] in -1..1, for SummaryWriter.add_audio."""
+    """Return `midi` as mono audio at SAMPLE_RATE, float32 [1, n] in -1..1, for SummaryWriter.add_audio.
+
+    Raises UserError if FluidSynth fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.wav"
         render(midi, path, soundfont)

@@ -1,21 +1,22 @@
 """Replacing and adding cells of a MIDI file. A cell is one part in one bar.
 
-The notes that start in a replaced cell are removed, each note-on with its note-off. The new notes go into the part's
-own track and channel. All other events of the file are kept, with their ticks and tracks. Notable choices:
+The notes that start in a replaced cell are removed, note-ons together with their note-offs. The new notes go into the
+part's own track and channel. All other events of the file are kept, with their ticks and tracks. Notable choices:
 
 - Overlapping notes of one pitch in one channel of a track end in the order in which they start, as in `played_notes`. A
   note-off is *unmatched* if it does not end a note of its track. Unmatched note-offs are kept.
-- At one tick, new note-offs come before the file's events and new note-ons after them.
-- A new note ends at the latest where the next note of its pitch starts in its track and channel, and before the next
+- At one tick, new note-offs come before the file's events, and new note-ons come after them.
+- A new note ends no later than the next note of its pitch in its track and channel starts, and before the next
   unmatched note-off of its pitch.
 - A note-off stops its pitch in all tracks that use the channel. A new note therefore must not end while a note of its
   pitch sounds in another track. The new note is shortened so that it ends before the other note starts, or lengthened
-  until the other note ends. If neither is possible, it is left out.
-- If a note of the file never ends, new notes of its pitch are written after it only for drums, and without a note-off.
-- A new part gets a new track after the existing ones, and a channel without notes. If no channel is free, it shares a
-  channel that plays its program, or else the channel with the fewest notes. On a channel that other notes or messages
-  use, program changes are written before and after the new notes. A new drum part shares the channel of the file's
-  drums.
+  until the other note ends. If neither is possible, the new note is left out.
+- If a note of the file never ends, no new notes of its pitch follow it, except for drums. Such new drum notes have no
+  note-off.
+- A new part gets a new track after the existing ones, and a channel without notes. If no channel is free, the part
+  shares a channel that plays its program. Without such a channel, it shares the channel with the fewest notes. On a
+  channel that other notes or messages use, program changes are written before and after the new notes. A new drum part
+  shares the channel of the file's drums.
 """
 
 from collections import defaultdict
@@ -36,17 +37,18 @@ from rwkv_music.midi.parts import Part
 from rwkv_music.midi.time import BarGrid, TempoMap
 
 NEVER = 1 << 60  # the end of a note without a note-off
-# The order of events at one tick
+# The order of events at one tick. OWN are the file's events. LATE_NOTE_OFF ends a new note that lasts as long as a held
+# note of the file.
 NEW_NOTE_OFF, OWN, LATE_NOTE_OFF, NEW_NOTE_ON = range(4)
 Key = tuple[int, int]  # (16 * port + channel, pitch)
 
 
 @dataclass(frozen=True)
 class NewPart:
-    """A part that the file does not have."""
+    """A part to be added to a file."""
 
-    program: int  # of General MIDI, or DRUMS
-    name: str = ""  # of its track; "" selects the name of its instrument
+    program: int  # a General MIDI program, or DRUMS
+    name: str = ""  # the name of its track; "" selects the name of its instrument
     kit: int = 0  # the program number that selects the drum kit, if the program is DRUMS
 
 
@@ -54,33 +56,33 @@ class NewPart:
 class Cell:
     """The new notes of one part in one bar.
 
-    `notes` [n, 4] has start and duration in quarter notes from the bar line, pitch and velocity. Notes that start
-    outside the bar are left out.
+    A row of `notes` [n, 4] is the start from the bar line and the duration, both in quarter notes, the pitch and the
+    velocity. Notes that start outside the bar are left out.
     """
 
     bar: int  # counted from 0, as in BarGrid
-    part: int  # an index of the list of parts that is passed together with the cells
+    part: int  # an index in the list of parts that is passed together with the cells
     notes: np.ndarray
 
 
 @dataclass(frozen=True)
 class NewBar:
-    """A bar after the end of a file. None means that the value of the bar before continues."""
+    """A bar after the end of a file. None means that the value of the previous bar continues."""
 
-    signature: tuple[int, int] | None = None
+    signature: tuple[int, int] | None = None  # (numerator, denominator)
     tempo: int | None = None  # microseconds per quarter note
 
 
 def replace_cells(
     midi: mido.MidiFile, parts: Sequence[Part | NewPart], cells: Iterable[Cell], grid: BarGrid | None = None
 ) -> mido.MidiFile:
-    """Return a copy of a file in which each of `cells` has new notes instead of the notes that started in it.
+    """Return a copy of a file in which the notes of `cells` replace the notes that start in these cells.
 
     Args:
         parts: the parts that `Cell.part` refers to. Each NewPart gets a track, even if it has no notes.
-        cells: a cell without notes becomes empty. A cell can be in a bar after the last one of the file. The last time
-            signature continues there.
-        grid: the bars that `Cell.bar` refers to; by default the bars of the file.
+        cells: the new contents. A cell without notes becomes empty. A cell can be in a bar after the end of the file,
+            where the last time signature continues.
+        grid: the bars that `Cell.bar` refers to; by default, those of the file.
     """
     cells = list(cells)
     grid = grid or BarGrid.from_midi(midi)
@@ -102,18 +104,20 @@ def continue_cells(
     new_bars: Sequence[NewBar],
     released: Sequence[list[TimedMessage]] | None = None,
 ) -> mido.MidiFile:
-    """Return `opening`, followed by `cells` in new bars from tick `line` on. The events of `opening` are before `line`.
+    """Return `opening`, whose events are before tick `line`, followed by `cells` in new bars from `line` on.
 
     Args:
         parts: the parts that `Cell.part` refers to. Each NewPart gets a track.
-        cells: the first new bar is number `BarGrid.from_midi(opening).bar(line - 1) + 1`, or 0 if `line` is 0.
-        new_bars: time signatures and tempos, which go into the first track. The track ends with the last new bar.
-        released: the note-offs of notes that sound at `line`, as `edit.releases` returns them.
+        cells: the notes of the new bars. The number of the first new bar is
+            `BarGrid.from_midi(opening).bar(line - 1) + 1`, or 0 if `line` is 0.
+        new_bars: the time signatures and tempos of the new bars. They are written to the first track, which ends with
+            the last new bar.
+        released: the note-offs of notes that sound at `line`, from `edit.releases`.
 
     The parts keep the programs that they have at `line`. At `line`, pedals, pitch bends and pressure are reset, and
-    volume and expression return to their values at the channel's last note. A note that still sounds at `line` ends at
-    its note-off in `released`. If `released` has no note-off for it, it ends at `line`. In any case it ends no later
-    than the next note of its pitch starts, and no later than the last bar ends.
+    volume and expression return to their values at the last note of the channel. A note that still sounds at `line`
+    ends at its note-off in `released`, or at `line` if there is none. It ends no later than the next note of its pitch
+    starts, and no later than the last bar ends.
     """
     before = ChannelStates(opening)
     timing, end = _new_bar_messages(opening, line, new_bars)
@@ -174,9 +178,9 @@ def _new_bar_messages(opening: mido.MidiFile, line: int, new_bars: Sequence[NewB
 
 
 def _in_ticks(cells: Iterable[Cell], grid: BarGrid, division: int) -> dict[int, np.ndarray]:
-    """Return the notes of each part as int64 [n, 4], sorted by start: start and duration in ticks, pitch, velocity.
+    """Return the notes of each part, int64 [n, 4], sorted by start: start and duration in ticks, pitch, velocity.
 
-    Notes of one pitch overlap in a part only if they start together.
+    Overlaps are removed: in a part, notes of one pitch overlap only if they start together.
     """
     found: dict[int, list[np.ndarray]] = defaultdict(list)
     cells = list(cells)
@@ -259,7 +263,7 @@ def _with_notes(
 ) -> mido.MidiFile:
     """Return a file with the given tracks and the new notes of each part.
 
-    `programs` gives the program of the new notes of some parts. The other parts use the program of their channel.
+    `programs` gives the programs of the new notes of some parts. All other parts use the program of their channel.
     """
     sounding: dict[Key, list[tuple[int, int, int]]] = defaultdict(list)  # (track, start, end) of the file's notes
     for i, track in enumerate(tracks):
@@ -305,9 +309,10 @@ def _fitted(
     sounding: dict[Key, list[tuple[int, int, int]]],
     are_drums: bool,
 ) -> list[tuple[int, int, int, int, int]]:
-    """Return the new notes [n, 4] of a channel of track number `index` that fit between the file's notes.
+    """Fit new notes [n, 4] of one channel between the notes of the file. `index` is the number of their track.
 
-    They are sorted by start: (start, end or NEVER, NEW_NOTE_OFF or LATE_NOTE_OFF, pitch, velocity).
+    Return (start, end or NEVER, NEW_NOTE_OFF or LATE_NOTE_OFF, pitch, velocity) of each note, sorted by start. Notes
+    that do not fit are left out.
     """
     fitted = []
     for start, duration, pitch, velocity in notes.tolist():
@@ -335,9 +340,9 @@ def _fitted(
 
 
 def _free_end(earliest: int, end: int, latest: int, others: list[tuple[int, int]]) -> int | None:
-    """Return a tick in [earliest, latest] that is outside of all intervals [a, b), or None.
+    """Return a tick from `earliest` to `latest` that is outside all intervals [a, b), or None.
 
-    The last such tick up to `end` is preferred to the first one after `end`.
+    This is the last such tick up to `end`. If there is none, it is the first one after `end`.
     """
     earlier = end
     while earlier >= earliest and (hit := [a for a, b in others if a <= earlier < b]):
@@ -350,7 +355,7 @@ def _free_end(earliest: int, end: int, latest: int, others: list[tuple[int, int]
 
 
 class _Channels:
-    """The channels of a file, for new parts, and the programs that they play at each tick."""
+    """The channels of a file: chooses channels for new parts, and knows the program of each channel at each tick."""
 
     def __init__(self, midi: mido.MidiFile, parts: Sequence[Part | NewPart]):
         self._midi = midi
@@ -374,7 +379,7 @@ class _Channels:
     def take(self, part: NewPart, notes: np.ndarray) -> tuple[int, int | None, list[TimedMessage]]:
         """Return a channel for a new part, the program of its notes, and the messages that set up the channel.
 
-        The program is None if the channel plays it without further messages.
+        The program is None if the notes need no program changes.
         """
         channel = self._choose(part)
         used = self._taken[channel] or (0, channel) in self._states.channels
@@ -422,8 +427,8 @@ class _Channels:
         def change(new: int) -> mido.Message:
             return mido.Message("program_change", channel=channel % CHANNELS, program=new)
 
-        # A channel's first program change also applies to earlier notes at its tick (see `played_notes`). The current
-        # program is therefore set first.
+        # The first program change of a channel also applies to earlier notes at the same tick (see `played_notes`). If
+        # this is the first one, set the current program before it.
         is_first = not self._changes[channel] or self._changes[channel][0][0] > tick
         if is_first:
             self._changes[channel].insert(0, (tick, current))

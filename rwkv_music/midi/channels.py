@@ -21,7 +21,7 @@ PEDALS = (64, 66, 67, 69)  # sustain, sostenuto, soft, hold 2
 # The values of controllers after power-on (General MIDI 2). All others are 0.
 INITIAL_CONTROLS = {VOLUME: 100, 8: 64, 10: 64, EXPRESSION: 127, 91: 40} | dict.fromkeys(range(70, 80), 64)
 FULL = 127  # the volume and expression that do not reduce the velocity
-# Controllers that select and set a registered parameter instead of having a value of their own.
+# Controllers that select a registered parameter and set its value. They have no value of their own.
 DATA_ENTRY, DATA_LSB, NRPN, RPN_LSB, RPN_MSB = 6, 38, (98, 99), 100, 101
 INITIAL_PARAMETERS = {0: 2, 1: 64, 2: 64}  # pitch bend range, fine tuning, coarse tuning
 BEND, PRESSURE = "pitchwheel", "aftertouch"
@@ -79,11 +79,11 @@ class ChannelState:
         return kept[0] * kept[1] / FULL**2
 
     def resets(self, channel: int, taken_over: bool) -> list[tuple[int, mido.Message]]:
-        """Return (track, message) of the messages that prepare the channel for the continuation.
+        """Return the messages that prepare the channel for the continuation, as (track, message).
 
-        If `taken_over`, another instrument uses the channel from now on, and all controllers are reset to their initial
-        values. Otherwise only pedals, pitch bend and pressure are reset, and volume and expression return to
-        their values at the last note.
+        If `taken_over`, another instrument will use the channel, and all controllers are reset to their initial values.
+        Otherwise, only pedals, pitch bend and pressure are reset, and volume and expression return to their values at
+        the last note.
         """
         messages = []
         for key, value in self.values.items():
@@ -104,7 +104,7 @@ class ChannelState:
         return messages
 
     def _kept(self, control: int) -> int:
-        """Return the value that volume or expression has in the continuation."""
+        """Return the value of `control`, volume or expression, for the continuation."""
         value = self.at_last_note.get(control, self.values.get(control, FULL))
         return value or INITIAL_CONTROLS[control]
 
@@ -123,9 +123,9 @@ class ChannelStates:
     def __init__(self, midi: mido.MidiFile):
         self.channels: dict[Key, ChannelState] = defaultdict(ChannelState)
         self._programs = ChannelPrograms()
-        # (track, port, channel, pitch): the programs of the notes that sound; they end in the order in which they start
+        # (track, port, channel, pitch): the programs of the sounding notes, in the order in which they start and end
         self.held: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
-        # (track, port, channel): the program of the last note, or a later program change of the track itself
+        # (track, port, channel): the channel's program at the track's last note or program change
         self.last_program: dict[tuple[int, int, int], int] = {}
         ports = [0] * len(midi.tracks)
         messages = [(tick, i, m) for i, track in enumerate(midi.tracks) for tick, m in timed_messages(track)]

@@ -21,9 +21,9 @@ class Control:
     """A property of a cell, and its classes in order."""
 
     name: str
-    measured: str  # what is measured, with its unit
+    measured: str  # a description of the property, with its unit
     classes: tuple[str, ...]
-    bounds: tuple[float, ...]  # the smallest value of each class but the first
+    bounds: tuple[float, ...]  # the smallest value of each class, except of the first
 
 
 CONTROLS = (
@@ -38,7 +38,7 @@ N_CONTROLS = len(CONTROLS)
 
 
 def control_classes(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Return the class of each cell in each control, int8 [cells, N_CONTROLS]; NO_CLASS where there is none.
+    """Return the class of each control for each cell, int8 [cells, N_CONTROLS]; NO_CLASS where there is none.
 
     The arguments are as in `control_values`. Columns are in the order of CONTROLS.
     """
@@ -51,10 +51,10 @@ def control_classes(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> 
 
 
 def control_values(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Return the value of each control in each cell, float64 [cells, N_CONTROLS]; NaN where it is not defined.
+    """Return the value of each control for each cell, float64 [cells, N_CONTROLS]; NaN where it is not defined.
 
-    `notes` is NOTE [n] (see midi/score.py), `cell` int64 [n] the cell of each note, and `length` float64 [cells] the
-    length of each cell's bar in quarter notes.
+    `notes`, NOTE [n] (see midi/score.py), are the notes of all cells. `cell`, int64 [n], is the cell of each note.
+    `length`, float64 [cells], is the length of each cell's bar in quarter notes.
     """
     n_cells = len(length)
     values = np.full((n_cells, N_CONTROLS), np.nan)
@@ -79,10 +79,10 @@ def control_values(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> n
 
 
 def _sounding_time(notes: np.ndarray, cell: np.ndarray, n_cells: int) -> np.ndarray:
-    """Return for how many quarter notes at least one note of each cell sounds, float64 [n_cells]."""
+    """Return the time, in quarter notes, during which at least one note of each cell sounds, float64 [n_cells]."""
     order = np.lexsort((notes["start"], cell))
     start, end, cell = notes["start"][order], notes["end"][order], cell[order]
-    # The cells are shifted to separate stretches of time, so that one running maximum works for all of them.
+    # The cells are shifted to separate times, so that a single running maximum works for all of them.
     shift = cell * (np.ptp(np.concatenate([start, end])) + 1 if len(start) else 1.0)
     reached = np.maximum.accumulate(end + shift)
     before = np.concatenate([[-np.inf], reached[:-1]])[: len(start)]

@@ -1,9 +1,9 @@
 """The copy rate: how much of a piece occurs in the training data.
 
-It is the share of a piece's n-grams that also occur in the training data. The melody of a part consists of the highest
-note at each onset (`skyline`). An n-gram describes 8 consecutive notes of a melody by their 7 pitch intervals
-in semitones and the 7 times from onset to onset in twelfths of a quarter note. It therefore does not depend on key,
-tempo, position in the bar, instrument, loudness or note lengths. Drums are left out.
+The copy rate is the share of a piece's n-grams that also occur in the training data. The melody of a part consists of
+the highest note at each onset (`skyline`). An n-gram describes 8 consecutive notes of a melody by their 7 pitch
+intervals in semitones and the 7 times from onset to onset in twelfths of a quarter note. It therefore does not depend
+on key, tempo, position in the bar, instrument, loudness or note lengths. Drums are left out.
 
 Scales and repeated notes occur everywhere, so the rate is above 0 for any music. Compare it with the rate of real
 pieces that are not in the training data.
@@ -16,16 +16,16 @@ import os
 import numpy as np
 
 from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_path
+from rwkv_music.files import atomic_path, open_file
 from rwkv_music.midi.score import skyline
 
 NGRAM_NOTES = 8
-LONGEST_WAIT = (1 << 16) - 1  # steps from onset to onset; longer ones count as this
-LEAST_PENDING = 1 << 20  # n-grams that are collected before they are sorted
+LONGEST_WAIT = (1 << 16) - 1  # steps from onset to onset; longer times count as this one
+LEAST_PENDING = 1 << 20  # minimum number of n-grams that are collected before they are sorted
 
 
 def ngram_hashes(notes: np.ndarray, generated: np.ndarray | None = None) -> np.ndarray:
-    """Return a 64-bit hash of each n-gram of `notes`, NOTE [n], repeated ones included: uint64 [m].
+    """Return a 64-bit hash of each n-gram of `notes`, NOTE [n], including repeated ones: uint64 [m].
 
     With `generated`, bool [n], only n-grams that contain a generated note are returned.
     """
@@ -56,7 +56,7 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 
 class NgramIndex:
-    """The distinct n-grams of a training set as a sorted array of hashes: 8 bytes for each, in memory or in a file."""
+    """The distinct n-grams of a training set, as a sorted array of 64-bit hashes in memory or in a file."""
 
     def __init__(self, hashes: np.ndarray | None = None):
         self._sorted = np.zeros(0, np.uint64) if hashes is None else hashes
@@ -78,7 +78,7 @@ class NgramIndex:
         """Add the n-grams of a piece, uint64 [n]."""
         self._pending.append(np.unique(hashes))
         self._n_pending += len(self._pending[-1])
-        # The array doubles before it is sorted again, so each hash is sorted a logarithmic number of times.
+        # The array is sorted again only when it has doubled, so each hash is sorted a logarithmic number of times.
         if self._n_pending > max(LEAST_PENDING, len(self._sorted)):
             self._sorted = self.hashes
 
@@ -97,9 +97,9 @@ class NgramIndex:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "NgramIndex":
-        """Return the index in a file, which is read on demand. Raises UserError if `save` did not write it."""
+        """Open an index that `save` wrote. Hashes are read on demand. Raises UserError for any other file."""
         try:
-            with explained(f"reading {path}"):
+            with explained(f"reading {path}"), open_file(path):  # np.load would wait for a FIFO
                 hashes = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as error:
             raise UserError(f"{path} is not an n-gram index ({error}): delete it, and it will be rebuilt.") from error

@@ -9,12 +9,12 @@
     polyphony         number of notes that sound, in each twelfth of a quarter note from the first note to the last
     notes per bar     up to 64, drums included
 
-Drums are left out, except where the list includes them. A value outside a range counts as the nearest end of the range.
-The histograms of all pieces are added, so long pieces weigh more.
+Drums are left out, unless the list says "drums included". A value outside a range counts as the nearest end of the
+range. The histograms of all pieces are added, so long pieces weigh more.
 
-The Jensen-Shannon divergence of two histograms is from 0 (equal shares) to 1 (nothing in common), in bits. Random
-differences between small sets also make it positive. Compare it with the divergence of two sets of real pieces of the
-same sizes.
+The Jensen-Shannon divergence of two histograms, in bits, is between 0 (the same distribution) and 1 (nothing in
+common). Random differences between small sets also make it positive. Compare it with the divergence of two sets of real
+pieces of the same sizes.
 
 Sources: the features are those of Yang and Lerch, "On the evaluation of generative models in music" (2018). The
 divergence is from Lin, "Divergence measures based on the Shannon entropy" (1991).
@@ -74,7 +74,7 @@ class Descriptors:
 
 
 def _sounding(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many of NOTE [n] sound from each start or end to the next, and for how many steps: int64 [2n - 1]."""
+    """Return how many notes sound between consecutive starts and ends, and for how many steps: int64 [2n - 1] each."""
     start = np.rint(notes["start"] * STEPS_PER_QUARTER).astype(np.int64)
     end = np.maximum(np.rint(notes["end"] * STEPS_PER_QUARTER).astype(np.int64), start + 1)
     steps = np.concatenate([start, end])

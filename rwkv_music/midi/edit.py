@@ -1,4 +1,4 @@
-"""Cutting MIDI files at a tick, event by event."""
+"""Cutting MIDI files at a tick."""
 
 from collections import defaultdict
 
@@ -15,12 +15,12 @@ def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
     """Return the part of `midi` from `tick` on, shifted to tick 0.
 
     Notes that start earlier are removed. Tempo, time signature, key, names, ports, programs, controllers and pitch
-    bends start with the values that they have at `tick`. Earlier system exclusive messages are kept.
+    bends get the values that they have at `tick`. Earlier system exclusive messages are kept.
     """
     cut = mido.MidiFile(type=midi.type, ticks_per_beat=midi.ticks_per_beat)
     for track in midi.tracks:
         settings: dict[tuple, mido.messages.BaseMessage] = {}
-        removed: dict[tuple[int, int], int] = defaultdict(int)  # removed notes that still sound, by channel and pitch
+        removed: dict[tuple[int, int], int] = defaultdict(int)  # number of removed notes that still sound, by key
         kept = mido.MidiTrack()
         now = last = 0
         for message in track:
@@ -68,9 +68,9 @@ def cut_after(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
 
 
 def releases(midi: mido.MidiFile, tick: int) -> list[list[TimedMessage]]:
-    """Return for each track the events from `tick` on that release the notes and sustain pedals held at `tick`.
+    """Return, for each track, the events from `tick` on that release the notes and sustain pedals held at `tick`.
 
-    A note without a note-off ends with its track.
+    A note without a note-off is released at the end of its track.
     """
     found = []
     for track in midi.tracks:

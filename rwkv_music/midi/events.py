@@ -1,19 +1,19 @@
 """Reading and writing the events of Standard MIDI Files.
 
-`parse_midi` reads every MIDI file that this project uses. The tokenizers use the `events` of its result, and mido reads
-the `data`. `parse_midi` returns the same events as mido, in the same order. It builds plain tuples, which is about ten
-times as fast as building mido's message objects. Files are written with mido.
+`parse_midi` reads every MIDI file that this project uses. Its result contains `events` for the tokenizers, and `data`
+for mido. The events are the same as mido's, in the same order. They are plain tuples, which can be built about ten
+times as fast as mido's message objects. Files are written with mido.
 
 Many real files break the specification in ways that players tolerate. `parse_midi` repairs them as follows:
 
 - A RIFF header (.rmi), chunks that are not tracks, and bytes between and after the tracks are removed.
 - All tracks are read, even if the header declares another number. A track ends at its End of Track event, even if its
-  length field says otherwise. Bytes after that event are removed.
+  length field differs. Bytes after that event are removed.
 - Data bytes above 127 become 127.
-- Meta events that mido cannot read, such as a key signature with 127 sharps, become empty text events. System messages,
-  which the specification does not allow in files, become empty text events as well.
-- mido drops the delta time of an unknown meta event. An empty text event is therefore inserted before it and takes over
-  its delta time.
+- Meta events that mido cannot read, such as a key signature with 127 sharps, become empty text events. So do system
+  messages, which the specification does not allow in files.
+- mido drops the delta time of an unknown meta event. An empty text event is therefore inserted before it and gets its
+  delta time.
 
 Source: the Standard MIDI Files 1.0 specification (RP-001).
 """
@@ -43,6 +43,7 @@ DRUM_CHANNEL = 9
 CHANNELS = 16  # of one port
 DRUMS = 128  # the program number that this project uses for percussion, after General MIDI's 0..127
 
+USUAL_HEADER = 14  # bytes of the header chunk; the specification allows a longer one
 DATA_BYTES = {0x80: 2, 0x90: 2, 0xA0: 2, 0xB0: 2, 0xC0: 1, 0xD0: 1, 0xE0: 2}
 SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
 EMPTY_TEXT = b"\xff\x01\x00"
@@ -59,7 +60,7 @@ TimedMessage = tuple[int, mido.messages.BaseMessage]  # (absolute tick, message)
 
 
 class RejectedMidi(Exception):
-    """A file that cannot be encoded. `reason` is a short fixed phrase such as "no notes", so that it can be counted."""
+    """A file cannot be encoded. `reason` is a short fixed phrase such as "no notes", so that reasons can be counted."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -70,22 +71,25 @@ class RejectedMidi(Exception):
 class ParsedMidi:
     """A readable Standard MIDI File of format 0 or 1.
 
-    An event is (tick, kind, channel, a, b, track). Kinds from 0x80 to 0xEF are channel statuses with data bytes a and
-    b. The channel is 16 * port + channel. TEMPO has microseconds per quarter note in a. TIME_SIGNATURE has its
-    numerator in a and its denominator in b. SYSEX has NORMAL_PARTS, RHYTHM_PART or MELODIC_PART in a; NORMAL_PARTS
-    resets all channels of a port to the mode b. All other events are OTHER; consecutive ones of a track at one tick are
-    merged.
+    An event is (tick, kind, channel, a, b, track). The number of a channel is 16 * port + channel. The kinds are:
+
+        0x80 to 0xEF     channel statuses with the data bytes a and b
+        TEMPO            a: microseconds per quarter note
+        TIME_SIGNATURE   a: numerator, b: denominator
+        SYSEX            a: RHYTHM_PART or MELODIC_PART for one channel, or NORMAL_PARTS, which resets all channels of a
+                         port; b: the mode, such as GS_MODE
+        OTHER            any other event; consecutive ones of a track at one tick are merged
     """
 
     data: bytes  # the file, repaired so that every parser reads these events
     ticks_per_quarter: int
     tracks: list[list[Event]]
     ends: list[int]  # the tick at which each track ends
-    names: list[str]  # of each track, "" if it has none, decoded as mido does (Latin-1)
+    names: list[str]  # the name of each track, decoded as Latin-1 like mido does; "" if it has none
 
     @cached_property
     def events(self) -> list[Event]:
-        """The events of all tracks ordered by tick; events at one tick stay in track order."""
+        """The events of all tracks, ordered by tick, and by track at the same tick."""
         events = [event for track in self.tracks for event in track]
         if len(self.tracks) > 1:
             events.sort(key=itemgetter(0))
@@ -98,7 +102,10 @@ class ParsedMidi:
 
 
 def read_midi(source: Path | bytes) -> bytes:
-    """Return the bytes of a MIDI file, repaired so that mido reads what the tokenizers read (see `parse_midi`)."""
+    """Return the bytes of a MIDI file, repaired so that mido reads the same events as the tokenizers.
+
+    Raises the exceptions of `parse_midi`.
+    """
     return parse_midi(source).data
 
 
@@ -119,10 +126,10 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     start = data.find(b"MThd", 0, 4096) if data.startswith(b"RIFF") else 0
     if start < 0 or not data.startswith(b"MThd", start):
         raise RejectedMidi("not a MIDI file")
-    if len(data) < start + 14:
+    if len(data) < start + USUAL_HEADER:
         raise RejectedMidi("truncated")
     header_size, midi_format, n_declared, division = struct.unpack_from(">IHHH", data, start + 4)
-    if header_size < 6 or midi_format > 2:
+    if midi_format > 2:
         raise RejectedMidi("damaged header")
     if midi_format == 2:
         raise RejectedMidi("format 2 (independent patterns)")
@@ -137,6 +144,10 @@ def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     chunks: list[bytes] = []
     position = start + 8 + header_size
     intact = start == 0
+    if position != start + USUAL_HEADER and data.startswith(b"MTrk", start + USUAL_HEADER):
+        position, intact = start + USUAL_HEADER, False  # the length of the header is wrong
+    if not start + USUAL_HEADER <= position <= len(data):
+        raise RejectedMidi("damaged header")
     while position < len(data):
         if not data.startswith(b"MTrk", position):
             if len(chunks) < n_declared:
@@ -182,7 +193,7 @@ class _Track:
 
 
 def _read_chunk(data: bytes, position: int, number: int) -> _Track:
-    """Read the track chunk at `position` as track `number`, using its length field only if the events agree with it."""
+    """Read the track chunk at `position` as track `number`. If its length field does not fit the events, ignore it."""
     start = position + 8
     declared = start + int.from_bytes(data[position + 4 : start], "big")
     limit = min(declared, len(data))
@@ -191,7 +202,7 @@ def _read_chunk(data: bytes, position: int, number: int) -> _Track:
         track = _read_track(data, start, limit, number)
     except RejectedMidi as raised:
         error = raised
-    # A length that is too small may end the track inside or between two events.
+    # If the length field is too small, it ends the track inside an event or between two events.
     if (track is None or not track[2]) and limit < len(data) and not data.startswith(b"MTrk", limit):
         try:
             longer = _read_track(data, start, len(data), number)
@@ -344,7 +355,10 @@ def _is_valid_meta(kind: int, content: bytes) -> bool:
 
 
 def rhythm_assignment(message: bytes) -> tuple[int, int, int] | None:
-    """Return (channel, a, b) of the SYSEX event for a system exclusive message, or None if it assigns no parts."""
+    """Return channel, a and b of the SYSEX event of a system exclusive message (see `ParsedMidi`).
+
+    Return None if the message does not assign rhythm or melodic parts.
+    """
     if len(message) == 4 and message[0] == 0x7E and message[2] == 9 and message[3] in (1, 3):
         return 0, NORMAL_PARTS, GM_MODE if message[3] == 1 else GM2_MODE
     if len(message) == 9 and message[0] == 0x41 and message[2:6] == b"\x42\x12\x40\x00" and message[6] == 0x7F:
@@ -363,7 +377,7 @@ def rhythm_assignment(message: bytes) -> tuple[int, int, int] | None:
 
 
 def _variable_length(data: bytes, position: int) -> tuple[int, int]:
-    """Return a variable-length quantity and the position after it."""
+    """Return the variable-length quantity at `position`, and the position after it."""
     value = 0
     while True:
         byte = data[position]

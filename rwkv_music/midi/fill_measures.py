@@ -1,17 +1,20 @@
-"""Measures of generated bars against the true bars of a piece, and baselines to compare them with.
+"""Measures that compare generated bars with the true bars of a piece, and baselines for them.
 
-A hole is a cell (one part in one bar) that was generated. All measures are from 0 to 1, and 1 for the true bars:
+A hole is a cell (one part in one bar) that was generated. All measures are from 0 to 1. The true bars have 1:
 
     onset F1            F1 of the notes. A generated note is correct if the same part has a true note of the same pitch
-                        that starts at most a thirty-second note earlier or later; each true note counts once.
-    chroma similarity   which pitch classes sound. Each bar is divided into 16 frames. A frame's vector counts the notes
-                        that sound in it by pitch class, scaled to length 1, and is averaged over half a bar around the
-                        frame. The measure is the mean cosine of the true and generated vectors. Drums do not count.
-    groove similarity   when notes start: the mean cosine, over the bars, of the number of onsets at each position of
-                        the bar (twelve positions a quarter note).
+                        that starts at most a thirty-second note earlier or later. Each true note counts once.
+    chroma similarity   similarity of the pitch classes that sound. Each bar is divided into 16 frames. The vector of a
+                        frame counts the notes that sound in it by pitch class. It is scaled to length 1, and averaged
+                        over half a bar around the frame. The measure is the mean cosine of the true and the generated
+                        vectors. Drums do not count.
+    groove similarity   similarity of the onset times. The vector of a bar counts the onsets at each position of the bar
+                        (twelve positions per quarter note). The measure is the mean cosine of the true and the
+                        generated vectors.
 
 Chroma and groove similarity combine the holes of a bar. A frame or bar that is silent in both the generated and the
-true music is left out. If only one of them is silent, it counts as 0. A measure is NaN if all holes are silent in both.
+true music is left out. If it is silent in only one of the two, it counts as 0. A measure is NaN if all holes are silent
+in both.
 
 Sources: onset F1 is the note onset measure of mir_eval (Raffel et al. 2014), with the tolerance that MIDIMetrics
 (christianazinn/MIDIMetrics) uses for infilling. Chroma similarity is the content preservation of Lu and Su,
@@ -44,7 +47,7 @@ def fill_measures(real: Score, filled: np.ndarray, holes: np.ndarray) -> FillMea
     """Compare the notes in the holes of a generated piece with the true notes there.
 
     `filled`, NOTE [n], contains the generated notes. It may be the whole piece, because notes outside the holes do not
-    count. `holes` is bool [bars, parts] with at most the bars of `real`. To measure one part, mark only its holes.
+    count. `holes` is bool [bars, parts], with at most as many bars as `real`. To measure one part, mark only its holes.
     """
     true_notes, notes = (x[in_cells(x, real.lines, holes)] for x in (real.notes, filled))
     bars = holes.any(axis=1)
@@ -57,7 +60,7 @@ def fill_measures(real: Score, filled: np.ndarray, holes: np.ndarray) -> FillMea
 
 
 def onset_f1(true_notes: np.ndarray, notes: np.ndarray) -> float:
-    """Return the F1 of NOTE [m] against the true NOTE [n]: correct notes, divided by the mean of m and n."""
+    """Return the F1 of `notes`, NOTE [m], against `true_notes`, NOTE [n]: correct notes over the mean of m and n."""
     if not len(true_notes) and not len(notes):
         return float("nan")
     starts: dict[tuple[int, int], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
@@ -69,7 +72,10 @@ def onset_f1(true_notes: np.ndarray, notes: np.ndarray) -> float:
 
 
 def _n_matches(a: list[float], b: list[float]) -> int:
-    """Return the largest number of disjoint pairs within the tolerance; `a` and `b` are sorted times."""
+    """Return the largest number of disjoint pairs of a time in `a` and a time in `b` within the tolerance.
+
+    `a` and `b` are sorted.
+    """
     i = j = n = 0
     while i < len(a) and j < len(b):
         if abs(a[i] - b[j]) <= TOLERANCE + ROUNDING:
@@ -117,7 +123,7 @@ def groove_similarity(true_notes: np.ndarray, notes: np.ndarray, lines: np.ndarr
 
 
 def _onset_counts(notes: np.ndarray, lines: np.ndarray, bars: np.ndarray) -> np.ndarray:
-    """Return how many notes start at each position of the marked bars, float64 [number of marked bars, positions]."""
+    """Return the number of notes that start at each position of the marked bars, float64 [marked bars, positions]."""
     bar = bars_of(notes, lines)
     marked = np.append(bars, False)[bar]  # bars -1 and n_bars are not marked
     notes, bar = notes[marked], bar[marked]
@@ -129,7 +135,10 @@ def _onset_counts(notes: np.ndarray, lines: np.ndarray, bars: np.ndarray) -> np.
 
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the mean cosine of the rows of `a` and `b`, [n, d] each: 0 if one row is zero, left out if both are."""
+    """Return the mean cosine of corresponding rows of `a` and `b`, [n, d] each.
+
+    If one of two rows is zero, their cosine counts as 0. If both are zero, they are left out.
+    """
     norm_a, norm_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     heard = (norm_a > 0) | (norm_b > 0)
     if not heard.any():
@@ -142,11 +151,11 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def copied_neighbors(score: Score, holes: np.ndarray) -> np.ndarray:
-    """Fill each hole with the nearest given bar of its part. Return the notes, NOTE [m].
+    """Fill each hole with a copy of the nearest given bar of its part. Return the notes, NOTE [m].
 
-    Only bars of the hole's length are copied. If two bars are equally near, the earlier one is copied. If the part has
-    no such bar, the hole's bar is copied from the nearest part in which it is given. Drums are copied to drums only.
-    `holes` is bool [bars, parts].
+    Only bars that are as long as the hole's bar are copied. Of two equally near bars, the earlier one is copied. If the
+    part has no such bar, the hole gets a copy of the same bar from the nearest part in which this bar is given. Drums
+    are copied only to drums. `holes` is bool [bars, parts].
     """
     n_bars, n_parts = holes.shape
     drums = _drum_parts(score, n_parts)
@@ -165,7 +174,7 @@ def copied_neighbors(score: Score, holes: np.ndarray) -> np.ndarray:
 
 
 class RealBars:
-    """The cells with notes of many pieces, from which `fill` draws at random."""
+    """The non-empty cells of many pieces, from which `fill` draws at random."""
 
     def __init__(self, scores: Iterable[Score]):
         self._cells: dict[tuple[float, bool], list[np.ndarray]] = defaultdict(list)  # by length and whether drums
@@ -179,8 +188,8 @@ class RealBars:
     def fill(self, score: Score, holes: np.ndarray, seed: int) -> np.ndarray:
         """Fill each hole with a random real cell of the same length. Return the notes, NOTE [m].
 
-        The same seed gives the same notes. Holes of drums get cells of drums. A hole stays empty if no real bar has its
-        length.
+        The same seed gives the same notes. Holes of drums get cells of drums, and other holes get other cells. A hole
+        stays empty if there is no cell of its length.
         """
         drums = _drum_parts(score, holes.shape[1])
         draws = np.random.default_rng(seed)

@@ -1,8 +1,8 @@
 """The notes of a parsed MIDI file, each with the instrument that plays it.
 
-An instrument belongs to a channel of a port. After any track changes the program of a channel, all tracks that use the
-channel play the new program. A track without notes can therefore set the programs of other tracks, and both staves of a
-piano share one program. Messages of GS, XG and GM2 can make channels other than the tenth rhythm parts.
+A program belongs to a channel of a port. If any track changes the program of a channel, all tracks that use the channel
+play the new program. A track without notes can therefore set the programs of other tracks, and both staves of a piano
+share one program. Messages of GS, XG and GM2 can turn channels other than the tenth into rhythm parts.
 """
 
 from collections import defaultdict, deque
@@ -34,21 +34,21 @@ from rwkv_music.midi.events import (
     ParsedMidi,
 )
 
-DRUM_BANKS = {XG_MODE: (126, 127), GM2_MODE: (120,)}  # values of bank select that choose drums, by mode
+DRUM_BANKS = {XG_MODE: (126, 127), GM2_MODE: (120,)}  # values of bank select that select drums, by mode
 
 
 @dataclass(frozen=True)
 class PlayedNotes:
-    """The notes of a piece, in the order of their note-ons. Each array is int64 [n]; times are ticks."""
+    """The notes of a piece, in the order of their note-ons. Each array is int64 [n]. Times are in ticks."""
 
     start: np.ndarray
     end: np.ndarray
     pitch: np.ndarray
     velocity: np.ndarray
-    program: np.ndarray  # General MIDI's program at the start of the note, or DRUMS
+    program: np.ndarray  # the General MIDI program at the start of the note, or DRUMS
     channel: np.ndarray  # 16 * port + channel
     track: np.ndarray
-    pedals: dict[int, list[tuple[int, int]]]  # (tick, value) of each sustain pedal, by channel
+    pedals: dict[int, list[tuple[int, int]]]  # for each channel, (tick, value) of its sustain pedal events
     n_without_length: int  # the number of notes of length 0, which are left out
 
     def __len__(self) -> int:
@@ -56,12 +56,12 @@ class PlayedNotes:
 
 
 class ChannelPrograms(dict):
-    """The current program of each channel, or DRUMS, while the events are read."""
+    """The current program of each channel, or DRUMS, while events are read in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.programs: dict[int, int] = {}  # the last program change of each channel
-        self._is_rhythm: dict[int, bool] = {}  # of the channels that a message has assigned
+        self._is_rhythm: dict[int, bool] = {}  # for channels that a message has made rhythm or melodic parts
         self._banks: dict[int, int] = {}
         self._modes: dict[int, int] = {}  # by port
 
@@ -90,21 +90,21 @@ class ChannelPrograms(dict):
         self.clear()
 
 
-@lru_cache(maxsize=1)  # `prepare` needs the notes of a file for statistics and for tokens
+@lru_cache(maxsize=1)  # `prepare` needs the notes of a file twice, for statistics and for tokens
 def played_notes(midi: ParsedMidi) -> PlayedNotes:
     """Return the notes of a file.
 
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
-    the next All Notes Off or All Sound Off of its channel, or else where the music ends. Some programs write a note of
-    length 0 with its note-off before its note-on. Such a note is left out if no other note-off follows before the next
-    note of its pitch.
+    the next All Notes Off or All Sound Off of its channel. If there is none, it ends at the end of the music. Some
+    programs write the note-off of a note of length 0 before its note-on. Such a note is left out, unless another
+    note-off follows before the next note of its pitch.
     """
     channels = ChannelPrograms()
     programs = channels.programs
     rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
     sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
     unmatched: dict[tuple[int, int, int], int] = {}  # the tick of the last note-off without a note
-    early: set[tuple[int, int, int]] = set()  # whose last two events are a note-off and a note-on at one tick
+    early: set[tuple[int, int, int]] = set()  # keys whose last two events are a note-off and a note-on at one tick
     unset: dict[int, list[list[int]]] = defaultdict(list)  # notes of channels without a program so far
     pedals: dict[int, list[tuple[int, int]]] = defaultdict(list)
     silenced: dict[int, list[int]] = defaultdict(list)  # ticks
@@ -161,9 +161,9 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
 
 def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
-    """Return the ticks at which the notes end, int64 [n].
+    """Return the ticks at which the notes stop sounding, int64 [n].
 
-    A note that ends while the sustain pedal is down is prolonged until the pedal is released.
+    A note that ends while the sustain pedal is down sounds until the pedal is released.
     """
     ends = notes.end.copy()
     for channel, events in notes.pedals.items():
@@ -173,7 +173,7 @@ def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:
         released = notes.end[own]
         ticks, values = np.array(events, np.int64).T
         down = values >= PEDAL_DOWN
-        # The next release after each pedal event. If there is none, the pedal is released where the last note ends.
+        # The next release from each pedal event on. If there is none, the pedal is released where the last note ends.
         never = np.iinfo(np.int64).max
         next_release = np.minimum.accumulate(np.where(down, never, ticks)[::-1])[::-1]
         next_release[next_release == never] = released.max()

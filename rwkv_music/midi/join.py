@@ -1,16 +1,16 @@
 """Joining the opening of a file with a completion that was decoded from tokens.
 
-In this module, "the line" is the bar line at which the opening ends and the completion begins. Tokens are coarser than
-the file. A joined piece therefore keeps the file's own events before the line, and only the events after the line come
-from the decoded piece.
+In this module, "the line" is the bar line at which the opening ends and the completion begins. Tokens are less precise
+than the file. A joined piece therefore keeps the events of the file before the line. Only the events after the line
+come from the decoded piece.
 
 Notable choices:
-- The resolution stays that of the file.
-- The tempo and the time signature of the opening stay in force until a token changes them.
-- An instrument that continues keeps its channel with its program, bank, pan, volume and so on. Another instrument gets
-  an unused channel. If there is none, it takes over a channel whose controllers are reset.
-- At the line, pedals and pitch bends are reset. Volume and expression return to their values at the channel's last
-  note, so that a fade-out does not silence the completion.
+- The joined piece has the resolution of the file.
+- The tempo and the time signature of the opening continue until a token changes them.
+- An instrument that continues keeps its channel with its program, bank, pan, volume and so on. A new instrument gets an
+  unused channel. If there is none, it takes over another instrument's channel, and the controllers are reset.
+- At the line, pedals and pitch bends are reset. Volume and expression return to their values at the last note of the
+  channel, so that a fade-out does not silence the completion.
 """
 
 from collections.abc import Callable
@@ -43,13 +43,12 @@ def join(
     instrument: Callable[[int], int | None] = lambda program: program,
     velocities_include_volume: bool = False,
 ) -> mido.MidiFile:
-    """Return `opening`, followed by `bars` bars of `decoded` from tick `line` on. The events of `opening` are before
-    `line`.
+    """Return `opening`, whose events are before tick `line`, followed by `bars` bars of `decoded` from `line` on.
 
     Args:
         prompt_bars: the number of bars of `decoded` that `opening` replaces.
-        instrument: maps a program of `opening` (DRUMS for percussion) to the program that stands for it in `decoded`,
-            or None.
+        instrument: maps a program of `opening` (DRUMS for percussion) to the program that represents it in `decoded`,
+            or to None if `decoded` does not contain it.
         velocities_include_volume: whether the velocities of `decoded` are already multiplied by volume and expression.
 
     A note of `opening` that still sounds at the line ends where it ends in `decoded`. If `decoded` does not contain the
@@ -110,7 +109,7 @@ def join(
 def _assign(
     before: ChannelStates, programs: list[int], instrument: Callable[[int], int | None]
 ) -> tuple[list[Key], list[bool]]:
-    """Return, for each program of the completion, its channel, and whether the opening's instrument continues there.
+    """Return the channel for each program of the completion, and whether an instrument of the opening continues there.
 
     `instrument` maps the programs of the opening to those of the completion.
     """
@@ -122,7 +121,7 @@ def _assign(
     going_on = {owner[program] for program in programs if program in owner}
     others = [(0, channel) for channel in range(16) if before.program((0, channel)) != DRUMS]
     others = [key for key in others if key not in going_on]
-    # Unused channels come first, then those without notes, then those whose instrument has stopped.
+    # Unused channels come first, then those without notes, then those with the fewest notes.
     others.sort(key=lambda key: before.channels[key].notes if key in before.channels else -1)
     others = others or [(0, 15)]
     keys = []
@@ -139,7 +138,7 @@ def _assign(
 def _added_track(
     notes: np.ndarray, key: Key, program: int, gain: float, set_program: bool, shared: bool
 ) -> mido.MidiTrack:
-    """Return the track of a part's notes. On a shared channel, a program change precedes each note."""
+    """Return a track with the notes of a part. On a shared channel, a program change precedes each note."""
     port, channel = key
     change = mido.Message("program_change", channel=channel, program=program % DRUMS)
     messages: list[TimedMessage] = [(0, mido.MetaMessage("midi_port", port=port))] if port else []

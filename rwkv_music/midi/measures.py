@@ -1,17 +1,17 @@
 """Six standard measures of symbolic music, to compare generated pieces with real ones.
 
-    pitch-class entropy   bits, 0 to 3.58: how evenly the twelve pitch classes are used
-    scale consistency     0 to 1: the largest fraction of notes in one major or natural minor scale
-    groove consistency    0 to 1: how similar the onset patterns of consecutive bars are
+    pitch-class entropy   how evenly the twelve pitch classes are used, 0 to 3.58 bits
+    scale consistency     the largest fraction of notes in one major or natural minor scale, 0 to 1
+    groove consistency    how similar the onset patterns of consecutive bars are, 0 to 1
     note density          notes per second
-    polyphony             mean number of notes that sound at once, in musical time, ignoring silence
+    polyphony             mean number of notes that sound at once, over musical time, ignoring silence
     pitch range           semitones from the lowest note to the highest
 
 Drums count only for groove consistency and note density. A measure is NaN if the piece has too few notes for it.
 
-Source: the definitions of MusPy (Dong et al. 2020, arXiv 2008.01951) for all but density, except that each note of a
-unison counts for polyphony. Pitch-class entropy and grooving similarity are from Wu and Yang, "The Jazz Transformer on
-the Front Line" (2020, arXiv 2008.01307).
+Sources: all definitions except that of density are those of MusPy (Dong et al. 2020, arXiv 2008.01951), but for
+polyphony, each note of a unison counts here. Pitch-class entropy and groove consistency are originally from Wu and
+Yang, "The Jazz Transformer on the Front Line" (2020, arXiv 2008.01307).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ import numpy as np
 
 from rwkv_music.midi.score import ROUNDING, read_score
 
-STEPS_PER_BAR = 48  # resolution of onset patterns: represents sixteenths and triplets in 4/4
+STEPS_PER_BAR = 48  # resolution of onset patterns, enough for sixteenths and triplets in 4/4
 M = TypeVar("M")  # Measures, FillMeasures
 MAJOR = (0, 2, 4, 5, 7, 9, 11)  # the relative natural minor scale has the same pitch classes
 MAJOR_KEYS = ("C", "D♭", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
@@ -33,7 +33,7 @@ MINOR_KEYS = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "G♯", "A", "B�
 def _key_profiles() -> np.ndarray:
     """Return how well each pitch class fits the twelve major and the twelve minor keys, float64 [24, 12].
 
-    Each row has the mean 0 and the norm 1, so that its product with counts orders keys by correlation.
+    Each row has mean 0 and norm 1, so that products of rows with counts order the keys by correlation.
     """
     major = [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88]
     minor = [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17]
@@ -58,7 +58,7 @@ class Measures:
 
 
 def measure(midi: mido.MidiFile) -> Measures:
-    """Compute the measures of a piece. Note density counts the whole length of the file."""
+    """Compute the measures of a piece. Note density is relative to the length of the whole file."""
     score = read_score(midi)
     notes = score.notes[~score.notes["drums"]]
     pitch = notes["pitch"]
@@ -75,7 +75,7 @@ def measure(midi: mido.MidiFile) -> Measures:
 def mean_and_deviation(pieces: Sequence[M]) -> tuple[M, M]:
     """Return the mean and standard deviation of each measure, ignoring NaN; NaN if no piece has the measure.
 
-    `pieces` are Measures, or other dataclass instances of floats such as FillMeasures; at least one.
+    `pieces` are at least one instance of Measures, or of another dataclass of floats such as FillMeasures.
     """
     table = np.array([astuple(piece) for piece in pieces], float)
     known = ~np.isnan(table)
@@ -114,9 +114,9 @@ def scale_consistency(pitch: np.ndarray) -> float:
 
 
 def likely_key(counts: np.ndarray) -> str | None:
-    """Return the key, such as "A minor", whose profile correlates best with the counts of the pitch classes, [12].
+    """Return the key, such as "A minor", with the profile that correlates best with the counts of pitch classes, [12].
 
-    Return None if all counts are equal. Source: the key profiles of Krumhansl and Kessler (1982), and the algorithm of
+    Return None if all counts are equal. Sources: the key profiles of Krumhansl and Kessler (1982), and the algorithm of
     Krumhansl and Schmuckler (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990).
     """
     counts = counts - counts.mean()
@@ -129,7 +129,7 @@ def likely_key(counts: np.ndarray) -> str | None:
 def groove_consistency(onsets: np.ndarray, lines: np.ndarray) -> float:
     """Return 1 minus the mean Hamming distance per step between the onset patterns of consecutive bars.
 
-    `onsets` is [n]; `lines` [bars + 1] holds the start of each bar and the end of the last one, in the same unit.
+    `onsets` is [n]. `lines` [bars + 1] has the start of each bar and the end of the last one, in the same unit.
     """
     n_bars = len(lines) - 1
     if n_bars < 2:
@@ -144,7 +144,7 @@ def groove_consistency(onsets: np.ndarray, lines: np.ndarray) -> float:
 
 
 def polyphony(start: np.ndarray, end: np.ndarray) -> float:
-    """Return the mean number of notes that sound at once while any does, from their start and end times [n]."""
+    """Return the mean number of notes that sound at once, ignoring silence, from their start and end times [n]."""
     if not len(start):
         return float("nan")
     times = np.concatenate([start, end])

@@ -1,13 +1,13 @@
-"""The files of the MIREX 2025 task "Symbolic Music Generation" (piano continuation), to and from MIDI.
+"""The file format of the MIREX 2025 task "Symbolic Music Generation" (piano continuation).
 
-A prompt has a bar for an upbeat, which may be silent, and four bars of piano music in 4/4. The task is to write twelve
-more bars. A file is a JSON object whose entry "prompt" or "generation" is a list of notes:
+A prompt is a bar for an upbeat, which may be silent, followed by four bars of piano music in 4/4. The task is to write
+twelve more bars. A file is a JSON object with an entry "prompt" or "generation", a list of notes:
 
     {"prompt": [{"start": 16, "pitch": 72, "duration": 6}, ...]}
 
 `start` and `duration` are integers in sixteenth notes, and `pitch` is a MIDI note number. The upbeat's bar starts at 0,
-the prompt's first full bar at 16, and the generation at 80. The generation ends at 272; notes that would last longer
-are cut there.
+the first full bar of the prompt at 16, and the generation at 80. The generation ends at 272. Notes that would last
+longer are cut there.
 
 Source: the task's page, music-ir.org/mirex/wiki/2025:Symbolic_Music_Generation.
 """
@@ -35,7 +35,7 @@ FIELDS = ("start", "pitch", "duration")
 
 
 def read_notes(path: str | os.PathLike, entry: str = "prompt") -> np.ndarray:
-    """Return the notes of a file: int64 [n, 3], (start, pitch, duration) each, sorted.
+    """Return the notes of a file, int64 [n, 3]: (start, pitch, duration), sorted.
 
     Raises UserError if the file cannot be read, has no list `entry`, or has a note that the task does not allow.
     """
@@ -62,16 +62,16 @@ def read_notes(path: str | os.PathLike, entry: str = "prompt") -> np.ndarray:
 
 
 def write_notes(path: str | os.PathLike, notes: np.ndarray, entry: str = "generation") -> None:
-    """Write notes, int64 [n, 3] as from `read_notes`, to a file. Raises OSError if this fails."""
+    """Write notes, int64 [n, 3] as in `read_notes`, to a file. Raises OSError if this fails."""
     listed = [dict(zip(FIELDS, note, strict=True)) for note in notes.tolist()]
     write_text(path, json.dumps({entry: listed}, indent=1) + "\n")
 
 
 def to_midi(notes: np.ndarray) -> tuple[mido.MidiFile, int]:
-    """Return a file with one piano track in 4/4, and the number of its bars before the prompt's end.
+    """Return a file with one piano track in 4/4, and the number of bars in it that belong to the prompt.
 
-    There are five such bars. If the upbeat's bar is silent, it is left out, and there are four. `notes` is int64 [n, 3]
-    and may include notes after the prompt.
+    There are five such bars, or four if the upbeat's bar is silent, because a silent upbeat is left out. `notes`, int64
+    [n, 3], may include notes after the prompt.
     """
     has_upbeat = bool((notes[:, 0] < BAR).any())
     first = 0 if has_upbeat else BAR
@@ -88,7 +88,7 @@ def to_midi(notes: np.ndarray) -> tuple[mido.MidiFile, int]:
 
 
 def has_form(score: Score, context_bars: int, first_bar: int = 0) -> bool:
-    """Return whether a piece has a prompt of `context_bars` bars from `first_bar` on, and its continuation, in 4/4."""
+    """Return whether a piece has `context_bars` + NEW_BARS bars of 4/4 from `first_bar` on."""
     lines = score.lines[first_bar : first_bar + context_bars + NEW_BARS + 1]
     return len(lines) > context_bars + NEW_BARS and bool(
         (np.abs(np.diff(lines) - BAR / STEPS_PER_QUARTER) < ROUNDING).all()
@@ -96,11 +96,11 @@ def has_form(score: Score, context_bars: int, first_bar: int = 0) -> bool:
 
 
 def from_score(score: Score, context_bars: int, first_bar: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return the prompt and the generation of a piece, int64 [n, 3] each: the notes of all parts without drums.
+    """Return the prompt and the generation in a piece, int64 [n, 3] each, as in `read_notes`.
 
     The prompt starts with bar `first_bar` and lasts `context_bars` bars of 4/4: four, or five with an upbeat. The
-    generation is the music of the twelve bars of 4/4 that follow. Times are rounded to sixteenth notes. Of notes with
-    the same pitch and start, the longest is kept.
+    generation is the music of the twelve bars of 4/4 that follow. Both have the notes of all parts, without drums.
+    Times are rounded to sixteenth notes. Of notes with the same pitch and start, the longest is kept.
     """
     notes = score.notes[~score.notes["drums"]]
     first = PROMPT_END - context_bars * BAR
@@ -116,7 +116,7 @@ def from_score(score: Score, context_bars: int, first_bar: int = 0) -> tuple[np.
 
 
 def repeated_prompt(prompt: np.ndarray) -> np.ndarray:
-    """Return the copy baseline: the prompt's four full bars, three times. `prompt` and the result are int64 [n, 3]."""
+    """Return the copy baseline: the four full bars of the prompt, three times. `prompt` and result are int64 [n, 3]."""
     length = PROMPT_BARS * BAR
     bars = prompt[prompt[:, 0] >= BAR].copy()
     bars[:, 2] = np.minimum(bars[:, 2], PROMPT_END - bars[:, 0])

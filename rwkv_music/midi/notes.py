@@ -16,7 +16,7 @@ INSTRUMENT_FAMILIES = (  # of General MIDI, eight programs each
 ).split(", ")
 
 
-MAX_UNISON = 3  # the notes of one pitch that can start together in a part
+MAX_UNISON = 3  # the maximum number of notes of one pitch that can start together in a part
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Part:
 
     track: int
     channel: int  # 16 * port + channel
-    program: int  # General MIDI's program at the first note, or DRUMS
-    name: str  # of the track if this is its only part, otherwise of the instrument's family
+    program: int  # the General MIDI program at the first note, or DRUMS
+    name: str  # the name of the track if it has only this part and a name; otherwise that of the instrument family
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Notes:
     end_tick: np.ndarray  # int64
     pitch: np.ndarray  # int64, 60 is C4
     velocity: np.ndarray  # int64, 1 .. 127
-    program: np.ndarray  # int64, General MIDI's program at the start of the note, or DRUMS
-    part: np.ndarray  # int64, an index of `parts`
-    parts: list[Part]  # in the order of tracks, then of channels
+    program: np.ndarray  # int64, the General MIDI program at the start of the note, or DRUMS
+    part: np.ndarray  # int64, an index in `parts`
+    parts: list[Part]  # ordered by track, then by channel
 
     def __len__(self) -> int:
         return len(self.start)
@@ -121,18 +121,18 @@ def _name(track: mido.MidiTrack | None, program: int) -> str:
 
 
 def is_note_on(message: mido.messages.BaseMessage) -> bool:
-    """Return whether a message starts a note; a note-on of velocity 0 ends one."""
+    """Return whether a message starts a note. A note-on with velocity 0 does not: it ends a note."""
     return message.type == "note_on" and message.velocity > 0
 
 
 def remove_overlaps(
     start: np.ndarray, duration: np.ndarray, pitch: np.ndarray, velocity: np.ndarray, max_unison: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the notes of one instrument without overlaps. Only notes that start together on one pitch may overlap.
+    """Return the notes of one instrument without overlaps. Only notes of one pitch that start together may overlap.
 
-    A note ends where the next note of its pitch starts. Of the notes that start together on one pitch, the `max_unison`
-    longest are kept, and the loudest of equally long ones. The arguments are [n] each, the results int64 [m], m <= n,
-    sorted by start, pitch and duration.
+    A note ends where the next note of its pitch starts. Of the notes of one pitch that start together, the `max_unison`
+    longest are kept. Of equally long ones, the loudest are kept. The arguments are [n] each, and the results are int64
+    [m] each, m <= n, sorted by start, pitch and duration.
     """
     notes = np.stack([start, duration, pitch, velocity]).astype(np.int64)
     notes = notes[:, np.lexsort((notes[3], notes[1], notes[0], notes[2]))]

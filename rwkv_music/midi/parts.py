@@ -1,6 +1,6 @@
-"""The parts of a MIDI file, which are what musicians call voices.
+"""The parts of a MIDI file. Musicians also call them voices.
 
-A part is a channel of a track that has notes. Parts are numbered from 1 in the order of tracks, then of channels.
+A part is a channel of a track, if it has notes. Parts are numbered from 1, ordered by track, then by channel.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class Part:
 
     track: int  # index in the file
     channel: int  # 16 * port + channel
-    program: int  # General MIDI's program of its first note, or DRUMS
+    program: int  # the General MIDI program of its first note, or DRUMS
     kit: int = 0  # the program number that selects the drum kit, if the program is DRUMS
-    name: str = ""  # of the track, in the encoding of mido (Latin-1)
+    name: str = ""  # the name of the track, decoded as Latin-1 like mido does
 
     @property
     def label(self) -> str:
-        """The name of the track, read as UTF-8 if possible, or else that of the instrument."""
+        """The name of the track, decoded as UTF-8 if possible. If it is empty, the name of the instrument."""
         name = self.name.strip()
         try:
             name = name.encode("latin-1").decode()
@@ -34,7 +34,7 @@ class Part:
 
 
 def read_parts(midi: ParsedMidi) -> tuple[list[Part], np.ndarray]:
-    """Return the parts of a file, and the index in this list of the part of each of its `played_notes`, int64 [n]."""
+    """Return the parts of a file, and for each of its `played_notes` the index of its part in this list, int64 [n]."""
     notes = played_notes(midi)
     if not len(notes):
         return [], np.empty(0, np.int64)
@@ -49,6 +49,6 @@ def read_parts(midi: ParsedMidi) -> tuple[list[Part], np.ndarray]:
 
 
 def _last_program(midi: ParsedMidi, channel: int, tick: int) -> int:
-    """Return the program number that was last set for a channel at or before `tick`; 0 if none was."""
+    """Return the program number that was last set for a channel up to and including `tick`; 0 if none was set."""
     changes = [a for time, kind, of, a, *_ in midi.events if kind == PROGRAM_CHANGE and of == channel and time <= tick]
     return changes[-1] if changes else 0

@@ -1,11 +1,12 @@
 """Piano rolls: pictures of MIDI files, for TensorBoard and next to every generated file.
 
 Each part has one color. Notes that a model wrote are strong and outlined, and given notes are pale. Softer notes are
-paler. The bars of the written regions are shaded. If a region covers only some parts, a strip in each part's color is
-drawn above the notes. If several parts play the same note at once, they divide the height of its row. Drums are drawn
-in separate rows below the pitches.
+paler. The bars of the written regions are shaded. If a region covers only some parts, a strip in the color of each of
+these parts is drawn above the notes. If several parts play the same note at once, they divide the height of its row.
+Drums are drawn in separate rows below the pitches.
 
-Long pieces are broken into systems. Bars that do not fit into the picture are named below its title.
+Long pieces are broken into systems, one below the other. If some bars do not fit into the picture, a sentence below
+the title names them.
 
 This module uses Matplotlib's object interface, not pyplot, so it needs no display and changes no global figure state.
 """
@@ -31,21 +32,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The first eight colors differ from each other by at least 25 in CIELAB (2 is just noticeable), in normal vision,
-# protanopia, deuteranopia and tritanopia.
+# Any two of these colors differ by at least 25 in CIELAB (2 is just noticeable), in normal vision, protanopia,
+# deuteranopia and tritanopia.
 COLORS = ("#2461B6", "#C20C49", "#49B6B6", "#866D00", "#F39279", "#86316D", "#9EC231", "#DB9EFF")
-DRUM_COLOR = "#3A3F47"  # of the first part of drums
+DRUM_COLOR = "#3A3F47"  # the color of the first drum part
 INK, GRAY, TINT = "#22262B", "#4A4F57", "#FFF1DC"
-GIVEN_STRENGTH = 0.5  # of the color of given notes where a model wrote others
+GIVEN_STRENGTH = 0.5  # strength of the color of given notes, if a model wrote other notes
 
-WIDTH = 1200  # pixels at 100 dpi: a TensorBoard image card at full width
+WIDTH = 1200  # pixels at 100 dpi, the full width of an image in TensorBoard
 LEFT, RIGHT, LEFT_OF_DRUMS = 46, 14, 76  # margins; names of drums need more room
 TITLE_HEIGHT, LEGEND_ROW, LANE, ABOVE, BELOW, DRUM_ROW, GAP = 34, 19, 7, 16, 34, 9, 5
 MIN_PANEL, MAX_PANEL = 150, 300  # height of the pitches in a system
-LABEL_WIDTH = 40  # of a bar's number and time, with a margin
+LABEL_WIDTH = 40  # pixels for a bar's number and time, with a margin
 MAX_NAME = 32  # characters in the legend
 MAX_SYSTEMS = 8
-COMFORTABLE_QUARTERS, MAX_QUARTERS = 64, 128  # quarter notes in a system: of a short piece, and of a long one
+COMFORTABLE_QUARTERS, MAX_QUARTERS = 64, 128  # quarter notes per system: preferred, and maximum (long pieces)
 
 DRUM_NAMES = dict(  # of General MIDI
     enumerate(
@@ -74,10 +75,10 @@ def save_piano_roll(
 
 
 def draw_piano_roll(midi: mido.MidiFile, title: str = "", regions: Sequence[Region] = (), scale: int = 1) -> np.ndarray:
-    """Return the piano roll of `midi`, uint8 [height, 1200, 3] (layout "HWC" of SummaryWriter.add_image).
+    """Return the piano roll of `midi` as RGB, uint8 [height, 1200, 3] (layout "HWC" of SummaryWriter.add_image).
 
-    `regions` are the bars and parts that a model wrote. The height depends on the number of systems and parts. Text
-    and margins are `scale` times as large.
+    `regions` are the bars and parts that a model wrote. The height depends on the number of systems and parts. `scale`
+    multiplies the size of text and margins, but not the width.
     """
     figure = _figure(midi, title, regions, dpi=100 * scale, width=WIDTH // scale)
     figure.canvas.draw()
@@ -85,7 +86,10 @@ def draw_piano_roll(midi: mido.MidiFile, title: str = "", regions: Sequence[Regi
 
 
 def part_colors(n: int) -> np.ndarray:
-    """Return `n` distinguishable RGB colors, float [n, 3] in 0..1: COLORS, then the farthest from all before it."""
+    """Return `n` distinguishable RGB colors, float [n, 3] in 0..1.
+
+    The first ones are COLORS. Each further color is the one that differs most from all previous ones.
+    """
     colors = _rgb(*COLORS)[:n]
     if n > len(COLORS):
         levels = np.linspace(0, 1, 16)
@@ -117,12 +121,12 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of the picture: one or several parts of the file that share a color and an entry of the legend."""
+    """A part of the picture: one or several parts of the file that share a color and an entry in the legend."""
 
     name: str
-    color: np.ndarray  # float [3]
+    color: np.ndarray  # float [3], RGB in 0..1
     is_drums: bool
-    keys: frozenset[tuple[int, int]]  # (track, channel) of its parts in the file
+    keys: frozenset[tuple[int, int]]  # (track, channel) of each of its parts in the file
 
 
 class _Score:
@@ -140,15 +144,16 @@ class _Score:
         self.is_drums = np.array([part.is_drums for part in self.parts], bool)[self.part]
 
     def bar_number(self, bar: int) -> int:
-        """Return the number that musicians give a bar; an upbeat is bar 0."""
+        """Return the number that musicians give to a bar. An upbeat is bar 0."""
         return bar + (not self.grid.has_upbeat)
 
 
 def _shown_parts(notes: Notes, written: np.ndarray, regions: Sequence[Region]) -> tuple[list[_Part], np.ndarray]:
     """Return the parts of the picture, and the index of each note's part, int64 [n].
 
-    A track that a model added to continue an instrument belongs to the instrument's part. Such a track is recognized as
-    follows: all its notes are written, no region names it, and only one other part plays its channel and program.
+    If a model added a track to continue an instrument, the track gets the same part as the instrument. Such a track is
+    recognized as follows: all its notes are written by the model, no region names it, and exactly one part with given
+    notes has its channel and program.
     """
     named = {key for region in regions for key in region.parts or ()}
     last_program = dict(zip(notes.part[~written].tolist(), notes.program[~written].tolist(), strict=True))
@@ -174,17 +179,17 @@ def _shown_parts(notes: Notes, written: np.ndarray, regions: Sequence[Region]) -
 
 
 def _numbered(names: list[str]) -> list[str]:
-    """Return the names with numbers after those that occur several times."""
+    """Return the names, with a number added to each name that occurs several times."""
     return [f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _systems(score: _Score) -> list[tuple[int, int]]:
-    """Return (first bar, end) of each system. If not all bars fit, bars far from the regions are left out."""
+    """Return (first bar, bar after the last one) of each system. If not all bars fit, keep those around the regions."""
     quarter = score.ticks_per_quarter
     first = 0
     total = int(score.grid.lines(0, score.n_bars)[0]) / quarter
     if total > MAX_SYSTEMS * MAX_QUARTERS and score.regions:
-        # The written bars come after about a quarter of the picture.
+        # Before the written bars, show about as many bars as fill a quarter of the picture.
         written_from = int(score.grid.lines(0, min(region.first_bar for region in score.regions))[0])
         earliest = written_from - MAX_SYSTEMS * MAX_QUARTERS // 4 * quarter
         latest = int((total - MAX_SYSTEMS * MAX_QUARTERS) * quarter)
@@ -195,7 +200,7 @@ def _systems(score: _Score) -> list[tuple[int, int]]:
         systems = _broken(score, first, limit)
         if len(systems) <= n_systems or limit >= MAX_QUARTERS * quarter:
             return systems[:MAX_SYSTEMS]
-        limit *= 1.05  # bars cannot be divided
+        limit *= 1.05  # more systems than expected are needed if bars do not fill them exactly
 
 
 def _broken(score: _Score, first: int, limit: float) -> list[tuple[int, int]]:
@@ -236,7 +241,7 @@ def _figure(midi: mido.MidiFile, title: str, regions: Sequence[Region], dpi: int
     figure.set_size_inches(width / 100, height / 100)
 
     def axes_at(top: float, axes_height: float, bottom_row: float, top_row: float, ticks: tuple[int, int]) -> "Axes":
-        """Add axes `top` pixels below the upper edge. All systems have the same scale, so a short one is narrower."""
+        """Add axes `top` pixels below the upper edge. All systems have the same scale, so a shorter one is narrower."""
         own = (width - left - RIGHT) * (ticks[1] - ticks[0]) / longest
         axes = figure.add_axes((left / width, 1 - (top + axes_height) / height, own / width, axes_height / height))
         axes.set(xlim=ticks, ylim=(bottom_row, top_row), facecolor="white")
@@ -281,7 +286,7 @@ def _is_in(part: _Part, region: Region) -> bool:
 
 
 def _pitch_range(pitch: np.ndarray) -> tuple[int, int]:
-    """Return the lowest and highest row: the range of the notes with a margin, at least two octaves."""
+    """Return the lowest and highest pitch of the picture: those of the notes with a margin, at least two octaves."""
     low, high = (int(pitch.min()) - 2, int(pitch.max()) + 2) if len(pitch) else (48, 72)
     missing = max(0, 24 - (high - low))
     return low - missing // 2, high + missing - missing // 2
@@ -305,7 +310,7 @@ def _draw_drum_rows(axes: "Axes", drums: np.ndarray, ticks: tuple[int, int]) -> 
 
 
 def _draw_regions(axes: "Axes", score: _Score, of_drums: bool, system: tuple[int, int]) -> None:
-    """Tint the bars of the regions: strongly where all parts of the panel are written, weakly where some are."""
+    """Tint the bars of the regions, strongly if all parts of the panel are written, weakly if only some are."""
     parts = [part for part in score.parts if part.is_drums == of_drums]
     for region in score.regions:
         of_panel = [_is_in(part, region) for part in parts]
@@ -321,7 +326,7 @@ def _draw_regions(axes: "Axes", score: _Score, of_drums: bool, system: tuple[int
 
 
 def _draw_lanes(axes: "Axes", score: _Score, lanes: list[_Part], system: tuple[int, int]) -> None:
-    """Draw the regions of each part as a bar in its color."""
+    """Draw the regions of each part as strips in the part's color."""
     axes.set_yticks([])
     for region in score.regions:
         if region.parts is not None and (span := _span(score, region, system)):
@@ -331,7 +336,7 @@ def _draw_lanes(axes: "Axes", score: _Score, lanes: list[_Part], system: tuple[i
 
 
 def _span(score: _Score, region: Region, system: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the ticks where a region starts and ends in a system, or None if it is elsewhere."""
+    """Return the ticks at which a region starts and ends within a system, or None if they do not overlap."""
     first, end = max(region.first_bar, system[0]), min(region.first_bar + region.bars, system[1])
     if first >= end:
         return None
@@ -339,17 +344,17 @@ def _span(score: _Score, region: Region, system: tuple[int, int]) -> tuple[int, 
 
 
 def _draw_notes(axes: "Axes", score: _Score, chosen: np.ndarray, rows: np.ndarray, ticks: tuple[int, int]) -> None:
-    """Draw the notes `chosen`, bool [n], at the heights `rows`, int64 [n], cut at the ends of the system."""
+    """Draw the notes marked in `chosen`, bool [n], in `rows`, int64 [n]. Notes are cut at the ends of the system."""
     notes = score.notes
     chosen = chosen & (notes.start_tick < ticks[1]) & ((notes.end_tick > ticks[0]) | (notes.start_tick == ticks[0]))
     chosen = np.flatnonzero(chosen)
-    chosen = chosen[np.argsort(score.written[chosen], kind="stable")]  # given notes do not hide written ones
+    chosen = chosen[np.argsort(score.written[chosen], kind="stable")]  # draw written notes over given notes
     start, end = notes.start_tick[chosen].astype(float), notes.end_tick[chosen].astype(float)
     written, part, row = score.written[chosen], score.part[chosen], rows[chosen]
     if not len(start):
         return
     pixel = (ticks[1] - ticks[0]) / (axes.get_position().width * axes.figure.get_figwidth() * 100)  # in ticks
-    # A small gap after each note separates repeated notes. It is at most a quarter of the note.
+    # A small gap after each note separates repeated notes. It is at most a quarter of the note's length.
     right = np.maximum(end - np.minimum(1.5 * pixel, 0.25 * (end - start)), start + 1.2 * pixel)
     # Notes that start together at one pitch divide its row.
     _, same, count = np.unique(np.stack([start, row]), axis=1, return_inverse=True, return_counts=True)
@@ -380,9 +385,9 @@ def _draw_boxes(axes: "Axes", left, right, bottom, top, **style) -> None:
 def _draw_bars(
     stack: list["Axes"], score: _Score, system: tuple[int, int], pixels_per_tick: float, signature: tuple | None
 ) -> tuple:
-    """Draw bar lines, and label as many bars as fit with number and time; return the last time signature.
+    """Draw bar lines, and label as many bars as fit with their number and time. Return the last time signature.
 
-    A time signature is written above the first bar that it applies to, if there is room.
+    A time signature is written above the first bar to which it applies, if there is room.
     """
     first, end = system
     lines = score.grid.lines(end - first, first)
@@ -410,7 +415,7 @@ def _draw_bars(
             changes.append((i, f"{new[0]}/{new[1]}"))
         signature = new
     bars = np.diff([*(i for i, _ in changes), end - first]).tolist()
-    shown: list[int] = []  # of `changes`; of two that would overlap, the one that applies to more bars
+    shown: list[int] = []  # indices in `changes`; of two labels that would overlap, the one that applies to more bars
     for k, (i, _) in enumerate(changes):
         if shown:
             before, text = changes[shown[-1]]
@@ -456,7 +461,7 @@ def _n_rows(legend: Legend) -> int:
 
 
 def _text_width(figure: "Figure", canvas) -> Callable[[str], float]:
-    """Return a function that measures text of the legend's size, in pixels at 100 dpi."""
+    """Return a function that measures the width of a text in the legend's font size, in pixels at 100 dpi."""
     renderer = canvas.get_renderer()
 
     def width(text: str) -> float:
@@ -469,7 +474,7 @@ def _text_width(figure: "Figure", canvas) -> Callable[[str], float]:
 
 
 def _cut_bars(score: _Score, systems: list[tuple[int, int]]) -> str:
-    """Return a sentence that names the bars that are not shown, or an empty one."""
+    """Return a sentence that names the bars that are not shown, or "" if all are shown."""
     hidden = [(a, b - 1) for a, b in ((0, systems[0][0]), (systems[-1][1], score.n_bars)) if a < b]
     ranges = " and ".join(f"{score.bar_number(a):,} to {score.bar_number(b):,}" for a, b in hidden)
     return f"Bars {ranges} of {score.bar_number(score.n_bars - 1):,} are not shown." if hidden else ""
@@ -494,7 +499,7 @@ def _draw_header(figure: "Figure", height: int, legend: Legend, left: int, title
 
 
 def _clean(text: str) -> str:
-    """Return a text in one line. The replacement character stands for characters that the font lacks."""
+    """Return a text as one line. The replacement character replaces characters that the font does not have."""
     text = text.encode("utf-8", "replace").decode()
     text = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
     known = _characters()

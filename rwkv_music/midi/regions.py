@@ -11,11 +11,11 @@ from rwkv_music.midi.time import BarGrid
 
 @dataclass(frozen=True)
 class Region:
-    """A block of bars and parts. A continuation is the region of all parts from its first bar on."""
+    """A block of consecutive bars and some or all parts."""
 
     first_bar: int  # counted from 0, as in BarGrid
-    bars: int
-    parts: frozenset[tuple[int, int]] | None = None  # (track, channel) as in `Part`; None: all
+    bars: int  # number of bars
+    parts: frozenset[tuple[int, int]] | None = None  # (track, channel) of each part, as in `Part`; None: all parts
 
 
 def written_notes(notes: Notes, grid: BarGrid, regions: Iterable[Region]) -> np.ndarray:

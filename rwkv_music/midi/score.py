@@ -1,7 +1,7 @@
-"""The notes of a piece with their parts, and its bar lines. Measures and control classes are computed from these.
+"""The notes of a piece with their parts, and the bar lines of the piece, for measures and controls.
 
-Times are in quarter notes, so that files of different resolutions can be compared. A part is one channel of one track.
-A cell is one part in one bar. A note belongs to the cell in which it starts.
+Times are in quarter notes, so that files with different resolutions can be compared. A part is one channel of one
+track. A cell is one part in one bar. A note belongs to the cell in which it starts.
 """
 
 import io
@@ -16,16 +16,16 @@ from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.time import BarGrid
 
 NOTE = np.dtype([("start", "<f8"), ("end", "<f8"), ("pitch", "<i8"), ("part", "<i8"), ("drums", "?")])
-STEPS_PER_QUARTER = 12  # resolution of the measures of rhythm: represents sixteenths and triplets
-ROUNDING = 1e-6  # quarter notes; far more than the rounding errors of sums and differences of times
+STEPS_PER_QUARTER = 12  # resolution of rhythm in measures, enough for sixteenths and triplets
+ROUNDING = 1e-6  # a tolerance in quarter notes, far above the rounding errors of sums and differences of times
 
 
 @dataclass(frozen=True)
 class Score:
-    """A piece. Its last bar is the one in which the last note starts, unless more bars are given."""
+    """The notes and bar lines of a piece. From `read_score`, the last bar is the one in which the last note starts."""
 
     notes: np.ndarray  # NOTE [n], sorted by start, then by part and pitch
-    lines: np.ndarray  # float64 [bars + 1]: where each bar starts, and where the last one ends
+    lines: np.ndarray  # float64 [bars + 1]: the start of each bar, and the end of the last one
 
     @property
     def n_bars(self) -> int:
@@ -36,7 +36,7 @@ class Score:
         return int(self.notes["part"].max(initial=-1)) + 1
 
     def bars(self) -> np.ndarray:
-        """Return the bar of each note, int64 [n]; -1 before the first bar, `n_bars` after the last one."""
+        """Return the bar of each note, int64 [n]: -1 before the first bar, `n_bars` after the last one."""
         return bars_of(self.notes, self.lines)
 
 
@@ -69,22 +69,25 @@ def in_order(notes: np.ndarray) -> np.ndarray:
 
 
 def bars_of(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Return the bar of each of `notes`, NOTE [n], for bar lines float64 [bars + 1]: int64 [n], from -1 to `bars`."""
+    """Return the bar of each of `notes`, NOTE [n], int64 [n], from -1 to the number of bars.
+
+    `lines`, float64 [bars + 1], are the bar lines.
+    """
     return np.searchsorted(lines, notes["start"] + ROUNDING, side="right") - 1
 
 
 def in_cells(notes: np.ndarray, lines: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Return whether each note starts in one of the marked cells: bool [n] for `cells`, bool [bars, parts]."""
+    """Return whether each note starts in one of the cells marked in `cells`, bool [bars, parts]: bool [n]."""
     bar, part = bars_of(notes, lines), notes["part"]
     known = (bar >= 0) & (bar < cells.shape[0]) & (part < cells.shape[1])
     return known & cells[np.where(known, bar, 0), np.where(known, part, 0)] if cells.size else known
 
 
 def skyline(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the melody of each part, without drums. It consists of the highest of the notes that start together.
+    """Return the melody of each part, without drums: of the notes that start together, the highest one.
 
-    Starts are rounded to steps of a twelfth of a quarter note. Return the indices of the melodies' notes, int64 [m],
-    ordered by part and start, and their steps, int64 [m].
+    Starts are rounded to steps, twelfths of a quarter note. Return the indices of the notes of all melodies, int64 [m],
+    ordered by part and start, and the steps at which they start, int64 [m].
     """
     step = np.rint(notes["start"] * STEPS_PER_QUARTER).astype(np.int64)
     order = np.lexsort((-notes["pitch"], step, notes["part"]))

@@ -1,8 +1,8 @@
-"""Statistics of a MIDI file that do not depend on the tokenizer, and a key to find copies.
+"""Statistics of a MIDI file that do not depend on the tokenizer, and a key that finds copies of the file.
 
-The key hashes the intervals between notes, in time (forty-eighths of a quarter note) and in pitch. It does not depend
-on the order of the notes, the time resolution, velocities, tempos, instruments, the start time or transposition. Drums
-cannot be transposed and are hashed separately.
+The key is a hash of the intervals between notes, in time (forty-eighths of a quarter note) and in pitch. It does not
+depend on the order of the notes, the time resolution, velocities, tempos, instruments, the start time or transposition.
+Drums, which cannot be transposed, are hashed separately.
 """
 
 import hashlib
@@ -41,13 +41,13 @@ class MidiStats:
     quarters: float  # the end of the last note, in quarter notes from the start of the file
     notes: int
     tempo: float  # the tempo that lasts longest, in quarter notes per minute
-    tracks: int  # combinations of track, channel and program that have notes
-    programs: np.ndarray  # bool [129]: the General MIDI programs that play; the last one is drums
+    tracks: int  # number of combinations of track, channel and program that have notes
+    programs: np.ndarray  # bool [129]: the General MIDI programs that have notes; the last element is for drums
     pitch: np.ndarray  # int64 [128]: the number of notes of each pitch, without drums
     velocity: np.ndarray  # int64 [32]: the number of notes in each group of four velocities
     meter: tuple[int, int]  # the time signature that lasts longest, (numerator, denominator)
-    part_notes: np.ndarray  # int64 [30]: the number of parts whose number of notes is in each bin of PART_NOTES
-    key: str  # 128 bits as hex
+    part_notes: np.ndarray  # int64 [30]: a histogram of the parts by their number of notes, with the bins of PART_NOTES
+    key: str  # 128 bits in hexadecimal
 
     def record(self) -> np.ndarray:
         """Return the statistics as one RECORD [1]. Histogram counts are capped at 65,535."""
@@ -90,9 +90,9 @@ def compute_stats(source: bytes | ParsedMidi) -> MidiStats:
 
 
 def _key(onset: np.ndarray, pitch: np.ndarray, is_drum: np.ndarray) -> str:
-    """Hash the notes so that transposition, repetition and order do not matter."""
+    """Return a hash of the notes that does not depend on transposition, repeated notes and order."""
     digest = hashlib.blake2b(digest_size=16)
-    # Onset and pitch are packed into one number, whose differences encode both intervals.
+    # Onset and pitch are packed into one number. Differences of such numbers encode both intervals.
     melody = np.unique(onset[~is_drum] * 256 + pitch[~is_drum])
     drums = np.unique(onset[is_drum] * 256 + pitch[is_drum])
     digest.update(np.diff(melody).astype("<i8").tobytes())

@@ -1,6 +1,6 @@
-"""Musical time: tempo maps (ticks to seconds) and bar grids (ticks to bars), built from a file's changes.
+"""Musical time: tempo maps (ticks to seconds) and bar grids (ticks to bars).
 
-Of several tempo or time signature changes at one tick, the last one counts.
+Of several changes of the tempo or of the time signature at one tick, the last one counts.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import numpy as np
 
 from rwkv_music.midi.events import TEMPO, TIME_SIGNATURE, Event, TimedMessage, timed_messages
 
-# In force until the file changes them (Standard MIDI Files 1.0).
+# The tempo and time signature of a file that sets none (Standard MIDI Files 1.0).
 DEFAULT_TEMPO = 500_000  # microseconds per quarter note
 DEFAULT_SIGNATURE = (4, 4)
 MAX_TEMPO = (1 << 24) - 1  # the slowest tempo that a MIDI file can store, in microseconds per quarter note
@@ -18,9 +18,9 @@ FINEST_BEAT = 64  # the largest valid denominator of a time signature
 
 
 class TempoMap:
-    """The tempo changes of a piece, (tick, microseconds per quarter note) each, in any order.
+    """The conversion from ticks to time, from tempo changes in any order: (tick, microseconds per quarter note).
 
-    `ticks` int64 [changes + 1] starts with 0, and `tempos` float64 [changes + 1] with DEFAULT_TEMPO.
+    `ticks`, int64 [changes + 1], starts with 0, and `tempos`, float64 [changes + 1], with DEFAULT_TEMPO.
     """
 
     def __init__(self, changes: Iterable[tuple[int, float]], ticks_per_quarter: int):
@@ -38,7 +38,7 @@ class TempoMap:
         return cls(((tick, a) for tick, kind, _, a, *_ in events if kind == TEMPO), ticks_per_quarter)
 
     def seconds(self, ticks: np.ndarray) -> np.ndarray:
-        """Return the time of each tick [n], float64 [n]."""
+        """Return the time of each tick [n] in seconds, float64 [n]."""
         return self._elapsed(ticks, 1e6)
 
     def ms(self, ticks: np.ndarray) -> np.ndarray:
@@ -46,12 +46,12 @@ class TempoMap:
         return self._elapsed(ticks, 1e3)
 
     def durations(self, start: int, end: int) -> np.ndarray:
-        """Return how long each tempo lasts between two ticks, in microseconds: float64 [changes + 1]."""
+        """Return how long each tempo lasts from tick `start` to tick `end`, in microseconds: float64 [changes + 1]."""
         lengths = np.diff(np.clip(np.append(self.ticks, end), start, end))
         return lengths * self.tempos / self._ticks_per_quarter
 
     def _elapsed(self, ticks: np.ndarray, us_per_unit: float) -> np.ndarray:
-        # Seconds and milliseconds are both computed from ticks: converting one to the other would change the last bits.
+        # Seconds and milliseconds are both computed from ticks: a conversion between them would change the last bits.
         units_per_tick = self.tempos / (us_per_unit * self._ticks_per_quarter)
         elapsed = np.concatenate([[0.0], np.cumsum(np.diff(self.ticks) * units_per_tick[:-1])])
         segment = np.searchsorted(self.ticks, ticks, side="right") - 1
@@ -59,10 +59,10 @@ class TempoMap:
 
 
 class BarGrid:
-    """The bars of a piece, numbered from 0. The last time signature continues without end.
+    """The bars of a piece, numbered from 0. The last time signature continues indefinitely.
 
-    The changes are (tick, numerator, denominator), in any order. A time signature starts a new bar, even inside a bar.
-    Time signatures without beats, or with beats shorter than a sixty-fourth note, are ignored.
+    The changes of the time signature are (tick, numerator, denominator), in any order. A change starts a new bar, even
+    inside a bar. Time signatures without beats, or with beats shorter than a sixty-fourth note, are ignored.
     """
 
     def __init__(self, changes: Iterable[tuple[int, int, int]], ticks_per_quarter: int):
@@ -76,13 +76,13 @@ class BarGrid:
 
     @property
     def changes(self) -> list[tuple[int, int, int]]:
-        """The time signatures in force, (tick, numerator, denominator) each; the first one at tick 0."""
+        """The time signatures, (tick, numerator, denominator) each. The first one is at tick 0."""
         return [
             (tick, *signature) for tick, signature in zip(self._ticks.tolist(), self._signatures.tolist(), strict=True)
         ]
 
     def main_signature(self, start: int, end: int) -> tuple[int, int]:
-        """Return the time signature, (numerator, denominator), that lasts longest between two ticks."""
+        """Return the time signature, (numerator, denominator), that lasts longest from tick `start` to tick `end`."""
         lengths = np.diff(np.clip(np.append(self._ticks, end), start, end))
         kinds, which = np.unique(self._signatures, axis=0, return_inverse=True)
         numerator, denominator = kinds[np.bincount(which.ravel(), lengths).argmax()].tolist()
@@ -109,7 +109,7 @@ class BarGrid:
         return bool(first < second)
 
     def lines(self, n_bars: int, first_bar: int = 0) -> np.ndarray:
-        """Return the ticks of bar lines, int64 [n_bars + 1]: where bars `first_bar` to `first_bar + n_bars` start."""
+        """Return the ticks at which bars `first_bar` to `first_bar + n_bars` start, int64 [n_bars + 1]."""
         bars = np.arange(first_bar, first_bar + n_bars + 1)
         segment = np.searchsorted(self._first_bar, bars, side="right") - 1
         return self._ticks[segment] + (bars - self._first_bar[segment]) * self._lengths[segment]
@@ -134,10 +134,12 @@ def bar_ticks(midi: mido.MidiFile, n_bars: int) -> np.ndarray:
 
 
 def time_messages(lines: np.ndarray, tempos: np.ndarray, signatures: np.ndarray) -> list[TimedMessage]:
-    """Return the tempo and time signature messages, one wherever the value changes from bar to bar.
+    """Return tempo and time signature messages, one at each bar in which the value changes.
 
-    The arguments give the tick at which each bar starts, int64 [bars], its tempo in microseconds per quarter note,
-    int64 [bars], and its time signature, int64 [bars, 2].
+    Args:
+        lines: int64 [bars], the tick at which each bar starts.
+        tempos: int64 [bars], in microseconds per quarter note.
+        signatures: int64 [bars, 2], (numerator, denominator).
     """
     messages = []
     last_tempo = last_signature = None

@@ -1,1 +1,1 @@
-"""Operators: the WKV7s recurrence, the fused training operators, the output head with its loss, and AdamW."""
+"""Operators: the WKV7s recurrence, context parallelism, fused training operators, CPU decoding, and the output head."""

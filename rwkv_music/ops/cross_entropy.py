@@ -1,8 +1,8 @@
-"""The output head and its loss in one module, which never holds the logits of all tokens at once.
+"""The output head and its loss in one module, so that the logits of all tokens never exist at once.
 
 For 16,384 tokens and a vocabulary of 20,096, the logits take 1.3 GB in float32, and the loss would need several copies.
-This module processes a chunk of positions at a time and computes the gradients in the forward pass, from the chunk's
-logits.
+This module processes the positions in chunks. It computes the gradients already in the forward pass, from the logits of
+each chunk.
 """
 
 import torch
@@ -15,9 +15,9 @@ CHUNK_LOGITS = 2**26  # logits in memory at once
 
 
 class Head(nn.Linear):
-    """The output projection [C, V] without bias: returns logits or, with `targets`, the summed loss.
+    """The output projection from C to V without bias. It returns logits or, with `targets`, the summed loss.
 
-    One module does both because ZeRO-3 gathers a module's weights when the module is called.
+    One module does both, because ZeRO-3 gathers the weights of a module only when the module is called.
     """
 
     def __init__(self, width: int, vocab_size: int) -> None:
@@ -26,8 +26,8 @@ class Head(nn.Linear):
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the logits [..., V] of x [..., C], or the summed cross-entropy of x [P, C] in nats.
 
-        `targets` are int64 [P], from 0 to V - 1, or IGNORE_INDEX. The sum is a float32 scalar (float64 for float64
-        inputs). Any other target raises ValueError on the CPU and fails a device-side assertion on a GPU.
+        `targets`, int64 [P], are from 0 to V - 1, or IGNORE_INDEX. Any other target raises ValueError on the CPU and
+        fails a device-side assertion on a GPU. The sum is a float32 scalar (float64 for float64 inputs).
         """
         if targets is None:
             return super().forward(x)
@@ -40,7 +40,7 @@ class Head(nn.Linear):
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Computes the gradients in the forward pass, for an incoming gradient of 1; the backward scales them."""
+    """The forward pass also computes the gradients, for an incoming gradient of 1. The backward pass scales them."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         dx, dweight = ctx.saved_tensors
-        # Scale in the precision of the loss: a rounded scale would add the same error to every gradient of the model.
+        # Scale in the precision of the loss. A rounded scale would add the same error to every gradient of the model.
         dweight = None if dweight is None else (dweight * grad).to(dx.dtype)
         return (dx.to(grad.dtype) * grad).to(dx.dtype), dweight, None
 

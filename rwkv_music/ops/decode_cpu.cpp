@@ -1,15 +1,16 @@
 // An RWKV v7 or v8 on a CPU: T tokens of each of B rows pass through all layers in one call.
 //
-// With one token a call is bound by the memory bandwidth for the weights, with many by arithmetic. Notable choices:
-// - The weights of the matrices are bf16. A call reads each of them from memory once. Everything else is fp32: vectors,
-//   activations, sums and states.
-// - A panel holds PANEL outputs of a matrix: for each input, the weights of these outputs. A panel is one stream in
-//   memory, and its sums stay in registers. A word of a panel holds output k in its low and k + PANEL / 2 in its high
-//   half, so that a shift and a mask make two vectors of fp32.
-// - The threads take work one piece at a time, and wait for the pieces instead of for each other. A thread that another
-//   program interrupts delays the others only by the piece that it has taken.
-// - The recurrence runs token by token, because a head's state stays in the fastest cache.
-// - The result does not depend on the number of threads or of rows, nor on how a row's tokens are divided among calls.
+// With one token, the memory bandwidth for the weights limits the speed of a call; with many tokens, arithmetic does.
+// Notable choices:
+// - The weights of the matrices are bf16, and a call reads each of them from memory once. Everything else is fp32:
+//   vectors, activations, sums and states.
+// - A panel has the weights for PANEL outputs of a matrix: for each input, the weights of these outputs. A panel is
+//   read sequentially, and its sums stay in registers. A word of a panel has the weight of output k in its low half and
+//   that of output k + PANEL / 2 in its high half, so that a shift and a mask give two fp32 vectors.
+// - The threads take work one piece at a time, and wait for pieces instead of for each other. If another program
+//   interrupts a thread, it delays the others only by the piece that it has taken.
+// - The recurrence runs token by token, because the state of a head stays in the fastest cache.
+// - The result depends neither on the number of threads or rows, nor on the division of a row's tokens among calls.
 //
 // Shapes: B rows, T tokens, M = B * T, C width, N head size, H heads, L layers, V vocabulary.
 
@@ -26,10 +27,10 @@ namespace {
 constexpr int64_t PANEL = 32;
 constexpr int64_t N = 64;
 constexpr float GROUP_NORM_EPS = 64e-5f, LAYER_NORM_EPS = 1e-5f;
-constexpr int64_t PREFETCH = 1024;  // words between the one in use and the one to fetch
+constexpr int64_t PREFETCH = 1024;  // words from the one in use to the one that is prefetched
 
 #if defined(__AVX512F__)
-constexpr int64_t LANES = 16, MOST_ROWS = 8;  // MOST_ROWS: rows whose sums fit into the registers
+constexpr int64_t LANES = 16, MOST_ROWS = 8;  // MOST_ROWS: the sums of this many rows fit into the registers
 #elif defined(__AVX2__)
 constexpr int64_t LANES = 8, MOST_ROWS = 4;
 #else
@@ -47,9 +48,9 @@ inline Vector load(const void* address) {
 
 enum Parameter { LN1_W, LN1_B, X_R, X_K, X_V, X_W, X_A, X_G, W0, A0, V0, K_K, K_A, R_K, LN_X_W, LN_X_B, LN2_W, LN2_B,
               FFN_X_K, VECTORS_OF_LAYER };
-enum Gate { W, A, G, V, GATES };  // layer 0 lacks the last one
+enum Gate { W, A, G, V, GATES };  // layer 0 has no gate V
 
-// A phase of the work that all threads share: work(i) for each i below `items`, in any order.
+// A phase of the work, which all threads share: work(i) for each i below `items`, in any order.
 struct Phase {
     std::atomic<int64_t> taken{0}, done{0};
 

@@ -1,13 +1,13 @@
-"""One decoding step on a CPU with the C++ kernel `decode_cpu.cpp`: its build, the packing of the weights, and the call.
+"""Decoding on a CPU with the C++ kernel `decode_cpu.cpp`: building the kernel, packing the weights, calling the kernel.
 
 Notable choices:
-- A step is bound by the memory bandwidth for the weights. The kernel reads a copy of the matrices in bf16, half the
-  bytes of fp32, once for all rows. Everything else is fp32. The result is that of `model_v8` in fp32 for matrices that
-  are rounded to bf16.
+- The speed of a step is limited by the memory bandwidth for the weights. The kernel reads a bf16 copy of the matrices,
+  which has half the bytes of fp32, only once for all rows. Everything else is fp32. The result is that of an fp32
+  `model_v8` with matrices rounded to bf16.
 - The kernel includes no headers of torch or Python and is called with ctypes, so it compiles in about two seconds. The
-  library is stored with that of the CUDA kernels (`cuda/build.py`). It is compiled for the processor of this host. The
-  name of its folder depends on the instruction set, because hosts can share a home folder.
-- A model without trainable parameters keeps its packed weights for the next decoder.
+  library is stored in the same folder as the CUDA kernels (`cuda/build.py`). It is compiled for the processor of this
+  host. The name of its subfolder depends on the instruction set, because hosts can share a home folder.
+- The packed weights of a model without trainable parameters are kept for the next decoder.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ from rwkv_music.errors import UserError, explained
 SOURCE = Path(__file__).with_suffix(".cpp")
 LIBRARY = "librwkv_music_cpu.so"
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared"]
-PANEL = 32  # this and the next two as in the kernel
+PANEL = 32  # PANEL, GATES and VECTORS are the same in the kernel
 GATES = "wagv"
 VECTORS = (
     "ln1.weight", "ln1.bias", *(f"att.x_{mix}" for mix in "rkvwag"), "att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a",
@@ -42,7 +42,10 @@ VECTORS = (
 
 @functools.cache
 def load():
-    """Return the kernel as a function, after compiling it if necessary; None, with a line on stderr, if that fails."""
+    """Return the kernel as a function, after compiling it if necessary.
+
+    If this fails, print a line on stderr and return None.
+    """
     try:
         function = ctypes.CDLL(str(_build())).rwkv_music_forward
     except (UserError, OSError) as error:
@@ -82,16 +85,16 @@ class _Shape(ctypes.Structure):
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """A model's weights as the kernel reads them."""
+    """The weights of a model in the form that the kernel reads."""
 
-    matrices: Tensor  # bf16, one dimension: all matrices in panels
+    matrices: Tensor  # bf16, one-dimensional: all matrices in panels
     vectors: Tensor  # float32 [n, C]
     tables: list[Tensor | None]  # the model's own embedding [V, C] and, for each layer, its DeepEmbed [V, C] or None
     shape: _Shape
 
 
-# By model: the identity and the version of each parameter, the packed weights, and the parameters, which are kept so
-# that their identities stay unique.
+# For each model: the identity and the version of each parameter, the packed weights, and the parameters. The parameters
+# are kept so that their identities (`id`) are not reused.
 _kept: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], PackedWeights, list[Tensor]]] = WeakKeyDictionary()
 
 
@@ -117,7 +120,7 @@ def _pack(model: nn.Module) -> PackedWeights:
         matrices += [att.receptance.weight, att.key.weight, att.value.weight]
         matrices += [getattr(att, f"{gate}{i}").T for i in (1, 2) for gate in gates]
         matrices += [att.output.weight, ffn.key.weight, ffn.value.weight]
-        # Layer 0 has no v0; the kernel does not read what is in its place.
+        # Layer 0 has no v0. a0 takes its place, which the kernel does not read.
         vectors += [attrgetter("att.a0" if name == "att.v0" and "v" not in gates else name)(block) for name in VECTORS]
     matrices.append(model.head.weight)
     vectors += [model.ln_out.weight, model.ln_out.bias]
@@ -146,7 +149,7 @@ def _padded(n: int) -> int:
 
 
 def _in_huge_pages(n: int) -> Tensor:
-    """Return bf16 [n] in huge pages if the system has them. Small pages would cost a part of the bandwidth."""
+    """Return a bf16 tensor [n], in huge pages if the system has them. Small pages would reduce the bandwidth."""
     memory = mmap.mmap(-1, 2 * n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError):  # the system has no huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
@@ -164,12 +167,15 @@ def _fill_panels(panels: Tensor, matrix: Tensor) -> None:
 def forward(
     weights: PackedWeights, ids: Tensor, att_shift: Tensor, wkv: Tensor, ffn_shift: Tensor, logits: Tensor
 ) -> None:
-    """Process T tokens of each row, at least one.
+    """Process T >= 1 tokens of each row: update the state, and write the logits of each row's last token.
 
-    Reads `ids`, int64 [B, T] below V. Updates att_shift and ffn_shift [L, B, C] and wkv [L, B, H, N, N], which has the
-    key axis before the value axis, unlike `State.wkv`. Writes the logits of each row's last token, [B, V'], where V' is
-    V rounded up to a multiple of PANEL. All tensors are contiguous, and float32 if not stated otherwise. `load()` must
-    not be None.
+    All tensors are contiguous, and float32 except `ids`. `load()` must not return None.
+
+    Args:
+        ids: int64 [B, T], from 0 to V - 1. Other values are not detected.
+        att_shift, ffn_shift: [L, B, C], updated.
+        wkv: [L, B, H, N, N], updated. Unlike in `State.wkv`, the key axis is before the value axis.
+        logits: [B, V'], overwritten. V' is V rounded up to a multiple of PANEL.
     """
     shape = _Shape.from_buffer_copy(weights.shape)
     shape.rows, shape.tokens = ids.shape

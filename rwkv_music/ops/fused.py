@@ -1,15 +1,15 @@
 """Fused operators for everything between the model's matrix products, each with a forward and a backward pass.
 
-These operators are bound by memory bandwidth. On a GPU in bf16, each operator is one CUDA kernel
-(`rwkv_music/cuda/fused_*.cu`). The kernel reads each input once, computes in fp32 and writes each output once. On other
+The speed of these operators is limited by memory bandwidth. For bf16 on a GPU, each operator is one CUDA kernel
+(`rwkv_music/cuda/fused_*.cu`), which reads each input once, computes in fp32 and writes each output once. On other
 devices and for other dtypes, each operator is the PyTorch function `plain_*`, which is also its definition.
 
 Notable choices:
 - The operators do not record gradients. Each operator has a function `*_backward`, which the hand-written backward
   passes of `fused_sublayers` call. In plain PyTorch, this function runs autograd on `plain_*`.
-- The kernels keep intermediate values in fp32, where plain PyTorch rounds them to bf16.
+- The kernels keep intermediate values in fp32. Plain PyTorch rounds them to bf16.
 - Sums over tokens are fp32 and in a fixed order, so the same input gives the same bits.
-- No operator waits for the GPU, and none allocates more than its outputs and partial sums.
+- No operator waits for the GPU. An operator allocates only its outputs and partial sums.
 
 Shapes: M tokens of all rows and documents, C width (a multiple of 64), H = C / 64 heads, D documents, V vocabulary. The
 kernels require contiguous tensors.
@@ -43,7 +43,7 @@ def norm_mix(
     previous: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """Layer norm, token shift, and n mixes of each token with the previous one.
+    """Compute layer norm, token shift, and n mixes of each token with the previous one.
 
     With h = layer_norm(x) and s_t = h_{t-1}: mixed[i] = h + (s - h) * mixes[i].
 
@@ -55,7 +55,8 @@ def norm_mix(
             must start at token 0.
         previous: [D, C]: the s_t of each document's first token; None for zeros.
 
-    Returns mixed [n, M, C], and the mean and reciprocal standard deviation [M, 2], fp32 or wider, for the backward.
+    Return mixed [n, M, C]. Also return the mean and the reciprocal standard deviation of each token for the backward
+    pass, [M, 2], in fp32 or wider.
     """
     if _uses_kernels(x) and x.shape[1] <= WIDEST_NORM:
         return build.load().norm_mix(x, ln_weight, ln_bias, mixes, first, previous, eps)
@@ -101,7 +102,7 @@ def norm_mix_backward(
     dresidual: Tensor | None = None,
     eps: float = 1e-5,
 ) -> NormMixGrads:
-    """Return the gradients from dmixed [n, M, C]; `dresidual` [M, C], of the residual path, is added to that of x."""
+    """Return the gradients from dmixed [n, M, C]. `dresidual` [M, C], from the residual path, is added to dx."""
     if _uses_kernels(x) and x.shape[1] <= WIDEST_NORM:
         inputs = (dmixed, x, mean_rstd, ln_weight, ln_bias, mixes, first, previous, dresidual)
         return NormMixGrads(*build.load().norm_mix_backward(*inputs))
@@ -114,7 +115,10 @@ def norm_mix_backward(
 
 
 def document_starts(cu_seqlens: Tensor, tokens: int) -> Tensor:
-    """Return `first`, int32 [tokens], for documents packed by cu_seqlens int32 [D+1]; documents may be empty."""
+    """Return the argument `first` of `norm_mix`, int32 [tokens], for the document boundaries cu_seqlens, int32 [D+1].
+
+    Documents may be empty.
+    """
     token = torch.arange(tokens, dtype=torch.int32, device=cu_seqlens.device)
     document = torch.searchsorted(cu_seqlens[1:], token, right=True, out_int32=True)
     return torch.where(cu_seqlens[document] == token, document, -1)
@@ -147,7 +151,7 @@ def gates(
     k_k: Tensor,
     k_a: Tensor,
 ) -> Gates:
-    """Decay, in-context learning rate, value residual and the two keys.
+    """Compute the decay, the value residual and the two keys of the recurrence.
 
     With a = sigmoid(a0 + a_low) and kk = normalize(k * k_k) over each head: w = w0 + w_low,
     k = k * (1 + (a - 1) * k_a), v = lerp(v, v_first, sigmoid(v0 + v_low)), removal = -kk, replacement = kk * a.
@@ -186,7 +190,7 @@ def plain_gates(
 
 
 class GatesGrads(NamedTuple):
-    """Gradients of the inputs of `gates` except w_low (equal to that of w); None for the inputs that layer 0 lacks."""
+    """Gradients of the inputs of `gates`, except that of w_low, which equals dw. None for inputs that are None."""
 
     k: Tensor
     v: Tensor
@@ -217,8 +221,8 @@ def gates_backward(
     """Return the gradients of `gates` from `dout`, the gradients of its five outputs.
 
     dk_extra and dv_extra, [M, C] or None, are added to the gradients of the outputs k and v. The gradients do not
-    depend on w_low and w0. In layer 0 the gradient of the input v equals the gradient of the output v, and may be the
-    same tensor.
+    depend on w_low and w0. In layer 0, the gradients of the input v and of the output v are equal, and may be the same
+    tensor.
     """
     if _uses_kernels(k):
         v = None if v_first is None else v
@@ -245,7 +249,7 @@ def gates_backward(
 def norm_bonus_gate(
     y: Tensor, r: Tensor, k: Tensor, v: Tensor, g: Tensor, r_k: Tensor, ln_weight: Tensor, ln_bias: Tensor
 ) -> Tensor:
-    """Return (group_norm(y) + (r . k . r_k) v) * g, [M, C], with the norm and the dot product over each head.
+    """Return (group_norm(y) + sum(r * k * r_k) v) * g, [M, C], with the norm and the sum over each head.
 
     y [M, C] is the output of the recurrence; r, k, v [M, C] are its inputs; g [M, C] is the output gate. r_k, ln_weight
     and ln_bias are [C].
@@ -310,15 +314,15 @@ def relu_squared_backward(dout: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class EmbedOrder(NamedTuple):
-    """The tokens of a batch in a stable sort by id."""
+    """The tokens of a batch, sorted by id with a stable sort."""
 
     ids: Tensor  # int64 [M], ascending
-    positions: Tensor  # int64 [M]: the position in the batch of each sorted token
+    positions: Tensor  # int64 [M]: the position of each sorted token in the batch
     vocab_size: int
 
 
 def embed_order(ids: Tensor, vocab_size: int) -> EmbedOrder:
-    """Sort ids int64 [M] for the gradients of all tables [vocab_size, C]; once per batch."""
+    """Sort the ids of a batch, int64 [M]. The gradients of all tables [vocab_size, C] use the result."""
     return EmbedOrder(*torch.sort(ids, stable=True), vocab_size)
 
 
@@ -341,7 +345,7 @@ def embed_gate_backward(dx: Tensor, out: Tensor, enn: Tensor, order: EmbedOrder)
 
 
 def embedding_grad(dx: Tensor, order: EmbedOrder) -> Tensor:
-    """Return the gradient [V, C] of an embedding table from dx [M, C]: for each id the sum over its tokens."""
+    """Return the gradient [V, C] of an embedding table from dx [M, C]: for each id, the sum over its tokens."""
     if _uses_kernels(dx):
         return build.load().embedding_grad(dx, order.ids, order.positions, order.vocab_size)
     return _sum_by_id(dx, order).to(dx.dtype)
@@ -359,17 +363,17 @@ def _sum_by_id(x: Tensor, order: EmbedOrder) -> Tensor:
 
 @torch.no_grad()
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-    """Return the cross-entropy of each row of logits [P, V] in nats, fp32 or wider [P].
+    """Return the cross-entropy of each row of logits [P, V] in nats, [P], in fp32 or wider.
 
-    The logits are overwritten with its gradient times `scale`, a number or an fp32 scalar tensor on their device.
-    `targets` are int64 [P], from 0 to V - 1, or IGNORE_INDEX. An ignored row has 0 nats and a zero gradient. Another
+    The logits are overwritten with their gradient times `scale`, a number or an fp32 scalar tensor on the same device.
+    `targets`, int64 [P], are from 0 to V - 1, or IGNORE_INDEX. An ignored row has 0 nats and a zero gradient. Any other
     target raises RuntimeError on the CPU and fails a device-side assertion on a GPU.
     """
     if _uses_kernels(logits):
         tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
         return build.load().cross_entropy_(logits, targets, tensor, number)
     counted = (targets != IGNORE_INDEX).unsqueeze(1)
-    target = targets.unsqueeze(1).masked_fill(~counted, 0)  # `gather` rejects all others that are out of range
+    target = targets.unsqueeze(1).masked_fill(~counted, 0)  # `gather` rejects targets that are out of range
     logs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     nats = -logs.gather(1, target) * counted
     grad = logs.exp_().scatter_add_(1, target, torch.full_like(nats, -1.0))
@@ -387,7 +391,10 @@ def _uses_kernels(x: Tensor) -> bool:
 def _vjp(
     function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """Return the gradients of `inputs` from those of the outputs of `function`, by autograd; None for None inputs."""
+    """Return the gradients of `inputs`, by autograd. `grads` are those of the outputs of `function`.
+
+    The result is None for inputs that are None.
+    """
     with torch.enable_grad():
         leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
         outputs = function(*leaves)

@@ -1,20 +1,21 @@
 """The two sublayers of a block for training on a GPU. Each is one autograd function that saves few activations.
 
-`time_mixing(block, ...)` computes `x + att(ln1(x))` and `channel_mixing(block, ...)` computes `x + ffn(ln2(x))`. The
+`time_mixing(block, ...)` computes `x + att(ln1(x))`, and `channel_mixing(block, ...)` computes `x + ffn(ln2(x))`. The
 modules of `model_v8` compute the same in plain PyTorch and are the reference. This module differs from them as follows:
 
 - Everything between the matrix products runs in the operators of `fused`, which read each input and write each output
   only once.
 - Time mixing saves x, r, k, v, y, the checkpoints of the recurrence and the low-rank hidden values of the gates. These
-  are about 8 C values per token instead of 40 C. Channel mixing saves x and the input of the squared ReLU, 5 C values
-  per token. The backward pass recomputes the mixes, the gates, and all normed or squared values, which is cheap.
-- The residual is added by the last matrix product of a sublayer, not by a separate operator.
-- The recurrence's state and the normed token before the first one are optional inputs and outputs. They have gradients,
-  and cost nothing if they are not used.
-- With context parallelism, both functions exchange the token before the first one, and time mixing also the
-  recurrence's state, with the other ranks.
-- The gradient of a frozen matrix is not computed.
-- Products are written as `@`, because ZeRO-3 replaces `F.linear` by a slower autograd function.
+  are about 8 C values per token instead of 40 C. Channel mixing saves x, the input of the squared ReLU and, in v8, the
+  output before DeepEmbed, 5 C or 6 C values per token. The backward pass recomputes the mixes, the gates, and all
+  normed or squared values, which takes little time.
+- The last matrix product of a sublayer, or its DeepEmbed operator, also adds the residual.
+- The WKV state and the token before the first one are optional inputs and outputs. They have gradients, and cost
+  nothing if they are not used.
+- With context parallelism, both functions exchange the token before the first one with the other ranks. Time mixing
+  also exchanges the WKV state.
+- Gradients of frozen matrices are not computed.
+- Products are written with `@`, because ZeRO-3 replaces `F.linear` by a slower autograd function.
 
 All tensors are flattened: M tokens of all documents, [M, C].
 """
@@ -31,15 +32,15 @@ from rwkv_music.ops.context_parallel import ContextPart
 
 
 class Documents(NamedTuple):
-    """The D documents of a batch of M tokens, and what all layers derive from them."""
+    """The D documents of a batch of M tokens, and tensors derived from them that all layers use."""
 
     cu_seqlens: Tensor  # int32 [D+1]
-    max_length: int
+    max_length: int  # upper bound on document lengths
     first: Tensor  # int32 [M]: see `fused.document_starts`
-    order: fused.EmbedOrder | None  # for DeepEmbed's gradients
-    last: Tensor | None  # int64 [D]: each document's last token; None if no state is returned
-    context: ContextPart | None = None  # the place among the parts of other ranks (context parallelism)
-    end: Tensor | None = None  # int64 [1]: the last token, with `context`
+    order: fused.EmbedOrder | None  # for the gradients of DeepEmbed's tables
+    last: Tensor | None  # int64 [D]: index of each document's last token; None if no state is returned
+    context: ContextPart | None = None  # with context parallelism, which part of the tokens this batch is
+    end: Tensor | None = None  # int64 [1]: index of the batch's last token; None without `context`
 
 
 def documents(
@@ -50,10 +51,10 @@ def documents(
     return_state: bool = False,
     context: ContextPart | None = None,
 ) -> Documents:
-    """Return the documents of input_ids [B, T]: its rows, or those that `cu_seqlens` int32 [D+1] packs.
+    """Return the documents of input_ids [B, T]: those with the boundaries `cu_seqlens`, int32 [D+1], or else its rows.
 
-    `max_length` bounds the documents' lengths; None means B * T. `embed_vocabulary` is V if the model has DeepEmbed
-    tables, otherwise None. `return_state` makes the sublayers return the state after each document.
+    `max_length` is an upper bound on document lengths; None means B * T. `embed_vocabulary` is V if the model has
+    DeepEmbed tables, otherwise None. `return_state` makes the sublayers return the state after each document.
     """
     B, T = input_ids.shape
     if cu_seqlens is None:
@@ -85,12 +86,12 @@ def time_mixing(
 
     Args:
         v_first: [M, C]: the values of layer 0; None in layer 0.
-        shift: [D, C]: the normed token before each document's first one; None for zeros. With `documents.context` it
-            is None, because it comes from the other ranks.
-        wkv: fp32 [D, H, N, N]: the recurrence's state before each document; None for zeros. With `documents.context`,
-            the value of a document that began on an earlier rank is not used.
+        shift: [D, C]: ln1(x) at the token before each document; None for zeros. Must be None with
+            `documents.context`, because the other ranks send it.
+        wkv: fp32 [D, H, N, N]: the WKV state before each document; None for zeros. With `documents.context`, the state
+            of a document that began on an earlier rank is not used.
 
-    Returns the result [M, C], the values of layer 0 [M, C], and the new shift and wkv (None without `documents.last`).
+    Return the result [M, C], the values of layer 0 [M, C], and the new shift and wkv (None without `documents.last`).
     """
     att, norm = block.att, block.ln1
     vectors = (norm.weight, norm.bias, att.ln_x.weight, att.ln_x.bias)
@@ -109,7 +110,7 @@ def channel_mixing(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute x + ffn(ln2(x)) for x [M, C] and input_ids int64 [M], with `shift` as in `time_mixing`.
 
-    With `recompute`, the backward pass recomputes the wide product (activation checkpointing). Returns the result
+    With `recompute`, the backward pass recomputes the matrix products (activation checkpointing). Return the result
     [M, C] and the new shift (None without `documents.last`).
     """
     ffn, norm = block.ffn, block.ln2
@@ -120,7 +121,7 @@ def channel_mixing(
     )  # fmt: skip
 
 
-# The matrices among the arguments of _TimeMixing, which start at argument FIRST_MATRIX.
+# The names of the matrices among the arguments of _TimeMixing. The first one is argument FIRST_MATRIX.
 MATRICES = ("w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2", "receptance", "key", "value", "output")
 FIRST_MATRIX = 16
 
@@ -129,7 +130,7 @@ class _TimeMixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, v_first, documents, save, shift, wkv, ln_w, ln_b, lnx_w, lnx_b, w0, a0, v0, k_k, k_a, r_k,
                 w1, w2, a1, a2, g1, g2, v1, v2, receptance, key, value, output, *mixes):  # fmt: skip
-        # Reshape here, where autograd records nothing: for small models, the overhead of recording limits the speed.
+        # Reshape here, where autograd records nothing. For small models, the overhead of recording limits the speed.
         ctx.shapes = w0.shape, r_k.shape
         mixes = torch.cat(mixes).view(len(mixes), -1)
         w0, a0, v0, k_k, k_a, r_k = (None if z is None else z.view(-1) for z in (w0, a0, v0, k_k, k_a, r_k))
@@ -225,7 +226,7 @@ class _TimeMixing(torch.autograd.Function):
         )
         del w, k2, v2_, removal, replacement, dinputs, dk2_bonus, dv2_bonus, a_low, v_low
         if v_first is None:
-            dv += dv_first_after  # the value residuals of all layers start from this layer's values
+            dv += dv_first_after  # the value residuals of the other layers use the values of this layer
         else:
             dv_first += dv_first_after
 
@@ -266,7 +267,7 @@ class _TimeMixing(torch.autograd.Function):
 
 
 def _recurrence(x: Tensor):
-    """Return the namespace of wkv7s_forward and wkv7s_backward: on a GPU the kernels, without autograd's overhead."""
+    """Return the namespace with wkv7s_forward and wkv7s_backward. On a GPU, these are the kernels without autograd."""
     return build.load() if x.is_cuda else torch.ops.rwkv_music
 
 
@@ -328,7 +329,7 @@ class _ChannelMixing(torch.autograd.Function):
 
 
 def _shift_over_ranks(x: Tensor, documents: Documents, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the normed token before each document [D, C], if the ranks hold parts of one sequence. Collective."""
+    """Return the layer norm of x at the token before each document, [D, C], with context parallelism. Collective."""
     last = _normed(x, documents.end, weight, bias)
     return documents.context.from_previous(last, documents.cu_seqlens.numel() - 1)
 
@@ -337,20 +338,20 @@ def _shift_over_ranks_backward(
     dshift: Tensor, x: Tensor, documents: Documents, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor,
     dbias: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Do for `_shift_over_ranks` what `_normed_backward` does for `_normed`. Collective."""
+    """Add the gradients of `_shift_over_ranks`, like `_normed_backward` does for `_normed`. Collective."""
     dlast = documents.context.from_next(dshift)
     return _normed_backward(dlast, x, documents.end, weight, bias, dx, dweight, dbias)
 
 
 def _normed(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the layer norm of rows int64 [D] of x [M, C]: [D, C]."""
+    """Return the layer norm of the rows `rows`, int64 [D], of x [M, C]: [D, C]."""
     return F.layer_norm(x[rows], x.shape[1:], weight, bias)
 
 
 def _normed_backward(
     dout: Tensor, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor, dbias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradients of `_normed`: of x to `dx` in place; return `dweight` and `dbias` with theirs added."""
+    """Add the gradients of `_normed` to dx (in place), dweight and dbias. Return the new dweight and dbias."""
     selected, shape = x[rows], x.shape[1:]
     _, mean, rstd = torch.native_layer_norm(selected, shape, weight, bias, 1e-5)
     dselected, dweight_normed, dbias_normed = torch.ops.aten.native_layer_norm_backward(

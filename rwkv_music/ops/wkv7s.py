@@ -1,24 +1,24 @@
-"""WKV7s: the recurrence of RWKV v7 "Goose" and v8 "Heron", with state input and output and gradients of all inputs.
+"""WKV7s: the recurrence of RWKV v7 "Goose" and v8 "Heron", with input and output states and gradients of all inputs.
 
 For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
 
     S_t = S_{t-1} diag(d_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T          y_t = S_t r_t
 
-`wkv7s` calls the custom operators `rwkv_music::wkv7s_forward` and `rwkv_music::wkv7s_backward`, registered with
-torch.library (with fake kernels and autograd) for two backends:
+`wkv7s` calls the custom operators `rwkv_music::wkv7s_forward` and `rwkv_music::wkv7s_backward`. They are registered
+with torch.library, with fake kernels and autograd, for two backends:
 
-- CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16; sums of products and the state are fp32. Outside
+- CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16. Sums of products and the state are fp32. Outside
   of torch.compile, training calls the kernels through an autograd function in C++ (`wkv7s_bindings.cpp`), because a
-  custom operator in Python is slow: the host needs as much time for the call as the GPU needs for the kernels of a
-  small model.
+  custom operator in Python is slow: calling it takes the host as much time as the kernels of a small model take the
+  GPU.
 - CPU: the chunked form in matrix products (`wkv7s_cpu.py`), for any float dtype, computed in fp32 or fp64.
 
 Notable choices:
 - Both operators use one packed layout, [tokens, H, N] with `cu_seqlens`. A batch without `cu_seqlens` is treated as B
   documents of T tokens.
-- Each backend saves the state at the start of every chunk for the backward pass. The CUDA kernels recompute everything
-  else to save memory. The CPU backend also saves a chunk's scores and the solution of its triangular system to save
-  time.
+- For the backward pass, both backends save the state at the start of every chunk. The CUDA kernels recompute everything
+  else to save memory. To save time, the CPU backend also saves the scores of each chunk and the solution of its
+  triangular system.
 
 Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (arXiv 2503.14456) and BlinkDL's RWKV-LM. The chunked
 forms are derived in `cuda/README.md` and in `wkv7s_cpu.py`.
@@ -44,21 +44,21 @@ def wkv7s(
     cu_seqlens: Tensor | None = None,
     max_length: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the WKV7s recurrence over T tokens from `state`; return the outputs and the final state.
+    """Run the WKV7s recurrence over T tokens, starting from `state`. Return the outputs and the final state.
 
-    r, w, k, v, a, b and state all receive gradients, from both outputs.
+    Gradients flow from both results to r, w, k, v, a, b and state.
 
     Args:
-        r, w, k, v, a, b: [B, T, H, N], one dtype and device, B and T >= 1. On CUDA bfloat16 with N of 64 or 128; on the
-            CPU also float32 and float64, any N. `w` is the raw decay, before the sigmoid; the model passes a = -kk and
-            b = kk * gate.
-        state: [B, H, N, N], the value axis before the key axis, float32 (float64 with float64 inputs); None starts from
+        r, w, k, v, a, b: [B, T, H, N] of one dtype on one device, B and T >= 1. On CUDA, the dtype is bfloat16 and N is
+            64 or 128. On the CPU, the dtype is any float dtype, and N is arbitrary. `w` is the raw decay, before the
+            sigmoid. The model passes a = -kk and b = kk * gate.
+        state: [B, H, N, N], the value axis before the key axis, float32 (float64 with float64 inputs). None starts from
             zero.
-        cu_seqlens: int32 [D+1], non-decreasing from 0 to T: D independent documents packed in one row (B must be 1).
-            `state` and the final state are then [D, H, N, N]. The values are checked only on the CPU, because reading
-            them back from a GPU would stall it.
-        max_length: an upper bound on the documents' lengths. A bound below T lets the kernels balance the work better.
-            Results are wrong if a document is longer.
+        cu_seqlens: int32 [D+1], non-decreasing from 0 to T: the boundaries of D independent documents that are packed
+            in one row (B must be 1). `state` and the final state are then [D, H, N, N]. The values are checked only on
+            the CPU, because reading them from a GPU would stall it.
+        max_length: an upper bound on the lengths of documents. With a bound below T, the kernels can balance the work
+            better. If a document is longer, the results are wrong.
 
     Returns y [B, T, H, N] in the inputs' dtype, and the final state in the shape and dtype of `state`. Raises
     ValueError if shapes, dtypes or devices do not match, and UserError if the CUDA kernels cannot be built.
@@ -117,9 +117,9 @@ def wkv7s(
 
 
 def checkpoint_slots(tokens: int, documents: int) -> int:
-    """Return the number of saved states that suffices for any split of `tokens` into `documents`.
+    """Return a number of saved states that is sufficient for any division of `tokens` into `documents`.
 
-    It depends only on shapes, so nothing has to be read back from the device. `cuda/wkv7s.cuh` repeats this rule.
+    It depends only on shapes, so that nothing has to be read from the device. `cuda/wkv7s.cuh` has the same rule.
     """
     return tokens // CHECKPOINT_EVERY + documents
 
@@ -143,8 +143,8 @@ def wkv7s_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the recurrence over packed documents: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1].
 
-    Returns y [M, H, N], the final state [D, H, N, N], and the checkpoints for the backward [slots, H, ...], with no
-    slots unless `save`. Checkpoints are [N, N] states on CUDA and `wkv7s_cpu.Saved` on the CPU.
+    Return y [M, H, N], the final state [D, H, N, N], and the checkpoints for the backward pass, [slots, H, ...]. Unless
+    `save` is set, there are no slots. Checkpoints are [N, N] states on CUDA and `wkv7s_cpu.Saved` on the CPU.
     """
     slots = checkpoint_slots(r.shape[0], cu_seqlens.numel() - 1) if save else 0
     return wkv7s_cpu.forward(r, w, k, v, a, b, state, cu_seqlens, slots)
@@ -207,7 +207,7 @@ def _setup_context(ctx, inputs, output):
     y, _, checkpoints = output
     ctx.has_state = state is not None
     ctx.max_length = max_length
-    ctx.set_materialize_grads(False)  # otherwise autograd allocates a zero gradient for the checkpoints
+    ctx.set_materialize_grads(False)  # otherwise autograd would allocate a zero gradient for the checkpoints
     if save:
         ctx.save_for_backward(r, w, k, v, a, b, cu_seqlens, checkpoints)
 

@@ -3,13 +3,13 @@
 `forward` and `backward` are the CPU backend of the operators of `wkv7s.py`, over packed inputs [M, H, N].
 
 Notable choices:
-- Within a chunk, the product P_t of the decays up to t stays well inside fp32's range. The dot product of P_t r_t and
-  k_s / P_s can therefore be computed from the two scaled vectors. Only the chain of states is sequential; everything
-  else runs over all chunks at once.
-- The scores and triangular solution of each chunk are saved for the backward, because recomputing products is slow on a
-  CPU.
-- The chain of states consists of short steps on small matrices. To save time in each step, all slices are taken before
-  the first step.
+- Within a chunk, the product P_t of the decays up to t is well within the range of fp32. The dot product of P_t r_t and
+  k_s / P_s can therefore be computed from these two scaled vectors. Only the chain of states, from chunk to chunk, is
+  sequential. Everything else is computed for all chunks at once.
+- The scores and the triangular solution of each chunk are saved for the backward pass, because recomputing products is
+  slow on a CPU.
+- The chain of states consists of short steps with small matrices. To save time in each step, all slices are taken
+  before the first step.
 
 Source: the delta rule's WY representation (arXiv 2406.06484). Derivation in `_chunk_forward`.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 LOG_DECAY_SCALE = -math.exp(-0.5)  # log d = LOG_DECAY_SCALE * sigmoid(w)
-CHECKPOINT_EVERY = 32  # tokens between two saved states, the length of a chunk, here and on CUDA
+CHECKPOINT_EVERY = 32  # length of a chunk, tokens between two saved states; the same in the CUDA kernels
 
 
 def forward(
@@ -38,8 +38,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the recurrence over packed documents: r..b [M, H, N], state [D, H, N, N] or None, cu_seqlens int32 [D+1].
 
-    Returns y [M, H, N], the final state [D, H, N, N], and the tensors saved for the backward in one buffer
-    [slots, H, ...] (see `Saved`). `slots` is `wkv7s.checkpoint_slots`, or 0 to save nothing.
+    Return y [M, H, N], the final state [D, H, N, N], and a buffer with the tensors saved for the backward pass,
+    [slots, H, ...] (see `Saved`). `slots` is from `wkv7s.checkpoint_slots`, or 0 to save nothing.
     """
     M, H, N = r.shape
     documents = cu_seqlens.numel() - 1
@@ -78,21 +78,21 @@ def backward(
 
 @dataclass
 class _ChunkPlan:
-    """The division of packed documents into chunks of L places; no chunk crosses a document's end.
+    """The division of packed documents into chunks of L places. No chunk crosses the end of a document.
 
     Each head has its own chunks. Chunks are ordered by their index in the document: chunk 0 of every document, then
-    chunk 1 of every document that has one, and so on. Within an index, longer documents come first. Each step of the
-    chain of states then processes one slice, even if the documents have different lengths. A row is the vector of one
-    token and one head: row token * H + head of [M * H, N].
+    chunk 1 of every document that has one, and so on. Among chunks with the same index, those of longer documents come
+    first. Each step of the chain of states can therefore process one slice, even if documents have different lengths.
+    A row is the vector of one token and one head: row token * H + head of [M * H, N].
     """
 
-    chunks: int  # of all heads; the H heads of a document's chunk are adjacent
+    chunks: int  # number of chunks of all heads; the H heads of a document's chunk are adjacent
     length: int  # L
     row_of_place: Tensor  # int64 [chunks * L]; 0 at padding places
     padding: Tensor  # int64: the places without a token
     place_of_row: Tensor  # int64 [M * H]
-    by_length: Tensor  # int64 [D]: documents, longest first
-    steps: list[int]  # chunks of each step of the chain; step j covers the first documents of by_length
+    by_length: Tensor  # int64 [D]: indices of the documents, longest first
+    steps: list[int]  # number of chunks in each step of the chain; a step processes the first documents of by_length
 
     def split(self, x: Tensor, dtype: torch.dtype, padding: float = 0.0) -> Tensor:
         """Convert [M, H, N] to [chunks, L, N] in `dtype`, with `padding` at places without a token."""
@@ -134,7 +134,7 @@ def _plan_chunks(cu_seqlens: Tensor, H: int) -> _ChunkPlan:
 
 
 def _step(r, w, k, v, a, b, S):
-    """Run one token per document by the recurrence formula. r..b [D, H, N], S [D, H, N, N]."""
+    """Compute one token per document with the recurrence formula. r..b are [D, H, N], and S is [D, H, N, N]."""
     removed = S @ a.unsqueeze(-1)
     S = S * torch.exp(LOG_DECAY_SCALE * torch.sigmoid(w)).unsqueeze(-2)
     S = S + removed * b.unsqueeze(-2) + v.unsqueeze(-1) * k.unsqueeze(-2)
@@ -143,7 +143,7 @@ def _step(r, w, k, v, a, b, S):
 
 @dataclass
 class Saved:
-    """What the forward saves for the backward, each tensor [chunks, ...] and contiguous, in one buffer."""
+    """The tensors that the forward pass saves for the backward pass: contiguous views of one buffer."""
 
     states: Tensor  # [chunks, N, N]: S_0, the state before the chunk
     U: Tensor  # [chunks, L, N]
@@ -152,12 +152,15 @@ class Saved:
 
     @staticmethod
     def elements(L: int, N: int) -> int:
-        """Return the elements saved per chunk. With L = 32 and N = 64: 1,408 bytes per token in fp32; inputs: 1,536."""
+        """Return the number of elements saved per chunk and head.
+
+        With L = 32 and N = 64, these are 1,408 bytes per token in fp32. The inputs take 1,536.
+        """
         return N * N + L * N + 5 * L * L
 
     @classmethod
     def views(cls, buffer: Tensor, plan: _ChunkPlan, N: int) -> "Saved":
-        """Return views into `buffer`, which has at least `plan.chunks * elements(plan.length, N)` elements."""
+        """Return views of `buffer`, which must have at least `plan.chunks * elements(plan.length, N)` elements."""
         L = plan.length
         shapes = ((N, N), (L, N), (2 * L, 2 * L), (L, L))
         sizes = [plan.chunks * rows * columns for rows, columns in shapes]
@@ -167,10 +170,10 @@ class Saved:
 
 @dataclass
 class _Scaled:
-    """The inputs of all chunks multiplied by the decay products, in pairs: see `_chunk_forward`."""
+    """The inputs of all chunks, multiplied or divided by products of decays (see `_chunk_forward`)."""
 
     P: Tensor  # [chunks, L, N]: product of the decays up to and including t
-    P_before: Tensor  # up to t - 1
+    P_before: Tensor  # [chunks, L, N]: product of the decays up to t - 1
     P_inverse: Tensor
     queries: Tensor  # [chunks, 2L, N]: P_{t-1} a_t, then P_t r_t
     keys: Tensor  # [chunks, 2L, N]: b_s / P_s, then k_s / P_s
@@ -199,7 +202,7 @@ class _Scaled:
 
 
 def _causal(L: int, dtype: torch.dtype) -> Tensor:
-    """Return the mask of the scores [2L, 2L]: a_t reads writes before t, r_t reads writes up to and including t."""
+    """Return the mask of the scores [2L, 2L]: a_t reads what is written before t, r_t also what is written at t."""
     ones = torch.ones(L, L, dtype=dtype)
     return torch.cat([ones.tril(-1), ones.tril()]).repeat(1, 2)
 
@@ -207,9 +210,9 @@ def _causal(L: int, dtype: torch.dtype) -> Tensor:
 def _unit_inverse(A: Tensor) -> Tensor:
     """Return (I - A)^-1 of strictly lower triangular A [chunks, L, L].
 
-    The recursion halves A down to size 8, where the inverse is (I + A)(I + A^2)(I + A^4). This takes a few products
-    over all chunks, while torch's triangular solve processes one matrix at a time. Higher powers of a large A would
-    grow far beyond the inverse, which is why it is halved first.
+    A is divided recursively into halves. At size 8, the inverse is (I + A)(I + A^2)(I + A^4). This takes a few products
+    over all chunks, whereas torch's triangular solve processes one matrix at a time. The formula is not applied to a
+    larger A, because high powers of it could be far larger than the inverse.
     """
     L = A.shape[-1]
     if L <= 8:
@@ -233,18 +236,21 @@ def _chunk_forward(
 ) -> tuple[Tensor, Tensor]:
     """Return y [chunks, L, N] and the final state [D, H, N, N] of r..b [M, H, N]; fill `buffer` for the backward.
 
-    With u_t = S_{t-1} a_t, the state inside a chunk is S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t), with
-    b_s and k_s divided by P_s. Inserted into u_t and y_t, this is attention with a state. With rows stacked over the
-    chunk, a_t multiplied by P_{t-1} and r_t by P_t, queries = [a; r], keys = [b; k], values = [U; V] and the masked
-    scores = queries keys^T:
+    Let u_t = S_{t-1} a_t. With b_s and k_s divided by P_s, the state inside a chunk is
+
+        S_t = (S_0 + sum_{s<=t} u_s b_s^T + v_s k_s^T) diag(P_t)
+
+    Inserted into u_t and y_t, this is attention with a state. Let queries = [a; r], keys = [b; k] and values = [U; V],
+    with rows stacked over the chunk, a_t multiplied by P_{t-1}, and r_t multiplied by P_t. Let scores be the masked
+    queries keys^T. Then
 
         [U; Y] = queries S_0^T + scores values            S_L = (S_0 + values^T keys) diag(P_L)
 
-    U is on both sides. Solved for U, with ab and ak the quarters of the scores that belong to a:
+    U is on both sides. Let ab and ak be the quarters of the scores that belong to a. The solution for U is
 
         U = (I - ab)^-1 (a S_0^T + ak V) = W S_0^T + U_0
 
-    Only U and S_L depend on the previous chunk; everything else runs over all chunks at once.
+    Only U, Y and S_L depend on the previous chunk. Only U and S_L are computed chunk by chunk.
     """
     r, w, k, v, a, b = inputs
     N, L, dtype = r.shape[-1], plan.length, initial.dtype
@@ -276,9 +282,9 @@ def _chunk_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of r, w, k, v, a, b [chunks, L, N] and of the initial state [D, H, N, N]; grad_y [M, H, N].
 
-    The reverse of `_chunk_forward`. With Z = a S_0^T + ak V the right-hand side of the triangular system,
-    dZ = (I - ab)^-T dU. With G = dS_L diag(P_L) the gradient of S_0 + values^T keys, dU = rb^T dY + b G^T. The gradient
-    of the state before the chunk is dS_0 = G + dY^T r + dZ^T a.
+    This reverses `_chunk_forward`. Let Z = a S_0^T + ak V, the right-hand side of the triangular system. Its gradient
+    is dZ = (I - ab)^-T dU. Let G = dS_L diag(P_L), the gradient of S_0 + values^T keys. Then dU = rb^T dY + b G^T. The
+    gradient of the state before the chunk is dS_0 = G + dY^T r + dZ^T a.
     """
     r, w, k, v, a, b = inputs
     N, L, dtype = r.shape[-1], plan.length, buffer.dtype
@@ -311,11 +317,11 @@ def _chunk_backward(
     d_keys = torch.bmm(values, G).baddbmm_(d_scores.mT, x.queries)
     dv = torch.bmm(k, G.mT).baddbmm_(scores[:, :, L:].mT, d_out)
 
-    # The gradient of log d_t for a key channel is the sum, over that channel, of the state before the decay at t times
-    # its gradient. It equals the sum for S_0, plus the contributions k dk and b db of the keys before t, minus the
-    # contributions of the queries before t. These are r dr and a da; a_t is included, because it reads before the
-    # decay. One cumulative sum from the start of the chunk computes all of this. Tensors that are no longer needed are
-    # overwritten here and below, because allocating memory would cost more than these products.
+    # For a key channel, the gradient of log d_t is the sum over the channel of the state before the decay at t times
+    # the gradient of this state. It equals this sum for S_0, plus the contributions k dk and b db of the keys before t,
+    # minus the contributions r dr and a da of the queries before t. Here a_t counts as before t, because it reads the
+    # state before the decay. A single cumulative sum from the start of the chunk computes all of this. Tensors that are
+    # no longer needed are overwritten here and below, because allocating memory would take longer than these products.
     a_da, r_dr = x.queries.mul_(d_queries).split(L, dim=1)
     b_db, k_dk = x.keys.mul_(d_keys).split(L, dim=1)
     at_t = r_dr.sub_(b_db).sub_(k_dk)

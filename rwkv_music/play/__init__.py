@@ -1,1 +1,1 @@
-"""The local web page: `python -m rwkv_music play` serves it, and a model writes what its users ask for."""
+"""The local web page that `python -m rwkv_music play` serves. On it, a model continues and fills in pieces."""

@@ -1,8 +1,9 @@
 """Security checks of all requests, and security headers of all responses.
 
-- The Host header must name this server. This prevents attacks by a foreign name that resolves to it (DNS rebinding).
-- A request that a page of another site makes is refused (Origin, Sec-Fetch-Site).
-- A body is read up to a limit.
+- The Host header must name this server. This prevents attacks with another host name that resolves to this server (DNS
+  rebinding).
+- A request from a page of another site is refused (Origin, Sec-Fetch-Site).
+- The size of a request's body is limited.
 - Response headers forbid inline scripts, resources of other sites, frames, and guessing the type of a response.
 """
 
@@ -30,7 +31,7 @@ WILDCARDS = ("0.0.0.0", "::")
 
 
 class Refused(Exception):
-    """A refused request, with the status and the sentence of the response."""
+    """A request is refused. `status` and `sentence` are the HTTP status and the message of the response."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -38,7 +39,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware that checks requests before the application gets them.
+    """ASGI middleware that checks requests before they reach the application.
 
     `host` is the address on which the server listens.
     """
@@ -46,7 +47,7 @@ class Guard:
     def __init__(self, app: ASGIApp, host: str):
         self._app = app
         self._names: Collection[str] = {*LOCAL, host.casefold()} - set(WILDCARDS)
-        self._any_address = host in WILDCARDS  # then every address, but no foreign name
+        self._any_address = host in WILDCARDS  # if so, accept every IP address as a host, but no other name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -87,7 +88,7 @@ class Guard:
 
 
 def _host_name(host: str) -> str | None:
-    """Return the name in a Host header, without port and brackets, or None for an invalid one."""
+    """Return the name in a Host header, without port and brackets. Return None if the header is invalid."""
     name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
     if port and not port.isascii():
         return None

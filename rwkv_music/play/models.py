@@ -1,4 +1,4 @@
-"""Loading of the models: at the start and, with --follow, whenever training has saved a new best checkpoint."""
+"""Loading of models at the start and, with --follow, again after training has saved a new best checkpoint."""
 
 import sys
 import time
@@ -24,12 +24,12 @@ CHECK_EVERY_S = 2.0
 
 
 class Model:
-    """A model that can fill in, and its source. Raises UserError if the model cannot be loaded or cannot fill in."""
+    """A loaded model that can fill in. Raises UserError if the model cannot be loaded or cannot fill in."""
 
     model: RWKV
     codec: Multitrack
-    step: int | None  # None for exported weights
-    is_run: bool  # whether the path is a run folder, of which the best checkpoint is loaded
+    step: int | None  # optimizer step of the checkpoint; None for exported weights
+    is_run: bool  # whether the path is a run folder, from which the best checkpoint is loaded
 
     def __init__(self, path: Path):
         if not path.exists():
@@ -58,7 +58,7 @@ class Model:
         self.model, self.codec, self.step = model, codec, step
 
     def follow(self) -> bool:
-        """Load the best checkpoint of a run if it is not the loaded one, and return whether it was loaded."""
+        """If a run has a new best checkpoint, load it and return True. Check at most every CHECK_EVERY_S seconds."""
         if not self.is_run or time.monotonic() < self._checked + CHECK_EVERY_S:
             return False
         self._checked = time.monotonic()
@@ -76,7 +76,7 @@ class Model:
 
 
 def load_models(paths: list[Path]) -> list[Model]:
-    """Load one model, or two to compare. Without a path, load the included model. Raises UserError if that fails."""
+    """Load one model, or two to compare. Without a path, load the included model. Raises UserError if loading fails."""
     paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:
         raise UserError(f"There are {len(paths)} models: name one, or two to compare.")

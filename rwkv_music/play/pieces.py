@@ -1,7 +1,7 @@
-"""The pieces on the page: the uploaded files, and the versions of them that fills produce.
+"""The pieces on the page: uploaded files, and new versions of them after fills.
 
-A piece is immutable. Each fill produces a new piece, and undo shows an earlier one again. A download is the piece's
-`data`.
+A piece is immutable. Each fill creates a new piece, and undo shows an earlier piece again. A download is the `data` of
+a piece.
 """
 
 import io
@@ -35,12 +35,12 @@ class Piece:
 
     data: bytes
     title: str
-    parts: tuple[Part, ...]  # in the order in which the page shows them; a part that loses all its notes stays
+    parts: tuple[Part, ...]  # in the order of the page, including parts that have lost all their notes
     n_bars: int
 
 
 def read_upload(data: bytes, title: str) -> Piece:
-    """Return the piece of an uploaded MIDI file. Raises UserError for one that cannot be read or is too long."""
+    """Return the piece of an uploaded MIDI file. Raises UserError if it cannot be read, has no notes or is too long."""
     try:
         midi = parse_midi(data)
         mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
@@ -54,7 +54,7 @@ def read_upload(data: bytes, title: str) -> Piece:
         raise UserError("This file has no notes: choose a file with notes, or start with a blank piece.")
     if len(played) > MOST_NOTES:
         raise UserError(f"This file has {len(played):,} notes: choose one with {MOST_NOTES:,} at most.")
-    # The number of bars is not yet known to be small, so no array of bar lines may be made before this check.
+    # The number of bars may be huge, so no array of bar lines may be created before this check.
     n_bars = int(_grid(midi).bar(played.start).max()) + 1
     if n_bars > MOST_BARS:
         raise UserError(f"This file has {n_bars:,} bars: choose one with {MOST_BARS:,} at most.")
@@ -76,10 +76,10 @@ def filled(piece: Piece, filling: Filling) -> Piece:
 
 
 def view(piece: Piece, parts: Collection[int] | None = None) -> dict:
-    """Return what the page shows of a piece, for JSON.
+    """Return what the page shows of a piece, as JSON values.
 
-    `parts` selects the parts whose notes are included, by index. Notes are flat lists of start and end in ticks, pitch
-    and velocity, sorted by start.
+    `parts` has the indices of the parts for which notes are included; None means all. The notes of a part are a flat
+    list of start, end (both in ticks), pitch and velocity of each note, sorted by start.
     """
     midi = parse_midi(piece.data)
     played, grid = played_notes(midi), _grid(midi)
@@ -114,7 +114,7 @@ def view(piece: Piece, parts: Collection[int] | None = None) -> dict:
 
 
 def cell_notes(lines: Sequence[int], division: int, bar: int, rows: np.ndarray) -> list[int]:
-    """Return the notes of a cell as `view` has them; `rows` is float64 [n, 4] as in `midi.cells.Cell`."""
+    """Return the notes of a cell in the form of `view`. `rows`, float64 [n, 4], are as in `midi.cells.Cell`."""
     start = lines[bar] + np.rint(rows[:, 0] * division)
     end = np.maximum(lines[bar] + np.rint((rows[:, 0] + rows[:, 1]) * division), start + 1)
     return np.stack([start, end, rows[:, 2], rows[:, 3]], axis=1).astype(np.int64).ravel().tolist()
@@ -125,7 +125,7 @@ def _grid(midi: ParsedMidi) -> BarGrid:
 
 
 class Store:
-    """The pieces by id. The least recently used ones are dropped when the total size exceeds `most_bytes`."""
+    """The pieces by id. If their total size exceeds `most_bytes`, the least recently used ones are dropped."""
 
     def __init__(self, most_bytes: int = MOST_STORED_BYTES):
         self._pieces: OrderedDict[str, Piece] = OrderedDict()

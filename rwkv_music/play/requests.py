@@ -1,4 +1,4 @@
-"""Parsing and checking of the page's requests, before they are queued."""
+"""Parsing and checking of requests of the page, before they are queued."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from rwkv_music.tokenizers.multitrack_vocabulary import MAX_PARTS
 MOST_CELLS = 2_048
 MOST_CANDIDATES = 3
 MOST_NEW_BARS = 64
-TOP_P = 0.95  # of every request, as in the examples of the documentation
+TOP_P = 0.95  # for all requests, as in the examples of the documentation
 KEYS = {
     "piece", "action", "bars", "parts", "program", "new_bars", "density", "register", "temperature", "candidates",
     "seed",
@@ -25,9 +25,9 @@ DENSITY, REGISTER = (next(i for i, c in enumerate(CONTROLS) if c.name == name) f
 
 @dataclass(frozen=True)
 class WriteRequest:
-    """Cells to write, `candidates` times."""
+    """Cells to be written `candidates` times."""
 
-    cells: frozenset[tuple[int, int]]  # (bar, counted from 0; index of the part), new part last
+    cells: frozenset[tuple[int, int]]  # (bar, counted from 0; index of the part); a new part has the last index
     new_part: NewPart | None = None
     controls: Mapping[int, int] = field(default_factory=dict)  # index in CONTROLS -> class
     candidates: int = 1
@@ -41,10 +41,10 @@ class WriteRequest:
 def parse_request(asked: Mapping[str, Any], piece: Piece) -> WriteRequest:
     """Return the request in a JSON object. Raises UserError if it is invalid or does not fit the piece.
 
-    "action" selects the cells to write:
+    "action" determines the cells to write:
         fill       the parts "parts" (indices) in the bars "bars" ([first, last])
         continue   the parts "parts" (default: all) in "new_bars" new bars after the end
-        add        a new part that plays "program", in the bars "bars" (default: all)
+        add        a new part with the program "program" in the bars "bars" (default: all)
     """
     if unknown := sorted(set(asked) - KEYS):
         raise UserError(f"The request has an unknown field {unknown[0][:40]!r}: reload the page.")

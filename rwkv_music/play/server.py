@@ -10,8 +10,8 @@
     POST /api/write                 a request (requests.py) -> lines of JSON: position in the queue, cells, the result
     POST /api/choose                {"piece": ID}, the preferred candidate of a blind comparison -> models and votes
 
-A request that fails has a status of 4xx and {"error": SENTENCE}. A client that closes the connection of /api/write
-cancels its request. No path or name of a request reaches the file system.
+An invalid request gets a 4xx status and {"error": SENTENCE}. If a client closes the connection of /api/write, its
+request is cancelled. No path or name in a request is used to open a file.
 """
 
 import asyncio
@@ -59,10 +59,10 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
-# SoundFonts that the page can play, in order of preference. The first has 6 MB, the second 148 MB. A browser must load
-# the whole file before it plays the first note.
+# SoundFonts that the page can play, in order of preference. Their sizes are 6 MB and 148 MB. A browser must load the
+# whole file before it plays the first note.
 SOUNDFONTS = ("TimGM6mb.sf2", "FluidR3_GM.sf2")
-# Up to this width, one thread decodes a token about as fast as several threads do.
+# Up to this width of a model, one thread decodes a token about as fast as several threads.
 ONE_THREAD_WIDTH = 256
 
 
@@ -87,7 +87,7 @@ class Site:
     def __post_init__(self) -> None:
         self.tally = [0] * len(self.models)
         self.worker = Worker(self._follow)
-        # One file is parsed at a time, so that many uploads at once do not need the memory of all of them.
+        # Only one file is parsed at a time, so that many simultaneous uploads do not need much memory.
         self.parsing = anyio.CapacityLimiter(1)
         self.files = {path: content for path, content in _page_files()}
 
@@ -181,7 +181,7 @@ class Site:
         return StreamingResponse(self._events(job, request), media_type="application/x-ndjson")
 
     async def _events(self, job: Job, request: Request) -> AsyncIterator[bytes]:
-        """Yield the events of a job. The job is cancelled when the client leaves."""
+        """Yield the events of a job. If the client disconnects, the job is cancelled."""
 
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -198,7 +198,7 @@ class Site:
             self.worker.cancel(job)
 
     def _write(self, job: Job, piece: Piece, request: WriteRequest) -> dict:
-        """Write the candidates and return what the page needs of them; runs in the worker's thread."""
+        """Write the candidates, and return the result for the page. Runs in the worker's thread."""
         order = [0] * request.candidates
         if self.is_blind:
             order = SystemRandom().sample(range(len(self.models)), len(self.models))

@@ -10,7 +10,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.play.writing import Cancelled
 
 MOST_WAITING = 64
-IDLE_S = 2.0  # between two calls of `idle` while no job waits
+IDLE_S = 2.0  # time between two calls of `idle` while no job is waiting
 
 
 class QueueFull(UserError):
@@ -18,7 +18,7 @@ class QueueFull(UserError):
 
 
 class Job:
-    """A request in the queue. Its `events` are dictionaries for the page; None is the last one."""
+    """A request in the queue. Its `events` are dictionaries for the page, followed by None at the end."""
 
     def __init__(self, work: Callable[["Job"], dict]):
         self.events: asyncio.Queue[dict | None] = asyncio.Queue()
@@ -42,7 +42,7 @@ class Job:
                 self.cancel()
 
     def run(self) -> None:
-        """Do the work. The result or the error is sent as an event."""
+        """Do the work, and send the result or the error as an event."""
         try:
             self.send({"position": 0})
             self.send({"done": self._work(self)})

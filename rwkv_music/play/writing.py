@@ -1,4 +1,4 @@
-"""Writing the cells of a request, with an event for each cell as soon as it is written."""
+"""Writing of the cells of a request. Each cell is reported as soon as it is written."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from rwkv_music.tokenizers.multitrack_cells import note_rows
 
 
 class Cancelled(Exception):
-    """The user has cancelled a request or left."""
+    """The user has cancelled the request or closed the connection."""
 
 
 def write(
@@ -29,7 +29,7 @@ def write(
 
     `on_cell` is called with (candidate, bar, index of the part, its notes as in `pieces.view`).
 
-    Raises UserError for a piece that the tokenizer cannot encode, and Cancelled soon after `is_cancelled` is true.
+    Raises UserError if the tokenizer cannot encode the piece. Raises Cancelled soon after `is_cancelled` returns True.
     """
 
     def check(*_: int) -> None:
@@ -40,7 +40,7 @@ def write(
     midi, excerpt, known = read_bars(model.codec, piece.data, request.n_bars, "This piece")
     check()
     lines = BarGrid.from_events(midi.events, midi.ticks_per_quarter).lines(request.n_bars).tolist()
-    # The model numbers the parts that have notes first. The others follow, such as the part of a blank piece.
+    # In the excerpt, the parts that have notes come first. Other parts follow, such as the part of a blank piece.
     asked = [*piece.parts, *([request.new_part] if request.new_part else [])]
     keys = [(part.track, part.channel) if isinstance(part, Part) else None for part in asked]
     order = [keys.index((part.track, part.channel)) for part in known]

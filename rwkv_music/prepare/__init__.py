@@ -1,1 +1,1 @@
-"""Preparation of datasets from MIDI files: sources, worker processes, the prepare log and the report."""
+"""Preparation of datasets from MIDI files and scores: sources, filters, worker processes, log and report."""

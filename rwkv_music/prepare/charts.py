@@ -1,7 +1,7 @@
 """Charts for HTML pages, as inline SVG: histograms and small piano rolls.
 
-The texts and lines of a histogram have the color of the page's text, so they are readable on dark pages too. The colors
-of the splits are the CSS variables --train and --val. The same numbers give the same text.
+The texts and lines of a histogram have the color of the page's text, so they are also readable on dark pages. The
+colors of the splits are the CSS variables --train and --val. The output is deterministic.
 """
 
 import html
@@ -17,8 +17,8 @@ from rwkv_music.midi.piano_roll import DRUM_COLOR, MAX_NAME, part_colors
 from rwkv_music.midi.time import BarGrid
 
 SPLITS = ("train", "val")
-WIDTH, HEIGHT = 430, 210  # of a histogram, in pixels
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 44  # its margins
+WIDTH, HEIGHT = 430, 210  # size of a histogram in pixels
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 44  # margins of a histogram
 MOST_TICKS = 7
 ROLL_WIDTH, ROLL_LEFT, ROLL_TOP, ROLL_BOTTOM = 880, 42, 4, 20
 ROW = 4  # height of a pitch in a piano roll
@@ -34,8 +34,8 @@ class Histogram:
     quantity: str  # label of the x axis, with the unit
     edges: np.ndarray  # float64 [bins + 1], increasing; values outside are counted in the nearest bin
     counted: str = "pieces"  # what is counted, such as "notes"
-    scale: str = "linear"  # of the x axis, "linear" or "log"
-    step: float = 0  # distance of the ticks of the x axis; 0 for a round number
+    scale: str = "linear"  # scale of the x axis, "linear" or "log"
+    step: float = 0  # distance between ticks of the x axis; 0 selects a round number
 
     def __post_init__(self) -> None:
         self.counts = np.zeros((len(SPLITS), len(self.edges) - 1), np.int64)  # [splits, bins]
@@ -46,14 +46,14 @@ class Histogram:
 
 
 def logarithmic(quantity: str, edges: np.ndarray, counted: str = "pieces") -> Histogram:
-    """Return a histogram whose x axis is logarithmic."""
+    """Return a histogram with a logarithmic x axis."""
     return Histogram(quantity, edges, counted, "log")
 
 
 def draw_histogram(histogram: Histogram) -> str:
-    """Draw each split as shares of its own total: the first as an area, the second as a line.
+    """Draw a histogram. Each split is drawn in percent of its own total, the first as an area, the second as a line.
 
-    The x axis covers only the bins that have counts, and one more at each end.
+    The x axis covers the bins from the first to the last one with counts, and one more at each end.
     """
     filled = np.flatnonzero(histogram.counts.any(axis=0))
     if not len(filled):
@@ -96,7 +96,7 @@ def draw_histogram(histogram: Histogram) -> str:
 
 
 def _ticks(low: float, high: float, step: float = 0) -> list[float]:
-    """Return round numbers in low..high, `step` apart, or at most MOST_TICKS."""
+    """Return round numbers in low..high that are `step` apart. If `step` is 0, return at most MOST_TICKS of them."""
     if not step:
         step = 10.0 ** np.floor(np.log10(high - low))
         step *= next(factor for factor in (0.1, 0.2, 0.5, 1, 2, 5) if (high - low) / (step * factor) < MOST_TICKS)
@@ -104,7 +104,7 @@ def _ticks(low: float, high: float, step: float = 0) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times the powers of ten in low..high, or only the powers if there are many."""
+    """Return 1, 2 and 5 times the powers of ten in low..high; only the powers if these are more than MOST_TICKS."""
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     ticks = [tick for power in powers for tick in (power, 2 * power, 5 * power) if low * 0.999 <= tick <= high * 1.001]
     return ticks if len(ticks) <= MOST_TICKS else [tick for tick in powers.tolist() if low * 0.999 <= tick <= high]
@@ -117,7 +117,7 @@ def _number(value: float) -> str:
 def draw_roll(midi: mido.MidiFile) -> str:
     """Draw the beginning of a piece, at most ROLL_QUARTERS quarter notes, with a legend of its parts.
 
-    Each part has one color, as in piano_roll.py. Drums are in rows of their own below the pitches. The picture is for a
+    Each part has one color, as in piano_roll.py. Drums are in separate rows below the pitches. The picture is for a
     white background.
     """
     notes, grid = read_notes(midi), BarGrid.from_midi(midi)
@@ -172,7 +172,7 @@ def draw_roll(midi: mido.MidiFile) -> str:
 
 
 def _colors(notes: Notes) -> list[str]:
-    """Return the color of each part, which is DRUM_COLOR for drums."""
+    """Return the color of each part. Drum parts have DRUM_COLOR."""
     pitched = [part.program != DRUMS for part in notes.parts]
     colors = iter(part_colors(sum(pitched)))
     return [
@@ -182,7 +182,7 @@ def _colors(notes: Notes) -> list[str]:
 
 
 def draw_bar_table(heads: Sequence[str], rows: Sequence[tuple[str, int]], total: int) -> str:
-    """Return a table of numbers, with their shares of `total` as text and as bars."""
+    """Return a table of counts. Their shares of `total` are shown in percent and as bars."""
     cells = ["<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in (*heads, "%", "")) + "</tr>"]
     longest = max((count for _, count in rows), default=1)
     for name, count in rows:

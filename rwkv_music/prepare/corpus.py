@@ -1,6 +1,6 @@
-"""Music to train on: scores from music21's built-in corpus, and the multi-track music of packages.py.
+"""Music to train on: scores from music21's built-in corpus, and multi-track music from Debian packages (packages.py).
 
-The scores are written as .mid, one file per piece, with the same bytes in every run. scores.py converts them.
+The scores are converted to .mid files (scores.py), one per piece, with the same bytes in every run.
 """
 
 import os
@@ -26,7 +26,7 @@ class CorpusReport:
 
     folder: Path  # contains the files
     written: int  # number of new .mid files
-    kept: int  # number of sources whose files already existed
+    kept: int  # number of sources that were skipped because their files already existed
     failed: list[tuple[str, str]]  # (source, reason) for each piece that could not be read or written
 
 
@@ -35,9 +35,9 @@ def write_corpus(
 ) -> CorpusReport:
     """Write the scores in music21's corpus folder `name` ("bach") to the folder `out` as .mid files.
 
-    For a Debian package (a key of PACKAGES), write its music and its license to `out`/`name`. Existing files with the
-    expected names are kept. With `limit`, only the first sources in order of names are used.
-    Raises UserError if there is no such corpus, music21 or the package is missing, or `out` cannot be written.
+    If `name` is a Debian package (a key of PACKAGES), write its music and its license to `out`/`name`. Existing files
+    with the expected names are kept. With `limit`, only the first `limit` sources in order of names are used.
+    Raises UserError if there is no such corpus, if music21 or the package is missing, or if `out` cannot be written.
     """
     if limit is not None and limit < 1:
         raise UserError(f"The limit is {limit} scores: choose at least 1.")
@@ -48,7 +48,7 @@ def write_corpus(
     sources = _sources(name)[:limit]
     with explained(f"writing the corpus to {out}"):
         out.mkdir(parents=True, exist_ok=True)
-        # The first of several pieces is written last: if it exists, all of them exist.
+        # The first of several pieces of a source is written last. If it exists, all of them exist.
         pending = [
             (source, stem)
             for source, stem in sources
@@ -89,7 +89,7 @@ def _sources(name: str) -> list[tuple[str, str]]:
     if not paths:
         raise UserError(f"There is no corpus {name!r}: choose one of {', '.join(corpus_names())}.")
     stems = ["-".join((*path.parts[1:-1], path.stem)) for path in paths]
-    # Scores that exist in two formats get the format in their names.
+    # If a score exists in two formats, the names of its files contain the format.
     several = {stem for stem, count in Counter(stems).items() if count > 1}
     return [
         (path.as_posix(), f"{stem}-{path.suffix[1:]}" if stem in several else stem)
@@ -102,7 +102,10 @@ def _numbered(stem: str, number: int) -> str:
 
 
 def _make_writer(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[str, str]]] | OSError]:
-    """Return the function of a worker: it writes a job's pieces and returns (files written, failures) or an OSError."""
+    """Return the function that a worker process calls for each job.
+
+    It writes the pieces of a source, and returns the number of files written and the failures, or an OSError.
+    """
     from music21.common import getCorpusFilePath
 
     root = getCorpusFilePath()
@@ -121,7 +124,7 @@ def _make_writer(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[
                     partial.write_bytes(midi)
                 written += 1
             except OSError as error:
-                return error  # a fault of the disk, which would also fail the next piece
+                return error  # writing failed, and would also fail for the next piece
             except RejectedMidi as error:
                 cause = f": {error.__cause__}" if error.__cause__ else ""
                 failed.append((f"{source} ({file_name})", f"{error.reason}{cause}"))

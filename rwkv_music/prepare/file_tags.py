@@ -1,14 +1,14 @@
-"""Look up what is known about each piece: in a table, in parquet files, and in the names of folders and archives.
+"""Tags of pieces, from a table, from parquet files, and from the names of folders and archives.
 
-The table is a .csv, a .tsv or a file with a JSON object in each line (.jsonl, .ndjson), in UTF-8. It can have any
-columns. Some of them identify files, by default those of KEYS:
+The table is a .csv file, a .tsv file or a file with one JSON object per line (.jsonl, .ndjson), in UTF-8. It can have
+any columns. Some of them identify files, by default those in KEYS:
 
     file,composer,genre,license
     bwv1.6.mid,Bach,chorale,CC0
 
-A value that identifies a file is the file's name, the end of its path, such as `chorales/bwv1.6.mid`, or the MD5 of its
-content. A line applies to every file that it identifies. If several lines match a file, the one with the longest path
-applies, and a path has precedence over an MD5. An empty value, or the value `none`, means that nothing is known.
+A file is identified by its name, by the end of its path, such as `chorales/bwv1.6.mid`, or by the MD5 of its content. A
+line applies to every file that it identifies. If several lines identify a file, the one with the longest path applies,
+and a path has precedence over an MD5. An empty value, or the value `none`, means that nothing is known.
 """
 
 import csv
@@ -30,21 +30,22 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 COLLECTION = "collection"
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
-LONGEST_VALUE = 1 << 27  # characters; the csv module's limit of 131,072 is too low for some lyrics
+LONGEST_VALUE = 1 << 27  # characters; the csv module's default of 131,072 is too low for some lyrics
 
 
 class FileTags:
-    """The tags of pieces, and the conditions that a piece must meet to be kept.
+    """The tags of pieces, and the conditions (`--where`) that a piece must meet to be kept.
 
-    Columns and values are normalized by `tag_text` before they are compared. `columns` lists the columns of tags: the
-    chosen ones, and COLLECTION if there are `folders`. Raises UserError if the table cannot be read or used.
+    Columns and values are normalized by `tag_text` before they are compared. The attribute `columns` lists the columns
+    that become tags: the chosen ones, and COLLECTION if there are `folders`. Raises UserError if the table cannot be
+    read, or if it does not have the columns.
     """
 
     def __init__(
         self,
         table: str | os.PathLike | None = None,
-        chosen: Sequence[str] = (),  # columns of the table, or of parquet files, that are tags
-        folders: Sequence[str] = (),  # paths; the name of each one is the tag COLLECTION of the files inside it
+        chosen: Sequence[str] = (),  # columns of the table or of parquet files that become tags
+        folders: Sequence[str] = (),  # paths; the name of each one becomes the tag COLLECTION of the files inside it
         where: Mapping[str, Collection[str]] | None = None,  # the values that each column must have
         key: str | None = None,  # the column that identifies files, instead of KEYS
         elsewhere: Collection[str] = (),  # columns of parquet files
@@ -52,13 +53,13 @@ class FileTags:
         self._table, self._folders, self._keys = table, folders, (tag_text(key),) if key else KEYS
         self._where = {tag_text(column): {*map(tag_text, values)} for column, values in (where or {}).items()}
         self.columns = [COLLECTION] * bool(folders) + [tag_text(column) for column in chosen]
-        # All columns to look up, except that of the folders.
+        # All columns to look up, except COLLECTION.
         self.needed = [column for column in {**dict.fromkeys(self.columns), **self._where} if column]
         if folders:
             self.needed.remove(COLLECTION)
-        self._lines: dict[str, int] = {}  # the number of a line, by its paths and MD5s
-        self._values: list[tuple[str, ...]] = []  # of each line, those of the columns `needed`
-        self._used = bytearray()  # whether each line matched a file
+        self._lines: dict[str, int] = {}  # line numbers by path or MD5
+        self._values: list[tuple[str, ...]] = []  # for each line, its values in the columns `needed`
+        self._used = bytearray()  # for each line, whether it matched a file
         self._check_columns()
         found = {tag_text(column) for column in elsewhere}
         if table is not None:
@@ -73,16 +74,19 @@ class FileTags:
 
     @property
     def unused(self) -> int:
-        """The number of lines that matched none of the pieces given to `of` or `excluded` so far."""
+        """The number of lines that have not yet matched a piece in a call of `of` or `excluded`."""
         return len(self._used) - sum(self._used)
 
     def of(self, line: Mapping[str, Any]) -> dict[str, str]:
-        """Return the known tags of a piece, by column. `line` is its entry in the prepare log."""
+        """Return the known tags of a piece, by column. `line` is the piece's entry in the prepare log."""
         known = self._known(line)
         return {column: known[column] for column in self.columns if column in known}
 
     def excluded(self, line: Mapping[str, Any]) -> str | None:
-        """Return why the conditions exclude a piece, None if they do not. `line` is its entry in the prepare log."""
+        """Return why the conditions exclude a piece, or None if they do not.
+
+        `line` is the piece's entry in the prepare log.
+        """
         known = self._known(line) if self._where else {}
         for column, values in self._where.items():
             if known.get(column, UNKNOWN) not in values:
@@ -121,7 +125,7 @@ class FileTags:
                     return number
             if not parts[-1].isdecimal():
                 return self._lines.get(md5)
-            path = path.rpartition("/")[0]  # try the path of the file that contains the piece with this number
+            path = path.rpartition("/")[0]  # a number is that of a piece in a file: try the path of the file
         return None
 
     def _check_columns(self) -> None:
@@ -213,7 +217,7 @@ class FileTags:
 
 
 def metadata_text(value: Any) -> str:
-    """Return a value of a table as text: a string, a number or the first value of a list; else an empty string."""
+    """Return a value of a table as text: a string, a number, or the first value of a list. Other values become ""."""
     if isinstance(value, list):
         value = next(iter(value), None)
     if isinstance(value, bool):
@@ -222,7 +226,7 @@ def metadata_text(value: Any) -> str:
 
 
 def _normalized(path: str) -> str:
-    """Return a path in the form in which paths are compared: slashes, no leading `./`, Unicode form NFC."""
+    """Return a path in a form for comparison: with slashes, without leading `./`, in Unicode form NFC."""
     path = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
     while path.startswith("./"):
         path = path[2:]

@@ -1,6 +1,6 @@
 """Filters of `prepare`: bounds on measures of a piece, such as its length or its share of repeated bars.
 
-MEASURES lists all measures. Each one is an option of `prepare`: `notes_per_second` is --notes-per-second MIN:MAX.
+MEASURES lists all measures. Each one has an option of `prepare`: `notes_per_second` has --notes-per-second MIN:MAX.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,27 +17,28 @@ from rwkv_music.midi.stats import N_PROGRAMS, STEPS_PER_QUARTER, MidiStats
 from rwkv_music.midi.time import TempoMap
 from rwkv_music.tokenizers.codec import check_length
 
-GRID_PER_QUARTER = 24  # represents thirty-second notes and triplets of sixteenths
+GRID_PER_QUARTER = 24  # positions per quarter note, enough for thirty-second notes and triplets of sixteenths
 LONGEST_LOOP = 16  # bars
-SHORTEST_PART_S = 1.0  # a part of a single short note is not dense
+SHORTEST_PART_S = 1.0  # minimum length of a part, so that a part with a single short note does not count as dense
 
 
 class Music:
-    """A piece to measure. Values that several measures need are computed once."""
+    """A piece to be measured. Values that several measures need are computed only once."""
 
     def __init__(self, midi: ParsedMidi, stats: MidiStats):
         self.midi, self.stats = midi, stats
 
     @cached_property
     def score(self) -> Score:
-        check_length(self.stats.quarters)  # it limits the number of bars
+        check_length(self.stats.quarters)  # limits the number of bars
         return read_score(self.midi)
 
     @cached_property
     def bar_contents(self) -> np.ndarray:
-        """A number for the content of each bar, int64 [bars]: bars with the same notes have the same number.
+        """A number for the content of each bar, int64 [bars]. Bars with the same notes have the same number.
 
-        The number of bars without onsets is 0. Notes are the same if part, pitch, position in the bar and length are.
+        Two notes are the same if they have the same part, pitch, position in the bar and length. A bar without onsets
+        has the number 0.
         """
         notes, lines = self.score.notes, self.score.lines
         bar = self.score.bars()
@@ -58,11 +59,11 @@ def _repeated_bars(music: Music) -> float:
 
 def _loops(music: Music) -> float:
     contents = music.bar_contents
-    n_filled = np.append(0, np.cumsum(contents > 0))  # bars with onsets before each bar
+    n_filled = np.append(0, np.cumsum(contents > 0))  # number of bars with onsets before each bar
     times = 1
     for period in range(1, min(LONGEST_LOOP, len(contents) // 2) + 1):
         same = np.concatenate([[False], contents[period:] == contents[:-period], [False]])
-        starts, ends = np.flatnonzero(same[1:] != same[:-1]).reshape(-1, 2).T  # of the stretches that repeat
+        starts, ends = np.flatnonzero(same[1:] != same[:-1]).reshape(-1, 2).T  # of the passages that are repeated
         has_notes = n_filled[ends + period] > n_filled[starts]
         times = max(times, (ends - starts)[has_notes].max(initial=0) // period + 1)
     return float(times)
@@ -103,14 +104,14 @@ def _part_notes_per_second(music: Music) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that describes a piece. A filter keeps the pieces for which it lies between two bounds, inclusive."""
+    """A number that describes a piece. A filter keeps the pieces for which it is between two bounds, inclusive."""
 
     name: str
-    of: Callable[[Music], float | np.ndarray]  # an array has a value for each part; NaN lies between any bounds
-    unit: str  # follows a bound in the reason of a rejection: "longer than 60 s"
+    of: Callable[[Music], float | np.ndarray]  # an array has a value for each part; NaN is within any bounds
+    unit: str  # follows the bound in the reason for a rejection, as in "longer than 60 s"
     text: str  # for --help, with the unit
-    less: str = "less"  # the reason if the number is too small
-    more: str = "more"  # the reason if the number is too large
+    less: str = "less"  # the beginning of the reason if the number is too small
+    more: str = "more"  # the beginning of the reason if the number is too large
 
     @property
     def option(self) -> str:
@@ -132,7 +133,8 @@ MEASURES = (
         "part_notes_per_second",
         _part_notes_per_second,
         " notes/s",
-        "mean number of notes per second of a part, from its first note to its last; every part must match",
+        "mean number of notes per second of a part, from its first note to its last. Every part must match; a part of "
+        "less than one second counts as one second",
         "a part sparser",
         "a part denser",
     ),
@@ -140,27 +142,28 @@ MEASURES = (
         "tracks",
         lambda music: music.stats.tracks,
         " tracks",
-        "number of combinations of track, channel and program that have notes",
+        "number of tracks with notes. A track with several channels or programs counts once for each combination of "
+        "them",
         "fewer",
     ),
     Measure(
         "drum_notes",
         lambda music: 100 * float(music.score.notes["drums"].mean()),
         "% drum notes",
-        "notes of drums, in percent of all notes; :99 leaves out pieces of drums only",
+        "drum notes, in percent of all notes; :99 excludes pieces that have only drums",
     ),
     Measure(
         "same_pitch",
         _same_pitch,
         "% of one pitch",
-        "share of the sounding time that the longest-sounding pitch has, in percent (without drums); :60 leaves out "
-        "drones of one note",
+        "share of the most sustained pitch in the total duration of all notes, in percent (without drums); :60 "
+        "excludes drones on one note",
     ),
     Measure(
         "empty_bars",
         _empty_bars,
         "% empty bars",
-        "bars in which no note sounds, in percent of the bars up to the last note",
+        "bars in which no note sounds, in percent of the bars from the start of the file to the last note",
     ),
     Measure(
         "repeated_bars",
@@ -172,8 +175,8 @@ MEASURES = (
         "loops",
         _loops,
         " times in succession",
-        f"largest number of times that a passage of 1 to {LONGEST_LOOP} bars is played in succession without a change; "
-        "1 without a loop; loudness does not matter",
+        f"largest number of times in a row that a passage of 1 to {LONGEST_LOOP} bars is played without a change; 1 if "
+        "nothing repeats; loudness does not matter",
         "a passage played fewer",
         "a passage played more",
     ),
@@ -182,16 +185,16 @@ MEASURES = (
         _on_grid,
         "% of onsets on the grid",
         f"notes that start on the grid of {GRID_PER_QUARTER} positions per quarter note, in percent of all notes; 95: "
-        "keeps quantized music, :50 recorded performances",
+        "keeps quantized music, and :50 keeps recorded performances",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Conditions that a piece must meet to be kept. Raises UserError if they are contradictory or impossible.
+    """Conditions that a piece must meet to be kept. Raises UserError if a condition is invalid.
 
-    A piece is rejected if it has a program that is not in `programs`; None accepts every program.
+    A piece is rejected if it has a program that is not in `programs`. None accepts every program.
     """
 
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # (minimum, maximum) by name of a measure
@@ -208,7 +211,7 @@ class Filters:
             raise UserError("Programs must be numbers from 0 to 127, or 128 for drums.")
 
     def measure(self, midi: ParsedMidi, stats: MidiStats) -> dict[str, float | np.ndarray]:
-        """Return the measures of a piece that have bounds, by name. `stats` are those of the piece.
+        """Return the measures for which there are bounds, by name. `midi` and `stats` are the piece and its statistics.
 
         Raises RejectedMidi if the piece is longer than tokenizers accept.
         """

@@ -1,8 +1,8 @@
-"""Multi-track music that Debian packages contain under free licenses, copied as .mid files with their license.
+"""Multi-track music from Debian packages, under free licenses. It is copied as .mid files, together with the license.
 
-A package that is not installed is downloaded with apt-get and unpacked with dpkg-deb into a temporary folder, which
-needs no root. Doom's WAD files are archives of lumps; those that are MIDI files are copied. Lumps in Doom's own MUS
-format, of which these packages have none, are passed over.
+A package that is not installed is downloaded with apt-get and unpacked with dpkg-deb into a temporary folder. This does
+not require root. Doom's WAD files are archives. Their entries ("lumps") that are MIDI files are copied. Lumps in Doom's
+own MUS format would be skipped, but these packages have none.
 """
 
 import gzip
@@ -27,8 +27,8 @@ DIRECTORY_ENTRY = struct.Struct("<ii8s")  # of a WAD file: position, size and na
 class Package:
     """A Debian package with music.
 
-    `places` are (folder below the root of the file system, pattern of the files in it). The folders of other packages
-    can be the same, so a pattern names only what belongs to this package.
+    `places` are pairs of a folder, relative to the root of the file system, and a pattern of the files in it. Packages
+    can share a folder, so a pattern must match only files of this package.
     """
 
     places: tuple[tuple[str, str], ...]
@@ -50,9 +50,10 @@ def write_package(
 ) -> tuple[int, int, list[tuple[str, str]]]:
     """Write the music of the package `name` (a key of PACKAGES) and its license to the folder `out`/`name`.
 
-    The files are those below `root` if the package is installed there. Existing files are kept. With `limit`, only the
-    first pieces in order of names are used. Returns (files written, files kept, (source, reason) of damaged files).
-    Raises UserError if the package is neither installed nor can be downloaded, or `out` cannot be written.
+    If the package is installed below `root`, its files are copied from there. Existing files in `out` are kept. With
+    `limit`, only the first `limit` pieces in order of names are used. Return (number of files written, number of files
+    kept, (source, reason) of each damaged file). Raises UserError if the package is not installed and cannot be
+    downloaded, or if `out` cannot be written.
     """
     written, kept, failed = 0, 0, []
     with _unpacked(name, root) as unpacked, explained(f"writing the music of {name} to {out}"):
@@ -79,7 +80,10 @@ def write_package(
 
 
 def _files(name: str, root: Path) -> list[tuple[str, Path]]:
-    """Return (path below its folder with "-" as separator, path) of every file of a package that contains music."""
+    """Return (name, path) of every file of a package that contains music.
+
+    The name is the path relative to the folder, with "-" as the separator.
+    """
     found = []
     for folder, pattern in PACKAGES[name].places:
         files = sorted(path for path in (root / folder).glob(pattern) if path.is_file())
@@ -88,7 +92,7 @@ def _files(name: str, root: Path) -> list[tuple[str, Path]]:
 
 
 def _pieces(file_name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield (file name, content) of the pieces in a file: a MIDI file itself, or the lumps of a WAD file."""
+    """Yield (file name, content) of the pieces in a file: a MIDI file is one piece, and a WAD file has several."""
     if not file_name.endswith(".wad"):
         yield file_name, data
         return
@@ -113,7 +117,7 @@ def midi_lumps(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _license(name: str, root: Path) -> str:
-    """Return the text of the license file: the package, its license, and its copyright and credits in full."""
+    """Return the text of the license file: the names of package and license, and the full copyright and credits."""
     texts = [f"The MIDI files in this folder come from the Debian package {name}. License: {PACKAGES[name].license}.\n"]
     for path in sorted((root / "usr/share/doc" / name).glob("*")):
         if COPYRIGHT_FILES.fullmatch(path.name):

@@ -1,28 +1,28 @@
 """Convert MIDI files and scores, in folders and archives, to a dataset folder.
 
     train.bin train.idx val.bin val.idx                 tokens, one document per piece (see binidx.py)
-    train.bars.bin train.bars.idx val.bars.bin ...      bars of each document: the start of the first bar, then the
-                                                        distance of each bar from the one before, in tokens;
-                                                        `np.cumsum` of a document is its `Piece.bar_starts`
+    train.bars.bin train.bars.idx val.bars.bin ...      bars of each document, in tokens: the start of the first bar,
+                                                        then the distance of each bar from the previous one;
+                                                        `np.cumsum` of them is the document's `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
-    pieces.jsonl                                        one line per document, in order; `lost` counts what its tokens
-                                                        cannot represent
+    pieces.jsonl                                        one line per document, in order; `lost` counts what the tokens
+                                                        do not contain
     rejected.jsonl                                      one line per rejected file, with the reason
     report.html                                         statistics of the corpus (see report.py)
 
 Notable choices:
-- The same files give the same bytes for any number of workers and after any number of interruptions, except for the
-  date and the command line in report.html. Every outcome goes to a prepare log beside the dataset (see
-  prepare_log.py). When the log is complete, the dataset is written from it in one pass and then renamed to its final
-  name. Until then, the log and the dataset, which have about the same size, are both on the disk.
-- A hash of a piece's music (the intervals of its notes in time and pitch) and the seed decides whether it goes to
-  `val`. So a piece keeps its split when files are added, moved or renamed. The only exception is the one piece that
-  `_choose_val` moves so that no split is empty. Copies that are louder, slower or transposed are in the same split.
-  Files with the same bytes are one piece.
-- A file that cannot be read, takes over five seconds of CPU time (a score over five minutes) or crashes its worker is
-  rejected. Slow and crashing files are first tried again, alone (see workers.py), so the load of the computer does not
-  matter. Other files are not affected.
+- The same files give the same bytes with any number of workers and after any number of interruptions, except for the
+  date and the command line in report.html. The result for every file goes to a prepare log beside the dataset (see
+  prepare_log.py). When the log is complete, the dataset is written from it and gets its final name. Until then, the log
+  and the dataset, which have about the same size, are both on the disk.
+- The split of a piece depends on the seed and on a hash of its music, that is, of the intervals of its notes in time
+  and pitch. A piece therefore keeps its split when files are added, moved or renamed. The only exception is a piece
+  that `_choose_val` moves so that no split is empty. Louder, slower or transposed copies of a piece are in the same
+  split. Files with the same bytes are one piece.
+- A file is rejected if it cannot be read, if it takes more than five seconds of CPU time (a score: five minutes), or if
+  it crashes its worker. Slow and crashing files are first tried again, alone (see workers.py), so that the result does
+  not depend on the load of the computer. Other files are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -66,11 +66,11 @@ PARTS = [f"{split}{kind}" for split in SPLITS for kind in (".bin", ".idx", ".bar
 PARTS.append("tokenizer.json")
 LISTINGS = ["pieces.jsonl", "rejected.jsonl"]  # contain paths, so they depend on the location of the files
 REPORT = "report.html"
-FILE_LIMIT_S = 5.0  # of CPU time; twice as much when a file is tried again, alone
+FILE_LIMIT_S = 5.0  # CPU time per file; twice as much when a file is tried again, alone
 WORKER_MEMORY_BYTES = 4 << 30
 CHECKPOINT_S = 2.0
 LONGEST_BAR_TOKENS = 0xFFFF
-SHOWN_PIECES, SHOWN_BARS = 20, 16  # in the report
+SHOWN_PIECES, SHOWN_BARS = 20, 16  # piano rolls in the report, and their bars
 NO_FILTERS = Filters()
 
 
@@ -79,19 +79,19 @@ def prepare(
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = DEFAULT_TOKENIZER,
     workers: int | None = None,  # number of worker processes; the number of available cores if None
-    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, each split gets at least one
-    seed: int = 0,  # of the split
+    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, no split is empty
+    seed: int = 0,  # determines, with the music, which pieces are in `val`
     filters: Filters = NO_FILTERS,
     metadata: str | os.PathLike | None = None,  # a table of facts about the files (see file_tags.py)
-    metadata_key: str | None = None,  # its column that identifies files; None for "file", "path" and "md5"
-    tags: Sequence[str] = (),  # the columns of the table, and of parquet files, that become tags
-    tag_min: int = 1,  # the number of training pieces that a value needs to become a tag
+    metadata_key: str | None = None,  # the column of the table that identifies files; None: "file", "path" and "md5"
+    tags: Sequence[str] = (),  # the columns of the table and of parquet files that become tags
+    tag_min: int = 1,  # minimum number of training pieces with a value for it to become a tag
     where: Mapping[str, Collection[str]] | None = None,  # keep only pieces with one of these values in each column
     tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
-    unique: bool = False,  # keep only one of the pieces with the same music, in whatever format, key, tempo or loudness
-    column: str | None = None,  # of parquet files, where the music is; None for the only column of bytes
+    unique: bool = False,  # keep only one of the pieces with the same music, in any format, key, tempo or loudness
+    column: str | None = None,  # the column of parquet files that has the music; None: the only column of bytes
     resume: bool = False,  # continue an interrupted run with the same settings, if there is one
-    command: str = "",  # the command line; the report shows it with the date, and so differs from run to run
+    command: str = "",  # the command line, which the report shows with the date
 ) -> dict:
     """Write the dataset folder `out` from every MIDI file and score under `paths`. Return the content of dataset.json.
 
@@ -101,7 +101,7 @@ def prepare(
     if not 0 <= val_fraction < 1:
         raise UserError(f"The validation fraction is {val_fraction}: choose at least 0 and less than 1.")
     check_workers(workers)
-    # "." has no name, from which the name of the log folder is derived.
+    # The name of the log folder is derived from the name of `out`, but "." has no name.
     out = Path(os.path.abspath(out))
     _check_replaceable(out)
     if tag_min < 1:
@@ -114,7 +114,7 @@ def prepare(
     codec = make_codec(tokenizer, **columns)
     settings = {
         "rwkv_music": rwkv_music.__version__,
-        "record_bytes": RECORD.itemsize,  # a log with other statistics cannot be read
+        "record_bytes": RECORD.itemsize,  # because a log with other statistics cannot be read
         "paths": [os.path.abspath(path) for path in sources.paths],
         "tokenizer": codec.fingerprint,
         "filters": filters.as_options(),
@@ -222,21 +222,21 @@ def _limit_s(item: tuple[str, bytes | Failure | None]) -> float:
 
 
 def _read(source: Source) -> bytes | Failure | None:
-    """Return the content of an archive member, which a worker cannot read itself, or None for a plain file."""
+    """Return the content of an archive member, because a worker cannot read it. Return None for a plain file."""
     try:
         return source.read() if source.read else None
     except Unreadable as error:
         return Failure(error.reason)
 
 
-# An entry of the prepare log: its JSON object and, if the source is not rejected, the arrays of the piece.
+# The arguments of `PrepareLog.add`: a JSON object and, if the source is not rejected, the arrays of the piece.
 Answer = tuple[dict] | tuple[dict, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _make_reader(
     name: str, options: dict, filters: Filters
 ) -> Callable[[tuple[str, bytes | Failure | None]], Answer | Failure]:
-    """Return the function of a worker process, which converts a file to an entry of the prepare log."""
+    """Return the function that a worker process calls for each file. It converts the file to an `Answer`."""
     codec = make_codec(name, **options)
 
     def read(item: tuple[str, bytes | Failure | None]) -> Answer | Failure:
@@ -303,7 +303,7 @@ def _write_dataset(
         )
     in_val = _choose_val(index.music, val_fraction, seed)
     kept = index.first_copy == np.arange(len(index.first_copy))
-    # In the order of the keys, which are hashes: the first ones are a random sample of the distinct pieces.
+    # The distinct pieces in the order of their keys. The keys are hashes, so the first pieces are a random sample.
     distinct = np.flatnonzero(kept)[np.unique(index.music[kept], axis=0, return_index=True)[1]]
     shown = set(distinct[:SHOWN_PIECES].tolist())
     if file_tags.columns:
@@ -344,13 +344,13 @@ def _write_dataset(
                         tag_counts[column]["pieces" if column in known else "rare"] += 1
                     for column, value in known.items():
                         tag_table[column][value] += 1
-                    # Every column is set: the ids of unknown tags depend on the number of values.
+                    # Set every column, because the ids of the tags for unknown values depend on the number of values.
                     tokens = codec.with_tags(tokens, {column: known.get(column, UNKNOWN) for column in codec.tags})
                     line |= {"tags": known}
                 documents[split].add(tokens)
                 bars[split].add(piece_bars)
                 counts[split].update(pieces=1, tokens=len(tokens), bars=len(piece_bars), notes=line["n_notes"])
-                for reason, n in line.get("lost", {}).items():  # a log of an earlier version has none
+                for reason, n in line.get("lost", {}).items():  # missing in a log of an earlier version
                     lost.setdefault(reason, Counter(pieces=0, number=0)).update(pieces=1, number=n)
                 report.add(split, record, len(tokens), len(piece_bars))
                 line = {"split": split, **line}
@@ -412,7 +412,7 @@ def _first_bars(codec: Codec, tokens: np.ndarray, bars: np.ndarray) -> mido.Midi
 def _with_tag_values(
     codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags, tag_min: int
 ) -> Codec:
-    """Return `codec` with the most frequent values of each column of tags, which `tag_min` pieces or more have.
+    """Return `codec` with the most frequent values of each column of tags. At least `tag_min` pieces must have a value.
 
     `chosen`, bool [n], selects the pieces to count. Raises UserError if the table of tags matches no file of the log.
     """
@@ -435,9 +435,9 @@ def _with_tag_values(
 
 
 class _Index:
-    """Facts about the pieces of a prepare log that are not excluded, in order.
+    """Facts about the pieces of a prepare log that are neither rejected nor excluded, in order.
 
-    `music` is uint64 [n, 2], the key of each piece's music.
+    `music`, uint64 [n, 2], is the key of each piece's music (`MidiStats.key`).
     """
 
     def __init__(self, prepare_log: PrepareLog, file_tags: FileTags, unique: bool):
@@ -454,7 +454,7 @@ class _Index:
         self.music = np.frombuffer(music, np.uint64).reshape(-1, 2) if music else np.empty((0, 2), np.uint64)
         same = self.music if unique or not files else np.frombuffer(files, np.uint64).reshape(-1, 2)
         _, first, which = np.unique(same, axis=0, return_index=True, return_inverse=True)
-        # int64 [n], the first piece with the same bytes (with `unique`, the same music), which can be itself
+        # int64 [n]: the first piece with the same bytes (with `unique`, the same music) as each piece, often itself.
         self.first_copy = first[which.ravel()]
 
 
@@ -464,17 +464,17 @@ def _halves(digest: str) -> tuple[int, int]:
 
 
 def _choose_val(music: np.ndarray, val_fraction: float, seed: int) -> np.ndarray:
-    """Return which pieces go to `val`, bool [n], decided by the keys of their music, uint64 [n, 2], and the seed.
+    """Return which pieces go to `val`, bool [n]. This depends on the keys of their music, uint64 [n, 2], and the seed.
 
-    Adding pieces does not change the split of the others. The only exception is a piece that was chosen because one
-    split would have been empty.
+    Adding pieces does not change the split of the others. The only exception is a piece that was moved because a split
+    would have been empty.
     """
     draws = np.array([_draw(seed, key.tobytes()) for key in music])
     chosen = draws < val_fraction
     if val_fraction > 0 and not chosen.any():
         chosen = draws == draws.min()
     if chosen.all():
-        chosen = draws < draws.max()  # last, so that a single piece goes to train
+        chosen = draws < draws.max()  # after the previous condition, so that a single piece goes to train
     return chosen
 
 

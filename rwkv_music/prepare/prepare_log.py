@@ -1,12 +1,13 @@
-"""The write-ahead log of `prepare`: the outcome of every source, in order, so that an interrupted run can resume.
+"""The write-ahead log of `prepare`: the result for every source, in order, so that an interrupted run can resume.
 
 The log is a SQLite database with two tables:
 
-    settings   one row of JSON; a run with other settings cannot resume from this log
-    sources    one row per source: JSON with the counts of a piece, or with the reason why the source was rejected.
-               A piece also has its tokens (uint16), its bars (uint16, see `PrepareLog.add`) and its midi.stats.RECORD.
+    settings   one row of JSON. A run with other settings cannot resume from this log.
+    sources    one row per source: JSON with the counts of a piece, or with the reason why the source was rejected. For
+               a piece, the row also has its tokens (uint16), bars (uint16, see `PrepareLog.add`) and midi.stats.RECORD.
 
-A checkpoint commits all rows since the last one. A crash or a kill leaves the log as of the last checkpoint.
+A checkpoint commits all rows added since the last one. After a crash or a kill, the log is in the state of the last
+checkpoint.
 """
 
 import json
@@ -24,7 +25,7 @@ from rwkv_music.midi.stats import RECORD
 
 DATABASE = "log.sqlite"
 TOKEN = np.dtype("<u2")
-# The lock keeps other processes out until the database is closed.
+# Until the database is closed, the lock prevents other processes from opening it.
 OPEN = """
     PRAGMA locking_mode = EXCLUSIVE;
     BEGIN EXCLUSIVE;
@@ -35,11 +36,11 @@ OPEN = """
 
 
 class PrepareLog:
-    """An open prepare log, used as a `with` block. Only one process can open it at a time.
+    """A prepare log. Use it in a `with` block. Only one process can open it at a time.
 
-    Entering the block empties the log, unless `resume` is set. Leaving the block commits the added sources, unless an
-    exception other than KeyboardInterrupt is raised. Raises UserError if another process has the log open, if the log
-    cannot be read or written, or if `resume` is set and the log was written with other `settings` (JSON values).
+    Entering the block empties the log, unless `resume` is set. Leaving the block commits the added sources, unless the
+    block raises an exception other than KeyboardInterrupt. Raises UserError if another process has the log open, if the
+    log cannot be read or written, or if `resume` is set and the log was written with other `settings` (JSON values).
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict, resume: bool):
@@ -71,7 +72,7 @@ class PrepareLog:
                 raise error
 
     def add(self, line: dict, *piece: np.ndarray) -> None:
-        """Add the outcome of a source. `line` is its JSON object, which has a "reason" if the source was rejected.
+        """Add the result for a source. `line` is a JSON object. It has a "reason" if the source was rejected.
 
         `piece` is empty for a rejected source. Otherwise it consists of three arrays: the tokens, uint16 [n]; the bars,
         uint16 [bars], in the format of the dataset (see pipeline.py); and one midi.stats.RECORD.
@@ -118,7 +119,7 @@ class PrepareLog:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn an error of SQLite into a `UserError`."""
+        """A context that converts errors of SQLite to `UserError`."""
         try:
             yield
         except sqlite3.Error as error:

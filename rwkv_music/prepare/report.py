@@ -1,6 +1,6 @@
 """The report of a dataset, one self-contained HTML page: counts, rejected files, charts, and some piano rolls.
 
-Histograms have fixed bins and grow piece by piece, so memory does not depend on the size of the corpus.
+Pieces are added one by one to histograms with fixed bins, so memory does not depend on the size of the corpus.
 """
 
 import html
@@ -19,8 +19,8 @@ from rwkv_music.midi.stats import N_PROGRAMS, PART_NOTES, VELOCITY_BINS
 from rwkv_music.prepare.charts import SPLITS, Histogram, draw_bar_table, draw_histogram, draw_roll, logarithmic
 
 LOG_BINS_PER_DECADE = 6
-MOST_ROWS = 20  # of a table of instruments, meters or tags
-EXAMPLES = 3  # files that are listed for each reason of a rejection
+MOST_ROWS = 20  # maximum number of rows in a table of instruments, meters or tags
+EXAMPLES = 3  # maximum number of files listed for each reason for a rejection
 STYLE = """
 :root{color-scheme:light dark;--back:#fff;--text:#22262b;--soft:#5d646e;--line:#dadde2;--link:#1a5fb4;--train:#2e6e9e;
 --val:#d9691e}
@@ -49,7 +49,7 @@ class _Rejected:
     """The files that were rejected for one reason."""
 
     count: int = 0
-    examples: list[str] = field(default_factory=list)  # the first EXAMPLES of them
+    examples: list[str] = field(default_factory=list)  # the first EXAMPLES files
 
 
 class CorpusReport:
@@ -74,7 +74,7 @@ class CorpusReport:
         self._rolls: list[str] = []
 
     def add(self, split: str, record: np.ndarray, n_tokens: int, n_bars: int) -> None:
-        """Add a piece of `split`: its `midi.stats.RECORD` [1], and its length in tokens and bars."""
+        """Add a piece of `split`. `record` is its `midi.stats.RECORD` [1]."""
         row = SPLITS.index(split)
         piece = record[0]
         seconds = float(piece["seconds"])
@@ -100,7 +100,7 @@ class CorpusReport:
             rejected.examples.append(file)
 
     def add_roll(self, line: dict, midi: mido.MidiFile) -> None:
-        """Add a piece to those that are shown. `line` is its entry in pieces.jsonl, and `midi` holds its first bars."""
+        """Add the piano roll of a piece. `line` is the piece's entry in pieces.jsonl, and `midi` has its first bars."""
         tags = "".join(f", {column} {value}" for column, value in line.get("tags", {}).items())
         numbers = f"{line['seconds']:,.0f} s, {line['n_bars']:,} bars, {line['n_notes']:,} notes, {line['split']}{tags}"
         caption = f'{_link(line["file"])} <span class="soft">{html.escape(numbers)}</span>'
@@ -109,7 +109,7 @@ class CorpusReport:
         )
 
     def html(self, facts: dict, command: str = "") -> str:
-        """Return the page for `facts`, the content of dataset.json. With a `command`, it shows it and the date."""
+        """Return the page. `facts` is the content of dataset.json. If there is a `command`, show it and the date."""
         splits = facts["splits"]
         kept = sum(counts["pieces"] for counts in splits.values())
         made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}" if command else ""
@@ -177,13 +177,13 @@ class CorpusReport:
 
 
 def _decades(quantity: str, low: int, high: int) -> Histogram:
-    """Return a histogram from 10^low to 10^high whose bins are equally wide on a logarithmic scale."""
+    """Return a histogram from 10^low to 10^high with bins of equal width on a logarithmic scale."""
     bins = (high - low) * LOG_BINS_PER_DECADE
     return logarithmic(quantity, 10.0 ** (low + np.arange(bins + 1) / LOG_BINS_PER_DECADE))
 
 
 def _counts(title: str, head: str, counts: Counter[str], total: int, most: int = MOST_ROWS) -> str:
-    """Return a titled table of the most frequent values, with the number of pieces that have each of them."""
+    """Return a titled table of the most frequent values, with the number of pieces for each."""
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown, rest = rows[:most], rows[most:]
     table = draw_bar_table([head, "pieces"], shown, total)
@@ -192,7 +192,7 @@ def _counts(title: str, head: str, counts: Counter[str], total: int, most: int =
 
 
 def _link(file: str) -> str:
-    """Return the end of a source's name, as a link to its file if there is one. A source can be inside a file."""
+    """Return the end of a source's name, as a link to the file that it is or that contains it, if this file exists."""
     path = Path(os.path.abspath(file))
     text = html.escape("/".join(path.parts[-2:]))
     target = next((place for place in (path, *path.parents) if os.path.isfile(place)), None)

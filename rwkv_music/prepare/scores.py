@@ -1,11 +1,11 @@
 """Scores in MusicXML, ABC and Humdrum kern, which music21 converts to MIDI.
 
-Bar lines are where the score has them. music21's MIDI export counts bars from the first note, which shifts every bar
-line of music that starts with an upbeat. Here an upbeat is a short bar of its own, and the two halves of a bar that a
-repeat sign divides become one bar. Repeats are played out.
+The MIDI file has bar lines in the same places as the score. music21's MIDI export counts bars from the first note,
+which would shift every bar line of music that starts with an upbeat. Here an upbeat is a separate short bar. If a
+repeat sign divides a bar, its two halves become one bar. Repeats are expanded.
 
-A file of ABC can hold many tunes, and a file of kern many movements. `split_pieces` divides the text, so that each
-piece can be read, and can fail, on its own.
+An ABC file can contain many tunes, and a kern file many movements. `split_pieces` divides the text, so that each piece
+is read separately, and an error in one piece does not affect the others.
 """
 
 import io
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
     from music21.stream import Opus, Part, Score
 
 XML, ABC, KERN = "MusicXML", "ABC", "kern"
-MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # a .kar file is karaoke, a .rmi file has a RIFF header
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # .kar is karaoke, and .rmi has a RIFF header
 FORMATS = {".musicxml": XML, ".xml": XML, ".mxl": XML, ".abc": ABC, ".krn": KERN}  # by suffix
 SCORE_SUFFIXES = tuple(FORMATS)
-SPLIT_SUFFIXES = (".abc", ".krn")  # of files that can hold several pieces
+SPLIT_SUFFIXES = (".abc", ".krn")  # suffixes of files that can contain several pieces
 MIDI_MAGIC = (b"MThd", b"RIFF")
-ZIP_MAGIC = b"PK\3\4"  # a .mxl file is a zip archive that holds a .musicxml file
+ZIP_MAGIC = b"PK\3\4"  # a .mxl file is a zip archive that contains a .musicxml file
 UTF16_MAGIC = (b"\xff\xfe", b"\xfe\xff")
-CONTAINER = "META-INF/container.xml"  # in a .mxl file: names the file that contains the score
+CONTAINER = "META-INF/container.xml"  # a file in a .mxl archive that names the file with the score
 LARGEST_CONTAINER = 1 << 20  # bytes
-LARGEST_XML = 256 << 20  # bytes of a decompressed score; a zip archive can expand to any size
+LARGEST_XML = 256 << 20  # bytes of a decompressed score; a limit, because a zip archive can expand to any size
 ABC_TUNE = re.compile(r"^X:", re.MULTILINE)
 ABC_FIELD = re.compile(r"%|[A-Za-z+]:")
 KERN_START = re.compile(r"^\*\*\w+(\t\*\*\w+)*[ \t]*$", re.MULTILINE)
 KERN_END = re.compile(r"^\*-(\t\*-)*[ \t]*\n", re.MULTILINE)
 KERN_UNNUMBERED_REPEAT = re.compile(r"(?:^|(?<=\t))=+(?=:)", re.MULTILINE)
 FINEST_BEAT = 32
-SCORE_LIMIT_S = 300.0  # of CPU time for a file; a string quartet of four movements takes about 50 s
-HANG_LIMIT_S = 3600.0  # for a file, by the clock
+SCORE_LIMIT_S = 300.0  # CPU time for a file; a string quartet with four movements takes about 50 s
+HANG_LIMIT_S = 3600.0  # wall-clock time for a file whose process uses no CPU time
 
 
 def score_format(name: str, data: bytes) -> str | None:
     """Return the format of a score: XML, ABC or KERN. Return None for MIDI and for unknown content.
 
-    `name` is the name of a source (see sources.py). A file with the suffix of MIDI is MIDI. Otherwise the content
-    decides, because files can have the suffix of another format. If the content does not determine the format, the
-    suffix does.
+    `name` is the name of a source (see sources.py). A file with a suffix of MIDI counts as MIDI. Otherwise the content
+    determines the format, because a file can have the suffix of another format. If the content does not determine the
+    format, the suffix does.
     """
     if data.startswith(MIDI_MAGIC) or name.lower().endswith(MIDI_SUFFIXES):
         return None
@@ -65,8 +65,9 @@ def score_format(name: str, data: bytes) -> str | None:
 
 
 def split_pieces(name: str, data: bytes) -> list[bytes]:
-    """Return the pieces of a file: the tunes of ABC, each with the fields at the head of the file, or the movements of
-    kern. Any other file is one piece.
+    """Return the pieces of a file: the tunes of an ABC file, or the movements of a kern file.
+
+    Each tune also gets the fields at the head of the file. Any other file is one piece.
     """
     form = score_format(name, data)
     if form == ABC:
@@ -74,7 +75,7 @@ def split_pieces(name: str, data: bytes) -> list[bytes]:
         starts = [match.start() for match in ABC_TUNE.finditer(text)]
         if len(starts) < 2:
             return [data]
-        # Words before the first tune are not part of it.
+        # Lines before the first tune that are not fields are free text, which is left out.
         head = "".join(line for line in text[: starts[0]].splitlines(True) if ABC_FIELD.match(line))
         pieces = [head + text[start:end] for start, end in zip_longest(starts, starts[1:])]
     elif form == KERN:
@@ -90,7 +91,7 @@ def split_pieces(name: str, data: bytes) -> list[bytes]:
 
 
 def midi_of(name: str, data: bytes) -> bytes:
-    """Return the MIDI file of a source: `data` itself, or its conversion if it is a score. `name` is the source's name.
+    """Return the MIDI file of the source `name` with the content `data`. Scores are converted.
 
     Raises RejectedMidi if music21 cannot convert the score.
     """
@@ -121,7 +122,7 @@ def _read_score(form: str, data: bytes) -> "Score | Opus":
         return importer.stream
     text = _text(data)
     if form == KERN:
-        # Without a number, music21 reads the end of a repeat, "=:|", as an end and a start. With a number it does not.
+        # music21 reads the end of a repeat, "=:|", as an end and a start, unless the bar line has a number.
         return HumdrumDataCollection(KERN_UNNUMBERED_REPEAT.sub(r"\g<0>0", text).split("\n")).parse()
     converter = ConverterABC()
     converter.parseData(text)
@@ -129,7 +130,7 @@ def _read_score(form: str, data: bytes) -> "Score | Opus":
 
 
 def _xml_root(data: bytes) -> ElementTree.Element:
-    """Return the root of a MusicXML file, which can be compressed (.mxl). Raises RejectedMidi if it is not MusicXML."""
+    """Return the root of a MusicXML file, which may be compressed (.mxl). Raises RejectedMidi for any other content."""
     if data.startswith(ZIP_MAGIC):
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -153,9 +154,9 @@ def _xml_root(data: bytes) -> ElementTree.Element:
 
 
 def _score_name(archive: zipfile.ZipFile) -> str:
-    """Return the name of the score in a .mxl file: the one that its container names, or else the first XML file.
+    """Return the name of the score in a .mxl file: the file that CONTAINER names. Without one, the first XML file.
 
-    Raises StopIteration if there is none.
+    Raises StopIteration if there is no XML file.
     """
     names = archive.namelist()
     if CONTAINER in names:
@@ -169,7 +170,7 @@ def _score_name(archive: zipfile.ZipFile) -> str:
 
 
 def _text(data: bytes) -> str:
-    """Return the text of a file in UTF-8 or Latin-1, with the line ends of Unix."""
+    """Return the text of a file in UTF-8 or Latin-1, with Unix line ends."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -180,7 +181,7 @@ def _text(data: bytes) -> str:
 def to_midi(score: "Score") -> mido.MidiFile:
     """Convert a music21 score to MIDI with expanded repeats, and with time signatures that match its bar lines.
 
-    The score is modified: it loses its time signatures, and its repeats if they are inconsistent.
+    The score is modified: its time signatures are removed, and also its repeats if they are inconsistent.
     """
     from music21.midi.translate import streamToMidiFile
     from music21.repeat import Expander
@@ -190,10 +191,10 @@ def to_midi(score: "Score") -> mido.MidiFile:
     parts = [part for part in score.parts if part.getElementsByClass(Measure)]
     if parts:
         if any(Expander(part).isExpandable() is False for part in parts):
-            _remove_repeats(score)  # inconsistent repeats: play the music once
+            _remove_repeats(score)  # repeats are inconsistent: play the music once
         changes = list(_changes(_measures(parts[0].expandRepeats())))
     if changes:
-        # music21 would write these time signatures at wrong positions, and fails if one object is at two positions.
+        # music21 would write these time signatures at wrong positions, or fail if one object is at two positions.
         for stream in score.recurse(streamsOnly=True, includeSelf=True):
             stream.removeByClass("TimeSignature")
     midi = mido.MidiFile(file=io.BytesIO(streamToMidiFile(score).writestr()))
@@ -235,7 +236,10 @@ def _measures(part: "Part") -> list[tuple[Fraction, Fraction, tuple[int, int] | 
 
 
 def _changes(measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]]) -> Iterator[tuple[Fraction, int, int]]:
-    """Yield (start, numerator, denominator) of the time-signature changes that start a bar at each measure."""
+    """Yield the time signature changes that turn each measure into a bar, (start, numerator, denominator) each.
+
+    Starts are in quarter notes.
+    """
     current = None
     i = 0
     while i < len(measures):
@@ -256,9 +260,9 @@ def _changes(measures: list[tuple[Fraction, Fraction, tuple[int, int] | None]]) 
 
 
 def _signature_of(length: Fraction) -> tuple[int, int] | None:
-    """Return the time signature of a bar of `length` quarter notes, None if there is none.
+    """Return the time signature of a bar of `length` quarter notes, or None if there is none.
 
-    Its beat is the longest one, at most a quarter note, that divides the bar evenly.
+    Its beat is the longest beat of at most a quarter note that divides the bar evenly.
     """
     beat = 4
     while beat <= FINEST_BEAT:
@@ -285,7 +289,7 @@ def _set_time_signatures(midi: mido.MidiFile, changes: list[tuple[Fraction, int,
                 )
                 for start, numerator, denominator in changes
             ]
-        # The sort is stable, and end_of_track stays last regardless of its tick.
+        # The sort is stable. end_of_track stays last, even if its tick is earlier.
         events.sort(key=lambda event: (event[1].type == "end_of_track", event[0]))
         now = 0
         track.clear()

@@ -1,7 +1,7 @@
-"""Sources of music: MIDI files and scores in folders, and in archives that are read in place, in a fixed order.
+"""Sources of music, in a fixed order: MIDI files and scores in folders, and in archives, which are not unpacked.
 
-Memory holds only the names in the folder being read, and the table of contents of a zip archive. Only regular files are
-opened: a named pipe blocks its reader and a device can be endless.
+Memory holds only the names in the folder that is being read, and the table of contents of a zip archive. Only regular
+files are opened: a named pipe would block, and a device can be endless.
 """
 
 import bz2
@@ -29,7 +29,7 @@ ZSTD_SUFFIX = ".tar.zst"
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ZSTD_SUFFIX, ".tar")
 PARQUET_SUFFIX = ".parquet"
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES, PARQUET_SUFFIX)
-PARQUET_ROWS = 16  # read at once
+PARQUET_ROWS = 16  # rows read at once
 PARQUET_BUFFER = 1 << 20  # bytes
 LARGEST_BYTES = 64 << 20
 LARGEST_TAR_HEADER = 1 << 20  # bytes between the contents of two members, which tarfile reads into memory
@@ -37,7 +37,7 @@ DAMAGED_ARCHIVE = "damaged archive"
 
 
 class Unreadable(Exception):
-    """A source that cannot be read. `reason` is short and the same in every run."""
+    """A source cannot be read. `reason` is short and the same in every run."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -48,36 +48,37 @@ class Unreadable(Exception):
 class Source:
     """One MIDI file, or one piece of a score. `read` is None for a plain file, which any process can read by `name`.
 
-    Otherwise `read` returns the content or raises `Unreadable`, and must be called before the next source is taken.
+    Otherwise `read` returns the content or raises `Unreadable`. It must be called before the next source is taken from
+    the iterator.
     """
 
-    # Its path; for a member of an archive, the path of the archive followed by the member's. If a file holds several
-    # pieces, the path of the file is followed by the number of the piece, from 1: `tunes.abc/1`.
+    # The path of the file. For a member of an archive, the path of the archive is followed by the path of the member.
+    # If a file contains several pieces, its path is followed by the number of the piece, from 1: `tunes.abc/1`.
     name: str
     read: Callable[[], bytes] | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)  # the values in the other columns of its row of a table
+    metadata: dict[str, Any] = field(default_factory=dict)  # for a row of a parquet file, its values in other columns
 
 
 class Sources:
-    """The music (MUSIC_SUFFIXES) in files, folders and archives: folders in name order, archives in stored order.
+    """The music (MUSIC_SUFFIXES) in files, folders and archives. Folders are in name order, archives in stored order.
 
     Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
-    read twice. Each row of a parquet file is a file with music. Raises UserError if a path is missing or cannot contain
-    music, if there is no music, or if a package that a file needs is not installed.
+    read twice. Each row of a parquet file counts as a file with music. Raises UserError if a path is missing or cannot
+    contain music, if there is no music, or if a package that is needed to read a file is not installed.
     """
 
     def __init__(
         self,
         paths: Sequence[str | os.PathLike],
-        column: str | None = None,  # of parquet files: where the music is; None for the only column of bytes
+        column: str | None = None,  # the column of parquet files that has the music; None: the only column of bytes
     ):
         self._column = column
         self.columns: set[str] = set()  # the other columns of the parquet files
-        self.metadata: set[str] = set()  # the columns among them that are read into `Source.metadata`
+        self.metadata: set[str] = set()  # those of `columns` that are read into `Source.metadata`
         self.paths = _outermost([os.fspath(path) for path in paths])
-        # The estimated number of sources. It grows while tar archives and files with several pieces are read.
+        # The estimated number of sources. It is corrected while tar archives and files with several pieces are read.
         self.expected = 0.0
-        self.passed_over: Counter[str] = Counter()  # files that are not music, in the last iteration, by suffix
+        self.passed_over: Counter[str] = Counter()  # number of files without music in the last iteration, by suffix
         has_any = False
         for path in self.paths:
             for file in self._files(path):
@@ -103,7 +104,7 @@ class Sources:
                 yield source
 
     def _pieces(self, name: str, data: bytes, metadata: dict[str, Any] | None = None) -> Iterator[Source]:
-        """Yield the pieces of a file with the content `data`, which can hold several."""
+        """Yield the pieces of the file `name` with the content `data`."""
         pieces = split_pieces(name, data)
         self.expected += len(pieces) - 1
         for number, piece in enumerate(pieces, start=1):
@@ -124,7 +125,7 @@ class Sources:
                     yield Source(file)
 
     def _files(self, path: str, passed_over: Counter[str] | None = None) -> Iterator[str]:
-        """Yield the music and archives under `path`, or `path` itself. Count the other files in `passed_over`."""
+        """Yield the music and the archives in the folder `path`, or the file `path`. Count others in `passed_over`."""
         if os.path.isdir(path):
             with explained(f"searching {path}"):
                 yield from _walk(path, passed_over)
@@ -155,7 +156,7 @@ class Sources:
                         yield Source(f"{path}/{member.name}", read if member.isfile() else _reject_special_file)
                     elif not member.isdir():
                         self.passed_over[_suffix(member.name)] += 1
-                    tar.members.clear()  # tarfile keeps every member it has read
+                    tar.members.clear()  # because tarfile keeps every member that it has read
                     content.left = LARGEST_TAR_HEADER
         except UserError:
             raise
@@ -194,9 +195,9 @@ class Sources:
             yield Source(name, partial(bytes, data), metadata)
 
     def _column_of(self, path: str, file: "ParquetFile") -> str | None:
-        """Return the column of a parquet file that holds the music, None if there is no column of bytes.
+        """Return the column of a parquet file that has the music, or None if there is no column of bytes.
 
-        Raises UserError if the file lacks the named column, or if no column is named and several contain bytes.
+        Raises UserError if the file does not have the given column, or if none is given and several contain bytes.
         """
         kinds = {field.name: str(field.type).removeprefix("large_") for field in file.schema_arrow}
         of_bytes = [name for name, kind in kinds.items() if kind == "binary"]
@@ -211,9 +212,10 @@ class Sources:
         return self._column
 
     def _count(self, file: str) -> int | None:
-        """Return the number of files with music in a file or archive; 0 for a tar archive, which has no list of them.
+        """Return the number of files with music in a file or archive.
 
-        Return None for a parquet file without music. Raises UserError if a package that is needed is not installed.
+        Return 0 for a tar archive, which has no table of contents, and None for a parquet file without music. Raises
+        UserError if a package that is needed to read the file is not installed.
         """
         suffixed = file.lower()
         if suffixed.endswith(PARQUET_SUFFIX):
@@ -227,7 +229,7 @@ class Sources:
                     return table.metadata.num_rows
             except UserError:
                 raise
-            except Exception:  # reported when it is read
+            except Exception:  # the error is reported when the file is read
                 return 1
         if suffixed.endswith(ZSTD_SUFFIX):
             check_installed("zstandard", "zstandard", file)
@@ -252,10 +254,10 @@ def _check_music21(file: str) -> None:
 
 
 class _BoundedReader:
-    """A binary file that returns at most `left` more bytes, then raises tarfile.ReadError.
+    """A binary file from which at most `left` more bytes can be read. Beyond that, `read` raises tarfile.ReadError.
 
-    An archive can claim headers of any size (pax records, GNU long names, sparse maps), and tarfile reads them into
-    memory.
+    This is necessary because a damaged archive can declare headers of any size (pax records, GNU long names, sparse
+    maps), which tarfile would read into memory.
     """
 
     def __init__(self, file: BinaryIO, left: int):
@@ -276,7 +278,7 @@ class _BoundedReader:
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
-    """Return the content of a file that gzip, bzip2, xz or Zstandard may have compressed."""
+    """Return a file with the content of `file`, decompressed if it is compressed with gzip, bzip2, xz or Zstandard."""
     start = file.read(6)
     file.seek(0)
     for magics, decompressor in DECOMPRESSORS.items():
@@ -296,7 +298,7 @@ DECOMPRESSORS = {
     (b"\x1f\x8b",): gzip.open,
     (b"BZh",): bz2.open,
     (b"\xfd7zXZ\0",): lzma.open,
-    # Parallel compressors write a skippable frame first.
+    # The second number marks a skippable frame, with which parallel compressors start a file.
     (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"): _zstd,
 }
 
@@ -335,7 +337,7 @@ def _in_zip(path: str, passed_over: Counter[str] | None = None) -> Iterator[Sour
 
 
 def _damaged(path: str, error: Exception) -> Source:
-    """Return a source for an archive that cannot be read completely."""
+    """Return a source that stands for the unreadable rest of an archive. Its `read` raises Unreadable."""
     return Source(path, partial(_fail, error.reason if isinstance(error, Unreadable) else DAMAGED_ARCHIVE, error))
 
 
@@ -345,12 +347,12 @@ def _suffix(name: str) -> str:
 
 
 def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfile.TarInfo | zipfile.ZipInfo) -> bytes:
-    """Return the content of an archive member, up to a limit because archives can claim any size."""
+    """Return the content of an archive member. Raises Unreadable if it is damaged or has more than LARGEST_BYTES."""
     if size > LARGEST_BYTES:
         _reject_size()
     try:
         with open_member(member) as file:
-            return file.read(size + 1)  # one byte more: zipfile verifies the check sum at the end of the member
+            return file.read(size + 1)  # one byte more, because zipfile verifies the checksum at the end of the member
     # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for unknown compression.
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise Unreadable(DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown") from error
@@ -375,7 +377,7 @@ def read_file(path: str) -> bytes:
 
 
 def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
-    """Yield the music and archives under `folder` in order of names. Links to files are followed."""
+    """Yield the music and the archives in `folder`, in name order. Follow links to files, but not links to folders."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -394,7 +396,7 @@ def _walk(folder: str, passed_over: Counter[str] | None) -> Iterator[str]:
 
 
 def _outermost(paths: list[str]) -> list[str]:
-    """Return `paths` in order, without duplicates and without paths inside other ones."""
+    """Return `paths` in order, without duplicates and without paths that are inside other ones."""
     real = [os.path.realpath(path) for path in paths]
     return [
         path

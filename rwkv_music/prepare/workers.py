@@ -1,17 +1,18 @@
 """A process pool for work that may hang or crash: every item gets an answer, in the order of the items.
 
-Some real-world files make libraries written in C++ crash or hang. `concurrent.futures` fails the whole pool when one
-process dies, and cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe.
-When it dies or exceeds a limit, a new process replaces it.
+Some real files make libraries written in C++ crash or hang. If a process dies, `concurrent.futures` fails the whole
+pool, and it cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe. If it
+dies or exceeds a limit, a new process replaces it.
 
-The answers must not depend on what else the computer does. The time limit is therefore one of CPU time: wall-clock
-time grows when other programs run. Other programs can still matter: if they fill the memory, the kernel can kill
-a process, and if they share its caches, the same work takes up to about twice the CPU time. An item whose process dies
-or exceeds a limit is therefore tried once more, alone and with twice the CPU time. If this fails too, the answer is a
-`Failure`.
+The answers must not depend on other programs on the computer. The time limit is therefore a limit of CPU time, because
+wall-clock time grows when other programs run. But other programs can still have an effect. If they fill the memory, the
+kernel can kill a process. If they use the same caches, the same work can take about twice the CPU time. If the process
+of an item dies or exceeds a limit, the item is therefore tried once more, alone and with twice the CPU time. If this
+fails too, the answer is a `Failure`. A limit of wall-clock time ends only a process that waits. A process that uses CPU
+time continues, however little of it the computer grants.
 
 Items are taken from an iterator as needed. At most `ITEMS_AHEAD` items per process are started before the oldest answer
-is taken, so memory depends neither on the number of items nor on how slow one of them is.
+is taken. Memory therefore depends neither on the number of items nor on the time that one of them takes.
 """
 
 import gc
@@ -29,20 +30,21 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rwkv_music.errors import UserError
-from rwkv_music.system import available_cores, limit_cpu_time, limit_memory
+from rwkv_music.system import available_cores, cpu_seconds, limit_cpu_time, limit_memory
 
 ITEMS_AHEAD = 64
 MOST_WORKERS = 1024
 SETUP_LIMIT_S = 300.0
-NEW_OBJECTS = 50_000  # between two collections; Python's 700 are fewer than the objects of one file
-# Collections of younger objects between two of older ones. The objects of a score refer to each other, so only a
-# collection frees them. With Python's 10 and 10, the objects of hundreds of scores would wait for it.
+NEW_OBJECTS = 50_000  # new objects between two garbage collections; Python's 700 are fewer than those of one file
+# Numbers of collections of younger objects before one of older objects. The objects of a score refer to each other, so
+# only garbage collection frees them. With Python's 10 and 10, the objects of hundreds of scores would accumulate.
 OLDER_OBJECTS = (4, 1)
-SECOND_TRY = 2.0  # CPU time of the second try, relative to the first
-READY = ("ready",)  # message of a process that finished its set-up
+LEAST_SHARE = 1e-3  # of a core: a process that uses less waits
+SECOND_TRY = 2.0  # CPU time of the second try, relative to the first one
+READY = ("ready",)  # message of a process that has finished its set-up
 NO_ANSWER = object()
 
-# "spawn" because a fork of a process that runs torch's threads can deadlock.
+# "spawn", because a process that is forked while torch's threads run can deadlock.
 processes = multiprocessing.get_context("spawn")
 
 
@@ -64,7 +66,7 @@ class _Try:
 
 @dataclass(frozen=True)
 class _Lost:
-    """A process that died or exceeded a limit: the reason, and whether that happened during its set-up."""
+    """A process died or exceeded a limit: the reason, and whether this happened during its set-up."""
 
     reason: str
     in_setup: bool
@@ -77,18 +79,18 @@ def check_workers(workers: int | None) -> None:
 
 
 def map_in_order(
-    setup: Callable[..., Callable[[Any], Any]],  # called in every process; returns the function that processes one item
+    setup: Callable[..., Callable[[Any], Any]],  # called in every process; returns a function that processes an item
     setup_args: tuple,  # arguments of `setup`
     items: Iterable,  # consumed lazily
     workers: int | None = None,  # maximum number of processes; the number of available cores if None
-    limit_s: float | Callable[[Any], float] = 60.0,  # CPU time for one item; a function returns that of an item
-    memory_limit_bytes: int | None = None,  # of each process's address space; an item that needs more is a Failure
-    hang_s: float = 300.0,  # wall-clock time for one item, which ends work that waits without using CPU time
+    limit_s: float | Callable[[Any], float] = 60.0,  # limit of CPU time for an item, or a function that returns it
+    memory_limit_bytes: int | None = None,  # limit of each process's address space; beyond it, the item is a Failure
+    hang_s: float = 300.0,  # wall-clock time after which a process that waits, without using CPU time, is ended
 ) -> Iterator[Any]:
-    """Yield the answer to each of `items` in order: the result of the work, or a `Failure`.
+    """Yield the answer to each of `items`, in order: the result of the work, or a `Failure`.
 
-    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is out of range or
-    the set-up of a process fails. If a process is killed or hangs in its set-up, another process is tried first.
+    `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is out of range or if the
+    set-up of a process fails. If a process is killed or hangs during its set-up, another process is tried before that.
     """
     check_workers(workers)
     n_workers = workers or available_cores()
@@ -158,7 +160,7 @@ def _setup_error(what: str) -> str:
 
 
 class _Worker:
-    """One process, its pipe, and the item it works on (`current`, None when idle)."""
+    """One process, its pipe, and the item that it works on (`current`; None if it is idle)."""
 
     def __init__(self, setup: Callable, setup_args: tuple, memory_limit_bytes: int | None):
         self.connection, child_end = processes.Pipe()
@@ -169,21 +171,33 @@ class _Worker:
         child_end.close()
         self.current: _Try | None = None
         self._ready = False
-        self._deadline = 0.0
+        self._deadline = self._used_s = 0.0
 
     def begin(self, current: _Try, limit_s: float, hang_s: float) -> None:
         self.current, self._limit_s, self._hang_s = current, limit_s, hang_s
-        self._deadline = time.monotonic() + (hang_s if self._ready else SETUP_LIMIT_S)
+        self._set_deadline()
         with suppress(OSError):  # `listen` detects a dead process
             self.connection.send((current.item, limit_s))
+
+    def _set_deadline(self) -> None:
+        self._used_s = cpu_seconds(self.process.pid) or 0.0
+        self._deadline = time.monotonic() + self._wait_s
+
+    @property
+    def _wait_s(self) -> float:
+        return self._hang_s if self._ready else SETUP_LIMIT_S
+
+    def _waits(self) -> bool:
+        """Return whether the process has used hardly any CPU time since the deadline was set."""
+        return (cpu_seconds(self.process.pid) or 0.0) - self._used_s < LEAST_SHARE * self._wait_s
 
     def time_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
     def listen(self) -> Any:
-        """Return the answer to the current item, a `_Lost` if the process died or exceeded a limit, or NO_ANSWER.
+        """Return the answer to the current item, or NO_ANSWER if there is none yet.
 
-        Raises UserError if the set-up raised an exception.
+        Return a `_Lost` if the process died or exceeded a limit. Raises UserError if the set-up raised an exception.
         """
         try:
             if self.connection.poll():
@@ -191,7 +205,7 @@ class _Worker:
                 if message != READY:
                     return message[1]
                 self._ready = True
-                self._deadline = time.monotonic() + self._hang_s
+                self._set_deadline()
         except (EOFError, OSError) as error:
             self.process.join(1.0)  # the pipe closes shortly before the process ends
             status = self.process.exitcode
@@ -203,9 +217,9 @@ class _Worker:
                 raise UserError(_setup_error(f"ended with status {status}")) from error
             return _Lost(f"was ended by signal {-status}" if status else "closed its pipe", in_setup=True)
         if self.time_left() == 0:
-            if self._ready:
-                return _Lost(f"did not finish within {self._hang_s:g} s", in_setup=False)
-            return _Lost(f"took longer than {SETUP_LIMIT_S:g} s", in_setup=True)
+            if self._waits():
+                return _Lost(f"hung for {self._wait_s:g} s", in_setup=not self._ready)
+            self._set_deadline()
         return NO_ANSWER
 
     def stop(self) -> None:
@@ -215,7 +229,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, setup: Callable, setup_args: tuple, memory_limit_bytes: int | None) -> None:
-    # An interrupt reaches the whole process group. The parent handles it and stops the workers.
+    # Ctrl-C sends SIGINT to the whole process group. The parent handles it and stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     if memory_limit_bytes is not None:
@@ -224,7 +238,7 @@ def _serve(connection: Connection, setup: Callable, setup_args: tuple, memory_li
     gc.freeze()  # exclude the objects of the set-up from every later collection
     gc.set_threshold(NEW_OBJECTS, *OLDER_OBJECTS)
     connection.send(READY)
-    with suppress(EOFError, OSError):  # the parent exited
+    with suppress(EOFError, OSError):  # the parent has ended
         while True:
             item, limit_s = connection.recv()
             limit_cpu_time(limit_s)

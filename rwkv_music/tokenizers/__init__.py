@@ -1,1 +1,1 @@
-"""Codecs: MIDI files to token ids and back, and the grammars that constrain sampling."""
+"""Codecs, which convert MIDI files to token ids and back, and grammars, which constrain sampling."""

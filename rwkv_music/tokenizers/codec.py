@@ -5,8 +5,9 @@
     grammar = codec.grammar(prompt, rows=3, bars=8)    constrains sampling: three continuations of eight bars
     midi = codec.decode(ids, prompt.bar_lines)         any ids as a valid MIDI file
 
-registry.py creates codecs by name. A codec is fully described by its JSON file: name, options and vocabulary. Codecs
-with the same `fingerprint` encode music to the same ids, and a model only accepts datasets with its own fingerprint.
+registry.py creates codecs by name. A JSON file with name, options and vocabulary fully describes a codec. Codecs with
+the same `fingerprint` encode music to the same ids. A model can only be used with data that has the same fingerprint as
+its own codec.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from rwkv_music.midi.parts import Part
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.vocabulary import Vocabulary
 
-MAX_PIECE_QUARTERS = 20_000  # 2 h 46 min at a tempo of 120; limits the bars that a very late event creates
+MAX_PIECE_QUARTERS = 20_000  # 2 h 46 min at a tempo of 120; a limit, because a very late event would create many bars
 EMPTY_NOTES = "notes without length"  # a reason in `Piece.lost`
 FORMAT = "rwkv-music tokenizer"  # the format name in tokenizer.json
 FORMAT_VERSION = 1
@@ -38,8 +39,8 @@ FORMAT_VERSION = 1
 class BarLines:
     """The times of the bar lines of a piece. After the last bar, bars of the same length follow.
 
-    `start_ms` holds the start of each bar and the end of the last one, in milliseconds since the first token. The first
-    bar may start earlier, at a negative time.
+    `start_ms` has the start of each bar and the end of the last one, in milliseconds since the first token. The first
+    bar may start before the first token, at a negative time.
     """
 
     start_ms: np.ndarray  # float64 [bars + 1], increasing
@@ -50,29 +51,29 @@ class BarLines:
 class Piece:
     """A piece of music as tokens.
 
-    `bar_starts` holds the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
-    `lost` counts what the tokens do not contain of the file. Its keys are short fixed phrases, such as "notes of other
-    instruments".
+    `bar_starts` has the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
+    `lost` counts the things in the file that the tokens do not contain. Its keys are short fixed phrases, such as
+    "notes of other instruments".
     """
 
     ids: np.ndarray  # uint16 [n], starting with BOS and ending with EOS unless the piece was cut
     bar_starts: np.ndarray  # int64 [bars], non-decreasing
-    bar_lines: BarLines | None = None  # needed by `decode`; None for codecs whose tokens contain the bars
+    bar_lines: BarLines | None = None  # an argument of `decode`; None for codecs whose tokens contain the bars
     lost: dict[str, int] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()  # the parts of the file; the token Part_k stands for parts[k - 1]
 
 
 class Codec(ABC):
-    """A codec, which encodes each piece as one document that starts with `bos_id` and ends with `eos_id`.
+    """A codec. It encodes each piece as one document that starts with `bos_id` and ends with `eos_id`.
 
-    `options` are the constructor's options as JSON values, and `vocabulary` holds the text of each token.
+    `options` are the options of the constructor as JSON values, and `vocabulary` has the text of each token.
     """
 
     name: ClassVar[str]  # the value of `--tokenizer`
     pad_id: ClassVar[int]
     bos_id: ClassVar[int]
     eos_id: ClassVar[int]
-    velocities_include_volume: ClassVar[bool] = False  # tokens hold velocity times the channel's volume and expression
+    velocities_include_volume: ClassVar[bool] = False  # whether volume and expression are multiplied into velocities
 
     def __init__(self, options: dict[str, Any], vocabulary: list[str]):
         self.options = options
@@ -80,7 +81,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode_piece(self, source: Path | bytes | ParsedMidi) -> Piece:
-        """Encode a whole MIDI file, given as a path or as bytes. The last note starts in the last bar.
+        """Encode a whole MIDI file. The last bar of the piece is the bar in which the last note starts.
 
         Raises RejectedMidi if the file cannot be encoded, and UserError if it cannot be opened.
         """
@@ -93,8 +94,8 @@ class Codec(ABC):
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None) -> mido.MidiFile:
         """Return a valid MIDI file for any ids [n].
 
-        `bar_lines` are the bar lines of the piece or prompt at the beginning of `ids`. BOS, EOS, PAD and tokens that
-        are invalid in their context are ignored. Every note has a positive length.
+        `bar_lines` are the bar lines of the piece or prompt with which `ids` begin. BOS, EOS, PAD, and tokens that are
+        invalid in their context, are ignored. Every note has a positive length.
         """
 
     @abstractmethod
@@ -105,8 +106,8 @@ class Codec(ABC):
     def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> Grammar:
         """Return a grammar that constrains `rows` independent continuations of `prompt` (see grammar.py).
 
-        `prompt` is a piece cut by `first_bars`; the rows start with the next bar. A row ends after `bars` bars. If
-        `may_end` is set, EOS can end the row earlier. If `bars` is None, only EOS ends a row.
+        `prompt` is a result of `first_bars`. The rows start with the next bar. A row ends after `bars` bars. If
+        `may_end` is set, EOS can end a row earlier. If `bars` is None, only EOS ends a row.
         """
 
     @property
@@ -117,13 +118,13 @@ class Codec(ABC):
     def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines | None:
         """Return the approximate bar lines of a piece.
 
-        `ids` are [n], and `bar_starts` [bars] holds the index of each bar's first token. Returns None if the tokens
+        `ids` are [n], and `bar_starts` [bars] has the index of each bar's first token. Return None if the tokens
         contain the bars.
         """
         return None
 
     def first_bars(self, piece: Piece, n: int) -> Piece:
-        """Return the first `n` bars of `piece` without EOS; n = 0 keeps BOS and all tokens before the first bar.
+        """Return the first `n` bars of `piece`, without EOS. If n is 0, return BOS and all tokens before the first bar.
 
         Raises IndexError if `piece` has fewer than `n` bars.
         """
@@ -132,21 +133,21 @@ class Codec(ABC):
         ends = np.append(piece.bar_starts, len(piece.ids) - (piece.ids[-1:] == self.eos_id).sum())
         lines = piece.bar_lines
         if lines is not None:
-            n_lines = max(n, 1)  # a continuation needs the length of a bar
+            n_lines = max(n, 1)  # at least one, because a continuation needs the length of a bar
             lines = BarLines(lines.start_ms[: n_lines + 1], lines.signatures[:n_lines])
         return Piece(piece.ids[: ends[n]], piece.bar_starts[:n], lines, parts=piece.parts)
 
     @property
     def tags(self) -> dict[str, list[str]]:
-        """The values of each column of tags (tags.py); empty if pieces have no tags."""
+        """The values of tags by column (tags.py); empty if the codec has no tags."""
         return self.options.get("tags", {})
 
     def empty_piece(self) -> Piece:
-        """Return the tokens before the first bar of every piece, without bars: BOS, and a tag of each column."""
+        """Return a piece without bars: BOS, and the tag for an unknown value of each column."""
         return Piece(np.array([self.bos_id], np.uint16), np.empty(0, np.int64))
 
     def with_tags(self, ids: np.ndarray, tags: Mapping[str, str]) -> np.ndarray:
-        """Return the ids [n] of a piece in which the columns of `tags` have the values that `tags` gives.
+        """Return the ids [n] of a piece with its tags replaced by `tags`, values by column.
 
         Raises ValueError for a column or a value that the vocabulary does not have.
         """
@@ -156,11 +157,11 @@ class Codec(ABC):
 
     @abstractmethod
     def excerpt(self, ids: np.ndarray, start: int, split: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a part of a piece as two arrays of ids: the bars in ids[start:split] and those in ids[split:stop].
+        """Return an excerpt of a piece as two arrays of ids: the bars in ids[start:split] and those in ids[split:stop].
 
-        The first result has the form of a prompt: it starts with BOS and the piece's tags, and names the tempo and the
-        programs that are in force. The second result continues the first. Each of the three indices is the start of a
-        bar or the end of `ids`.
+        The first array has the form of a prompt: it starts with BOS and the tags of the piece, and sets the tempo and
+        the programs that the excerpt needs. The second array continues the first. Each of the three indices is the
+        start of a bar or the end of `ids`.
         """
 
     @abstractmethod
@@ -168,9 +169,9 @@ class Codec(ABC):
         """Return the number of notes that start in `ids` [n]."""
 
     def decoded_program(self, program: int) -> int | None:
-        """Return the program with which `decode` plays the notes of `program`, or None if the codec drops these notes.
+        """Return the program with which `decode` plays notes of `program`, or None if the codec drops these notes.
 
-        Both are General MIDI programs, or DRUMS for percussion.
+        Programs are General MIDI's, or DRUMS for percussion.
         """
         return program
 
@@ -184,7 +185,7 @@ class Codec(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """The hex SHA-256 of name, options and vocabulary."""
+        """The SHA-256 of name, options and vocabulary, in hexadecimal."""
         return _sha256([self.name, sorted(self.options.items()), self.vocabulary])
 
     def save(self, path: str | os.PathLike) -> None:
@@ -196,7 +197,7 @@ class Codec(ABC):
 
 
 def check_length(quarters: float) -> None:
-    """Raise RejectedMidi if a piece that ends after this number of quarter notes is too long."""
+    """Raise RejectedMidi if a piece of this length in quarter notes is too long."""
     if quarters > MAX_PIECE_QUARTERS:
         raise RejectedMidi(f"longer than {MAX_PIECE_QUARTERS:,} quarter notes")
 

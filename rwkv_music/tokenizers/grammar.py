@@ -1,7 +1,7 @@
 """Grammars, which restrict the next token during sampling and count the bars of each row.
 
-A codec creates the grammar for a prompt (`Codec.grammar`). Before a token is drawn, the logits are masked with the
-grammar. Then the token is fed to the grammar:
+A codec creates a grammar for a prompt (`Codec.grammar`). The grammar masks the logits before each token is drawn, and
+then takes the drawn token:
 
     grammar = codec.grammar(prompt, rows=B, bars=8)
     while not grammar.ended.all():
@@ -11,8 +11,8 @@ grammar. Then the token is fed to the grammar:
     ids = [*prompt.ids, *row, *grammar.closing(row)]
 
 Notable choices:
-- The state of a row is a few integers on the host, which select a line of each of the constant `tables`. A token is
-  allowed if every table allows it, so independent conditions do not need a table of all their combinations.
+- The state of a row is a few integers on the host. Each selects a line of one of the constant `tables`. A token is
+  allowed if all these lines allow it, so no table has to contain the combinations of independent conditions.
 - Unless `may_end` is set, EOS is not allowed before the last requested bar is complete. Every row can always advance
   to its next bar, so every row can end.
 """
@@ -29,8 +29,8 @@ class Grammar(ABC):
         tables: one bool [classes, V] per condition. Line c marks the tokens that the condition allows in class c.
         classes: int64 [len(tables), rows], the line of each table that applies to the next token of each row.
         bars: int64 [rows], the number of bars that each row has completed since the prompt.
-        ended: bool [rows], whether the row has ended. The token that ends a row is EOS, or it starts the bar after the
-            last one. This token is not part of the row. Later tokens of the row are ignored.
+        ended: bool [rows], whether each row has ended. A row ends with EOS, or with a token that starts another bar
+            after the last one. This token is not part of the row. Later tokens of the row are ignored.
     """
 
     tables: tuple[np.ndarray, ...]

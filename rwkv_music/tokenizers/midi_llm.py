@@ -1,31 +1,31 @@
 """The `midi-llm` codecs, which use the vocabulary of the RWKV community's music checkpoints and players.
 
     0 <pad>   1 <start>   2 <end>   3..127 t1..t125, waits in units of 8 ms
-    128 and up: one token per instrument, pitch and loudness, in this order, such as `pi:3c:8` (the first letters of the
-    instrument, then hexadecimal numbers). Loudness 0 is a note-off.
+    128 and up: one token for each instrument, pitch and loudness, such as `pi:3c:8` (the first letters of the
+    instrument, then pitch and loudness in hexadecimal). Loudness 0 is a note-off.
 
-`midi-llm` has 13 instruments and 12 loudness levels (20,096 tokens). `midi-llm-piano` has only the keyboards and 16
-loudness levels (2,176 tokens). A file gets the same ids as from MIDI-LLM-tokenizer, so this module uses the same
-arithmetic:
+`midi-llm` has 13 instruments and 12 loudness levels (20,096 tokens). `midi-llm-piano` has only the keyboards, with 16
+loudness levels (2,176 tokens). Files get the same ids as from MIDI-LLM-tokenizer. This module therefore follows its
+rules:
 
 - All tracks are merged. Simultaneous tokens are sorted by instrument, then pitch. Silence before the first token is
   removed, and other silences are cut to ten seconds. Each wait is rounded separately and dropped if it rounds to 0.
-- Loudness is velocity times the channel's volume and expression. Loud bins are wider than soft ones.
-- A note-off while the sustain pedal is down is delayed until the pedal is released, and dropped if the same pitch
+- Loudness is computed from velocity times the channel's volume and expression. Loud bins are wider than soft ones.
+- While the sustain pedal is down, a note-off is delayed until the pedal is released. It is dropped if the same pitch
   starts again before that.
-- Sound effects are removed; `midi-llm-piano` removes everything but keyboards.
+- Sound effects are removed. `midi-llm-piano` removes everything except keyboards.
 
 Notable choices:
-- A file is one piece. MIDI-LLM-tokenizer can also split it at long silences and drop short parts.
-- As in MIDI-LLM-tokenizer, two things are ignored: ports, and messages that turn a channel other than the tenth into a
-  rhythm part. `Piece.lost` counts the notes that get a different instrument for this reason.
+- A file is one piece. MIDI-LLM-tokenizer can also split a file at long silences and drop short parts.
+- As in MIDI-LLM-tokenizer, ports are ignored, and so are messages that turn a channel other than the tenth into a
+  rhythm part. `Piece.lost` counts the notes that get another instrument for these reasons.
 - Unlike in MIDI-LLM-tokenizer, the delta time of an unknown meta event counts as elapsed time.
-- When decoding, a note ends at its note-off or where its pitch starts again. A note without either ends after five
-  seconds or at the end of the piece, whichever is first. A note of length 0 lasts one tick, which encoding rounds away
-  again. Unmatched note-offs are dropped. If such a note-off divided a silence of over ten seconds, encoding the decoded
-  file again shortens the whole silence.
-- The tokens contain no bars. Bars are read from the file's time signatures, converted to the tokens' clock
-  (`BarLines`), and written as time signatures and tempos when decoding.
+- When decoding, a note ends at its note-off or where its pitch starts again. Without either, it ends after five seconds
+  or at the end of the piece, whichever is first. A note of length 0 gets the length of one tick; encoding rounds it to
+  0 again. Unmatched note-offs are dropped. Such a note-off can divide a silence of more than ten seconds. Encoding the
+  decoded file then cuts the whole silence to ten seconds.
+- The tokens contain no bars. Bars are read from the file's time signatures, and converted to the tokens' clock
+  (`BarLines`). When decoding, they are written as time signatures and tempos.
 
 Source: https://github.com/briansemrau/MIDI-LLM-tokenizer (vocab_config.json, vocab_config_piano.json, midi_util.py).
 """
@@ -86,7 +86,7 @@ FIRST_NOTE = FIRST_WAIT + WAIT_LEVELS
 PITCHES = 128
 VELOCITIES = 128
 NO_INSTRUMENT = -1
-# Reasons in `Piece.lost`
+# Keys of `Piece.lost`
 SILENT_NOTES = "notes silenced by volume or expression"
 OTHER_NOTES = "notes of other instruments"
 MISREAD_NOTES = "notes read as another instrument"  # because MIDI-LLM-tokenizer ignores ports and rhythm parts
@@ -103,7 +103,7 @@ class Instrument:
 
 
 def _span(*bounds: tuple[int, int]) -> tuple[range, ...]:
-    """Return ranges of programs from inclusive bounds, counted from 0."""
+    """Return ranges of programs from pairs of first and last program, counted from 0."""
     return tuple(range(first, last + 1) for first, last in bounds)
 
 
@@ -161,7 +161,7 @@ class MidiLlm(Codec):
     ) -> tuple[list[int], Moments, int, dict[str, int]]:
         """Return (ids, their moments, the tick at which the last note starts, `Piece.lost`).
 
-        Times are summed as MIDI-LLM-tokenizer does, without `TempoMap`, so that waits round in the same direction.
+        Times are added up as in MIDI-LLM-tokenizer, without `TempoMap`, so that waits are rounded in the same way.
         """
         first_token, loudness, n_bins, order = self._first_token, self._loudness, self.velocity_bins, self._order
         programs, volumes, expressions = [0] * 16, [127] * 16, [127] * 16
@@ -177,7 +177,7 @@ class MidiLlm(Codec):
         last_tick = last_note_tick = -1
         wait_ms = 0.0
         any_note = False
-        n_silent = n_other = 0  # notes that the tokens do not keep
+        n_silent = n_other = 0  # notes that the tokens do not contain
 
         def add(token: int) -> None:
             nonlocal keys, wait_ms, last_tick
@@ -256,7 +256,7 @@ class MidiLlm(Codec):
         return [*ids, *keys, END], moments, last_note_tick, {reason: n for reason, n in lost.items() if n}
 
     def _count_misread(self, midi: ParsedMidi) -> int:
-        """Return the number of notes whose instrument in the tokens differs from the one in the file."""
+        """Return the number of notes that have another instrument in the tokens than in the file."""
         if not any(kind == SYSEX or channel >= CHANNELS for _, kind, channel, *_ in midi.events):
             return 0
         programs = [0] * CHANNELS
@@ -298,7 +298,7 @@ class MidiLlm(Codec):
         opening, rest = ids[start:split], ids[split:stop]
         if not self._is_note[ids[:start]].any():
             return ids[:split], rest
-        onsets = np.flatnonzero(self._is_note[opening])  # the silence before the first note is left out
+        onsets = np.flatnonzero(self._is_note[opening])  # leaves out the silence before the first note
         return np.concatenate([[START], opening[onsets[0] if len(onsets) else len(opening) :]]), rest
 
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
@@ -353,7 +353,7 @@ class MidiLlm(Codec):
         )
 
     def bar_lines(self, ids: np.ndarray, bar_starts: np.ndarray) -> BarLines:
-        """Return 4/4 bar lines at the times of the bars' first tokens. These times are exact to within one wait."""
+        """Return 4/4 bar lines at the times of the bars' first tokens. A time can be off by at most one wait."""
         clock = np.append(0, np.cumsum(self._wait_ms[ids]))
         tokens, first = np.unique(np.append(bar_starts, len(ids)), return_index=True)
         # Bars without tokens are spaced evenly between their neighbors.
@@ -368,7 +368,7 @@ class MidiLlm(Codec):
 
         A key is instrument * 128 + pitch.
         """
-        notes: dict[tuple[int, int], tuple[int, int]] = {}  # keeps the later of two notes with the same start and key
+        notes: dict[tuple[int, int], tuple[int, int]] = {}  # of two notes with the same start and key, the later one
         sounding: dict[int, tuple[int, int]] = {}
         clock = 0
         for token in ids.tolist():
@@ -462,7 +462,7 @@ class MidiLlmPiano(MidiLlm):
 
 
 class _Loudness(dict):
-    """A cache from (velocity, volume, expression), each 0..127, to loudness."""
+    """A cache of the loudness for each (velocity, volume, expression), 0..127 each."""
 
     def __init__(self, n_bins: int, base: float):
         super().__init__()
@@ -476,7 +476,7 @@ class _Loudness(dict):
 
 
 def _split_wait(ms: float) -> list[int]:
-    """Return the waits for `ms` milliseconds, 1..125 units each; an empty list if the time rounds to 0."""
+    """Return the waits that add up to `ms` milliseconds, 1..125 units each; none if the time rounds to 0."""
     ms = min(ms, MAX_WAITS * MAX_WAIT_MS)
     waits = [WAIT_LEVELS] * floor(ms / MAX_WAIT_MS)
     rest = ceil(ms % MAX_WAIT_MS / WAIT_MS - 0.5)

@@ -1,4 +1,4 @@
-"""Bar lines of `midi-llm` tokens: from ticks of a file to the tokens' clock (the sum of their waits), and back."""
+"""Bar lines of `midi-llm` tokens: conversion from ticks to the tokens' clock, the sum of the waits so far, and back."""
 
 from math import ceil
 
@@ -11,18 +11,18 @@ WAIT_MS = 8  # the unit of the tokens' clock
 WAIT_LEVELS = 125  # the longest wait of one token, in units
 MAX_WAIT_MS = WAIT_LEVELS * WAIT_MS
 MAX_WAITS = 10  # the maximum number of longest waits in a row
-SLACK = 0.05  # in units: how far a bar line may be from the end of a wait, because ticks are integers
+SLACK = 0.05  # in units: a bar line may be this far after the end of a wait, because ticks are integers
 TICKS_PER_QUARTER = 9600  # of decoded files; a tick is 0.05 ms at 120 quarter notes per minute
 DEFAULT_BAR_MS = 4 * DEFAULT_TEMPO / 1000  # a bar of the default time signature, 4/4
 
 
 class Moments:
-    """The moments of a piece: groups of simultaneous note tokens, each after its waits."""
+    """The moments of a piece. A moment is a group of simultaneous note tokens, which follow the waits before them."""
 
     def __init__(self) -> None:
         self.first_ticks: list[int] = []  # the tick of the first note token in each moment
         self.last_ticks: list[int] = []  # the tick of the last one, which may be later because waits are rounded
-        self.waits_at: list[int] = []  # the index of the first token, which is a wait except in the first moment
+        self.waits_at: list[int] = []  # the index of the first token, a wait in all moments but the first
         self.notes_at: list[int] = []  # the index of the first note token
         self.clocks: list[int] = []  # in units of 8 ms
 
@@ -36,11 +36,11 @@ class Moments:
 def place_bars(lines: np.ndarray, moments: Moments, tempo_map: TempoMap) -> tuple[np.ndarray, np.ndarray]:
     """Convert bar lines from ticks to token indices and to the tokens' clock.
 
-    The tokens' clock rounds waits and cuts long silences. A bar line between two moments therefore keeps its relative
-    position: it divides the time between the moments in the same ratio in the file and on the clock.
+    The tokens' clock rounds waits and cuts long silences. A bar line between two moments keeps its relative position:
+    it divides the time between them in the same ratio in the file and on the clock.
 
-    `lines` int64 [n + 1] are the ticks of the bar lines. The first is 0, and only the last is after the last note-on.
-    Returns the index of each bar's first token, int64 [bars], and the time of each bar line in milliseconds, float64
+    `lines`, int64 [n + 1], are the ticks of the bar lines. The first is 0, and only the last is after the last note-on.
+    Return the index of each bar's first token, int64 [bars], and the time of each bar line in milliseconds, float64
     [bars + 1]. Bars that end before the first moment are dropped, so that bars <= n.
     """
     first_ticks, last_ticks = np.array(moments.first_ticks), np.array(moments.last_ticks)
@@ -62,11 +62,11 @@ def place_bars(lines: np.ndarray, moments: Moments, tempo_map: TempoMap) -> tupl
 
 
 def tick_map(bar_lines: BarLines | None, end_ms: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the bars up to `end_ms` for a decoded file.
+    """Return the n bars of a decoded file up to `end_ms`.
 
-    Bars have the default length if `bar_lines` is None or has bars that no MIDI tempo can represent. Returns the time
-    of each bar line in milliseconds, float64 [n + 1], and its tick, int64 [n + 1]; the tempo of each bar in
-    microseconds per quarter note, int64 [n], and its time signature, int64 [n, 2].
+    Bars have the default length if `bar_lines` is None or has bars that no MIDI tempo can represent. Return the time of
+    each bar line in milliseconds, float64 [n + 1], the tick of each bar line, int64 [n + 1], the tempo of each bar in
+    microseconds per quarter note, int64 [n], and the time signature of each bar, int64 [n, 2].
     """
     if bar_lines is not None:
         start_ms, signatures = bar_lines.start_ms, bar_lines.signatures

@@ -1,7 +1,8 @@
 """The grammar of the `midi-llm` codecs.
 
-A note token is followed by a wait or by a note token whose key (instrument, pitch) is not lower. The longest wait may
-be repeated up to ten times; any other wait is followed by a note token. Bars are counted on the clock of the waits.
+A note token is followed by a wait, or by a note token with the same or a higher key (instrument, pitch). Up to ten of
+the longest waits may follow one another. Any other wait is followed by a note token. Bars are counted on the clock of
+the waits.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.midi_llm_bars import MAX_WAIT_MS, MAX_WAITS, WAIT_LEVELS, WAIT_MS
 
-# Classes of the first table, by the last token: these, then one for each key.
+# Classes of the first table, by the last token. A class for each key follows these.
 START, LONG_WAIT, LAST_WAIT, FIRST_KEY = range(4)
 NO_EOS, WITH_EOS = range(2)  # classes of the second table
 
@@ -17,9 +18,9 @@ NO_EOS, WITH_EOS = range(2)  # classes of the second table
 class MidiLlmRules:
     """The tables of `MidiLlmGrammar`, computed once per vocabulary from the key and wait of each token.
 
-    `key` int64 [V] is instrument * 128 + pitch, or -1 for other tokens; `wait_ms` int64 [V] is 0 for other tokens.
-    The first of the `tables`, bool [3 + keys, V], marks the tokens allowed after the last token. The second, bool
-    [2, V], excludes EOS in its first line and allows every token in its second line.
+    `key`, int64 [V], is instrument * 128 + pitch for notes, and -1 for other tokens. `wait_ms`, int64 [V], is 0 for
+    tokens that are not waits. The first of the `tables`, bool [3 + keys, V], marks the tokens that may follow the last
+    token. The second, bool [2, V], excludes EOS in its first line and allows every token in its second line.
     """
 
     def __init__(self, key: np.ndarray, wait_ms: np.ndarray, eos_id: int):
@@ -32,9 +33,10 @@ class MidiLlmRules:
 
 
 class MidiLlmGrammar(Grammar):
-    """Rows of `midi-llm` tokens. A bar is complete when the clock reaches its end, to within half a wait unit.
+    """The grammar of rows of `midi-llm` tokens. A bar is complete if the clock is within half a wait unit of its end.
 
-    The prompt ends with the token `last_id`, `late_ms` after the bar line at which the rows start. Bars last `bar_ms`.
+    `last_id` is the last token of the prompt. The prompt ends `late_ms` after the bar line at which the rows start. A
+    bar lasts `bar_ms`.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class MidiLlmGrammar(Grammar):
         return self.rules.shortest_wait - 1 + lengths
 
     def _after(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the class of the first table after each token, without the limit on consecutive waits."""
+        """Return the class of the first table after each token, ignoring the limit on consecutive waits."""
         wait_ms, key = self.rules.wait_ms[tokens], self.rules.key[tokens]
         after_wait = np.where(wait_ms == MAX_WAIT_MS, LONG_WAIT, LAST_WAIT)
         return np.where(key >= 0, FIRST_KEY + key, np.where(wait_ms > 0, after_wait, START))
@@ -96,5 +98,5 @@ class MidiLlmGrammar(Grammar):
         return self.max_bars * self._bar_ms - WAIT_MS / 2
 
     def _complete_bars(self) -> np.ndarray:
-        """Return the number of complete bars of each row by its clock, int64 [rows]."""
+        """Return the number of complete bars of each row according to its clock, int64 [rows]."""
         return np.maximum((self._clock_ms + WAIT_MS / 2) // self._bar_ms, 0).astype(np.int64)

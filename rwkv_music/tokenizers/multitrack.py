@@ -4,21 +4,22 @@
     cell    Part ([Program] Position (Pitch [Velocity] Duration)+)+
     fill    a piece with `Part Hole` in place of some cells, then Fill, then the holes' contents (multitrack_cells.py)
 
-The cells of a bar are sorted by part, the moments of a cell by time, and the notes of a moment by pitch, duration and
-velocity. Equal music in equal tracks has equal ids.
+A moment is a Position with its notes. The cells of a bar are sorted by part, the moments of a cell by time, and the
+notes of a moment by pitch, duration and velocity. The same music in the same tracks therefore has the same ids.
 
 Notable choices:
-- A part is one channel of one track (midi/parts.py). Voices with the same instrument stay separate, so their unisons
-  are kept.
+- A part is one channel of one track (midi/parts.py). Voices with the same instrument stay separate, so that unisons
+  between them are kept.
 - In a part, a note ends where its pitch starts again. Up to MAX_UNISON notes of one pitch may start together, because
-  music programs merge tracks. If more of them start together, which is rare, the longest are kept.
-- A vocabulary with tags has one Tag of each column in every piece (tags.py). Without tags, no piece has one.
-- A Program token occurs only in a part's first cell and where the program changes, and a Velocity token only at a
-  cell's first note and where the velocity changes. Most scores need few such tokens, so a row holds more music.
+  some music programs merge tracks. If more of them start together, which is rare, the longest are kept.
+- If the vocabulary has tags, every piece has one Tag of each column (tags.py). Otherwise, no piece has tags.
+- A Program token occurs only in the first cell of a part and where the program changes. A Velocity token occurs only at
+  the first note of a cell and where the velocity changes. Most scores need few such tokens, so that more music fits
+  into a row.
 - Positions and durations have 24 steps per quarter note in every meter. Note values down to a thirty-second note and
   their triplets are exact. Durations above 16 quarter notes have steps of a quarter note.
-- Every bar has a TimeSig token of its actual length, even if a change of meter cuts the bar short. A Tempo token gives
-  the mean tempo of a bar. It occurs only where this mean changes.
+- The TimeSig token of a bar gives the actual length of the bar, even if a change of meter cuts the bar short. A Tempo
+  token gives the mean tempo of a bar. It occurs only where this mean changes.
 - A note that the sustain pedal holds lasts until the pedal is released or its pitch starts again. Pitch bends and other
   controllers are dropped.
 
@@ -93,13 +94,14 @@ from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary, ranks
 TICKS_PER_STEP = 20  # of decoded files, which have 480 ticks per quarter note
 MELODIC_CHANNELS = [channel for channel in range(CHANNELS) if channel != DRUM_CHANNEL]
 
-# Reasons in `Piece.lost`
+# Keys of `Piece.lost`
 DOUBLE_NOTES = f"notes that start together with {MAX_UNISON} others of their pitch and part"
+MOST_BARS = 4  # into which a bar is divided only because the vocabulary lacks its length
 OTHER_METERS = "bars of a length that the vocabulary lacks"
 
 
 class Multitrack(Codec):
-    """Bars of cells with parts, programs, positions, pitches, velocities, durations, tempos and time signatures."""
+    """The codec `multitrack`, described in the module docstring."""
 
     name = "multitrack"
     pad_id, bos_id, eos_id = PAD, BOS, EOS
@@ -127,7 +129,7 @@ class Multitrack(Codec):
         division = midi.ticks_per_quarter
         grid = self.bar_grid(midi)
         bar = grid.bar(notes.start)
-        lines = grid.lines(int(bar.max()) + 2)  # a note at the end of the last bar may be rounded into one more
+        lines = grid.lines(int(bar.max()) + 2)  # one more bar, into which a note near its start may be rounded
         signatures, bar_steps, n_odd = _time_signatures(lines, grid.signatures(len(lines) - 1), division)
 
         # Round the onsets to steps from the first bar line, in bars of the encoded lengths.
@@ -135,7 +137,8 @@ class Multitrack(Codec):
         bar_start = np.concatenate([[0], np.cumsum(bar_steps)])
         start = np.where(step < bar_steps[bar], bar_start[bar] + step, bar_start[bar + 1])
         duration = np.maximum(_rounded(ends_by_pedal(notes) - notes.start, division), 1)
-        # Overlaps are removed in each part; the program travels with the velocity.
+        # Overlaps are removed in each part. For this, part and pitch are packed into one value, and so are velocity and
+        # program.
         start, duration, pitch, velocity = remove_overlaps(
             start, duration, part << 7 | notes.pitch, notes.velocity << 8 | notes.program, MAX_UNISON
         )
@@ -155,7 +158,7 @@ class Multitrack(Codec):
         )
 
     def decode(self, ids: np.ndarray, bar_lines: BarLines | None = None, parts: tuple[Part, ...] = ()) -> mido.MidiFile:
-        """See `Codec.decode`. `parts[k - 1]` gives the name and the drum kit of part k, if it exists."""
+        """See `Codec.decode`. If `parts[k - 1]` exists, it gives the name and the drum kit of part k."""
         score = read_tokens(np.asarray(ids))
         midi = mido.MidiFile(type=1, ticks_per_beat=STEPS * TICKS_PER_STEP)
         lines = score.bar_start[:-1] * TICKS_PER_STEP
@@ -194,12 +197,12 @@ class Multitrack(Codec):
 
     @staticmethod
     def bar_grid(midi: ParsedMidi) -> BarGrid:
-        """Return the bars of a file. A bar longer than every time signature is divided into equal bars."""
-        changes = []
-        for tick, kind, _, n, d, _ in midi.events:
-            if kind == TIME_SIGNATURE and n > 0:
-                divisors = (k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d)
-                changes.append((tick, n // next(divisors, 1), d))
+        """Return the bars of a file. A bar that the vocabulary lacks is divided into equal bars, if this helps."""
+        changes = [
+            (tick, n // _equal_bars(n, d), d)
+            for tick, kind, _, n, d, _ in midi.events
+            if kind == TIME_SIGNATURE and n > 0
+        ]
         return BarGrid(changes, midi.ticks_per_quarter)
 
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
@@ -254,9 +257,9 @@ def _rounded(ticks: np.ndarray, division: int) -> np.ndarray:
 
 
 def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the time signature of each bar: its index, its length in steps, and whether the bar's own length differs.
+    """Return the index and the length in steps of each bar's encoded time signature, and whether the length is inexact.
 
-    `lines` int64 [bars + 1] are the ticks of the file's bar lines, and `meters` int64 [bars, 2] are its time
+    `lines`, int64 [bars + 1], are the ticks of the file's bar lines, and `meters`, int64 [bars, 2], are the file's time
     signatures. The three results are [bars] each.
     """
     kinds, which = np.unique(np.column_stack([meters, np.diff(lines)]), axis=0, return_inverse=True)
@@ -267,9 +270,9 @@ def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tu
 
 @lru_cache(maxsize=4096)
 def _time_signature(denominator: int, steps: Fraction) -> tuple[int, bool]:
-    """Return the index of the time signature for a bar of `steps` steps, and whether its length differs from the bar's.
+    """Return the index of the time signature for a bar of `steps` steps, and whether the two lengths differ.
 
-    If several time signatures fit equally well, the one whose denominator is closest to `denominator` is returned.
+    If several time signatures fit equally well, return the one with the denominator closest to `denominator`.
     """
 
     def distance(i: int) -> tuple:
@@ -338,10 +341,10 @@ def _assemble(
 
 @dataclass(frozen=True)
 class QuantizedScore:
-    """The music of tokens. Times are in steps. Each note has a positive length and starts in its bar."""
+    """Bars and notes decoded from tokens. Times are in steps. Each note has a positive length and starts in its bar."""
 
     bar_start: np.ndarray  # int64 [bars + 1]: the start of each bar, and the end of the last one
-    signature: np.ndarray  # int64 [bars, 2]
+    signature: np.ndarray  # int64 [bars, 2], (numerator, denominator)
     tempo: np.ndarray  # int64 [bars], microseconds per quarter note
     bar: np.ndarray  # int64 [n]; this array and the ones below describe the notes, in the order of their tokens
     part: np.ndarray
@@ -353,10 +356,10 @@ class QuantizedScore:
 
 
 def read_tokens(ids: np.ndarray) -> QuantizedScore:
-    """Return the music that `ids` [n] hold before the first Fill token.
+    """Return the music that `ids` [n] encode before the first Fill token.
 
-    All ids are accepted. Tokens that are invalid in their context are ignored. Notes before the first bar,
-    outside their bar or without a part are left out.
+    Any ids are accepted. Tokens that are invalid in their context are ignored. Notes before the first bar, outside
+    their bar, or without a part are left out.
     """
     bars: list[list[int]] = []  # index of the time signature, tempo
     notes: list[tuple[int, ...]] = []
@@ -415,14 +418,14 @@ def read_tokens(ids: np.ndarray) -> QuantizedScore:
 
 
 def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int, shared: bool) -> mido.MidiTrack:
-    """Return the notes of a score at the indices `own` as a track.
+    """Return the notes with indices `own` of a score as a track.
 
-    On a shared channel, a program change precedes each note.
+    If the channel is `shared`, a program change precedes each note.
     """
     start = score.bar_start[score.bar[own]] + score.start[own]
     packed = score.velocity[own] << 8 | score.program[own]
-    # Notes of one pitch that start together are sorted by duration, because programs that read the file match note-offs
-    # to note-ons in their order.
+    # Notes of one pitch that start together are sorted by duration, because readers of the file match the first
+    # note-off to the first note-on.
     start, duration, pitch, packed = remove_overlaps(start, score.duration[own], score.pitch[own], packed, MAX_UNISON)
     messages: list[TimedMessage] = []
     if part.name:
@@ -440,3 +443,14 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
         message = mido.Message("note_off", channel=channel, note=note, velocity=0)
         messages.append((off * TICKS_PER_STEP, message))
     return to_track(messages)
+
+
+def _equal_bars(n: int, d: int) -> int:
+    """Return the number of equal bars into which a bar of n/d is divided.
+
+    It is the least number of bars that are not too long, or up to MOST_BARS times as many if their length then is that
+    of a time signature.
+    """
+    divisors = [k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d] or [1]
+    exact = (k for k in divisors if k <= MOST_BARS * divisors[0] and np.isin(4 * STEPS * (n // k) / d, BAR_STEPS))
+    return next(exact, divisors[0])

@@ -1,15 +1,15 @@
 """Documents with holes: the form in which a model reads and writes cells (a cell is one part in one bar).
 
-    BOS  tags  bars, with `Part Hole` in place of the cells to be written  Fill  bars that have holes, written out
+    BOS  tags  bars with `Part [Program] Hole` in place of the cells to write  Fill  the bars with holes, written out
 
-After Fill, each bar with holes is written again: `Bar TimeSig`, then its known cells and its holes in the order of
-their parts. A hole is written as `Part [controls] content End`. Consecutive bars with holes form a run. Before each
-run, the known cells of its two neighboring bars are repeated: first Next and the bar after the run, then the bar before
-the run. The model has therefore read both sides of a hole before it writes the hole, and the repeated cells stand
-shortly before the holes.
+After Fill, each bar with holes is written again: `Bar TimeSig`, followed by its known cells and its holes in the order
+of their parts. A hole is written as `Part [Program] [controls] content End`. Consecutive bars with holes form a run.
+Before each run, the known cells of its two neighboring bars are repeated: first Next and the bar after the run, then
+the bar before the run. The model has therefore read both sides of a hole before it writes the hole, and the repeated
+cells are close to the holes.
 
-The bars are an excerpt of a piece, written like a whole piece: the first bar has a Tempo, and each part has a Program
-where it first occurs.
+The bars are an excerpt of a piece, but are written like a whole piece: the first bar has a Tempo, and each part has a
+Program where it first occurs.
 """
 
 from collections.abc import Collection, Iterable
@@ -60,7 +60,7 @@ class Cell:
 
     @classmethod
     def of(cls, program: int, content: np.ndarray) -> "Cell":
-        """Return the cell of the tokens `content`, which can change the program."""
+        """Return the cell with the tokens `content`, which may contain Program tokens."""
         return cls(program, content, next((t for t in reversed(content.tolist()) if PROGRAM <= t < POSITION), program))
 
 
@@ -71,8 +71,8 @@ class Excerpt:
     signatures: list[int]  # the token of each bar's time signature
     tempos: list[int]  # the token of each bar's tempo
     cells: list[dict[int, Cell]]  # for each bar, its cells by number of the part, in increasing order
-    programs: dict[int, int]  # by number of the part, the token of its last program up to the end of the excerpt
-    tags: list[int] = field(default_factory=list)  # the tags of the piece
+    programs: dict[int, int]  # by number of the part, the token of its program at the end of the excerpt
+    tags: list[int] = field(default_factory=list)  # the tag tokens of the piece
 
     @property
     def parts(self) -> list[int]:
@@ -80,7 +80,7 @@ class Excerpt:
         return sorted({number for cells in self.cells for number in cells})
 
     def bars(self, first: int, stop: int) -> "Excerpt":
-        """Return the bars `first` to `stop` of this excerpt."""
+        """Return bars `first` to `stop` - 1 of this excerpt."""
         own = slice(first, stop)
         return Excerpt(self.signatures[own], self.tempos[own], self.cells[own], self.programs, self.tags)
 
@@ -88,14 +88,14 @@ class Excerpt:
 def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
     """Return the bars in ids[start:stop] of a piece.
 
-    A bar begins at `start`. At `stop` the next bar begins, or the piece ends.
+    `start` is the first token of a bar. `stop` is the first token of another bar, or the end of the piece.
     """
     ids = np.asarray(ids, np.int64)
     before, inside = ids[:start], ids[start:stop]
     inside = inside[inside >= BAR]
     tags, tempo, programs = _in_force(before)
     excerpt = Excerpt([], [], [], programs, tags)
-    # A row of the infill task is read with this loop, which therefore uses no array operations.
+    # This loop runs for every row of the infill task. It uses no array operations, because these would be slower.
     tokens = inside.tolist()
     begins = np.flatnonzero((inside == BAR) | ((inside >= PART) & (inside < PROGRAM))).tolist()
     is_program = (inside >= PROGRAM) & (inside < POSITION)
@@ -121,9 +121,9 @@ def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
 
 
 def state_tokens(ids: np.ndarray) -> np.ndarray:
-    """Return what `read_excerpt` needs of the tokens `ids` before an excerpt, int64 [n].
+    """Return tokens that can replace `ids`, the tokens before an excerpt, in `read_excerpt`: int64 [n].
 
-    These are the piece's tags, and the tempo and the programs in force at the end of `ids`.
+    These are the tags of the piece, and the tempo and the programs at the end of `ids`.
     """
     tags, tempo, programs = _in_force(ids)
     named = [token for number, program in programs.items() for token in (PART + number - 1, program)]
@@ -131,7 +131,7 @@ def state_tokens(ids: np.ndarray) -> np.ndarray:
 
 
 def _in_force(ids: np.ndarray) -> tuple[list[int], list[int], dict[int, int]]:
-    """Return the tags, the last tempo, if there is one, and the last program of each part, by number of the part."""
+    """Return the tag tokens, the last tempo token (none or one), and each part's last program token, by part number."""
     tempo = ids[(ids >= TEMPO) & (ids < PART)][-1:]
     return ids[ids >= len(VOCABULARY)].tolist(), tempo.tolist(), _last_programs(ids)
 
@@ -146,18 +146,18 @@ def _last_programs(ids: np.ndarray) -> dict[int, int]:
 
 
 class _Writer:
-    """The tokens of a document. Program is written only where a part first occurs or its program has changed."""
+    """A writer of the tokens of a document. It writes Program only where a part first occurs or changes its program."""
 
     def __init__(self) -> None:
         self._arrays: list[np.ndarray] = []
-        self._tokens: list[int] = []  # those after the arrays
+        self._tokens: list[int] = []  # the tokens after the arrays
         self._programs: dict[int, int] = {}
 
     def add(self, tokens: list[int]) -> None:
         self._tokens += tokens
 
     def name(self, number: int, program: int) -> None:
-        """Add Part, and Program unless the document already gives the part this program."""
+        """Add Part. Also add Program, unless the part already has this program in the document."""
         self._tokens.append(PART + number - 1)
         if self._programs.get(number) != program:
             self._tokens.append(program)
@@ -213,10 +213,10 @@ def with_holes(
     """Return the document of an excerpt up to Fill, int64 [n], and the steps that write its holes.
 
     Args:
-        holes: the cells to write. A cell that the excerpt does not have is empty.
+        holes: the cells to write. They may be cells that the excerpt does not have.
         controls: the control tokens of each hole.
-        context_only: further cells, all after the last of `holes`. They are marked as holes before Fill, but have no
-            step.
+        context_only: further cells, all after the last of `holes`. They are marked as holes before Fill, but are not
+            written after it.
     """
     controls = controls or {}
     writer = _Writer()
@@ -271,8 +271,8 @@ def _by_bar(holes: Iterable[Hole]) -> dict[int, list[int]]:
 def _program(excerpt: Excerpt, bar: int, number: int) -> int:
     """Return the program token of a part in a bar.
 
-    If the part has no cell in this bar, this is the token of its nearest earlier cell, or else of its nearest later
-    cell. A part without cells has the token in `excerpt.programs`.
+    If the part has no cell in this bar, return the token of its nearest earlier cell. Without an earlier cell, return
+    the token of its nearest later cell. If the part has no cells at all, return its token in `excerpt.programs`.
     """
     if number in excerpt.cells[bar]:
         return excerpt.cells[bar][number].program
@@ -283,7 +283,7 @@ def _program(excerpt: Excerpt, bar: int, number: int) -> int:
 
 
 def written_out(prompt: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, np.ndarray]:
-    """Return a whole document, int64 [n], and which of its tokens are contents of holes or their End, bool [n]."""
+    """Return a whole document, int64 [n], and which tokens are the content of a hole or the End after it, bool [n]."""
     end = np.array([END])
     pieces = [prompt, *(piece for step in steps for piece in (step.given, step.content, end))]
     is_content = [False, *[False, True, True] * len(steps)]
@@ -291,7 +291,7 @@ def written_out(prompt: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, np.n
 
 
 def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the notes of all `contents` as NOTE [n] (midi/score.py), and the index of each note's content, int64 [n].
+    """Return the notes of all `contents`, NOTE [n] (midi/score.py), and for each its index in `contents`, int64 [n].
 
     Times are in quarter notes from the bar line.
     """
@@ -318,9 +318,9 @@ def note_rows(content: np.ndarray) -> np.ndarray:
 
 
 def control_tokens(contents: list[np.ndarray], signatures: np.ndarray) -> np.ndarray:
-    """Return the control tokens of cells, int64 [cells, N_CONTROLS]; NONE where a cell has no class of the control.
+    """Return the control tokens of cells, int64 [cells, N_CONTROLS]; NONE where the control is not defined for a cell.
 
-    `contents` are the tokens of each cell. `signatures`, int64 [cells], are the time signature tokens of their bars.
+    `contents` are the tokens of each cell. `signatures`, int64 [cells], are the TimeSig tokens of their bars.
     """
     notes, cell = content_notes(contents)
     classes = control_classes(notes, cell, BAR_STEPS[signatures - TIME_SIG] / STEPS).astype(np.int64)

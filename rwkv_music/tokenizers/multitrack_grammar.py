@@ -2,10 +2,10 @@
 
     Bar TimeSig [Tempo] (Part ([Program] Position (Pitch [Velocity] Duration)+)+)* Bar ...
 
-Part numbers increase within a bar. Positions increase within a cell and stay within the bar. Pitches do not decrease
-within a moment, and at most MAX_UNISON notes of a moment have the same pitch. This is the order of
-`Multitrack.encode_piece`, and it makes every bar finite. A part has a program before its first note. Drum pitches occur
-only with the program of drums. A cell's first note has a velocity.
+Part numbers increase within a bar. Positions increase within a cell and are within the bar. Pitches do not decrease
+within a moment (a Position with its notes), and at most MAX_UNISON notes of a moment have the same pitch. This is the
+order in which `Multitrack.encode_piece` writes tokens, and it makes every bar finite. A part has a Program before its
+first note. Drum pitches occur only with the program of drums. The first note of a cell has a Velocity.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ FOLLOWING = {
     "Part": ("Program", "Position"),
     "Program": ("Position",),
     "Position": ("Pitch",),
-    "FirstPitch": ("Velocity",),  # of a cell
+    "FirstPitch": ("Velocity",),  # the first pitch of a cell
     "Pitch": ("Velocity", "Duration"),
     "Velocity": ("Duration",),
     "Duration": ("Pitch", "Position", "Program", "Part", "Bar", "EOS"),
-    "Last": ("Pitch", "Part", "Bar", "EOS"),  # a duration in the last position of a bar
+    "Last": ("Pitch", "Part", "Bar", "EOS"),  # a duration at the last position of a bar
     "EOS": ("Bar", "EOS"),  # "EOS" also stands for the state before the first bar of a row
     "Hole": (),
     "Never": (),
@@ -52,16 +52,17 @@ class MultitrackRules:
     """The tables of the grammars, computed once.
 
     Attributes, where V is the size of the vocabulary:
-        by_kind: bool [3 * kinds, V], the tokens that may follow each kind: without EOS, with EOS, and in a hole.
-        by_program: bool [3, V], by the class of the current part's program.
-        by_position: bool [positions + 1, V], by the lowest position that is still free in the cell.
-        by_length: bool [lengths, V], by the length of the bar.
-        by_pitch: bool [128 * MAX_UNISON + 1, V], by MAX_UNISON times the last pitch of the moment, plus the number of
-            notes that the moment has of this pitch; 0 before the first pitch.
-        by_part: bool [parts + 1, V], by the last part of the bar so far.
-        forced: bool [V without tags, V]; line t allows only token t.
-        kind, part, program, position, pitch, length: int64 [V], the value of each token for these tables, or -1.
-        bar_steps: int64 [lengths], the positions of a bar of each length.
+        by_kind: bool [3 * kinds, V]: the tokens that may follow each kind, first without EOS, then with EOS, and then
+            in a hole.
+        by_program: bool [3, V]: the tokens allowed for each class of the current part's program.
+        by_position: bool [positions + 1, V]: the tokens allowed for each lowest free position of the cell.
+        by_length: bool [lengths, V]: the tokens allowed for each length of the bar.
+        by_pitch: bool [128 * MAX_UNISON + 1, V]: the tokens allowed after the pitches of the moment. The line is
+            MAX_UNISON times the last pitch plus the number of notes with this pitch, or 0 before the first pitch.
+        by_part: bool [parts + 1, V]: the tokens allowed after the last part of the bar so far.
+        forced: bool [V without tags, V]: line t allows only token t.
+        kind, part, program, position, pitch, length: int64 [V]: the value of each token for these tables, or -1.
+        bar_steps: int64 [lengths]: the number of positions in a bar of each length.
     """
 
     def __init__(self, vocabulary: list[str]):
@@ -100,7 +101,7 @@ class MultitrackRules:
         self.end = int(np.flatnonzero(kinds == "End")[0])
 
     def programs(self, ids: np.ndarray) -> np.ndarray:
-        """Return the class of each part's program after `ids`, int64 [parts + 1]. Element 0 has no meaning."""
+        """Return the class of each part's program after `ids`, int64 [parts + 1]. Element 0 is not used."""
         classes = np.full(self.n_parts + 1, NO_PROGRAM)
         relevant = ids[(self.part[ids] >= 0) | (self.program[ids] >= 0)]
         part = 0
@@ -126,7 +127,7 @@ def _program_class(value: str) -> int:
 
 
 class MultitrackGrammar(Grammar):
-    """Rows of `multitrack` tokens that continue a piece. A bar is complete when the next one starts."""
+    """The grammar of rows that continue a piece of `multitrack` tokens. A bar is complete when the next one starts."""
 
     def __init__(self, rules: MultitrackRules, prompt_ids: np.ndarray, rows: int, max_bars: int | None, may_end: bool):
         self.rules = rules
@@ -179,9 +180,9 @@ class MultitrackGrammar(Grammar):
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a fill: tokens that are given, then the content of one hole."""
+    """One step of a fill: given tokens, followed by the content of one hole."""
 
-    given: np.ndarray  # int64 [n]; they end with the hole's Part token and its controls
+    given: np.ndarray  # int64 [n]; the last ones are the hole's Part, Program (if needed) and controls
     bar: int  # the hole's bar, as an index in the excerpt
     part: int  # the number of the hole's part
     length: int  # the length of the hole's bar, as a class of `MultitrackRules.by_length`
@@ -190,9 +191,9 @@ class Step:
 
 
 class FillGrammar(Grammar):
-    """Rows that follow the steps of a fill: given tokens are forced, and each hole's content ends with End.
+    """The grammar of rows that follow the steps of a fill: given tokens are forced, and each hole ends with End.
 
-    `bars` counts the holes that a row has completed, and `contents` holds, for each row, the tokens of each hole.
+    `bars` counts the holes that a row has completed. `contents` has, for each row, the tokens of each hole.
     """
 
     def __init__(self, rules: MultitrackRules, steps: list[Step], rows: int):
@@ -203,7 +204,7 @@ class FillGrammar(Grammar):
         super().__init__(rows, None)
         self._free = np.array([len(table) - 1 for table in self.tables])
         self._step = np.zeros(rows, np.int64)
-        self._place = np.zeros(rows, np.int64)  # the number of given tokens of the current step that have been fed
+        self._place = np.zeros(rows, np.int64)  # the number of given tokens of the current step fed so far
         self.contents: list[list[list[int]]] = [[] for _ in range(rows)]
         for row in range(rows):
             self._choose(row)
@@ -231,7 +232,7 @@ class FillGrammar(Grammar):
                     classes[4, row] = _after_pitch(classes[4, row], rules.pitch[token])
 
     def _choose(self, row: int) -> None:
-        """Set the classes for the next token of a row, which is a given token or the first token of a hole."""
+        """Set the classes of a row for its next token, which is a given token or the first token of a hole."""
         if self._step[row] == len(self._steps):
             self.ended[row] = True
             return

@@ -1,4 +1,4 @@
-"""The vocabulary of the `multitrack` codec (multitrack.py), and the grid on which it rounds music."""
+"""The vocabulary of the `multitrack` codec (multitrack.py), and the grid to which times are rounded."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from rwkv_music.midi.events import DRUMS
 
 STEPS = 24  # positions per quarter note
 MAX_PARTS = 64
-FINE_DURATION = 16 * STEPS  # up to this duration every step has a token
+FINE_DURATION = 16 * STEPS  # every duration up to this one has a token; longer ones only in quarter notes
 MAX_DURATION = 64 * STEPS
 DURATIONS = np.array([*range(1, FINE_DURATION), *range(FINE_DURATION, MAX_DURATION + 1, STEPS)])  # in steps
 TIME_SIGNATURES = [
@@ -21,7 +21,7 @@ VELOCITY_STEP = 4
 VELOCITIES = np.minimum(np.arange(VELOCITY_STEP, 129, VELOCITY_STEP), 127)
 
 
-# Without tags, whose tokens follow these (tags.py).
+# The tokens of tags (tags.py) follow these.
 VOCABULARY = [
     "PAD",
     "BOS",

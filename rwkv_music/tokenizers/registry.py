@@ -2,8 +2,9 @@
 
     multitrack  bars, parts and note values (multitrack.py); the voices of a piece stay separate
     midi-llm, midi-llm-piano
-                milliseconds, note-ons and note-offs (midi_llm.py). The tokens contain no bars, so bars are stored next
-                to the ids, by token index (`Piece.bar_starts`, `*.bars` in a dataset) and by time (`BarLines`)
+                milliseconds, note-ons and note-offs (midi_llm.py). The tokens contain no bars. Bars are therefore
+                stored beside the ids, as token indices (`Piece.bar_starts`; `*.bars` in a dataset) and as times
+                (`BarLines`)
 
 To add a codec, implement `Codec` (codec.py) and `Grammar` (grammar.py), and add the class to `CODECS`.
 """
@@ -32,9 +33,9 @@ TYPES = {
 
 
 def make_codec(name: str, **options: Any) -> Codec:
-    """Return a new codec: `name` is one of TOKENIZERS, `options` are arguments of its constructor.
+    """Return a new codec. `name` is one of TOKENIZERS, and `options` are arguments of the constructor.
 
-    Raises UserError if the codec or an option does not exist, or if an option is out of range.
+    Raises UserError if the codec or an option does not exist.
     """
     if name not in CODECS:
         raise UserError(f"There is no tokenizer {name!r}; choose one of {', '.join(TOKENIZERS)}.")

@@ -1,4 +1,4 @@
-"""The musical meaning of a codec's tokens as arrays (`Codec.token_properties`), for augmentation and sampling."""
+"""The musical properties of a codec's tokens as arrays (`Codec.token_properties`), for augmentation and sampling."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Properties of each of V tokens. An int64 entry is NONE if the token does not have the property."""
+    """Properties of each of the V tokens. An int64 element is NONE if the token does not have the property."""
 
     kinds: np.ndarray  # str [V], such as "Pitch", "Bar", "Wait", "Key"
     pitch: np.ndarray  # int64 [V]: the MIDI pitch of a note-on or note-off
@@ -20,13 +20,13 @@ class Vocabulary:
     part: np.ndarray  # int64 [V]: the number of the part that the token names, from 1
     loudness: np.ndarray  # int64 [V]: the rank of the velocity, 0 for the softest
     tempo: np.ndarray  # int64 [V]: the rank of the tempo, 0 for the slowest
-    tempo_steps_per_octave: float  # tempos per doubling; neighboring tempos have a constant ratio; 0 without tempos
+    tempo_steps_per_octave: float  # number of tempos per doubling, with a constant ratio from one to the next; 0: none
     wait_ms: np.ndarray  # int64 [V]: the wait that the token encodes, in milliseconds
-    unknown_tag: np.ndarray  # int64 [V]: for a tag, the token of its column that stands for an unknown value (tags.py)
+    unknown_tag: np.ndarray  # int64 [V]: for a tag, the token for an unknown value of its column (tags.py)
 
     @property
     def keys(self) -> np.ndarray:
-        """A number for the program and pitch of each melodic onset, int64 [V]; NONE for drums and other tokens."""
+        """A number for the program and pitch of each melodic note-on, int64 [V]; NONE for drums and other tokens."""
         melodic = self.is_onset & (self.program != DRUMS)
         return np.where(melodic, (self.program + 1) * 128 + self.pitch, NONE)
 

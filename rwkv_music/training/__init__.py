@@ -1,1 +1,1 @@
-"""Training: set-up, the loop, checkpoints, metrics and health. DeepSpeed is used through `deepspeed_engine` alone."""
+"""Training: set-up, the loop, checkpoints, metrics and health. Only `deepspeed_engine` imports DeepSpeed."""

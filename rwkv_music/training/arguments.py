@@ -1,4 +1,4 @@
-"""The command line of train.py: one flag per setting, and the source of the settings whose flags are not given."""
+"""The command line of train.py: one flag per setting, and where the values of the other settings come from."""
 
 import argparse
 import dataclasses
@@ -22,15 +22,15 @@ from rwkv_music.errors import UserError
 # Settings that a resumed run does not inherit.
 OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
-# Defaults of a tuned run. The values of a state are large and start from zero, so they need a high learning rate. Of
-# the rates that benchmarks/tuning.py tries, those around 1 reach the lowest loss.
+# Defaults with --tune. The values of a state become large and start from zero, so they need a high learning rate. Of
+# the rates that benchmarks/tuning.py tries, those around 1 give the lowest loss.
 TUNING_DEFAULTS = {"state": {"lr": 1.0, "lr_final": 0.1, "warmup_steps": 10}}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train an RWKV v8 on a prepared dataset. If the run folder already contains a checkpoint, training "
-        "resumes from it with the run's own settings, except for those given again.",
+        description="Train an RWKV v8 model on a prepared dataset. If the run folder already contains a checkpoint, "
+        "training resumes from it. Settings that are not given again keep their values.",
         allow_abbrev=False,
     )
     sizes = ", ".join(f"{name} {preset['n_layer']} x {preset['n_embd']}" for name, preset in PRESETS.items())
@@ -55,10 +55,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def configure(arguments: argparse.Namespace) -> RunConfig:
-    """Combine the command line, the settings of the run to resume (if any) and the preset, in this priority.
+    """Return the complete configuration: the command line first, then the run to resume (if any), then the preset.
 
-    The paths of the dataset and of the initial weights are made absolute. A run can then be resumed, and a tuned run
-    used, from any working directory.
+    The paths of the dataset and of the initial weights become absolute, so that the run can be resumed, and a tuned run
+    can be used, from any working directory. Raises UserError if the settings contradict each other.
     """
     train = from_arguments(TrainConfig, arguments, **TUNING_DEFAULTS.get(getattr(arguments, "tune", "all"), {}))
     model, data = PRESETS[arguments.preset or "tiny"], {}

@@ -1,7 +1,7 @@
 """How the rows of a step are divided among ranks and micro-batches.
 
-The command line and the DeepSpeed file may both set batch sizes and gradient clipping. If both set a value, the two
-must agree; if only one does, that value is used.
+Batch sizes and gradient clipping can be set on the command line and in the DeepSpeed file. If both set a value, the two
+values must be equal.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from rwkv_music.training.deepspeed_file import SHARED_KEYS
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How the rows of a step are divided, with the run's settings and the DeepSpeed file completed accordingly."""
+    """The division of a step's rows, and the settings and DeepSpeed configuration that follow from it."""
 
     train: TrainConfig  # the run's settings with all batch sizes filled in
     deepspeed: dict[str, Any]  # the DeepSpeed configuration with all batch sizes filled in
@@ -26,7 +26,7 @@ class BatchPlan:
 
     @property
     def groups(self) -> int:
-        """The number of groups of consecutive ranks. The ranks of a group read the same rows (context parallelism)."""
+        """Number of groups of ranks that read the same rows (context parallelism); without it, the number of ranks."""
         return self.world_size // self.train.context_parallel
 
     def group_of(self, rank: int) -> int:
@@ -43,11 +43,11 @@ class BatchPlan:
         return self.zero["stage"]
 
     def tokens(self, ctx_len: int) -> int:
-        """Return the tokens of a rank's micro-batch, whose rows have `ctx_len` tokens."""
+        """Return the number of tokens of a micro-batch that one rank processes, if a row has `ctx_len` tokens."""
         return -(-self.train.micro_batch_size * ctx_len // self.train.context_parallel)
 
     def row_ranges(self, rank: int, first: int) -> list[range]:
-        """Return one rank's rows, by micro-batch, of the `batch_size` rows that start with number `first`.
+        """Return the row numbers of each of a rank's micro-batches in the step whose first row has number `first`.
 
         In an elastic run with more micro-batches than rows, some micro-batches are empty.
         """
@@ -67,12 +67,12 @@ def plan_batches(
     file: dict[str, Any],
     path: str | os.PathLike,
     world_size: int,
-    windows: int = 1,  # per row and step (`tbptt`); DeepSpeed counts them as accumulation steps
+    windows: int = 1,  # windows per row and step (`tbptt`); DeepSpeed counts each one as an accumulation step
 ) -> BatchPlan:
     """Divide a step's rows among ranks and micro-batches.
 
-    In an elastic run the ranks' shares may differ by one row, and micro_batch_size is the largest share allowed. The
-    loss is a mean over all targets of the step, so the division does not change it. Raises UserError if the command
+    In an elastic run, the micro-batches may differ by one row, and micro_batch_size is the largest one allowed. The
+    loss is a mean over all targets of the step, so it does not depend on the division. Raises UserError if the command
     line and the file disagree, or if the batch cannot be divided.
     """
     for key, name in SHARED_KEYS.items():
@@ -131,9 +131,9 @@ def plan_batches(
 
 
 def _filled_in(file: dict[str, Any], train: TrainConfig, rows: int, world_size: int, shares: int) -> dict[str, Any]:
-    """Return the DeepSpeed file with its sizes filled in: each rank takes `shares` micro-batches of `rows` rows.
+    """Return the DeepSpeed file with its sizes filled in, for ranks that take `shares` micro-batches of `rows` rows.
 
-    DeepSpeed does not know of context parallelism. It counts a part of a row as a row.
+    DeepSpeed does not support context parallelism: it counts each rank's part of a row as a row.
     """
     return {
         **file,

@@ -1,4 +1,4 @@
-"""Agreement among ranks: an error on one rank is raised on all, and flags that any rank sets reach all."""
+"""Agreement among ranks: an error on one rank is raised on all ranks, and a flag set on one rank reaches all ranks."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class RankCrashed(Stopped):
-    """Another rank failed with an unexpected exception, whose traceback that rank prints."""
+    """Another rank failed with an unexpected exception, and prints its traceback."""
 
 
 def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:
-    """Run `action` on every rank and return its result; if it fails on any rank, raise on all.
+    """Run `action` on every rank and return its result; if it fails on any rank, raise on all ranks. Collective.
 
     If `action` raises UserError or OSError on a rank, every rank raises the same SharedError. Any other exception is
     raised unchanged on the rank where it occurred, and the other ranks raise RankCrashed. `doing` describes the action,
@@ -53,17 +53,17 @@ def on_rank0(action: Callable[[], T]) -> Callable[[], T | None]:
 
 
 def from_rank0(doing: str, action: Callable[[], T]) -> T:
-    """Run `action` on rank 0 and return its result on every rank; if it fails, raise as `raise_on_any_rank`."""
+    """Run `action` on rank 0 and return its result on every rank. Collective. Raises as `raise_on_any_rank` does."""
     result = [raise_on_any_rank(doing, on_rank0(action))]
     dist.broadcast_object_list(result, src=0)
     return result[0]
 
 
 class ConsensusFlags:
-    """One small all-reduce per step: the step's number of targets, and flags that any rank may set.
+    """One small all-reduce per step. It sums the number of targets and the flags of all ranks.
 
-    The host does not wait for the step. The sums are copied to the host before the step's kernels run, and the host
-    reads them while the step runs.
+    The host does not wait for the end of the step. The sums are copied to the host before the kernels of the step run,
+    and the host reads them meanwhile.
     """
 
     def __init__(self, device: torch.device, n_flags: int) -> None:
@@ -73,9 +73,9 @@ class ConsensusFlags:
         self._copied = torch.cuda.Event() if on_gpu else None
 
     def start(self, targets: int, *flags: bool) -> Tensor:
-        """Start the all-reduce; return the targets of all ranks, float32 [] on the device."""
+        """Start the all-reduce. Return the number of targets of all ranks, float32 [] on the device."""
         for i, value in enumerate((targets, *flags)):
-            self._sum[i : i + 1].fill_(value)  # `self._sum[i] = value` would copy from the host, and wait
+            self._sum[i : i + 1].fill_(value)  # `self._sum[i] = value` would wait for a copy from the host
         dist.all_reduce(self._sum)
         self._on_host.copy_(self._sum, non_blocking=True)
         if self._copied is not None:
@@ -83,7 +83,7 @@ class ConsensusFlags:
         return self._sum[0].float()
 
     def sync(self) -> list[bool]:
-        """Wait for the last all-reduce; return for each flag whether any rank had set it."""
+        """Wait for the last all-reduce. Return, for each flag, whether it was set on any rank."""
         if self._copied is not None:
             self._copied.synchronize()
         return [count > 0 for count in self._on_host[1:].tolist()]

@@ -1,7 +1,7 @@
-"""The user's DeepSpeed JSON file: reading it, checking it, and answering questions about its settings.
+"""The user's DeepSpeed JSON file: read it, check it, and query its settings.
 
-The file is a plain DeepSpeed file, which train.py never changes. It must not contain the optimizer and its schedule,
-because train.py sets the learning rates of RWKV's parameter groups.
+The file is a plain DeepSpeed file, which train.py never changes. It must not define an optimizer or a schedule, because
+train.py sets the learning rates of RWKV's parameter groups.
 """
 
 import os
@@ -64,7 +64,7 @@ def read_deepspeed_file(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def uses_bf16(config: dict[str, Any]) -> bool:
-    """Return whether the DeepSpeed configuration computes in bf16."""
+    """Return whether the DeepSpeed configuration enables bf16."""
     return bool(config.get("bf16", {}).get("enabled"))
 
 

@@ -12,16 +12,16 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class SkippedSteps:
-    """Counter of the steps that were skipped because their gradient was not finite.
+    """A counter of the steps that were skipped because their gradient was not finite.
 
-    The counts are kept on the device, and are the same on every rank. The host reads them only when it has to wait for
-    the device for another reason.
+    The counts stay on the device and are the same on every rank. The host reads them only at times when it waits for
+    the device anyway.
     """
 
     def __init__(self, engine: Engine, before: int = 0, in_a_row: int = 0) -> None:
         self._engine, self._before = engine, before  # steps skipped up to the checkpoint that the run resumes from
         self._last = engine.skipped_steps()
-        self._in_a_row = torch.full_like(self._last, in_a_row)  # the most recent consecutive ones
+        self._in_a_row = torch.full_like(self._last, in_a_row)  # consecutive skipped steps up to now
 
     def note(self, losses: Tensor) -> Tensor:
         """Update the count after a step. Return the step's `losses`, or zeros if the step was skipped."""
@@ -32,18 +32,18 @@ class SkippedSteps:
         return torch.where(skipped, 0, losses)
 
     def read(self) -> tuple[int, int]:
-        """Return the steps skipped in the whole run, and in a row up to now. Waits for the device."""
+        """Return the number of skipped steps in the whole run, and in a row up to now. Waits for the device."""
         total, in_a_row = torch.stack([self._last, self._in_a_row]).tolist()
         return self._before + total, in_a_row
 
 
 class SpikeDetector:
-    """Detector of losses that rise far above the recent losses.
+    """A detector of losses far above the recent losses.
 
-    A spike is a loss that exceeds the median of the last `LEVEL` losses by more than `DEVIATIONS` standard deviations
-    and by more than `MINIMUM` nats. The standard deviation is computed from the differences between consecutive losses,
-    so a steadily falling loss does not increase it. It is estimated from the median of these differences, so one
-    outlier does not change it. No loss counts as a spike until half of `WINDOW` losses are known.
+    A spike is a loss that is not finite, or that exceeds the median of the last `LEVEL` losses by more than
+    `DEVIATIONS` standard deviations and by more than `MINIMUM` nats. The standard deviation is estimated from the
+    median of the differences between consecutive losses. Neither a steadily falling loss nor a single outlier therefore
+    increases it much. No loss counts as a spike until `WINDOW` / 2 losses are known.
     """
 
     WINDOW = 32
@@ -65,7 +65,7 @@ class SpikeDetector:
         if len(known) >= self.WINDOW // 2:
             level = statistics.median(known[-self.LEVEL :])
             between = statistics.median(abs(b - a) for a, b in zip(known[:-1], known[1:], strict=True))
-            deviation = 1.4826 * between / math.sqrt(2)  # of a normal distribution, from the median of differences
+            deviation = 1.4826 * between / math.sqrt(2)  # exact for independent, normally distributed losses
             if not math.isfinite(loss) or loss > level + max(self.DEVIATIONS * deviation, self.MINIMUM):
                 return True
         self._losses.append(loss)

@@ -1,8 +1,8 @@
 """Initial weights that come from a file or from another run.
 
-Each rank reads its slices of the file into its own fp32 master weights. Parameters that the file does not provide
-are initialized anew. They are the tables of a different vocabulary, and DeepEmbed's tables if the file is a v7. The
-latter are set to ones.
+Each rank reads its slices of the file into its own fp32 master weights. Two kinds of parameters are not taken from the
+file. If its vocabulary or tokenizer differs from the data's, emb, head and DeepEmbed's tables are initialized anew. If
+it is a v7 model and the run is a v8, DeepEmbed's tables are set to ones.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from rwkv_music.tokenizers.registry import load_codec
 
 
 def shape_of_init(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the ModelConfig fields of the weights at `path`; raise UserError if a flag requests another shape."""
+    """Return the ModelConfig fields of the weights at `path`. Raises UserError if a flag requests another shape."""
     weights = open_weights(path, verify=False)
     shape = dataclasses.asdict(weights.config) | {"vocab_size": 0}  # the vocabulary is the dataset's
     requested = {name: value for name, value in vars(arguments).items() if name in shape}
@@ -28,7 +28,7 @@ def shape_of_init(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
         flags = dict.fromkeys(PRESETS[arguments.preset], f"--preset {arguments.preset}") | flags
         requested = PRESETS[arguments.preset] | requested
     for name, value in requested.items():
-        if name == "channel_mix" and value == "x080":  # v7 weights plus DeepEmbed factors of one give the same output
+        if name == "channel_mix" and value == "x080":  # a v7 can become a v8: factors of 1 do not change the output
             continue
         if value != shape[name]:
             raise UserError(f"{weights.source} has {name} {shape[name]}, not {value}: drop {flags[name]}.")
@@ -41,11 +41,11 @@ class InitialWeights:
 
     weights: Weights
     fresh: frozenset[str]  # parameters of the run's model that `weights` does not provide
-    note: str  # a clause about `fresh` for the user; "" if there is none
+    note: str  # a clause that explains `fresh` to the user; "" if `fresh` is empty
 
 
 def open_initial(path: str, config: ModelConfig, fingerprint: str) -> InitialWeights:
-    """Open the weights at `path` for a model of `config`; `fingerprint` is that of the data's tokenizer."""
+    """Open the weights at `path` for a model of `config`. `fingerprint` identifies the data's tokenizer."""
     weights = open_weights(path, verify=False)  # the ranks share the verification of a checkpoint
     names = parameter_shapes(config)
     tables = [name for name in names if name in ("emb.weight", "head.weight") or name.endswith(".enn.weight")]
@@ -65,7 +65,7 @@ def open_initial(path: str, config: ModelConfig, fingerprint: str) -> InitialWei
 
 
 def open_base(initial: InitialWeights, config: ModelConfig, tune: str) -> Base:
-    """Return the weights of `initial` that a tuned run freezes. Raises UserError if some of them would be random."""
+    """Return the weights of `initial` that a tuned run freezes. Raises UserError if any of them would be random."""
     base = Base(initial.weights, config, tune)
     fresh = [name for name in base.shapes if name in initial.fresh]
     if any(name in initial.weights.tensors.shapes for name in fresh):

@@ -1,4 +1,4 @@
-"""The learning-rate schedule: a function of the step alone, so that a resumed run needs no schedule state."""
+"""The learning-rate schedule. It depends on the step alone, so checkpoints contain no schedule state."""
 
 import math
 

@@ -1,7 +1,7 @@
 """Load a checkpoint or initial weights into the engine, on any number of ranks and under any ZeRO stage.
 
-Each rank reads only the slices of master weights and optimizer states that it will hold. The weights that the model
-computes with are the rounded master weights, so a checkpoint does not hold them a second time.
+Each rank reads only the slices of the fp32 master weights and optimizer states that it will hold. A checkpoint does not
+contain the weights that the model computes with, because they are the rounded master weights.
 """
 
 from pathlib import Path
@@ -21,13 +21,13 @@ from rwkv_music.training.tbptt import StreamStates
 
 
 def damaged_files(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint's tensor files, or None. Collective: the ranks share the hashing."""
+    """Return what is wrong with a checkpoint's tensor files, or None. Collective: each rank hashes some of them."""
 
     def check_own() -> str | None:
         try:
             own = tensor_files(checkpoint)[dist.get_rank() :: dist.get_world_size()]
             return contents_fault(checkpoint, own)
-        except ValueError as error:  # of the manifest
+        except ValueError as error:  # the manifest is damaged
             return str(error)
 
     own_fault = raise_on_any_rank(f"reading {checkpoint}", check_own)
@@ -37,8 +37,9 @@ def damaged_files(checkpoint: Path) -> str | None:
 
 
 def load_checkpoint(engine: Engine, checkpoint: Path, stream_states: StreamStates | None = None) -> None:
-    """Restore weights, optimizer states and `stream_states`. Collective. Raises UserError on all ranks for a damaged
-    file.
+    """Restore weights, optimizer states and `stream_states` from a checkpoint. Collective.
+
+    Raises UserError on all ranks if a file is damaged.
     """
     shards = engine.shards
 
@@ -78,7 +79,10 @@ def verify_initial(initial: InitialWeights) -> None:
 
 
 def load_initial(engine: Engine, initial: InitialWeights) -> None:
-    """Set the weights from `initial`, except its `fresh` ones. Collective. Raises UserError on all ranks for damage."""
+    """Set the weights to those of `initial`, except `fresh` ones. `fresh` DeepEmbed tables become ones. Collective.
+
+    Raises UserError on all ranks if a file is damaged.
+    """
     shards, weights = engine.shards, initial.weights
 
     def read() -> None:
@@ -94,7 +98,7 @@ def load_initial(engine: Engine, initial: InitialWeights) -> None:
 
 
 def load_frozen(engine: Engine, base: Base) -> None:
-    """Set this rank's share of the frozen weights. Collective; must precede `update_weights`, which gathers them."""
+    """Set this rank's share of the frozen weights. Collective. Call it before `update_weights`, which gathers them."""
 
     def read() -> None:
         for name, values, start in engine.shards.frozen_slices():

@@ -1,11 +1,12 @@
 """The training loop: steps, and what happens between them.
 
 A step reads `batch_size` rows, numbered by a single counter. Each rank takes its share in micro-batches. The loss is
-summed over targets and divided by the number of targets in the whole step, so that neither the number of ranks nor the
-accumulation changes what a step computes. With `tbptt` a row is a document stream, and a step reads several windows.
+summed over targets and divided by the number of targets in the whole step. What a step computes therefore depends
+neither on the number of ranks nor on gradient accumulation. With `tbptt`, a row is a document stream, and a step reads
+several windows of each.
 
-A run ends before its last step after a signal (`signals`), too many consecutive gradients that are not finite
-(`health`), a hang of a rank (`watchdog`), or an error such as a full disk. The last checkpoint always stays valid.
+These events end a run before its last step: a signal (`signals`), too many consecutive gradients that are not finite
+(`health`), a rank that hangs (`watchdog`), or an error such as a full disk. The last checkpoint stays valid.
 """
 
 import dataclasses
@@ -65,15 +66,15 @@ METRICS = ("val/loss", "val/bits_per_note", "train/loss", "speed/tokens_per_seco
 def train(context: Context) -> None:
     """Train to the last step of this invocation, and close the run. Collective.
 
-    Raises UserError if the loss diverged or a file could not be read or written, and Stopped after a signal to stop or
-    the loss of another rank.
+    Raises UserError if the loss diverges or if a file cannot be read or written. Raises Stopped after a signal to stop
+    and if another rank is lost.
     """
     loop = Loop(context)
     try:
         loop.run()
     except SharedError:
         with suppress(UserError):  # the first error counts
-            loop.saver.finish()  # all ranks are here: name the checkpoint that is being written
+            loop.saver.finish()  # all ranks raise a SharedError, so they can complete the unfinished checkpoint
         raise
     except RankCrashed:
         raise
@@ -88,9 +89,10 @@ def train(context: Context) -> None:
         raise Stopped(f"interrupted {loop.position()}", INTERRUPTED, on_every_rank=True) from None
     except Exception as error:
         if not isinstance(error, UserError) and is_loss_of_a_rank(error):
-            cause = " ".join(str(error).partition(". This is typically")[0].split())  # gloo's advice follows
+            cause = " ".join(str(error).partition(". This is typically")[0].split())  # without gloo's advice
             message = f"rank {context.rank} lost another rank {loop.position()} ({type(error).__name__}: {cause})"
-            # A stop signal ends a rank that is still in set-up. If this rank got it too, the loss counts as a stop.
+            # A rank that is still in set-up ends at a stop signal. If this rank received the signal too, the loss of
+            # the other rank is not a crash.
             status = EXIT_RESUMABLE if loop.signals.stop_later else CRASHED
             raise Stopped(message, status, on_every_rank=True) from error
         raise
@@ -98,15 +100,15 @@ def train(context: Context) -> None:
 
 
 class StopRequested(Exception):
-    """A signal to stop came while the run validated or sampled. Raised on all ranks at the same point."""
+    """A signal to stop arrived during validation or sampling. Raised on all ranks at the same point."""
 
     def __init__(self, interrupted: bool) -> None:
         super().__init__()
-        self.interrupted = interrupted  # by Ctrl-C, on any rank
+        self.interrupted = interrupted  # whether any rank received Ctrl-C
 
 
 class Loop:
-    """The state of a run while it trains."""
+    """The state of a run during training."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.config, self.plan = context, context.config, context.plan
@@ -125,7 +127,7 @@ class Loop:
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
         self.stopwatch = Stopwatch()
         self.trace = Trace(context.folder, context.rank, self.config.train.profile, context.device)
-        self.window = torch.zeros(2, dtype=torch.float64, device=context.device)  # nats, targets since the last log
+        self.window = torch.zeros(2, dtype=torch.float64, device=context.device)  # nats and targets since the last log
         self.flops, flops_source = peak_flops(context.device)
         self.summary = summary(context, self.flops, flops_source)
         self.hyperparameters = hyperparameters(context)
@@ -155,7 +157,8 @@ class Loop:
         steps_left = self.progress.step < context.last_step
         validation, known = context.data.validation, self.validations.measured_on
         measured_on = validation.measured_on if validation else known
-        comparable = steps_left or known in ("", measured_on)  # without steps to take, other data replace no known loss
+        # If no steps are left, losses on other data must not replace the recorded ones.
+        comparable = steps_left or known in ("", measured_on)
         if comparable:
             self.update_validations(lambda: self.validations.resume(self.progress.step, measured_on))
         unvalidated = comparable and self.is_unvalidated()
@@ -199,7 +202,7 @@ class Loop:
         context.say(f"Trained to step {self.progress.step:,}; {self.describe_best()}.")
 
     def after_step(self, lr: float, stop_later: bool, interrupted: bool, save_due: bool, writing: bool) -> None:
-        """Log, save, validate, sample and stop, in this order, where due. A flag is true if it is on any rank."""
+        """Log, save, validate, sample and stop, in this order, each if due. A flag is true if it is set on any rank."""
         context, t, step = self.context, self.config.train, self.progress.step
         last, stopping = step == context.last_step, stop_later or interrupted
 
@@ -226,7 +229,7 @@ class Loop:
     def validate_and_stop(
         self, last: bool, stopping: bool = False, interrupted: bool = False, samples: bool = False
     ) -> None:
-        """Validate, sample (if `samples`) and stop, in this order, where due."""
+        """Validate, sample (if `samples`) and stop, in this order, each if due."""
         context, t, step = self.context, self.config.train, self.progress.step
         try:
             if not stopping and self.validation_is_due():
@@ -245,7 +248,7 @@ class Loop:
         if stopping or last:
             self.watchdog.saves(step)
             self.saver.finish()
-            # The validation may have found a better checkpoint since the last one was saved.
+            # Since the last save, a validation may have changed which checkpoint is the best.
             prune = on_rank0(lambda: self.saver.prune(self.progress))
             raise_on_any_rank(f"deleting checkpoints in {context.folder / CHECKPOINTS}", prune)
         if stopping and not last:
@@ -253,13 +256,13 @@ class Loop:
             raise Stopped(f"{reason} {self.position()}", status)
 
     def validation_is_due(self) -> bool:
-        """Return whether the weights of this step are to be validated."""
+        """Return whether the weights must be validated after this step."""
         step = self.progress.step
         every = self.config.train.val_every
         return bool(self.context.data.validation) and (step == self.context.last_step or step % every == 0)
 
     def is_unvalidated(self) -> bool:
-        """Return whether the process before this one ended between a save and the validation that was due after it."""
+        """Return whether the run resumes from a checkpoint of its own whose validation was due but never finished."""
         checkpoint = self.context.start.checkpoint
         of_this_run = checkpoint and checkpoint.resolve().parent == (self.context.folder / CHECKPOINTS).resolve()
         due = bool(of_this_run) and self.validation_is_due()
@@ -281,7 +284,7 @@ class Loop:
         )
 
     def update_validations(self, update: Callable[[], None]) -> None:
-        """Change the record of the validations on rank 0, which writes it, and copy it to the other ranks."""
+        """Change and write the record of validations on rank 0, and copy it to the other ranks. Collective."""
 
         def change() -> tuple[Validated, ...]:
             update()
@@ -293,8 +296,8 @@ class Loop:
     def read_step(self, first_sample: int) -> tuple[list[Batch], Exception | None]:
         """Read this rank's micro-batches (with streams: windows) of the step that starts with row `first_sample`.
 
-        If that fails, return the error and batches without rows. This rank must still take part in the step's
-        collectives, after which all ranks raise the error.
+        Return the batches and None. If reading fails, return batches without rows and the error: this rank must still
+        take part in the collectives of the step, and then all ranks raise the error.
         """
         parts, error = self.plan.row_ranges(self.context.rank, 0 if self.context.data.streams else first_sample), None
         try:
@@ -319,9 +322,9 @@ class Loop:
         return [data.streams.batch(w, part.start, part.stop) for part in parts for w in windows]
 
     def step(self, batches: list[Batch], lr: float, unreadable: bool = False) -> Tensor:
-        """Take one optimizer step; return float64 [2]: the summed nats and the number of targets of this rank.
+        """Take one optimizer step. Return float64 [2]: the summed nats and the number of targets of this rank.
 
-        `unreadable` means that this rank could not read its rows, so no rank may use the result.
+        `unreadable` means that this rank could not read its rows. In that case no rank may use the result.
         """
         self.engine.set_learning_rate(lr)
         counted = sum(batch.n_targets for batch in batches)
@@ -342,18 +345,17 @@ class Loop:
         return torch.stack([nats, torch.full_like(nats, counted)])
 
     def start_flags(self, targets: int, event: bool) -> Tensor:
-        """Start the exchange of flags, the last of which is `event`; return the targets of all ranks, float32 []."""
+        """Start the exchange of flags, including `event`. Return the number of targets of all ranks, float32 []."""
         minutes = (time.monotonic() - self.saved_at) / 60
         save_due = self.context.rank == 0 and 0 < self.config.train.save_minutes <= minutes
         signals = self.signals.stop_later, self.signals.interrupted
         return self.flags.start(targets, *signals, save_due, self.saver.writing, event)
 
     def poll(self, event: bool = False) -> bool:
-        """Finish the checkpoint that is being written once all ranks have written it; return whether `event` is set
-        on any rank. Collective. Raises StopRequested after a signal to stop.
+        """Return whether `event` is true on any rank. Collective. Raises StopRequested after a signal to stop.
 
-        Validation and sampling call this between their steps, because they can take longer than the time between a
-        job's stop signal and its end.
+        Also completes the current checkpoint if all ranks have written it. Validation and sampling call this method
+        repeatedly, because they can take longer than the time between a job's stop signal and its end.
         """
         self.start_flags(0, event)
         stop_later, interrupted, _, writing, event_on_any = self.flags.sync()
@@ -364,7 +366,10 @@ class Loop:
         return event_on_any
 
     def polled(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield `batches`, as many on every rank, with a `poll` before each; a rank's error is raised on all ranks."""
+        """Yield `batches`, and call `poll` before each. Collective. An error on one rank is raised on all ranks.
+
+        Every rank must have the same number of batches.
+        """
         while True:
             error, batch = None, None
             try:
@@ -378,7 +383,10 @@ class Loop:
             yield batch
 
     def log(self, lr: float) -> float | None:
-        """Write a point of the training curves; return the mean loss, None if all its steps were skipped."""
+        """Write a point of the training curves. Return the mean loss since the last point.
+
+        Return None if all steps since then were skipped. Collective. Raises SharedError if the loss has diverged.
+        """
         context, tokens_per_second = self.context, self.stopwatch.lap()
         total = self.window.clone()
         self.window.zero_()
@@ -406,7 +414,7 @@ class Loop:
                 "speed/step_seconds": context.rows_per_step * self.config.data.ctx_len / max(tokens_per_second, 1e-9),
                 "speed/tokens_per_second": tokens_per_second,
                 "speed/mfu": model_flop_utilization(context.size.matrix_parameters, rate, self.flops),
-                "vram/peak_gib": None if memory is None else memory / 2**30,  # the name sorts after all others
+                "vram/peak_gib": None if memory is None else memory / 2**30,  # TensorBoard lists it last, by its name
             },
         )
         shown = "skipped" if loss is None else f"loss {loss:.3f}"
@@ -414,7 +422,7 @@ class Loop:
         return loss
 
     def write_scalars(self, values: dict[str, float | None]) -> None:
-        """Write a point of each curve. Only rank 0 writes. Collective, so that its error is raised on all ranks."""
+        """Write a point of each curve on rank 0. Collective: an error of rank 0 is raised on all ranks."""
         raise_on_any_rank("writing the curves", lambda: self.curves.scalars(self.progress.step, values))
 
     def open_curves(self) -> Curves:
@@ -430,7 +438,7 @@ class Loop:
         return raise_on_any_rank("opening the curves", lambda: Curves(*arguments))
 
     def save(self) -> None:
-        """Save a checkpoint, even after a skipped step: such a step leaves the weights unchanged."""
+        """Save a checkpoint, also after a skipped step, which leaves the weights unchanged. Collective."""
         skipped, in_a_row = self.skipped.read()
         self.progress = dataclasses.replace(
             self.progress,
@@ -444,7 +452,7 @@ class Loop:
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
 
     def validate(self) -> None:
-        """Measure the loss on the validation split, and write it to its curves. Raises as `poll`."""
+        """Measure the loss on the validation split, and write it to its curves. Collective. Raises as `poll` does."""
         validation = self.context.data.validation
         figures = validation.measure(self.engine, self.polled, self.context.group)
         self.write_scalars({**figures, **(validation.bigram_losses if self.context.rank == 0 else {})})
@@ -459,7 +467,7 @@ class Loop:
         self.context.say(text)
 
     def sample(self) -> None:
-        """Complete the held-out piece and fill it in, for TensorBoard and RUN/samples. Raises as `poll`.
+        """Complete and fill in the held-out piece, for TensorBoard and RUN/samples. Collective. Raises as `poll` does.
 
         Every rank computes the samples, because ZeRO-3 partitions the weights.
         """
@@ -473,7 +481,7 @@ class Loop:
                 raise
             except Exception as failure:
                 error = failure
-            while self.poll(event=False):  # ranks on other types of GPU may draw more tokens than this one
+            while self.poll(event=False):  # a rank on another type of GPU may draw more tokens, with one poll for each
                 pass
             raiser(error)()
             return samples
@@ -485,7 +493,10 @@ class Loop:
             raise_on_any_rank(f"writing a sample to {folder}", write)
 
     def roll_back(self, loss: float) -> bool:
-        """Return to the last checkpoint from before a spike, and continue with other rows; False if there is none."""
+        """Return to the last checkpoint from before the loss spike, and continue with other rows. Collective.
+
+        Return False if there is no such checkpoint. Raises SharedError after too many returns to the same one.
+        """
         context, step = self.context, self.progress.step
         self.watchdog.pause()
         self.saver.finish()
@@ -511,7 +522,7 @@ class Loop:
         self.rollbacks[target.name] = Rollback(count, self.progress.samples)
 
         restored = raise_on_any_rank(f"reading {target}", lambda: check_resumable(target, self.config)).step
-        # Before the checkpoints are removed: new ones of the same steps have other losses.
+        # Remove the losses of later steps before their checkpoints: new checkpoints of these steps have other losses.
         self.update_validations(lambda: self.validations.resume(restored, self.validations.measured_on))
 
         def remove_newer() -> None:
@@ -532,11 +543,11 @@ class Loop:
         return True
 
     def position(self) -> str:
-        """Return a clause that names the last completed step and the checkpoint from which the same command resumes."""
+        """Return a clause: the last completed step, and the checkpoint from which the same command resumes."""
         return f"after step {self.progress.step:,}; the same command resumes {self._newest_checkpoint()}"
 
     def close(self) -> None:
-        """Close the curves and leave the process group. Collective; not after an error: ranks may be gone."""
+        """Close the curves and leave the process group. Collective, so not after an error that may have ended ranks."""
         self.saver.close()
         self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS, FIRST)
         self.curves.close()
@@ -545,7 +556,7 @@ class Loop:
         dist.destroy_process_group()
 
     def _newest_checkpoint(self, up_to: int | None = None) -> str:
-        """Return "from" and the name of the newest valid checkpoint, among those up to step `up_to` if it is given."""
+        """Return "from" and the name of the newest valid checkpoint, or of the newest one up to step `up_to`."""
         known = [
             path for path in checkpoints(self.context.folder) if up_to is None or path.name <= checkpoint_name(up_to)
         ]
@@ -556,7 +567,8 @@ class Loop:
         self.saver.finish()
         step, last_good = self.progress.step, self.progress.step - skipped_in_a_row
         since = [path for path in checkpoints(self.context.folder) if path.name > checkpoint_name(last_good)]
-        delete = f"delete the checkpoints after step {last_good:,}, " if since else ""  # they hold its weights
+        # Skipped steps do not change the weights, so these checkpoints contain the weights of step `last_good`.
+        delete = f"delete the checkpoints after step {last_good:,}, " if since else ""
         return SharedError(
             f"The last {plural(skipped_in_a_row, 'step')}, up to step {step:,}, were skipped because the gradient was "
             f"not finite: {delete}lower --lr or lengthen --warmup_steps, and restart; the run then resumes "
@@ -565,7 +577,7 @@ class Loop:
 
 
 def raiser(error: Exception | None) -> Callable[[], None]:
-    """Return a function that raises `error`, if there is one."""
+    """Return a function that raises `error`, or does nothing if it is None."""
 
     def raise_error() -> None:
         if error is not None:

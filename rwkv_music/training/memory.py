@@ -1,6 +1,6 @@
-"""Estimated peak memory of a training step on a GPU, and checks that a step fits into memory.
+"""Estimates of the peak memory of a training step, and checks that a step fits into memory.
 
-The terms of the estimate for a GPU are the tensors that `fused_sublayers`, `cross_entropy` and DeepSpeed's stages hold;
+The estimate for a GPU adds up the tensors that `fused_sublayers`, `cross_entropy` and DeepSpeed's stages hold.
 benchmarks/step.py prints the estimate beside the measured peak.
 """
 
@@ -22,17 +22,17 @@ from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_file import uses_bf16
 
 BF16, FP32 = 2, 4
-USABLE_FRACTION = 0.94  # of the available memory; the rest covers the errors of the estimates in benchmarks/results/
-LARGEST_OVERESTIMATE = 1.1  # no estimate in benchmarks/results/ is more than this times the measured peak
+USABLE_FRACTION = 0.94  # of the available memory; the rest allows for estimates below the measured peak
+LARGEST_OVERESTIMATE = 1.1  # upper bound on estimated over measured peak in benchmarks/results/
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU."""
+    """Estimated bytes on one GPU."""
 
-    states: int  # weights, gradient buffers, optimizer states and stream states, for the whole run
+    states: int  # what exists during the whole run: weights, optimizer and stream states, and some gradients
     activations: int  # kept from the forward pass for the backward pass
-    working: int  # the largest amount that exists at any time in addition to these
+    working: int  # at the peak, everything else
 
     @property
     def peak(self) -> int:
@@ -41,12 +41,12 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class StreamMemory:
-    """The recurrent states that a GPU holds with `tbptt` (see tbptt.py)."""
+    """Counts that determine how many recurrent states a GPU holds with `tbptt` (see tbptt.py)."""
 
-    streams: int  # over all micro-batches of a step
+    streams: int  # streams of the rank, over all micro-batches of a step
     rows: int  # streams in one micro-batch
-    documents: float  # in one window of a micro-batch, on average; at least one per row
-    windows: int  # of a step
+    documents: float  # mean number of documents in one window of a micro-batch; at least one per row
+    windows: int  # windows per step
 
 
 def muon_elements(model: RWKV, optimizer: str) -> int:
@@ -60,8 +60,9 @@ def model_state_bytes(
 ) -> int:
     """Return the bytes of weights, gradients and optimizer states on one rank, without activations (arXiv 1910.02054).
 
-    AdamW keeps 12 bytes per trained parameter (fp32 master weight and two moments), Muon 8 bytes for each of the
-    `by_muon` elements that it updates. ZeRO-1 partitions these, ZeRO-2 also the gradients, ZeRO-3 also the weights.
+    AdamW keeps 12 bytes per trained parameter: an fp32 master weight and two fp32 moments. Muon keeps 8 bytes for each
+    of the `by_muon` parameters that it updates. ZeRO-1 partitions these bytes among the ranks. ZeRO-2 also partitions
+    the gradients, and ZeRO-3 also the weights.
     """
     size = BF16 if bf16 else FP32
     weights = parameters * size / (world_size if zero_stage == 3 else 1)
@@ -70,22 +71,25 @@ def model_state_bytes(
 
 
 def state_bytes(model: ModelConfig) -> int:
-    """Return the bytes of one row's `model_v8.State` in bf16: the recurrence's part in fp32, and two token shifts."""
+    """Return the bytes of one row's `model_v8.State` in a bf16 model: the fp32 WKV states and two token shifts."""
     return model.n_layer * model.n_embd * (FP32 * model.head_size + 2 * BF16)
 
 
 def activation_values(model: ModelConfig, recompute: str) -> float:
-    """Return the number of bf16 values that a layer keeps per token."""
+    """Return the number of bf16 values that a layer keeps per token for the backward pass."""
+    return sum(_sublayer_values(model, recompute)) if recompute != "block" else model.n_embd  # the block's input
+
+
+def _sublayer_values(model: ModelConfig, recompute: str) -> tuple[float, float]:
+    """Return the bf16 values that time mixing and channel mixing keep per token, without recomputation of the block."""
     C = model.n_embd
-    if recompute == "block":
-        return 2 * C  # a block's input, and layer 0's values
     ranks = model.decay_rank + model.iclr_rank + model.value_rank + model.gate_rank
     state = C * model.head_size / CHECKPOINT_EVERY
-    time_mixing = 5 * C + ranks + state + 4  # x, r, k, v, y; hidden values of the gates; states; norm's moments
+    time_mixing = 5 * C + ranks + state + 4  # x, r, k, v, y; gates' hidden values; WKV states; norm's mean and rstd
     channel_mixing = C + 4  # x
     if recompute == "none":
         channel_mixing += model.dim_ffn + (C if model.channel_mix == "x080" else 0)
-    return time_mixing + channel_mixing
+    return time_mixing, channel_mixing
 
 
 def estimate(
@@ -112,41 +116,52 @@ def estimate(
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else FP32 * (3 * shared - by_muon / ranks)
-    gradients = 0 if offload else BF16 * shared
-    # Gradients of the other ranks' shares. They are created during the backward pass, while activations are freed.
-    others = BF16 * (trained - shared if zero_stage == 1 else trained if at_once else 0)
-    if accumulates and zero_stage < 3 and not offload:
-        gradients += others + (BF16 * shared if zero_stage == 2 else 0)  # accumulated; ZeRO-2 also holds new ones
-        others = 0
+    # Gradients that exist from the start of the backward pass, and those that it creates while activations are freed.
+    # With several ranks, the first reduction of ZeRO-1 and 2 allocates a buffer for all gradients of a rank's share.
+    lasting = growing = 0.0
+    if zero_stage == 3:
+        lasting, growing = 0 if offload else BF16 * shared, BF16 * trained if at_once else 0
+    elif offload:
+        growing = BF16 * (trained - shared) if zero_stage == 1 else 0
+    elif accumulates:
+        lasting = BF16 * (trained if zero_stage == 1 else 2 * shared)  # ZeRO-2 also holds those of the micro-batch
+    else:
+        lasting = BF16 * shared if ranks > 1 else 0
+        growing = BF16 * (trained if zero_stage == 1 else shared) - lasting
     buckets = BF16 * bucket * (2 if overlaps and zero_stage < 3 else 1)  # one is filled while one is being reduced
     gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
-    if context_parallel > 2:  # how the parts of the ranks change the state of the recurrence
+    if recompute == "block":
+        kept += model.n_embd * tokens * BF16  # layer 0's values, which all layers read
+    if context_parallel > 2:  # T and E of all ranks, see ops/context_parallel.py
         kept += 2 * context_parallel * model.n_embd * model.head_size * FP32 * model.n_layer
 
     C, V = model.n_embd, model.vocab_size
     logits = min(CHUNK_LOGITS, tokens * V) * BF16
     head = logits + FP32 * V * C + BF16 * V * C + 3 * BF16 * C * tokens
-    # The widest point of a sublayer's backward pass holds channel mixing's products and their gradients, or time
-    # mixing's recomputed mixes, gates and recurrence inputs with all their gradients.
-    layer = max(3 * model.dim_ffn + 4 * C, 26 * C) * tokens * BF16
-    if recompute == "block":
-        layer += activation_values(model, "none") * tokens * BF16
+    # The peak of a sublayer's backward pass: channel mixing's products and their gradients, or time mixing's recomputed
+    # mixes, gates and recurrence inputs with all their gradients.
+    channel_mixing, time_mixing = 3 * model.dim_ffn + 4 * C, 26 * C
+    if recompute == "block":  # which keeps the sublayers' values of one layer
+        of_time_mixing, of_channel_mixing = _sublayer_values(model, "none")
+        channel_mixing += of_time_mixing + of_channel_mixing
+        time_mixing += of_time_mixing
+    layer = max(channel_mixing, time_mixing) * tokens * BF16
     stream_states = passing = 0.0
     if streams is not None:
         stream_states = streams.streams * state_bytes(model)
-        # Each stream of the micro-batch holds the states between its windows, the final state, and the gradient of one
-        # state. Each document holds its initial state and two copies of its final state, one by layer and one stacked.
-        # In the backward pass, gradients of the same size replace them.
+        # For each stream of the micro-batch: the states between its windows, the final state, and the gradient of one
+        # state. For each document: its initial state, and two copies of its final state, one by layer and one stacked.
+        # In the backward pass, gradients of the same size replace the states of the documents.
         passing = ((streams.windows + 1) * streams.rows + 3 * streams.documents) * state_bytes(model)
     if replays and zero_stage == 3:
-        # A recorded CUDA graph has memory of its own, which the head cannot use, and reads a copy of the blocks'
-        # weights. The estimate counts one graph. Another one, for batches of more documents, adds gradients of its own.
-        widest = max(kept + layer, layer + others) + head + BF16 * (trained - 2 * V * C)
+        # A recorded CUDA graph has its own memory, which the head cannot use, and reads a copy of the blocks' weights.
+        # The estimate counts one graph. A second graph, for batches of more documents, would add its own gradients.
+        widest = max(kept + layer, layer + growing) + head + BF16 * (trained - 2 * V * C)
     else:
-        widest = max(kept + max(head, layer), layer + others)
+        widest = max(kept + max(head, layer), layer + growing)
     backward = widest + buckets + gathered + passing
-    return MemoryEstimate(round(weights + optimizer + gradients + stream_states), round(kept), round(backward - kept))
+    return MemoryEstimate(round(weights + optimizer + lasting + stream_states), round(kept), round(backward - kept))
 
 
 def least_recompute(
@@ -163,7 +178,10 @@ def least_recompute(
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return the bytes that torch holds or can allocate on a GPU, the minimum of all ranks. Collective. CPU: inf."""
+    """Return the bytes that torch holds or can still allocate on the GPU of the rank with the least; infinity on a CPU.
+
+    Collective.
+    """
     if device.type != "cuda":
         return math.inf
     own = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -173,7 +191,7 @@ def available_bytes(device: torch.device) -> float:
 
 
 def check_gpu_memory(estimated: MemoryEstimate, available: float) -> None:
-    """Raise SharedError if a step surely needs more than the `available` bytes, which are the same on all ranks."""
+    """Raise SharedError if a step certainly needs more than `available` bytes, which must be the same on all ranks."""
     if estimated.peak > LARGEST_OVERESTIMATE * available:
         raise SharedError(
             f"A training step needs about {gib(estimated.peak)} per GPU, but only {gib(available)} are available: "
@@ -194,9 +212,9 @@ def host_bytes(
     bf16: bool,
     by_muon: int = 0,  # elements that Muon updates
 ) -> int:
-    """Return a lower bound, in bytes, of what a step on one of `world_size` CPU ranks holds at its peak.
+    """Return a lower bound, in bytes, on the peak memory of a step on one of `world_size` CPU ranks.
 
-    On a CPU, autograd keeps more activations than the fused sublayers of a GPU. In time mixing and the norms it keeps
+    On a CPU, autograd keeps more activations than the fused sublayers on a GPU. In time mixing and the norms it keeps
     at least 35 C values per layer and token. In channel mixing it keeps the hidden values before and after the square.
     """
     size, C = BF16 if bf16 else FP32, model.n_embd
@@ -218,7 +236,7 @@ def check_host_memory(model: RWKV, plan: BatchPlan, ctx_len: int) -> None:
         zero_stage=plan.zero_stage,
         world_size=plan.world_size,
         tokens=plan.tokens(ctx_len),
-        recompute="none" if train.recompute == "auto" else train.recompute,  # as `least_recompute` chooses on a CPU
+        recompute="none" if train.recompute == "auto" else train.recompute,  # on a CPU `least_recompute` chooses "none"
         bf16=uses_bf16(plan.deepspeed),
         by_muon=muon_elements(model, train.optimizer),
     )

@@ -18,12 +18,14 @@ from torch.utils.tensorboard.summary import hparams
 from rwkv_music.errors import explained, plural
 from rwkv_music.training.wandb_run import WandbRun
 
-# Dense bf16 matrix rates with fp32 accumulation, FLOP/s, by the name that the driver reports. The names must match in
-# full: the variants of a chip (PCIe, NVL, laptop, a MIG slice) have other rates. H800 and A800 have those of H100 and
-# A100. Sources: NVIDIA's datasheets of HGX B200, GB200 NVL72, GH200, H200 and H100, which state rates with sparsity,
-# twice the dense ones (4.5, 5 and 1.979 PFLOP/s; NVL 1.671, H100 PCIe 1.513); those of A100 (312 TFLOP/s) and L40S
-# (362.05); its architecture whitepapers of RTX Blackwell (209.5), Ada (165.2) and GA102 (71). Some were read in
-# copies; those of H200 NVL, GH200, RTX 5090 and RTX 3090 could not be confirmed again.
+# Dense bf16 matrix rates with fp32 accumulation, in FLOP/s, by the GPU name that the driver reports. The whole name
+# must match, because variants of a chip (PCIe, NVL, laptop, a MIG slice) have other rates. H800 and A800 have the rates
+# of H100 and A100. Sources, all by NVIDIA:
+# - datasheets with rates for sparse matrices, which are twice the dense rates: HGX B200 (4.5 PFLOP/s), GB200 NVL72 (5),
+#   GH200, H200 and H100 (1.979), H200 NVL and H100 NVL (1.671), H100 PCIe (1.513);
+# - datasheets with dense rates: A100 (312 TFLOP/s), L40S (362.05);
+# - architecture whitepapers: RTX Blackwell (209.5 TFLOP/s), Ada (165.2), GA102 (71).
+# The rates of H200 NVL, GH200, RTX 5090 and RTX 3090 are from secondary sources.
 PEAK_FLOPS = {
     r"NVIDIA B200": 2250e12,
     r"NVIDIA GB200": 2500e12,
@@ -43,16 +45,16 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:
-    """Return the FLOP/s that count as 100% on one device, and where the figure is from.
+    """Return the FLOP/s of one device that count as 100% MFU, and where the number comes from.
 
-    A CPU, or a GPU that no name in `PEAK_FLOPS` matches, is measured with a large matrix product, in under a second.
+    If `PEAK_FLOPS` has no entry for the device, its rate is measured with a large matrix product, in under a second.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     for known, rate in PEAK_FLOPS.items():
         if re.fullmatch(known, name):
             return rate, f"{name} datasheet"
     size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    own = torch.Generator(device).manual_seed(0)  # leaves the run's random state alone
+    own = torch.Generator(device).manual_seed(0)  # does not change torch's global random state
     a = torch.randn(size, size, dtype=dtype, device=device, generator=own)
     best = float("inf")
     for _ in range(5):
@@ -71,7 +73,7 @@ def model_flop_utilization(matrix_parameters: int, tokens_per_second: float, flo
 
 @dataclass
 class Stopwatch:
-    """A stopwatch of training time; pauses (validation, saving, samples) do not count."""
+    """A stopwatch for training time. Validation, saving and sampling do not count."""
 
     tokens: int = 0
     seconds: float = 0.0
@@ -93,9 +95,9 @@ class Stopwatch:
 
 
 class Trace:
-    """A trace of some steps, RUN/profile/rank_NN.json.gz, for Perfetto (ui.perfetto.dev) or chrome://tracing.
+    """A trace of `steps` steps in RUN/profile/rank_NN.json.gz, for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
-    It starts after `WARM_UP` steps, in which caches fill and kernels are selected. With 0 steps nothing is traced.
+    It starts after `WARM_UP` steps, in which caches fill and kernels are selected. If `steps` is 0, nothing is traced.
     """
 
     WARM_UP = 10
@@ -107,7 +109,7 @@ class Trace:
         self._profiler = torch.profiler.profile(activities=activities) if steps else None
 
     def step(self, last: bool = False) -> bool:
-        """Note the end of a step, and whether it is the last; return whether the trace ends with it."""
+        """Count a step that has ended. Return whether the trace ends with this step; `last` ends it in any case."""
         self._done += 1
         if self._profiler is None:
             return False
@@ -117,7 +119,7 @@ class Trace:
         return last or traced >= self._steps
 
     def write(self) -> str:
-        """End and write the trace, and return a line about it."""
+        """End the trace and write it. Return a sentence about it, without a full stop. Raises UserError."""
         profiler, self._profiler = self._profiler, None
         traced = self._done - self.WARM_UP
         if traced <= 0:
@@ -131,8 +133,7 @@ class Trace:
         return f"The trace of the last {plural(traced, 'step')} is in {self._path}"
 
 
-# The charts of TensorBoard's tab CUSTOM SCALARS, in order: {category: {title: tags}}. Tags are patterns. A run gets no
-# charts for curves that it does not have: they would be empty.
+# The charts of TensorBoard's tab CUSTOM SCALARS, in order: {category: {title: tags}}. A tag is a regular expression.
 LAYOUT = {
     "Loss": {
         "loss, nats per token": ["train/loss$", "val/loss$", "val/bigram_loss$"],
@@ -155,12 +156,12 @@ LAYOUT = {
 
 
 class Curves:
-    """The writer of TensorBoard's event files in the run folder; it writes only if enabled.
+    """A writer of TensorBoard's event files in the run folder. It writes nothing unless `enabled`.
 
-    `absent` names curves that the run does not have, which get no chart in the tab CUSTOM SCALARS.
+    Points from `first_step` on that an earlier process wrote are purged. A resumed run thus continues its curves.
+    `absent` names the curves that the run does not have, so that the tab CUSTOM SCALARS shows no empty charts.
 
-    After a resume, points that an earlier process wrote past the checkpoint are purged, so that there is one curve.
-    TensorBoard writes in a thread; if that fails, the next call here, or `close`, raises UserError.
+    TensorBoard writes in a thread. If it fails there, the next method call raises UserError.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class Curves:
             self._wandb.scalars(step, known)
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """Write an image, uint8 [height, width, 3]."""
+        """Write an image, uint8 [height, width, 3] (RGB)."""
         if self._writer is not None:
             with explained("writing TensorBoard's event file"):
                 self._writer.add_image(tag, pixels, step, dataformats="HWC")
@@ -197,7 +198,7 @@ class Curves:
                 self._wandb.image(step, tag, pixels)
 
     def sound(self, step: int, tag: str, samples: np.ndarray, sample_rate: int) -> None:
-        """Write sound, float32 [1, n] in -1 .. 1."""
+        """Write mono sound, float32 [1, n], from -1 to 1."""
         if self._writer is not None:
             with explained("writing TensorBoard's event file"):
                 self._writer.add_audio(tag, samples, step, sample_rate)
@@ -216,9 +217,10 @@ class Curves:
     ) -> None:
         """Write this run's row of the HParams tab: `values`, and the last points of the curves `metrics`.
 
-        The columns of the values `first` come first.
+        `first` names the values that are shown in the first columns.
 
-        torch's `add_hparams` would write them, and copies of the points, into a folder that looks like another run.
+        torch's `add_hparams` is not used: it would write the values, and copies of the points, into a subfolder that
+        TensorBoard shows as another run.
         """
         if self._writer is not None:
             with explained("writing TensorBoard's event file"):
@@ -229,12 +231,12 @@ class Curves:
     def close(self) -> None:
         if self._writer is not None:
             with explained("closing TensorBoard's event file"):
-                self._writer.flush()  # raises the thread's error; close does not
+                self._writer.flush()  # raises an error of the thread, which `close` would not
                 self._writer.close()
 
 
 def _layout(absent: Collection[str]) -> dict[str, dict[str, list]]:
-    """Return `LAYOUT` without the curves `absent` and without empty charts and categories, as torch expects it."""
+    """Return `LAYOUT`, in torch's form, without the curves `absent` and without empty charts and categories."""
     layout: dict[str, dict[str, list]] = {}
     for category, charts in LAYOUT.items():
         for title, tags in charts.items():
@@ -244,7 +246,7 @@ def _layout(absent: Collection[str]) -> dict[str, dict[str, list]]:
 
 
 def _marked(experiment: Summary, first: Collection[str]) -> Summary:
-    """Mark the hyperparameters `first` as those that differ among runs; TensorBoard sorts by this, then by name."""
+    """Mark the hyperparameters `first` as differing among runs. TensorBoard shows these first, then sorts by name."""
     [value] = experiment.value
     data = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
     for info in data.experiment.hparam_infos:
@@ -254,7 +256,7 @@ def _marked(experiment: Summary, first: Collection[str]) -> Summary:
 
 
 def _silence_writer_thread_errors() -> None:
-    """Suppress the traceback of a disk error in TensorBoard's thread, which is raised again by the next write."""
+    """Suppress the traceback of a disk error in TensorBoard's thread: the next write raises the error again."""
     before = threading.excepthook
     if getattr(before, "silences_writer", False):
         return
@@ -269,5 +271,5 @@ def _silence_writer_thread_errors() -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Return the peak memory, in bytes, that torch has held on the device since the start; None on a CPU."""
+    """Return the peak number of bytes that torch has allocated on the device since the start; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

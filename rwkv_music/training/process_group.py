@@ -1,7 +1,7 @@
-"""The process group: a store that rank 0 serves on the job's own network interface, and collectives over it.
+"""The process group: its rendezvous store, served by rank 0, and the network interface that both use.
 
-torch's own rendezvous listens on every interface of rank 0's host. gloo uses the interface to which the host's name
-resolves, which often is the loopback interface. Here both use the interface through which MASTER_ADDR is reached.
+By default, torch's rendezvous listens on every interface of rank 0's host. gloo uses the interface to which the host's
+name resolves, which is often the loopback interface. Here both use the interface through which MASTER_ADDR is reached.
 """
 
 import datetime
@@ -18,34 +18,33 @@ from torch import distributed as dist
 from rwkv_music.errors import SharedError, UserError
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
-MEETING_MINUTES = 10  # time for the slowest rank to join
-SHARING_SECONDS = 20  # time for the other ranks to receive an error that keeps a rank from joining
+MEETING_MINUTES = 10  # time within which all ranks must join
+SHARING_SECONDS = 20  # time within which the other ranks must receive the error of a rank that cannot join
 ENVIRONMENT = {
     # DeepSpeed reads these variables even if no launcher started this process.
     "RANK": "0",
     "LOCAL_RANK": "0",
     "WORLD_SIZE": "1",
-    # torch's compiler sets this variable when DeepSpeed first registers a function with it, which every engine does.
+    # torch's compiler would set this variable when DeepSpeed registers a function with it, as every engine does.
     "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"),
-    # Unless this variable exists, DeepSpeed sets and removes it when it loads a kernel. Empty means the same as unset.
+    # DeepSpeed would set and remove this variable when it loads a kernel. Empty means the same as unset.
     "TORCH_CUDA_ARCH_LIST": "",
-    # When a rank dies, NCCL's watchdog on every other rank waits for a record of the collectives before it ends the
-    # process. It waits four times as long as this variable says, by default a minute. A process group reads the
-    # variable when it is created.
+    # When a rank dies, the NCCL watchdog of every other rank waits for a dump of the collectives before it ends the
+    # process. It waits four times this number of milliseconds, by default a minute in all.
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "2000",
 }
 
 
 def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
-    """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; without them, form one alone.
+    """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; return the rendezvous store.
 
-    A collective that some rank does not join times out after `collective_minutes`. Returns the store through which the
-    ranks connected. Raises UserError if they cannot connect. If another rank cannot start and reports it with
-    `share_error`, raises SharedError with its message.
+    Without these variables, the group consists of this process. A collective that some rank does not join times out
+    after `collective_minutes`. Raises UserError if the ranks cannot connect. Raises SharedError if another rank has
+    reported with `share_error` that it cannot start.
     """
     rank, world_size = _place()
-    # Everything that a run adds to the environment is added here, before the process group exists. NCCL's threads read
-    # the environment, and glibc moves it when it grows. A read at that moment would cause a segmentation fault.
+    # Everything that a run adds to the environment is added here, before the process group starts NCCL's threads. These
+    # threads read the environment, and glibc moves it when it grows. A read at that moment could crash the process.
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     store = dist.HashStore() if world_size == 1 else _meet(rank, world_size)
@@ -60,9 +59,9 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
 
 
 def consecutive_ranks(ranks: int, collective_minutes: float) -> dist.ProcessGroup | None:
-    """Divide all ranks into groups of `ranks` consecutive ones; return the group of this rank, None if `ranks` is 1.
+    """Divide all ranks into groups of `ranks` consecutive ranks. Return this rank's group, or None if `ranks` is 1.
 
-    Collective. `collective_minutes` is that of `init_process_group`.
+    Collective. `collective_minutes` is as in `init_process_group`.
     """
     if ranks == 1:
         return None
@@ -73,9 +72,9 @@ def consecutive_ranks(ranks: int, collective_minutes: float) -> dist.ProcessGrou
 
 
 def share_error(message: str) -> bool:
-    """Make `init_process_group` on the other ranks raise `message`: this rank has failed before it joined them.
+    """Report to the other ranks that this rank cannot start: their `init_process_group` raises SharedError(`message`).
 
-    Returns True if the other ranks receive the message, which rank 0 then prints. They have `SHARING_SECONDS` to join.
+    Return whether the other ranks received the message within `SHARING_SECONDS`. If they did, rank 0 prints it.
     """
     try:
         rank, world_size = _place()
@@ -102,7 +101,7 @@ def _place() -> tuple[int, int]:
 
 
 def _meet(rank: int, world_size: int) -> dist.Store:
-    """Return the store of all ranks once each of them has connected to it."""
+    """Return the rendezvous store after all ranks have connected to it. Raises as `init_process_group` does."""
     store = _store(rank, world_size, 60 * MEETING_MINUTES)
     try:
         if store.add("joined", 1) == world_size:
@@ -118,7 +117,7 @@ def _meet(rank: int, world_size: int) -> dist.Store:
 
 
 def _wait_until_read(store: dist.TCPStore, rank: int, world_size: int) -> None:
-    """Record that this rank has read the error. Rank 0, which serves the store, waits until all ranks have read it."""
+    """Record that this rank has read the error. Rank 0 serves the store, so it waits until all ranks have read it."""
     n_read = store.add("read", 1)
     deadline = time.monotonic() + SHARING_SECONDS
     while rank == 0 and n_read < world_size and time.monotonic() < deadline:
@@ -135,7 +134,7 @@ def _not_met(rank: int, world_size: int) -> UserError:
 
 
 def _store(rank: int, world_size: int, seconds: float) -> dist.TCPStore:
-    """Connect to the store that rank 0 serves; wait for it for at most `seconds`, and as long for each key."""
+    """Connect to the store that rank 0 serves. The connection, and each wait for a key, may take `seconds`."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         address = socket.gethostbyname(host)
@@ -171,7 +170,7 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 def interface_towards(address: str) -> str | None:
-    """Return the name of the network interface from which `address` is reached; None if it is unknown."""
+    """Return the name of the network interface through which `address` is reached; None if it cannot be determined."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))  # sends nothing: a datagram socket only looks up the route
         own = probe.getsockname()[0]
@@ -193,5 +192,5 @@ def ranks_share_a_host() -> bool:
 
 
 def is_loss_of_a_rank(error: BaseException) -> bool:
-    """Return whether the process group raised this error because another rank is lost or did not join."""
+    """Return whether the process group raised this error because another rank was lost or did not join."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo/transport" in str(error))

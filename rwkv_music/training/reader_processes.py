@@ -1,9 +1,9 @@
-"""Processes that read the training rows of a rank, for rows that take much Python code to make.
+"""Processes that read a rank's training rows, if reading a row takes much Python code.
 
-A thread that ran this code would hold Python's lock while the main thread waits for it to launch the next kernel, so
-the GPU would idle. Several processes divide the rows of a step. They only save time. Until all have imported torch, and
-after one has failed, `read` returns None and the rank reads the same rows itself. This also applies to rows that they
-cannot read, so their error is raised as without the processes.
+In a thread, this code would hold Python's global lock. The main thread could then not launch kernels, and the GPU would
+be idle. The processes divide the rows of a step. They save time but do not change the rows. `read` returns None, and
+the rank reads the same rows itself, in three cases: before all processes have imported torch, after one has failed, and
+if a row cannot be read. In the last case the rank then raises the error.
 
 A process ends when its pipe closes, which also happens if the rank is killed. It blocks the signals that stop a run,
 because the rank still needs rows for its last steps.
@@ -25,23 +25,23 @@ from rwkv_music.data.mixture import Mixture
 from rwkv_music.system import available_cores, ranks_of_this_host
 from rwkv_music.training.signals import StopSignals
 
-CORES_OF_RANK = 3  # for the main thread, autograd, and the threads that copy and save
-MAX_PROCESSES = 4  # of a rank
+CORES_OF_RANK = 3  # cores for the main thread, autograd, and the threads that copy and save
+MAX_PROCESSES = 4  # per rank
 READY = "ready"  # message of a process that has opened its dataset
 
-# "spawn" because a fork of a process that uses CUDA can deadlock.
+# "spawn", because a process that is forked from one that uses CUDA can deadlock.
 processes = multiprocessing.get_context("spawn")
 
 
 def useful_processes(dataset: Mixture, device: torch.device) -> int:
-    """Return how many processes should read the rows of a rank: 0 if they would save no time or find no free cores."""
+    """Return how many processes should read a rank's rows: 0 if they would save no time, or if no cores are free."""
     if device.type != "cuda" or not dataset.is_slow:
         return 0
     return max(0, min(available_cores() // ranks_of_this_host() - CORES_OF_RANK, MAX_PROCESSES))
 
 
 class Reader:
-    """One process, and the rank's end of its pipe."""
+    """One reader process, and the rank's end of the pipe to it."""
 
     def __init__(self, config: DataConfig) -> None:
         self.connection, self._child_end = processes.Pipe()
@@ -66,8 +66,9 @@ class ReaderProcesses:
         self._is_ready = self._has_failed = False
 
     def __enter__(self) -> "ReaderProcesses":
-        resource_tracker.ensure_running()  # its start, which is part of the first process's start, unblocks signals
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *StopSignals.LATER))  # inherited
+        # Starting the first process would start the resource tracker, and that would unblock signals. Start it now.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *StopSignals.LATER))  # processes inherit it
         try:
             for reader in self._readers:
                 reader.start()
@@ -80,7 +81,7 @@ class ReaderProcesses:
             reader.stop()
 
     def read(self, parts: list[range]) -> list[Batch] | None:
-        """Return the batches of the sample numbers `parts`; None if the processes are not ready or cannot read them."""
+        """Return a batch for each range of sample numbers; None if the processes are not ready or cannot read them."""
         if self._has_failed:
             return None
         try:
@@ -116,6 +117,6 @@ def _serve(connection: Connection, config: DataConfig) -> None:
             samples = connection.recv()
             try:
                 answer = [dataset.row(sample) for sample in samples]
-            except Exception:  # the rank meets the same error when it reads these rows
+            except Exception:  # the rank raises the same error when it reads these rows
                 answer = None
             connection.send(answer)

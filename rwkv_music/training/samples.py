@@ -1,6 +1,5 @@
 """Samples during training: the model completes and fills in a held-out piece, and TensorBoard shows and plays it."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
 from rwkv_music.data.pieces import Pieces
 from rwkv_music.errors import UserError
+from rwkv_music.files import open_file, parse_json
 from rwkv_music.generation.completion import complete
 from rwkv_music.generation.completion_files import save_piece
 from rwkv_music.generation.fill import fill_bars
@@ -25,12 +25,12 @@ from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.registry import load_codec
 from rwkv_music.training.metrics import Curves
 
-SCALE = 2  # of the text in pictures: TensorBoard's cards are less than half as wide
+SCALE = 2  # enlarges the text in pictures, because TensorBoard shows them at less than half their width
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A piece of which the model has written the `regions`, and the same bars of the real piece."""
+    """A piece with regions that the model has written, and the same bars of the real piece."""
 
     name: str  # "completion" or "fill"
     title: str
@@ -41,7 +41,7 @@ class Sample:
 
 
 class HeldOut:
-    """The first piece of a split of the dataset `folder` that is long enough to be completed.
+    """The first piece of a split of the dataset `folder` that is long enough for a completion.
 
     Raises UserError if a package is missing.
     """
@@ -67,10 +67,10 @@ class HeldOut:
         self._name = "" if chosen is None else piece_name(folder, split, chosen)
 
     def draw(self, model: RWKV, after_token: Callable[[], object]) -> list[Sample]:
-        """Return a completion of the piece's first bars by `model` and, if it learns to fill in, a fill of later bars.
+        """Let `model` complete the piece's first bars and, if the run trains filling in, fill in the bars after them.
 
-        The list is empty if no piece is long enough. `after_token` is called after every token and may raise to end
-        the sample.
+        Return the samples, none if no piece is long enough. `after_token` is called after every token. It may raise an
+        exception to end the sampling.
         """
         if self._piece is None:
             return []
@@ -89,19 +89,19 @@ class HeldOut:
 
 
 def piece_name(data: str | os.PathLike, split: str, number: int) -> str:
-    """Return the file name, without folder, of a document of a dataset; "" if the dataset does not list its files."""
+    """Return the file name, without folder, of document `number` of a split; "" if the dataset does not list files."""
     try:
-        with open(Path(data) / "pieces.jsonl", encoding="utf-8") as lines:
-            of_split = (piece for piece in map(json.loads, lines) if piece["split"] == split)
+        with open_file(Path(data) / "pieces.jsonl") as lines:
+            of_split = (piece for piece in map(parse_json, lines) if piece["split"] == split)
             return Path(next(islice(of_split, number, None))["file"]).name
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return ""
 
 
 def show(sample: Sample, curves: Curves, step: int, folder: Path) -> None:
-    """Write a sample's piano roll, and its sound if FluidSynth is installed, to TensorBoard; a .mid to `folder`.
+    """Write a sample's piano roll, and its sound if FluidSynth is installed, to TensorBoard, and a .mid to `folder`.
 
-    The picture shows the same bars of the real piece below those with the model's.
+    Below the sample, the picture shows the same bars of the real piece.
     """
     title, tag = f"{sample.piece}, step {step:,}: {sample.title}", f"samples/{sample.name}"
     pictures = [
@@ -113,10 +113,13 @@ def show(sample: Sample, curves: Curves, step: int, folder: Path) -> None:
 
 
 def show_piece(midi: mido.MidiFile, pictures: Sequence[np.ndarray], curves: Curves, step: int, tag: str) -> None:
-    """Write a piece to TensorBoard: pictures of one width below each other, and sound if FluidSynth is installed."""
+    """Write a piece to TensorBoard: its pictures, one above the other, and its sound if FluidSynth is installed.
+
+    The pictures, uint8 [height, width, 3], must have one width.
+    """
     curves.image(step, tag, np.concatenate(pictures))
     if _can_synthesize():
-        # TensorBoard reads all points of a tag as one kind of data. Sound under the image's tag would hide both.
+        # TensorBoard treats all points of a tag as one kind of data. With the image's tag, neither would be shown.
         curves.sound(step, f"{tag}_sound", audio.sound(midi), audio.SAMPLE_RATE)
 
 

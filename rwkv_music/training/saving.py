@@ -4,15 +4,16 @@ Each rank copies its optimizer's master weights and states to host memory. A thr
 run. When all ranks have written their files, the checkpoint gets its final name between two steps.
 
 Notable choices:
-- A checkpoint is written under a hidden name. It is renamed when every rank has finished and its manifest of sizes and
-  hashes has been written. A folder with the final name was therefore complete when it was renamed. The manifest detects
-  later damage.
-- The thread only writes. All collectives run on the main thread, because collectives of a second thread could
+- A checkpoint is written under a hidden name. It gets its final name after every rank has finished and the manifest of
+  sizes and hashes has been written. A folder with a final name was therefore complete when it was renamed. The manifest
+  reveals later damage.
+- The thread only writes files. All collectives run on the main thread, because collectives of a second thread could
   interleave with those of a step.
-- The copy costs 12 bytes of host memory per parameter that the rank's optimizer holds (8 bytes per parameter that Muon
-  updates), allocated at the first save and kept. `--save_mode blocking` makes no copy, and training waits.
-- On a GPU the copies are enqueued on the stream. The collective error check in `save` waits for these copies, but not
-  for the writing to disk.
+- The copy takes 12 bytes of host memory per parameter that the rank's optimizer holds (8 bytes per parameter that Muon
+  updates). The memory is allocated at the first save and kept. With `--save_mode blocking` there is no copy: training
+  waits for the writing.
+- On a GPU, the copies are enqueued on the stream. The collective error check in `save` waits for them, but not for the
+  writing to disk.
 """
 
 import contextlib
@@ -57,16 +58,16 @@ OWNER = ".owner"
 
 
 def take_over(run: Path, token: str) -> int | None:
-    """Make this process the only one that may write checkpoints into `run`. An earlier process may still be running.
+    """Make this process the only one that may write checkpoints into `run`, even if an earlier one is still running.
 
-    The token consists of host name, process number and a random string. If the previous owner ran on this host and its
-    process still exists, returns the number of that process.
+    `token` consists of host name, process number and a random string. Return the process number of the previous owner
+    if it is still running on this host, otherwise None.
     """
     before = read_file(run / OWNER).decode("utf-8").split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
     host, own, _ = token.split()
     if len(before) != 3 or before[0] != host or before[1] == own or not before[1].isdecimal():
-        return None  # in a container every start may have the same process number
+        return None  # if the numbers are equal: in a container, every start can have the same process number
     try:
         os.kill(int(before[1]), 0)  # sends nothing
     except OSError:
@@ -76,28 +77,28 @@ def take_over(run: Path, token: str) -> int | None:
 
 @dataclasses.dataclass
 class Snapshot:
-    """The content of a rank's files."""
+    """The content of one rank's files of a checkpoint."""
 
-    files: dict[str, dict[str, Tensor]]  # by file name and tensor name
-    note: dict  # this rank's entries of the index
+    files: dict[str, dict[str, Tensor]]  # tensors by file name and tensor name
+    note: dict  # this rank's entries in the index
     wait: Callable[[], None]  # waits until the asynchronous copies have completed
 
 
 class Saver:
-    """The writer of a run's checkpoints, one at a time. `save` and `finish` are collective, at the same step.
+    """A writer of a run's checkpoints, one at a time.
 
-    `save` and `finish` raise UserError, the same on all ranks, if the checkpoint cannot be written (nothing of it
-    remains) or if another process has taken over the run.
+    `save` and `finish` are collective. They raise the same UserError on all ranks if the checkpoint cannot be written
+    or if another process has taken over the run. Nothing of such a checkpoint remains.
     """
 
     def __init__(
         self,
         engine: Engine,
         config: RunConfig,
-        token: str,  # the one given to `take_over`
-        validations: Validations,  # of the run; on rank 0 they determine the checkpoint that `keep` never deletes
+        token: str,  # as in `take_over`
+        validations: Validations,  # of the run; rank 0 never deletes the best checkpoint
         stream_states: StreamStates | None = None,
-        unread: dict[str, Tensor] | None = None,  # tensors that the model does not use, to write beside the weights
+        unread: dict[str, Tensor] | None = None,  # tensors to save that the model does not use
     ) -> None:
         self._shards, self._config, self._token = engine.shards, config, token
         self._validations, self._stream_states = validations, stream_states
@@ -116,7 +117,7 @@ class Saver:
         return self._written is not None and not self._written.done()
 
     def save(self, progress: Progress) -> None:
-        """Start writing the checkpoint of `progress`, once the previous one is finished."""
+        """Finish the previous checkpoint, then start writing the one of `progress`."""
         self.finish()
         self._progress = progress
         try:
@@ -130,12 +131,12 @@ class Saver:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until all ranks have written the current checkpoint, and name it; do nothing if there is none."""
+        """Wait until all ranks have written the current checkpoint, if any, and give it its final name."""
         if self._written is None:
             return
         try:
             wait([self._written])
-            raise_on_any_rank(self._doing, on_rank0(self._check_owner))  # another owner removes unfinished checkpoints
+            raise_on_any_rank(self._doing, on_rank0(self._check_owner))  # a new owner deletes unfinished checkpoints
             note = {**self._snapshot.note, "written": raise_on_any_rank(self._doing, self._written.result)}
             notes: list = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
             dist.gather_object(note, notes if dist.get_rank() == 0 else None)
@@ -144,7 +145,7 @@ class Saver:
             self._end_save()
 
     def close(self) -> None:
-        """Wait for the thread."""
+        """Wait until the thread has finished writing and deleting."""
         self._thread.shutdown()
 
     # ---- the parts of a save -----------------------------------------------------------------------------------------
@@ -205,7 +206,10 @@ class Saver:
         return Snapshot(files, note, wait_for_copies)
 
     def _copy(self, tensors: list[Tensor]) -> tuple[Iterator[Tensor], Callable[[], None]]:
-        """Copy `tensors` into the previous snapshot's host buffers; return the copies and a function that waits."""
+        """Copy `tensors` into the host buffers of the previous snapshot. Return the copies and a function.
+
+        The function waits until the copies are complete.
+        """
         if [copy.shape for copy in self._copies] != [tensor.shape for tensor in tensors]:
             self._copies = []
             try:
@@ -226,12 +230,12 @@ class Saver:
         return iter(self._copies), copied.synchronize
 
     def _write(self) -> dict[str, Written]:
-        """Write this rank's files; runs in the thread."""
+        """Write this rank's files. Runs in the thread."""
         self._snapshot.wait()
         return {name: write_tensors(self._partial / name, tensors) for name, tensors in self._snapshot.files.items()}
 
     def _name(self, notes: list[dict]) -> None:
-        """Complete the checkpoint that all ranks have written, and name it; runs on rank 0."""
+        """Add the remaining files to the checkpoint, and give it its final name. Runs on rank 0."""
         partial, final = self._partial, self._partial.with_name(checkpoint_name(self._progress.step))
         self._config.save(partial / "config.json")
         for file in ("tokenizer.json", *([BASE] if self._config.train.tune != "all" else ())):
@@ -241,27 +245,27 @@ class Saver:
         written: dict[str, Written] = {file: facts for note in notes for file, facts in note["written"].items()}
         write_manifest(partial, {file: dataclasses.asdict(facts) for file, facts in written.items()})
         sync_folder(partial)
-        if wrong := fault(partial):  # on a shared file system another rank's file may not be visible yet
+        if wrong := fault(partial):  # on a shared file system, a file of another rank may not be visible yet
             raise UserError(
                 f"The checkpoint of step {self._progress.step} is incomplete ({wrong}): check the file system."
             )
-        if final.exists():  # from before a rollback, or damaged
+        if final.exists():  # saved before a rollback, or damaged
             self._delete_later(mark_removed(final))
         os.replace(partial, final)
         sync_folder(final.parent)
         self.prune(self._progress)
 
     def prune(self, progress: Progress) -> None:
-        """Delete the checkpoints that are no longer kept; `progress` is that of the newest. On rank 0 only."""
+        """Delete the checkpoints that `keep` does not keep. `progress` is that of the newest one. Runs on rank 0."""
         if not self._is_owner():
             return
         final = self._run / CHECKPOINTS / checkpoint_name(progress.step)
         keep = self._config.train.keep
-        # Newer, damaged checkpoints do not count: counting them could delete the last valid one.
+        # Damaged checkpoints newer than this one do not count. If they did, the last valid one could be deleted.
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
         best = self._validations.best()
         superseded = set(self._validations.superseded()) - {final}
-        # After a skipped step the weights may have diverged: the older checkpoints stay until a step succeeds.
+        # After a skipped step the weights may have diverged. Older checkpoints are kept until a step succeeds.
         if keep and not progress.skipped_in_a_row:
             superseded |= set(kept[:-keep]) - {best and self._validations.checkpoint(best)}
         for old in sorted(superseded):
@@ -269,7 +273,7 @@ class Saver:
         self._validations.link_best()
 
     def _delete_later(self, folder: Path) -> None:
-        self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # may take a while
+        self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # in the thread, because it can take long
 
     def _end_save(self) -> None:
         """End the current save, and remove the checkpoint if it has no name yet."""
@@ -280,11 +284,11 @@ class Saver:
 
 
 def _nothing() -> None:
-    """Do nothing: there are no copies to wait for."""
+    """Do nothing. Used where there are no copies to wait for."""
 
 
 def _index(notes: list[dict]) -> dict:
-    """Return the index: which rank holds which elements of which parameter, from every rank's note."""
+    """Combine the notes of all ranks into the index: which rank's file has which elements of which parameter."""
     parameters, held = {}, {}
     for rank, note in enumerate(notes):
         parameters.update({name: list(shape) for name, shape in note["shapes"].items()})

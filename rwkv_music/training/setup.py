@@ -75,7 +75,7 @@ class RunData:
     train: Mixture  # of one dataset or several
     streams: DocumentStreams | None  # the training split as document streams, with `tbptt`
     validation: Validation | None  # None if it is turned off or no dataset has a validation split
-    held_out: HeldOut | None  # the piece that samples complete; None if no samples are drawn
+    held_out: HeldOut | None  # the piece that the model samples from; None if no samples are drawn
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class RunStart:
     base: Base | None  # the frozen part of `initial` in a tuned run
     progress: Progress  # steps and rows done so far
     rollbacks: dict[str, Rollback]  # returns to earlier checkpoints, by checkpoint name
-    validations: Validations  # those of the run that continues; none if it starts from another run's checkpoint
+    validations: Validations  # of the resumed run; empty if the checkpoint is of another run
     previous_data: str  # description of the data that the checkpoint was trained on; "" without one
 
 
@@ -104,7 +104,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a GPU has available, the estimate for a step, and the activation checkpointing chosen for it."""
+    """Available bytes of a GPU, the estimate for a step, and the level of activation checkpointing chosen for it."""
 
     available: float
     estimate: MemoryEstimate
@@ -258,7 +258,7 @@ def _read_inputs(
 
 
 def _read_data(config: RunConfig, plan: BatchPlan, rows: Mixture) -> RunData:
-    """Open the validation split, the document streams and the piece that samples complete."""
+    """Open the validation split, the document streams and the held-out piece for samples."""
     train, tbptt = config.train, config.data.tbptt
     first = rows.parts[0]  # the only one with `tbptt`
     streams = DocumentStreams(rows.datasets[first.name], train.batch_size, tbptt) if tbptt else None
@@ -295,7 +295,7 @@ def _find_start(config: RunConfig, plan: BatchPlan, rows: Mixture) -> RunStart:
 
 
 def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
-    """Raise Stopped if the ranks found different checkpoints: a shared file system may lag behind. Collective."""
+    """Raise Stopped if the ranks found different checkpoints, which can happen on a shared file system. Collective."""
     found: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(found, checkpoint and checkpoint.name)
     other = next((i for i, name in enumerate(found) if name != found[0]), None)
@@ -352,7 +352,10 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
 def _make_model(
     config: RunConfig, plan: BatchPlan, device: torch.device, start: RunStart, streams: DocumentStreams | None
 ) -> tuple[RWKV, ModelSize]:
-    """Allocate the model if a step fits into memory. Parameters that a file provides are zero until they are read."""
+    """Allocate the model, or raise SharedError if a step does not fit into memory. Collective.
+
+    Parameters that a file provides are zero until they are read.
+    """
     train, seed = config.train, config.data.seed
     torch.manual_seed(seed)
     with torch.device("meta"):
@@ -362,7 +365,7 @@ def _make_model(
     if device.type == "cpu":
         check_host_memory(model, plan, config.data.ctx_len)
     least = RECOMPUTE[-1] if train.recompute == "auto" else train.recompute
-    paths = FastPaths(enabled=False, overlaps=False)  # those that take the least memory
+    paths = FastPaths(enabled=False, overlaps=False)  # the choice that takes the least memory
     expected = _estimate_memory(config, plan, streams, _size(model, matrix_parameters, by_muon), least, paths)
     check_gpu_memory(expected, available_bytes(device))
     fresh = start.initial.fresh if start.initial else None if start.checkpoint is None else frozenset()
@@ -435,7 +438,7 @@ def _load_weights(
 
 
 def _unread_tensors(config: RunConfig, start: RunStart) -> dict[str, Tensor]:
-    """Return, on rank 0, the tensors of the starting file that the model does not use, for `export` to write back."""
+    """Return, on rank 0, the tensors of the starting file that the model does not use. `export` writes them back."""
     source = start.checkpoint or (start.initial and start.initial.weights.source)
     if source is None or config.train.tune != "all":  # a tuned run leaves its base as it is
         return {}
@@ -447,7 +450,7 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
     """Create the run folder and make this process its owner."""
     config, folder = context.config, context.folder
     with explained(f"making the run folder {folder}"):
-        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)  # now, not at the first save, if it cannot be made
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)  # here, so that an error is raised before training
         if context.start.progress.step < context.last_step:  # else no step is left: keep the stored settings
             config.save(folder / "config.json")
             write_text(folder / "deepspeed.json", json.dumps(context.plan.deepspeed, indent=2) + "\n")

@@ -1,13 +1,14 @@
 """Signals to stop, and exit statuses.
 
-After SIGTERM (a preempted job, a machine that shuts down), SIGUSR1 (Slurm's --signal before a time limit) and SIGHUP (a
-terminal that closes), the run saves a checkpoint and exits with the status for "resume later". After Ctrl-C it saves a
-checkpoint and exits with the status for "interrupted". A handler only sets a flag. The ranks exchange their flags at
-the start of a step, so a run finishes the current step, or the one after it. A second Ctrl-C ends the run at once.
+Three signals stop a run that can be resumed later: SIGTERM (a preempted job, a machine that shuts down), SIGUSR1
+(Slurm's --signal before a time limit) and SIGHUP (a terminal that closes). After one of them, the run saves a
+checkpoint and exits with status EXIT_RESUMABLE. After Ctrl-C, it saves a checkpoint and exits with status INTERRUPTED.
+The signal handler only sets a flag. The ranks exchange their flags at the start of each step, so a run stops after the
+current step or the next one. A second Ctrl-C ends the run at once.
 
 If DeepSpeed's or torch's launcher ends before its ranks, the ranks stop as after SIGTERM. This is necessary because
-SIGTERM ends DeepSpeed's `deepspeed` command but leaves its ranks running. The launchers of this project use
-launch/guard.py instead, which also kills ranks that hang.
+SIGTERM ends the `deepspeed` command but leaves its ranks running. The launchers of this project use launch/guard.py,
+which also kills ranks that hang.
 """
 
 import contextlib
@@ -26,24 +27,25 @@ from rwkv_music.system import parent, start_time
 EXIT_RESUMABLE = 75  # exit status, EX_TEMPFAIL: stopped with a checkpoint; the same command resumes
 CRASHED = 70  # exit status, EX_SOFTWARE: a failure that a restart may cure, such as the loss of another rank
 INTERRUPTED = 130  # exit status after Ctrl-C
-SAME_SECONDS = 0.5  # a second SIGINT within this time is the same Ctrl-C, forwarded by a launcher
+SAME_SECONDS = 0.5  # a SIGINT within this time after another one is the same Ctrl-C, forwarded by a launcher
 DEEPSPEED_LAUNCH = "deepspeed.launcher.launch"  # the child of DeepSpeed's `deepspeed` command and parent of its ranks
 LAUNCHERS = {"deepspeed", "ds", "deepspeed.launcher.runner", DEEPSPEED_LAUNCH, "torchrun", "torch.distributed.run"}
 LAUNCHER_CHECK_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """A run stopped before its last step; the message contains the step and the checkpoint to resume from."""
+    """The run stops before its last step. The message contains the step and the checkpoint to resume from."""
 
     def __init__(self, message: str, status: int, on_every_rank: bool = False) -> None:
         super().__init__(message)
-        self.status, self.on_every_rank = status, on_every_rank  # rank 0 alone prints the message, or every rank
+        # The exit status, and whether every rank prints the message or only rank 0 does.
+        self.status, self.on_every_rank = status, on_every_rank
 
 
 class StopSignals:
-    """A context in which the signals only set `stop_later` and `interrupted`.
+    """A context in which signals only set `stop_later` or `interrupted`; only a second Ctrl-C raises KeyboardInterrupt.
 
-    After the context, the signals of `LATER` are ignored, because the run has ended and is about to exit.
+    After the context, the signals in `LATER` are ignored, because the run has ended and is about to exit.
     """
 
     LATER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -73,12 +75,12 @@ class StopSignals:
             raise KeyboardInterrupt
         if self._announce and not self.interrupted:
             text = "\ntrain.py: stops within two steps, with a checkpoint; press Ctrl-C again to end at once.\n"
-            os.write(sys.stderr.fileno(), text.encode())  # not print: a handler may interrupt one
+            os.write(sys.stderr.fileno(), text.encode())  # not `print`, which this handler may have interrupted
         self.interrupted, self._interrupted_at = True, time.monotonic()
 
 
 def stop_without_launcher() -> None:
-    """Send SIGTERM to this process once a launcher above it has ended. Returns at once; a thread checks."""
+    """Start a thread that sends SIGTERM to this process when one of the launchers above it has ended."""
     above = launchers()
     if above:
         watch = threading.Thread(target=_stop_after_launchers, args=(above,), name="launchers", daemon=True)
@@ -86,9 +88,9 @@ def stop_without_launcher() -> None:
 
 
 def launchers() -> dict[int, int | None]:
-    """Return the launchers above this process, the nearest first: process numbers and start times.
+    """Return the process numbers and start times of the launchers above this process, the nearest first.
 
-    The start time is None if a launcher has already ended.
+    The start time of a launcher that has already ended is None.
     """
     found: dict[int, int | None] = {}
     process, program = os.getppid(), _program(os.getppid())
@@ -97,7 +99,7 @@ def launchers() -> dict[int, int | None]:
         process, last = parent(process) or 1, program
         program = _program(process)
         if last == DEEPSPEED_LAUNCH and process == 1 and program not in LAUNCHERS:
-            found[process] = None  # its `deepspeed` ended while this process started
+            found[process] = None  # the `deepspeed` command above it ended while this process started
     return found
 
 
@@ -121,9 +123,9 @@ def _stop_after_launchers(above: dict[int, int | None]) -> None:
 def leave(status: int) -> NoReturn:
     """Flush the output and end the process with `status`, without finalizing the interpreter.
 
-    The threads of gloo and DeepSpeed live until the process ends, because DeepSpeed keeps its process groups. If such a
-    thread releases a collective's tensor during finalization, it cannot take the interpreter's lock, and the process is
-    aborted (SIGABRT, "terminate called without an active exception"). A finished run would then end as a crash.
+    DeepSpeed keeps its process groups, so the threads of gloo live until the process ends. If such a thread releases a
+    tensor during finalization, it cannot take the interpreter's lock, and the process is aborted (SIGABRT, "terminate
+    called without an active exception"). A finished run would then look like a crash.
     """
     logging.shutdown()
     for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -1,4 +1,4 @@
-"""The summary a run prints before it starts, and the settings by which runs are compared."""
+"""The summary that a run prints when it starts, its texts in TensorBoard, and the settings in the HParams tab."""
 
 import json
 import platform
@@ -97,7 +97,7 @@ def _passes(context: Context) -> str:
     return ", ".join(f"{value:.2f} passes over {'the data' if one else name}" for name, value in passes.items())
 
 
-# Settings that change where and how often a run writes, not what it learns.
+# Settings that affect where and how often a run writes, but not what it learns.
 BOOKKEEPING = (
     "out", "stop_after", "log_every", "val_every", "val_rows", "patience", "save_every", "save_minutes", "keep",
     "hang_minutes", "fast", "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log",
@@ -105,12 +105,12 @@ BOOKKEEPING = (
 )  # fmt: skip
 
 
-# The settings by which runs are usually compared: the first columns of the HParams tab.
+# The first columns of the HParams tab: the settings by which runs are usually compared.
 FIRST = ("preset", "parameters", "lr", "optimizer", "batch_size", "tokens", "data")
 
 
 def hyperparameters(context: Context) -> dict[str, bool | float | str]:
-    """Return the settings that affect what a run learns. Of a path, only the last name is kept."""
+    """Return the settings that affect what a run learns. Paths are shortened to their last component."""
     config = context.config
     settings = {**asdict(config.model), **asdict(config.data), **asdict(config.train)}
     values = {name: value for name, value in settings.items() if name not in BOOKKEEPING}
@@ -125,13 +125,13 @@ def hyperparameters(context: Context) -> dict[str, bool | float | str]:
 
 
 def preset_of(model: ModelConfig) -> str:
-    """Return the name of the preset with the model's layers and width, or both, such as "6 x 256"."""
+    """Return the name of the preset with the model's layers and width; without one, the two numbers ("6 x 256")."""
     shape = {"n_layer": model.n_layer, "n_embd": model.n_embd}
     return next((name for name, preset in PRESETS.items() if preset == shape), f"{model.n_layer} x {model.n_embd}")
 
 
 def run_texts(context: Context, summary: str) -> dict[str, str]:
-    """Return the texts of TensorBoard's page TEXT by tag, as Markdown: what a reader needs to repeat the run."""
+    """Return the texts of TensorBoard's tab TEXT, as Markdown by tag: what is needed to repeat the run."""
     versions = {"python": platform.python_version(), "rwkv_music": rwkv_music.__version__}
     versions |= {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy")}
     if torch.version.cuda:
@@ -147,7 +147,10 @@ def run_texts(context: Context, summary: str) -> dict[str, str]:
 
 
 def commit(folder: Path) -> str:
-    """Return the commit of the checkout that contains `folder`, and whether files differ from it; "unknown" without."""
+    """Return the commit of the git checkout that contains `folder`, and whether files differ from it.
+
+    Return "unknown" if `folder` is not in a checkout or git is not installed.
+    """
 
     def git(*arguments: str) -> str:
         line = ["git", "-C", str(folder), *arguments]

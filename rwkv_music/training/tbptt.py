@@ -1,14 +1,14 @@
-"""Truncated backpropagation through time: states pass between windows; gradients flow back through N windows.
+"""Truncated backpropagation through time: states pass from window to window, gradients flow back through N windows.
 
 Notable choices:
-- A step over N windows needs the activations of only one window. First, the forward pass of all windows except the last
-  runs without a graph, and only the states between the windows are kept. Then the windows are processed again, from the
-  last to the first, with forward and backward pass. The backward pass of a window receives the gradient of its final
-  state and computes the gradient of its initial state. This costs one more forward pass.
-- DeepSpeed differentiates one scalar. This scalar is the loss plus the dot product of the final states and their
-  gradients, which are constants here. Its gradient is the gradient that the step needs.
-- Each rank saves the states of its streams in the checkpoint, named by the number of the stream. Resuming is therefore
-  exact on any number of ranks.
+- A step over N windows holds the activations of only one window. First, all windows except the last run forward without
+  autograd, and only the states between them are kept. Then each window, from the last to the first, runs forward and
+  backward. The backward pass of a window takes the gradient of its final state and computes the gradient of its initial
+  state. The cost is one additional forward pass.
+- DeepSpeed differentiates a scalar. For each window, this scalar is the loss plus the dot product of the final states
+  with their gradients, which count as constants. The gradient of this sum is the one that the step needs.
+- Each rank saves the states of its streams in the checkpoint under the numbers of the streams. A resumed run is
+  therefore exact on any number of ranks.
 """
 
 import torch
@@ -26,14 +26,14 @@ class StreamStates:
 
     def __init__(self, engine: Engine, config: ModelConfig, streams: list[range]) -> None:
         dtype = next(engine.module.parameters()).dtype
-        self._streams = streams  # for each micro-batch of a step, the numbers of its streams, perhaps none
+        self._streams = streams  # for each micro-batch of a step, the numbers of its streams; a range can be empty
         self._states = [State.empty(config, len(numbers), dtype, engine.device) for numbers in streams]
 
     def step(self, engine: Engine, batches: list[Batch], scale: Tensor) -> Tensor:
         """Take one optimizer step; return the summed loss in nats, float64 [].
 
-        `batches` holds the windows of the first micro-batch in order, then those of the next one. The loss that
-        DeepSpeed averages over ranks is `scale` times the sum over a rank's targets.
+        `batches` contains the windows of the first micro-batch in order, then those of the next one. The loss that
+        DeepSpeed averages over ranks is `scale` times the sum over this rank's targets.
         """
         windows = len(batches) // len(self._streams)
         nats = torch.zeros((), dtype=torch.float64, device=scale.device)
@@ -41,18 +41,18 @@ class StreamStates:
             own = [batch.to(scale.device) for batch in batches[i * windows : (i + 1) * windows]]
             loss, after = _backward(engine, own, before, scale)
             nats += loss
-            # A step that is skipped because a value is not finite must not pass that value on to the next step.
+            # If a step is skipped because a value is not finite, that value must not reach the next step.
             self._states[i] = State(*(_zero_unless_finite(x) for x in after))
         return nats
 
     def reset(self) -> None:
-        """Set every stream's state to the initial one."""
+        """Set the states of all streams to zero."""
         for state in self._states:
             for x in state:
                 x.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all states by stream and name, as views: what a checkpoint saves, and restores in place."""
+        """Return views of all states, named "STREAM.KIND". A checkpoint saves them and restores them in place."""
         return {
             f"{stream}.{kind}": x[:, i]
             for streams, state in zip(self._streams, self._states, strict=True)
@@ -84,12 +84,12 @@ def _backward(engine: Engine, windows: list[Batch], state: State, scale: Tensor)
 
 
 def _forward(engine: Engine, batch: Batch, before: State) -> tuple[Tensor, State]:
-    """Return the summed nats, and each stream's state after the window."""
+    """Return the summed nats of a window, and each stream's state after it."""
     loss, state = engine(**batch.arguments(), state=document_states(before, batch), reduction="sum")
     return loss, state.rows(batch.edges.last)
 
 
 def _zero_unless_finite(x: Tensor) -> Tensor:
-    """Return x [L, B, ...] with the rows of the second axis that hold a non-finite value set to 0."""
+    """Return x [L, B, ...] with all values of a stream (axis 1) set to 0 if any of them is not finite."""
     finite = x.isfinite().movedim(1, 0).flatten(1).all(1)
     return torch.where(finite.view(1, x.shape[1], *[1] * (x.dim() - 2)), x, 0)

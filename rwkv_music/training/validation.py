@@ -71,31 +71,32 @@ class Validation:
 
 
 class DatasetValidation:
-    """The validation split of one dataset. It is read as document streams if the run trains with `tbptt`."""
+    """The validation split of one dataset, read as document streams if the run trains with `tbptt`."""
 
     def __init__(self, config: RunConfig, plan: BatchPlan) -> None:
         self._config, self._plan = config, plan
         self.data = MusicDataset.of(config.data, "val")
+        # Identifies the split and the rows, because losses on others cannot be compared.
         self.measured_on = f"{file_sha256(Path(config.data.data) / 'dataset.json')}, rows {config.train.val_rows}"
         if config.data.task in ("completion", "infill"):
             self.measured_on += f", every {self.data.tasks[config.data.task].validation_step}"
         rows = config.train.micro_batch_size * plan.groups
         self._streams = DocumentStreams(self.data, rows) if config.data.tbptt else None
-        self._others: dict[str, MusicDataset] = {}  # the tasks of a mix beside next-token prediction
+        self._others: dict[str, MusicDataset] = {}  # in a mix, the tasks other than next-token prediction
         if config.data.task == "mix":
             for task in self.data.tasks.keys() - {"pretrain"}:
                 self._others[task] = MusicDataset.of(dataclasses.replace(config.data, task=task), "val")
 
     @property
     def other_tasks(self) -> tuple[str, ...]:
-        """The tasks of a mix that have curves of their own, beside next-token prediction."""
+        """In a mix, the tasks other than next-token prediction, each of which has its own curve."""
         return tuple(self._others)
 
     def bigram_losses(self) -> dict[str, float]:
-        """Return the nats per token of a bigram model of the training split, a baseline, by curve.
+        """Return the loss of a bigram model of the training split in nats per token, by the name of the curve.
 
-        The model counts at most `NGRAM_TOKENS` tokens, and is scored on the whole validation split. There is no
-        baseline if the run predicts excerpts only.
+        It is a baseline for next-token prediction. The model counts at most `NGRAM_TOKENS` tokens and is scored on the
+        whole validation split. The result is empty if the run does not train next-token prediction.
         """
         if self._config.data.task not in ("pretrain", "mix"):
             return {}
@@ -105,10 +106,10 @@ class DatasetValidation:
         return {"val/bigram_loss": loss} if math.isfinite(loss) else {}
 
     def measure(self, engine: Engine, through: Through, group: dist.ProcessGroup | None = None) -> dict[str, float]:
-        """Return nats per token (for `mix` those of each task) and bits per note, by curve. Collective.
+        """Return nats per token (for `mix`, of each task) and bits per note, by the name of the curve. Collective.
 
-        The batches are read through the generator `through`, which may raise to end the validation. With context
-        parallelism, `group` has the ranks that read the same rows.
+        `through` passes the batches on, and may raise an exception to end the validation. With context parallelism,
+        `group` contains the ranks that read the same rows.
         """
         t, device, rank = self._config.train, engine.device, self._plan.group_of(dist.get_rank())
 

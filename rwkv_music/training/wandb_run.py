@@ -1,7 +1,7 @@
 """Curves in Weights & Biases (`--log wandb`), in addition to TensorBoard.
 
-A run folder corresponds to one Weights & Biases run, whose id is stored in the folder, so that a resumed run continues
-the same curves. The wandb package decides where data is sent: `wandb login`, WANDB_MODE=offline.
+A run folder corresponds to one Weights & Biases run. The folder contains the id of that run, so that a resumed run
+continues its curves. `wandb login` and the variable WANDB_MODE (for example offline) determine where data is sent.
 """
 
 import importlib.util
@@ -18,13 +18,13 @@ NAME = ".wandb_run"  # file in the run folder that holds the run's id
 
 
 def check_wandb() -> None:
-    """Raise UserError if the package is not installed."""
+    """Raise UserError if the wandb package is not installed."""
     if importlib.util.find_spec("wandb") is None:
         raise UserError("--log wandb needs the wandb package: run pip install 'rwkv-music[wandb]', or drop the flag.")
 
 
 class WandbRun:
-    """A run in the Weights & Biases project rwkv-music. Raises UserError if wandb cannot start (no login)."""
+    """A run in the Weights & Biases project rwkv-music. Raises UserError if wandb cannot start, as without a login."""
 
     def __init__(self, folder: Path, hyperparameters: dict[str, Any]) -> None:
         import wandb
@@ -45,7 +45,7 @@ class WandbRun:
             )
         except wandb.errors.Error as error:
             raise UserError(f"wandb does not start ({error}): run `wandb login`, or set WANDB_MODE=offline.") from error
-        # wandb's own step may not decrease, as it does when a run returns to an earlier checkpoint.
+        # wandb's own step counter must not decrease, but the step of a run does when it returns to a checkpoint.
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:

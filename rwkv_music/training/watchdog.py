@@ -1,9 +1,9 @@
-"""A thread that detects a hanging rank, reports which one and where, and ends the run so that it can restart.
+"""A thread that detects a hanging rank, reports it, and ends the run so that it can restart.
 
-Every rank publishes its phase and the phase's start time to the rendezvous store. A rank whose phase lasts too long
-prints its own stack traces and a report, and ends its process. The launcher then ends the other ranks. The report names
-the ranks that are in an earlier phase or have stopped publishing. If all other ranks wait in a collective, the hanging
-rank is one of these.
+Every rank publishes its current phase, and when the phase started, to the rendezvous store. If a phase of a rank takes
+too long, the rank prints its stack traces and a report, and ends its process. The launcher then ends the other ranks.
+The report names the ranks that are in an earlier phase or no longer publish. While the other ranks wait for the hanging
+rank in a collective, it is one of those named.
 """
 
 import faulthandler
@@ -24,22 +24,22 @@ PHASES = ("reading its rows for", "in", "saving")
 
 @dataclass(frozen=True)
 class Activity:
-    """What a rank is doing; ordered by (step, phase)."""
+    """The phase of a step that a rank is in."""
 
     step: int
     phase: int  # an index into PHASES
-    since: float  # seconds, time.time()
+    since: float  # start of the phase, from time.time()
 
     def __str__(self) -> str:
         return f"{PHASES[self.phase]} step {self.step:,} for {(time.time() - self.since) / 60:.1f} minutes"
 
 
 class Watchdog:
-    """A context in which this rank is watched, except during pauses."""
+    """A context in which a thread limits each phase of this rank to `minutes`, except during pauses. 0: no limit."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, minutes: float) -> None:
         self._rank, self._world_size, self._limit = rank, world_size, 60 * minutes  # limit of a phase; 0: none
-        # Use a separate connection: a main thread that hangs may hold the other one.
+        # Use a separate connection, because a main thread that hangs may hold the other one.
         own = store.clone() if isinstance(store, dist.TCPStore) else store
         self._store = dist.PrefixStore("watchdog", own)
         self._activity: Activity | None = None
@@ -69,7 +69,7 @@ class Watchdog:
         self._activity = Activity(step, 2, time.time())
 
     def pause(self) -> None:
-        """Allow any duration until the next note."""
+        """Do not limit the time until the next call of `reads`, `computes` or `saves`."""
         self._activity = None
 
     def _watch(self) -> None:

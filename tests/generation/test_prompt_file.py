@@ -78,7 +78,7 @@ def test_silent_bars_count(codec):
     assert codec.count_notes(prompt.ids) == 8 and len(prompt.bar_starts) == 5 and opening.line == 5 * BAR
     assert opening.midi.tracks[0][0].program == 4
     for silent in (1, 3):
-        with pytest.raises(UserError, match=r"The first \d bars? of the prompt .* no notes .* --context-bars 4"):
+        with pytest.raises(UserError, match=f"the prompt up to bar {silent} has no notes .* --context-bars 4"):
             read(codec, midi, silent)
     with pytest.raises(UserError, match="has 6 bars, fewer than --context-bars 7"):
         read(codec, midi, 7)
@@ -140,3 +140,11 @@ def test_files_that_cannot_be_a_prompt(codec):
     if codec.name == "midi-llm-piano":
         with pytest.raises(UserError, match=r"midi-llm-piano"):
             read(codec, make_midi([(0, mido.Message("program_change", program=40)), *scale(0, 2)]), 1)
+
+
+def test_a_prompt_whose_notes_are_silent_is_refused_with_the_cause():
+    """Fine volume 0: for midi-llm, as for MIDI-LLM-tokenizer, it is a volume of 0."""
+    midi = make_midi([(0, mido.Message("control_change", control=39, value=0)), *scale(0, 2)])
+    with pytest.raises(UserError, match=r"up to bar 1 has no notes .* \(4 notes silenced by volume or expression\): "):
+        read(make_codec("midi-llm"), midi, 1)
+    assert make_codec("multitrack").count_notes(read(make_codec("multitrack"), midi, 1)[0].ids) == 4

@@ -140,6 +140,32 @@ def test_ranks_receive_the_launchers_signals_once_and_outlive_it_only_to_save(tm
         wait_for(lambda pair=pair: [saved for _, saved in pair.notes()] == ["saved after 1"] * 2)
 
 
+# launch/node.py, killed between the start of its first rank and that of its second.
+KILLED_WHILE_STARTING = """
+import os, signal, subprocess, sys
+sys.path.insert(0, sys.argv.pop(1))
+import node
+popen = subprocess.Popen
+def start(*line, **options):
+    if options.get("env", {}).get("LOCAL_RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return popen(*line, **options)
+subprocess.Popen = start
+node.main(sys.argv[1:])
+"""
+
+
+def test_no_rank_outlives_a_launcher_that_is_killed_while_it_starts_them(tmp_path):
+    line = [sys.executable, "-c", KILLED_WHILE_STARTING, str(PROJECT / "launch"), "2", "-c", RANK, str(tmp_path), ""]
+    assert subprocess.run(line).returncode == -signal.SIGKILL
+    wait_for(lambda: not running_with(str(tmp_path)), 60)
+
+
+def running_with(argument: str) -> list[str]:
+    """Return the numbers of the processes that have this argument."""
+    return subprocess.run(["pgrep", "-f", argument], capture_output=True, text=True).stdout.split()
+
+
 def test_ranks_that_hang_are_killed_within_ten_seconds(tmp_path):
     """By the second Ctrl-C, and when the launcher is killed; a process stopped by SIGSTOP reacts to SIGKILL only."""
     interrupted, killed = TwoRanks(tmp_path / "interrupted", "hangs"), TwoRanks(tmp_path / "killed", "hangs")

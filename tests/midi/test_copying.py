@@ -1,6 +1,7 @@
 """The copy rate, on melodies with known n-grams."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -80,11 +81,13 @@ def test_the_index_is_sorted_in_batches_and_survives_a_file(tmp_path, monkeypatc
     assert not loaded.contains(everything + np.uint64(1)).any()
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", None])
+@pytest.mark.parametrize("content", [b"", b"no array", "other array", "pipe"])
 def test_a_file_that_is_no_index_is_named(tmp_path, content):
     path = tmp_path / "ngrams.npy"
-    if content is None:
+    if content == "other array":
         np.save(path, np.zeros(3))
+    elif content == "pipe":
+        os.mkfifo(path)
     else:
         path.write_bytes(content)
     with pytest.raises(UserError, match="ngrams.npy"):

@@ -78,6 +78,9 @@ ONE = [(0, 0, 60, 64), (0, 240, 60, 0)]
 TWO = ONE + [(1, *row[1:]) for row in ONE]
 SECOND = chunk(b"\x05" + EVENTS[1:] + END)
 REPAIRED = {
+    "header that is too short": (header(size=2) + TRACK, ONE),
+    "header that ends beyond the file": (header(size=9999) + TRACK, ONE),
+    "header that covers the first track": (header(n_tracks=2, size=6 + len(TRACK)) + TRACK + TRACK, TWO),
     "chunk that is not a track": (HEADER + b"XFIH" + struct.pack(">I", 3) + b"abc" + TRACK, ONE),
     "RIFF header (.rmi)": (b"RIFF\x40\0\0\0RMIDdata\x30\0\0\0" + HEADER + TRACK + b"\0", ONE),
     "byte after End of Track": (header(n_tracks=2) + chunk(EVENTS + END + b"\0") + TRACK, TWO),
@@ -153,8 +156,9 @@ def test_damaged_files_are_repaired_for_mido_or_rejected(seed):
         (HEADER[:9], "truncated"),
         (HEADER, "no tracks"),
         (HEADER + TRACK[:-1], "truncated"),
-        (header(size=2) + TRACK, "damaged header"),
         (header(midi_format=9) + TRACK, "damaged header"),
+        (header(size=2) + b"abcd" + TRACK, "damaged header"),
+        (header(size=9999) + b"abcd" + TRACK, "damaged header"),
         (header(midi_format=2) + TRACK, "format 2 (independent patterns)"),
         (header(division=0) + TRACK, "zero ticks per quarter note"),
         (header(division=0xE728) + TRACK, "SMPTE time (no beats)"),

@@ -67,6 +67,21 @@ def make_counter():
     return work
 
 
+def make_slow_worker():
+    """A worker that gets a tenth of a core, as on a busy computer, until it has used `item` seconds of CPU time."""
+
+    def work(item):
+        end = time.process_time() + item
+        while time.process_time() < end:
+            begun = time.process_time()
+            while time.process_time() < begun + 0.02:
+                pass
+            time.sleep(0.2)
+        return item
+
+    return work
+
+
 def make_broken_worker():
     raise OSError("no library")
 
@@ -94,7 +109,7 @@ def test_bad_item_costs_only_itself():
         4,
         Failure("takes too much memory"),
         5,
-        Failure("did not finish within 1 s"),
+        Failure("hung for 1 s"),
         6,
     ]
 
@@ -102,6 +117,11 @@ def test_bad_item_costs_only_itself():
 def test_limit_is_cpu_time():
     # Longer than the limit by the clock, as on a busy computer, but without its CPU time.
     assert list(map_in_order(make_sleeper, (), [0.5], workers=1, limit_s=0.1)) == [None]
+
+
+def test_slow_process_does_not_hang():
+    # It takes longer than hang_s by the clock.
+    assert list(map_in_order(make_slow_worker, (), [0.4], workers=1, limit_s=1, hang_s=1)) == [0.4]
 
 
 def test_second_try_has_twice_the_cpu_time():

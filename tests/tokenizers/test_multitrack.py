@@ -97,6 +97,8 @@ def test_unisons_names_programs_and_kits_come_back():
         ([(0, 18, 8)], ["9/4"]),  # the vocabulary has no 18/8
         ([(0, 4, 4), (960, 3, 4)], ["2/4", "3/4"]),  # the change cuts the first bar short
         ([(0, 64, 4)], ["16/2", "16/2"]),  # divided into equal bars
+        ([(0, 57, 16)], ["19/16", "19/16", "19/16"]),  # not longer than 16/2, but the vocabulary has no 57/16
+        ([(0, 42, 4)], ["14/4", "14/4", "14/4"]),  # nor 21/4
     ],
 )
 def test_every_bar_has_a_time_signature_of_its_length(changes, expected):

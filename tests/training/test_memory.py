@@ -30,9 +30,13 @@ for card in ("h100", "h200"):
 for row in json.loads((RESULTS / "scaling.json").read_text())["rows"]:
     ROWS[f"{row['preset']} {row['file']} {row['scaling']} on {row['gpus']}, {row['recompute']}"] = row
 
+for name, one_and_two in json.loads((RESULTS / "context_parallel.json").read_text())["speed"].items():
+    for ranks in {"one", "two"} & set(one_and_two if isinstance(one_and_two, dict) else ()):
+        ROWS[f"{name}, context parallelism on {ranks}"] = one_and_two[ranks]
+
 
 @pytest.mark.parametrize("name", ROWS)
-def test_within_a_tenth_of_the_measured_peak(name):
+def test_within_six_percent_of_the_measured_peak(name):
     row = ROWS[name]
     size = {"n_layer": row["model"]["layers"], "n_embd": row["model"]["width"]}
     assert size in PRESETS.values()
@@ -53,7 +57,7 @@ def test_within_a_tenth_of_the_measured_peak(name):
         at_once=at_once,
         replays=at_once,
     )
-    assert told.peak / 2**30 == pytest.approx(row["peak_gib"], rel=0.1)
+    assert told.peak / 2**30 == pytest.approx(row["peak_gib"], rel=0.06)
     assert told.peak / 2**30 > USABLE_FRACTION * row["peak_gib"]  # what is said to fit does
 
 

@@ -3,10 +3,10 @@
 import logging
 import warnings
 
-# DeepSpeed warns at every import on a machine without a GPU that it uses the CPU; the summary names the device.
-# It also calls every optimizer untested that is not its own or torch's; training/deepspeed_engine/muon.py is tested.
+# Suppress two warnings of DeepSpeed. On a machine without a GPU, every import warns that the CPU is used, but the run's
+# summary already names the device. DeepSpeed also warns of optimizers other than its own and torch's, such as `muon`.
 _NOISE = ("Setting accelerator to CPU", "untested optimizer")
 logging.getLogger("DeepSpeed").addFilter(lambda record: not any(text in record.getMessage() for text in _NOISE))
-# It calls collectives by names and in ways that newer versions of torch warn about.
+# DeepSpeed calls collectives in ways that newer versions of torch warn about.
 warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
 warnings.filterwarnings("ignore", r"barrier\(\): using the device", UserWarning)

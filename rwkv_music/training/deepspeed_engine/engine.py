@@ -1,7 +1,8 @@
 """The engine: DeepSpeed's ZeRO over the model, behind one interface.
 
 The training loop uses DeepSpeed only through `Engine`. The replacements in `fast` are used only if `--fast` is `auto`
-and `fast.upstream.mismatch` finds the tested DeepSpeed. Otherwise every step runs on DeepSpeed's own code paths.
+and the installed DeepSpeed is the tested one (`fast.upstream.mismatch`). Otherwise every step runs on DeepSpeed's own
+code paths.
 """
 
 import contextlib
@@ -37,17 +38,18 @@ from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 from rwkv_music.training.deepspeed_file import offloads, quantizes, uses_bf16
 from rwkv_music.training.learning_rate import set_learning_rate
 
-# Elements, over the whole model, that ZeRO-3 may keep on every rank unless its file sets a limit: 128 MiB in bf16.
+# Number of elements of the whole model that ZeRO-3 may keep on every rank, unless the DeepSpeed file sets a limit. They
+# take 128 MiB in bf16.
 PERSISTENT_LIMIT = 2**26
 
 
 class Engine:
-    """One rank's model, optimizer and share of their states.
+    """One rank's model and optimizer, managed by DeepSpeed.
 
     Attributes:
-        module: what DeepSpeed wraps: the model, or a `FlatParams` around it.
+        module: the module that DeepSpeed wraps: the model, or a `FlatParams` around it.
         device: this rank's device.
-        shards: which elements of which parameters this rank's optimizer holds.
+        shards: the elements of the parameters that this rank's optimizer holds.
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, update: UpdateOnDevice | None) -> None:
@@ -68,23 +70,23 @@ class Engine:
         return self._engine(**arguments)
 
     def backward(self, loss: Tensor, average_over_micro_batches: bool = True) -> None:
-        """Accumulate gradients. DeepSpeed averages them over ranks and, by default, over micro-batches."""
+        """Run the backward pass. DeepSpeed averages gradients over ranks and, by default, over micro-batches."""
         self._engine.backward(loss, scale_wrt_gas=average_over_micro_batches)
 
     def step(self) -> None:
-        """End a micro-batch; the last one of a step clips the gradient and updates the weights."""
+        """End a micro-batch. After the last micro-batch of a step, clip the gradient and update the weights."""
         self._engine.step()
 
     def set_learning_rate(self, lr: float) -> None:
         set_learning_rate(self._engine.optimizer, lr)
 
     def grad_norm(self) -> float | None:
-        """Return the gradient's norm in the last step, before clipping. Waits for the device."""
+        """Return the norm of the last step's gradient before clipping, None if there is none. Waits for the device."""
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
     def skipped_steps(self) -> Tensor:
-        """Return how many steps were skipped because the gradient was not finite: int64 [], on the device."""
+        """Return the number of steps skipped because the gradient was not finite, int64 [] on the device."""
         if self._update is not None:
             return self._update.skipped.clone()
         return torch.full((), self._engine.skipped_steps, dtype=torch.int64, device=self.device)
@@ -97,7 +99,7 @@ class Engine:
 
     @contextlib.contextmanager
     def eval_mode(self) -> Iterator[RWKV]:
-        """Yield the model in evaluation mode, without gradients, for the duration of the context."""
+        """A context that yields the model in evaluation mode, without gradients."""
         self._engine.eval()
         try:
             with torch.no_grad():
@@ -107,16 +109,16 @@ class Engine:
 
 
 def communication_backend() -> str:
-    """Return the collectives' backend for DeepSpeed's accelerator: "nccl" or "gloo"."""
+    """Return the communication backend for DeepSpeed's accelerator: "nccl" on a GPU, "gloo" on a CPU."""
     return get_accelerator().communication_backend_name()
 
 
 def select_device() -> torch.device:
-    """Return this rank's device and make it current; register the existing process group with DeepSpeed."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its start-up lines would bury the summary
-    # On a CPU, DeepSpeed would compile a shared-memory all-reduce at the first start and hold a lock meanwhile. If that
-    # start is interrupted, the lock remains, and every later start hangs. gloo needs no compiler, and sums in the same
-    # way on one node and on many.
+    """Return this rank's device, and make it current. Also register the existing process group with DeepSpeed."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # DeepSpeed's start-up lines would bury the summary
+    # On a CPU, DeepSpeed would compile a shared-memory all-reduce at the first start, and hold a lock meanwhile. If
+    # that start is interrupted, the lock remains, and every later start hangs. gloo, which is used instead, needs no
+    # compiler, and gives the same sums on one node as on many.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
@@ -125,15 +127,15 @@ def select_device() -> torch.device:
 
 
 def wait_for_compilations(zero: dict[str, Any]) -> None:
-    """Wait until no other process holds the lock of an extension that DeepSpeed will load. Collective.
+    """Wait until no other process is compiling an extension that DeepSpeed will load. Collective.
 
-    Also rewrites TORCH_CUDA_ARCH_LIST in the form that DeepSpeed's op builder can parse.
+    Also rewrites TORCH_CUDA_ARCH_LIST to a form that DeepSpeed can parse.
 
     Args:
         zero: the DeepSpeed file's section "zero_optimization".
 
     Raises:
-        SharedError: an interrupted compilation left a lock, on which DeepSpeed would hang.
+        SharedError: an interrupted compilation left a lock, which DeepSpeed would wait for forever.
     """
     devices = ((zero.get(section) or {}).get("device") for section in ("offload_optimizer", "offload_param"))
     needed = {"cpu_adam": offloads(zero), "async_io": "nvme" in devices, "quantizer": quantizes(zero)}
@@ -152,7 +154,7 @@ def wait_for_compilations(zero: dict[str, Any]) -> None:
 
 
 def fast_mismatch(fast: str) -> str | None:
-    """Return a clause: why `--fast` set to `fast` uses DeepSpeed's own code paths. None if it does not."""
+    """Return, as a clause, why a run with `--fast FAST` uses DeepSpeed's own code paths; None if it does not."""
     return "--fast is off" if fast == "off" else upstream.mismatch()
 
 
@@ -166,14 +168,14 @@ def choose_paths(
 
 
 def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: frozenset[str] | None = None) -> None:
-    """Allocate a model that was built on the meta device; under ZeRO-3 only this rank's share of it.
+    """Allocate a model that was built on the meta device; under ZeRO-3, only this rank's share of it. Collective.
 
-    Collective; all ranks need the same torch random state. The parts of the model are allocated one after another.
-    Under ZeRO-3 each part is partitioned before the next one is allocated, so that no rank ever holds the whole model.
+    All ranks must have the same torch random state. The parts of the model are allocated one after another. Under
+    ZeRO-3, each part is partitioned before the next one is allocated, so that no rank ever holds the whole model.
 
     Args:
-        fresh: parameters that no file provides; None for all. Parts of the model with such parameters are initialized
-            here. All other parts are zero until they are read.
+        fresh: the parameters that no file provides; None if no file provides any. Parts of the model with such
+            parameters are initialized here. All other parts are zero until they are read from a file.
     """
     zero = plan.zero
     stage3, bf16, flat = zero["stage"] == 3, uses_bf16(plan.deepspeed), None
@@ -181,7 +183,7 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
     if stage3 and all_train and not quantizes(zero) and not fast_mismatch(plan.train.fast):
         flat = model.zero3_flat_params = Zero3FlatParams(model, _parameter_groups(model, plan))
     tables = {model.emb: "emb.weight", model.head: "head.weight"}
-    partitioned = None  # the first partitioned parameter, which partitions the others alike
+    partitioned = None  # the first partitioned parameter; its methods partition the others in the same way
     for part in model.parts():
         drawn = fresh is None or tables.get(part) in fresh
         if stage3 and bf16 and not drawn:
@@ -208,36 +210,36 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
 
 
 def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPaths, ctx_len: int) -> Engine:
-    """Build the engine over a materialized `model`, with AdamW or `Muon` over its trainable parameter groups.
+    """Build the engine of a materialized `model`, with AdamW or `Muon` for its trainable parameter groups. Collective.
 
-    Under ZeRO-1 and 2, with `fast`, DeepSpeed's module is a `FlatParams` that has taken over the model's parameters.
-    Otherwise it is the model itself.
+    Under ZeRO-1 and 2, with `fast.enabled`, the engine's module is a `FlatParams` that takes over the model's
+    parameters. Otherwise it is the model itself.
 
     Args:
         fast: the replacements to use.
         ctx_len: tokens per row.
 
     Raises:
-        UserError: DeepSpeed rejects its configuration, or on a GPU the kernels do not support the model.
+        UserError: DeepSpeed rejects its configuration, or the GPU kernels do not support the model.
     """
     if device.type == "cuda":
         if not uses_bf16(plan.deepspeed):
             raise UserError('The kernels run in bf16: add "bf16": {"enabled": true} to the DeepSpeed file.')
         if model.config.head_size != 64:
             raise UserError(f"The kernels need head_size 64, not {model.config.head_size}: leave it at 64.")
-        # A missing compiler is reported before anything is written.
+        # Load the kernels here, so that a missing compiler is reported before the run writes anything.
         raise_on_any_rank("loading the kernels", build.load)
     train, zero = plan.train, plan.zero
     module: torch.nn.Module = model
     groups = _parameter_groups(model, plan)
-    # DeepSpeed's throughput timer synchronizes with the GPU twice per step, after which the GPU is idle for a while.
+    # DeepSpeed's throughput timer is off: it synchronizes with the GPU twice per step, and the GPU idles afterwards.
     config = {"timers": {"throughput": {"enabled": False}}, **plan.deepspeed}
     if zero["stage"] == 3:
         flat = getattr(model, "zero3_flat_params", None)
         groups = groups if flat is None else flat.groups
         config["zero_optimization"] = _zero3_section(model, flat, zero, fast.gathers_at_once)
     else:
-        if not fast.overlaps:  # overlap_comm would only add a second bucket, and a wait after every backward pass
+        if not fast.overlaps:  # in this case, overlap_comm would only add a second bucket and a wait after backward
             config["zero_optimization"] = {**zero, "overlap_comm": False}
         if fast.enabled:
             overlaps = bool(config["zero_optimization"].get("overlap_comm"))
@@ -253,7 +255,7 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
         optimizer = torch.optim.AdamW(groups, fused=True, **options)
     try:
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic's are ValueErrors
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic raises ValueErrors
         what = " ".join(str(error).split())[:300]
         remedy = f"install DeepSpeed {upstream.TESTED_VERSION}" if upstream.mismatch() else "correct it"
         raise UserError(f"DeepSpeed rejects its file ({type(error).__name__}: {what}): {remedy}.") from error
@@ -277,19 +279,20 @@ def _parameter_groups(model: RWKV, plan: BatchPlan) -> list[dict[str, Any]]:
 
 
 def _zero3_section(model: RWKV, flat: Zero3FlatParams | None, zero: dict[str, Any], at_once: bool) -> dict[str, Any]:
-    """Mark what ZeRO-3 gathers as a whole, and return the section "zero_optimization" for this model."""
+    """Mark the modules that ZeRO-3 gathers as a whole, and return the section "zero_optimization" for this model."""
     deepspeed.utils.set_z3_leaf_modules(model, [Blocks if at_once else Block])
     if not model.emb.weight.requires_grad and any(p.requires_grad for p in model.blocks.parameters()):
-        # DeepSpeed reduces the gradients of a gathered module when the gradient of the module's input is computed. The
-        # input of the first block must therefore require a gradient.
+        # DeepSpeed reduces the gradients of a gathered module when the gradient of the module's input is computed. If
+        # the embedding is frozen, the input of the first block has no gradient. This hook makes it require one.
         model.emb.register_forward_hook(lambda _module, _inputs, x: x.requires_grad_(torch.is_grad_enabled()))
     key = "stage3_param_persistence_threshold"  # elements; smaller tensors stay on every rank
     given = zero.get(key, "auto")
     threshold = 10**5 if given == "auto" else given
     if flat is not None and given == "auto" and sum(flat.small) <= PERSISTENT_LIMIT:
-        # Vectors and gates are a thirtieth of a block. If they stay on every rank, one tensor is gathered per block.
+        # Vectors and gates make up a thirtieth of a block. If they stay on every rank, a block is gathered as a single
+        # tensor.
         threshold = max(threshold, *flat.small)
     if model.blocks[0].att.time_state is not None:
-        # The initial state is also read outside its layer, where nothing gathers it: keep it on every rank.
+        # Keep the initial state on every rank, because it is also read outside its layer, where nothing gathers it.
         threshold = max(threshold, model.blocks[0].att.time_state.numel() + 1)
     return {**zero, key: threshold}

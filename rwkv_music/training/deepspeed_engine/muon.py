@@ -1,19 +1,19 @@
 """Muon for the blocks' matrices and AdamW for all other parameters, on ZeRO's flat partitions.
 
 Muon replaces the momentum of a matrix by the nearest orthogonal matrix, which a Newton-Schulz iteration approximates.
-The result depends on the whole matrix, but a rank holds only its shard. Each matrix is therefore orthogonalized on one
-rank, its owner: the other ranks send it their pieces of the momentum, and receive their pieces of the result.
+This requires the whole matrix, but a rank holds only a shard. Each matrix is therefore orthogonalized on one rank, the
+owner of the matrix. The other ranks send the owner their pieces of the momentum and receive their pieces of the result.
 
 Notable choices:
 - The owner is the rank that holds the largest piece of the matrix. Under ZeRO-1 and 2 only the matrices at the edges of
   the partitions are in several shards, so little is sent. Under ZeRO-3, most matrices are divided equally; such a
   matrix goes to the rank with the least work so far.
-- The ranks work in rounds. In a round each orthogonalizes a batch of its own matrices of one shape, which limits the
-  memory. Pieces are sent in the dtype in which the matrices are multiplied, that of the model's weights.
-- Momentum is sharded as AdamW's moments are, and there is no second moment: master weight and momentum
-  take 8 bytes per parameter, where AdamW takes 12.
-- The host never waits for the device: the flag that skips a step with a gradient that is not finite is a tensor there.
-- On a GPU, one kernel computes the momentum and another one the weights, each in one pass over memory.
+- The ranks work in rounds, which limits the memory. In a round, each rank orthogonalizes a batch of its own matrices of
+  one shape. Pieces are sent in the dtype of the Newton-Schulz iteration, which is that of the model's weights.
+- The momentum is sharded like AdamW's moments, and there is no second moment. Master weight and momentum take 8 bytes
+  per parameter; AdamW takes 12.
+- The host never waits for the device: the flag that skips a step with a non-finite gradient is a tensor on the device.
+- On a GPU, one kernel computes the momentum and another one updates the weights, each in one pass over memory.
 
 Sources: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024, kellerjordan.github.io); the
 factor 0.2 sqrt(max(rows, columns)) from J. Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982.
@@ -34,10 +34,10 @@ from rwkv_music.cuda import build
 from rwkv_music.training.deepspeed_engine.zero_shards import MUON_MOMENTS, ZeroShards
 
 MOMENTUM = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial that one step applies to the singular values
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd polynomial that one iteration applies to the singular values
 NEWTON_SCHULZ_STEPS = 5
-UPDATE_RMS = 0.2  # root mean square of an update's elements divided by the learning rate: about that of AdamW's
-BATCH_ELEMENTS = 2**26  # of a batch of matrices, at most; a larger matrix is a batch of its own
+UPDATE_RMS = 0.2  # root mean square of an update divided by the learning rate, about the same as AdamW's
+BATCH_ELEMENTS = 2**26  # maximum number of elements in a batch of matrices; a larger matrix is a batch by itself
 EPSILON = 1e-7  # added to the norm of a matrix, which may be zero
 
 
@@ -47,7 +47,7 @@ class Piece:
 
     Attributes:
         name: the matrix.
-        row: its index in its owner's batch.
+        row: index of the matrix in the owner's batch.
         start: first element, counted in the flattened matrix.
         length: number of elements.
     """
@@ -64,9 +64,9 @@ class Round:
 
     Attributes:
         shape: shape of this rank's batch: matrices, rows, columns.
-        incoming: for each rank, its pieces of this rank's matrices.
-        outgoing: for each rank, this rank's pieces of its matrices.
-        exchanges: whether any rank of this round needs a piece from another one; the same on all ranks.
+        incoming: for each rank, the pieces that it holds of the matrices that this rank owns.
+        outgoing: for each rank, the pieces that this rank holds of the matrices that it owns.
+        exchanges: whether any rank needs a piece from another rank in this round; the same on all ranks.
     """
 
     shape: tuple[int, int, int]
@@ -91,7 +91,7 @@ class Muon(torch.optim.AdamW):
         self._rounds: dict[int, list[Round]] = {}
 
     def start(self, shards: ZeroShards) -> None:
-        """Set the shards to update, and divide the matrices among the ranks. Collective."""
+        """Set the shards that this optimizer updates, and divide the matrices among the ranks. Collective."""
         self._shards = shards
         own = [
             (piece.partition, piece.name, piece.shape, piece.start, piece.length)
@@ -112,7 +112,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
-        """Update the partitions that DeepSpeed has given gradients. Collective."""
+        """Update all partitions that have gradients. Collective."""
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["muon"]]
         super().step(closure)
@@ -129,13 +129,13 @@ class Muon(torch.optim.AdamW):
     def update(
         self, partition: int, gradients: list[Tensor], weights: Tensor | None, divisor: Tensor, bad: Tensor
     ) -> None:
-        """Take one step on the master weights of a partition, and write them, rounded, to `weights`. Collective.
+        """Take one step on the master weights of a partition, and round them to `weights`. Collective.
 
         Args:
             partition: index into `ZeroShards.masters`, of a group that Muon updates.
-            gradients: float tensors that, concatenated, match the partition's layout; overwritten.
-            weights: the model's weights, in the partition's layout; None if the caller rounds the master weights.
-            divisor: fp32 scalar by which the gradient is divided first.
+            gradients: float tensors. Concatenated, they have the partition's layout. They are overwritten.
+            weights: the model's weights in the partition's layout; None if the caller rounds the master weights.
+            divisor: fp32 scalar by which the gradients are divided first.
             bad: fp32 scalar, 0 or 1; if it is 1, the step is skipped.
         """
         shards, group = self._shards, self._shards.groups[partition]
@@ -164,10 +164,11 @@ class Muon(torch.optim.AdamW):
                 )
 
     def _orthogonalized(self, work: Round, moved: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and values [n] of this rank's pieces of a round's matrices, orthogonalized.
+        """Orthogonalize the matrices of a round. Yield the names and values [n] of this rank's pieces of the results.
 
         Args:
-            moved: this rank's pieces before, by name.
+            work: this rank's part of the round.
+            moved: this rank's pieces of the matrices, by name.
         """
         rank, count = dist.get_rank(), work.shape[0]
         matrices = torch.empty(
@@ -224,7 +225,7 @@ def plan_rounds(
     """
     work = [0] * ranks
     owned: list[list[str]] = [[] for _ in range(ranks)]
-    for name in sorted(shapes, key=lambda name: (shapes[name], name)):  # equal shapes follow one another
+    for name in sorted(shapes, key=lambda name: (shapes[name], name)):  # matrices of one shape are consecutive
         most = max(length for _, length in held[name].values())
         owner = min((other for other, (_, length) in held[name].items() if length == most), key=lambda r: (work[r], r))
         work[owner] += math.prod(shapes[name]) * min(shapes[name])
@@ -244,19 +245,19 @@ def plan_rounds(
 
 
 def _batches(names: list[str], shapes: dict[str, tuple[int, int]]) -> Iterator[list[str]]:
-    """Divide names, ordered by shape, into batches of one shape and of at most BATCH_ELEMENTS elements."""
+    """Divide names, ordered by shape, into batches of one shape with at most BATCH_ELEMENTS elements each."""
     for shape, group in groupby(names, key=shapes.__getitem__):
         alike, most = list(group), max(1, BATCH_ELEMENTS // math.prod(shape))
         yield from (alike[first : first + most] for first in range(0, len(alike), most))
 
 
 def _pieces(names: list[str], held: dict[str, dict[int, tuple[int, int]]], rank: int) -> list[Piece]:
-    """Return the pieces that `rank` holds of a batch of matrices."""
+    """Return the pieces of a batch of matrices that `rank` holds."""
     return [Piece(name, row, *held[name][rank]) for row, name in enumerate(names) if rank in held[name]]
 
 
 def momentum_(momentum: Tensor, gradient: Tensor, divisor: Tensor, bad: Tensor) -> None:
-    """Add the gradient to the momentum in place, and overwrite the gradient by Nesterov's momentum.
+    """Update the momentum with the gradient, in place, and replace the gradient by Nesterov's momentum.
 
     Args:
         momentum: fp32 [n].
@@ -274,12 +275,12 @@ def momentum_(momentum: Tensor, gradient: Tensor, divisor: Tensor, bad: Tensor) 
 
 
 def step_(masters: Tensor, direction: Tensor, weights: Tensor | None, *, kept: float, rate: float, bad: Tensor) -> None:
-    """Multiply the master weights by `kept`, subtract `rate` times the direction, and write them to `weights`.
+    """Set the master weights to `kept` times themselves minus `rate` times the direction, and round them to `weights`.
 
     Args:
         masters: fp32 [n].
-        direction: [n], any float dtype on the CPU; a GPU has a kernel for bf16.
-        weights: [n], the model's weights, overwritten by the masters rounded to their dtype; may be None.
+        direction: [n], any float dtype; on a GPU, bf16 is faster.
+        weights: [n], the model's weights, overwritten by the rounded master weights; may be None.
         bad: fp32 scalar, 0 or 1; if it is 1, the masters do not change.
     """
     if direction.is_cuda and direction.dtype == torch.bfloat16 and (weights is None or weights.dtype == torch.bfloat16):
@@ -292,12 +293,12 @@ def step_(masters: Tensor, direction: Tensor, weights: Tensor | None, *, kept: f
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Replace the singular values of each matrix of x [b, m, n] by values from about 0.7 to 1.2, in x's dtype.
+    """Return the matrices x [b, m, n] with singular values changed to about 0.7 to 1.2, in x's dtype.
 
-    Singular values below about a thousandth of the norm remain smaller, and a matrix of zeros remains zero.
+    Singular values below about a thousandth of a matrix's norm stay below 0.7. A matrix of zeros stays zero.
     """
     a, b, c = COEFFICIENTS
-    wide = x if x.shape[-2] <= x.shape[-1] else x.mT  # the products are those of the shorter side
+    wide = x if x.shape[-2] <= x.shape[-1] else x.mT  # so that the Gram matrix has the size of the shorter side
     wide = wide / (torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True, dtype=torch.float32) + EPSILON).to(
         x.dtype
     )

@@ -1,4 +1,4 @@
-"""The map from ZeRO shards to parameters: which elements of which parameter this rank's optimizer holds, and where.
+"""The map from ZeRO shards to parameters: the elements of each parameter that this rank's optimizer holds, and where.
 
 DeepSpeed keeps the optimizer's states in flat fp32 partitions. Under ZeRO-1 and 2, a rank has one partition per
 parameter group. The group's parameters are concatenated, and each rank holds an equal share of the result. Under
@@ -29,7 +29,7 @@ from rwkv_music.errors import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 MUON_MOMENTS = ("momentum",)
-# What this module reads of DeepSpeed's optimizers.
+# The attributes of DeepSpeed's optimizers that this module reads.
 STAGE_1_2_ATTRIBUTES = (
     "single_partition_of_fp32_groups", "round_robin_bit16_groups", "round_robin_bit16_offsets", "round_robin_gradients",
     "partition_size", "real_dp_process_group", "update_lp_params",
@@ -63,7 +63,10 @@ class ParameterSlice:
     offset: int
 
     def of(self, flat: Tensor) -> Tensor:
-        """Return a view of this slice in `flat` (laid out like the partition), in the parameter's shape if complete."""
+        """Return a view of this slice in `flat`, a tensor with the layout of the partition.
+
+        The view has the parameter's shape if the slice is the whole parameter, otherwise [length].
+        """
         values = flat.detach()[self.offset : self.offset + self.length]
         return values.view(self.shape) if self.length == torch.Size(self.shape).numel() else values
 
@@ -73,13 +76,12 @@ class ZeroShards:
 
     Args:
         engine: a DeepSpeed engine under ZeRO-1, 2 or 3.
-        layout: for each flat parameter of the engine, the model's parameters in it; empty if the engine has no flat
-            parameters.
+        layout: the model's parameters in each flat parameter of the engine; empty if there are no flat parameters.
 
     Attributes:
         masters: the flat fp32 partitions.
         groups: the optimizer group of each partition.
-        slices: everything the partitions hold, in their order.
+        slices: the content of the partitions, in order.
 
     Raises:
         UserError: the optimizer states are on NVMe or partly offloaded, or this version of DeepSpeed uses another
@@ -109,7 +111,7 @@ class ZeroShards:
         names = {parameter: name for name, parameter in self._engine.module.named_parameters()}
         spans = self._stage3_spans if self.stage3 else self._stage_1_and_2_spans
         for parameter, shape, start, length, partition, offset in spans():
-            first = 0  # where the next member begins in this parameter
+            first = 0  # index in this parameter at which its next member begins
             for name, own_shape in layout.get(names[parameter], [(names[parameter], shape)]):
                 size = torch.Size(own_shape).numel()
                 begin, end = max(start, first), min(start + length, first + size)
@@ -118,7 +120,8 @@ class ZeroShards:
                     yield ParameterSlice(name, tuple(own_shape), begin - first, end - begin, partition, place)
                 first += size
 
-    # A span: a parameter of the engine, then shape, start, length, partition and offset as in `ParameterSlice`.
+    # The next two methods yield a parameter of the engine, and shape, start, length, partition and offset as in
+    # `ParameterSlice`.
 
     def _stage_1_and_2_spans(self) -> Iterator[tuple[Tensor, tuple[int, ...], int, int, int, int]]:
         zero = self._zero
@@ -147,8 +150,9 @@ class ZeroShards:
 
     @staticmethod
     def _check(public: Tensor, master: Tensor, offset: int, length: int) -> None:
-        """Raise UserError if DeepSpeed's public function finds a shard in another place than this module."""
-        same_place = public.device != master.device or public.data_ptr() == master[offset:].data_ptr()  # else a copy
+        """Raise UserError if a shard from DeepSpeed's public function is not in the place computed here."""
+        # On another device, `public` is a copy, so that places cannot be compared.
+        same_place = public.device != master.device or public.data_ptr() == master[offset:].data_ptr()
         if public.numel() != length or not same_place:
             raise _unknown_layout()
 
@@ -157,7 +161,7 @@ class ZeroShards:
         return MUON_MOMENTS if self.groups[partition]["muon"] else MOMENTS
 
     def optimizer_state(self, partition: int) -> dict[str, Any]:
-        """Return the optimizer's state of a partition ("step" and its `moments`), created as AdamW does if missing."""
+        """Return the optimizer's state of a partition, "step" and its `moments`. Create it as AdamW does if missing."""
         optimizer, master = self._zero.optimizer, self.masters[partition]
         state = optimizer.state[master]
         if not state:
@@ -168,7 +172,7 @@ class ZeroShards:
         return state
 
     def set_optimizer_steps(self, steps: int) -> None:
-        """Set the number of steps the optimizer has taken, which AdamW's bias correction uses."""
+        """Set the number of steps that the optimizer has taken. AdamW's bias correction depends on it."""
         for partition in range(len(self.masters)):
             state = self.optimizer_state(partition)
             state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
@@ -183,13 +187,13 @@ class ZeroShards:
         for i in range(len(self.masters)):
             zero._reassign_or_swap_out_partitioned_parameters(i)
         for parameter in self._engine.module.parameters():
-            parameter.ds_secondary_tensor = None  # the node's copy, with zero_hpz_partition_size, is outdated
+            parameter.ds_secondary_tensor = None  # the node's copy (zero_hpz_partition_size) is outdated
         zero.checkpoint_event_epilogue()
         if self.masters[0].is_cuda:
-            torch.cuda.synchronize()  # layers are gathered on another stream, which must see these weights
+            torch.cuda.synchronize()  # layers are gathered on another stream, which must not read older weights
 
     def frozen_slices(self) -> Iterator[tuple[str, Tensor, int]]:
-        """Yield what this rank holds of each frozen parameter: name, values [n], and the index of the first value."""
+        """Yield this rank's part of each frozen parameter: name, values [n], and the index of the first value."""
         for name, parameter in self._engine.module.named_parameters():
             if parameter.requires_grad:
                 continue
@@ -199,7 +203,7 @@ class ZeroShards:
                 start = share * dist.get_rank(parameter.ds_process_group)
                 values = parameter.ds_tensor.data.view(-1)[: max(0, min(share, parameter.ds_numel - start))]
             if len(values):
-                yield name.removeprefix("model."), values, start  # a `FlatParams` holds the model under that name
+                yield name.removeprefix("model."), values, start  # in a `FlatParams`, the model is named "model"
 
 
 def _unknown_layout() -> UserError:

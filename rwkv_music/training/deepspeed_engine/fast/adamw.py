@@ -22,12 +22,12 @@ def adamw_(
     divisor: Tensor,
     bad: Tensor,
 ) -> None:
-    """Take one AdamW step (arXiv 1711.05101) in place on the master weights, and round them to the model's weights.
+    """Take one AdamW step (arXiv 1711.05101) on the master weights, in place, and round them to the model's weights.
 
-    On a GPU, one kernel does this in one pass over memory, without an fp32 copy of the gradient.
+    On a GPU, one kernel does this in a single pass over memory, without an fp32 copy of the gradient.
 
     Args:
-        masters, exp_avg, exp_avg_sq: fp32 [n]: the master weights, and the running means of the gradient and its
+        masters, exp_avg, exp_avg_sq: fp32 [n]: the master weights and the running means of the gradient and of its
             square.
         gradient: [n], any float dtype on the CPU, bf16 or fp32 on a GPU. Its contents are undefined afterwards.
         weights: [n]: the model's weights, overwritten by `masters` rounded to their dtype (bf16 on a GPU).

@@ -1,20 +1,20 @@
 """Forward and backward of small models, recorded as CUDA graphs and replayed.
 
-A step of a 0.1B model consists of a thousand kernels of a few microseconds each. The host launches them more slowly
-than the GPU runs them. The host launches a CUDA graph of many kernels with one call. A graph reads and writes fixed
-addresses, so each batch is first copied to these addresses. Empty documents are added until the number of documents is
-a power of two, so that few recordings serve all batches.
+A step of a 0.1B model consists of a thousand kernels that take a few microseconds each. The GPU runs them faster than
+the host launches them one by one. A CUDA graph of many kernels is launched with a single call. A graph reads and writes
+fixed addresses, so each batch is first copied to these addresses. A graph also has fixed shapes. Empty documents are
+added until the number of documents is a power of two, so that few recordings serve all batches.
 
 Notable choices:
-- Forward and backward are two graphs, but one autograd node. DeepSpeed therefore treats them like any computation.
-- Under ZeRO-1 and 2 the computation of the whole loss is recorded. Under ZeRO-3 only the blocks are recorded. DeepSpeed
-  then gathers the weights of all blocks at once, and reduces all their gradients at once (`gather.may_gather_at_once`).
-  Gathered weights have new addresses in each step, so they are copied too.
-- Steps are replayed only if all ranks share a host. A replayed backward yields all gradients at its end, so their
-  reduction does not overlap with it. Between the GPUs of one host, the reduction takes a thirtieth of such a step. Over
-  a network, overlapping the reduction saves more time than replaying.
-- Steps are replayed only if launching kernels takes at least a third of the computing time. With larger models, the
-  speed-up does not justify the memory that a recording needs.
+- Forward and backward are two graphs in one autograd node. DeepSpeed therefore treats them like any other computation.
+- Under ZeRO-1 and 2, the computation of the whole loss is recorded. Under ZeRO-3, only the blocks are recorded.
+  DeepSpeed then gathers the weights of all blocks at once, and reduces all their gradients at once
+  (`gather.may_gather_at_once`). Gathered weights have new addresses in each step, so they are copied too.
+- Steps are replayed only if all ranks are on one host. A replayed backward pass yields all gradients at its end, so it
+  cannot overlap with their reduction. Between the GPUs of one host, the reduction takes a thirtieth of such a step.
+  Over a network, overlapping the reduction saves more time than replaying.
+- Steps are replayed only if launching the kernels takes at least a third of the computing time. With larger models, the
+  speed-up does not justify the memory that a recording takes.
 
 Source: torch.cuda.make_graphed_callables, which does not support non-tensor arguments.
 """
@@ -35,13 +35,13 @@ from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
 from rwkv_music.training.deepspeed_file import offloads
 
-# Steps with fewer floating-point operations per layer and micro-batch are replayed. Launching a layer's forward and
-# backward takes about 3 ms. In this time an H200 performs a third of this number of operations.
+# A step is replayed if it performs fewer floating-point operations than this per layer and micro-batch. Launching the
+# forward and backward kernels of a layer takes about 3 ms. In this time an H200 performs a third of this number.
 LAYER_FLOP = 3e12
 
 
 def is_host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
-    """Return whether launching kernels may limit a step's speed, and all ranks run on one host.
+    """Return whether all ranks run on one host and launching kernels may limit the speed of a step.
 
     Args:
         one_host: whether all ranks run on one host.
@@ -57,21 +57,22 @@ def can_replay(config: RunConfig, zero: dict, at_once: bool) -> bool:
 
     Args:
         zero: the DeepSpeed file's section "zero_optimization".
-        at_once: whether ZeRO-3 gathers all blocks at once. They have `Zero3FlatParams` then, unless some are frozen.
+        at_once: whether ZeRO-3 gathers all blocks at once. Replaying under ZeRO-3 requires this, and also requires
+            `Zero3FlatParams`, which tuned runs do not have.
     """
     if offloads(zero) or (zero["stage"] == 3 and not (at_once and config.train.tune == "all")):
         return False
-    if config.train.context_parallel > 1:  # the place of a rank's documents among those of others is not a tensor
+    if config.train.context_parallel > 1:  # `ContextPart` differs from batch to batch, but is not a tensor
         return False
     return not config.data.tbptt
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Two graphs, and the tensors that they read and write.
+    """A forward and a backward graph, and the tensors that they read and write.
 
     Attributes:
-        grads: gradients of the floating-point inputs, then of the parameters.
+        grads: gradients of the floating-point inputs, followed by those of the parameters.
     """
 
     inputs: tuple[Tensor, ...]
@@ -87,17 +88,17 @@ class Graphs(ABC):
 
     Args:
         parameters: the parameters that the computation uses.
-        keeps_gradients: whether a gradient may still be in use when the next one is computed. It is then copied.
+        keeps_gradients: whether a gradient may still be in use when the next one is computed. If so, it is copied.
     """
 
     def __init__(self, parameters: Sequence[Tensor], keeps_gradients: bool) -> None:
         self._parameters, self._keeps_gradients = tuple(parameters), keeps_gradients
         self._recordings: dict[tuple, Recording] = {}
-        self._pool = torch.cuda.graph_pool_handle()  # shared by all: one is replayed at a time
+        self._pool = torch.cuda.graph_pool_handle()  # shared by all recordings: only one is replayed at a time
 
     @abstractmethod
     def compute(self, weights: Sequence[Tensor], max_length: int, *inputs: Tensor) -> Tensor:
-        """The computation to record, with `weights` in place of the parameters."""
+        """Compute what is recorded, with `weights` in place of the parameters."""
 
     def weights(self) -> tuple[Tensor, ...]:
         """Return the tensors from which the recordings read the parameters."""
@@ -115,7 +116,8 @@ class Graphs(ABC):
         weights = self.weights()
 
         def out_and_leaves() -> tuple[Tensor, list[Tensor]]:
-            # Use new leaves. With the parameters themselves, autograd would wait for the stream of DeepSpeed's hooks.
+            # Use new leaf tensors. With the parameters themselves, autograd would wait for the stream of DeepSpeed's
+            # hooks.
             own = [x.detach().requires_grad_(x.is_floating_point()) for x in static]
             leaves = [weight.detach().requires_grad_() for weight in weights]
             out = self.compute(leaves, max_length, *own)
@@ -140,11 +142,11 @@ class LossGraphs(Graphs):
         self._flat = flat
 
     def loss(self, input_ids: Tensor, targets: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Return the sum of the nats of the `targets` that are not -100, float32 [].
+        """Return the loss in nats, summed over the `targets` that are not -100, float32 [].
 
         Args:
             input_ids, targets: int64 [B, T].
-            cu_seqlens: int32 [D+1], including the edges of the rows.
+            cu_seqlens: int32 [D+1]: document boundaries, including the boundaries of the rows.
         """
         return self.replay(input_ids.shape[1], input_ids, targets, _padded(cu_seqlens, input_ids.numel()))
 
@@ -162,22 +164,25 @@ class LossGraphs(Graphs):
 
 
 class BlockGraphs(Graphs):
-    """Recordings of the blocks of a model with `Zero3FlatParams`, which ZeRO-3 gathers at once.
+    """Recordings of all blocks of a model with `Zero3FlatParams`, for ZeRO-3 that gathers all blocks at once.
 
     Args:
-        longest: a bound on document lengths, the same for all batches so that they share recordings.
+        longest: upper bound on document lengths. It is the same for all batches, so that they share recordings.
     """
 
     def __init__(self, model: RWKV, longest: int) -> None:
-        # ZeRO-3 has reduced the gradients when backward ends, because the computing stream waits for this (`overlap`).
+        # No copies of gradients: the backward pass ends with a wait for their reduction (see overlap.py).
         super().__init__(list(model.blocks.parameters()), keeps_gradients=False)
         self._model, self._longest, self._launch = model, longest, model.blocks.forward
-        self._copies: tuple[Tensor, ...] = ()  # of the weights, read by the recordings
+        self._copies: tuple[Tensor, ...] = ()  # copies of the weights, which the recordings read
 
     def forward(
         self, x: Tensor, input_ids: Tensor, state: State | None, documents: Documents, recompute: str
     ) -> tuple[Tensor, State | None]:
-        """Replace `Blocks.forward`. In training x is [M, C], there is no state, and recompute is `model.recompute`."""
+        """Compute `Blocks.forward`, which this method replaces; in training, by replaying a recording.
+
+        In training, x is [M, C], `state` is None, and `recompute` is the model's.
+        """
         if not torch.is_grad_enabled():
             return self._launch(x, input_ids, state, documents, recompute)
         if not self._copies:
@@ -203,10 +208,10 @@ class BlockGraphs(Graphs):
 
 
 def replay_steps(module: FlatParams | RWKV, ctx_len: int, accumulates: bool) -> None:
-    """Make training through `module`, the engine's, replay recorded graphs.
+    """Make training steps of `module` replay recorded graphs.
 
     Args:
-        module: a `FlatParams` under ZeRO-1 and 2, a model with `Zero3FlatParams` under ZeRO-3.
+        module: the engine's module: a `FlatParams` under ZeRO-1 and 2, a model with `Zero3FlatParams` under ZeRO-3.
         ctx_len: tokens per row.
         accumulates: whether the gradients of several micro-batches are accumulated.
     """
@@ -224,7 +229,7 @@ def _padded(cu_seqlens: Tensor, tokens: int) -> Tensor:
 
 
 class _Replay(torch.autograd.Function):
-    """The autograd node of a replay; its arguments are the inputs, then the parameters."""
+    """The autograd node of a replay. `tensors` are the inputs, followed by the parameters."""
 
     @staticmethod
     def forward(ctx, recording: Recording, keeps_gradients: bool, *tensors: Tensor) -> Tensor:

@@ -1,19 +1,19 @@
 """The model's many parameters in a few large flat ones, so that DeepSpeed's cost per tensor becomes negligible.
 
-DeepSpeed's stages 1 and 2 do a fixed amount of host work per parameter tensor. In the backward pass it is a hook and a
-copy into a bucket. In the step it is a dozen launches for the overflow check and the norm. RWKV has 36 tensors per
-layer, and for a small model this work takes longer than the computation. Here the parameters of an optimizer group are
-concatenated into a few flat parameters, and the model's own weights are views of them.
+DeepSpeed's stages 1 and 2 do a fixed amount of host work per parameter tensor: a hook and a copy into a bucket in the
+backward pass, and a dozen kernel launches for the overflow check and the norm in the step. RWKV has 36 tensors per
+layer. For a small model, this work takes longer than the computation. Here the parameters of an optimizer group are
+concatenated into a few flat parameters, and the model's own weights are views of these.
 
 Notable choices:
 - State dicts and checkpoints use the names of the model's parameters, not those of the flat ones. A checkpoint uses
   `layout` to divide the optimizer's master weights and moments into the model's parameters.
 - A flat parameter collects the parameters of neighboring layers until it has MIN_ELEMENTS elements. With a single flat
   parameter for the whole model, no gradient could be reduced before the end of the backward pass.
-- If gradients are reduced during the backward pass, the views of a flat parameter are created when the forward pass
-  reaches the first block that uses it. Autograd runs backward nodes in reverse order of creation. If the views were
-  created at the start of the forward pass, every gradient would be complete only at the end of the backward pass. If
-  gradients are not reduced during the backward pass, all views are created at the start.
+- Autograd runs backward nodes in reverse order of creation. If all views were created at the start of the forward pass,
+  every flat gradient would be complete only at the end of the backward pass. If gradients are to be reduced during the
+  backward pass, the views of a flat parameter are therefore created when the forward pass reaches the first block that
+  uses them. Otherwise all views are created at the start.
 - Frozen parameters stay as they are, because DeepSpeed does no work for them.
 - ZeRO-3 partitions and gathers parameters per module: see `zero3_flat_params`.
 """
@@ -30,20 +30,21 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.deepspeed_engine.zero_shards import Layout
 
-MIN_ELEMENTS = 2**25  # of a flat parameter: DeepSpeed's cost per tensor is then below a tenth of the work on it
+MIN_ELEMENTS = 2**25  # of a flat parameter; DeepSpeed's cost per tensor is below a tenth of the work on such a tensor
 
 
 class FlatParams(nn.Module):
     """A module that is called like `model`, with the model's parameters in a few flat ones.
 
     Args:
-        model: its trainable parameters are moved into flat ones. Afterwards it can only be used through this module.
-        groups: optimizer groups from `RWKV.parameter_groups`. Different groups never share a flat parameter.
-        overlaps: whether each flat parameter's gradient must be complete as early in backward as possible.
+        model: the model. Its trainable parameters are moved into flat ones, so that it can only be used through this
+            module afterwards.
+        groups: optimizer groups from `RWKV.parameter_groups`. Parameters of different groups never share a flat one.
+        overlaps: whether each flat gradient must be complete as early in the backward pass as possible.
 
     Attributes:
-        groups: the same groups with the flat parameters.
-        layout: the members of each flat parameter; see `unflatten`.
+        groups: the given groups, with flat parameters in place of the model's.
+        layout: the model's parameters in each flat parameter, as for `unflatten`.
         replayed_loss: if steps are replayed (cuda_graphs.py), the function that computes a batch's summed loss.
     """
 
@@ -96,10 +97,10 @@ class FlatParams(nn.Module):
     def unpacked(self, flat: Sequence[Tensor] | None = None) -> RWKV:
         """Set the model's weights to views of the flat parameters, and return the model.
 
-        The views stay set, because activation checkpointing needs them in the backward pass.
+        The weights remain set, because activation checkpointing needs them in the backward pass.
 
         Args:
-            flat: tensors to view instead, laid out like the flat parameters.
+            flat: tensors with the layout of the flat parameters, to be used instead of these.
         """
         self._to_view = list(flat or self.flat)
         for number in range(len(self.flat)):
@@ -112,7 +113,7 @@ class FlatParams(nn.Module):
                 self._view(number)
 
     def _view(self, number: int) -> None:
-        """Create the views of a flat parameter once per forward pass, although recomputation calls the blocks again."""
+        """Create the views of a flat parameter, unless this forward pass has created them before a recomputation."""
         parameter, self._to_view[number] = self._to_view[number], None
         if parameter is not None:
             views = Views.apply(parameter, self._shapes[number])
@@ -121,7 +122,7 @@ class FlatParams(nn.Module):
 
 
 def _block(name: str, n_blocks: int) -> int:
-    """Return the index of the first block before which the parameter `name` is needed."""
+    """Return the index of the block before which the views of parameter `name` must exist."""
     place = re.match(r"blocks\.(\d+)\.", name)
     if place is None:
         return 0 if name == "emb.weight" else n_blocks - 1
@@ -156,7 +157,7 @@ def _flatten_state_dict(module: FlatParams, state: dict[str, Tensor], prefix: st
 
 
 def _runs(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Divide a group's parameters, in order, into runs of at least MIN_ELEMENTS; a remainder joins the last run."""
+    """Divide a group's parameters, in order, into runs of at least MIN_ELEMENTS. A remainder joins the last run."""
     runs: list[list[nn.Parameter]] = []
     size = MIN_ELEMENTS
     for parameter in parameters:
@@ -172,9 +173,9 @@ def _runs(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 
 
 class Views(torch.autograd.Function):
-    """Views of a flat tensor as one autograd node, whose backward concatenates the views' gradients.
+    """Views of a flat tensor as one autograd node. Its backward concatenates the gradients of the views.
 
-    Slicing and viewing each parameter separately would create two nodes per parameter, which costs host time in every
+    Slicing and viewing each parameter separately would create two nodes per parameter, which cost host time in every
     step.
     """
 

@@ -5,18 +5,18 @@ occur only under ZeRO-1 and 2, with `contiguous_gradients` and without `reduce_s
 The third one occurs under all stages.
 
 - A gradient larger than the bucket is reduced in place and freed immediately. torch's allocator does not know that the
-  reducing stream still reads it, and gives the memory to the next kernel of the backward pass, which overwrites the
-  gradient. Here `record_stream` tells the allocator.
+  reducing stream still reads the gradient. It gives the memory to the next kernel of the backward pass, which
+  overwrites the gradient. Here `record_stream` informs the allocator.
 - DeepSpeed collects small gradients in two alternating buffers. Before each reduction, the computing stream waits for
-  the previous reduction, because the buffer of that one may be filled next. A gradient larger than the bucket has its
-  own memory, so this wait is unnecessary for it. A block of a large model produces several such gradients at once, and
-  from the third one on the backward pass waits until all earlier reductions but one have finished. Here, before the
-  reduction of such a gradient, it waits only for the reduction of the last buffer. Before the reduction of a buffer, it
-  still waits for all earlier reductions.
+  the previous reduction, because the buffer of the previous reduction may be filled next. A gradient larger than the
+  bucket is in no buffer, so this wait is unnecessary. A block of a large model produces several such gradients at once.
+  From the third one on, the backward pass waits until all earlier reductions but one have finished. Here, before the
+  reduction of such a gradient, the computing stream waits only for the reduction of the last buffer. Before the
+  reduction of a buffer, it still waits for all earlier reductions.
 - At the end of the backward pass the host waits for the whole device, which is then idle until the host catches up.
   Here only the computing stream waits for the reducing stream.
 
-With an offloaded optimizer DeepSpeed already calls `record_stream`, and must synchronize.
+This module is not used with an offloaded optimizer: there DeepSpeed calls `record_stream`, and must synchronize.
 
 Sources: `average_tensor`, `reduce_ipg_grads` and `independent_gradient_partition_epilogue` in
 deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
@@ -29,7 +29,7 @@ from torch import Tensor
 
 
 def overlap_reduction(zero: DeepSpeedZeroOptimizer | DeepSpeedZeroOptimizer_Stage3) -> None:
-    """Correct a ZeRO optimizer that overlaps communication on a GPU and is not offloaded."""
+    """Correct a ZeRO optimizer that overlaps communication on a GPU and is not offloaded. Changes it in place."""
     if isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
         zero.reduce_and_partition_stream = _DeviceWaits()
     else:
@@ -54,17 +54,17 @@ def _overlap_stage_1_and_2(zero: DeepSpeedZeroOptimizer) -> None:
             return
         computing = torch.cuda.current_stream()
         tensor.record_stream(reducing)
-        # DeepSpeed switches buffers after this, so it may next fill the buffer that was sent last.
+        # DeepSpeed switches buffers after this function, so it may next fill the buffer that was sent last.
         computing.wait_event(last_buffer_sent)
         reducing.wait_stream(computing)
         with torch.cuda.stream(reducing):
-            average(tensor, dtype)  # for `average`, `reducing` is the current stream, so it waits for nothing
+            average(tensor, dtype)  # waits for nothing, because the current stream is `reducing`
 
     def independent_gradient_partition_epilogue() -> None:
         zero.reduce_ipg_grads()  # the rest of the buckets
         torch.cuda.current_stream().wait_stream(reducing)
         zero._clear_previous_reduced_grads()
-        zero.overlap_comm = False  # `finish` finds the buckets empty, and without this would still wait
+        zero.overlap_comm = False  # the buckets are empty, but with overlap_comm `finish` would still wait
         try:
             finish()
         finally:

@@ -1,4 +1,4 @@
-"""Which of the replacements in this package a run uses."""
+"""The choice of the replacements in this package that a run uses."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from rwkv_music.training.deepspeed_engine.fast.gather import may_gather_at_once
 
 @dataclass(frozen=True)
 class FastPaths:
-    """The replacements a run uses.
+    """The replacements that a run uses.
 
     Attributes:
-        enabled: flat parameters, and the update on the device. The other replacements need these.
-        overlaps: gradients are reduced while the backward pass continues (if the DeepSpeed file enables it).
-        gathers_at_once: ZeRO-3 gathers all blocks at once.
-        replays: forward and backward are recorded as CUDA graphs and replayed.
+        enabled: whether flat parameters and the update on the device are used. The other replacements require them.
+        overlaps: whether gradients are reduced during the backward pass, if the DeepSpeed file enables this.
+        gathers_at_once: whether ZeRO-3 gathers all blocks at once.
+        replays: whether forward and backward are recorded as CUDA graphs and replayed.
     """
 
     enabled: bool

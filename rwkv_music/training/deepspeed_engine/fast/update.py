@@ -1,17 +1,17 @@
-"""The optimizer step on the device: norm, clipping, update, and no update from a gradient that is not finite.
+"""The optimizer step without host waits: gradient norm, clipping, skipping of non-finite gradients, and update.
 
 DeepSpeed checks each tensor for overflow and then synchronizes. It casts every gradient to float64 to compute the norm,
-and synchronizes once per group. After each synchronization the GPU is idle until the host has caught up. On one H200
-this takes a seventh of the step of a 1.3B model, and a larger part of a small model's step. DeepSpeed then copies the
-gradients into one fp32 tensor for the optimizer, and the optimizer's weights into those of the model. These copies take
-half of the remaining time.
+and synchronizes once per group. After each synchronization, the GPU is idle until the host has caught up. On one H200,
+these waits take a seventh of the step of a 1.3B model, and a larger part of a small model's step. DeepSpeed then copies
+the gradients into one fp32 tensor for the optimizer, and the optimizer's weights into those of the model. These copies
+take half of the remaining time.
 
-Here the norm is computed once and stays on the device. Clipping and the decision to skip the step follow from it;
-`adamw_` receives both as tensors. It reads the gradients in place, and writes the weights where the model reads them.
-For the groups that Muon updates, `Muon.update` replaces `adamw_`.
-Partitioning, reduction and gathering are still done by DeepSpeed. The only exception is ZeRO-3's small tensors, which
-stay on every rank. DeepSpeed gathers each of them separately, and the host waits for all. Here they are gathered at
-once.
+Here the norm is computed once and stays on the device. The clipping divisor and the decision to skip the step are
+computed from it and passed to `adamw_` as tensors. `adamw_` reads the gradients in place, and writes the weights where
+the model reads them. For the groups that Muon updates, `Muon.update` replaces `adamw_`.
+
+DeepSpeed still partitions, reduces and gathers, with one exception: under ZeRO-3, small tensors stay on every rank.
+DeepSpeed gathers each of them separately, and the host waits for all. Here they are gathered at once.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
@@ -29,8 +29,8 @@ from torch import Tensor
 from rwkv_music.training.deepspeed_engine.fast.adamw import adamw_
 from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 
-# A partition: its optimizer group, its fp32 master weights, the weights that the model reads, and its gradients. The
-# concatenated gradients have the partition's layout.
+# What belongs to a partition: its optimizer group, its fp32 master weights, the weights that the model reads, and its
+# gradients. Concatenated, the gradients have the partition's layout.
 Share = tuple[dict[str, Any], Tensor, Tensor, list[Tensor]]
 
 
@@ -56,7 +56,7 @@ class UpdateOnDevice:
         self._zero.step = self._step
 
     def start(self, shards: ZeroShards) -> None:
-        """Set the shards to update. Creates their states, so that out-of-memory errors occur before the first step."""
+        """Set the shards to update, and create their states, so that a lack of memory shows before the first step."""
         self._shards = shards
         for partition in range(len(shards.masters)):
             shards.optimizer_state(partition)
@@ -108,8 +108,7 @@ class UpdateOnDevice:
             yield group, zero.single_partition_of_fp32_groups[i], weights, zero.averaged_gradients[i]
 
     def _shares_of_stage3(self) -> Iterator[Share]:
-        """All gradients are in one tensor, partition after partition."""
-        zero = self._zero
+        zero = self._zero  # all gradients are in one tensor, partition after partition
         start = 0
         for i, masters in enumerate(zero.fp32_partitioned_groups_flat):
             gradient = zero.grad_partitions_flat_buffer[start : start + masters.numel()]
@@ -126,7 +125,7 @@ class UpdateOnDevice:
         if small:
             small[0].all_gather_coalesced(small).wait()
         gathering = zero.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
-        if gathering is not None:  # if nothing was gathered above, it must still wait for the update
+        if gathering is not None:  # even if nothing was gathered above, this stream must wait for the update
             gathering.wait_stream(torch.cuda.current_stream())
 
     def _gather_of_stage_1_and_2(self) -> None:
@@ -144,9 +143,10 @@ class UpdateOnDevice:
         )
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
-        """Return the norm over all ranks, fp32 []; set the clipping divisor, and whether to skip the step."""
+        """Return the norm over all ranks, fp32 []. Set the clipping divisor and the flag that skips the step."""
         zero = self._zero
-        # A GPU sums in a tree, for which fp32 suffices; a CPU sums sequentially and is 1e-5 off at a million elements.
+        # A GPU sums in a tree, for which fp32 suffices. A CPU sums sequentially: fp32 would have an error of 1e-5 at a
+        # million elements.
         exact = torch.float32 if gradients[0].is_cuda else torch.float64
         norms = [torch.linalg.vector_norm(gradient, dtype=exact) for gradient in gradients]
         squares = torch.stack(norms).double().square().sum()

@@ -1,10 +1,10 @@
 """The functions of DeepSpeed that `fast` replaces or relies on, pinned by the hash of their source.
 
-Everything in this package depends on how these functions work, not only on their signatures. With `--fast auto`, the
-package is used only if the installed DeepSpeed is the tested version and the source of each of these functions has the
+Everything in this package depends on the implementation of these functions, not only on their signatures. If `--fast`
+is `auto`, the package is used only if the installed DeepSpeed is the tested version and each of these functions has the
 recorded hash. Otherwise training runs on DeepSpeed's own code paths.
 
-After checking the package against a new DeepSpeed, print the new values with
+After you have checked the package against a new version of DeepSpeed, print the new hashes with
 
     python -m rwkv_music.training.deepspeed_engine.fast.upstream
 """
@@ -103,7 +103,7 @@ PATCHES = (
 
 
 def mismatch() -> str | None:
-    """Return why `fast` cannot be used with the installed DeepSpeed, as a clause; None if it can."""
+    """Return, as a clause, why `fast` cannot be used with the installed DeepSpeed; None if it can."""
     if deepspeed.__version__.split("+")[0] != TESTED_VERSION:
         return f"DeepSpeed {deepspeed.__version__} is not the tested version {TESTED_VERSION}"
     for patch in PATCHES:
@@ -116,7 +116,7 @@ def mismatch() -> str | None:
 def source_hash(name: str) -> str | None:
     """Return the first 16 digits of the SHA-256 of a function's source; None if the function does not exist.
 
-    The source is read from the module's file: decorators of DeepSpeed hide it from `inspect`.
+    The source is read from the module's file, because DeepSpeed's decorators hide it from `inspect`.
 
     Args:
         name: "module:qualified name".

@@ -1,17 +1,17 @@
-"""Each block's parameters in a few flat ones, so that ZeRO-3 gathers and partitions a block as a unit.
+"""Each block's parameters in a few flat ones, so that ZeRO-3 gathers and partitions a block with little host work.
 
 ZeRO-3 gathers the parameters of a module before the module is called, releases them afterwards, and gathers them again
 for the backward pass. It does this tensor by tensor. RWKV has 36 tensors per layer, and with several ranks the GPUs
-would wait for this host work. Here a block holds one flat parameter per optimizer group. During a call of the block,
-the model's own weights are views of the flat parameters.
+would wait for this host work. Here a block has one flat parameter per optimizer group. During a call of the block, the
+model's own weights are views of the flat parameters.
 
 Notable choices:
-- The parameters are replaced inside the model. The names of modules do not change, and the model generates and
-  validates as before.
+- The parameters are replaced inside the model. The names of modules do not change, and the model can generate and
+  validate as before.
 - For the backward pass, autograd saves only the position of a weight in its flat parameter. A saved view would keep the
-  gathered memory alive, and ZeRO-3 could not free it.
-- A replayed step reads copies at fixed addresses (`read_from`), which autograd saves like any tensor.
-- Between its calls a block holds meta tensors instead of views, because views would keep the gathered memory alive.
+  gathered memory alive, so that ZeRO-3 could not free it.
+- A replayed step reads copies of the weights at fixed addresses (`read_from`). Autograd saves these like any tensor.
+- Between two calls, a block has meta tensors instead of views, because views would keep the gathered memory alive.
 - This module is not used in three cases: with quantized weights, because neighboring parameters would share a scale;
   with quantized gradients, because DeepSpeed quantizes only matrices; and with frozen parameters, because a tuned run
   trains few parameters.
@@ -37,12 +37,12 @@ class Zero3FlatParams:
     """Flat parameters in the blocks of `model`, which may be on the meta device.
 
     Args:
-        model: its blocks' parameters are taken over.
+        model: the model. The parameters of its blocks are moved into flat ones.
         groups: optimizer groups from `RWKV.parameter_groups`.
 
     Attributes:
-        layout: the members of each flat parameter; see `flat_params.unflatten`.
-        small: sizes in elements of all flat parameters except the largest of each block, which holds the matrices.
+        layout: the model's parameters in each flat parameter, as for `flat_params.unflatten`.
+        small: sizes in elements of all flat parameters, except the largest one of each block, which has the matrices.
     """
 
     def __init__(self, model: RWKV, groups: list[dict[str, Any]]) -> None:
@@ -84,23 +84,23 @@ class Zero3FlatParams:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """The given optimizer groups, with the flat parameters and those outside the blocks."""
+        """The given optimizer groups, with flat parameters in place of those of the blocks."""
         return [
             {**group, "params": [self._model.get_parameter(name) for name in group["params"]]} for group in self._groups
         ]
 
     def read_from(self, tensors: Sequence[Tensor] | None) -> None:
-        """Make the weights views of `tensors`, one per flat parameter of the blocks; None restores the parameters.
+        """Make the weights views of `tensors` instead of the flat parameters; None restores the flat parameters.
 
-        The tensors must keep their addresses until the backward pass ends; with activation checkpointing this setting
-        must remain until then, too.
+        There is one tensor per flat parameter of the blocks. The tensors must keep their addresses until the backward
+        pass ends. With activation checkpointing, this setting must not change before that either.
         """
         rest = iter(tensors or ())
         self._instead = {block: [next(rest) for _ in _flat(block)] for block in self._members} if tensors else {}
 
     @contextmanager
     def viewed(self, block: Block) -> Iterator[None]:
-        """A context in which the weights of `block` are views of its flat parameters or of the tensors read instead."""
+        """A context in which the weights of `block` are views of its flat parameters, or of the `read_from` tensors."""
         self._viewed = block
         flat = self._instead.get(block) or _flat(block)
         self._set(block, [Views.apply(*one) for one in zip(flat, self._shapes[block], strict=True)])
@@ -118,18 +118,19 @@ class Zero3FlatParams:
     def _ffn_forward(self, block: Block, forward: Callable, *args: Any) -> Tensor:
         if self._viewed is block:
             return forward(*args)
-        with self.viewed(block):  # recomputed without the rest of the block
+        with self.viewed(block):  # in the backward pass, when only channel mixing is recomputed
             return forward(*args)
 
     def _forward(self, block: Block, forward: Callable, *args: Any, **kwargs: Any) -> Any:
-        # The views are created inside the call, so that in backward the flat gradients are complete before the gradient
-        # of the block's input, at which ZeRO-3 reduces them.
+        # ZeRO-3 reduces a block's gradients when the gradient of the block's input is computed. The views are created
+        # inside the call, so that the flat gradients are complete by then.
         with self.viewed(block), self._saved_as_places(block):
             return forward(*args, **kwargs)
 
     def _saved_as_places(self, block: Block) -> AbstractContextManager:
         """A context in which autograd saves weights as places in the flat parameters, and reads them from there."""
-        # Tensors read instead are not released, and with whole blocks recomputed autograd saves no weights.
+        # Not needed for `read_from` tensors, which are not released. Not needed if whole blocks are recomputed either,
+        # because autograd then saves no weights.
         if self._instead or not torch.is_grad_enabled() or self._model.recompute == "block":
             return nullcontext()
         flat = _flat(block)
