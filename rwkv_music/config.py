@@ -31,9 +31,15 @@ LONGEST_NAME = 255  # maximum length of a file name in bytes
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
-def setting(default: Any, text: str, choices: tuple | None = None, metavar: str | None = None) -> Any:
-    """Declare a dataclass field. The help text `text` includes units but not the default value."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
+def setting(
+    default: Any, text: str, choices: tuple | None = None, metavar: str | None = None, repeatable: bool = False
+) -> Any:
+    """Declare a dataclass field. The help text `text` includes units but not the default value.
+
+    The option of a `repeatable` field has a list as its value.
+    """
+    metadata = {"help": text, "choices": choices, "metavar": metavar, "repeatable": repeatable}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,11 @@ def _check_text(config: Any) -> None:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, str) and value.encode(errors="replace").decode() != value:
-            raise UserError(f"{field.name} is {ascii(value)}, which is not UTF-8: rename it or choose another.")
-        if isinstance(value, str) and name_too_long(value):
-            raise UserError(f"{field.name} has a name longer than {LONGEST_NAME} bytes: choose a shorter one.")
+        for text in [value] if isinstance(value, str) else value if isinstance(value, dict) else ():
+            if text.encode(errors="replace").decode() != text:
+                raise UserError(f"{field.name} is {ascii(text)}, which is not UTF-8: rename it or choose another.")
+            if name_too_long(text):
+                raise UserError(f"{field.name} has a name longer than {LONGEST_NAME} bytes: choose a shorter one.")
 
 
 def name_too_long(path: str) -> bool:
@@ -137,7 +144,13 @@ RENAMED = {"carry": "tbptt"}
 class DataConfig:
     """The dataset, and how it is cut into batches."""
 
-    data: str = setting("", "dataset folder, made by `python -m rwkv_music prepare`", metavar="DIR")
+    data: str | dict = setting(  # a folder, or the weights of several folders
+        "",
+        "dataset folder, made by `python -m rwkv_music prepare`. Give this option several times, each time as "
+        "DIR:WEIGHT, to draw the rows from several datasets in proportion to their weights",
+        metavar="DIR",
+        repeatable=True,
+    )
     ctx_len: int = setting(1024, "tokens per row")
     seed: int = setting(0, "seed of the shuffle, the initial weights and the samples")
     task: str = setting(
@@ -168,6 +181,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_text(self)
+        for folder, weight in self.weights.items():
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not (is_number and 0 < weight < math.inf):
+                raise UserError(f"The weight of the dataset {folder} is {weight}: choose a positive number.")
         _check(self, at_least={"ctx_len": 1, "seed": 0, "context_bars": 1, "completion_bars": 1}, at_most=2**32)
         _check(self, at_least={"completion_weight": 0, "infill_weight": 0}, at_most=1)
         _check(self, at_least={"infill_bars": 2}, at_most=MOST_BARS)
@@ -181,6 +198,23 @@ class DataConfig:
             raise UserError(
                 f"--tbptt reads whole pieces, but the rows of --task {self.task} are excerpts: drop one of the two."
             )
+        if self.tbptt and len(self.weights) > 1:
+            raise UserError(
+                f"--tbptt reads the pieces of one dataset in order, but --data names {len(self.weights)} datasets: "
+                f"drop --tbptt, or prepare all pieces as one dataset."
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each dataset folder, in the order of the command line."""
+        return self.data if isinstance(self.data, dict) else {self.data: 1.0}
+
+    @property
+    def description(self) -> str:
+        """The dataset folder, or all folders with their weights."""
+        if isinstance(self.data, str):
+            return self.data
+        return ", ".join(f"{folder}:{weight:g}" for folder, weight in self.data.items())
 
     @property
     def infills(self) -> bool:
@@ -241,7 +275,7 @@ class TrainConfig:
     )
     log_every: int = setting(10, "optimizer steps between points of the training curves")
     val_every: int = setting(200, "optimizer steps between validations; 0: none")
-    val_rows: int = setting(0, "rows per validation; 0: the whole validation split")
+    val_rows: int = setting(0, "rows per validation of a dataset; 0: the whole validation split")
     patience: int = setting(
         0, "end the run when N consecutive validations have not lowered the validation loss; 0: never"
     )
@@ -413,7 +447,8 @@ def add_arguments(
             group.add_argument(
                 flag,
                 dest=field.name,
-                type=not_empty if type_ is str else type_,
+                action="append" if field.metadata["repeatable"] else "store",
+                type=type_ if type_ in (int, float) else not_empty,
                 choices=choices,
                 required=field.name in required,
                 default=argparse.SUPPRESS,

@@ -25,6 +25,7 @@ JSON_KINDS = {
     bool: "true or false",
     list: "a list",
     dict: "an object",
+    str | dict: "a string or an object",
 }
 NOT_REGULAR = "Not a regular file"
 LONGEST_INTEGER = 20  # maximum number of characters in a 64-bit integer

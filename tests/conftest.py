@@ -36,6 +36,14 @@ def bach_data(bach_midi, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_data(bach_midi, tmp_path_factory) -> Path:
+    """Return five of the chorales as a dataset folder with the same tokenizer; tests must not write to it."""
+    folder = tmp_path_factory.mktemp("few") / "few"
+    prepare(sorted(bach_midi.glob("*.mid"))[:5], folder, workers=1, val_fraction=0.2)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def bach_data_midi_llm(bach_midi, tmp_path_factory) -> Path:
     """The same with the tokenizer midi-llm."""
     folder = tmp_path_factory.mktemp("bach_midi_llm") / "data"

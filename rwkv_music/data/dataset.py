@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.infill import InfillRows
 from rwkv_music.data.permutation import Permutation
+from rwkv_music.data.shares import assign
 from rwkv_music.data.tasks import CompletionRows, NextTokenRows, Row, joined
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import file_sha256, read_json
@@ -133,6 +135,9 @@ def _edges_of_part(edges: StreamEdges, cu_seqlens: torch.Tensor, bounds: torch.T
     return StreamEdges(edges.rows[starting], first, edges.ending[ending], last)
 
 
+RowOrBatch = TypeVar("RowOrBatch", Row, Batch)
+
+
 class MusicDataset:
     """One split of a dataset folder, as rows of at most `ctx_len` tokens.
 
@@ -209,6 +214,11 @@ class MusicDataset:
             config.context_bars, config.completion_bars, config.augment, config.infill_weight, config.infill_bars,
         )  # fmt: skip
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether it takes much Python code to make a row."""
+        return list(self.tasks) != ["pretrain"] or self.augmenter is not None
+
     def n_rows(self, task: str) -> int:
         """Return the number of samples in one pass over the windows of a task."""
         return -(-self.tasks[task].n_windows // self._per_row[task])
@@ -223,14 +233,7 @@ class MusicDataset:
 
     def task_of(self, sample: int) -> tuple[str, int]:
         """Return the task of sample number `sample`, and how many samples of this task come before it."""
-        number, rest = sample, Fraction(1)
-        for name, weight in self._weights.items():
-            share = weight / rest  # of the samples that do not belong to earlier tasks
-            before = int(number * share)
-            if int((number + 1) * share) > before:
-                return name, before
-            number, rest = number - before, rest - weight
-        raise AssertionError("the weights of the tasks do not add up to 1")
+        return assign(sample, self._weights)
 
     def windows_of(self, sample: int) -> Iterator[int]:
         """Yield the numbers of its task's windows from the first one of sample number `sample` on, without end."""
@@ -241,12 +244,12 @@ class MusicDataset:
             yield Permutation(n_windows, self.seed, passes)[position]
 
     def row(self, sample: int) -> Row:
-        """Return sample number `sample`, of at most `ctx_len` tokens."""
+        """Return sample number `sample`, of at most `ctx_len` tokens. Raises UserError as `checked`."""
         if sample < 0:
             raise ValueError(f"sample {sample} does not exist")
         rows, windows = self.tasks[self.task_of(sample)[0]], self.windows_of(sample)
         if rows is self._next_token:
-            return rows.row(next(windows), sample)
+            return self.checked(rows.row(next(windows), sample))
         parts, room = [], self.ctx_len
         for number, window in enumerate(itertools.islice(windows, MAX_WINDOWS)):
             part = rows.row(window, sample * MAX_WINDOWS + number, room if parts else None)
@@ -254,7 +257,7 @@ class MusicDataset:
                 break
             parts.append(part)
             room -= len(part.input_ids)
-        return joined(parts)
+        return self.checked(joined(parts))
 
     def batch(self, counter_start: int, counter_stop: int) -> Batch:
         """Return samples counter_start..counter_stop - 1, one per row. If there are none, return one row of padding."""
@@ -264,16 +267,16 @@ class MusicDataset:
 
     def batch_of(self, rows: list[Row]) -> Batch:
         """Return a batch of rows that `row` returned. If there are none, return one row of padding."""
-        return self.checked(self._rectangular(rows or [self._padding()]))
+        return self._rectangular(rows or [self._padding()])
 
-    def checked(self, batch: Batch) -> Batch:
-        """Return `batch`. Raises UserError if it has a token outside the tokenizer's vocabulary."""
-        if (largest := int(batch.input_ids.max())) >= self.vocab_size:
+    def checked(self, tokens: RowOrBatch) -> RowOrBatch:
+        """Return a row or a batch. Raises UserError if it has a token outside the tokenizer's vocabulary."""
+        if (largest := int(tokens.input_ids.max())) >= self.vocab_size:
             raise UserError(
                 f"{self.data_dir}/{self.split}.bin is damaged (token {largest} in a vocabulary of {self.vocab_size}): "
                 "prepare the data again."
             )
-        return batch
+        return tokens
 
     def sample(self, index: int) -> Batch:
         """Return sample number `index` as a batch of one row."""

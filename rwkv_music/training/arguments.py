@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 from dataclasses import asdict
 
@@ -78,12 +79,12 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         from rwkv_music.training.init_weights import shape_of_init  # not at the top: torch delays --help by seconds
 
         model = shape_of_init(train.init, arguments)
+    if "data" in arguments:
+        arguments = argparse.Namespace(**{**vars(arguments), "data": datasets(arguments.data)})
     model, data = from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data)
-    config = RunConfig(
-        model,
-        dataclasses.replace(data, data=_absolute(data.data)),
-        dataclasses.replace(train, init=_absolute(train.init)),
-    )
+    if isinstance(data.data, str):  # the folders of a mixture are absolute, also in a config.json
+        data = dataclasses.replace(data, data=_absolute(data.data))
+    config = RunConfig(model, data, dataclasses.replace(train, init=_absolute(train.init)))
     if train.tune != "all" and not train.init:
         raise UserError(f"--tune {train.tune} needs the weights of a trained model: add --init BASE.")
     if train.tune == "state" and config.data.tbptt:
@@ -93,6 +94,33 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
     if not config.data.data:
         raise UserError("No dataset is given: add --data DATA, a folder made by `python -m rwkv_music prepare`.")
     return config
+
+
+def datasets(values: list[str]) -> str | dict[str, float]:
+    """Return the setting `data` for the values of --data, each DIR or DIR:WEIGHT; DIR alone has the weight 1.
+
+    A value that is the path of an existing folder is a DIR, even if it ends in a colon and a number.
+    """
+    weights: dict[str, float] = {}
+    known: dict[str, str] = {}  # the value that named a folder, by the folder's real path
+    for value in values:
+        folder, _, weight = value.rpartition(":")
+        if not folder or os.path.isdir(value):
+            folder, weight = value, "1"
+        try:
+            number = float(weight)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise UserError(
+                f"--data {value} is not a folder, and {weight!r} is not a weight: give DIR:WEIGHT with a positive "
+                f"number."
+            )
+        if other := known.get(os.path.realpath(folder)):
+            raise UserError(f"--data {other} and --data {value} are the same dataset: give it once, with one weight.")
+        known[os.path.realpath(folder)] = value
+        weights[os.path.abspath(folder)] = number
+    return weights if len(weights) > 1 else folder
 
 
 def _absolute(path: str) -> str:

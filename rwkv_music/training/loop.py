@@ -152,7 +152,7 @@ class Loop:
         for damaged in context.start.skipped_checkpoints:
             context.say(f"Skipped the damaged checkpoint {damaged}.")
         previous = context.start.previous_data
-        if previous and Path(previous).absolute() != Path(self.config.data.data):
+        if previous and Path(previous).absolute() != Path(self.config.data.description):
             context.say(f"Up to step {self.progress.step:,} the data were {previous}.")
         steps_left = self.progress.step < context.last_step
         validation, known = context.data.validation, self.validations.measured_on
@@ -434,6 +434,7 @@ class Loop:
         absent |= {f"val/{task}_loss" for task in ("completion", "infill")} - (
             set() if validation is None else {f"val/{task}_loss" for task in validation.other_tasks}
         )
+        absent |= set() if validation and validation.names else {"val/loss_.+"}
         arguments = context.folder, self.progress.step + 1, context.rank == 0, self.wandb, absent
         return raise_on_any_rank("opening the curves", lambda: Curves(*arguments))
 
@@ -453,12 +454,14 @@ class Loop:
 
     def validate(self) -> None:
         """Measure the loss on the validation split, and write it to its curves. Collective. Raises as `poll` does."""
-        figures = self.context.data.validation.measure(self.engine, self.polled, self.context.group)
-        baseline = self.context.data.validation.bigram_loss if self.context.rank == 0 else None
-        self.write_scalars({**figures, "val/bigram_loss": baseline})
+        validation = self.context.data.validation
+        figures = validation.measure(self.engine, self.polled, self.context.group)
+        self.write_scalars({**figures, **(validation.bigram_losses if self.context.rank == 0 else {})})
         step, loss = self.progress.step, figures["val/loss"]
         self.update_validations(lambda: self.validations.add(step, loss, saved=self.saved_step == step))
         text = f"step {self.progress.step:,}: validation loss {figures['val/loss']:.4f} nats per token"
+        of_each = ", ".join(f"{name} {figures[f'val/loss_{name}']:.4f}" for name in validation.names)
+        text += f" ({of_each})" if of_each else ""
         for task, name in (("completion", "completions"), ("infill", "holes")):
             if f"val/{task}_loss" in figures:
                 text += f", {figures[f'val/{task}_loss']:.4f} on {name}"

@@ -137,6 +137,7 @@ class Trace:
 LAYOUT = {
     "Loss": {
         "loss, nats per token": ["train/loss$", "val/loss$", "val/bigram_loss$"],
+        "validation loss of each dataset": ["val/loss_.+$"],
         "validation, bits per note": ["val/bits_per_note$"],
         "completions, nats per token": ["val/completion_loss$"],
         "holes, nats per token": ["val/infill_loss$"],

@@ -20,7 +20,8 @@ from multiprocessing.connection import Connection
 import torch
 
 from rwkv_music.config import DataConfig
-from rwkv_music.data.dataset import Batch, MusicDataset
+from rwkv_music.data.dataset import Batch
+from rwkv_music.data.mixture import Mixture
 from rwkv_music.system import available_cores, ranks_of_this_host
 from rwkv_music.training.signals import StopSignals
 
@@ -32,10 +33,9 @@ READY = "ready"  # message of a process that has opened its dataset
 processes = multiprocessing.get_context("spawn")
 
 
-def useful_processes(dataset: MusicDataset, device: torch.device) -> int:
+def useful_processes(dataset: Mixture, device: torch.device) -> int:
     """Return how many processes should read a rank's rows: 0 if they would save no time, or if no cores are free."""
-    is_slow = list(dataset.tasks) != ["pretrain"] or dataset.augmenter is not None
-    if device.type != "cuda" or not is_slow:
+    if device.type != "cuda" or not dataset.is_slow:
         return 0
     return max(0, min(available_cores() // ranks_of_this_host() - CORES_OF_RANK, MAX_PROCESSES))
 
@@ -58,9 +58,9 @@ class Reader:
 
 
 class ReaderProcesses:
-    """A context in which processes read rows of `dataset`, the training split that `config` describes."""
+    """A context in which processes read rows of `dataset`, the training rows that `config` describes."""
 
-    def __init__(self, dataset: MusicDataset, config: DataConfig, n_processes: int) -> None:
+    def __init__(self, dataset: Mixture, config: DataConfig, n_processes: int) -> None:
         self._dataset = dataset
         self._readers = [Reader(config) for _ in range(n_processes)]
         self._is_ready = self._has_failed = False
@@ -110,7 +110,7 @@ class ReaderProcesses:
 
 def _serve(connection: Connection, config: DataConfig) -> None:
     torch.set_num_threads(1)
-    dataset = MusicDataset.of(config, "train")
+    dataset = Mixture(config)
     with suppress(EOFError, OSError):  # the rank ended
         connection.send(READY)
         while True:

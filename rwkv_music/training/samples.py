@@ -41,9 +41,12 @@ class Sample:
 
 
 class HeldOut:
-    """The first piece of a split that is long enough for a completion. Raises UserError if a package is missing."""
+    """The first piece of a split of the dataset `folder` that is long enough for a completion.
 
-    def __init__(self, config: RunConfig, split: str) -> None:
+    Raises UserError if a package is missing.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, split: str) -> None:
         try:
             import matplotlib  # noqa: F401
         except ImportError as error:
@@ -51,9 +54,9 @@ class HeldOut:
                 f"Samples need {error.name}: run pip install 'rwkv-music[music]', or train with --sample_every 0."
             ) from error
         self._train, self._seed, self._fills = config.train, config.data.seed, config.data.infills
-        self._codec = load_codec(Path(config.data.data) / "tokenizer.json")
+        self._codec = load_codec(folder / "tokenizer.json")
         context_bars, bars = config.train.sample_context_bars, config.train.sample_bars
-        pieces = Pieces(config.data.data, split, self._codec)
+        pieces = Pieces(folder, split, self._codec)
         # Prefer a piece whose real continuation is as long as the sample.
         long_enough = (
             i for least in (context_bars + bars, context_bars) for i in range(len(pieces))
@@ -61,7 +64,7 @@ class HeldOut:
         )  # fmt: skip
         chosen = next(long_enough, None)
         self._piece = None if chosen is None else pieces[chosen]
-        self._name = "" if chosen is None else piece_name(config.data.data, split, chosen)
+        self._name = "" if chosen is None else piece_name(folder, split, chosen)
 
     def draw(self, model: RWKV, after_token: Callable[[], object]) -> list[Sample]:
         """Let `model` complete the piece's first bars and, if the run trains filling in, fill in the bars after them.

@@ -35,7 +35,8 @@ from rwkv_music.checkpoint.tuning import Base, BaseNote, add_trained, freeze
 from rwkv_music.checkpoint.validations import VALIDATIONS, Validations
 from rwkv_music.checkpoint.weights import open_weights, unread_tensors
 from rwkv_music.config import RECOMPUTE, RunConfig
-from rwkv_music.data.dataset import MusicDataset, check_tokenizer_file
+from rwkv_music.data.dataset import check_tokenizer_file
+from rwkv_music.data.mixture import Mixture
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.errors import SharedError, UserError, explained
 from rwkv_music.files import atomic_path, read_file, write_text
@@ -71,9 +72,9 @@ from rwkv_music.training.wandb_run import check_wandb
 class RunData:
     """The datasets of a run."""
 
-    train: MusicDataset
+    train: Mixture  # of one dataset or several
     streams: DocumentStreams | None  # the training split as document streams, with `tbptt`
-    validation: Validation | None  # None if it is turned off or there is no validation split
+    validation: Validation | None  # None if it is turned off or no dataset has a validation split
     held_out: HeldOut | None  # the piece that the model samples from; None if no samples are drawn
 
 
@@ -88,7 +89,7 @@ class RunStart:
     progress: Progress  # steps and rows done so far
     rollbacks: dict[str, Rollback]  # returns to earlier checkpoints, by checkpoint name
     validations: Validations  # of the resumed run; empty if the checkpoint is of another run
-    previous_data: str  # the dataset folder that the checkpoint was trained on; "" without one
+    previous_data: str  # description of the data that the checkpoint was trained on; "" without one
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str])
 
 def _read_inputs(
     config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]
-) -> tuple[RunConfig, BatchPlan, MusicDataset]:
+) -> tuple[RunConfig, BatchPlan, Mixture]:
     """Read and cross-check the command line, the DeepSpeed file and the data."""
     file = read_deepspeed_file(deepspeed_file)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -240,31 +241,34 @@ def _read_inputs(
         )
     if train.log == "wandb":
         check_wandb()
-    rows = MusicDataset.of(data, "train")
-    check_tokenizer_file(data.data)
+    rows = Mixture(data)
+    for part in rows.parts:
+        check_tokenizer_file(part.folder)
     if config.model.vocab_size not in (0, rows.vocab_size):
         raise UserError(
-            f"The model's vocabulary has {config.model.vocab_size} tokens, but that of {data.data} has "
+            f"The model's vocabulary has {config.model.vocab_size} tokens, but that of {data.description} has "
             f"{rows.vocab_size}: prepare the data with the model's tokenizer, or start a new run."
         )
     return RunConfig(dataclasses.replace(config.model, vocab_size=rows.vocab_size), data, train), plan, rows
 
 
-def _read_data(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunData:
+def _read_data(config: RunConfig, plan: BatchPlan, rows: Mixture) -> RunData:
     """Open the validation split, the document streams and the held-out piece for samples."""
     train, tbptt = config.train, config.data.tbptt
-    streams = DocumentStreams(rows, train.batch_size, tbptt) if tbptt else None
+    first = rows.parts[0]  # the only one with `tbptt`
+    streams = DocumentStreams(rows.datasets[first.name], train.batch_size, tbptt) if tbptt else None
     validation = Validation.of(config, plan)
     if train.patience and validation is None:
         raise UserError(
             f"--patience {train.patience} counts validations, but there are none: set --val_every, or choose a dataset "
             f"with a validation split."
         )
-    held_out = HeldOut(config, "val" if validation else "train") if train.sample_every else None
+    folder, split = (validation.parts[0].folder, "val") if validation else (first.folder, "train")
+    held_out = HeldOut(config, folder, split) if train.sample_every else None
     return RunData(rows, streams, validation, held_out)
 
 
-def _find_start(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunStart:
+def _find_start(config: RunConfig, plan: BatchPlan, rows: Mixture) -> RunStart:
     """Find the checkpoint or the weights to start from, using only this rank's view of the file system."""
     train = config.train
     folder = Path(train.out)
@@ -273,8 +277,8 @@ def _find_start(config: RunConfig, plan: BatchPlan, rows: MusicDataset) -> RunSt
     if checkpoint is not None:
         if load_codec(checkpoint / "tokenizer.json").fingerprint != rows.fingerprint:
             raise UserError(
-                f"{config.data.data} was prepared with another tokenizer than {folder} was trained with: prepare the "
-                f"data with the run's tokenizer, or choose another --out."
+                f"{config.data.description} was prepared with another tokenizer than {folder} was trained with: "
+                f"prepare the data with the run's tokenizer, or choose another --out."
             )
         check_resumable(checkpoint, config)
     initial = base = None
@@ -333,7 +337,7 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
             ),
             rollbacks=rollbacks,
             validations=validations,
-            previous_data=saved_config.data.data,
+            previous_data=saved_config.data.description,
         )
     if start.initial is not None:
         verify_initial(start.initial)
@@ -453,7 +457,7 @@ def _make_folder(context: Context, token: str, base_note: BaseNote | None) -> No
         if not context.start.validations.entries:
             (folder / VALIDATIONS).unlink(missing_ok=True)
         with atomic_path(folder / "tokenizer.json") as partial:
-            partial.write_bytes(read_file(Path(config.data.data) / "tokenizer.json"))
+            partial.write_bytes(read_file(context.data.train.parts[0].folder / "tokenizer.json"))
         remove_unfinished(folder)
         if other := take_over(folder, token):
             context.say(

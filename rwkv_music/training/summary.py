@@ -13,6 +13,7 @@ import torch
 
 import rwkv_music
 from rwkv_music.config import PRESETS, ModelConfig
+from rwkv_music.data.mixture import Part
 from rwkv_music.errors import plural
 from rwkv_music.system import gib
 from rwkv_music.training.deepspeed_file import uses_bf16
@@ -23,15 +24,14 @@ from rwkv_music.training.setup import Context
 def summary(context: Context, flops: float, flops_source: str) -> str:
     """Return a summary of the run. `flops` is the rate, in FLOP/s, that counts as 100% MFU."""
     plan, size, start = context.plan, context.size, context.start
-    train_data, val_data = context.data.train, context.data.validation and context.data.validation.data
     m, d, t = context.config.model, context.config.data, context.config.train
     name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
     rows = f"{t.batch_size} rows x {d.ctx_len:,} tokens"
     if d.tbptt:
         rows += f" x {plural(d.tbptt, 'window')} of document streams"
-        passes = t.steps * d.tbptt / context.data.streams.windows_per_pass
+        passes = f"{t.steps * d.tbptt / context.data.streams.windows_per_pass:.2f} passes over the data"
     else:
-        passes = t.steps * t.batch_size / train_data.n_samples
+        passes = _passes(context)
     bf16, on_gpu = uses_bf16(plan.deepspeed), context.device.type == "cuda"
     states = model_state_bytes(size.parameters, size.trained, plan.zero_stage, plan.world_size, bf16, size.by_muon)
     device = torch.cuda.get_device_name(context.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
@@ -47,7 +47,6 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
     if t.warmup_steps >= t.steps:
         warm_up += ", longer than the run: the learning rate will only rise"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
-    val = f"{val_data.n_documents:,} pieces, {val_data.n_tokens:,} tokens" if val_data else "none"
     optimizer = "AdamW"
     if t.optimizer == "muon":
         optimizer = f"Muon for the {size.by_muon:,} parameters of the blocks' large matrices, AdamW for all others"
@@ -63,13 +62,12 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {size.parameters:,} parameters, "
         f"vocabulary {m.vocab_size:,}",
         "trains": trained,
-        "data": f"{d.data}: train {train_data.n_documents:,} pieces, {train_data.n_tokens:,} tokens; validation {val}",
+        "data": f"\n{'':12}".join(_dataset(context, part) for part in context.data.train.parts),
         "batch": f"{rows} = {context.rows_per_step * d.ctx_len:,} tokens per step: "
         f"{ranks} x {at_most}{plural(t.micro_batch_size, 'row')} "
         f"x {plan.accumulation} accumulated",
         "optimizer": f"{optimizer}; weight decay {t.weight_decay:g}",
-        "schedule": f"{t.steps:,} steps ({passes:.2f} passes over the data), "
-        f"lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, {warm_up}",
+        "schedule": f"{t.steps:,} steps ({passes}), lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, {warm_up}",
         "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
         "memory": memory,
         "device": f"{device}; 100% MFU is {flops / 1e12:,.1f} TFLOP/s ({flops_source})",
@@ -79,6 +77,24 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
     if t.tune == "all":
         del lines["trains"]
     return "\n".join(f"  {key:<10}{value}" for key, value in lines.items())
+
+
+def _dataset(context: Context, part: Part) -> str:
+    """Return a description of one dataset of the run."""
+    train, validation = context.data.train.datasets[part.name], context.data.validation
+    val = validation.datasets.get(part.name) if validation else None
+    of_val = f"{val.data.n_documents:,} pieces, {val.data.n_tokens:,} tokens" if val else "none"
+    share = "" if part.share == 1 else f" ({part.name}), {float(part.share):.1%} of the rows"
+    return f"{part.folder}{share}: train {train.n_documents:,} pieces, {train.n_tokens:,} tokens; validation {of_val}"
+
+
+def _passes(context: Context) -> str:
+    """Return how often the run reads each dataset."""
+    t, train = context.config.train, context.data.train
+    rows = t.steps * t.batch_size
+    passes = {part.name: float(rows * part.share / train.datasets[part.name].n_samples) for part in train.parts}
+    one = len(passes) == 1
+    return ", ".join(f"{value:.2f} passes over {'the data' if one else name}" for name, value in passes.items())
 
 
 # Settings that affect where and how often a run writes, but not what it learns.
@@ -98,7 +114,9 @@ def hyperparameters(context: Context) -> dict[str, bool | float | str]:
     config = context.config
     settings = {**asdict(config.model), **asdict(config.data), **asdict(config.train)}
     values = {name: value for name, value in settings.items() if name not in BOOKKEEPING}
-    folders = {name: Path(values[name]).name for name in ("data", "init")}
+    folders = {"init": Path(values["init"]).name, "data": Path(config.data.description).name}
+    if isinstance(config.data.data, dict):
+        folders["data"] = ", ".join(f"{part.name}:{part.weight:g}" for part in context.data.train.parts)
     ranks = {"ranks": context.plan.world_size, "zero_stage": context.plan.zero_stage}
     size = {"preset": preset_of(config.model), "parameters": context.size.parameters}
     size |= {"trained_parameters": context.size.trained}

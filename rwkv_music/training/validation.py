@@ -1,4 +1,4 @@
-"""Validation during training: the loss on the validation split, for the tasks that the run trains for."""
+"""Validation during training: the loss on the validation splits, for the tasks that the run trains for."""
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from torch import distributed as dist
 from rwkv_music.config import RunConfig
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.data.dataset import Batch, MusicDataset, read_dataset_json
+from rwkv_music.data.mixture import Part, parts_of
 from rwkv_music.data.ngrams import ngram_nats_per_token
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.evaluation.losses import Through, summed_loss, summed_loss_of_streams
@@ -20,7 +21,57 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 
 
 class Validation:
-    """The validation split of a run's data, read as document streams if the run trains with `tbptt`."""
+    """The validation of a run.
+
+    In a mixture, each figure is the mean over the datasets, weighted with their shares of the training rows. Datasets
+    without a validation split do not count. Each dataset also has its own figures, whose curves end in its name.
+    """
+
+    def __init__(self, config: RunConfig, plan: BatchPlan, parts: tuple[Part, ...]) -> None:
+        self.parts = parts  # those that have a validation split
+        self.datasets = {
+            part.name: DatasetValidation(dataclasses.replace(config, data=part.config), plan) for part in parts
+        }
+        is_mixture = len(config.data.weights) > 1
+        self.names = tuple(self.datasets) if is_mixture else ()  # of the datasets that have curves of their own
+        # Identifies the splits and the rows: only losses that were measured on the same ones can be compared.
+        first, *_ = self.datasets.values()
+        self.measured_on = first.measured_on
+        if is_mixture:
+            self.measured_on = "; ".join(f"{part.share} of {self.datasets[part.name].measured_on}" for part in parts)
+        self.other_tasks = first.other_tasks
+
+    @staticmethod
+    def of(config: RunConfig, plan: BatchPlan) -> "Validation | None":
+        """Return the validation of a run; None if it is turned off or no dataset has a validation split."""
+        if not config.train.val_every:
+            return None
+        parts = (part for part in parts_of(config.data) if read_dataset_json(part.folder)["splits"]["val"]["pieces"])
+        return Validation(config, plan, found) if (found := tuple(parts)) else None
+
+    @cached_property
+    def bigram_losses(self) -> dict[str, float]:
+        """The losses of a bigram model of each dataset, by curve."""
+        return self._figures({name: data.bigram_losses() for name, data in self.datasets.items()})
+
+    def measure(self, engine: Engine, through: Through, group: dist.ProcessGroup | None = None) -> dict[str, float]:
+        """Return the figures of `DatasetValidation.measure`, by curve. Collective."""
+        return self._figures({name: data.measure(engine, through, group) for name, data in self.datasets.items()})
+
+    def _figures(self, of_each: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Return the means of the figures that all datasets have and, in a mixture, the figures of each dataset."""
+        if not self.names:
+            [figures] = of_each.values()
+            return figures
+        total = sum(part.share for part in self.parts)
+        shares = {part.name: float(part.share / total) for part in self.parts}
+        curves = [curve for curve in of_each[self.names[0]] if all(curve in figures for figures in of_each.values())]
+        means = {curve: sum(shares[name] * of_each[name][curve] for name in self.names) for curve in curves}
+        return means | {f"{curve}_{name}": of_each[name][curve] for curve in curves for name in self.names}
+
+
+class DatasetValidation:
+    """The validation split of one dataset, read as document streams if the run trains with `tbptt`."""
 
     def __init__(self, config: RunConfig, plan: BatchPlan) -> None:
         self._config, self._plan = config, plan
@@ -41,26 +92,18 @@ class Validation:
         """In a mix, the tasks other than next-token prediction, each of which has its own curve."""
         return tuple(self._others)
 
-    @cached_property
-    def bigram_loss(self) -> float | None:
-        """The loss of a bigram model of the training split in nats per token, a baseline for next-token prediction.
+    def bigram_losses(self) -> dict[str, float]:
+        """Return the loss of a bigram model of the training split in nats per token, by the name of the curve.
 
-        The model counts at most `NGRAM_TOKENS` tokens and is scored on the whole validation split. None if the run does
-        not train next-token prediction.
+        It is a baseline for next-token prediction. The model counts at most `NGRAM_TOKENS` tokens and is scored on the
+        whole validation split. The result is empty if the run does not train next-token prediction.
         """
         if self._config.data.task not in ("pretrain", "mix"):
-            return None
+            return {}
         folder = Path(self._config.data.data)
         splits = BinIdx(folder / "train"), BinIdx(folder / "val")
         loss = ngram_nats_per_token(*splits, self.data.vocab_size, order=2)[1]
-        return loss if math.isfinite(loss) else None
-
-    @staticmethod
-    def of(config: RunConfig, plan: BatchPlan) -> "Validation | None":
-        """Return the validation of a run; None if it is turned off or the validation split is empty."""
-        if not config.train.val_every or not read_dataset_json(config.data.data)["splits"]["val"]["pieces"]:
-            return None
-        return Validation(config, plan)
+        return {"val/bigram_loss": loss} if math.isfinite(loss) else {}
 
     def measure(self, engine: Engine, through: Through, group: dist.ProcessGroup | None = None) -> dict[str, float]:
         """Return nats per token (for `mix`, of each task) and bits per note, by the name of the curve. Collective.
