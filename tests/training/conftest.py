@@ -29,6 +29,8 @@ from tests.training.rank_process import run_ranks
 
 PROJECT = Path(__file__).parents[2]
 SMALL = "--n_layer 2 --n_embd 64 --ctx_len 128 --batch_size 4 --steps 20 --log_every 1 --val_every 10".split()
+# Cheaper steps, for tests of what does not depend on their size.
+TINY = [*SMALL, "--n_layer", "1", "--ctx_len", "32", "--batch_size", "2"]
 
 
 @dataclass

@@ -20,9 +20,7 @@ from rwkv_music.training import saving
 from rwkv_music.training.health import SpikeDetector
 from rwkv_music.training.loop import Loop
 from rwkv_music.training.validation import Validation
-from tests.training.conftest import SMALL, Run, train
-
-TINY = [*SMALL, "--n_layer", 1, "--ctx_len", 32, "--batch_size", 2, "--val_every", 1, "--save_every", 3]
+from tests.training.conftest import TINY, Run, train
 
 
 @pytest.fixture
@@ -51,7 +49,7 @@ def best(folder: Path) -> int:
 
 
 def run(folder: Path, data: Path, *more: object, **options) -> Run:
-    return train(folder, "--data", data, *TINY, *more, **options)
+    return train(folder, "--data", data, *TINY, "--val_every", 1, "--save_every", 3, *more, **options)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ import pytest
 from rwkv_music.checkpoint.run_folder import checkpoints, fault, find_checkpoint, read_progress
 from rwkv_music.training.health import SpikeDetector
 from rwkv_music.training.loop import Loop
-from tests.training.conftest import PROJECT, SMALL, Run, command, environment, on_two_ranks, train
+from tests.training.conftest import PROJECT, SMALL, TINY, Run, command, environment, on_two_ranks, train
 from tests.training.test_checkpoint import wait_for
 from tests.training.test_training import tensor_hashes
 from tests.training.troubled import step_with_a_nan
 
-LONG = [*SMALL, "--steps", "1000000", "--val_every", "0", "--save_every", "5", "--keep", "1"]
+LONG = [*TINY, "--steps", "1000000", "--val_every", "0", "--save_every", "50", "--keep", "1"]
 
 
 def troubled(trouble: str, folder, *arguments: object, ranks: int = 1) -> Run:

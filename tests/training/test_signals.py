@@ -12,10 +12,10 @@ from rwkv_music.data.dataset import MusicDataset
 from rwkv_music.data.streams import DocumentStreams
 from rwkv_music.training.samples import HeldOut
 from rwkv_music.training.signals import EXIT_RESUMABLE, INTERRUPTED, StopSignals
-from tests.training.conftest import SMALL, command, environment, on_two_ranks, train
+from tests.training.conftest import SMALL, TINY, command, environment, on_two_ranks, train
 from tests.training.test_checkpoint import wait_for
 
-LONG = [*SMALL, "--steps", "1000000", "--save_every", "0", "--val_every", "0"]
+LONG = [*TINY, "--steps", "1000000", "--save_every", "0", "--val_every", "0"]
 
 
 @pytest.mark.parametrize(
