@@ -549,16 +549,24 @@ how much the steps slow down while it is written ([saving.json]({root}benchmarks
 
 
 def kills(root: str) -> str:
-    """Return what happened to a run that was killed many times."""
+    """Return what happened to runs that were killed many times."""
     result = results("kills")
-    return f"""
+    text = f"""
 A run that saves every second step was killed {result["kills"]} times: in half of the cases at a random moment, in the
 other half at the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
 {result["left_a_partial_one"]} kills left a partly written checkpoint, which has no final name. The number of
-checkpoints
-with a final name that were damaged is {result["damaged_under_a_steps_name"]}. The run resumed from a damaged checkpoint
+checkpoints with a final name that were damaged is {result["damaged_under_a_steps_name"]}. The run resumed from a damaged checkpoint
 {result["resumed_from_a_damaged_one"]} times.
 """
+    if best := result.get("best"):
+        text += f"""
+A run that validates after every step was killed {best["kills"]} times, half of them at random moments, half between a
+better validation and the end of its save. {best["kills_before_the_best_was_saved"]} kills came before the better
+weights were saved. The best checkpoint was damaged {best["best_not_whole"]} times. Compared with a run that was never
+killed, it was {best["best_not_the_lowest_loss"]} times not the one with the lowest loss of all steps that the run had
+validated and saved.
+"""
+    return text
 
 
 def resumption(root: str) -> str:

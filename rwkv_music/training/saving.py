@@ -63,16 +63,21 @@ def take_over(run: Path, token: str) -> int | None:
     `token` consists of host name, process number and a random string. Return the process number of the previous owner
     if it is still running on this host, otherwise None.
     """
-    before = read_file(run / OWNER).decode("utf-8").split() if (run / OWNER).exists() else []
+    before = _owner(run).split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
     host, own, _ = token.split()
     if len(before) != 3 or before[0] != host or before[1] == own or not before[1].isdecimal():
         return None  # if the numbers are equal: in a container, every start can have the same process number
     try:
         os.kill(int(before[1]), 0)  # sends nothing
-    except OSError:
+    except (OSError, ValueError, OverflowError):  # the process has ended, or the number is damaged
         return None
     return int(before[1])
+
+
+def _owner(run: Path) -> str:
+    """Return the token of the process that may write checkpoints into `run`."""
+    return read_file(run / OWNER).decode("utf-8", "replace").strip()
 
 
 @dataclasses.dataclass
@@ -159,7 +164,7 @@ class Saver:
         return f"saving the checkpoint of step {self._progress.step} in {self._run / CHECKPOINTS}"
 
     def _is_owner(self) -> bool:
-        return read_file(self._run / OWNER).decode("utf-8").strip() == self._token
+        return _owner(self._run) == self._token
 
     def _check_owner(self) -> None:
         if not self._is_owner():

@@ -32,7 +32,7 @@ class WandbRun:
         with explained(f"reading {folder / NAME}"):
             if not (folder / NAME).exists():
                 write_text(folder / NAME, secrets.token_hex(4) + "\n")
-            name = read_file(folder / NAME).decode("utf-8").strip()
+            name = read_file(folder / NAME).decode("utf-8", "replace").strip()
         try:
             self._run = wandb.init(
                 project="rwkv-music",

@@ -143,7 +143,8 @@ def end_a_rank(number: int, how: signal.Signals, data: Path, run: Path) -> tuple
 def test_a_rank_that_dies_ends_the_others_in_seconds(bach_data, tmp_path):
     status, said, seconds = end_a_rank(1, signal.SIGKILL, bach_data, tmp_path / "run")
     assert seconds < 15 and status in (70, 137)
-    assert re.search(r"rank 0 lost another rank after step [\d,]+; the same command resumes from step_\d+", said), said
+    lost = r"rank 0 lost another rank after step [\d,]+; the same command resumes from step_\d+ \(\w+Error: \S.+\)"
+    assert re.search(lost, said), said  # with the cause
     assert re.search(r"local rank 1 .*SIGKILL.*memory", said), said
 
 

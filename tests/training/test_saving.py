@@ -3,6 +3,7 @@
 import os
 import subprocess
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rwkv_music.checkpoint.run_folder import checkpoints, fault
@@ -55,3 +56,12 @@ def test_a_start_that_takes_a_run_over_is_told_of_the_process_that_has_it(tmp_pa
     take_over(tmp_path, f"here {ended.pid} third")
     assert take_over(tmp_path, f"elsewhere {os.getpid()} fourth") is None  # it has ended
     assert take_over(tmp_path, f"here {os.getpid()} fifth") is None  # of another machine nothing is known
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe 7 x", b"here " + b"9" * 5000 + b" x", b"here " + b"9" * 20 + b" x"]
+)
+def test_a_damaged_note_of_the_owner_is_replaced(content, tmp_path):
+    (tmp_path / ".owner").write_bytes(content)
+    assert take_over(tmp_path, "here 1 next") is None
+    assert (tmp_path / ".owner").read_text() == "here 1 next\n"
