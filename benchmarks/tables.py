@@ -555,8 +555,8 @@ def kills(root: str) -> str:
 A run that saves every second step was killed {result["kills"]} times: in half of the cases at a random moment, in the
 other half at the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
 {result["left_a_partial_one"]} kills left a partly written checkpoint, which has no final name. The number of
-checkpoints with a final name that were damaged is {result["damaged_under_a_steps_name"]}. The run resumed from a damaged checkpoint
-{result["resumed_from_a_damaged_one"]} times.
+checkpoints with a final name that were damaged is {result["damaged_under_a_steps_name"]}. The run resumed from a
+damaged checkpoint {result["resumed_from_a_damaged_one"]} times.
 """
     if best := result.get("best"):
         text += f"""
