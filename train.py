@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 trained; 1 failed with a one-sentence error; 70 crashed or lost another rank; 75 stopped by
-        SIGTERM or SIGUSR1, 130 stopped by Ctrl-C, both with a checkpoint.
+        SIGTERM, SIGUSR1 or SIGHUP, 130 stopped by Ctrl-C, both with a checkpoint if training had begun.
     """
     first = os.environ.get("RANK", "0") == "0"
     try:

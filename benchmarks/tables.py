@@ -269,6 +269,18 @@ The next table shows how well the corpus model predicts the true music in holes 
 """
 
 
+def renamed(lines: str) -> str:
+    """Return text that an earlier version of `evaluate` printed, with the column titles of this version."""
+    titles = {
+        "neighbor's copy": "copy of neighbor",
+        "random real": "random real bar",
+        "prompt's copy": "copy of prompt",
+    }
+    for old, new in titles.items():
+        lines = re.sub(f" {{{len(new) - len(old)}}}{old}(?=  |$)", new, lines, flags=re.MULTILINE)
+    return lines
+
+
 def measures(root: str) -> str:
     """Return what `evaluate` prints about the music that the corpus model writes, and some of this music."""
     result, images = results("corpus"), f"{root}benchmarks/results/corpus"
@@ -293,7 +305,7 @@ def measures(root: str) -> str:
         ),
     }
     texts = "\n\n".join(
-        f"{caption}\n\n```text\n{lines}\n```"
+        f"{caption}\n\n```text\n{renamed(lines)}\n```"
         for name, of_command in captions.items()
         for caption, lines in zip(of_command, "\n".join(result["tables"][name]).split("\n\n"), strict=True)
     )
@@ -425,13 +437,13 @@ The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenize
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
-On a CPU, a C++ kernel reads the matrices in bf16, which rounds them as on a GPU. It was compared with the `rwkv`
-package
-on {threads} cores, in turns and with the same weights. This project generated {package["ours"]:.0f} tokens/s, including
-sampling. The package generated {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The median of the
-ratios is {package["ratio"]}. For each token, this project reads {package["gb_read_per_token"] * 1000:.0f} MB, that is,
-{package["gb_per_second_read"]:.0f} GB/s. A plain copy in memory moves {package["gb_per_second_copy"]:.0f} GB/s on the
-same machine.
+On a CPU, a C++ kernel reads the matrices in bf16, which rounds them as on a GPU. This project and the `rwkv` package
+generated tokens alternately on {threads} cores, with the same weights, in several rounds. The median speed of this
+project was {package["ours"]:.0f} tokens/s, including sampling. That of the package was
+{package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The ratio of the two speeds was computed in each
+round; its median is {package["ratio"]}. For each token, this project reads
+{package["gb_read_per_token"] * 1000:.0f} MB, that is, {package["gb_per_second_read"]:.0f} GB/s. A plain
+copy in memory moves {package["gb_per_second_copy"]:.0f} GB/s on the same machine.
 
 The memory in use does not depend on the length of a piece. After 100,000 generated tokens it is {memory["bytes_grown"]}
 bytes larger than after 1,000 tokens
@@ -523,9 +535,8 @@ movements. Before tuning, its loss on
 
 {table(heads, rows)}
 
-At the best of three learning rates each, tuning the state reduces the loss {result["state_over_all"]:.0%} as much as
-full
-fine-tuning does, with {best["state"]["share"]:.2%} of the trained parameters
+With the best of the three learning rates for each, tuning the state achieves {result["state_over_all"]:.0%} of the loss
+reduction of full fine-tuning, with {best["state"]["share"]:.2%} of the trained parameters
 ([tuning.py]({root}benchmarks/tuning.py)).
 """
 
@@ -581,12 +592,10 @@ def resumption(root: str) -> str:
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-For each number of ranks, one run was saved at step {at} under ZeRO-2. From this checkpoint, a run was resumed on each
-of
-these numbers of ranks and under every ZeRO stage, with the files of `ds_configs/`. The next 20 losses of each resumed
-run
-were compared with those of the uninterrupted run. The deviation of a resumed run is the largest difference, in nats per
-token. The table gives the median and the maximum of the deviations.
+On each number of ranks in a row of the table, a run saved a checkpoint at step {at} under ZeRO-2 and continued for 20
+steps. Copies of each checkpoint were resumed on every number of ranks in the row, with `zero1.json`, `zero2.json` and
+`zero3.json`. The deviation of a resumed run is the largest difference between its 20 losses and those of the run that
+saved the checkpoint, in nats per token. The table gives the median and the maximum of the deviations.
 
 {table(["preset", "ranks", "device of each rank", "median", "maximum", "source"], rows)}
 """

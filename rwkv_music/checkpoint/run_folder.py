@@ -264,8 +264,8 @@ def write_rollbacks(run: Path, rollbacks: dict[str, Rollback]) -> None:
 def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
     """Check that a run of `config` can resume from `checkpoint`, and return the checkpoint's progress.
 
-    Raises UserError if the model's shape, the way the data is cut into rows, or the trained parameters differ. The
-    number of ranks and the ZeRO stage may differ.
+    Raises UserError if the model's shape, the way the data is cut into rows, the optimizer, or the trained parameters
+    differ. The number of ranks and the ZeRO stage may differ.
     """
     saved_config = RunConfig.load(checkpoint / "config.json")
     for field in dataclasses.fields(saved_config.model):

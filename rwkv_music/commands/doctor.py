@@ -32,7 +32,7 @@ SET_UP = "run `pip install -e '.[music]'` in the project's folder to install the
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 CORE = {"numpy": "batches", "mido": "reading and writing MIDI", "tensorboard": "curves", "tqdm": "progress bars"}
 EXTRAS = {
-    "music21": "the demo corpora",
+    "music21": "scores and their corpora",
     "matplotlib": "piano rolls",
 }
 CPU_TOLERANCE = 1e-5  # relative error in float32

@@ -8,8 +8,8 @@ contains as many windows as fit.
 The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample number to a task. The number
 of a sample among those of its task follows from the sample number. The windows of a task form an endless sequence of
 passes over the data. Seed and pass determine a permutation, which is the order of the windows in that pass. Sample i of
-a task starts with window i K of this sequence, where K is the mean number of windows in a row, rounded up. A batch is a
-range of sample numbers, so it depends neither on the number of processes nor on earlier batches.
+a task starts with window i * K of this sequence, where K is the mean number of windows in a row, rounded up. A batch is
+a range of sample numbers, so it depends neither on the number of processes nor on earlier batches.
 """
 
 import itertools

@@ -5,7 +5,7 @@ tokenizers/multitrack_cells.py describes. The contents of the holes are targets 
 - In training, the tokens before Fill are targets too, except those that mark a hole. The model thus also learns
   next-token prediction from these rows. In validation, only the contents of the holes are targets.
 - The holes of a window are of one of four kinds, which correspond to common requests: the last bars, whole parts, a
-  block of bars and parts, or scattered cells. Half of the blocks include all parts.
+  block of bars and parts, or scattered cells. At least half of the blocks include all parts.
 - The lengths of blocks and of runs of last bars are uniform in the logarithm. Short ones are therefore more frequent.
   They leave more context to learn from.
 - In some windows, controls at the head of a hole describe the content of the hole (midi/controls.py).

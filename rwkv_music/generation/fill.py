@@ -105,7 +105,7 @@ def fill(
         piece: a MIDI file.
         fills: the cells to write, such as "bars=5-8 parts=bass" (see fill_request.py).
         new_parts: parts to add to the file. A new part is written in all bars, unless `fills` names it.
-        controls: properties of the new notes, such as "density=low,register=high parts=bass" (see midi/controls.py).
+        controls: properties of the new notes, such as "density=low,register=high parts=bass" (see fill_request.py).
         tags: tags of the piece, such as {"composer": "bach"}, for a tokenizer that has them.
         context_bars: bars to read on each side of the cells.
         rows_at_once, progress: see `write_cells`.

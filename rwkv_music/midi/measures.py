@@ -9,8 +9,8 @@
 
 Drums count only for groove consistency and note density. A measure is NaN if the piece has too few notes for it.
 
-Sources: all definitions except that of density are those of MusPy (Dong et al. 2020, arXiv 2008.01951), but for
-polyphony, each note of a unison counts here. Pitch-class entropy and groove consistency are originally from Wu and
+Sources: all definitions except that of density are those of MusPy (Dong et al. 2020, arXiv 2008.01951). Unlike in
+MusPy, each note of a unison counts for polyphony. Pitch-class entropy and groove consistency are originally from Wu and
 Yang, "The Jazz Transformer on the Front Line" (2020, arXiv 2008.01307).
 """
 

@@ -1,7 +1,7 @@
 """Context parallelism: the ranks of a process group hold consecutive parts of one sequence of tokens.
 
-Two things in the model depend on earlier tokens: the token shift, on the last one, and the recurrence, on its state.
-This module computes both, and their gradients, across the edges between the ranks. The result is exact.
+Two operations of the model depend on earlier tokens: the token shift on the previous token, and the recurrence on its
+state. This module computes both, and their gradients, across the edges between the ranks. The result is exact.
 
 A part maps the state S before it to the state S T + E after it. T and E do not depend on S, so all ranks can compute
 them at once. The ranks exchange them with one all-gather, whose size does not depend on the number of tokens. Then each
@@ -12,17 +12,17 @@ Notable choices:
 - The operators of `wkv7s` compute T, E and E'. T is the final state for the identity as the initial state and values of
   zero. E is the final state for an initial state of zero. E' is the final state of the same recurrence run backwards in
   time; see `_gradient_before`.
-- Documents end the dependence between tokens. Each rank knows from `ContextPart` which documents continue on which
+- No token depends on another document's tokens. Each rank knows from `ContextPart` which documents continue on which
   rank. It computes E only if its last document continues on the next rank, and T only if this document also fills its
-  part and began on an earlier rank. Among two ranks no T is needed, and none is sent.
+  part and began on an earlier rank. With two ranks no T is needed, and none is sent.
 - A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
   the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
   do no extra work.
 - The state before a document that begins on a rank is an argument on this rank, and the state after one that ends on it
   is a result. TBPTT passes the result to the rank on which the document continues in the next window.
-- A rank waits for an exchange only when it needs the result. The first rank is thus ahead of the others in the forward
-  pass, by the time of one recurrence, and the last rank in the backward pass. Otherwise this time would be lost in
-  every layer.
+- A rank waits for an exchange only when it needs the result. In the forward pass, the first rank can therefore be ahead
+  of the others by the time of one recurrence, and so can the last rank in the backward pass. If every rank waited for
+  each exchange, this time would be lost in every layer.
 - Every rank of a group calls the same collectives with tensors of the same sizes, whatever its tokens are. A rank that
   could not read its rows, and computes on padding instead, can therefore not block the others.
 
@@ -56,8 +56,8 @@ class ContextPart(NamedTuple):
     def of(cu_seqlens: Sequence[int], group: dist.ProcessGroup) -> tuple[list[int], "ContextPart"]:
         """Return the bounds of this rank's documents among the tokens of all ranks, and its place.
 
-        `cu_seqlens` rises from 0 to the number of tokens of all ranks, which is at least that of the ranks. They are
-        divided evenly.
+        `cu_seqlens` rises from 0 to the number of tokens of all ranks, which must be at least the number of ranks. The
+        tokens are divided evenly.
         """
         parts = cut(cu_seqlens, group.size())
         starts, own = set(cu_seqlens), parts[group.rank()]
@@ -91,9 +91,10 @@ class ContextPart(NamedTuple):
         return previous
 
     def from_next(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of `last`, [1, C], and of `shift`, from that of the result of `from_previous`, [D, C].
+        """Compute the gradient of `from_previous`. Collective.
 
-        Collective.
+        `grad`, [D, C], is the gradient of its result. Return the gradients of its arguments: `last`, [1, C], and
+        `shift`, [D, C].
         """
         exchange = Exchange(self.group, grad[:1])
         grad_shift = F.pad(grad[1:], (0, 0, 1, 0)) if self.continues[self.rank] else grad
@@ -109,7 +110,7 @@ class ContextPart(NamedTuple):
 class Exchange:
     """The tensors of all ranks of a group, which arrive while the caller continues. The constructor is collective."""
 
-    _unfinished: ClassVar[list["Exchange"]] = []  # their memory must not be used again
+    _unfinished: ClassVar[list["Exchange"]] = []  # kept, because they still use the memory of their tensors
 
     def __init__(self, group: dist.ProcessGroup, x: Tensor) -> None:
         self._own = x.clone(memory_format=torch.contiguous_format)  # not a view that would keep all tokens in memory
@@ -126,10 +127,10 @@ class Exchange:
 def exchanged_bytes(ranks: int, width: int, head_size: int, item_size: int) -> int:
     """Return the bytes that a rank receives per layer in forward and backward, which do not depend on its tokens.
 
-    They are the last token of every other rank for two token shifts, and the gradient of each; E, and T among more than
-    two ranks; and E'. `item_size` is the bytes of a value of the model, at most 4; states are float32. If activation
-    checkpointing repeats the forward pass of a block, its part is received twice. The states that TBPTT passes between
-    windows are not included.
+    From every other rank, it receives the last token of that rank for each of the two token shifts, a gradient of the
+    same size for each, E, E' and, with more than two ranks, T. `item_size` is the number of bytes of a value of the
+    model, at most 4. E, E' and T are float32. If activation checkpointing repeats the forward pass of a block, the rank
+    receives the data of that pass twice. The states that TBPTT passes between windows are not included.
     """
     tokens = 2 * 2 * width * item_size
     states = (2 if ranks == 2 else 3) * width * head_size * 4
@@ -137,7 +138,7 @@ def exchanged_bytes(ranks: int, width: int, head_size: int, item_size: int) -> i
 
 
 def cut(cu_seqlens: Sequence[int], ranks: int) -> list[list[int]]:
-    """Divide the tokens evenly among `ranks`; return the bounds of the documents in each part, with the part's own."""
+    """Divide the tokens evenly among `ranks`. Return the bounds of each part and of the documents inside it."""
     edges = [cu_seqlens[-1] * i // ranks for i in range(ranks + 1)]
     return [[start, *(x for x in cu_seqlens if start < x < stop), stop] for start, stop in pairwise(edges)]
 

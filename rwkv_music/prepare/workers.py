@@ -8,8 +8,8 @@ The answers must not depend on other programs on the computer. The time limit is
 wall-clock time grows when other programs run. But other programs can still have an effect. If they fill the memory, the
 kernel can kill a process. If they use the same caches, the same work can take about twice the CPU time. If the process
 of an item dies or exceeds a limit, the item is therefore tried once more, alone and with twice the CPU time. If this
-fails too, the answer is a `Failure`. A limit of wall-clock time ends only a process that waits. A process that uses CPU
-time continues, however little of it the computer grants.
+fails too, the answer is a `Failure`. A limit of wall-clock time ends only a process that waits, that is, a process that
+uses less than LEAST_SHARE of a core. A process that gets little CPU time on a busy computer continues.
 
 Items are taken from an iterator as needed. At most `ITEMS_AHEAD` items per process are started before the oldest answer
 is taken. Memory therefore depends neither on the number of items nor on the time that one of them takes.
@@ -39,7 +39,7 @@ NEW_OBJECTS = 50_000  # new objects between two garbage collections; Python's 70
 # Numbers of collections of younger objects before one of older objects. The objects of a score refer to each other, so
 # only garbage collection frees them. With Python's 10 and 10, the objects of hundreds of scores would accumulate.
 OLDER_OBJECTS = (4, 1)
-LEAST_SHARE = 1e-3  # of a core: a process that uses less waits
+LEAST_SHARE = 1e-3  # of a core; a process that uses less counts as waiting
 SECOND_TRY = 2.0  # CPU time of the second try, relative to the first one
 READY = ("ready",)  # message of a process that has finished its set-up
 NO_ANSWER = object()
@@ -90,7 +90,7 @@ def map_in_order(
     """Yield the answer to each of `items`, in order: the result of the work, or a `Failure`.
 
     `setup`, its arguments, items and answers are pickled. Raises UserError if `workers` is out of range or if the
-    set-up of a process fails. If a process is killed or hangs during its set-up, another process is tried before that.
+    set-up of a process fails. A set-up in which the process is killed or hangs is first tried again in a new process.
     """
     check_workers(workers)
     n_workers = workers or available_cores()

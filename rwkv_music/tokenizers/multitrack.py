@@ -94,9 +94,10 @@ from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary, ranks
 TICKS_PER_STEP = 20  # of decoded files, which have 480 ticks per quarter note
 MELODIC_CHANNELS = [channel for channel in range(CHANNELS) if channel != DRUM_CHANNEL]
 
+MOST_BARS = 4  # factor by which `_equal_bars` may exceed the necessary number of bars
+
 # Keys of `Piece.lost`
 DOUBLE_NOTES = f"notes that start together with {MAX_UNISON} others of their pitch and part"
-MOST_BARS = 4  # into which a bar is divided only because the vocabulary lacks its length
 OTHER_METERS = "bars of a length that the vocabulary lacks"
 
 
@@ -197,7 +198,7 @@ class Multitrack(Codec):
 
     @staticmethod
     def bar_grid(midi: ParsedMidi) -> BarGrid:
-        """Return the bars of a file. A bar that the vocabulary lacks is divided into equal bars, if this helps."""
+        """Return the bars of a file. Bars that the vocabulary lacks are divided as `_equal_bars` describes."""
         changes = [
             (tick, n // _equal_bars(n, d), d)
             for tick, kind, _, n, d, _ in midi.events
@@ -448,8 +449,8 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
 def _equal_bars(n: int, d: int) -> int:
     """Return the number of equal bars into which a bar of n/d is divided.
 
-    It is the least number of bars that are not too long, or up to MOST_BARS times as many if their length then is that
-    of a time signature.
+    It is the least divisor k of n for which the bars are not longer than MAX_BAR, or 1 if there is none. If the
+    vocabulary lacks bars of this length but has those of another divisor, up to MOST_BARS * k, return that divisor.
     """
     divisors = [k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d] or [1]
     exact = (k for k in divisors if k <= MOST_BARS * divisors[0] and np.isin(4 * STEPS * (n // k) / d, BAR_STEPS))
