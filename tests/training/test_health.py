@@ -133,7 +133,8 @@ def end_a_rank(number: int, how: signal.Signals, data: Path, run: Path) -> tuple
     line = on_two_ranks(command(run, "--data", data, *LONG))
     running = subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: checkpoints(run))
-    ranks = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
+    line = ["pgrep", "-P", str(running.pid), "-f", "train.py"]  # not launch/guard.py
+    ranks = subprocess.run(line, capture_output=True, text=True).stdout.split()
     os.kill(int(ranks[number]), how)
     killed = time.monotonic()
     said = running.communicate(timeout=60)[0]
