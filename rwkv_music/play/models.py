@@ -16,6 +16,7 @@ from rwkv_music.checkpoint.weights import (
     load_pretrained,
 )
 from rwkv_music.errors import UserError
+from rwkv_music.generation.decoder import make_decoder
 from rwkv_music.generation.fill import check_infills, check_tokenizer
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.tokenizers.multitrack import Multitrack
@@ -55,6 +56,8 @@ class Model:
             check_tokenizer(codec)
             check_infills(self.path, config)
             self._loaded = source
+        # So that the first request need not build kernels or pack weights for them.
+        make_decoder(model, 1).read(torch.tensor([codec.bos_id], device=model.device))
         self.model, self.codec, self.step = model, codec, step
 
     def follow(self) -> bool:

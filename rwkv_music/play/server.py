@@ -86,6 +86,7 @@ class Site:
 
     def __post_init__(self) -> None:
         self.tally = [0] * len(self.models)
+        self.threads = torch.get_num_threads()
         self.worker = Worker(self._follow)
         # Only one file is parsed at a time, so that many simultaneous uploads do not need much memory.
         self.parsing = anyio.CapacityLimiter(1)
@@ -206,8 +207,8 @@ class Site:
         while first < len(order):
             model = self.models[order[first]]
             own = replace(request, candidates=1 if self.is_blind else request.candidates)
-            if model.model.device.type == "cpu" and model.model.config.n_embd <= ONE_THREAD_WIDTH:
-                torch.set_num_threads(1)
+            is_narrow = model.model.device.type == "cpu" and model.model.config.n_embd <= ONE_THREAD_WIDTH
+            torch.set_num_threads(1 if is_narrow else self.threads)
 
             def on_cell(candidate: int, bar: int, part: int, notes: list[int], first: int = first) -> None:
                 job.send({"candidate": first + candidate, "bar": bar, "part": part, "notes": notes})

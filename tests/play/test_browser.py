@@ -50,9 +50,12 @@ def page(browser: Browser, client: Client) -> Iterator[Page]:
 
 
 @contextlib.contextmanager
-def opened(browser: Browser, client: Client, scheme: str = "light") -> Iterator[Page]:
+def opened(
+    browser: Browser, client: Client, scheme: str = "light", size: tuple[int, int] = (1280, 800), touch: bool = False
+) -> Iterator[Page]:
     """Open the page. Fails at the end if a script failed, or if a request went elsewhere than to the server."""
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 800})
+    viewport = {"width": size[0], "height": size[1]}
+    context = browser.new_context(color_scheme=scheme, viewport=viewport, has_touch=touch)
     page = context.new_page()
     page.set_default_timeout(TIMEOUT_MS)
     errors, requested = [], []
@@ -209,6 +212,87 @@ def test_a_hole_is_filled_with_the_keyboard_alone(page, chorale):
     assert download() == original
     press("Control+Shift+Z")
     assert download() == filled
+
+
+class Finger:
+    """A finger on the page, in the browser's own input: it can also scroll."""
+
+    def __init__(self, page: Page):
+        self._page, self._session = page, page.context.new_cdp_session(page)
+
+    def _send(self, kind: str, *points: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y} for x, y in points]
+        self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def drag(self, begin: tuple[float, float], end: tuple[float, float], held_ms: int) -> None:
+        self._send("touchStart", begin)
+        self._page.wait_for_timeout(held_ms)
+        for i in range(1, 11):
+            self._send("touchMove", tuple(a + (b - a) * i / 10 for a, b in zip(begin, end, strict=True)))
+            self._page.wait_for_timeout(20)
+        self._send("touchEnd")
+
+
+@pytest.mark.parametrize("size", [(1024, 768), (768, 1024)])
+def test_a_finger_selects_and_scrolls(size, browser, client, chorale):
+    with opened(browser, client, size=size, touch=True) as page:
+        finger, selected, scroller = Finger(page), page.locator("#selected"), page.locator("#scroller")
+        expect(page.locator("#roll-help")).to_contain_text("Hold and drag to select more.")
+        open_file(page, chorale)
+        page.touchscreen.tap(*place(page, 3, 2))
+        expect(selected).to_have_text("Bar 3 of Tenor")
+        finger.drag(place(page, 5, 1), place(page, 8, 2), held_ms=700)
+        expect(selected).to_have_text("Bars 5 to 8 of Alto, Tenor")
+        assert scroller.evaluate("(one) => one.scrollLeft") == 0
+        finger.drag(place(page, 7, 0), place(page, 4, 0), held_ms=0)
+        page.wait_for_function("() => document.getElementById('scroller').scrollLeft > 50")
+        expect(selected).to_have_text("Bars 5 to 8 of Alto, Tenor")
+        page.tap("#fill")
+        expect(page.get_by_role("radio")).to_have_count(2)
+
+
+def test_a_drag_beyond_the_edge_scrolls(page, tmp_path):
+    notes = [message for bar in range(40) for message in note(1920 * bar, 1920 * bar + 960, 60)]
+    path = tmp_path / "long.mid"
+    path.write_bytes(file_of(make_midi(notes)))
+    open_file(page, path)
+    page.mouse.move(*place(page, 5, 0))
+    page.mouse.down()
+    x, y = place(page, 5, 0)
+    page.mouse.move(x + 1000, y)
+    expect(page.locator("#selected")).to_have_text(re.compile("Bars 5 to 40"))
+    page.mouse.up()
+
+
+def test_playback_begins_at_the_selection_and_after_a_fill_at_the_new_notes(page, chorale):
+    """The clock and the status line agree with the cursor and with what happened last."""
+    open_file(page, chorale)
+    select(page)
+    expect(page.locator("#clock")).to_have_text(re.compile("^Bar 5 "))
+    page.keyboard.press("Home")
+    expect(page.locator("#clock")).to_have_text(re.compile("^Bar 1 "))
+    page.click("#fill")
+    expect(page.locator("#status")).to_have_text("Filled in: 4 bars, 2 candidates.")
+    expect(page.locator("#clock")).to_have_text(re.compile("^Bar 5 "))
+
+
+def test_two_models_are_compared_by_ear(browser, chorale):
+    with running(Site([random_model("runs/a"), random_model("runs/b")])) as client, opened(browser, client) as page:
+        open_file(page, chorale)
+        select(page)
+        page.click("#fill")
+        expect(page.get_by_role("radio")).to_have_count(2)
+        settle(page)
+        assert "runs/" not in page.locator("body").inner_text()
+        page.get_by_role("radio", name="Candidate 2").click()
+        page.click("#prefer")
+        names = page.locator("#candidate-list small")
+        expect(names.nth(1)).to_have_text(re.compile("^runs/[ab]$"))
+        chosen, other = names.nth(1).inner_text(), names.nth(0).inner_text()
+        assert {chosen, other} == {"runs/a", "runs/b"}
+        expect(page.locator("#tally")).to_contain_text(f"{chosen} 1")
+        expect(page.locator("#tally")).to_contain_text(f"{other} 0")
+        expect(page.locator("#prefer")).to_be_hidden()
 
 
 def test_a_blank_piece_is_written_continued_and_accompanied(page):

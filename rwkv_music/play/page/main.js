@@ -50,6 +50,7 @@ function show() {
     roll.show(piece);
     player.show(piece);
     selection.fit();
+    updateLoop();
   }
   $("title").textContent = piece?.title ?? "No piece";
   document.title = piece ? `${piece.title} – RWKV-Music` : "RWKV-Music";
@@ -101,8 +102,10 @@ function describe(value) {
 
 function selectionChanged(value) {
   showSelection();
-  if (value && !player.isPlaying) player.stoppedAt = roll.cursor = roll.piece.lines[value.from];
-  if (value) say(describe(value));
+  if (value) {
+    goTo(value.from);
+    say(describe(value));
+  }
   updateLoop();
 }
 
@@ -152,7 +155,7 @@ async function open(load, selected = null) {
     fitZoom(piece);
     show();
     if (selected) selection.select(selected[0], selected[1], [selected[2]]);
-    roll.cursor = player.stoppedAt = 0;
+    goTo(0);
     say(`${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`);
     player.prepare(); // while the piece is looked at
     roll.canvas.focus({ preventScroll: true });
@@ -259,6 +262,7 @@ async function write(action) {
     const bars = [...new Set(cells.map(([bar]) => bar))];
     const written = new Set(cells.map(([, part]) => part).filter((part) => part < roll.piece.parts.length));
     if (action !== "fill" && written.size) selection.select(Math.min(...bars), Math.max(...bars), written);
+    goTo(Math.min(...bars));
     say(`${LABELS[action]}: ${plural(bars.length, "bar")}, ${plural(pieces.length, "candidate")}.`);
     if (result.step !== null && server.models.length) {
       server.models[0].step = result.step;
@@ -380,6 +384,13 @@ function animate() {
   requestAnimationFrame(animate);
 }
 
+// Unless it is playing, let playback begin at a bar.
+function goTo(bar) {
+  if (player.isPlaying) return;
+  player.stoppedAt = roll.piece.lines[bar];
+  moveCursor();
+}
+
 function rewind() {
   player.seek(player.loop && player.isPlaying ? player.loop[0] : 0);
   roll.scroller.scrollLeft = 0;
@@ -442,9 +453,9 @@ for (const id of ["from-bar", "to-bar"]) {
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
   const types = target instanceof HTMLInputElement && target.type !== "checkbox" && target.type !== "range";
-  if ((event.ctrlKey || event.metaKey) && key.toLowerCase() === "z" && !types) {
+  if ((event.ctrlKey || event.metaKey) && ["z", "y"].includes(key.toLowerCase()) && !types) {
     event.preventDefault();
-    travel(event.shiftKey ? 1 : -1);
+    travel(event.shiftKey || key.toLowerCase() === "y" ? 1 : -1);
   } else if (key === "Escape") {
     if (writing) cancel();
     else if (target === roll.canvas) selection.clear();

@@ -1,4 +1,10 @@
-// The selection of bars and parts, by mouse and keyboard. `onChange` is called after every change.
+// The selection of bars and parts, by mouse, finger and keyboard. `onChange` is called after every change by the user.
+
+import { RULER } from "/roll.js";
+
+const HOLD_MS = 350; // after this time a finger selects; if it moves earlier, it scrolls
+const TAP = 10; // pixels that a finger may move in a tap
+const SPEED = 0.15; // pixels to scroll in a frame, for each pixel from the edge to the pointer
 
 export class Selection {
   constructor(roll, onChange) {
@@ -9,9 +15,12 @@ export class Selection {
     const { canvas } = roll;
     canvas.addEventListener("pointerdown", (event) => this.pointerDown(event));
     canvas.addEventListener("pointermove", (event) => this.pointerMove(event));
-    canvas.addEventListener("pointerup", () => { this.dragging = false; });
-    canvas.addEventListener("pointercancel", () => { this.dragging = false; });
+    canvas.addEventListener("pointerup", () => this.pointerUp());
+    canvas.addEventListener("pointercancel", () => this.end()); // the browser scrolls
     canvas.addEventListener("keydown", (event) => this.keyDown(event));
+    // A finger that selects does not scroll, and holding it does not open a menu.
+    canvas.addEventListener("touchmove", (event) => this.dragging && event.preventDefault(), { passive: false });
+    canvas.addEventListener("contextmenu", (event) => this.dragging && event.preventDefault());
   }
 
   set(value) {
@@ -58,8 +67,10 @@ export class Selection {
     const { piece } = this.roll;
     if (!this.value) return;
     const parts = new Set([...this.value.parts].filter((part) => part < piece.parts.length));
-    if (this.value.from >= piece.bars || !parts.size) this.clear();
-    else this.set({ from: this.value.from, to: Math.min(this.value.to, piece.bars - 1), parts });
+    const isGone = this.value.from >= piece.bars || !parts.size;
+    this.value = isGone ? null : { from: this.value.from, to: Math.min(this.value.to, piece.bars - 1), parts };
+    this.roll.selection = this.value;
+    if (isGone) this.anchor = this.focus = null;
     for (const point of [this.anchor, this.focus]) {
       if (!point) continue;
       point.bar = Math.min(point.bar, piece.bars - 1);
@@ -77,25 +88,71 @@ export class Selection {
 
   pointerDown(event) {
     if (!this.roll.piece || event.button) return;
-    const point = this.roll.at(event.offsetX, event.offsetY);
-    if (event.offsetY >= this.roll.bottom) {
-      this.clear();
+    this.end();
+    [this.x, this.y] = [event.offsetX, event.offsetY];
+    if (event.pointerType === "touch") {
+      this.holding = setTimeout(() => this.begin(false), HOLD_MS);
       return;
     }
-    if (!(event.shiftKey && this.anchor)) this.anchor = point;
-    this.focus = point;
-    this.dragging = event.pointerType !== "touch";
-    if (this.dragging) this.roll.canvas.setPointerCapture(event.pointerId);
-    this.span();
+    this.roll.canvas.setPointerCapture(event.pointerId);
+    this.begin(event.shiftKey);
   }
 
   pointerMove(event) {
+    const [x, y] = [event.offsetX, event.offsetY];
+    if (this.holding && Math.hypot(x - this.x, y - this.y) > TAP) this.end();
     if (!this.dragging) return;
-    const point = this.roll.at(event.offsetX, event.offsetY);
-    if (this.anchor.part >= 0 && point.part < 0) point.part = 0;
+    [this.x, this.y] = [x, y];
+    this.extend();
+    this.scrolling ??= requestAnimationFrame(() => this.scroll());
+  }
+
+  pointerUp() {
+    if (this.holding) this.begin(false);
+    this.end();
+  }
+
+  // Begin to select at the pointer.
+  begin(keepsAnchor) {
+    clearTimeout(this.holding);
+    this.holding = null;
+    if (this.y >= this.roll.bottom) {
+      this.clear();
+      return;
+    }
+    this.focus = this.roll.at(this.x, this.y);
+    if (!keepsAnchor || !this.anchor) this.anchor = this.focus;
+    this.dragging = true;
+    this.span();
+  }
+
+  // Extend the selection to the pointer.
+  extend() {
+    const { canvas } = this.roll;
+    const y = this.anchor.part < 0 ? this.y : Math.max(this.y, RULER);
+    const point = this.roll.at(Math.min(Math.max(this.x, 0), canvas.clientWidth - 1), Math.min(y, canvas.clientHeight - 1));
     if (point.bar === this.focus.bar && point.part === this.focus.part) return;
     this.focus = point;
     this.span();
+  }
+
+  // Scroll in each frame while the pointer is dragged beyond the edges.
+  scroll() {
+    this.scrolling = null;
+    const { canvas, scroller } = this.roll;
+    const beyond = (at, low, high) => Math.min(at - low, 0) + Math.max(at - high, 0);
+    const x = beyond(this.x, 0, canvas.clientWidth);
+    const y = this.anchor?.part < 0 ? 0 : beyond(this.y, RULER, canvas.clientHeight);
+    if (!this.dragging || !(x || y)) return;
+    scroller.scrollBy(SPEED * x, SPEED * y);
+    this.extend();
+    this.scrolling = requestAnimationFrame(() => this.scroll());
+  }
+
+  end() {
+    clearTimeout(this.holding);
+    this.holding = null;
+    this.dragging = false;
   }
 
   keyDown(event) {
