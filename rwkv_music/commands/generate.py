@@ -6,9 +6,6 @@ from rwkv_music.commands import common
 from rwkv_music.errors import UserError, explained
 from rwkv_music.files import open_file
 
-# Up to this width, one thread decodes a token about as fast as several threads do, and far faster on a busy host.
-ONE_THREAD_WIDTH = 256
-
 
 def add(commands) -> None:
     command = common.add_command(
@@ -95,8 +92,6 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    import torch
-
     from rwkv_music.checkpoint.weights import SHIPPED_MODEL
     from rwkv_music.generation.completion import check_counts
     from rwkv_music.generation.completion_files import complete_to_files, completion_paths, fill_to_files
@@ -141,8 +136,6 @@ def run(options: argparse.Namespace) -> int:
     model, codec, config, source = common.load(options.model, options.checkpoint, options.state)
     if fills and config is not None:
         check_infills(options.model, config)
-    if model.device.type == "cpu" and model.config.n_embd <= ONE_THREAD_WIDTH:
-        torch.set_num_threads(1)
     state = f" with the state of {options.state}" if options.state else ""
     if fills:
         fillings = fill_to_files(

@@ -32,6 +32,9 @@ from rwkv_music.errors import UserError, explained
 SOURCE = Path(__file__).with_suffix(".cpp")
 LIBRARY = "librwkv_music_cpu.so"
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared"]
+# Up to this product of tokens and width, one thread is about as fast as several threads, and far faster on a busy host,
+# because several threads wait for each other.
+ONE_THREAD = 8 * 256
 PANEL = 32  # PANEL, GATES and VECTORS are the same in the kernel
 GATES = "wagv"
 VECTORS = (
@@ -179,7 +182,7 @@ def forward(
     """
     shape = _Shape.from_buffer_copy(weights.shape)
     shape.rows, shape.tokens = ids.shape
-    shape.threads = torch.get_num_threads()
+    shape.threads = 1 if ids.numel() * shape.width <= ONE_THREAD else torch.get_num_threads()
     tables = [None if table is None else table.data_ptr() for table in weights.tables]
     load()(
         ctypes.addressof(shape),

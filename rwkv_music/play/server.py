@@ -29,7 +29,6 @@ from pathlib import Path
 from random import SystemRandom
 
 import anyio
-import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -62,8 +61,6 @@ TYPES = {
 # SoundFonts that the page can play, in order of preference. Their sizes are 6 MB and 148 MB. A browser must load the
 # whole file before it plays the first note.
 SOUNDFONTS = ("TimGM6mb.sf2", "FluidR3_GM.sf2")
-# Up to this width of a model, one thread decodes a token about as fast as several threads.
-ONE_THREAD_WIDTH = 256
 
 
 @dataclass
@@ -86,7 +83,6 @@ class Site:
 
     def __post_init__(self) -> None:
         self.tally = [0] * len(self.models)
-        self.threads = torch.get_num_threads()
         self.worker = Worker(self._follow)
         # Only one file is parsed at a time, so that many simultaneous uploads do not need much memory.
         self.parsing = anyio.CapacityLimiter(1)
@@ -207,8 +203,6 @@ class Site:
         while first < len(order):
             model = self.models[order[first]]
             own = replace(request, candidates=1 if self.is_blind else request.candidates)
-            is_narrow = model.model.device.type == "cpu" and model.model.config.n_embd <= ONE_THREAD_WIDTH
-            torch.set_num_threads(1 if is_narrow else self.threads)
 
             def on_cell(candidate: int, bar: int, part: int, notes: list[int], first: int = first) -> None:
                 job.send({"candidate": first + candidate, "bar": bar, "part": part, "notes": notes})

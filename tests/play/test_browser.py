@@ -309,10 +309,57 @@ def test_a_blank_piece_is_written_continued_and_accompanied(page):
     expect(page.locator("#roll")).to_have_accessible_name(re.compile("1 part, 9 bars. Selected: Bar 9 of Piano"))
     page.select_option("#density", "high")
     page.select_option("#program", label="Flute")
-    page.click("#add")
+    page.select_option("#register", "low")
+    page.locator("#temperature").fill("0.7")
+    with page.expect_request("**/api/write") as sent:
+        page.click("#add")
+    asked = sent.value.post_data_json
+    assert {name: asked.get(name) for name in ("action", "program", "density", "register", "temperature")} == {
+        "action": "add", "program": 73, "density": "high", "register": "low", "temperature": 0.7,
+    }  # fmt: skip
     expect(page.locator("#status")).to_have_text("Added a part: 9 bars, 1 candidate.")
     assert page.locator("#parts label").all_inner_texts() == ["Piano", "Flute"]
     expect(page.locator("#selected")).to_have_text("Bars 1 to 9 of Flute")
+
+
+def test_the_selected_bars_are_repeated(page, chorale):
+    open_file(page, chorale)
+    page.mouse.click(*place(page, 2, 0))
+    expect(page.locator("#selected")).to_have_text("Bar 2 of Soprano")
+    page.click("#loop")
+    page.click("#play")
+    wait_for_sound(page)
+    seconds = page.evaluate(
+        """async () => {
+          const seen = [];
+          for (let i = 0; i < 120; i++) {
+            await new Promise((done) => setTimeout(done, 50));
+            seen.push(Number(document.getElementById("clock").dataset.seconds));
+          }
+          return seen;
+        }"""
+    )
+    bar = 4 * 60 / 104
+    assert bar - 0.01 <= min(seconds) < max(seconds) <= 2 * bar + 0.01
+    assert sum(b < a for a, b in zip(seconds, seconds[1:], strict=False)) in (2, 3)  # in 6 s
+
+
+def test_a_file_is_dropped_on_the_page(page, chorale):
+    page.evaluate(
+        """async (bytes) => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(bytes)], "dropped.mid"));
+          const send = (kind) => document.body.dispatchEvent(
+            new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data }));
+          send("dragenter");
+          window.hint = !document.getElementById("drop").hidden;
+          send("drop");
+        }""",
+        list(chorale.read_bytes()),
+    )
+    expect(page.locator("#status")).to_have_text("dropped: 4 parts, 16 bars.")
+    assert page.evaluate("() => window.hint")
+    expect(page.locator("#drop")).to_be_hidden()
 
 
 def test_mute_and_solo(page, chorale):
@@ -354,6 +401,59 @@ def test_a_soundfont_plays_if_the_computer_has_one(font, browser, tmp_path):
         expect(page.locator("#about")).to_contain_text("plain oscillators" if font == "broken" else "SoundFont Small.")
         if font == "broken":
             expect(page.locator("#status")).to_contain_text("The SoundFont Small cannot be used")
+
+
+# Renders what the player plays of the open piece, faster than in real time. The audio clock is stopped every 40 ms, so
+# that the player gives its notes to the instrument, as it does with a timer otherwise.
+RENDER = """async ([id, seconds, muted]) => {
+  const [{ Player }, { Piece }] = await Promise.all([import("/player.js"), import("/piece.js")]);
+  const state = await (await fetch("/api/state")).json();
+  const rate = 44100;
+  const audio = new OfflineAudioContext(2, rate * seconds, rate);
+  const resume = audio.resume.bind(audio);
+  audio.resume = async () => {};
+  window.AudioContext = function () { return audio; };
+  const player = new Player((part) => muted.includes(part));
+  if (state.soundfont) player.fontUrl = "/soundfont";
+  player.onFontFailed = (error) => { throw error; };
+  player.show(new Piece(await (await fetch(`/api/pieces/${id}`)).json()));
+  await player.start();
+  for (let at = 0.04; at < seconds; at += 0.04) {
+    audio.suspend(at).then(async () => {
+      if (player.isPlaying) player.schedule();
+      await new Promise((done) => setTimeout(done, 1)); // until the audio thread has received the notes
+      resume();
+    });
+  }
+  return [...(await audio.startRendering()).getChannelData(0)];
+}"""
+
+
+@pytest.mark.parametrize("instrument", ["oscillators", "soundfont"])
+def test_the_page_plays_the_notes_of_the_piece(instrument, browser, tmp_path):
+    """The sound has the pitches of the piece, is loud enough, is not clipped, and ends with the piece."""
+    pitches = [60, 64, 67, 72, 69, 65, 62, 57]  # a quarter note each, at 120 quarter notes per minute
+    tune = [message for i, pitch in enumerate(pitches) for message in note(480 * i, 480 * i + 460, pitch, 90)]
+    bass = [message for i in range(8) for message in note(480 * i, 480 * i + 460, 36, 127, channel=1)]
+    path = tmp_path / "tune.mid"
+    path.write_bytes(file_of(make_midi(tune, bass)))
+    (tmp_path / "Small.sf2").write_bytes(soundfont(0.5))
+    font = tmp_path / "Small.sf2" if instrument == "soundfont" else None
+    with running(Site([random_model("runs/a")], soundfont=font)) as client, opened(browser, client) as page:
+        open_file(page, path)
+        number = page.locator("#download").get_attribute("href").split("/")[3]
+        alone, silence, both = (np.array(page.evaluate(RENDER, [number, 6, muted])) for muted in ([1], [0, 1], []))
+    rate = 44_100
+    assert not silence.any()
+    for sound in (alone, both):
+        assert np.abs(sound).max() < 1
+        loudness = np.sqrt((sound[: 6 * rate].reshape(60, -1) ** 2).mean(axis=1))  # of each tenth of a second
+        assert loudness[1:40].min() > 0.01 and loudness[46:].max() < 1e-3, loudness
+    for i, pitch in enumerate(pitches):
+        part = alone[round((0.06 + 0.5 * i + 0.1) * rate) :][: round(0.3 * rate)]
+        spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part)), 8 * rate))
+        heard = 69 + 12 * np.log2(spectrum.argmax() / 8 / 440)
+        assert abs(heard - pitch) < 0.2, (i, heard, pitch)
 
 
 def test_a_request_is_cancelled(page, client, chorale, monkeypatch):
