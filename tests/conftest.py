@@ -1,7 +1,9 @@
 """Real music for the tests: twelve Bach chorales, written and prepared once per session."""
 
+from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -20,6 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, name in enumerate(slow) if item.nodeid.startswith(f"tests/{name}/")), len(slow))
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Kill the processes that a failed test has started, because they would slow down the tests after it."""
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        return (yield)
+    except BaseException:
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            process.kill()
+        raise
 
 
 @pytest.fixture(scope="session")
