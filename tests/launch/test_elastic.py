@@ -47,7 +47,7 @@ class Host:
         self.launcher.wait()
 
     def wait(self) -> int:
-        return self.launcher.wait(120)
+        return self.launcher.wait(300)  # the rest of the run takes two minutes on a slow computer
 
 
 def newest(run: Path) -> int:
