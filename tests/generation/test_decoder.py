@@ -171,6 +171,7 @@ def test_cpu_decoder_gives_the_same_bits_for_all_rows_threads_and_windows(monkey
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
+        monkeypatch.setattr(decode_cpu, "ONE_THREAD", 0)
         together = last_logits(13)
     finally:
         torch.set_num_threads(threads)

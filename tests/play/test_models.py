@@ -3,6 +3,7 @@
 import pytest
 
 from rwkv_music.errors import UserError
+from rwkv_music.ops import decode_cpu
 from rwkv_music.play.models import load_models
 from rwkv_music.play.server import Site, serve
 from rwkv_music.prepare.pipeline import prepare
@@ -11,8 +12,10 @@ from tests.play.conftest import running
 from tests.training.conftest import train
 
 
-def test_the_model_of_the_package_fills_in():
+def test_the_model_of_the_package_fills_in(monkeypatch):
     [model] = load_models([])
+    # The weights are packed already, so that the first request does not wait for it.
+    monkeypatch.setattr(decode_cpu, "_pack", None)
     assert (model.name, model.step) == ("shipped with the package", None)
     with running(Site([model])) as client:
         _, piece = client.post("/api/start", {"kind": "example"})
