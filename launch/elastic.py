@@ -72,9 +72,11 @@ def main(arguments: list[str]) -> int:
     ranks = Ranks()
     crashes = CrashCounter(run_folder(command))
     try:
-        rendezvous = open_rendezvous(min_hosts, max_hosts=hosts)
+        with ranks.interruptible():
+            rendezvous = open_rendezvous(min_hosts, max_hosts=hosts)
         while True:
-            members = rendezvous.next_rendezvous()
+            with ranks.interruptible():
+                members = rendezvous.next_rendezvous()
             master = members.bootstrap_store_info
             log(f"{members.world_size} hosts joined; this is host {members.rank}")
             ranks.start(

@@ -22,13 +22,15 @@ Exit status:
 If training had begun, ranks that were stopped have saved a checkpoint, and the same command resumes from it.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be installed
 from guard import GRACE_SECONDS
@@ -59,13 +61,14 @@ def main(arguments: list[str]) -> int:
 class Ranks:
     """The processes of this host's ranks. As soon as this object exists, signals to the launcher are forwarded to them.
 
-    While no rank is running, a signal ends the launcher.
+    Ranks that have not been started yet receive the signals once they are. A signal that arrives after all ranks have
+    ended does not change the exit status.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []  # the signals that have been forwarded, in the form in which ranks receive them
         self._processes: list[subprocess.Popen] = []
-        self._starting = False
+        self._starting = self._interruptible = False
         self._interrupted_at: float | None = None  # time of the first SIGINT
         self._kill_at: float | None = None
         self._guard: subprocess.Popen | None = None
@@ -148,11 +151,24 @@ class Ranks:
                 self._kill_at = now + KILL_SECONDS
         number = FORWARDED[number]
         self.received.append(number)
-        if self._starting:
-            return
-        if all(process.poll() is not None for process in self._processes):
-            sys.exit(INTERRUPTED if number == signal.SIGINT else EXIT_RESUMABLE)
-        self.send(number)
+        if self._interruptible:
+            self._leave()
+        if not self._starting:
+            self.send(number)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A context in which the launcher waits for something other than its ranks, and in which a signal ends it."""
+        self._interruptible = True
+        if self.received:
+            self._leave()
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+    def _leave(self) -> NoReturn:
+        sys.exit(INTERRUPTED if self.received[-1] == signal.SIGINT else EXIT_RESUMABLE)
 
 
 def _status(code: int | None) -> int | None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -159,6 +160,38 @@ def test_no_rank_outlives_a_launcher_that_is_killed_while_it_starts_them(tmp_pat
     line = [sys.executable, "-c", KILLED_WHILE_STARTING, str(PROJECT / "launch"), "2", "-c", RANK, str(tmp_path), ""]
     assert subprocess.run(line).returncode == -signal.SIGKILL
     wait_for(lambda: not running_with(str(tmp_path)), 60)
+
+
+# A signal that arrives after the last rank has failed, before the launcher has noticed that.
+LATE_SIGNAL = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import node
+ranks = node.Ranks()
+ranks.start(["-c", "raise SystemExit(7)"], 1, 0, 1)
+ranks._processes[0].wait()
+os.kill(os.getpid(), signal.SIGTERM)
+raise SystemExit(ranks.wait())
+"""
+
+
+def test_a_signal_after_the_end_of_the_ranks_does_not_change_their_status():
+    assert subprocess.run([sys.executable, "-c", LATE_SIGNAL, str(PROJECT / "launch")]).returncode == 7
+
+
+def test_a_host_that_waits_for_others_ends_at_a_signal(tmp_path):
+    variables = {**environment(), "NODES": "2", "NODE_RANK": "0"}
+    line = [sys.executable, str(PROJECT / "launch" / "elastic.py"), "2", "1", "-c", "", "--out", str(tmp_path)]
+    for number, status in {signal.SIGTERM: 75, signal.SIGINT: INTERRUPTED}.items():
+        launcher = subprocess.Popen(line, env=variables)
+        wait_for(lambda: is_listening(int(variables["MASTER_PORT"])), 60)
+        launcher.send_signal(number)
+        assert launcher.wait(60) == status
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def running_with(argument: str) -> list[str]:

@@ -196,6 +196,13 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     for name in hanging:
         wait_until(lambda name=name: (folder / f"{name}.out").read_text().count("hangs\n") == 2, 30)
     submit("statuses", folder, "1 70")
+    early = folder / "early"  # a project whose launcher is killed by SIGTERM, as if it arrived before its handlers
+    (early / "launch").mkdir(parents=True)
+    (early / "launch" / "node.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    (early / "train.py").touch()
+    (early / ".venv").symlink_to(PROJECT / ".venv")
+    (folder / "sigterm.out").touch()
+    submit("sigterm", early)
     for name in ("config", "checkpoints"):
         submit(name, PROJECT, "--data", bach_data, *JOB)
     slurm.run("scancel", jobs["scancel"])
@@ -205,6 +212,8 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     time.sleep(2 * SAME_SECONDS)
     slurm.run("scancel", "--signal=INT", jobs["sigint"])
     slurm.run("scancel", "--signal=USR1", jobs["limit"])  # a second warning must not change anything
+    wait_until(lambda: "requeued" in (folder / "sigterm.out").read_text(), 60)
+    slurm.run("scancel", jobs["sigterm"])
     reaches("limit", "PENDING")
     slurm.run("scontrol", "hold", jobs["limit"])
     for name in jobs.keys() - {"limit"}:
@@ -220,6 +229,11 @@ def test_ranks_that_hang_are_killed_before_the_time_limit_and_the_job_is_requeue
     facts, log = ended["limit"]
     assert facts["JobState"] == "PENDING" and facts["Restarts"] == "1", log
     assert "crash 1 (status 137)" in log
+
+
+def test_a_launcher_that_sigterm_ends_before_it_handles_signals_is_a_stop(ended):
+    _, log = ended["sigterm"]
+    assert "stopped by a signal; requeued" in log and "crash" not in log, log
 
 
 @pytest.mark.parametrize("how, state, status", [("scancel", "CANCELLED", "0:15"), ("sigint", "FAILED", "130:0")])
