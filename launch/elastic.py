@@ -4,8 +4,8 @@
 
 Run this command on every host. RANKS is the number of ranks per host. MIN_HOSTS is the smallest number of hosts with
 which training continues. These environment variables are read: NODES is the number of hosts, and MASTER_ADDR and
-MASTER_PORT are the address of the rendezvous, which the host with NODE_RANK 0 serves. If this host is lost, the run
-ends and must be started again.
+MASTER_PORT are the address of the rendezvous, which the host with NODE_RANK 0 serves. If the host with NODE_RANK 0 is
+lost, the run ends and must be started again.
 
 The hosts agree through torch's rendezvous on which of them take part in the run. When a host is lost, the ranks of the
 other hosts fail. The remaining hosts then start new ranks, which resume from the last checkpoint. When a host joins,
@@ -19,11 +19,12 @@ Notable choices:
 - A host counts as lost if it has sent no heartbeat for 10 seconds.
 
 Exit status:
-  0      the run is finished
-  75     the ranks saved a checkpoint after this host received SIGTERM or SIGUSR1
-  130    the ranks saved a checkpoint after Ctrl-C
+  0      the run is finished, or another host has ended it and printed why
+  75     this host received SIGTERM, SIGUSR1 or SIGHUP
+  130    this host received Ctrl-C
   70     the rendezvous is lost, or too few hosts joined
   other  the status of the rank that failed first
+With status 75 or 130, the ranks have saved a checkpoint if training had begun, except after a second Ctrl-C.
 """
 
 import contextlib
@@ -49,13 +50,15 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
+from rwkv_music.errors import plural
 from rwkv_music.training.signals import CRASHED, EXIT_RESUMABLE, INTERRUPTED
 
 del os.environ["TORCH_CPP_LOG_LEVEL"]  # so that it does not affect the ranks
 
 RUN_ID = "rwkv-music"
 HEARTBEAT_SECONDS, HEARTBEATS_MISSED = 2, 5
-LAST_CALL_SECONDS = 10  # time to wait for more hosts after MIN_HOSTS have joined; longer than ranks take to see a loss
+# Time to wait for more hosts after MIN_HOSTS have joined; longer than the ranks need to notice that a host is lost.
+LAST_CALL_SECONDS = 10
 JOIN_CHECK_SECONDS = 1.0
 CLOSING_SECONDS = 3  # host 0 serves the rendezvous this long after the run, so that other hosts see that it is closed
 
@@ -78,7 +81,7 @@ def main(arguments: list[str]) -> int:
             with ranks.interruptible():
                 members = rendezvous.next_rendezvous()
             master = members.bootstrap_store_info
-            log(f"{members.world_size} hosts joined; this is host {members.rank}")
+            log(f"{plural(members.world_size, 'host')} joined; this is host {members.rank}")
             ranks.start(
                 command,
                 count,
@@ -98,10 +101,10 @@ def main(arguments: list[str]) -> int:
     except RendezvousClosedError:
         return 0  # the other hosts have ended the run and reported why
     except RendezvousTimeoutError:
-        log(f"fewer than {min_hosts} hosts joined")
+        log(f"fewer than {min_hosts} hosts joined in time: start this command on more hosts, or lower --elastic")
         return CRASHED
     except RendezvousError as error:
-        log(f"the rendezvous is lost ({error})")
+        log(f"the rendezvous is lost ({error}): check the host with NODE_RANK 0, then rerun this command on every host")
         return CRASHED
 
 
@@ -188,7 +191,7 @@ class CrashCounter:
         return self.count < int(os.environ.get("CRASHES", "3"))
 
     def _newest_checkpoint(self) -> str:
-        """Return the name of the most recently written checkpoint. One of a later step may be older, and damaged."""
+        """Return the name of the most recently written checkpoint. One with a higher step may be older and damaged."""
         found = [(0.0, "")]
         for path in self._run.glob("checkpoints/step_*"):
             with contextlib.suppress(FileNotFoundError):  # the checkpoint is being deleted

@@ -19,7 +19,8 @@ Exit status:
   75     the ranks were stopped by SIGTERM or SIGUSR1
   130    the ranks were stopped by Ctrl-C
   other  the status of the rank that failed first
-If training had begun, ranks that were stopped have saved a checkpoint, and the same command resumes from it.
+With status 75 or 130, the ranks have saved a checkpoint if training had begun, except after a second Ctrl-C. The same
+command resumes the run.
 """
 
 import contextlib
@@ -129,7 +130,7 @@ class Ranks:
             ]
             if failures and failed_at is None:
                 failed_at = time.monotonic()
-                # A user error has precedence, because it may have caused the failures of other ranks. So has a stop.
+                # User errors come first and stops second, because they may have caused the failures of other ranks.
                 status = min(failures, key=lambda status: (status not in USER_ERRORS, status != EXIT_RESUMABLE, status))
                 if self._kill_at is None and signal.SIGKILL not in self.received:
                     _report_killed(codes)

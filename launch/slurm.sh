@@ -66,7 +66,7 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
-# Kill ranks that hang 20 seconds before the time limit, because Slurm does not requeue a job that it ends at the limit.
+# 20 seconds before the time limit, kill ranks that hang. Slurm does not requeue a job that it ends at the limit.
 end_in_time() {
   [[ -z $ends ]] || return 0
   ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number if the job has no limit
@@ -110,7 +110,7 @@ node() {
 # When a rank dies, its node's launcher exits (launch/node.py). Ten seconds later, srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
 #
-# The checkpoint that was written last. One of a later step may be older and damaged.
+# The most recently written checkpoint. One with a higher step may be older and damaged.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 launcher=("$project/launch/node.py" "$processes")
 ending=(--wait=10)

@@ -23,7 +23,7 @@ HF_NAMES = {
 HF_MODULES = {"att": "attn", "ffn": "ffn", "ln0": "pre_norm", "ln1": "attn_norm", "ln2": "ffn_norm"}
 HF_PROJECTIONS = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj", "ln_x": "g_norm"}
 HF_GATES = {"0": "2.bias", "1": "0.weight", "2": "2.weight"}
-TRANSPOSED = re.compile(r"(.*\.)?[wavg][12]")  # low-rank matrices: [in, out] in BlinkDL's files, a Linear's weight here
+TRANSPOSED = re.compile(r"(.*\.)?[wavg][12]")  # low-rank matrices: [in, out] in BlinkDL's files, [out, in] here
 
 # Python files in the folder, with which AutoModelForCausalLM finds the model in the package rwkv7-hf. fla does not need
 # them.

@@ -11,6 +11,7 @@ RUN/rollbacks.json                       a Rollback for each checkpoint to which
 RUN/validations.json                     validation losses, which determine the best checkpoint (`validations`)
 RUN/.crashes                             for each crash, the checkpoint from which the run had resumed (launch/slurm.sh)
 RUN/.owner                               token of the most recently started process, which alone may write checkpoints
+RUN/.wandb_run, RUN/wandb/               with --log wandb: id of the Weights & Biases run, and wandb's own files
 RUN/checkpoints/best                     link to the best checkpoint
 RUN/checkpoints/step_00001000/           one checkpoint, after 1,000 optimizer steps
     manifest.json                        size in bytes and SHA-256 of every other file in this folder
@@ -162,7 +163,7 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def contents_fault(checkpoint: Path, names: Iterable[str]) -> str | None:
-    """Return a clause about the first of the files `names` that has another hash than in the manifest, or None."""
+    """Return a clause about the first of the files `names` whose hash differs from the manifest's, or None."""
     files = read_manifest(checkpoint)
     for name in names:
         try:

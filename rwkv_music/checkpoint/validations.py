@@ -47,7 +47,7 @@ class Validations:
         path = run / VALIDATIONS
         if not path.exists():
             return Validations(run)
-        remedy = "restore it from a copy, or delete it, which forgets which checkpoint is the best"
+        remedy = "restore it from a copy, or delete it (the last checkpoint then counts as the best)"
         tree = read_json(path, remedy, {"measured_on": str, "validations": list})
         try:
             for entry in tree["validations"]:

@@ -26,7 +26,7 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
     """Open a weight file, a run (its best checkpoint; see `validations`), a checkpoint or an exported folder.
 
     With `verify`, the hashes of a checkpoint's weights are checked. Raises UserError if `path` does not exist, is
-    damaged, is for inference only, or does not have the tensors of an RWKV v7 or v8.
+    damaged, is for inference only, contains only initial states, or does not have the tensors of an RWKV v7 or v8.
     """
     path = Path(path)
     tokenizer, step = tokenizer_beside(path), None
@@ -101,10 +101,8 @@ def find_codec(path: str | os.PathLike) -> Codec:
     """
     tokenizer = open_weights(path, verify=False).tokenizer
     if tokenizer is None:
-        raise UserError(
-            f"There is no tokenizer beside {path}: copy the tokenizer.json of the model's data to "
-            f"{tokenizer_beside(Path(path)).name}."
-        )
+        place = Path(path) / TOKENIZER if Path(path).is_dir() else tokenizer_beside(Path(path))
+        raise UserError(f"There is no tokenizer for {path}: copy the tokenizer.json of the model's data to {place}.")
     return load_codec(tokenizer)
 
 

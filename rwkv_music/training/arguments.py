@@ -1,4 +1,8 @@
-"""The command line of train.py: one flag per setting, and where the values of the other settings come from."""
+"""The command line of train.py: one flag per setting.
+
+Settings that are not given come from the run that is resumed. A new run takes them from the preset or the --init file,
+and from the defaults.
+"""
 
 import argparse
 import dataclasses
@@ -55,7 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def configure(arguments: argparse.Namespace) -> RunConfig:
-    """Return the complete configuration: the command line first, then the run to resume (if any), then the preset.
+    """Return the complete configuration. Flags override the settings of the resumed run, or of the preset and --init.
 
     The paths of the dataset and of the initial weights become absolute, so that the run can be resumed, and a tuned run
     can be used, from any working directory. Raises UserError if the settings contradict each other.

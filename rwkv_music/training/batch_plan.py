@@ -91,7 +91,7 @@ def plan_batches(
             f"divisor of {world_size}, or another number of ranks."
         )
     groups = world_size // train.context_parallel
-    readers = f"{groups} ranks" if groups == world_size else f"{groups} x {train.context_parallel} ranks"
+    readers = plural(groups, "rank") if groups == world_size else f"{groups} x {train.context_parallel} ranks"
     if train.elastic and windows == 1:
         if accumulation != "auto":
             raise UserError(

@@ -14,8 +14,8 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 class SkippedSteps:
     """A counter of the steps that were skipped because their gradient was not finite.
 
-    The counts stay on the device and are the same on every rank. The host reads them only at times when it waits for
-    the device anyway.
+    The counts stay on the device and are the same on every rank. The host reads them only when it waits for the device
+    anyway.
     """
 
     def __init__(self, engine: Engine, before: int = 0, in_a_row: int = 0) -> None:

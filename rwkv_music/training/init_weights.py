@@ -1,8 +1,8 @@
 """Initial weights that come from a file or from another run.
 
-Each rank reads its slices of the file into its own fp32 master weights. Two kinds of parameters are not taken from the
-file. If its vocabulary or tokenizer differs from the data's, emb, head and DeepEmbed's tables are initialized anew. If
-it is a v7 model and the run is a v8, DeepEmbed's tables are set to ones.
+Each rank reads its slices of the file into its own fp32 master weights. In two cases, some parameters are not taken
+from the file. If its vocabulary or tokenizer differs from the data's, emb, head and DeepEmbed's tables are initialized
+anew. If it is a v7 model and the run is a v8, DeepEmbed's tables are set to ones.
 """
 
 import argparse

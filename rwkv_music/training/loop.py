@@ -5,8 +5,9 @@ summed over targets and divided by the number of targets in the whole step. What
 neither on the number of ranks nor on gradient accumulation. With `tbptt`, a row is a document stream, and a step reads
 several windows of each.
 
-These events end a run before its last step: a signal (`signals`), too many consecutive gradients that are not finite
-(`health`), a rank that hangs (`watchdog`), or an error such as a full disk. The last checkpoint stays valid.
+These events end a run before its last step: a signal (`signals`), a loss or gradient that diverges (`health`),
+validations without improvement (`--patience`), a rank that hangs (`watchdog`), or an error such as a full disk. The
+last checkpoint stays valid.
 """
 
 import dataclasses
@@ -196,8 +197,8 @@ class Loop:
                 self.after_step(lr, *flags)
         if self.out_of_patience:
             context.say(
-                f"The run ends because the last {plural(self.validations.without_improvement, 'validation')} had no "
-                f"lower loss than before: raise --patience to continue."
+                f"The run ends because the last {plural(self.validations.without_improvement, 'validation')} did not "
+                f"lower the best loss: raise --patience to continue."
             )
         context.say(f"Trained to step {self.progress.step:,}; {self.describe_best()}.")
 
@@ -279,8 +280,8 @@ class Loop:
             return f"the checkpoint is in {folder}"
         count = plural(len(self.validations.entries), "validation")
         return (
-            f"the best of {count} is that of step {best.step:,}, {best.loss:.4f} nats per token, whose checkpoint the "
-            f"commands use unless --checkpoint is given; the checkpoints are in {folder}"
+            f"the best of {count} is that of step {best.step:,} ({best.loss:.4f} nats per token); other commands use "
+            f"its checkpoint unless --checkpoint is given; the checkpoints are in {folder}"
         )
 
     def update_validations(self, update: Callable[[], None]) -> None:
@@ -548,7 +549,7 @@ class Loop:
         return f"after step {self.progress.step:,}; the same command resumes {self._newest_checkpoint()}"
 
     def close(self) -> None:
-        """Close the curves and leave the process group. Collective, so not after an error that may have ended ranks."""
+        """Close the curves and leave the process group. Collective: do not call it if an error may have ended ranks."""
         self.saver.close()
         self.curves.hyperparameters(self.progress.step, self.hyperparameters, METRICS, FIRST)
         self.curves.close()

@@ -74,7 +74,7 @@ def consecutive_ranks(ranks: int, collective_minutes: float) -> dist.ProcessGrou
 def share_error(message: str) -> bool:
     """Report to the other ranks that this rank cannot start: their `init_process_group` raises SharedError(`message`).
 
-    Return whether the other ranks received the message within `SHARING_SECONDS`. If they did, rank 0 prints it.
+    Return whether the message reached the store on rank 0 within `SHARING_SECONDS`. If it did, rank 0 prints it.
     """
     try:
         rank, world_size = _place()

@@ -2,8 +2,8 @@
 
 In a thread, this code would hold Python's global lock. The main thread could then not launch kernels, and the GPU would
 be idle. The processes divide the rows of a step. They save time but do not change the rows. `read` returns None, and
-the rank reads the same rows itself, in three cases: before all processes have imported torch, after one has failed, and
-if a row cannot be read. In the last case the rank then raises the error.
+the rank reads the same rows itself, in three cases: before all processes are ready, after one has failed, and if a row
+cannot be read. In the last case the rank then raises the error.
 
 A process ends when its pipe closes, which also happens if the rank is killed. It blocks the signals that stop a run,
 because the rank still needs rows for its last steps.

@@ -67,9 +67,9 @@ class HeldOut:
         self._name = "" if chosen is None else piece_name(folder, split, chosen)
 
     def draw(self, model: RWKV, after_token: Callable[[], object]) -> list[Sample]:
-        """Let `model` complete the piece's first bars and, if the run trains filling in, fill in the bars after them.
+        """Complete the piece's first bars with `model`. If the run trains infilling, also fill in the bars after them.
 
-        Return the samples, none if no piece is long enough. `after_token` is called after every token. It may raise an
+        Return the samples; none if no piece is long enough. `after_token` is called after every token. It may raise an
         exception to end the sampling.
         """
         if self._piece is None:

@@ -67,7 +67,9 @@ def take_over(run: Path, token: str) -> int | None:
     write_text(run / OWNER, token + "\n")
     host, own, _ = token.split()
     if len(before) != 3 or before[0] != host or before[1] == own or not before[1].isdecimal():
-        return None  # if the numbers are equal: in a container, every start can have the same process number
+        # Equal numbers do not show that the previous process is still running: in a container, each start can get the
+        # same number.
+        return None
     try:
         os.kill(int(before[1]), 0)  # sends nothing
     except (OSError, ValueError, OverflowError):  # the process has ended, or the number is damaged
@@ -93,7 +95,7 @@ class Saver:
     """A writer of a run's checkpoints, one at a time.
 
     `save` and `finish` are collective. They raise the same UserError on all ranks if the checkpoint cannot be written
-    or if another process has taken over the run. Nothing of such a checkpoint remains.
+    or if another process has taken over the run. In the first case, the partly written checkpoint is deleted.
     """
 
     def __init__(
@@ -261,7 +263,10 @@ class Saver:
         self.prune(self._progress)
 
     def prune(self, progress: Progress) -> None:
-        """Delete the checkpoints that `keep` does not keep. `progress` is that of the newest one. Runs on rank 0."""
+        """Delete former best checkpoints (`Validations.superseded`), and those older than the `keep` newest ones.
+
+        The best checkpoint is never deleted. `progress` is that of the newest checkpoint. Runs on rank 0.
+        """
         if not self._is_owner():
             return
         final = self._run / CHECKPOINTS / checkpoint_name(progress.step)
@@ -270,7 +275,7 @@ class Saver:
         kept = [path for path in checkpoints(self._run) if path.name <= final.name]
         best = self._validations.best()
         superseded = set(self._validations.superseded()) - {final}
-        # After a skipped step the weights may have diverged. Older checkpoints are kept until a step succeeds.
+        # After a skipped step the weights may have diverged, so `keep` does not apply until a step succeeds.
         if keep and not progress.skipped_in_a_row:
             superseded |= set(kept[:-keep]) - {best and self._validations.checkpoint(best)}
         for old in sorted(superseded):
@@ -281,7 +286,7 @@ class Saver:
         self._thread.submit(shutil.rmtree, folder, ignore_errors=True)  # in the thread, because it can take long
 
     def _end_save(self) -> None:
-        """End the current save, and remove the checkpoint if it has no name yet."""
+        """End the current save, and delete the checkpoint's folder if it does not have its final name yet."""
         with contextlib.suppress(OSError):
             if dist.get_rank() == 0 and self._is_owner():
                 shutil.rmtree(self._partial, ignore_errors=True)

@@ -385,7 +385,7 @@ def _estimate_memory(
 ) -> MemoryEstimate:
     rows, held = config.train.micro_batch_size, None
     if streams is not None:
-        ranks = config.train.context_parallel  # their edges divide up to ranks - 1 documents
+        ranks = config.train.context_parallel  # each of the ranks - 1 boundaries between them may divide a document
         documents = (rows * streams.documents_per_row + ranks - 1) / ranks
         held = StreamMemory(rows * plan.accumulation, rows, documents, config.data.tbptt)
     return estimate(

@@ -45,7 +45,7 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         source = f"with the weights of {start.initial.weights.source}{note}"
     warm_up = f"warm-up {t.warmup_steps}"
     if t.warmup_steps >= t.steps:
-        warm_up += ", longer than the run: the learning rate will only rise"
+        warm_up += ", at least as long as the run: the learning rate will only rise"
     falls = "" if t.schedule == "cosine" else f" over the last {t.decay_fraction:.0%}"
     optimizer = "AdamW"
     if t.optimizer == "muon":
@@ -125,7 +125,7 @@ def hyperparameters(context: Context) -> dict[str, bool | float | str]:
 
 
 def preset_of(model: ModelConfig) -> str:
-    """Return the name of the preset with the model's layers and width; without one, the two numbers ("6 x 256")."""
+    """Return the name of the preset with the model's layers and width; otherwise the two numbers ("6 x 256")."""
     shape = {"n_layer": model.n_layer, "n_embd": model.n_embd}
     return next((name for name, preset in PRESETS.items() if preset == shape), f"{model.n_layer} x {model.n_embd}")
 

@@ -59,7 +59,7 @@ class StreamStates:
                 x.zero_()
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return what this rank saves in a checkpoint: `tensors`, on the first rank of those with the same streams."""
+        """Return the tensors to save in a checkpoint; none if an earlier rank of the group saves the same streams."""
         return {} if self._group is not None and self._group.rank() else self.tensors()
 
     def tensors(self) -> dict[str, Tensor]:

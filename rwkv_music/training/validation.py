@@ -23,7 +23,7 @@ from rwkv_music.training.deepspeed_engine.engine import Engine
 class Validation:
     """The validation of a run.
 
-    In a mixture, each figure is the mean over the datasets, weighted with their shares of the training rows. Datasets
+    In a mixture, each figure is the mean over the datasets, weighted by their shares of the training rows. Datasets
     without a validation split do not count. Each dataset also has its own figures, whose curves end in its name.
     """
 

@@ -24,7 +24,10 @@ def check_wandb() -> None:
 
 
 class WandbRun:
-    """A run in the Weights & Biases project rwkv-music. Raises UserError if wandb cannot start, as without a login."""
+    """A run in the Weights & Biases project rwkv-music.
+
+    Raises UserError if wandb cannot start, for example without a login.
+    """
 
     def __init__(self, folder: Path, hyperparameters: dict[str, Any]) -> None:
         import wandb

@@ -2,8 +2,8 @@
 
 Every rank publishes its current phase, and when the phase started, to the rendezvous store. If a phase of a rank takes
 too long, the rank prints its stack traces and a report, and ends its process. The launcher then ends the other ranks.
-The report names the ranks that are in an earlier phase or no longer publish. While the other ranks wait for the hanging
-rank in a collective, it is one of those named.
+The report names the ranks that are in an earlier phase or no longer publish. If the other ranks wait in a collective
+for the hanging rank, it is among the ranks named.
 """
 
 import faulthandler
@@ -99,7 +99,7 @@ class Watchdog:
             if silent > 3 * HEARTBEAT_SECONDS + self._limit / 4:
                 others.append(f"rank {rank} is silent" + (f" for {silent:.0f} s" if sent_at else ""))
             elif sent and (sent[0], sent[1]) < (activity.step, activity.phase):
-                others.append(f"rank {rank} is still {Activity(*sent)}")
+                others.append(f"rank {rank} has been {Activity(*sent)}")
         culprits = "; ".join(others) or "no other rank is behind it"
         self._exit(f"rank {self._rank} has been {activity}, longer than --hang_minutes allows; {culprits}")
 

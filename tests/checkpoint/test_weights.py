@@ -144,7 +144,7 @@ def test_other_files_are_refused_with_the_reason(tmp_path, monkeypatch):
 
 def test_the_codec_is_found_beside_a_file(bach_data, tmp_path):
     path = pth(tmp_path)
-    with pytest.raises(UserError, match="no tokenizer beside .*model.pth.tokenizer.json"):
+    with pytest.raises(UserError, match="no tokenizer for .*: .*/model.pth.tokenizer.json"):
         find_codec(path)
     (tmp_path / "model.pth.tokenizer.json").write_bytes((bach_data / "tokenizer.json").read_bytes())
     assert find_codec(path).name == "multitrack"

@@ -85,7 +85,7 @@ def test_data_cut_short(attempt, bach_data, tmp_path):
 
 def test_a_batch_that_does_not_divide(attempt):
     sentence = attempt("--batch_size", 6, "--micro_batch_size", 4)
-    assert "batch_size 6 is not a multiple of micro_batch_size 4 x 1 ranks: choose a multiple of 4" in sentence
+    assert "batch_size 6 is not a multiple of micro_batch_size 4 x 1 rank: choose a multiple of 4" in sentence
 
 
 def test_a_batch_that_does_not_divide_among_ranks(attempt, monkeypatch):

@@ -68,7 +68,7 @@ def test_the_best_weights_are_saved_and_kept(of_steps, keep, left, losses, bach_
     assert steps(done.folder) == left
     lowest = min((loss, step) for step, loss in losses.items() if loss == loss)[1]
     assert best(done.folder) == lowest
-    assert f"the best of {len(of_steps)} validations is that of step {lowest}, " in done.output.splitlines()[-1]
+    assert f"the best of {len(of_steps)} validations is that of step {lowest} " in done.output.splitlines()[-1]
 
 
 class Killed(BaseException):
@@ -139,8 +139,8 @@ def test_patience_ends_a_run_that_resumes_only_with_more(losses, bach_data, tmp_
     assert steps(done.folder) == [2, 4] and best(done.folder) == 2
     again = run(tmp_path / "run", bach_data, *arguments)
     for ended in (done, again):
-        assert "the last 2 validations had no lower loss" in ended.output and "--patience" in ended.output
-        assert "Trained to step 4; the best of 4 validations is that of step 2, 3.0000 nats" in ended.output
+        assert "the last 2 validations" in ended.output and "--patience" in ended.output
+        assert "Trained to step 4; the best of 4 validations is that of step 2 (3.0000 nats" in ended.output
     more = run(tmp_path / "run", bach_data, *arguments, "--patience", 3)
     assert "the last 3 validations" in more.output and steps(done.folder) == [2, 4, 5]  # from the last one
     run(tmp_path / "run", bach_data, *arguments, "--patience", 0)

@@ -172,7 +172,7 @@ def test_the_summary_says_what_is_about_to_happen(one_process):
     for line in (
         "RWKV v8 Heron, 2 layers x 64",
         "4 rows x 128 tokens = 512 tokens per step",
-        "warm-up 100, longer than the run",
+        "warm-up 100, at least as long as the run",
         "bf16 weights",
         "ZeRO-2",
     ):

@@ -7,7 +7,8 @@ ZeRO-3, a rank has one partition per sub-group, which contains the rank's share 
 any stage on any number of ranks can load it.
 
 The layout is an implementation detail of DeepSpeed. The constructor therefore compares it with the layout that
-DeepSpeed's public `safe_get_*` functions use, and raises an error if the two differ.
+DeepSpeed's public `safe_get_*` functions use, and raises an error if the two differ. It cannot compare them with
+`round_robin_gradients` under ZeRO-1 and 2. If ZeRO-3 offloads the optimizer states of a GPU, it compares only sizes.
 
 Sources: deepspeed/runtime/zero/stage_1_and_2.py, stage3.py and deepspeed/utils/tensor_fragment.py of DeepSpeed 0.19.
 """
@@ -151,7 +152,7 @@ class ZeroShards:
     @staticmethod
     def _check(public: Tensor, master: Tensor, offset: int, length: int) -> None:
         """Raise UserError if a shard from DeepSpeed's public function is not in the place computed here."""
-        # On another device, `public` is a copy, so that places cannot be compared.
+        # On another device, `public` is a copy, so its place cannot be compared.
         same_place = public.device != master.device or public.data_ptr() == master[offset:].data_ptr()
         if public.numel() != length or not same_place:
             raise _unknown_layout()
@@ -161,7 +162,10 @@ class ZeroShards:
         return MUON_MOMENTS if self.groups[partition]["muon"] else MOMENTS
 
     def optimizer_state(self, partition: int) -> dict[str, Any]:
-        """Return the optimizer's state of a partition, "step" and its `moments`. Create it as AdamW does if missing."""
+        """Return the optimizer's state of a partition: "step" and the tensors that `moments` names.
+
+        If there is no state yet, create it as AdamW does.
+        """
         optimizer, master = self._zero.optimizer, self.masters[partition]
         state = optimizer.state[master]
         if not state:
@@ -178,7 +182,7 @@ class ZeroShards:
             state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
 
     def update_weights(self) -> None:
-        """Set the weights that the model computes with to the rounded master weights. Collective."""
+        """Overwrite the model's weights with the rounded master weights. Collective."""
         zero = self._zero
         if not self.stage3:
             zero.update_lp_params()

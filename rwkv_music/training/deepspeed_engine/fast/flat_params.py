@@ -37,8 +37,8 @@ class FlatParams(nn.Module):
     """A module that is called like `model`, with the model's parameters in a few flat ones.
 
     Args:
-        model: the model. Its trainable parameters are moved into flat ones, so that it can only be used through this
-            module afterwards.
+        model: the model. Its trainable parameters are moved into flat ones. Afterwards, it can only be used through
+            this module.
         groups: optimizer groups from `RWKV.parameter_groups`. Parameters of different groups never share a flat one.
         overlaps: whether each flat gradient must be complete as early in the backward pass as possible.
 

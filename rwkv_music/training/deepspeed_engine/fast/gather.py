@@ -19,8 +19,8 @@ from deepspeed.runtime.zero import partition_parameters
 
 from rwkv_music.training.deepspeed_file import offloads, quantizes
 
-# ZeRO-3 gathers all blocks at once if the model has at most this many elements. The weights of such a model take 1 GiB,
-# and its gradients another 1 GiB. If the step is replayed as CUDA graphs, a copy of the weights takes a third GiB.
+# ZeRO-3 gathers all blocks at once if the model has at most this many elements. The weights of such a model take
+# up to 1 GiB, and so do its gradients. If the step is replayed as CUDA graphs, so does a copy of the weights.
 GATHER_AT_ONCE_LIMIT = 2**29
 
 # None if DeepSpeed lacks the function. In that case this module is not used, but it must still be importable.

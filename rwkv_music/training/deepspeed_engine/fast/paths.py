@@ -15,7 +15,7 @@ class FastPaths:
     """The replacements that a run uses.
 
     Attributes:
-        enabled: whether flat parameters and the update on the device are used. The other replacements require them.
+        enabled: whether the run may use the replacements in this package. `gathers_at_once` and `replays` require it.
         overlaps: whether gradients are reduced during the backward pass, if the DeepSpeed file enables this.
         gathers_at_once: whether ZeRO-3 gathers all blocks at once.
         replays: whether forward and backward are recorded as CUDA graphs and replayed.
