@@ -66,7 +66,7 @@ export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
-# 20 seconds before the time limit, kill ranks that hang. Slurm does not requeue a job that it ends at the limit.
+# 20 seconds before the time limit, kill hanging ranks, because Slurm does not requeue a job that it ends at the limit.
 end_in_time() {
   [[ -z $ends ]] || return 0
   ends=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)  # not a number if the job has no limit

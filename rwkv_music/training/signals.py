@@ -74,7 +74,7 @@ class StopSignals:
         if self.interrupted and time.monotonic() > self._interrupted_at + SAME_SECONDS:
             raise KeyboardInterrupt
         if self._announce and not self.interrupted:
-            text = "\ntrain.py: the run saves a checkpoint and stops within two steps; another Ctrl-C ends it at once.\n"
+            text = "\ntrain.py: the run saves a checkpoint within two steps and stops; a second Ctrl-C ends it now.\n"
             os.write(sys.stderr.fileno(), text.encode())  # not `print`, which this handler may have interrupted
         self.interrupted, self._interrupted_at = True, time.monotonic()
 
