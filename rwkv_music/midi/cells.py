@@ -6,7 +6,7 @@ part's own track and channel. All other events of the file are kept, with their 
 - Overlapping notes of one pitch in one channel of a track end in the order in which they start, as in `played_notes`. A
   note-off is *unmatched* if it does not end a note of its track. Unmatched note-offs are kept.
 - At one tick, new note-offs come before the file's events, and new note-ons come after them.
-- A new note ends no later than the next note of its pitch in its track and channel starts, and before the next
+- A new note ends no later than the start of the next note of its pitch in its track and channel, and before the next
   unmatched note-off of its pitch.
 - A note-off stops its pitch in all tracks that use the channel. A new note therefore must not end while a note of its
   pitch sounds in another track. The new note is shortened so that it ends before the other note starts, or lengthened
@@ -116,8 +116,8 @@ def continue_cells(
 
     The parts keep the programs that they have at `line`. At `line`, pedals, pitch bends and pressure are reset, and
     volume and expression return to their values at the last note of the channel. A note that still sounds at `line`
-    ends at its note-off in `released`, or at `line` if there is none. It ends no later than the next note of its pitch
-    starts, and no later than the last bar ends.
+    ends at its note-off in `released`, or at `line` if there is none. It ends no later than the start of the first new
+    note of its pitch in its track and channel, and no later than the end of the last bar.
     """
     before = ChannelStates(opening)
     timing, end = _new_bar_messages(opening, line, new_bars)
@@ -160,7 +160,8 @@ def _new_bar_messages(opening: mido.MidiFile, line: int, new_bars: Sequence[NewB
     grid = BarGrid.from_midi(opening)
     bar = int(grid.bar(line))
     signature = tuple(grid.signatures(bar + 1)[-1].tolist())
-    on_bar_line = grid.lines(bar)[-1] == line  # otherwise a time signature at `line` cut the last bar short
+    # False if a time signature at `line`, which `opening` does not contain, cuts the last bar short.
+    on_bar_line = grid.lines(bar)[-1] == line
     tempo = TempoMap.from_midi(opening).tempos[-1]
     messages: list[TimedMessage] = []
     for new in new_bars:
@@ -328,7 +329,9 @@ def _fitted(
                 fitted.append((start, NEVER, NEW_NOTE_OFF, pitch, velocity))
             continue
         if never_ends and start in unmatched:
-            continue  # otherwise an earlier note of the file would seem to end before it starts
+            # `played_notes` would take the note-off at `start` for that of a new note of length 0. If several new notes
+            # start here, it could then leave out the file's note that never ends.
+            continue
         held_until = max((b for a, b in own if a < start < b), default=0)
         limit = min((a for a in [*(a for a, _ in own), *unmatched] if a > start), default=NEVER)
         if held_until >= limit:
@@ -355,7 +358,7 @@ def _free_end(earliest: int, end: int, latest: int, others: list[tuple[int, int]
 
 
 class _Channels:
-    """The channels of a file: chooses channels for new parts, and knows the program of each channel at each tick."""
+    """The channels of a file and the program of each at each tick. Also chooses channels for new parts."""
 
     def __init__(self, midi: mido.MidiFile, parts: Sequence[Part | NewPart]):
         self._midi = midi

@@ -23,7 +23,7 @@ class Control:
     name: str
     measured: str  # a description of the property, with its unit
     classes: tuple[str, ...]
-    bounds: tuple[float, ...]  # the smallest value of each class, except of the first
+    bounds: tuple[float, ...]  # the smallest value of each class except the first
 
 
 CONTROLS = (

@@ -34,7 +34,7 @@ NOTE_OFF, NOTE_ON, CONTROL_CHANGE, PROGRAM_CHANGE = 0x80, 0x90, 0xB0, 0xC0
 TEMPO, TIME_SIGNATURE, END_OF_TRACK, TRACK_NAME = 0x51, 0x58, 0x2F, 0x03
 SEQUENCE_NUMBER, CHANNEL_PREFIX, PORT, SMPTE_OFFSET, KEY_SIGNATURE = 0x00, 0x20, 0x21, 0x54, 0x59
 OTHER = 0  # any other event; only its tick is kept
-SYSEX = 0xF0  # a system exclusive message of GM, GS or XG that assigns the rhythm parts
+SYSEX = 0xF0  # a system exclusive message of GM, GM2, GS or XG that assigns the rhythm parts
 
 BANK, VOLUME, FINE_VOLUME, EXPRESSION, SUSTAIN_PEDAL = 0, 7, 39, 11, 64  # controller numbers
 ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123

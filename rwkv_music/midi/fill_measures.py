@@ -1,6 +1,6 @@
 """Measures that compare generated bars with the true bars of a piece, and baselines for them.
 
-A hole is a cell (one part in one bar) that was generated. All measures are from 0 to 1. The true bars have 1:
+A hole is a cell (one part in one bar) that was generated. All measures are from 0 to 1. Those of the true bars are 1:
 
     onset F1            F1 of the notes. A generated note is correct if the same part has a true note of the same pitch
                         that starts at most a thirty-second note earlier or later. Each true note counts once.

@@ -49,7 +49,7 @@ class PlayedNotes:
     channel: np.ndarray  # 16 * port + channel
     track: np.ndarray
     pedals: dict[int, list[tuple[int, int]]]  # for each channel, (tick, value) of its sustain pedal events
-    n_without_length: int  # the number of notes of length 0, which are left out
+    n_without_length: int  # the number of notes that are left out because their note-off comes before them
 
     def __len__(self) -> int:
         return len(self.start)

@@ -30,7 +30,8 @@ PROMPT_END = (1 + PROMPT_BARS) * BAR
 END = PROMPT_END + NEW_BARS * BAR
 SPANS = {"prompt": (0, PROMPT_END), "generation": (PROMPT_END, END)}  # of note starts
 TICKS_PER_STEP = 120
-VELOCITY = 90  # of notes without dynamics in most scores that models learn from; the task has no loudness
+# The task has no loudness. In most scores that models learn from, notes without dynamics have this velocity.
+VELOCITY = 90
 FIELDS = ("start", "pitch", "duration")
 
 
@@ -50,7 +51,7 @@ def read_notes(path: str | os.PathLike, entry: str = "prompt") -> np.ndarray:
         start, pitch, duration = values
         if not first <= start < after:
             raise UserError(
-                f"Note {number} of {path} starts at {start}; a {entry} has starts from {first} to {after - 1}."
+                f"Note {number} of {path} starts at {start}: give starts from {first} to {after - 1} in a {entry}."
             )
         if not 0 <= pitch <= 127 or duration < 1:
             raise UserError(

@@ -128,7 +128,7 @@ def is_note_on(message: mido.messages.BaseMessage) -> bool:
 def remove_overlaps(
     start: np.ndarray, duration: np.ndarray, pitch: np.ndarray, velocity: np.ndarray, max_unison: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the notes of one instrument without overlaps. Only notes of one pitch that start together may overlap.
+    """Shorten the notes of one instrument so that notes of one pitch overlap only if they start together.
 
     A note ends where the next note of its pitch starts. Of the notes of one pitch that start together, the `max_unison`
     longest are kept. Of equally long ones, the loudest are kept. The arguments are [n] each, and the results are int64

@@ -65,7 +65,7 @@ DRUM_NAMES = dict(  # of General MIDI
 def save_piano_roll(
     midi: mido.MidiFile, out: str | os.PathLike, title: str = "", regions: Sequence[Region] = ()
 ) -> None:
-    """Write the piano roll of `midi` to `out` atomically, as a PNG with twice the pixels of `draw_piano_roll`.
+    """Write the piano roll of `midi` to `out` atomically, as a PNG with twice the resolution of `draw_piano_roll`.
 
     Raises UserError if `out` cannot be written.
     """

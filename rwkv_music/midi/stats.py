@@ -90,7 +90,7 @@ def compute_stats(source: bytes | ParsedMidi) -> MidiStats:
 
 
 def _key(onset: np.ndarray, pitch: np.ndarray, is_drum: np.ndarray) -> str:
-    """Return a hash of the notes that does not depend on transposition, repeated notes and order."""
+    """Return a hash of the notes that does not depend on transposition, duplicate notes or order."""
     digest = hashlib.blake2b(digest_size=16)
     # Onset and pitch are packed into one number. Differences of such numbers encode both intervals.
     melody = np.unique(onset[~is_drum] * 256 + pitch[~is_drum])

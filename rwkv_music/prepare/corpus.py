@@ -26,8 +26,8 @@ class CorpusReport:
 
     folder: Path  # contains the files
     written: int  # number of new .mid files
-    kept: int  # number of sources that were skipped because their files already existed
-    failed: list[tuple[str, str]]  # (source, reason) for each piece that could not be read or written
+    kept: int  # number of scores, or of pieces of a package, that were skipped because their files already existed
+    failed: list[tuple[str, str]]  # (source, reason) for each score, piece or file that could not be read
 
 
 def write_corpus(

@@ -134,13 +134,15 @@ class FileTags:
                 also = ", which --tag-folders adds" if self._folders and column == COLLECTION else " twice"
                 raise UserError(f"--tags names the column {column}{also}: name it once.")
             if not column:
-                raise UserError("--tags has an empty name of a column: remove the superfluous comma.")
+                raise UserError("--tags contains an empty column name: remove the superfluous comma.")
             if "=" in column:
                 raise UserError(f"--tags names the column {column!r}: rename it without the equals sign.")
         if len(self.columns) > MAX_COLUMNS:
             raise UserError(f"--tags names {len(self.columns)} columns: choose at most {MAX_COLUMNS} of them.")
         if self._table is not None and not self.needed:
-            raise UserError(f"Nothing uses {self._table}: choose its columns of tags with --tags, or use --where.")
+            raise UserError(
+                f"Nothing uses {self._table}: choose the columns that become tags with --tags, or use --where."
+            )
 
     def _read(self) -> set[str]:
         """Read the table. Return its columns."""

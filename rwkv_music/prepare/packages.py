@@ -137,7 +137,9 @@ def _unpacked(name: str, root: Path) -> Iterator[Path]:
         archive = next(Path(folder).glob("*.deb"))
         _run(name, folder, "dpkg-deb", "--extract", str(archive), folder)
         if not _files(name, Path(folder)):
-            raise UserError(f"The package {archive.name} has no music where it used to: install an earlier version.")
+            raise UserError(
+                f"The package {archive.name} has no music in the expected folders: install an earlier version."
+            )
         yield Path(folder)
 
 
@@ -148,8 +150,8 @@ def _run(name: str, folder: str, *command: str) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise UserError(
-            f"The music of {name} is in a Debian package, and there is no {command[0]} here to download it: on Debian "
-            f"or Ubuntu, {install}."
+            f"The Debian package {name} cannot be downloaded and unpacked, because this system has no {command[0]}: "
+            f"on Debian or Ubuntu, {install}."
         ) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1].removeprefix("E: ")

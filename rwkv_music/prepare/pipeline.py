@@ -20,9 +20,9 @@ Notable choices:
   and pitch. A piece therefore keeps its split when files are added, moved or renamed. The only exception is a piece
   that `_choose_val` moves so that no split is empty. Louder, slower or transposed copies of a piece are in the same
   split. Files with the same bytes are one piece.
-- A file is rejected if it cannot be read, if it takes more than five seconds of CPU time (a score: five minutes), or if
-  it crashes its worker. Slow and crashing files are first tried again, alone (see workers.py), so that the result does
-  not depend on the load of the computer. Other files are not affected.
+- A file is rejected if it cannot be read, if it takes more than five seconds of CPU time (a score: five minutes) or
+  more than 4 GiB of memory, or if it crashes its worker. Slow and crashing files are first tried again, alone (see
+  workers.py), so that the result does not depend on the load of the computer. Other files are not affected.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -130,7 +130,7 @@ def prepare(
                 shutil.rmtree(unfinished)
                 raise UserError(
                     f"None of the {prepare_log.n_sources:,} files could be used ({_listed(reasons)}): check that "
-                    f"they contain music{', and the filters' if filters.as_options() else ''}."
+                    f"they contain music{', and check the filters' if filters.as_options() else ''}."
                 )
             dataset = unfinished / "dataset"
             shutil.rmtree(dataset, ignore_errors=True)
@@ -290,7 +290,7 @@ def _write_dataset(
     unique: bool,
     val_fraction: float,
     seed: int,
-    options: dict,  # further ones, for dataset.json
+    options: dict,  # further options for dataset.json
     passed_over: Counter[str],
     command: str,
 ) -> dict:

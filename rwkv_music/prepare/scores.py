@@ -194,7 +194,8 @@ def to_midi(score: "Score") -> mido.MidiFile:
             _remove_repeats(score)  # repeats are inconsistent: play the music once
         changes = list(_changes(_measures(parts[0].expandRepeats())))
     if changes:
-        # music21 would write these time signatures at wrong positions, or fail if one object is at two positions.
+        # Remove the score's own time signatures: music21 would write them at wrong positions, or fail if one
+        # TimeSignature object occurs at two positions.
         for stream in score.recurse(streamsOnly=True, includeSelf=True):
             stream.removeByClass("TimeSignature")
     midi = mido.MidiFile(file=io.BytesIO(streamToMidiFile(score).writestr()))

@@ -205,10 +205,8 @@ class Sources:
         if self._column is None and len(of_bytes) <= 1:
             return of_bytes[0] if of_bytes else None
         if self._column not in usable:
-            raise UserError(
-                f"{path} has {'several columns' if self._column is None else f'no column {self._column}'} of bytes: "
-                f"choose one of {', '.join(usable)} as --column."
-            )
+            found = "several columns of bytes" if self._column is None else f"no column {self._column} of bytes or text"
+            raise UserError(f"{path} has {found}: choose one of {', '.join(usable)} with --column.")
         return self._column
 
     def _count(self, file: str) -> int | None:
@@ -355,7 +353,9 @@ def _read_limited(size: int, open_member: Callable[..., BinaryIO], member: tarfi
             return file.read(size + 1)  # one byte more, because zipfile verifies the checksum at the end of the member
     # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for unknown compression.
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
-        raise Unreadable(DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown") from error
+        raise Unreadable(
+            DAMAGED_ARCHIVE if not isinstance(error, RuntimeError) else "encrypted or unknown compression"
+        ) from error
     except Exception as error:  # zlib.error, lzma.LZMAError and others share no base class
         raise Unreadable(DAMAGED_ARCHIVE) from error
 

@@ -35,7 +35,7 @@ from rwkv_music.system import available_cores, cpu_seconds, limit_cpu_time, limi
 ITEMS_AHEAD = 64
 MOST_WORKERS = 1024
 SETUP_LIMIT_S = 300.0
-NEW_OBJECTS = 50_000  # new objects between two garbage collections; Python's 700 are fewer than those of one file
+NEW_OBJECTS = 50_000  # new objects between two garbage collections; one file creates more than Python's default of 700
 # Numbers of collections of younger objects before one of older objects. The objects of a score refer to each other, so
 # only garbage collection frees them. With Python's 10 and 10, the objects of hundreds of scores would accumulate.
 OLDER_OBJECTS = (4, 1)

@@ -60,7 +60,7 @@ class Piece:
     bar_starts: np.ndarray  # int64 [bars], non-decreasing
     bar_lines: BarLines | None = None  # an argument of `decode`; None for codecs whose tokens contain the bars
     lost: dict[str, int] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()  # the parts of the file; the token Part_k stands for parts[k - 1]
+    parts: tuple[Part, ...] = ()  # the parts of the file, for codecs with Part tokens; Part_k stands for parts[k - 1]
 
 
 class Codec(ABC):

@@ -1,7 +1,7 @@
 """Grammars, which restrict the next token during sampling and count the bars of each row.
 
-A codec creates a grammar for a prompt (`Codec.grammar`). The grammar masks the logits before each token is drawn, and
-then takes the drawn token:
+A codec creates a grammar for a prompt (`Codec.grammar`). Before each token is drawn, the logits of all tokens that the
+grammar does not allow are masked. The grammar then takes the drawn token:
 
     grammar = codec.grammar(prompt, rows=B, bars=8)
     while not grammar.ended.all():

@@ -13,7 +13,8 @@ rules:
 - Loudness is computed from velocity times the channel's volume and expression. Loud bins are wider than soft ones.
 - While the sustain pedal is down, a note-off is delayed until the pedal is released. It is dropped if the same pitch
   starts again before that.
-- Sound effects are removed. `midi-llm-piano` removes everything except keyboards.
+- Synth effects, sound effects, orchestra hits and reverse cymbals are removed. `midi-llm-piano` removes everything
+  except keyboards.
 
 Notable choices:
 - A file is one piece. MIDI-LLM-tokenizer can also split a file at long silences and drop short parts.

@@ -1,8 +1,8 @@
 """The grammar of the `midi-llm` codecs.
 
-A note token is followed by a wait, or by a note token with the same or a higher key (instrument, pitch). Up to ten of
-the longest waits may follow one another. Any other wait is followed by a note token. Bars are counted on the clock of
-the waits.
+A note token is followed by a wait, by EOS, or by a note token with the same or a higher key (instrument, pitch). Up to
+ten of the longest waits may follow one another. Any other wait is followed by a note token. Bars are counted on the
+clock of the waits.
 """
 
 import numpy as np

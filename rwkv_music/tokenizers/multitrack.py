@@ -130,7 +130,7 @@ class Multitrack(Codec):
         division = midi.ticks_per_quarter
         grid = self.bar_grid(midi)
         bar = grid.bar(notes.start)
-        lines = grid.lines(int(bar.max()) + 2)  # one more bar, into which a note near its start may be rounded
+        lines = grid.lines(int(bar.max()) + 2)  # one more bar, because a note may be rounded to its start
         signatures, bar_steps, n_odd = _time_signatures(lines, grid.signatures(len(lines) - 1), division)
 
         # Round the onsets to steps from the first bar line, in bars of the encoded lengths.
@@ -271,7 +271,7 @@ def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tu
 
 @lru_cache(maxsize=4096)
 def _time_signature(denominator: int, steps: Fraction) -> tuple[int, bool]:
-    """Return the index of the time signature for a bar of `steps` steps, and whether the two lengths differ.
+    """Return the index of the time signature for a bar of `steps` steps, and whether they differ by a step or more.
 
     If several time signatures fit equally well, return the one with the denominator closest to `denominator`.
     """

@@ -71,7 +71,8 @@ class Excerpt:
     signatures: list[int]  # the token of each bar's time signature
     tempos: list[int]  # the token of each bar's tempo
     cells: list[dict[int, Cell]]  # for each bar, its cells by number of the part, in increasing order
-    programs: dict[int, int]  # by number of the part, the token of its program at the end of the excerpt
+    # By number of the part, the token of its program at the end of the excerpt that `read_excerpt` returned.
+    programs: dict[int, int]
     tags: list[int] = field(default_factory=list)  # the tag tokens of the piece
 
     @property
@@ -121,9 +122,10 @@ def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
 
 
 def state_tokens(ids: np.ndarray) -> np.ndarray:
-    """Return tokens that can replace `ids`, the tokens before an excerpt, in `read_excerpt`: int64 [n].
+    """Return a short form of `ids`, the tokens before an excerpt: int64 [n].
 
-    These are the tags of the piece, and the tempo and the programs at the end of `ids`.
+    `read_excerpt` reads the same excerpt after it as after `ids`. It consists of the tags of the piece, and of the
+    tempo and the programs at the end of `ids`.
     """
     tags, tempo, programs = _in_force(ids)
     named = [token for number, program in programs.items() for token in (PART + number - 1, program)]
@@ -215,8 +217,8 @@ def with_holes(
     Args:
         holes: the cells to write. They may be cells that the excerpt does not have.
         controls: the control tokens of each hole.
-        context_only: further cells, all after the last of `holes`. They are marked as holes before Fill, but are not
-            written after it.
+        context_only: further cells. They are marked as holes before Fill, but are not written after it. In the order
+            of bars, then of parts, they come after the last of `holes`.
     """
     controls = controls or {}
     writer = _Writer()

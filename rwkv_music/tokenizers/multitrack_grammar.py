@@ -55,7 +55,7 @@ class MultitrackRules:
         by_kind: bool [3 * kinds, V]: the tokens that may follow each kind, first without EOS, then with EOS, and then
             in a hole.
         by_program: bool [3, V]: the tokens allowed for each class of the current part's program.
-        by_position: bool [positions + 1, V]: the tokens allowed for each lowest free position of the cell.
+        by_position: bool [positions + 1, V]: the tokens allowed for each value of the cell's lowest free position.
         by_length: bool [lengths, V]: the tokens allowed for each length of the bar.
         by_pitch: bool [128 * MAX_UNISON + 1, V]: the tokens allowed after the pitches of the moment. The line is
             MAX_UNISON times the last pitch plus the number of notes with this pitch, or 0 before the first pitch.

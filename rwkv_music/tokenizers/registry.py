@@ -69,7 +69,5 @@ def load_codec(path: str | os.PathLike) -> Codec:
             f"{path} is not a tokenizer.json that this version of RWKV-Music can read; use the one next to the data."
         ) from error
     if modified:
-        raise UserError(
-            f"{path} was modified: its fingerprint does not match its vocabulary; restore the original file."
-        )
+        raise UserError(f"{path} was modified: its fingerprint does not match its contents; restore the original file.")
     return codec

@@ -32,7 +32,7 @@ class Vocabulary:
 
     @property
     def moves_on(self) -> np.ndarray:
-        """The tokens that end a bar soonest, bool [V]: those that start nothing new, and the longest wait."""
+        """The tokens that end a bar soonest, bool [V]: those that complete a note or a bar, and the longest wait."""
         finishing = np.isin(self.kinds, ["Bar", "TimeSig", "Velocity", "Duration", "End", "EOS"])
         return finishing | ((self.wait_ms > 0) & (self.wait_ms == self.wait_ms.max()))
 

@@ -131,7 +131,7 @@ def test_bad_tables(name, text, reason, tmp_path):
         (["a", "A "], "--tags names the column a twice"),
         (["collection"], "column collection, which --tag-folders adds"),
         (["b=c"], "column 'b=c'.*equals sign"),
-        (["b", ""], "empty name.*comma"),
+        (["b", ""], "empty column name.*comma"),
         ([f"c{i}" for i in range(16)], "17 columns.*16"),
         ([], "Nothing uses .*t.csv: .*--tags"),
     ],

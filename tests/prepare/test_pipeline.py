@@ -205,7 +205,7 @@ def test_filtered_files_are_counted_by_reason(bach_midi, tmp_path):
     assert facts["options"]["filters"] == {"seconds": list(seconds), "programs": [0]}
     [measured] = {tuple(line["measures"]) for line in lines.values()}
     assert measured == ("seconds",) and all(len(line["measures"]) == 1 for line in accepted(tmp_path / "data"))
-    with pytest.raises(UserError, match="12 sparser than 99 notes/s.*and the filters"):
+    with pytest.raises(UserError, match="12 sparser than 99 notes/s.*check the filters"):
         quick_prepare([bach_midi], tmp_path / "data", filters=Filters({"notes_per_second": (99, 999)}))
 
 

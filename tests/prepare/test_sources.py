@@ -244,7 +244,7 @@ def test_rows_of_a_parquet_file_are_files(tmp_path, monkeypatch):
 
 def test_column_of_a_parquet_file(tmp_path):
     path = parquet(tmp_path / "a.parquet", [b"one"], other=[b"two"], title=["X:1"], n=[1])
-    with pytest.raises(UserError, match="a.parquet has several columns.*music, other, title as --column"):
+    with pytest.raises(UserError, match="a.parquet has several columns.*music, other, title with --column"):
         Sources([path])
     with pytest.raises(UserError, match="a.parquet has no column n of bytes"):
         Sources([path], "n")
