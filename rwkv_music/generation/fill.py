@@ -5,8 +5,8 @@ a soprano. These tasks differ only in the chosen cells, which are called holes. 
 - The model reads the bars on both sides of the holes, and then writes the holes in order.
   tokenizers/multitrack_cells.py describes the document that the model reads and writes, and data/infill.py describes
   the training task.
-- Holes that span more than BARS_AT_ONCE bars are written in several documents. Each document contains
-  what earlier documents have written in its bars.
+- Holes that span more than BARS_AT_ONCE bars are written in several documents. Each document contains what earlier
+  documents have written in its bars.
 - Outside the holes, the result contains exactly the events of the user's file (midi/cells.py).
 """
 
