@@ -19,7 +19,7 @@ COMMANDS = (corpus, prepare, generate, play, mirex, evaluate, export, doctor)  #
 
 def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: escape bytes of a path that are not text
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: escape bytes of a path that are not text
     share_cores()
     name = "rwkv_music"
     try:

@@ -156,12 +156,12 @@ class DataConfig:
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict only the bars that follow "
-        "--context_bars bars; infill: predict an excerpt with missing bars and parts, and then the missing ones "
+        "--context_bars bars; infill: predict an excerpt that lacks some bars and parts, and then these bars and parts "
         "(needs the tokenizer multitrack); mix: a mixture of the three, see --completion_weight and --infill_weight",
         ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(
-        0.5, "fraction of completion rows, for --task mix; rows of neither kind are as in pretrain"
+        0.5, "fraction of completion rows, for --task mix; rows for neither completion nor infill are as in pretrain"
     )
     infill_weight: float = setting(0.0, "fraction of infill rows, for --task mix")
     infill_bars: int = setting(24, "maximum number of bars of an excerpt, for --task infill and mix")
@@ -265,7 +265,7 @@ class TrainConfig:
     )
     fast: str = setting(
         "auto",
-        "faster replacements of DeepSpeed's internals. auto: used if the installed DeepSpeed is the tested version; "
+        "faster replacements for DeepSpeed's internals. auto: used if the installed DeepSpeed is the tested version; "
         "off: not used",
         ("auto", "off"),
     )
@@ -285,9 +285,9 @@ class TrainConfig:
     save_minutes: float = setting(0.0, "save a checkpoint also when the last one is X minutes old; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
-        "whether training waits while a checkpoint is written. overlapped: no; each rank writes a copy in host memory, "
-        "which takes 12 bytes per parameter of its optimizer, or 8 bytes per parameter that Muon updates; blocking: "
-        "yes; no copy is made",
+        "whether training waits while a checkpoint is written. overlapped: no; each rank first copies its part of the "
+        "checkpoint to host memory. The copy takes 12 bytes per parameter of the rank's optimizer, or 8 bytes per "
+        "parameter that Muon updates. blocking: yes; no copy is made",
         ("overlapped", "blocking"),
     )
     keep: int = setting(

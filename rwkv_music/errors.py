@@ -81,7 +81,7 @@ def checked_output(continues: bool = False) -> Iterator[None]:
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output without a buffer, so that its write errors can be told from those of other files."""
+    """Standard output without a buffer, so that its write errors can be distinguished from those of other files."""
 
     def __init__(self, continues: bool) -> None:
         super().__init__(STDOUT, "wb", closefd=False)

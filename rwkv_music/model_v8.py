@@ -44,7 +44,7 @@ class State(NamedTuple):
     """The recurrent state after some tokens. Its size does not depend on their number. Axis 1 is the batch."""
 
     att_shift: Tensor  # [L, B, C] in the model's dtype: each layer's time mixing input at the last token
-    wkv: Tensor  # [L, B, H, N, N] (value axis, key axis): the WKV states; float32, in a float64 model float64
+    wkv: Tensor  # [L, B, H, N, N] (value axis, key axis): the WKV states; float32, or float64 in a float64 model
     ffn_shift: Tensor  # [L, B, C] in the model's dtype: each layer's channel mixing input at the last token
 
     def rows(self, index: Tensor) -> "State":

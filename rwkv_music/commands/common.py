@@ -48,8 +48,8 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=_checkpoint,
         metavar="best|last|STEP",
-        help="checkpoint to use of a run. best: the one with the lowest validation loss, or the last one if there was "
-        "no validation; last: the newest one; or the number of a step (default: best)",
+        help="which checkpoint of a run to use. best: the one with the lowest validation loss, or the last one if "
+        "there was no validation; last: the newest one; or the number of a step (default: best)",
     )
 
 

@@ -166,7 +166,7 @@ def check_gpus(gpus: list[Gpu]) -> Check:
     kinds = {gpu: gpus.count(gpu) for gpu in gpus}
     text = "; ".join(f"{count} x {gpu}" for gpu, count in kinds.items())
     if any(gpu.capability < (8, 0) for gpu in gpus):
-        remedy = "the kernels need compute capability 8.0: hide older GPUs with CUDA_VISIBLE_DEVICES"
+        remedy = "the kernels need compute capability 8.0 or higher: hide older GPUs with CUDA_VISIBLE_DEVICES"
         return Check("gpu", "fail", text, remedy)
     return Check("gpu", "ok", text)
 
@@ -196,7 +196,7 @@ def check_program(name: str, programs: Iterable[str], remedy: str, gpus: list[Gp
         return Check(name, "ok", found)
     needed = "it compiles the CUDA kernels" if gpus else "needed only for DeepSpeed's offload"
     if name == "compiler" and not gpus:
-        needed += " and for the faster generation on a CPU"
+        needed += " and for faster generation on a CPU"
     return Check(name, "warn", f"not found; {needed}", remedy)
 
 
@@ -244,7 +244,7 @@ def check_extensions() -> Check:
     files = " and ".join(str(lock.path) for lock in abandoned or locks)
     text = "; ".join(map(str, locks))
     if abandoned:
-        text = f"an interrupted build left a lock file, on which training can hang ({text})"
+        text = f"an interrupted build left a lock file, which can make training hang ({text})"
         return Check("extensions", "warn", text, f"remove {files}")
     text = f"a build is running or was interrupted ({text})"
     return Check("extensions", "warn", text, f"if no build is running, remove {files}")

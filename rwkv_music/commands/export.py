@@ -15,9 +15,9 @@ def add(commands) -> None:
         "--format",
         choices=("pth", "safetensors", "hf", "state", "lora"),
         default="pth",
-        help="output format. pth: a .pth file as BlinkDL's; safetensors: the same tensors in a .safetensors file; hf: "
-        "a folder for transformers, v7 only; state: the tuned initial state, a .pth file for RWKV-Runner; lora: the "
-        "adapters, a folder for peft (default: pth)",
+        help="output format. pth: a .pth file in BlinkDL's format; safetensors: the same tensors in a .safetensors "
+        "file; hf: a folder for transformers, v7 only; state: the tuned initial state, a .pth file for RWKV-Runner; "
+        "lora: the adapters, a folder for peft (default: pth)",
     )
     command.add_argument(
         "--out",

@@ -52,7 +52,7 @@ def add(commands) -> None:
         help="columns of the table, or of .parquet files, that become tags, such as composer,genre; multitrack only",
     )
     common.add_number(
-        command, "--tag-min", 1, "N", "smallest number of training pieces in which a value must occur to become a tag"
+        command, "--tag-min", 1, "N", "minimum number of training pieces in which a value must occur to become a tag"
     )
     command.add_argument(
         "--tag-folders",
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
     for column, counts in facts.get("tags", {}).get("columns", {}).items():
         print(
             f"tag {column}: {counts['values']:,} values in {counts['pieces']:,} pieces; "
-            f"{counts['rare']:,} pieces have other, too rare values"
+            f"{counts['rare']:,} pieces have values that are too rare"
         )
     if facts.get("tags", {}).get("unused"):
         print(f"metadata: {facts['tags']['unused']:,} lines of {options.metadata} match no piece")

@@ -272,8 +272,8 @@ def part_losses(
 
     The split is "val", or "train" if the validation split is empty. The tokens of a part are those of its cells. If
     there are more than `PART_ROWS` parts, the parts from number `PART_ROWS` on share one row. The last row is for the
-    tokens that belong to no part: bar lines, time signatures, tempos and the end. Every window of `ctx_len` tokens
-    starts from the initial state.
+    tokens that belong to no part: tags, bar lines, time signatures, tempos and the end. Every window of `ctx_len`
+    tokens starts from the initial state.
     """
     split = held_out_split(data)
     dataset = MusicDataset(data, split, ctx_len, fingerprint=codec.fingerprint)
@@ -313,8 +313,8 @@ def held_out_split(data: str | os.PathLike) -> str:
 
 def parts_as_table(split: str, losses: Sequence[NoteLoss]) -> str:
     """Format the losses of parts as a text table."""
-    lines = [f"{f'{split}, plain prediction':<27}{'notes':>9}{'nats/token':>12}{'nats/note':>11}{'bits/note':>11}"]
+    lines = [f"{f'{split}, next-token prediction':<28}{'notes':>9}{'nats/token':>12}{'nats/note':>11}{'bits/note':>11}"]
     for x in losses:
         per_note = f"{x.nats_per_note:>11.3f}{x.bits_per_note:>11.3f}" if x.notes else f"{'-':>11}{'-':>11}"
-        lines.append(f"{x.name:<27}{x.notes:>9,}{x.nats_per_token:>12.4f}{per_note}")
+        lines.append(f"{x.name:<28}{x.notes:>9,}{x.nats_per_token:>12.4f}{per_note}")
     return "\n".join(lines)

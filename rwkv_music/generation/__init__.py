@@ -1,1 +1,1 @@
-"""Generation with a trained model: decoding token by token, sampling, and completing pieces."""
+"""Generation with a trained model: decoding token by token, sampling, completing pieces and filling in cells."""

@@ -5,8 +5,8 @@ a soprano. These tasks differ only in the chosen cells, which are called holes. 
 - The model reads the bars on both sides of the holes, and then writes the holes in order.
   tokenizers/multitrack_cells.py describes the document that the model reads and writes, and data/infill.py describes
   the training task.
-- Holes that span more than BARS_AT_ONCE bars are written in several documents. Each document also contains the bars
-  that were written in earlier documents.
+- Holes that span more than BARS_AT_ONCE bars are written in several documents. Each document contains what earlier
+  documents have written in its bars.
 - Outside the holes, the result contains exactly the events of the user's file (midi/cells.py).
 """
 
@@ -295,7 +295,7 @@ def write_cells(
         holes: (bar, counted from 0; number of the part, from 1).
         controls: {number of a part: control tokens}. They apply to all holes of the part.
         context_bars: number of bars to read on each side of the holes.
-        rows_at_once: number of variants generated in one batch, as for `complete`.
+        rows_at_once: number of variants generated in one batch, as for `complete`; always 1 with several documents.
         progress: called after every token with (holes written, holes requested), summed over all variants. It may
             raise an exception to end the generation.
         on_cell: called with (variant, hole, tokens) as soon as a hole is written.

@@ -28,7 +28,7 @@ Hole = tuple[int, int]  # (bar, counted from 0; number of the part, from 1)
 def parse_fill(fills: Sequence[str], midi: ParsedMidi, file: str, new_parts: Sequence[NewPart] = ()) -> frozenset[Hole]:
     """Return the cells to write: those that the values of `--fill` select, and those of the new parts.
 
-    The last bar of a piece is the bar in which its last note starts. Error messages call the piece `file`.
+    The last bar of a piece is the bar in which its last note starts. `file` is the name of the piece in errors.
 
     Raises UserError for a value that cannot be read, for bars and parts that the piece does not have, if no cells are
     requested, and if the requested cells contain every note of the piece.
@@ -166,7 +166,7 @@ def parse_controls_of_parts(
     """Return the classes that the values of `--control` request: {number of the part: {index of the control: class}}.
 
     A value such as "density=low,register=high parts=bass" applies to the parts that it names. Without `parts=`, it
-    applies to all parts. Drums only have the control density.
+    applies to all parts. Drums have only the control density.
 
     Raises UserError for values that cannot be read, parts that do not exist, and controls that are given twice.
     """

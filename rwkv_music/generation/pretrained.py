@@ -63,10 +63,11 @@ class RWKV(model_v8.RWKV):
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}: give 1 or more.")
         if not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
-            raise ValueError(f"input_ids has a token outside the vocabulary of {self.config.vocab_size}: correct it.")
+            size = self.config.vocab_size
+            raise ValueError(f"input_ids has a token outside the vocabulary of {size}: give 0 to {size - 1}.")
         rows = len(input_ids)
         if state is not None and state.wkv.shape[1] != rows:
-            raise ValueError(f"The state has {state.wkv.shape[1]} rows, but input_ids has {rows}.")
+            raise ValueError(f"The state has {state.wkv.shape[1]} rows, but input_ids has {rows}: use equal numbers.")
         stops, done, drawn = np.array(stop_tokens, np.int64), np.zeros(rows, bool), []
         generator = TokenGenerator(self, rows, Sampling(**sampling))
         for token in generator.generate(input_ids.cpu().numpy(), state=state):

@@ -69,7 +69,7 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
     try:
         piece, n_bars = _encode(codec, opening)
     except (RejectedMidi, ValueError) as error:  # mido cannot write every event that it reads
-        raise UserError(f"{name} up to bar {context_bars} cannot be a prompt ({error}).") from error
+        raise UserError(f"{name} up to bar {context_bars} cannot be a prompt ({error}): give another piece.") from error
     prompt = codec.first_bars(piece, n_bars)
     if not codec.count_notes(prompt.ids):
         first = int(grid.bar(onsets[0])) + 1
@@ -140,7 +140,7 @@ def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     pitch = int(pitches[:127].argmin())
     controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
     note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
-    # If a time signature at the line cut the last bar short, the next bar needs a time signature.
+    # A time signature at the line, which the opening lacks, may have cut the last bar short. This one starts a bar too.
     numerator, denominator = _signature(midi, line)
     meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
     setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]

@@ -56,7 +56,7 @@ class TokenGenerator:
 
         Args:
             prompt_ids: [T], T >= 1, the same for all rows; or [B, T], one per row.
-            grammar: a grammar for this prompt and B rows. Each token is fed to it before it is yielded.
+            grammar: a grammar for this prompt and B rows, which receives each token before the token is yielded.
             first_row: index of the first row, which selects the rows' random numbers.
             state: the state before the prompt, with one row or B rows; None for the initial state.
 

@@ -47,7 +47,7 @@ class Guard:
     def __init__(self, app: ASGIApp, host: str):
         self._app = app
         self._names: Collection[str] = {*LOCAL, host.casefold()} - set(WILDCARDS)
-        self._any_address = host in WILDCARDS  # if so, accept every IP address as a host, but no other name
+        self._any_address = host in WILDCARDS  # if so, every IP address is accepted as a host too
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -110,7 +110,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     too_large = Refused(413, f"The request has more than {limit:,} bytes, the maximum: choose a smaller file.")
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
-        raise Refused(400, "The length of the request is not a number.")
+        raise Refused(400, "The Content-Length of the request is not a number.")
     if len(declared) > 15 or int(declared) > limit:
         raise too_large
     body = bytearray()

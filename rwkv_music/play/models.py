@@ -43,7 +43,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        return "shipped with the package" if self.path == SHIPPED_MODEL else str(self.path)
+        return "the included model" if self.path == SHIPPED_MODEL else str(self.path)
 
     def _load(self) -> None:
         if is_exported(self.path):
@@ -56,7 +56,7 @@ class Model:
             check_tokenizer(codec)
             check_infills(self.path, config)
             self._loaded = source
-        # So that the first request need not build kernels or pack weights for them.
+        # This builds the kernels or packs the weights, so that the first request does not wait for it.
         make_decoder(model, 1).read(torch.tensor([codec.bos_id], device=model.device))
         self.model, self.codec, self.step = model, codec, step
 
@@ -82,7 +82,7 @@ def load_models(paths: list[Path]) -> list[Model]:
     """Load one model, or two to compare. Without a path, load the included model. Raises UserError if loading fails."""
     paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:
-        raise UserError(f"There are {len(paths)} models: name one, or two to compare.")
+        raise UserError(f"{len(paths)} models are given: give one, or two to compare.")
     if len(paths) == 2 and paths[0].resolve() == paths[1].resolve():
         raise UserError(f"{paths[0]} is named twice: name two different runs or checkpoints to compare.")
     return [Model(path) for path in paths]

@@ -56,17 +56,19 @@ def parse_request(asked: Mapping[str, Any], piece: Piece) -> WriteRequest:
         n_new = _integer(asked, "new_bars", 1, MOST_NEW_BARS)
         bars, parts = range(piece.n_bars, piece.n_bars + n_new), _parts(asked, n_parts)
         if bars.stop > MOST_BARS:
-            raise UserError(f"The piece would have {bars.stop:,} bars: add fewer, the maximum is {MOST_BARS:,} bars.")
+            raise UserError(f"The piece would have {bars.stop:,} bars, more than {MOST_BARS:,}: add fewer.")
     elif action == "add":
         new_part = NewPart(_integer(asked, "program", 0, DRUMS))
         bars, parts = _bars(asked, piece), [n_parts]
     else:
         raise UserError("The action is unknown: use fill, continue or add.")
     if n_parts + (new_part is not None) > MAX_PARTS:
-        raise UserError(f"The piece has {n_parts} parts, and {MAX_PARTS} are the maximum: use one with fewer parts.")
+        raise UserError(f"The result would have more than {MAX_PARTS} parts: use a piece with fewer parts.")
     cells = frozenset((bar, part) for bar in bars for part in parts)
     if len(cells) > MOST_CELLS:
-        raise UserError(f"The request has {len(cells):,} cells, a part in a bar each: select at most {MOST_CELLS:,}.")
+        raise UserError(
+            f"The request has {len(cells):,} cells (one part in one bar each): select at most {MOST_CELLS:,}."
+        )
     controls = {}
     for index in (DENSITY, REGISTER):
         control = CONTROLS[index]
@@ -94,7 +96,7 @@ def _bars(asked: Mapping[str, Any], piece: Piece, required: bool = False) -> ran
     if not isinstance(bars, list) or len(bars) != 2 or not all(_is_integer(bar) for bar in bars):
         raise UserError("The bars are missing: select the first and the last bar.")
     if not 0 <= bars[0] <= bars[1] < piece.n_bars:
-        raise UserError(f"The bars are outside of the piece, which has {piece.n_bars:,}: select bars of it.")
+        raise UserError(f"The bars are outside of the piece, which has {piece.n_bars:,} bars: select some of these.")
     return range(bars[0], bars[1] + 1)
 
 
@@ -105,7 +107,7 @@ def _parts(asked: Mapping[str, Any], n_parts: int, required: bool = False) -> Se
     if not isinstance(parts, list) or not parts or not all(_is_integer(part) for part in parts):
         raise UserError("The parts are missing: select at least one part.")
     if not all(0 <= part < n_parts for part in parts):
-        raise UserError(f"A part is not in the piece, which has {n_parts}: select parts of it.")
+        raise UserError(f"A part is not in the piece, which has {n_parts} parts: select some of these.")
     return sorted(set(parts))
 
 

@@ -1,4 +1,4 @@
-"""The server of the page.
+"""The web server of `python -m rwkv_music play`.
 
     GET  /                          the page and its files, which are read once at the start
     GET  /soundfont                 the SoundFont that is installed on the server, if any
@@ -36,7 +36,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.midi.audio import SOUNDFONT_FOLDERS
 from rwkv_music.midi.controls import CONTROLS
 from rwkv_music.midi.events import DRUMS
@@ -164,7 +164,7 @@ class Site:
 
     async def font(self, _request: Request) -> Response:
         if self.soundfont is None:
-            raise Refused(404, "There is no SoundFont.")
+            raise Refused(404, "The server has no SoundFont: install timgm6mb-soundfont on it and restart `play`.")
         return FileResponse(self.soundfont, media_type="application/octet-stream")
 
     # ---- writing ----
@@ -223,7 +223,7 @@ class Site:
         number = (await _json(request)).get("piece")
         ballot = self.ballots.get(number) if isinstance(number, str) else None
         if ballot is None:
-            raise Refused(404, "There is no comparison of this piece.")
+            raise Refused(404, "The server has no comparison with this piece: write new candidates.")
         if not ballot.is_cast:
             ballot.is_cast = True
             self.tally[ballot.models[number]] += 1
@@ -280,7 +280,7 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
 async def _json(request: Request) -> dict:
     """Return the JSON object in a request's body."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "The request is not JSON.")
+        raise Refused(415, "The Content-Type of the request is not application/json.")
     body = await read_body(request, MOST_JSON_BYTES)
     try:
         tree = json.loads(body, parse_constant=lambda name: _not_json())
@@ -337,7 +337,7 @@ def serve(
     listener = _listen(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"
-    print(f"Play at {address} (Ctrl-C ends it).", flush=True)
+    print(f"Play at {address} (Ctrl-C stops the server).", flush=True)
     if browser and (sys.platform in ("darwin", "win32") or environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")):
         webbrowser.open(address)
     config = uvicorn.Config(make_app(site, host), log_level="warning", timeout_graceful_shutdown=2, server_header=False)
@@ -348,7 +348,7 @@ def serve(
     finally:
         site.worker.stop()
     for name, votes in site.votes():
-        print(f"{name}: preferred {votes} times")
+        print(f"{name}: preferred {plural(votes, 'time')}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

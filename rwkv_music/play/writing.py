@@ -27,7 +27,7 @@ def write(
 ) -> list[Piece]:
     """Return `request.candidates` pieces in which a model has written the cells of a request.
 
-    `on_cell` is called with (candidate, bar, index of the part, its notes as in `pieces.view`).
+    `on_cell` is called with (candidate, bar, index of the part, the cell's notes as in `pieces.view`).
 
     Raises UserError if the tokenizer cannot encode the piece. Raises Cancelled soon after `is_cancelled` returns True.
     """

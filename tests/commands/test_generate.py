@@ -54,4 +54,4 @@ def test_generate_without_a_model_uses_that_of_the_package(bach_midi, tmp_path, 
     assert main(command) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == "No MODEL is given, so the included model is used."
-    assert "1 cells filled in by model.safetensors" in second and (tmp_path / "out.mid").is_file()
+    assert "1 cell filled in by model.safetensors" in second and (tmp_path / "out.mid").is_file()

@@ -16,7 +16,7 @@ def test_the_model_of_the_package_fills_in(monkeypatch):
     [model] = load_models([])
     # The weights are packed already, so that the first request does not wait for it.
     monkeypatch.setattr(decode_cpu, "_pack", None)
-    assert (model.name, model.step) == ("shipped with the package", None)
+    assert (model.name, model.step) == ("the included model", None)
     with running(Site([model])) as client:
         _, piece = client.post("/api/start", {"kind": "example"})
         *events, last = client.write({"piece": piece["id"], "action": "fill", "bars": [4, 5], "parts": [1]})

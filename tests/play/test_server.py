@@ -82,7 +82,7 @@ def test_no_comparison_exists_with_one_model(client):
     _, piece = client.post("/api/start", {"kind": "blank"})
     assert client.post("/api/choose", {"piece": piece["id"]}) == (
         404,
-        {"error": "There is no comparison of this piece."},
+        {"error": "The server has no comparison with this piece: write new candidates."},
     )
 
 

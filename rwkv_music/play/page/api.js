@@ -55,6 +55,6 @@ export async function write(body, onEvent, signal) {
       onEvent(event);
       if (event.done) return;
     }
-    if (done) throw new Error("The server stopped before it was done: try again.");
+    if (done) throw new Error("The server stopped before the music was complete: try again.");
   }
 }

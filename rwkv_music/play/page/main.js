@@ -140,7 +140,7 @@ function updateLoop() {
 
 // ---- opening ----
 
-// What is selected in the pieces to start from, so that they can be filled at once: the first and last bar, and a part.
+// What is selected at first in the example and in the blank piece: the first bar, the last bar and the part.
 const SELECTED = { example: [4, 7, 1], blank: [0, 7, 0] };
 
 async function open(load, selected = null) {
@@ -157,7 +157,7 @@ async function open(load, selected = null) {
     if (selected) selection.select(selected[0], selected[1], [selected[2]]);
     goTo(0);
     say(`${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`);
-    player.prepare(); // while the piece is looked at
+    player.prepare(); // now, so that Play does not wait for it
     roll.canvas.focus({ preventScroll: true });
   } catch (error) {
     say(error.message, true);
@@ -384,7 +384,7 @@ function animate() {
   requestAnimationFrame(animate);
 }
 
-// Unless it is playing, let playback begin at a bar.
+// Set the bar at which playback will begin. Does nothing during playback.
 function goTo(bar) {
   if (player.isPlaying) return;
   player.stoppedAt = roll.piece.lines[bar];

@@ -4,7 +4,7 @@ import { colors, onSchemeChange, partColor } from "/theme.js";
 
 export const LANE = 84; // pixels, as in style.css
 export const RULER = 26;
-const LABEL = 44; // the least distance of two bar numbers
+const LABEL = 44; // minimum distance between two bar numbers
 const MARGIN = 8; // above and below the notes of a lane
 
 export class Roll {

@@ -2,7 +2,7 @@
 
 import { SoundBankLoader, SpessaSynthProcessor } from "/vendor/spessasynth_core-4.3.22/index.js";
 
-// Channels come in groups of 16, the tenth of which plays drums.
+// Channels are in groups of 16. The tenth channel of a group plays drums.
 const GROUP = 16;
 const DRUM_CHANNEL = 9;
 const CHANNELS = 8 * GROUP;
@@ -17,7 +17,7 @@ class SoundFontProcessor extends AudioWorkletProcessor {
     try {
       this.synthesizer.soundBankManager.addSoundBank(SoundBankLoader.fromArrayBuffer(processorOptions.font), "font");
       while (this.synthesizer.midiChannels.length < CHANNELS) this.synthesizer.createMIDIChannel();
-      this.synthesizer.reset(); // a channel that is created is silent before
+      this.synthesizer.reset(); // new channels are silent until then
       this.synthesizer.processorInitialized.then(() => this.port.postMessage({ isReady: true }));
     } catch (error) {
       this.port.postMessage({ error: String(error?.message ?? error) });

@@ -3,7 +3,7 @@
 export class SoundFont {
   // Load the font at `url`. Throws an Error if it cannot be used.
   static async load(audio, output, url) {
-    if (!audio.audioWorklet) throw new Error("browsers allow this on the computer of the server only");
+    if (!audio.audioWorklet) throw new Error("browsers allow this only on the computer of the server");
     const [response] = await Promise.all([fetch(url), audio.audioWorklet.addModule("/soundfont-worklet.js")]);
     if (!response.ok) throw new Error(`status ${response.status}`);
     const font = await response.arrayBuffer();

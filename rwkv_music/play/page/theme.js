@@ -1,4 +1,4 @@
-// Colors of the canvas, in both schemes. The hues are far apart from each other for neighboring parts.
+// Colors of the canvas, in light and in dark. Neighboring parts have hues that are far apart.
 
 const HUES = [258, 22, 165, 75, 330, 215, 130, 0];
 const dark = matchMedia("(prefers-color-scheme: dark)");
