@@ -12,10 +12,10 @@ import pytest
 from rwkv_music.checkpoint.run_folder import checkpoints, find_checkpoint, read_manifest, tensor_files
 from rwkv_music.training.signals import SAME_SECONDS
 from tests.slurm.conftest import Slurm, wait_until
-from tests.training.conftest import PROJECT, SMALL, Run, train
+from tests.training.conftest import PROJECT, TINY, Run, train
 
 STEPS = 100
-JOB = [*SMALL, "--steps", str(STEPS), "--save_every", "10", "--val_every", "0"]
+JOB = [*TINY, "--steps", str(STEPS), "--save_every", "10", "--val_every", "0"]
 
 
 @pytest.fixture(scope="session")
