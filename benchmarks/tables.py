@@ -675,7 +675,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
 
 
 def with_tables(text: str, root: str) -> str:
-    """Return a page with its generated blocks written anew.
+    """Return a page with its generated blocks rewritten.
 
     Args:
         text: the page.

@@ -57,7 +57,7 @@ def architectures() -> list[str]:
     if torch.version.cuda is None:
         raise UserError("This PyTorch was built without CUDA: install a CUDA build of torch to train on a GPU.")
     if not torch.cuda.is_available():
-        raise UserError("PyTorch sees no CUDA GPU: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run on the CPU.")
+        raise UserError("PyTorch finds no CUDA GPU: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run on the CPU.")
     names = set()
     for device in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(device)
