@@ -57,7 +57,7 @@ def demo(root: str) -> str:
 In a clean clone on {result["machine"]["cores"]} CPU cores, `make demo` takes {result["first_seconds"]} s, including the
 installation. A second run, which reuses the installation and the
 trained model, takes {result["again_seconds"]} s. The pieces are written to `demo/music`, each with a piano roll. In
-the following one, the soprano is Bach's, and the model has written the other three voices
+the piano roll below, the soprano is Bach's, and the model has written the other three voices
 ([listen]({images}/harmonized.mid)):
 
 ![Piano roll: a given soprano, and three voices that the model wrote]({images}/harmonized.png)
@@ -192,7 +192,7 @@ def losses(root: str) -> str:
         "corpus: bits per note",
     ]
     return f"""
-The table compares two models on held-out pieces:
+The table compares each of two models with n-gram models on held-out pieces:
 
 - *The chorale model* of `make demo`, 3 layers x 128. It is trained on {bach["machine"]["cores"]} CPU cores and
   evaluated
@@ -563,19 +563,19 @@ def kills(root: str) -> str:
     """Return what happened to runs that were killed many times."""
     result = results("kills")
     text = f"""
-A run that saves every second step was killed {result["kills"]} times: in half of the cases at a random moment, in the
-other half at the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
-{result["left_a_partial_one"]} kills left a partly written checkpoint, which has no final name. The number of
-checkpoints with a final name that were damaged is {result["damaged_under_a_steps_name"]}. The run resumed from a
+A run that saves a checkpoint every two steps was killed {result["kills"]} times: in half of the cases at a random
+moment, in the other half at the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
+{result["left_a_partial_one"]} kills left a partly written checkpoint, which has no final name. Of the
+checkpoints with a final name, {result["damaged_under_a_steps_name"]} were damaged. The run resumed from a
 damaged checkpoint {result["resumed_from_a_damaged_one"]} times.
 """
     if best := result.get("best"):
         text += f"""
 A run that validates after every step was killed {best["kills"]} times, half of them at random moments, half between a
 better validation and the end of its save. {best["kills_before_the_best_was_saved"]} kills came before the better
-weights were saved. The best checkpoint was damaged {best["best_not_whole"]} times. Compared with a run that was never
-killed, it was {best["best_not_the_lowest_loss"]} times not the one with the lowest loss of all steps that the run had
-validated and saved.
+weights were saved. The best checkpoint was damaged {best["best_not_whole"]} times. A run that was never killed
+measured the losses for comparison. {best["best_not_the_lowest_loss"]} times, the best checkpoint was not the one with
+the lowest loss of all steps that the killed run had validated and saved.
 """
     return text
 
@@ -656,10 +656,10 @@ node has {plan.GPUS_PER_NODE} GPUs with 80 GiB. The cells have the form A / B:
 - A is the memory for weights, gradients and AdamW states, in GiB per GPU.
 - B is what each GPU sends to other nodes in a step of one micro-batch, in GB.
 
-The recommended file is zero1 if zero1 needs less than {plan.ROOM_GIB} GiB, because the rest of the memory is needed for
-activations and buffers. Otherwise it is zero2 if zero2 needs less than {plan.ROOM_GIB} GiB, and else zeropp or zero3,
-whichever sends less. [plan.py]({root}benchmarks/plan.py) computes A and B, and checks them against a two-rank run
-([plan.json]({root}benchmarks/results/plan.json)).
+The recommended file is the first of zero1, zero2 and zero3 that needs less than {plan.ROOM_GIB} GiB, because the rest
+of the memory is needed for activations and buffers. If zeropp sends less to other nodes than zero3, zeropp is
+recommended instead of zero3. [plan.py]({root}benchmarks/plan.py) computes A and B, and checks them against a two-rank
+run ([plan.json]({root}benchmarks/results/plan.json)).
 
 {plan.table()}
 """
@@ -675,7 +675,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
 
 
 def with_tables(text: str, root: str) -> str:
-    """Return a page with its generated blocks written anew.
+    """Return a page with its generated blocks rewritten.
 
     Args:
         text: the page.

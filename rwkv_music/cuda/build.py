@@ -3,7 +3,8 @@
 Notable choices:
 - The library is stored in torch's extension cache (TORCH_EXTENSIONS_DIR, or ~/.cache/torch_extensions). The name of its
   folder contains the version of nvcc and a hash of the sources, the flags and the versions of torch and CUDA. If any of
-  these changes, a new library is built. Without a usable toolchain, a library from another version of nvcc is used.
+  these changes, a new library is built. Without a usable toolchain, the newest library with the same hash is used,
+  whichever version of nvcc built it.
 - The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is ignored.
 - If several processes start at once, one of them builds the library under a file lock, and the others wait. The
   operating system releases the lock when the process ends, and a library gets its final name only when it is complete.
@@ -56,14 +57,14 @@ def architectures() -> list[str]:
     if torch.version.cuda is None:
         raise UserError("This PyTorch was built without CUDA: install a CUDA build of torch to train on a GPU.")
     if not torch.cuda.is_available():
-        raise UserError("PyTorch sees no CUDA GPU: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run on the CPU.")
+        raise UserError("PyTorch finds no CUDA GPU: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run on the CPU.")
     names = set()
     for device in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(device)
         if (major, minor) < OLDEST_CAPABILITY:
             name = torch.cuda.get_device_name(device)
             raise UserError(
-                f"GPU {device} ({name}) has compute capability {major}.{minor}, but the kernels need 8.0 or newer: "
+                f"GPU {device} ({name}) has compute capability {major}.{minor}, but the kernels need 8.0 or higher: "
                 "exclude it with CUDA_VISIBLE_DEVICES, or run on the CPU."
             )
         names.add(architecture(major, minor))
@@ -160,10 +161,11 @@ def build(names: list[str]) -> Path:
 
 
 def build_once(library: Path, what: str, command: Callable[[Path], list[str]]) -> Path:
-    """Return the path `library`, after building the library if it does not exist. Its folder contains nothing else.
+    """Return the path `library`, after building the library if it does not exist.
 
-    `command` is called with an empty folder, and returns a command that creates the library there. `what` is the name
-    of the library in errors. Raises UserError if the command fails or if a file cannot be written.
+    The build replaces the whole folder of `library`, so nothing else may be kept there. `command` is called with an
+    empty folder, and returns a command that creates the library there. `what` is the name of the library in errors.
+    Raises UserError if the command fails or if a file cannot be written.
     """
     folder = library.parent
     if library.exists():

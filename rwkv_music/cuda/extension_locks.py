@@ -70,7 +70,7 @@ def find_locks(folder: Path) -> list[Lock]:
 
 
 def wait_for(extensions: Iterable[str], say: Callable[[str], None]) -> None:
-    """Wait until none of `extensions` is locked. Call `say` with one sentence for each extension that is locked.
+    """Wait until none of `extensions` is locked. Call `say` with a message for each extension that is locked.
 
     Raises UserError if a lock is abandoned, or becomes abandoned while this function waits.
     """

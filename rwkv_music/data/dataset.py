@@ -64,7 +64,7 @@ class StreamEdges:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T tokens, with values that are computed on the host, because reading them from a GPU would wait."""
+    """B rows of T tokens, with values that are computed on the host, because reading them from a GPU would stall it."""
 
     input_ids: torch.Tensor  # int64 [B, T]
     targets: torch.Tensor  # int64 [B, T], the next token of the same document, or -100 for no target
@@ -236,7 +236,7 @@ class MusicDataset:
         return assign(sample, self._weights)
 
     def windows_of(self, sample: int) -> Iterator[int]:
-        """Yield the numbers of its task's windows from the first one of sample number `sample` on, without end."""
+        """Yield the numbers of the windows of a sample's task, from the sample's first window on, without end."""
         task, number = self.task_of(sample)
         n_windows = self.tasks[task].n_windows
         for place in itertools.count(number * self._per_row[task]):
@@ -244,7 +244,7 @@ class MusicDataset:
             yield Permutation(n_windows, self.seed, passes)[position]
 
     def row(self, sample: int) -> Row:
-        """Return sample number `sample`, of at most `ctx_len` tokens. Raises UserError as `checked`."""
+        """Return sample number `sample`, of at most `ctx_len` tokens. Raises UserError as `checked` does."""
         if sample < 0:
             raise ValueError(f"sample {sample} does not exist")
         rows, windows = self.tasks[self.task_of(sample)[0]], self.windows_of(sample)

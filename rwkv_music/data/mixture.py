@@ -52,7 +52,7 @@ def parts_of(config: DataConfig) -> tuple[Part, ...]:
 class Mixture:
     """The training splits of one or more datasets, as rows of at most `ctx_len` tokens.
 
-    Raises UserError as `MusicDataset`, and if the datasets have different tokenizers.
+    Raises UserError as `MusicDataset` does, and if the datasets have different tokenizers.
     """
 
     def __init__(self, config: DataConfig) -> None:

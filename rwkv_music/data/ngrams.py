@@ -20,7 +20,7 @@ import numpy as np
 from rwkv_music.data.binidx import BinIdx
 
 CHUNK_TOKENS = 1 << 22
-NGRAM_TOKENS = 1 << 23  # bounds the tables of orders above 2 to about a gigabyte
+NGRAM_TOKENS = 1 << 23  # bounds the tables of orders above 1 to about a gigabyte
 
 
 def ngram_nats_per_token(

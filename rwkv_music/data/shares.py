@@ -7,7 +7,7 @@ from fractions import Fraction
 def assign(number: int, shares: Mapping[str, Fraction]) -> tuple[str, int]:
     """Return the name to which sample number `number` belongs, and how many samples of this name come before it.
 
-    The shares are positive and add up to 1. Each of two names has its share of the samples 0..n-1 for any n, rounded
+    The shares are positive and add up to 1. With two names, each has its share of the samples 0..n-1 for any n, rounded
     up or down. With k names, the difference from the share is less than k - 1. If n is a multiple of the common
     denominator of the shares, the proportions are exact.
     """

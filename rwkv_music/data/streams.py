@@ -129,7 +129,7 @@ def _padding() -> tuple[Row, bool]:
 def document_states(stream_states: State, batch: Batch) -> State:
     """Return the initial state of each document of a batch, as a state of D rows.
 
-    If the document continues a piece, it is the row of `stream_states` for the stream. Otherwise it is zero.
+    The state of a document that continues a piece is the row of `stream_states` for its stream. All others are zero.
     """
     edges = batch.edges
     return stream_states.rows(edges.rows).scatter(batch.cu_seqlens.numel() - 1, edges.documents)

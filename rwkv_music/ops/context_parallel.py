@@ -12,9 +12,9 @@ Notable choices:
 - The operators of `wkv7s` compute T, E and E'. T is the final state for the identity as the initial state and values of
   zero. E is the final state for an initial state of zero. E' is the final state of the same recurrence run backwards in
   time; see `_gradient_before`.
-- No token depends on another document's tokens. Each rank knows from `ContextPart` which documents continue on which
-  rank. It computes E only if its last document continues on the next rank, and T only if this document also fills its
-  part and began on an earlier rank. With two ranks no T is needed, and none is sent.
+- No token depends on another document's tokens, and `ContextPart` records which documents continue on which rank. A
+  rank therefore computes E only if its last document continues on the next rank, and T only if this document also fills
+  its part and began on an earlier rank. With two ranks no T is needed, and none is sent.
 - A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
   the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
   do no extra work.
@@ -40,7 +40,7 @@ from torch.nn import functional as F
 
 from rwkv_music.ops import wkv7s  # noqa: F401  registers the operators
 
-NO_DECAY = -1e4  # a raw decay of which the sigmoid is 0, so that the decay is 1
+NO_DECAY = -1e4  # a raw decay whose sigmoid is 0, so that the decay is 1
 
 
 class ContextPart(NamedTuple):

@@ -1,8 +1,8 @@
 """The output head and its loss in one module, so that the logits of all tokens never exist at once.
 
 For 16,384 tokens and a vocabulary of 20,096, the logits take 1.3 GB in float32, and the loss would need several copies.
-This module processes the positions in chunks. It computes the gradients already in the forward pass, from the logits of
-each chunk.
+This module processes the positions in chunks. It computes the gradients in the forward pass, from the logits of each
+chunk.
 """
 
 import torch
@@ -73,7 +73,7 @@ def _check_targets(targets: Tensor, vocab_size: int) -> None:
     wrong = targets[((targets < 0) | (targets >= vocab_size)) & (targets != IGNORE_INDEX)]
     if wrong.numel():
         raise ValueError(
-            f"targets holds {wrong[0].item()}, which is no token: give 0 to {vocab_size - 1}, or {IGNORE_INDEX} to "
+            f"targets holds {wrong[0].item()}, which is not a token: give 0 to {vocab_size - 1}, or {IGNORE_INDEX} to "
             "ignore a position."
         )
 

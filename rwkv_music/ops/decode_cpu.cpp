@@ -115,7 +115,8 @@ void multiply_rows(const Product& product, int64_t panel, int64_t row, int64_t r
     if constexpr (R > 1) multiply_rows<R / 2>(product, panel, row, rows);
 }
 
-// Compute products in one phase. finish(product, y, row, output) follows on the PANEL values at y.
+// Compute products in one phase. For every PANEL outputs of a row, then call finish(index of the product, y, row, first
+// output), with their values at y.
 template <class Finish>
 void multiply_all(Phase& phase, const std::vector<Product>& products, int64_t rows, Finish finish) {
     int64_t panels = 0;
@@ -156,7 +157,8 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
 }
 
 // Layer norm, token shift and mixing of all tokens in three phases: with h = layer_norm(x), mixed [n, M, C] = h + (h of
-// the preceding token - h) * mixes [n, C]. `shift` [B, C] is the h before each row's first token, and becomes its last.
+// the preceding token - h) * mixes [n, C]. `shift` [B, C] is the h before each row's first token, and is overwritten by
+// the h of its last token.
 void norm_mix(Phase* phases, const float* x, const float* norm, float* shift, const float* mixes, int64_t n, int64_t B,
               int64_t T, int64_t C, float* h, float* mixed) {
     phases[0].share(B * T, [&](int64_t m) { layer_norm(x + m * C, norm, norm + C, C, LAYER_NORM_EPS, h + m * C); });
@@ -171,7 +173,7 @@ void norm_mix(Phase* phases, const float* x, const float* norm, float* shift, co
 }
 
 // One head and one token: the gates, the recurrence, the norm, the bonus and the output gate. All pointers are to the
-// head's N values, S is its state [N, N] (key axis, value axis); z is the output. v_first is null in layer 0.
+// head's N values; S is its state [N, N] (key axis, value axis), and z is the output. v_first is null in layer 0.
 void head_step(const float* vectors, int64_t C, const float* r, const float* k, const float* v, const float* v_first,
                const float* const low[GATES], float* S, float* z) {
     float removal[N], replacement[N], decay[N], key[N], value[N], y[N], square = 0, bonus = 0;

@@ -1,9 +1,9 @@
 """Decoding on a CPU with the C++ kernel `decode_cpu.cpp`: building the kernel, packing the weights, calling the kernel.
 
 Notable choices:
-- The speed of a step is limited by the memory bandwidth for the weights. The kernel reads a bf16 copy of the matrices,
-  which has half the bytes of fp32, only once for all rows. Everything else is fp32. The result is that of an fp32
-  `model_v8` with matrices rounded to bf16.
+- The speed of a step is limited by the memory bandwidth for the weights. The kernel therefore reads a bf16 copy of the
+  matrices, half the size of fp32, and reads it only once for all rows. Everything else is fp32. The result is that of
+  an fp32 `model_v8` with matrices rounded to bf16.
 - The kernel includes no headers of torch or Python and is called with ctypes, so it compiles in about two seconds. The
   library is stored in the same folder as the CUDA kernels (`cuda/build.py`). It is compiled for the processor of this
   host. The name of its subfolder depends on the instruction set, because hosts can share a home folder.

@@ -190,7 +190,7 @@ def plain_gates(
 
 
 class GatesGrads(NamedTuple):
-    """Gradients of the inputs of `gates`, except that of w_low, which equals dw. None for inputs that are None."""
+    """Gradients of the inputs of `gates` except w_low, whose gradient is that of w. None for inputs that are None."""
 
     k: Tensor
     v: Tensor

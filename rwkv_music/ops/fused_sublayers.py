@@ -53,8 +53,9 @@ def documents(
 ) -> Documents:
     """Return the documents of input_ids [B, T]: those with the boundaries `cu_seqlens`, int32 [D+1], or else its rows.
 
-    `max_length` is an upper bound on document lengths; None means B * T. `embed_vocabulary` is V if the model has
-    DeepEmbed tables, otherwise None. `return_state` makes the sublayers return the state after each document.
+    With `cu_seqlens`, `max_length` is an upper bound on document lengths; None means B * T. `embed_vocabulary` is V if
+    the model has DeepEmbed tables, otherwise None. `return_state` makes the sublayers return the state after each
+    document.
     """
     B, T = input_ids.shape
     if cu_seqlens is None:
