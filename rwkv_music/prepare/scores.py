@@ -117,8 +117,10 @@ def _read_score(form: str, data: bytes) -> "Score | Opus":
     from music21.musicxml.xmlToM21 import MusicXMLImporter
 
     if form == XML:
+        root = _xml_root(data)
+        _remove_visual_offsets(root)
         importer = MusicXMLImporter()
-        importer.xmlRootToScore(_xml_root(data), importer.stream)
+        importer.xmlRootToScore(root, importer.stream)
         return importer.stream
     text = _text(data)
     if form == KERN:
@@ -151,6 +153,19 @@ def _xml_root(data: bytes) -> ElementTree.Element:
     if root.tag != "score-partwise":
         raise RejectedMidi("XML other than MusicXML")
     return root
+
+
+def _remove_visual_offsets(root: ElementTree.Element) -> None:
+    """Remove the offsets of directions that only place them on the page, as all do without the attribute sound="yes".
+
+    music21 applies them to the time too. A dynamic mark behind the last note of a measure would lengthen the measure.
+
+    Source: <offset> in the MusicXML 4.0 reference.
+    """
+    for direction in root.iter("direction"):
+        for offset in direction.findall("offset"):
+            if offset.get("sound") != "yes":
+                direction.remove(offset)
 
 
 def _score_name(archive: zipfile.ZipFile) -> str:

@@ -110,6 +110,13 @@ def test_text_in_utf_16_is_read(converted):
     assert midi_of("a.xml", text) == converted["a.xml"]
 
 
+def test_directions_drawn_behind_a_measure_do_not_lengthen_it(converted):
+    direction = "<direction><direction-type><words>dolce</words></direction-type><offset>1</offset></direction>"
+    first, second, rest = score_files.musicxml().split("</measure>", 2)
+    text = f"{first}</measure>{second}{direction}</measure>{rest}"
+    assert midi_of("a.xml", text.encode()) == converted["a.xml"]
+
+
 def damaged_mxl() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
