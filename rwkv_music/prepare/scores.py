@@ -156,16 +156,17 @@ def _xml_root(data: bytes) -> ElementTree.Element:
 
 
 def _remove_visual_offsets(root: ElementTree.Element) -> None:
-    """Remove the offsets of directions that only place them on the page, as all do without the attribute sound="yes".
+    """Remove the offsets that only place a direction or a chord symbol on the page: all without sound="yes".
 
     music21 applies them to the time too. A dynamic mark behind the last note of a measure would lengthen the measure.
 
     Source: <offset> in the MusicXML 4.0 reference.
     """
-    for direction in root.iter("direction"):
-        for offset in direction.findall("offset"):
-            if offset.get("sound") != "yes":
-                direction.remove(offset)
+    for kind in ("direction", "harmony", "figured-bass"):
+        for element in root.iter(kind):
+            for offset in element.findall("offset"):
+                if offset.get("sound") != "yes":
+                    element.remove(offset)
 
 
 def _score_name(archive: zipfile.ZipFile) -> str:

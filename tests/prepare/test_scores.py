@@ -110,10 +110,16 @@ def test_text_in_utf_16_is_read(converted):
     assert midi_of("a.xml", text) == converted["a.xml"]
 
 
-def test_directions_drawn_behind_a_measure_do_not_lengthen_it(converted):
-    direction = "<direction><direction-type><words>dolce</words></direction-type><offset>1</offset></direction>"
+@pytest.mark.parametrize(
+    "kind, content",
+    [
+        ("direction", "<direction-type><words>dolce</words></direction-type>"),
+        ("harmony", "<root><root-step>C</root-step></root><kind>major</kind>"),
+    ],
+)
+def test_marks_drawn_behind_a_measure_do_not_lengthen_it(kind, content, converted):
     first, second, rest = score_files.musicxml().split("</measure>", 2)
-    text = f"{first}</measure>{second}{direction}</measure>{rest}"
+    text = f"{first}</measure>{second}<{kind}>{content}<offset>1</offset></{kind}></measure>{rest}"
     assert midi_of("a.xml", text.encode()) == converted["a.xml"]
 
 
