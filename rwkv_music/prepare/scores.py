@@ -197,12 +197,14 @@ def _text(data: bytes) -> str:
 def to_midi(score: "Score") -> mido.MidiFile:
     """Convert a music21 score to MIDI with expanded repeats, and with time signatures that match its bar lines.
 
-    The score is modified: its time signatures are removed, and also its repeats if they are inconsistent.
+    The score is modified: its chord symbols and time signatures are removed, and its repeats if they are inconsistent.
     """
     from music21.midi.translate import streamToMidiFile
     from music21.repeat import Expander
     from music21.stream import Measure
 
+    for stream in score.recurse(streamsOnly=True, includeSelf=True):
+        stream.removeByClass("Harmony")  # music21 would write chord symbols as notes without length
     changes = []
     parts = [part for part in score.parts if part.getElementsByClass(Measure)]
     if parts:

@@ -117,7 +117,8 @@ def test_text_in_utf_16_is_read(converted):
         ("harmony", "<root><root-step>C</root-step></root><kind>major</kind>"),
     ],
 )
-def test_marks_drawn_behind_a_measure_do_not_lengthen_it(kind, content, converted):
+def test_marks_drawn_behind_a_measure_change_nothing(kind, content, converted):
+    """They do not lengthen the measure, and a chord symbol adds no notes."""
     first, second, rest = score_files.musicxml().split("</measure>", 2)
     text = f"{first}</measure>{second}<{kind}>{content}<offset>1</offset></{kind}></measure>{rest}"
     assert midi_of("a.xml", text.encode()) == converted["a.xml"]
