@@ -115,8 +115,8 @@ void multiply_rows(const Product& product, int64_t panel, int64_t row, int64_t r
     if constexpr (R > 1) multiply_rows<R / 2>(product, panel, row, rows);
 }
 
-// Compute products in one phase. For every PANEL outputs of a row, then call finish(index of the product, y, row, first
-// output), with their values at y.
+// Compute products in one phase. finish(index of the product, y, row, first output) is called for every PANEL outputs
+// of a row; y points to their values.
 template <class Finish>
 void multiply_all(Phase& phase, const std::vector<Product>& products, int64_t rows, Finish finish) {
     int64_t panels = 0;
