@@ -265,7 +265,7 @@ def _make_reader(
             "n_tokens": len(piece.ids),
             "n_bars": len(bars),
             "n_notes": codec.count_notes(piece.ids),
-            "n_parts": len(piece.parts),
+            "n_parts": int(stats.part_notes.sum()),
             "lost": piece.lost,
             **measures,
         }
