@@ -22,6 +22,9 @@ import sys
 import time
 import traceback
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import fuzz_openings
@@ -39,6 +42,7 @@ from rwkv_music.midi.instruments import played_notes
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import BarGrid, TempoMap
 from rwkv_music.prepare.sources import MIDI_SUFFIXES
+from rwkv_music.system import available_cores
 from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.multitrack_vocabulary import STEPS
@@ -99,6 +103,8 @@ def lost_notes(codec: Codec, data: bytes) -> tuple[int, Counter[str]]:
     decoded = parse_midi(file.getvalue())
     found = played_notes(decoded)
     programs = [codec.decoded_program(program) for program in notes.program.tolist()]
+    if set(programs) == {None}:
+        return len(notes), Counter({NOT_IN_VOCABULARY: len(notes)})
     if piece.bar_lines is None:
         at = notes.start / midi.ticks_per_quarter
         found_at = _in_bars_of(midi, decoded, found.start)
@@ -164,6 +170,7 @@ def _between_bar_lines(
 
 def measure(tokenizer: str, files: list[Path], cuts: int, seed: int) -> dict:
     """Return the figures of one tokenizer."""
+    torch.set_num_threads(1)
     codec, openings, lost, n_notes = make_codec(tokenizer), Counter(), Counter(), 0
     not_kept, rejected, by_file = [], {}, []
     for path in tqdm(files, tokenizer, disable=None):
@@ -208,13 +215,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizers", nargs="+", choices=TOKENIZERS, default=list(TOKENIZERS))
     options = parser.parse_args()
-    torch.set_num_threads(1)
     start = time.perf_counter()
     files, unreadable = multi_track_files(options.folders)
     found = len(files)
     if options.files:
         files = sorted(random.Random(options.seed).sample(files, min(options.files, found)))
-    results = {name: measure(name, files, options.cuts, options.seed) for name in options.tokenizers}
+    names = options.tokenizers
+    with ProcessPoolExecutor(available_cores(), get_context("spawn")) as pool:
+        found_by = pool.map(measure, names, repeat(files), repeat(options.cuts), repeat(options.seed))
+        results = dict(zip(names, found_by, strict=True))
     for name, figures in results.items():
         print(name, json.dumps(figures, indent=2), flush=True)
     facts = {

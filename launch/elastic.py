@@ -22,7 +22,8 @@ Exit status:
   0      the run is finished, or another host has ended it and printed why
   75     this host received SIGTERM, SIGUSR1 or SIGHUP
   130    this host received Ctrl-C
-  70     the rendezvous is lost, or too few hosts joined
+  2      the address of the rendezvous is missing or wrong
+  70     the rendezvous is lost or cannot be served, or too few hosts joined
   other  the status of the rank that failed first
 With status 75 or 130, the ranks have saved a checkpoint if training had begun, except after a second Ctrl-C.
 """
@@ -96,7 +97,8 @@ def main(arguments: list[str]) -> int:
             if status in (0, *USER_ERRORS):
                 return close(rendezvous, status)
             if status not in (EXIT_RESUMABLE, INTERRUPTED) and not crashes.may_restart():
-                log(f"{crashes.count} crashes (status {status}) without a new checkpoint; see the errors above")
+                times = plural(crashes.count, "time")
+                log(f"the run crashed {times} (status {status}) without a new checkpoint; see the errors above")
                 return close(rendezvous, status)
     except RendezvousClosedError:
         return 0  # the other hosts have ended the run and reported why
@@ -111,10 +113,17 @@ def main(arguments: list[str]) -> int:
 def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
     """Connect to the rendezvous. Host 0 also serves it, only on the interface of MASTER_ADDR.
 
-    Raises RendezvousError.
+    Raises RendezvousError, and SystemExit if this host cannot use the address.
     """
-    host, port = socket.gethostbyname(os.environ["MASTER_ADDR"]), int(os.environ["MASTER_PORT"])
-    listener = socket.create_server((host, port)) if serves_rendezvous() else None
+    host, port = rendezvous_address()
+    try:
+        listener = socket.create_server((host, port)) if serves_rendezvous() else None
+    except OSError as error:
+        log(
+            f"this host cannot serve the rendezvous at {host}:{port} ({error.strerror}): check that MASTER_ADDR is an "
+            "address of the host with NODE_RANK 0, or set MASTER_PORT to a free port, the same one on every host"
+        )
+        sys.exit(CRASHED)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, port))  # sends nothing; selects the interface that reaches `host`
         own_address = probe.getsockname()[0]
@@ -141,6 +150,22 @@ def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
         keep_alive_interval=HEARTBEAT_SECONDS,
         keep_alive_max_attempt=HEARTBEATS_MISSED,
     )
+
+
+def rendezvous_address() -> tuple[str, int]:
+    """Return the IPv4 address and the port of the rendezvous. Raises SystemExit if they are missing or wrong."""
+    name, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if not (name and port.isdecimal() and 0 < int(port) < 1 << 16):
+        log(
+            "MASTER_ADDR or MASTER_PORT is missing or invalid: set them to an address of the host with NODE_RANK 0 and "
+            "to a free port there, or start with launch/workstation.sh or launch/slurm.sh"
+        )
+        sys.exit(2)
+    try:
+        return socket.gethostbyname(name), int(port)
+    except (OSError, UnicodeError):
+        log(f"MASTER_ADDR {name} is not a known host: set it to an address of the host with NODE_RANK 0")
+        sys.exit(2)
 
 
 def close(rendezvous: RendezvousHandler, status: int) -> int:

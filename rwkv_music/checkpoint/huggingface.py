@@ -4,6 +4,7 @@ Sources: flash-linear-attention's fla/models/rwkv7 and utils/convert_from_rwkv7.
 """
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -62,15 +63,15 @@ def hf_tensor(name: str, tensor: Tensor) -> Tensor:
 class HuggingFaceTensors:
     """The tensors of a Hugging Face RWKV-7 file, with BlinkDL's names and shapes (see `Tensors`).
 
-    Raises UserError if the file has no RWKV-7 model.
+    `path` is the path of the file, for errors. Raises UserError if the file has no RWKV-7 model.
     """
 
-    def __init__(self, file: Tensors) -> None:
+    def __init__(self, file: Tensors, path: Path) -> None:
         self._file = file
         self.shapes: dict[str, tuple[int, ...]] = {}
         found = file.shapes
         if len(found.get("model.embeddings.weight", ())) != 2:
-            raise UserError(f"The folder's {HF_WEIGHTS} is not an RWKV-7 model: give a folder written by export.")
+            raise UserError(f"{path} is not an RWKV-7 model: give a folder written by export.")
         layers = {int(name.split(".")[2]) for name in found if re.match(r"model\.layers\.\d+\.", name)}
         # Parameter names depend only on the number of layers.
         config = ModelConfig(n_layer=max(layers, default=0) + 1, n_embd=64, vocab_size=1, channel_mix="x070")

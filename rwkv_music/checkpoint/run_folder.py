@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_music.config import RunConfig
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.files import check_types, file_sha256, parse_json, read_file, read_json, write_text
 
 CHECKPOINTS = "checkpoints"
@@ -158,7 +158,7 @@ def fault(checkpoint: Path) -> str | None:
         if not (checkpoint / name).is_file():
             return f"its {name} is not a file"
         if size != facts["size_bytes"]:
-            return f"its {name} has {size:,} bytes, not {facts['size_bytes']:,}"
+            return f"its {name} has {plural(size, 'byte')}, not {facts['size_bytes']:,}"
     return contents_fault(checkpoint, (name for name in files if not name.endswith(TENSORS)))
 
 

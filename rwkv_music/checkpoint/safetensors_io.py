@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwkv_music.errors import plural
 from rwkv_music.files import open_file, parse_json
 
 CHUNK = 2**24  # elements copied, hashed and written at a time (64 MiB of fp32)
@@ -116,7 +117,9 @@ class TensorFile:
     def read_into(self, out: Tensor, name: str, start: int = 0) -> None:
         """See `Tensors.read_into`. Raises DamagedFile if the tensor does not exist or is too short."""
         if name not in self.shapes or start < 0 or start + out.numel() > math.prod(self.shapes[name]):
-            raise DamagedFile(f"{self._path.name} lacks {out.numel():,} elements of {name} from element {start:,} on")
+            raise DamagedFile(
+                f"{self._path.name} lacks {plural(out.numel(), 'element')} of {name} from element {start:,} on"
+            )
         if not out.numel():
             return
         dtype = self._types[name]

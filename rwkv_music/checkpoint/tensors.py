@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rwkv_music.checkpoint.safetensors_io import DamagedFile, TensorFile
 from rwkv_music.config import ModelConfig
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError, explained, plural
 from rwkv_music.files import open_file
 from rwkv_music.model_v8 import RWKV
 
@@ -204,7 +204,8 @@ def shape_of(shapes: dict[str, tuple[int, ...]], source: Path) -> ModelConfig:
     if any(problems.values()):
         reasons = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
         raise UserError(
-            f"{source} is not an RWKV v7 or v8 of {config.n_layer} layers ({reasons}): give RWKV v7 or v8 weights."
+            f"{source} is not an RWKV v7 or v8 of {plural(config.n_layer, 'layer')} ({reasons}): give RWKV v7 "
+            "or v8 weights."
         )
     return config
 

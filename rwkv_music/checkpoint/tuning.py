@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from rwkv_music.checkpoint.run_folder import BASE
 from rwkv_music.checkpoint.tensors import UNREAD, Tensors, Weights, parameter_shapes, read_whole
 from rwkv_music.config import ModelConfig, TrainConfig
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.files import read_json, write_text
 from rwkv_music.model_v8 import RWKV
 
@@ -94,7 +94,7 @@ def set_states(model: RWKV, states: dict[str, Tensor], source: str | os.PathLike
     shape = (c.n_head, c.head_size, c.head_size)
     if states.keys() != names or any(tuple(state.shape) != shape for state in states.values()):
         raise UserError(
-            f"{source} does not hold the states of a model of {c.n_layer} layers x {c.n_embd}: "
+            f"{source} does not hold the states of a model of {plural(c.n_layer, 'layer')} x {c.n_embd}: "
             f"give a state that was tuned on this model."
         )
     add_states(model)

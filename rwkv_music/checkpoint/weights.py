@@ -36,7 +36,8 @@ def open_weights(path: str | os.PathLike, verify: bool = True) -> Weights:
         if path.is_file():
             tensors = open_tensors(path)
         elif is_exported(path):
-            tensors, tokenizer = HuggingFaceTensors(open_tensors(path / HF_WEIGHTS)), path / TOKENIZER
+            file = path / HF_WEIGHTS
+            tensors, tokenizer = HuggingFaceTensors(open_tensors(file), file), path / TOKENIZER
         else:
             path = checkpoint_of(path)
             with damage_as_user_error(path):

@@ -3,6 +3,7 @@
 import argparse
 
 from rwkv_music.commands import common
+from rwkv_music.errors import plural
 
 
 def add(commands) -> None:
@@ -31,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
     from rwkv_music.prepare.corpus import write_corpus
 
     report = write_corpus(options.name, options.out, workers=options.workers, limit=options.limit)
-    print(f"{report.folder}: {report.written:,} files written, {report.kept:,} existing scores kept")
+    written, kept = plural(report.written, "file"), plural(report.kept, "existing file")
+    print(f"{report.folder}: {written} written, {kept} kept")
     for source, reason in report.failed:
         print(f"skipped: {source}: {reason}")
     return 0

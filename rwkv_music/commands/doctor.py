@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rwkv_music.commands import common
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.system import available_cores, available_memory
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def run(_options: argparse.Namespace) -> int:
         failed += check.status == "fail"
     print()
     if failed:
-        print(f"Training would fail on this machine: {failed} check{'s' * (failed > 1)} failed.")
+        print(f"Training would fail on this machine: {plural(failed, 'check')} failed.")
     else:
         print("Training works on this machine.")
     return int(failed > 0)
@@ -162,7 +162,7 @@ def check_torch(version: str, cuda: str | None, n_gpus: int, driver_present: boo
 def check_gpus(gpus: list[Gpu]) -> Check:
     """Check that the kernels run on every visible GPU."""
     if not gpus:
-        return Check("gpu", "ok", f"none: training runs on the CPU, {available_cores()} cores")
+        return Check("gpu", "ok", f"none: training runs on the CPU, {plural(available_cores(), 'core')}")
     kinds = {gpu: gpus.count(gpu) for gpu in gpus}
     text = "; ".join(f"{count} x {gpu}" for gpu, count in kinds.items())
     if any(gpu.capability < (8, 0) for gpu in gpus):

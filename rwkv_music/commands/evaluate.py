@@ -3,6 +3,7 @@
 import argparse
 
 from rwkv_music.commands import common
+from rwkv_music.errors import plural
 
 
 def add(commands) -> None:
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     bars = {"context_bars": options.context_bars, "bars": options.bars}
     if options.samples:
         real, completed = sample_measures(model, codec, data, options.samples, sampling=sampling, **bars)
-        print(f"\n{options.bars} bars after a context of {options.context_bars}, mean +- standard deviation:")
+        print(f"\n{plural(options.bars, 'bar')} after a context of {options.context_bars}, mean +- standard deviation:")
         print(compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed]))
     if options.fills:
         print(f"\n{fills.as_table(fills.evaluate_fills(model, codec, data, options.fills, sampling=sampling, **bars))}")

@@ -3,6 +3,7 @@
 import argparse
 
 from rwkv_music.commands import common
+from rwkv_music.errors import plural
 
 
 def add(commands) -> None:
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     weights = export(source, options.out, options.format, DTYPES[options.dtype])
     model, at = weights.config, "" if weights.step is None else f" at {described}"
     print(
-        f"{options.out}: {model.channel_mix}, {model.n_layer} layers x {model.n_embd}, vocabulary "
+        f"{options.out}: {model.channel_mix}, {plural(model.n_layer, 'layer')} x {model.n_embd}, vocabulary "
         f"{model.vocab_size:,}, in {options.dtype}, from {options.source}{at}"
     )
     if weights.tokenizer is None:

@@ -3,7 +3,7 @@
 import argparse
 
 from rwkv_music.commands import common
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 
 
 def add(commands) -> None:
@@ -52,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
     generations = continue_prompt(model, codec, prompt, options.count, sampling)
     save_generations(generations, paths)
     for path, notes in zip(paths, generations, strict=True):
-        print(f"{path}: {len(notes):,} notes in twelve bars by {source}")
+        print(f"{path}: {plural(len(notes), 'note')} in twelve bars by {source}")
     return 0

@@ -5,6 +5,7 @@ import shlex
 import sys
 
 from rwkv_music.commands import common
+from rwkv_music.errors import plural
 from rwkv_music.prepare.filters import MEASURES, Filters
 from rwkv_music.tokenizers.registry import DEFAULT_TOKENIZER, TOKENIZERS
 
@@ -129,20 +130,20 @@ def run(options: argparse.Namespace) -> int:
         print("Repeat the command with --resume to continue.", file=sys.stderr)
         raise
     for split, counts in facts["splits"].items():
-        print(f"{split}: {counts['pieces']:,} pieces, {counts['tokens']:,} tokens, {counts['notes']:,} notes")
+        print(f"{split}: {', '.join(plural(counts[f'{noun}s'], noun) for noun in ('piece', 'token', 'note'))}")
     for reason, count in facts["rejected"].items():
         print(f"rejected: {count:,} ({reason})")
     for suffix, count in facts["passed_over"].items():
         print(f"not music: {count:,} {f'({suffix})' if suffix else '(no suffix)'}")
     for what, counts in facts["lost"].items():
-        print(f"lost by the tokenizer: {counts['number']:,} {what} in {counts['pieces']:,} pieces")
+        print(f"lost by the tokenizer: {what} ({counts['number']:,}, in {plural(counts['pieces'], 'piece')})")
     for column, counts in facts.get("tags", {}).get("columns", {}).items():
         print(
-            f"tag {column}: {counts['values']:,} values in {counts['pieces']:,} pieces; "
-            f"{counts['rare']:,} pieces have values that are too rare"
+            f"tag {column}: {plural(counts['values'], 'value')} in {plural(counts['pieces'], 'piece')}; "
+            f"{plural(counts['rare'], 'piece')} with values that are too rare"
         )
     if facts.get("tags", {}).get("unused"):
-        print(f"metadata: {facts['tags']['unused']:,} lines of {options.metadata} match no piece")
+        print(f"metadata: no piece matches {plural(facts['tags']['unused'], 'line')} of {options.metadata}")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 

@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError, explained, plural
 from rwkv_music.files import atomic_path, open_file
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -123,8 +123,8 @@ class BinIdx:
             nbytes = path.stat().st_size
             if nbytes != self.n_tokens * TOKEN.itemsize:
                 raise UserError(
-                    f"{path} has {nbytes:,} bytes but its index describes {self.n_tokens * TOKEN.itemsize:,}: copy "
-                    "both files again, or prepare the data again."
+                    f"{path} has {plural(nbytes, 'byte')} but its index describes {self.n_tokens * TOKEN.itemsize:,}: "
+                    "copy both files again, or prepare the data again."
                 )
             # An empty file cannot be mapped.
             self._stream = np.memmap(path, TOKEN, mode="r") if nbytes else np.empty(0, TOKEN)
@@ -166,7 +166,7 @@ def _read_offsets(path: Path) -> np.ndarray:
         promised = HEADER.size + n_sequences * (SIZE.itemsize + POINTER.itemsize) + n_doc_idx * POINTER.itemsize
         nbytes = os.fstat(file.fileno()).st_size
         if nbytes != promised:
-            raise UserError(f"{damaged} ({nbytes:,} bytes, but its header describes {promised:,}): {remedy}")
+            raise UserError(f"{damaged} ({plural(nbytes, 'byte')}, but its header describes {promised:,}): {remedy}")
         sizes = np.fromfile(file, SIZE, n_sequences)
         pointers = np.fromfile(file, POINTER, n_sequences)
         doc_idx = np.fromfile(file, POINTER, n_doc_idx)

@@ -23,7 +23,7 @@ from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.data.dataset import Batch, MusicDataset, StreamEdges, make_batch
 from rwkv_music.data.permutation import Permutation
 from rwkv_music.data.tasks import Row, next_token_row
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.model_v8 import State
 
 
@@ -39,8 +39,8 @@ class DocumentStreams:
         lengths = np.diff(dataset.tokens.offsets)
         if dataset.split == "train" and len(lengths) < n_streams:
             raise UserError(
-                f"--tbptt needs at least one piece per row of the batch, but {dataset.data_dir} has {len(lengths)} "
-                f"training pieces for {n_streams} rows: choose a smaller --batch_size."
+                f"--tbptt needs at least one piece per row of the batch, but {dataset.data_dir} has "
+                f"{plural(len(lengths), 'training piece')} for {n_streams} rows: choose a smaller --batch_size."
             )
         members: list[list[int]] = [[] for _ in range(n_streams)]
         heap = [(0, stream) for stream in range(n_streams)]  # (tokens, stream)

@@ -23,7 +23,7 @@ import numpy as np
 from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.data.augment import Augmenter
 from rwkv_music.data.binidx import BinIdx, idx_path
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.tokenizers.codec import Codec
 
 
@@ -129,7 +129,7 @@ class CompletionRows:
         self.n_windows = int(self._first_window[-1])  # in a pass
         if not self.n_windows:
             raise UserError(
-                f"No piece in the {split} split of {folder} has more than {context_bars} bars: "
+                f"No piece in the {split} split of {folder} has more than {plural(context_bars, 'bar')}: "
                 "choose fewer --context_bars, or prepare longer pieces."
             )
 

@@ -69,15 +69,15 @@ class FillTask:
 
 
 @dataclass(frozen=True)
-class Obedience:
+class ControlAdherence:
     """How often the cells of fills are in the requested class of one control."""
 
     name: str  # the control
     cells: int  # number of cells for which a class was requested, in all fills
     exact: float  # share of these cells that are in the requested class
-    near: float  # share of these cells that are in the requested class or in one next to it
-    exact_unasked: float  # like `exact`, for fills of the same holes without controls
-    near_unasked: float  # like `near`, for fills of the same holes without controls
+    within_one: float  # share of these cells that are in the requested class or in one next to it
+    exact_uncontrolled: float  # like `exact`, for fills of the same holes without controls
+    within_one_uncontrolled: float  # like `within_one`, for fills of the same holes without controls
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class FillReport:
     split: str
     sets_of_holes: int
     measures: dict[str, list[FillMeasures]]  # by the method that filled the holes
-    obedience: list[Obedience]
+    adherence: list[ControlAdherence]  # by control
     copy_rate: float  # of the fills; NaN without n-grams
     real_copy_rate: float  # of the true bars
     divergences: dict[str, float]  # of the fills from other real bars, in bits, by descriptor
@@ -143,12 +143,12 @@ def evaluate_fills(
         left, holes = _left_only(task)
         from_left = write_cells(model, codec, left, holes, **options)
         generator = np.random.default_rng([sampling.seed, number])
-        asked = _draw_classes(task, number, generator)
-        if asked:
-            tokens = {part: [int(FIRST_CLASS[column]) + value] for part, (column, value) in asked.items()}
-            obeying = write_cells(model, codec, task.excerpt, task.holes, controls=tokens, **options)
-            for met, unmet in zip(obeying, fills, strict=True):
-                counts += _counts(task, met, unmet, asked)
+        requested = _draw_classes(task, number, generator)
+        if requested:
+            tokens = {part: [int(FIRST_CLASS[column]) + value] for part, (column, value) in requested.items()}
+            controlled_fills = write_cells(model, codec, task.excerpt, task.holes, controls=tokens, **options)
+            for controlled, uncontrolled in zip(controlled_fills, fills, strict=True):
+                counts += _adherence_counts(task, controlled, uncontrolled, requested)
 
         notes = {
             MODEL: [_notes(contents, task.real.lines) for contents in fills],
@@ -171,7 +171,7 @@ def evaluate_fills(
         split=split,
         sets_of_holes=len(tasks),
         measures=measures,
-        obedience=[_obedience(control.name, *row) for control, row in zip(CONTROLS, counts.tolist(), strict=True)],
+        adherence=[_adherence(control.name, *row) for control, row in zip(CONTROLS, counts.tolist(), strict=True)],
         copy_rate=copy_rate(np.concatenate(hashes[MODEL]), training),
         real_copy_rate=copy_rate(np.concatenate(hashes["real"]), training),
         divergences=descriptors[MODEL].divergences(descriptors["others"]),
@@ -272,30 +272,33 @@ def _draw_classes(task: FillTask, number: int, generator: np.random.Generator) -
     Return {number of the part: (index of the control, class)}. The index of the control increases by one from part to
     part, and from task to task (`number`). A part in which no class of the control occurs is left out.
     """
-    asked = {}
+    requested = {}
     for i, part in enumerate(sorted({part for _, part in task.holes})):
         column = (number + i) % len(CONTROLS)
         seen = np.flatnonzero(task.classes[part][column])
         if len(seen):
-            asked[part] = column, int(generator.choice(seen))
-    return asked
+            requested[part] = column, int(generator.choice(seen))
+    return requested
 
 
-def _obedience(name: str, cells: int, *met: int) -> Obedience:
-    return Obedience(name, cells, *(n / cells if cells else float("nan") for n in met))
+def _adherence(name: str, cells: int, *counts: int) -> ControlAdherence:
+    return ControlAdherence(name, cells, *(n / cells if cells else float("nan") for n in counts))
 
 
-def _counts(task: FillTask, met: Contents, unmet: Contents, asked: dict[int, tuple[int, int]]) -> np.ndarray:
-    """Return the counts of `Obedience` for each control, int64 [N_CONTROLS, 5].
+def _adherence_counts(
+    task: FillTask, controlled: Contents, uncontrolled: Contents, requested: dict[int, tuple[int, int]]
+) -> np.ndarray:
+    """Return the counts of `ControlAdherence` for each control, int64 [N_CONTROLS, 5].
 
-    `met` was written with the requested classes `asked`, and `unmet` without them. Column 0 is the number of cells for
-    which a class was requested. Column 1 is the number of these cells of `met` that are in the requested class, and
-    column 2 the number that are in this class or in one next to it. Columns 3 and 4 are the same numbers for `unmet`.
+    `controlled` was written with the requested classes, and `uncontrolled` without them. Column 0 is the number of
+    cells for which a class was requested. Column 1 is the number of these cells of `controlled` that are in the
+    requested class, and column 2 the number that are in this class or in one next to it. Columns 3 and 4 are the same
+    numbers for `uncontrolled`.
     """
-    holes = [hole for hole in task.holes if hole[1] in asked]
-    columns, target = np.array([asked[part] for _, part in holes], np.int64).reshape(-1, 2).T
+    holes = [hole for hole in task.holes if hole[1] in requested]
+    columns, target = np.array([requested[part] for _, part in holes], np.int64).reshape(-1, 2).T
     rows = [np.ones(len(holes), bool)]
-    for contents in (met, unmet):
+    for contents in (controlled, uncontrolled):
         found = _classes(task.excerpt, {hole: contents[hole] for hole in holes})[np.arange(len(holes)), columns]
         rows += [found == target, np.abs(found - target) <= 1]
     counts = np.zeros((len(CONTROLS), len(rows)), np.int64)
@@ -343,8 +346,8 @@ def as_table(report: FillReport) -> str:
         f"{'share of cells in the class':<29}{'requested':>20}{'not requested':>20}",
         f"{'':<13}{'cells':>16}" + f"{'exactly':>10}{'within 1':>10}" * 2,
     ]
-    for row in report.obedience:
-        shares = (row.exact, row.near, row.exact_unasked, row.near_unasked)
+    for row in report.adherence:
+        shares = (row.exact, row.within_one, row.exact_uncontrolled, row.within_one_uncontrolled)
         lines.append(f"{row.name:<13}{row.cells:>16,}" + "".join(_cell(share, 10, ".0%") for share in shares))
     lines += ["", f"{'copy rate of 8-note n-grams':<29}{'fills':>10}{'real bars':>11}"]
     rates = f"{_cell(report.copy_rate, 10, '.1%')}{_cell(report.real_copy_rate, 11, '.1%')}"

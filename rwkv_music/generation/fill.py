@@ -324,7 +324,8 @@ def write_cells(
             grammar = ForcedExit(steps_grammar, vocabulary.moves_on)
             if generator is None:
                 generator = TokenGenerator(model, rows, sampling, grammar.tables, vocabulary.keys)
-            n_done = first_row * len(holes) + sum(map(len, written))
+            used_rows = min(rows, count - first_row)
+            n_done = first_row * len(holes) + sum(map(len, written[:used_rows]))
             tokens = generator.generate(
                 np.concatenate([prompt, steps[0].given]), grammar, first_row + number * MOST_VARIANTS
             )
@@ -336,15 +337,15 @@ def write_cells(
                 next(tokens)
                 for row in np.flatnonzero(grammar.bars > n_written).tolist() if on_cell else ():
                     hole = own[n_written[row]]
-                    if first_row + row < count:
+                    if row < used_rows:
                         on_cell(first_row + row, hole, np.array(steps_grammar.contents[row][n_written[row]], np.int64))
                     n_written[row] += 1
                 if progress:
-                    progress(n_done + int(grammar.bars.sum()), count * len(holes))
+                    progress(n_done + int(grammar.bars[:used_rows].sum()), count * len(holes))
             for row in range(rows):
                 contents = (np.array(content, np.int64) for content in steps_grammar.contents[row])
                 written[row] |= dict(zip(own, contents, strict=True))
-        variants += written[: count - first_row]
+        variants += written[:used_rows]
     return variants
 
 

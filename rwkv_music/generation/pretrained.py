@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rwkv_music import model_v8
 from rwkv_music.checkpoint.weights import load_pretrained
+from rwkv_music.errors import plural
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.generation.token_generator import TokenGenerator
 from rwkv_music.model_v8 import State
@@ -67,7 +68,9 @@ class RWKV(model_v8.RWKV):
             raise ValueError(f"input_ids has a token outside the vocabulary of {size}: give 0 to {size - 1}.")
         rows = len(input_ids)
         if state is not None and state.wkv.shape[1] != rows:
-            raise ValueError(f"The state has {state.wkv.shape[1]} rows, but input_ids has {rows}: use equal numbers.")
+            raise ValueError(
+                f"The state has {plural(state.wkv.shape[1], 'row')}, but input_ids has {rows}: use equal numbers."
+            )
         stops, done, drawn = np.array(stop_tokens, np.int64), np.zeros(rows, bool), []
         generator = TokenGenerator(self, rows, Sampling(**sampling))
         for token in generator.generate(input_ids.cpu().numpy(), state=state):

@@ -17,7 +17,7 @@ from math import ceil
 import mido
 import numpy as np
 
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.midi.edit import cut_after, releases
 from rwkv_music.midi.events import (
     DRUM_CHANNEL,
@@ -74,7 +74,7 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
     if not codec.count_notes(prompt.ids):
         first = int(grid.bar(onsets[0])) + 1
         remedy = f"give --context-bars {first} or more" if first > context_bars else "give another piece or more bars"
-        causes = "".join(f" ({n:,} {reason})" for reason, n in piece.lost.items())
+        causes = "".join(f" ({reason}: {n:,})" for reason, n in piece.lost.items())
         raise UserError(
             f"{name} up to bar {context_bars} has no notes that the tokenizer {codec.name} encodes{causes}: {remedy}."
         )
@@ -87,9 +87,7 @@ def check_context(name: str, n_bars: int, context_bars: int) -> None:
     """Raise UserError if a prompt of `n_bars` bars has fewer than `context_bars`."""
     if n_bars < context_bars:
         remedy = f"give a longer prompt, or --context-bars {n_bars}" if n_bars else "give a piece with notes"
-        raise UserError(
-            f"{name} has {n_bars} bar{'s' * (n_bars != 1)}, fewer than --context-bars {context_bars}: {remedy}."
-        )
+        raise UserError(f"{name} has {plural(n_bars, 'bar')}, fewer than --context-bars {context_bars}: {remedy}.")
 
 
 def _encode(codec: Codec, opening: Opening) -> tuple[Piece, int]:

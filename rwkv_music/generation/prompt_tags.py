@@ -49,6 +49,6 @@ def tagged(codec: Codec, piece: Piece, tags: Mapping[str, str]) -> Piece:
                 values if len(values) <= MOST_LISTED else [*near, *(v for v in values if v not in near)][:MOST_LISTED]
             )
             more = len(values) - len(listed)
-            others = f", or one of {more:,} others in tokenizer.json" if more else ""
+            others = f" ({more:,} more in tokenizer.json)" if more else ""
             raise UserError(f'The model has no {column} "{value}": give one of {", ".join(listed)}{others}.')
     return replace(piece, ids=codec.with_tags(piece.ids, tags))

@@ -476,8 +476,13 @@ def _text_width(figure: "Figure", canvas) -> Callable[[str], float]:
 def _cut_bars(score: _Score, systems: list[tuple[int, int]]) -> str:
     """Return a sentence that names the bars that are not shown, or "" if all are shown."""
     hidden = [(a, b - 1) for a, b in ((0, systems[0][0]), (systems[-1][1], score.n_bars)) if a < b]
-    ranges = " and ".join(f"{score.bar_number(a):,} to {score.bar_number(b):,}" for a, b in hidden)
-    return f"Bars {ranges} of {score.bar_number(score.n_bars - 1):,} are not shown." if hidden else ""
+    if not hidden:
+        return ""
+    numbers = [(score.bar_number(a), score.bar_number(b)) for a, b in hidden]
+    ranges = " and ".join(f"{a:,} to {b:,}" if a < b else f"{a:,}" for a, b in numbers)
+    is_one = len(numbers) == 1 and numbers[0][0] == numbers[0][1]
+    of = f"of {score.bar_number(score.n_bars - 1):,}"
+    return f"Bar {ranges} {of} is not shown." if is_one else f"Bars {ranges} {of} are not shown."
 
 
 def _draw_header(figure: "Figure", height: int, legend: Legend, left: int, title: str, cut: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.midi.cells import NewPart
 from rwkv_music.midi.controls import CONTROLS
@@ -96,7 +96,9 @@ def _bars(asked: Mapping[str, Any], piece: Piece, required: bool = False) -> ran
     if not isinstance(bars, list) or len(bars) != 2 or not all(_is_integer(bar) for bar in bars):
         raise UserError("The bars are missing: select the first and the last bar.")
     if not 0 <= bars[0] <= bars[1] < piece.n_bars:
-        raise UserError(f"The bars are outside of the piece, which has {piece.n_bars:,} bars: select some of these.")
+        raise UserError(
+            f"The bars are outside of the piece, which has {plural(piece.n_bars, 'bar')}: select bars of the piece."
+        )
     return range(bars[0], bars[1] + 1)
 
 
@@ -107,7 +109,7 @@ def _parts(asked: Mapping[str, Any], n_parts: int, required: bool = False) -> Se
     if not isinstance(parts, list) or not parts or not all(_is_integer(part) for part in parts):
         raise UserError("The parts are missing: select at least one part.")
     if not all(0 <= part < n_parts for part in parts):
-        raise UserError(f"A part is not in the piece, which has {n_parts} parts: select some of these.")
+        raise UserError(f"A part is not in the piece, which has {plural(n_parts, 'part')}: select parts of the piece.")
     return sorted(set(parts))
 
 

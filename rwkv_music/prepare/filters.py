@@ -141,10 +141,11 @@ MEASURES = (
     Measure(
         "tracks",
         lambda music: music.stats.tracks,
-        " tracks",
+        "",
         "number of tracks with notes. A track with several channels or programs counts once for each combination of "
         "them",
-        "fewer",
+        "fewer tracks",
+        "more tracks",
     ),
     Measure(
         "drum_notes",
@@ -174,11 +175,11 @@ MEASURES = (
     Measure(
         "loops",
         _loops,
-        " times in succession",
+        "",
         f"largest number of times in a row that a passage of 1 to {LONGEST_LOOP} bars is played without a change; 1 if "
         "nothing repeats; loudness does not matter",
-        "a passage played fewer",
-        "a passage played more",
+        "a passage played fewer times in succession",
+        "a passage played more times in succession",
     ),
     Measure(
         "on_grid",

@@ -145,14 +145,16 @@ def _unpacked(name: str, root: Path) -> Iterator[Path]:
 
 def _run(name: str, folder: str, *command: str) -> None:
     """Run a program of Debian's package manager in `folder`. Raises UserError if it fails or does not exist."""
-    install = f"run `apt-get install {name}` as root, then this command again"
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise UserError(
             f"The Debian package {name} cannot be downloaded and unpacked, because this system has no {command[0]}: "
-            f"on Debian or Ubuntu, {install}."
+            f"run this command on Debian or Ubuntu, and copy the folder {name} that it writes to this system."
         ) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1].removeprefix("E: ")
-        raise UserError(f"`{command[0]}` could not get the package {name} ({reason}): {install}.")
+        raise UserError(
+            f"`{command[0]}` could not get the package {name} ({reason}): run `apt-get install {name}` as root, then "
+            "this command again."
+        )

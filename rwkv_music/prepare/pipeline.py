@@ -43,7 +43,7 @@ import numpy as np
 
 import rwkv_music
 from rwkv_music.data.binidx import BinIdxWriter
-from rwkv_music.errors import UserError, explained
+from rwkv_music.errors import UserError, explained, plural
 from rwkv_music.files import file_sha256, replace_folder
 from rwkv_music.midi.events import RejectedMidi, parse_midi
 from rwkv_music.midi.stats import RECORD, compute_stats
@@ -129,8 +129,8 @@ def prepare(
                 reasons = _Index(prepare_log, file_tags, unique).reasons
                 shutil.rmtree(unfinished)
                 raise UserError(
-                    f"None of the {prepare_log.n_sources:,} files could be used ({_listed(reasons)}): check that "
-                    f"they contain music{', and check the filters' if filters.as_options() else ''}."
+                    f"Of {plural(prepare_log.n_sources, 'file')}, none could be used ({_listed(reasons)}): check that "
+                    f"the paths contain music{', and check the filters' if filters.as_options() else ''}."
                 )
             dataset = unfinished / "dataset"
             shutil.rmtree(dataset, ignore_errors=True)
@@ -265,7 +265,7 @@ def _make_reader(
             "n_tokens": len(piece.ids),
             "n_bars": len(bars),
             "n_notes": codec.count_notes(piece.ids),
-            "n_parts": len(piece.parts),
+            "n_parts": int(stats.part_notes.sum()),
             "lost": piece.lost,
             **measures,
         }
@@ -298,8 +298,8 @@ def _write_dataset(
     index = _Index(prepare_log, file_tags, unique)
     if not index.sources:
         raise UserError(
-            f"None of the {prepare_log.n_pieces:,} pieces meets the conditions ({_listed(index.reasons)}): correct "
-            "--where and repeat the command with --resume."
+            f"Of {plural(prepare_log.n_pieces, 'piece')}, none meets the conditions ({_listed(index.reasons)}): "
+            "correct --where and repeat the command with --resume."
         )
     in_val = _choose_val(index.music, val_fraction, seed)
     kept = index.first_copy == np.arange(len(index.first_copy))

@@ -13,6 +13,7 @@ from pathlib import Path
 import mido
 import numpy as np
 
+from rwkv_music.errors import plural
 from rwkv_music.midi.general_midi import instrument_name
 from rwkv_music.midi.measures import likely_key
 from rwkv_music.midi.stats import N_PROGRAMS, PART_NOTES, VELOCITY_BINS
@@ -102,7 +103,8 @@ class CorpusReport:
     def add_roll(self, line: dict, midi: mido.MidiFile) -> None:
         """Add the piano roll of a piece. `line` is the piece's entry in pieces.jsonl, and `midi` has its first bars."""
         tags = "".join(f", {column} {value}" for column, value in line.get("tags", {}).items())
-        numbers = f"{line['seconds']:,.0f} s, {line['n_bars']:,} bars, {line['n_notes']:,} notes, {line['split']}{tags}"
+        length = f"{line['seconds']:,.0f} s, {plural(line['n_bars'], 'bar')}, {plural(line['n_notes'], 'note')}"
+        numbers = f"{length}, {line['split']}{tags}"
         caption = f'{_link(line["file"])} <span class="soft">{html.escape(numbers)}</span>'
         self._rolls.append(
             f'<figure><figcaption>{caption}</figcaption><div class="roll">{draw_roll(midi)}</div></figure>'
@@ -131,7 +133,8 @@ class CorpusReport:
                 f"<style>{STYLE}</style>",
                 "<h1>Corpus report</h1>",
                 f"<p><code>{html.escape(command)}</code>{made}</p>" if command else "",
-                f"<p>{facts['files']:,} files, {kept:,} pieces, {facts['distinct_music']:,} distinct pieces "
+                f"<p>{plural(facts['files'], 'file')}, {plural(kept, 'piece')}, "
+                f"{plural(facts['distinct_music'], 'distinct piece')} "
                 "(copies and transpositions of a piece count once and are in the same split). Tokenizer: "
                 f"<b>{html.escape(self.tokenizer)}</b> with {facts['tokenizer']['vocab_size']:,} tokens. All pieces "
                 'are listed in <a href="pieces.jsonl">pieces.jsonl</a>.</p>',
@@ -155,8 +158,8 @@ class CorpusReport:
                 ),
                 "</div>",
                 "<h2>Piano rolls</h2>",
-                f"<p>The beginnings of {len(self._rolls)} pieces, decoded from their tokens. A hash of the notes "
-                "chooses the pieces, so they are a random sample that stays the same.</p>",
+                f"<p>The first bars of {plural(len(self._rolls), 'piece')}, decoded from tokens. A hash of the notes "
+                "chooses this sample, so it is random but stays the same.</p>",
                 *self._rolls,
                 "</html>\n",
             ]
@@ -187,7 +190,7 @@ def _counts(title: str, head: str, counts: Counter[str], total: int, most: int =
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown, rest = rows[:most], rows[most:]
     table = draw_bar_table([head, "pieces"], shown, total)
-    others = f"<p>{len(rest):,} others are not shown.</p>" if rest else ""
+    others = f"<p>Not shown: {plural(len(rest), 'other')}.</p>" if rest else ""
     return f"<section><h2>{html.escape(title)}</h2>{table}{others}</section>"
 
 

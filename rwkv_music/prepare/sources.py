@@ -204,6 +204,8 @@ class Sources:
         usable = [*of_bytes, *(name for name, kind in kinds.items() if kind == "string")]
         if self._column is None and len(of_bytes) <= 1:
             return of_bytes[0] if of_bytes else None
+        if not usable:
+            raise UserError(f"{path} has no column of bytes or text: leave the file out.")
         if self._column not in usable:
             found = "several columns of bytes" if self._column is None else f"no column {self._column} of bytes or text"
             raise UserError(f"{path} has {found}: choose one of {', '.join(usable)} with --column.")

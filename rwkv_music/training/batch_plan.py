@@ -108,7 +108,7 @@ def plan_batches(
     if not train.micro_batch_size:
         rows = groups * (1 if accumulation == "auto" else accumulation)
         if train.batch_size % rows:
-            steps = "" if accumulation == "auto" else f" and {accumulation} accumulation steps"
+            steps = "" if accumulation == "auto" else f" and {plural(accumulation, 'accumulation step')}"
             raise UserError(
                 f"batch_size {train.batch_size} does not divide among {readers}{steps}: choose a multiple of {rows}."
             )

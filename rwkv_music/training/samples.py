@@ -12,7 +12,7 @@ import numpy as np
 from rwkv_music.checkpoint.run_folder import checkpoint_name
 from rwkv_music.config import RunConfig
 from rwkv_music.data.pieces import Pieces
-from rwkv_music.errors import UserError
+from rwkv_music.errors import UserError, plural
 from rwkv_music.files import open_file, parse_json
 from rwkv_music.generation.completion import complete
 from rwkv_music.generation.completion_files import save_piece
@@ -77,13 +77,13 @@ class HeldOut:
         context_bars, bars = self._train.sample_context_bars, self._train.sample_bars
         options = {"sampling": Sampling(seed=self._seed), "progress": lambda *_: after_token()}
         [completion] = complete(model, self._codec, self._piece, context_bars=context_bars, bars=bars, **options)
-        title = f"{context_bars} bars given, {completion.bars} completed"
+        title = f"{plural(context_bars, 'bar')} given, {completion.bars} completed"
         real = self._codec.first_bars(self._piece, min(context_bars + bars, len(self._piece.bar_starts)))
         real_midi = self._codec.decode(real.ids, real.bar_lines)
         samples = [Sample("completion", title, self._name, completion.midi(), completion.regions(), real_midi)]
         if self._fills and context_bars + bars < len(self._piece.bar_starts):
             filling = fill_bars(model, self._codec, self._piece, context_bars, bars, **options)
-            title = f"{bars} bars filled in"
+            title = f"{plural(bars, 'bar')} filled in"
             samples.append(Sample("fill", title, self._name, filling.midi(), filling.regions(), filling.source))
         return samples
 

@@ -26,7 +26,7 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
     plan, size, start = context.plan, context.size, context.start
     m, d, t = context.config.model, context.config.data, context.config.train
     name = "v8 Heron" if m.channel_mix == "x080" else "v7 Goose"
-    rows = f"{t.batch_size} rows x {d.ctx_len:,} tokens"
+    rows = f"{plural(t.batch_size, 'row')} x {d.ctx_len:,} tokens"
     if d.tbptt:
         rows += f" x {plural(d.tbptt, 'window')} of document streams"
         passes = f"{t.steps * d.tbptt / context.data.streams.windows_per_pass:.2f} passes over the data"
@@ -34,7 +34,9 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         passes = _passes(context)
     bf16, on_gpu = uses_bf16(plan.deepspeed), context.device.type == "cuda"
     states = model_state_bytes(size.parameters, size.trained, plan.zero_stage, plan.world_size, bf16, size.by_muon)
-    device = torch.cuda.get_device_name(context.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name(context.device) if on_gpu else f"CPU, {plural(torch.get_num_threads(), 'thread')}"
+    )
     memory = f"{gib(states)} per rank for weights, gradients and optimizer states under ZeRO-{plan.zero_stage}"
     if on_gpu:
         memory += f"; estimated peak {gib(context.memory.estimate.peak)} of {gib(context.memory.available)} available"
@@ -59,7 +61,7 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         ranks = f"{plural(plan.groups, 'group')} of {t.context_parallel} ranks"
     at_most = "at most " if capacity > t.batch_size else ""
     lines = {
-        "model": f"RWKV {name}, {m.n_layer} layers x {m.n_embd}, {size.parameters:,} parameters, "
+        "model": f"RWKV {name}, {plural(m.n_layer, 'layer')} x {m.n_embd}, {size.parameters:,} parameters, "
         f"vocabulary {m.vocab_size:,}",
         "trains": trained,
         "data": f"\n{'':12}".join(_dataset(context, part) for part in context.data.train.parts),
@@ -67,7 +69,8 @@ def summary(context: Context, flops: float, flops_source: str) -> str:
         f"{ranks} x {at_most}{plural(t.micro_batch_size, 'row')} "
         f"x {plan.accumulation} accumulated",
         "optimizer": f"{optimizer}; weight decay {t.weight_decay:g}",
-        "schedule": f"{t.steps:,} steps ({passes}), lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, {warm_up}",
+        "schedule": f"{plural(t.steps, 'step')} ({passes}), lr {t.lr:g} -> {t.lr_final:g} by {t.schedule}{falls}, "
+        f"{warm_up}",
         "precision": "bf16 weights, fp32 master weights" if bf16 else "fp32",
         "memory": memory,
         "device": f"{device}; 100% MFU is {flops / 1e12:,.1f} TFLOP/s ({flops_source})",
@@ -83,9 +86,10 @@ def _dataset(context: Context, part: Part) -> str:
     """Return a description of one dataset of the run."""
     train, validation = context.data.train.datasets[part.name], context.data.validation
     val = validation.datasets.get(part.name) if validation else None
-    of_val = f"{val.data.n_documents:,} pieces, {val.data.n_tokens:,} tokens" if val else "none"
+    of_val = f"{plural(val.data.n_documents, 'piece')}, {val.data.n_tokens:,} tokens" if val else "none"
     share = "" if part.share == 1 else f" ({part.name}), {float(part.share):.1%} of the rows"
-    return f"{part.folder}{share}: train {train.n_documents:,} pieces, {train.n_tokens:,} tokens; validation {of_val}"
+    of_train = f"{plural(train.n_documents, 'piece')}, {train.n_tokens:,} tokens"
+    return f"{part.folder}{share}: train {of_train}; validation {of_val}"
 
 
 def _passes(context: Context) -> str:

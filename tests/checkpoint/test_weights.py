@@ -122,6 +122,8 @@ def test_other_files_are_refused_with_the_reason(tmp_path, monkeypatch):
     Path("cut.pth").write_bytes(whole[: len(whole) // 2])
     Path("empty.pth").touch()
     Path("folder").mkdir()
+    Path("other").mkdir()
+    write_tensors("other/model.safetensors", {"weight": torch.zeros(2)})
     reasons = {
         "script.pth": "a TorchScript program",
         "bomb.pth": "could run code",
@@ -133,6 +135,7 @@ def test_other_files_are_refused_with_the_reason(tmp_path, monkeypatch):
         "cut.pth": "cut.pth is truncated or not a .pth",
         "empty.pth": "empty.pth is truncated or not a .pth",
         "folder": "is not a run folder or a checkpoint",
+        "other": "other/model.safetensors is not an RWKV-7 model",
         "nowhere.pth": "There is no nowhere.pth",
     }
     for name, reason in reasons.items():

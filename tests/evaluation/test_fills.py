@@ -67,11 +67,11 @@ def test_the_truth_is_right_and_asked_classes_are_met(held_out, bach_data, monke
     assert 0 < means[RANDOM].onset_f1 < means[COPY].onset_f1 < 1
     assert report.copy_rate == pytest.approx(report.real_copy_rate, abs=0.05)
     assert report.divergences.keys() == report.real_divergences.keys() and min(report.divergences.values()) >= 0
-    assert [row.name for row in report.obedience] == [control.name for control in CONTROLS]
-    for row in report.obedience:
-        assert row.cells > 0 and row.exact == row.near == 1
-        assert 0 < row.exact_unasked <= row.near_unasked <= 1
-    assert report.obedience[0].exact_unasked < 1
+    assert [row.name for row in report.adherence] == [control.name for control in CONTROLS]
+    for row in report.adherence:
+        assert row.cells > 0 and row.exact == row.within_one == 1
+        assert 0 < row.exact_uncontrolled <= row.within_one_uncontrolled <= 1
+    assert report.adherence[0].exact_uncontrolled < 1
 
     # Fills, fills from the left side, fills with controls: of the same holes.
     assert {options["rows_at_once"] for *_, options in calls} == {3} and calls[-1][3] == 2
@@ -114,7 +114,7 @@ def test_an_untrained_model_is_measured(bach_data, monkeypatch):
     )
     mean, _ = mean_and_deviation(report.measures[MODEL])
     assert mean.onset_f1 < 0.3 and report.copy_rate == 0 and report.divergences["pitch"] > 0.5
-    assert sum(row.cells for row in report.obedience) > 0
+    assert sum(row.cells for row in report.adherence) > 0
     table = as_table(report)
     assert max(map(len, table.splitlines())) <= 120 and "nan" not in table
 

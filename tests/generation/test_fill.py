@@ -82,6 +82,14 @@ def test_an_untrained_model_writes_exactly_the_cells(temperature, chorale, model
                 assert (a.bar, a.part) == (b.bar, b.part) and np.array_equal(a.notes, b.notes)
 
 
+def test_progress_counts_only_the_requested_variants(chorale, model):
+    """The last batch has one variant, and a row that is not used."""
+    holes, calls = {(1, 2), (3, 1)}, []
+    write_cells(model, CODEC, excerpt_of(chorale), holes, count=3, rows_at_once=2, progress=lambda *n: calls.append(n))
+    done = [n for n, _ in calls]
+    assert {total for _, total in calls} == {6} and done == sorted(done) and {4, 6} <= set(done) <= set(range(7))
+
+
 def test_holes_of_many_bars_are_written_in_turn(chorale, model, monkeypatch):
     """A later document reads what an earlier one wrote, and both read the bars around their holes."""
     monkeypatch.setattr(fill_module, "BARS_AT_ONCE", 2)

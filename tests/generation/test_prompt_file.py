@@ -145,6 +145,6 @@ def test_files_that_cannot_be_a_prompt(codec):
 def test_a_prompt_whose_notes_are_silent_is_refused_with_the_cause():
     """Fine volume 0: for midi-llm, as for MIDI-LLM-tokenizer, it is a volume of 0."""
     midi = make_midi([(0, mido.Message("control_change", control=39, value=0)), *scale(0, 2)])
-    with pytest.raises(UserError, match=r"up to bar 1 has no notes .* \(4 notes silenced by volume or expression\): "):
+    with pytest.raises(UserError, match=r"up to bar 1 has no notes .* \(notes silenced by volume or expression: 4\): "):
         read(make_codec("midi-llm"), midi, 1)
     assert make_codec("multitrack").count_notes(read(make_codec("multitrack"), midi, 1)[0].ids) == 4

@@ -45,7 +45,7 @@ def test_tags_are_read_and_checked():
     for tags, reason in (
         ({"mood": "x"}, '"mood": give one of composer, genre'),
         ({"composer": "x"}, 'composer "x": give one of bach, clara schumann, none'),
-        ({"genre": "g7x"}, 'genre "g7x": give one of g7, .* 31 others'),
+        ({"genre": "g7x"}, r'genre "g7x": give one of g7, .* \(31 more in'),
     ):
         with pytest.raises(UserError, match=reason):
             tagged(codec, piece, tags)

@@ -231,6 +231,39 @@ def test_an_invalid_minimum_of_hosts_is_reported(minimum, nodes, monkeypatch):
         elastic.main([minimum, "1", "train.py", "--out", "run"])
 
 
+@pytest.mark.parametrize(
+    "host, port, status, error",
+    [
+        (None, "29500", 2, "MASTER_ADDR or MASTER_PORT is missing or invalid: set them "),
+        ("127.0.0.1", None, 2, "MASTER_ADDR or MASTER_PORT is missing or invalid: set them "),
+        ("127.0.0.1", "65536", 2, "MASTER_ADDR or MASTER_PORT is missing or invalid: set them "),
+        ("no host", "29500", 2, "MASTER_ADDR no host is not a known host: set it "),
+        ("a..b", "29500", 2, "MASTER_ADDR a..b is not a known host: set it "),
+        ("127.0.0.1", "in use", 70, "cannot serve the rendezvous at 127.0.0.1:.* in use.*: .* MASTER_PORT to a free "),
+        ("192.0.2.1", "29500", 70, "cannot serve the rendezvous at 192.0.2.1:29500 .*: check that MASTER_ADDR "),
+    ],
+)
+def test_an_address_that_cannot_be_the_rendezvous_is_reported(host, port, status, error, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(PROJECT / "launch"))
+    import elastic
+
+    monkeypatch.delenv("NODE_RANK", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = str(used.getsockname()[1]) if port == "in use" else port
+        for name, value in {"MASTER_ADDR": host, "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+        with pytest.raises(SystemExit) as raised:
+            elastic.open_rendezvous(1, max_hosts=1)
+    assert raised.value.code == status and re.search(error, capsys.readouterr().err)
+
+
+def test_a_run_that_crashes_too_often_ends_with_its_status(tmp_path):
+    line = [sys.executable, str(PROJECT / "launch" / "elastic.py"), "1", "1", "-c", "raise SystemExit(9)"]
+    variables = {**environment(), "CRASHES": "1", "NODE_RANK": "0"}
+    done = subprocess.run([*line, "--out", str(tmp_path)], env=variables, capture_output=True, text=True)
+    assert done.returncode == 9 and "the run crashed 1 time (status 9)" in done.stderr
+
+
 def test_a_lost_host_joins_again(bach_data, fp32, tmp_path):
     line = command(tmp_path / "run", "--data", bach_data, *JOB, "--elastic", 1, config=fp32)
     shared, logs = environment(), [tmp_path / "0.log", tmp_path / "1.log"]

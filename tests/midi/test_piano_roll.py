@@ -210,18 +210,21 @@ def test_long_pieces_are_broken_into_systems():
 
 
 @pytest.mark.parametrize(
-    "first_written, note_on_cut_bars",
+    "bars, first_written, note_on_cut_bars",
     [
-        (None, "Bars 257 to 1,000 of 1,000 are not shown."),
-        (10, "Bars 257 to 1,000 of 1,000 are not shown."),
-        (400, "Bars 1 to 336 and 593 to 1,000 of 1,000 are not shown."),
-        (990, "Bars 1 to 744 of 1,000 are not shown."),
+        (1000, None, "Bars 257 to 1,000 of 1,000 are not shown."),
+        (1000, 10, "Bars 257 to 1,000 of 1,000 are not shown."),
+        (1000, 400, "Bars 1 to 336 and 593 to 1,000 of 1,000 are not shown."),
+        (1000, 990, "Bars 1 to 744 of 1,000 are not shown."),
+        (257, None, "Bar 257 of 257 is not shown."),
+        (257, 250, "Bar 1 of 257 is not shown."),
+        (258, 65, "Bars 1 and 258 of 258 are not shown."),
     ],
 )
-def test_pieces_that_do_not_fit_are_cut_around_the_regions(first_written, note_on_cut_bars):
+def test_pieces_that_do_not_fit_are_cut_around_the_regions(bars, first_written, note_on_cut_bars):
     assert MAX_SYSTEMS * MAX_QUARTERS == 4 * 256
     regions = [] if first_written is None else [Region(first_written, 4)]
-    figure = _figure(make_midi(note(0, 480, 60), note(999 * BAR, 1000 * BAR, 64)), "long", regions, dpi=100)
+    figure = _figure(make_midi(note(0, 480, 60), note((bars - 1) * BAR, bars * BAR, 64)), "long", regions, dpi=100)
     assert note_on_cut_bars in texts(figure)
 
 

@@ -283,5 +283,5 @@ def test_pieces_are_filtered_by_metadata_and_tagged_from_a_parquet_file(tmp_path
     plain = make_codec("multitrack")
     for ids, song in zip(tokens, [songs[i] for i in (0, 1, 4, 5)], strict=True):
         assert np.array_equal(np.delete(ids, [1, 2]), plain.encode(song))
-    with pytest.raises(UserError, match="None of the 6 pieces .*6 other license.*--where"):
+    with pytest.raises(UserError, match="Of 6 pieces, none meets the conditions .*6 other license.*--where"):
         quick_prepare(paths, tmp_path / "none", **options, where={"license": ["mine"]})

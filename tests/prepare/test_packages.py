@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rwkv_music.__main__ import main
 from rwkv_music.errors import UserError
 from rwkv_music.prepare.corpus import write_corpus
 from rwkv_music.prepare.packages import PACKAGES, midi_lumps, write_package
@@ -107,7 +108,7 @@ def test_missing_package_is_downloaded(tmp_path, programs):
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        (None, r"no apt-get: .*`apt-get install mma`"),
+        (None, "no apt-get: run this command on Debian or Ubuntu, and copy the folder mma "),
         ("echo 'E: Unable to locate package mma' >&2; exit 100", r"\(Unable to locate package mma\): .*install mma`"),
         ("exit 3", r"\(status 3\): .*install mma`"),
     ],
@@ -127,9 +128,11 @@ def test_package_without_its_music(tmp_path, programs):
         write_package("mma", tmp_path / "out", root=tmp_path)
 
 
-def test_corpus_writes_packages_to_their_own_folders(tmp_path, monkeypatch):
+def test_corpus_writes_packages_to_their_own_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rwkv_music.prepare.corpus.write_package", lambda name, out, limit: (2, 1, [(name, "bad")]))
     report = write_corpus("freedm", os.fspath(tmp_path), limit=3)
     assert (report.folder, report.written, report.kept) == (tmp_path / "freedm", 2, 1)
     assert report.failed == [("freedm", "bad")]
+    assert main(["corpus", "freedm", "--out", os.fspath(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/freedm: 2 files written, 1 existing file kept\n")
     assert {"freedm", "freedoom", "mma", "openttd-openmsx", "planetblupi-music-midi", "simutrans-data"} == set(PACKAGES)

@@ -23,6 +23,8 @@ import pytest
 
 from rwkv_music.data.binidx import BinIdx
 from rwkv_music.errors import UserError
+from rwkv_music.midi.events import parse_midi
+from rwkv_music.midi.parts import read_parts
 from rwkv_music.midi.stats import compute_stats
 from rwkv_music.prepare import pipeline
 from rwkv_music.prepare.filters import Filters
@@ -83,9 +85,12 @@ def test_dataset_folder_is_complete_and_consistent(bach_data, bach_midi):
             np.testing.assert_array_equal(np.cumsum(bars[i]), codec.bar_starts(tokens[i]))
     listed = [json.loads(line) for line in (bach_data / "pieces.jsonl").read_text().splitlines()]
     for split in ("train", "val"):
-        in_order = [codec.encode(Path(piece["file"])) for piece in listed if piece["split"] == split]
+        lines = [line for line in listed if line["split"] == split]
         tokens = BinIdx(bach_data / split)
-        assert len(in_order) == len(tokens) and all((ids == tokens[i]).all() for i, ids in enumerate(in_order))
+        assert len(lines) == len(tokens)
+        for i, line in enumerate(lines):
+            piece = codec.encode_piece(Path(line["file"]))
+            assert (piece.ids == tokens[i]).all() and line["n_parts"] == len(piece.parts)
     assert not left_over(bach_data.parent)
 
 
@@ -218,6 +223,7 @@ def test_midi_llm(bach_data_midi_llm):
     tokens, bars = BinIdx(data / "train"), BinIdx(data / "train.bars")
     for i, line in enumerate(train):
         piece = codec.encode_piece(Path(line["file"]))
+        assert line["n_parts"] == len(read_parts(parse_midi(Path(line["file"])))[0]) > 1
         np.testing.assert_array_equal(tokens[i], piece.ids)
         np.testing.assert_array_equal(np.cumsum(bars[i]), piece.bar_starts)
 

@@ -248,6 +248,8 @@ def test_column_of_a_parquet_file(tmp_path):
         Sources([path])
     with pytest.raises(UserError, match="a.parquet has no column n of bytes"):
         Sources([path], "n")
+    with pytest.raises(UserError, match="b.parquet has no column of bytes or text: leave the file out"):
+        Sources([path, parquet(tmp_path / "b.parquet", [], n=pyarrow.array([], "int64"), column="m")], "other")
     for column, data in (("other", b"two"), ("title", b"X:1")):
         assert contents(Sources([path], column), tmp_path) == {"a.parquet/1": data}
 
