@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 trained; 1 failed with a one-sentence error; 70 crashed or lost another rank; 75 stopped by
-        SIGTERM, SIGUSR1 or SIGHUP, 130 stopped by Ctrl-C, both with a checkpoint if training had begun.
+        SIGTERM, SIGUSR1 or SIGHUP, with a checkpoint; 130 stopped by Ctrl-C, with a checkpoint if training had begun.
+        Before training begins, SIGTERM, SIGUSR1 and SIGHUP kill the process.
     """
     first = os.environ.get("RANK", "0") == "0"
     try:

@@ -592,10 +592,10 @@ def resumption(root: str) -> str:
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-On each number of ranks in a row of the table, a run saved a checkpoint at step {at} under ZeRO-2 and continued for 20
-steps. Copies of each checkpoint were resumed on every number of ranks in the row, with `zero1.json`, `zero2.json` and
-`zero3.json`. The deviation of a resumed run is the largest difference between its 20 losses and those of the run that
-saved the checkpoint, in nats per token. The table gives the median and the maximum of the deviations.
+Each row of the table lists several numbers of ranks. On each of them, a ZeRO-2 run saved a checkpoint at step {at} and
+continued for 20 steps. Every checkpoint was then resumed on each of the row's numbers of ranks, with `zero1.json`,
+`zero2.json` and `zero3.json`. The deviation of a resumed run is the largest difference between its 20 losses and those
+of the run that saved the checkpoint, in nats per token. The table gives the median and the maximum of the deviations.
 
 {table(["preset", "ranks", "device of each rank", "median", "maximum", "source"], rows)}
 """

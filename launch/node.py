@@ -16,7 +16,7 @@ waits for the ranks. If it is killed, its ranks continue to run.
 
 Exit status:
   0      all ranks have finished
-  75     the ranks were stopped by SIGTERM or SIGUSR1
+  75     the ranks were stopped by SIGTERM or SIGHUP, or by SIGUSR1 during training
   130    the ranks were stopped by Ctrl-C
   other  the status of the rank that failed first
 With status 75 or 130, the ranks have saved a checkpoint if training had begun, except after a second Ctrl-C. The same

@@ -1,7 +1,7 @@
 """Configuration of a run: dataclasses for the model's shape, the data and the training.
 
-Each field contains its own help text. The fields define the command line (`add_arguments`), the printed summary and
-config.json in the run folder. The only other configuration is the DeepSpeed JSON file.
+Each field contains its own help text. The fields define the command line (`add_arguments`), config.json in the
+run folder and TensorBoard's HParams tab. The only other configuration is the DeepSpeed JSON file.
 """
 
 import argparse
@@ -51,7 +51,9 @@ class ModelConfig:
     vocab_size: int = setting(0, "number of tokens in the vocabulary; 0: that of the dataset")
     head_size: int = setting(64, "width N of a head")
     dim_ffn: int = setting(0, "hidden width of channel mixing; 0: 4 C")
-    channel_mix: str = setting("x080", "x080: RWKV v8, with DeepEmbed; x070: RWKV v7, without it", ("x080", "x070"))
+    channel_mix: str = setting(
+        "x080", "version of channel mixing. x080: RWKV v8, with DeepEmbed; x070: RWKV v7, without it", ("x080", "x070")
+    )
     decay_rank: int = setting(0, "rank of the decay gate w; 0: chosen by width")
     iclr_rank: int = setting(0, "rank of the in-context learning rate gate a; 0: chosen by width")
     value_rank: int = setting(0, "rank of the value residual gate v; 0: chosen by width")
@@ -94,7 +96,7 @@ def _check(config: Any, at_least: dict[str, int], at_most: float = LARGEST, belo
 def _check_text(config: Any) -> None:
     """Raise UserError for text that is not UTF-8, which TensorBoard cannot store, and for file names too long to exist.
 
-    A path that is not UTF-8 is one whose bytes are in another encoding.
+    Python represents the bytes of such a path by lone surrogates, which cannot be encoded as UTF-8.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -285,9 +287,9 @@ class TrainConfig:
     save_minutes: float = setting(0.0, "save a checkpoint also when the last one is X minutes old; 0: by steps only")
     save_mode: str = setting(
         "overlapped",
-        "whether training waits while a checkpoint is written. overlapped: no; each rank first copies its part of the "
-        "checkpoint to host memory. The copy takes 12 bytes per parameter of the rank's optimizer, or 8 bytes per "
-        "parameter that Muon updates. blocking: yes; no copy is made",
+        "mode of writing checkpoints. overlapped: while training continues, from a copy that each rank makes in host "
+        "memory. The copy takes 12 bytes per parameter of the rank's optimizer, or 8 bytes per parameter that Muon "
+        "updates. blocking: while training waits, without a copy",
         ("overlapped", "blocking"),
     )
     keep: int = setting(

@@ -1,9 +1,10 @@
 """Tensors in weight files: open a `.pth` or `.safetensors`, read any slice of it, and infer the model's shape.
 
 Notable choices:
-- Opening a file reads only names and shapes, which `shape_of` checks before anything is allocated.
+- Opening a file reads only names and shapes, except for a `.pth` by a torch before 1.6, which is read completely.
+  `shape_of` checks the shapes before the model is allocated.
 - Opening a file cannot run code: a `.pth` is read with torch's tensors-only unpickler, and everything else is
-  safetensors or JSON. A `.pth` is memory-mapped, so processes on one machine share its pages.
+  safetensors or JSON. Any other `.pth` is memory-mapped, so processes on one machine share its pages.
 - BlinkDL's files contain v0, v1 and v2 of layer 0, which no program uses, because layer 0 has no value residual. They
   are not parameters of the model. A run keeps them only so that an exported `.pth` is complete.
 - Files that were converted for inference (quantized, transposed or compiled) are rejected, with the reason. They cannot

@@ -1,8 +1,8 @@
 """`doctor`: check a machine's hardware and software before training. Each problem is printed with a remedy.
 
-A machine without a GPU passes, because it can train on the CPU. Each check receives the facts about the machine as
-arguments, so tests can run it for other machines. torch and DeepSpeed are imported inside the checks, so that a missing
-or broken installation is reported like any other problem.
+A machine without a GPU passes, because it can train on the CPU. Most checks receive facts about the machine, such as
+its GPUs, as arguments, so tests can run them for other machines. torch and DeepSpeed are imported inside the checks, so
+that a missing or broken installation is reported like any other problem.
 """
 
 from __future__ import annotations
@@ -308,8 +308,8 @@ def judge_error(name: str, error: float, tolerance: float) -> Check:
 def operator_error(operator: Callable, device: str, dtype: torch.dtype) -> float:
     """Return the largest relative error of `operator`, an implementation of wkv7s, against the formula in float64.
 
-    The largest error is that of y, the final state and the seven gradients. The 40 tokens extend over several chunks,
-    which have 16 or 32 tokens.
+    The maximum is taken over y, the final state and the seven gradients. The 40 tokens extend over two chunks of 32
+    tokens.
     """
     import torch
 

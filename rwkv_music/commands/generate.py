@@ -115,9 +115,9 @@ def run(options: argparse.Namespace) -> int:
     context_bars = (8 if fills else 4) if options.context_bars is None else options.context_bars
     check_counts(context_bars, options.bars, options.count)
     if fills and options.prompt is None:
-        raise UserError("--fill and --add-part write into a piece: give it as --prompt.")
+        raise UserError("--fill and --add-part need a piece to write into: give it with --prompt FILE.")
     if options.control and not fills:
-        raise UserError("--control describes cells to fill in: give --fill or --add-part too.")
+        raise UserError("--control needs cells to fill in: give --fill or --add-part, or drop --control.")
     if options.completion_only and fills:
         raise UserError(
             "--completion-only leaves the prompt out, but --fill and --add-part write into it: drop --completion-only."

@@ -10,7 +10,7 @@ without a header. `PREFIX.idx` holds the position of each document, all little-e
     uint64    D + 1, the number of entries in doc_idx
     int32     sizes [S], in tokens
     int64     pointers [S], in bytes into PREFIX.bin
-    int64     doc_idx [D + 1]: document i is the sequences doc_idx[i] .. doc_idx[i + 1]
+    int64     doc_idx [D + 1]: document i is the sequences doc_idx[i] .. doc_idx[i + 1] - 1
 
 The writer makes each document one sequence, so doc_idx is 0..S. The reader also accepts documents of several sequences.
 The writer keeps only four bytes per document in memory. The reader memory-maps the tokens.
@@ -116,7 +116,7 @@ class BinIdx:
 
     def __init__(self, prefix: str | os.PathLike):
         self.prefix = Path(prefix)
-        self.offsets = _read_offsets(idx_path(prefix))  # int64 [D + 1], index of each document's first token; n_tokens
+        self.offsets = _read_offsets(idx_path(prefix))  # int64 [D + 1]: where each document starts, then n_tokens
         self.n_tokens = int(self.offsets[-1])
         path = bin_path(prefix)
         with explained(f"reading {path}"):

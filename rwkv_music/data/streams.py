@@ -1,13 +1,14 @@
 """Document streams for truncated backpropagation through time (TBPTT).
 
 Each row of a batch belongs to a stream, a sequence of whole pieces without gaps. Window w of a stream consists of its
-tokens w T to (w + 1) T - 1, so row i of window w + 1 continues row i of window w. A piece that is longer than a window
-continues in the same row of the next window. A window can contain several short pieces.
+tokens w T to (w + 1) T - 1, where T is the length of a window. Row i of window w + 1 therefore continues row i of
+window w. A piece that is longer than a window continues in the same row of the next window. A window can contain
+several short pieces.
 
 Notable choices:
 - Pieces are assigned to streams once: in order of decreasing length, each piece goes to the shortest stream. The
-  lengths of two streams therefore differ by at most one piece. In each pass, the pieces of a stream have a random order
-  that depends on seed, pass and stream.
+  lengths of two streams therefore differ by at most the length of one piece. In each pass, the pieces of a stream have
+  a random order that depends on seed, pass and stream.
 - All streams start a pass at the same window, so a window can be computed from its number alone. Shorter streams are
   padded with tokens that have no target.
 - The augmentation of a piece (see augment.py) depends on the piece and the pass. It is the same in all windows of the
@@ -136,7 +137,7 @@ def document_states(stream_states: State, batch: Batch) -> State:
 
 
 def final_states(document_states: State, batch: Batch, n_streams: int) -> State:
-    """Return the state of each stream after a batch, given that of each document after it.
+    """Return the state of each stream after a batch, given the final state of each document of the batch.
 
     With context parallelism, this is zero for the streams whose rows end on other ranks; see `sum_over_ranks`.
     """

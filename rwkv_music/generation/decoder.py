@@ -25,7 +25,7 @@ from rwkv_music.ops.wkv7s import wkv7s_forward
 
 PREFILL_WINDOW = 1024  # tokens of a prompt per forward pass
 CPU_WINDOW = 256  # tokens of a prompt per call of the C++ kernel
-MIXES = "rkvwag"  # the inputs of the three projections, then those of the three gates
+MIXES = "rkvwag"  # "rkv" are the inputs of the projections, "vwag" those of the low-rank gates
 GATES = "vwag"
 
 

@@ -7,8 +7,8 @@
 // - A panel has the weights for PANEL outputs of a matrix: for each input, the weights of these outputs. A panel is
 //   read sequentially, and its sums stay in registers. A word of a panel has the weight of output k in its low half and
 //   that of output k + PANEL / 2 in its high half, so that a shift and a mask give two fp32 vectors.
-// - The threads take work one piece at a time, and wait for pieces instead of for each other. If another program
-//   interrupts a thread, it delays the others only by the piece that it has taken.
+// - The threads take work one piece at a time. If another program interrupts a thread, the others wait only for the
+//   piece that this thread has taken.
 // - The recurrence runs token by token, because the state of a head stays in the fastest cache.
 // - The result depends neither on the number of threads or rows, nor on the division of a row's tokens among calls.
 //

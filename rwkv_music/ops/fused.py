@@ -1,12 +1,13 @@
 """Fused operators for everything between the model's matrix products, each with a forward and a backward pass.
 
 The speed of these operators is limited by memory bandwidth. For bf16 on a GPU, each operator is one CUDA kernel
-(`rwkv_music/cuda/fused_*.cu`), which reads each input once, computes in fp32 and writes each output once. On other
-devices and for other dtypes, each operator is the PyTorch function `plain_*`, which is also its definition.
+(`rwkv_music/cuda/fused_*.cu`), which reads each input once, computes in fp32 and writes each output once. In some
+backward passes, a second kernel adds up partial sums. On other devices and for other dtypes, each operator is the
+PyTorch function `plain_*`, which is also its definition.
 
 Notable choices:
-- The operators do not record gradients. Each operator has a function `*_backward`, which the hand-written backward
-  passes of `fused_sublayers` call. In plain PyTorch, this function runs autograd on `plain_*`.
+- The operators do not record gradients. The hand-written backward passes of `fused_sublayers` call the functions
+  `*_backward`. In plain PyTorch, most of these functions run autograd on `plain_*`.
 - The kernels keep intermediate values in fp32. Plain PyTorch rounds them to bf16.
 - Sums over tokens are fp32 and in a fixed order, so the same input gives the same bits.
 - No operator waits for the GPU. An operator allocates only its outputs and partial sums.
@@ -151,7 +152,7 @@ def gates(
     k_k: Tensor,
     k_a: Tensor,
 ) -> Gates:
-    """Compute the decay, the value residual and the two keys of the recurrence.
+    """Compute the decay, the value residual and the keys of the recurrence.
 
     With a = sigmoid(a0 + a_low) and kk = normalize(k * k_k) over each head: w = w0 + w_low,
     k = k * (1 + (a - 1) * k_a), v = lerp(v, v_first, sigmoid(v0 + v_low)), removal = -kk, replacement = kk * a.

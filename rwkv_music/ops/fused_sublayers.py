@@ -51,11 +51,11 @@ def documents(
     return_state: bool = False,
     context: ContextPart | None = None,
 ) -> Documents:
-    """Return the documents of input_ids [B, T]: those with the boundaries `cu_seqlens`, int32 [D+1], or else its rows.
+    """Return the documents of input_ids [B, T].
 
-    With `cu_seqlens`, `max_length` is an upper bound on document lengths; None means B * T. `embed_vocabulary` is V if
-    the model has DeepEmbed tables, otherwise None. `return_state` makes the sublayers return the state after each
-    document.
+    `cu_seqlens`, int32 [D+1], are their boundaries; with None, each row is a document. With `cu_seqlens`, `max_length`
+    is an upper bound on document lengths; None means B * T. `embed_vocabulary` is V if the model has DeepEmbed tables,
+    otherwise None. `return_state` makes the sublayers return the state after each document.
     """
     B, T = input_ids.shape
     if cu_seqlens is None:

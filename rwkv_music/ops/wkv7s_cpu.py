@@ -183,7 +183,7 @@ class _Scaled:
         cls, plan: _ChunkPlan, dtype: torch.dtype, r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor
     ) -> "_Scaled":
         r, k, a, b = (plan.split(x, dtype) for x in (r, k, a, b))
-        log_decay = plan.split(w, dtype, padding=-math.inf).sigmoid_().mul_(LOG_DECAY_SCALE)  # padding decays by 1
+        log_decay = plan.split(w, dtype, padding=-math.inf).sigmoid_().mul_(LOG_DECAY_SCALE)  # padding has decay 1
         P = log_decay.cumsum(1).exp_()
         P_before = torch.nn.functional.pad(P[:, :-1], (0, 0, 1, 0), value=1.0)
         P_inverse = P.reciprocal()
@@ -283,8 +283,9 @@ def _chunk_backward(
     """Return the gradients of r, w, k, v, a, b [chunks, L, N] and of the initial state [D, H, N, N]; grad_y [M, H, N].
 
     This reverses `_chunk_forward`. Let Z = a S_0^T + ak V, the right-hand side of the triangular system. Its gradient
-    is dZ = (I - ab)^-T dU. Let G = dS_L diag(P_L), the gradient of S_0 + values^T keys. Then dU = rb^T dY + b G^T. The
-    gradient of the state before the chunk is dS_0 = G + dY^T r + dZ^T a.
+    is dZ = (I - ab)^-T dU. Let G = dS_L diag(P_L), the gradient of S_0 + values^T keys. Then dU = rb^T dY + b G^T,
+    where rb is the quarter of the scores that belongs to r and b. The gradient of the state before the chunk is
+    dS_0 = G + dY^T r + dZ^T a.
     """
     r, w, k, v, a, b = inputs
     N, L, dtype = r.shape[-1], plan.length, buffer.dtype
@@ -317,11 +318,12 @@ def _chunk_backward(
     d_keys = torch.bmm(values, G).baddbmm_(d_scores.mT, x.queries)
     dv = torch.bmm(k, G.mT).baddbmm_(scores[:, :, L:].mT, d_out)
 
-    # For a key channel, the gradient of log d_t is the sum over the channel of the state before the decay at t times
-    # the gradient of this state. It equals this sum for S_0, plus the contributions k dk and b db of the keys before t,
-    # minus the contributions r dr and a da of the queries before t. Here a_t counts as before t, because it reads the
-    # state before the decay. A single cumulative sum from the start of the chunk computes all of this. Tensors that are
-    # no longer needed are overwritten here and below, because allocating memory would take longer than these products.
+    # Let S be the state just before the decay at t, and dS its gradient. For a key channel, the gradient of log d_t is
+    # the sum of S * dS over the column of that channel. It equals the same sum for S_0, plus the contributions k dk and
+    # b db of the keys before t, minus the contributions r dr and a da of the queries before t. Here a_t counts as
+    # before t, because it reads the state before the decay. A single cumulative sum from the start of the chunk
+    # computes all of this. Tensors that are no longer needed are overwritten here and below, because allocating memory
+    # would take longer than these products.
     a_da, r_dr = x.queries.mul_(d_queries).split(L, dim=1)
     b_db, k_dk = x.keys.mul_(d_keys).split(L, dim=1)
     at_t = r_dr.sub_(b_db).sub_(k_dk)

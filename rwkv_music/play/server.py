@@ -247,7 +247,7 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
         if isinstance(error, HTTPException):
             sentence = {
                 404: "This address does not exist: open the address that the server printed.",
-                405: "This address does not accept this type of request.",
+                405: "This address does not accept this method: use GET or POST, as play/server.py lists.",
             }
             return JSONResponse(
                 {"error": sentence.get(error.status_code, "The request is invalid.")}, error.status_code
@@ -280,14 +280,14 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
 async def _json(request: Request) -> dict:
     """Return the JSON object in a request's body."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "The Content-Type of the request is not application/json.")
+        raise Refused(415, "The Content-Type of the request is not application/json: set it.")
     body = await read_body(request, MOST_JSON_BYTES)
     try:
         tree = json.loads(body, parse_constant=lambda name: _not_json())
     except (ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict):
-        raise Refused(400, "The request is not a JSON object.")
+        raise Refused(400, "The request is not a JSON object: send one.")
     return tree
 
 
@@ -333,7 +333,7 @@ def serve(
         raise UserError(f"--port is {port}: choose 0 to {(1 << 16) - 1}.")
     site = Site(load_models(models), follow, find_soundfont())
     if follow and not any(model.is_run for model in site.models):
-        raise UserError("--follow loads the new checkpoints of a run: name its run folder, or drop --follow.")
+        raise UserError("--follow needs a run folder, but none is given: name one, or drop --follow.")
     listener = _listen(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"

@@ -208,8 +208,9 @@ class Filters:
                 raise UserError(f"There is no filter {name}: choose from {', '.join(names)}.")
             if not least <= most:
                 raise UserError(f"The bounds of {name} are {least:g}:{most:g}; give the minimum first.")
-        if self.programs is not None and not all(0 <= program < N_PROGRAMS for program in self.programs):
-            raise UserError("Programs must be numbers from 0 to 127, or 128 for drums.")
+        wrong = [program for program in self.programs or () if not 0 <= program < N_PROGRAMS]
+        if wrong:
+            raise UserError(f"--programs contains {wrong[0]}: give numbers from 0 to 127, or 128 for drums.")
 
     def measure(self, midi: ParsedMidi, stats: MidiStats) -> dict[str, float | np.ndarray]:
         """Return the measures for which there are bounds, by name. `midi` and `stats` are the piece and its statistics.

@@ -1,4 +1,4 @@
-"""Processes that read a rank's training rows, if reading a row takes much Python code.
+"""Processes that read a rank's training rows, if reading a row executes a lot of Python code.
 
 In a thread, this code would hold Python's global lock. The main thread could then not launch kernels, and the GPU would
 be idle. The processes divide the rows of a step. They save time but do not change the rows. `read` returns None, and

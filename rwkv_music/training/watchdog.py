@@ -2,8 +2,8 @@
 
 Every rank publishes its current phase, and when the phase started, to the rendezvous store. If a phase of a rank takes
 too long, the rank prints its stack traces and a report, and ends its process. The launcher then ends the other ranks.
-The report names the ranks that are in an earlier phase or no longer publish. If the other ranks wait in a collective
-for the hanging rank, it is among the ranks named.
+The report names the ranks that are in an earlier step or phase, and those that no longer publish. If the other ranks
+wait in a collective for the hanging rank, it is among the ranks named.
 """
 
 import faulthandler
@@ -97,14 +97,14 @@ class Watchdog:
             sent_at, sent = json.loads(self._store.get(key)) if self._store.check([key]) else (0.0, None)
             silent = time.time() - sent_at
             if silent > 3 * HEARTBEAT_SECONDS + self._limit / 4:
-                others.append(f"rank {rank} is silent" + (f" for {silent:.0f} s" if sent_at else ""))
+                others.append(f"rank {rank} has been silent" + (f" for {silent:.0f} s" if sent_at else ""))
             elif sent and (sent[0], sent[1]) < (activity.step, activity.phase):
                 others.append(f"rank {rank} has been {Activity(*sent)}")
         culprits = "; ".join(others) or "no other rank is behind it"
         self._exit(f"rank {self._rank} has been {activity}, longer than --hang_minutes allows; {culprits}")
 
     def _exit(self, sentence: str) -> None:
-        print(f"train.py: {sentence}. Its stacks:", file=sys.stderr, flush=True)
+        print(f"train.py: {sentence}. Stacks of rank {self._rank}:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         sys.stderr.flush()
         os._exit(CRASHED)

@@ -113,7 +113,10 @@ class FlatParams(nn.Module):
                 self._view(number)
 
     def _view(self, number: int) -> None:
-        """Create the views of a flat parameter, unless this forward pass has created them before a recomputation."""
+        """Create the views of a flat parameter, unless this forward pass has already created them.
+
+        If activation checkpointing repeats the forward pass of a block, the block's hook runs again.
+        """
         parameter, self._to_view[number] = self._to_view[number], None
         if parameter is not None:
             views = Views.apply(parameter, self._shapes[number])

@@ -44,8 +44,8 @@ def may_gather_at_once(zero: dict[str, Any], parameters: int) -> bool:
 def reduce_host_waits(engine: deepspeed.DeepSpeedEngine, at_once: bool, communicates: bool) -> None:
     """Remove host waits from ZeRO-3's gathering, so that the host runs ahead of the device.
 
-    `_no_gather_coalesced` is replaced for the whole process, which has one engine, because DeepSpeed looks the function
-    up in its module.
+    DeepSpeed looks `_no_gather_coalesced` up in its module. The function is therefore replaced for the whole process,
+    which has only one engine.
 
     Args:
         at_once: whether all blocks are gathered at once.
