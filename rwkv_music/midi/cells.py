@@ -328,10 +328,6 @@ def _fitted(
             if are_drums:
                 fitted.append((start, NEVER, NEW_NOTE_OFF, pitch, velocity))
             continue
-        if never_ends and start in unmatched:
-            # `played_notes` would take the note-off at `start` for that of a new note of length 0. If several new notes
-            # start here, it could then leave out the file's note that never ends.
-            continue
         held_until = max((b for a, b in own if a < start < b), default=0)
         limit = min((a for a in [*(a for a, _ in own), *unmatched] if a > start), default=NEVER)
         if held_until >= limit:

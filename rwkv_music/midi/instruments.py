@@ -96,15 +96,17 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
     the next All Notes Off or All Sound Off of its channel. If there is none, it ends at the end of the music. Some
-    programs write the note-off of a note of length 0 before its note-on. Such a note is left out, unless another
-    note-off follows before the next note of its pitch.
+    programs write the note-off of a note of length 0 before its note-on. Therefore, if notes of one pitch start right
+    after a note-off without a note, at the same tick, only as many of them are kept as note-offs follow before their
+    pitch starts again at a later tick.
     """
     channels = ChannelPrograms()
     programs = channels.programs
     rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
     sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
     unmatched: dict[tuple[int, int, int], int] = {}  # the tick of the last note-off without a note
-    early: set[tuple[int, int, int]] = set()  # keys whose last two events are a note-off and a note-on at one tick
+    # The last notes of a key, if they start at the tick of a note-off without a note, and the ticks of their note-offs.
+    after_off: dict[tuple[int, int, int], tuple[list[list[int]], list[int]]] = {}
     unset: dict[int, list[list[int]]] = defaultdict(list)  # notes of channels without a program so far
     pedals: dict[int, list[tuple[int, int]]] = defaultdict(list)
     silenced: dict[int, list[int]] = defaultdict(list)  # ticks
@@ -115,18 +117,24 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
                 unset[channel].append(row)
             rows.append(row)
             key = track, channel, a
-            if early and key in early:
-                early.remove(key)
-                sounding[key].pop()
-            sounding[key].append(row)
-            if unmatched and unmatched.get(key) == tick:
-                early.add(key)
+            if after_off and key in after_off and after_off[key][0][0][0] != tick:
+                _end_last(*after_off.pop(key))
+            if after_off and key in after_off:
+                after_off[key][0].append(row)
+            elif unmatched and unmatched.get(key) == tick:
+                after_off[key] = [row], []
+            else:
+                sounding[key].append(row)
         elif kind == NOTE_OFF or kind == NOTE_ON:
             key = track, channel, a
             held = sounding[key]
-            early.discard(key)
             if held:
                 held.popleft()[1] = tick
+            elif after_off and key in after_off:
+                notes, offs = after_off[key]
+                offs.append(tick)
+                if len(offs) == len(notes):
+                    _end_last(*after_off.pop(key))
             else:
                 unmatched[key] = tick
         elif kind == PROGRAM_CHANGE:
@@ -147,9 +155,9 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
                 silenced[channel].append(tick)
         elif kind == SYSEX:
             channels.assign(channel, a, b)
+    for notes, offs in after_off.values():
+        _end_last(notes, offs)
     last = max((row[1] for row in rows), default=0)
-    for key in early:
-        sounding[key].pop()
     for (track, channel, _), held in sounding.items():
         for row in held:
             start = row[0]
@@ -158,6 +166,12 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     kept = [row for row in rows if row[1] >= 0]
     arrays = np.array(kept, np.int64).reshape(-1, 7).T
     return PlayedNotes(*arrays, pedals=pedals, n_without_length=len(rows) - len(kept))
+
+
+def _end_last(rows: list[list[int]], ends: list[int]) -> None:
+    """Set the ends of the last rows; the first rows get none if there are fewer ends than rows."""
+    for row, end in zip(rows[len(rows) - len(ends) :], ends, strict=True):
+        row[1] = end
 
 
 def ends_by_pedal(notes: PlayedNotes) -> np.ndarray:

@@ -35,7 +35,7 @@ def cells_of(piece):
             yield number, cell.content, excerpt.signatures[bar]
 
 
-def test_the_truth_is_right_and_asked_classes_are_met(held_out, bach_data, monkeypatch):
+def test_the_truth_is_right_and_requested_classes_are_met(held_out, bach_data, monkeypatch):
     """Stands in for the model: it writes the true cells, or cells that have the class asked for."""
     calls = []
     by_class = {}

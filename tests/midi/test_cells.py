@@ -214,13 +214,16 @@ def test_note_offs_that_end_no_note_stay():
     assert notes_of(result, 0) == [(0, 540, 60, 70), (BAR, BAR + 480, 62, 80)]
 
 
-def test_a_note_off_just_before_a_new_note():
-    """`played_notes` would take it for the end of the last note without a note-off, which is the file's own."""
+@pytest.mark.parametrize("ends", [(2, 3), (3, 2), (9, 9)])
+def test_a_note_off_just_before_new_notes(ends):
+    """`played_notes` reads all new notes and those of the file, of which the last one has no note-off."""
     off = mido.Message("note_off", note=60)
     midi = make_midi([(480, off), *note(BAR, 0, 60)[:1], *note(BAR, 2 * BAR, 62)])
-    result = check(midi, parts_of(midi), [Cell(0, 0, notes_from((1, 1, 60), (1, 1, 64)))])
-    found = played_notes(parse_midi(file_of(result)))
-    assert found.pitch.tolist() == [64, 60, 62] and found.end.tolist() == [960, 2 * BAR, 2 * BAR]
+    cell = notes_from(*((1, end - 1, 60) for end in ends), (1, 1, 64))
+    found = played_notes(parse_midi(file_of(check(midi, parts_of(midi), [Cell(0, 0, cell)]))))
+    expected = [(480, min(end * 480, BAR), 60) for end in ends]
+    expected += [(480, 960, 64), (BAR, 2 * BAR, 60), (BAR, 2 * BAR, 62)]
+    assert sorted(zip(found.start.tolist(), found.end.tolist(), found.pitch.tolist(), strict=True)) == sorted(expected)
 
 
 def test_a_drum_without_note_off():

@@ -113,6 +113,9 @@ EMPTY = note(480, 480, 60)[::-1]
         ([EMPTY + note(0, 480, 64)], [480]),  # a note without length whose note-off came first
         ([EMPTY + note(480, 720, 60) + note(960, 1440, 60)], [720, 1440]),  # it takes no note-off of a later note
         ([EMPTY[:1] + note(480, 960, 60)], [960]),  # a note-off without a note
+        # A note-off without a note, and notes that start together, each with a note-off.
+        ([EMPTY[:1] + [note(480, 0, 60)[0], *note(480, 720, 60), note(0, 960, 60)[1]]], [720, 960]),
+        ([EMPTY + [note(480, 0, 60)[0], *note(480, 720, 60), note(0, 960, 60)[1]]], [720, 960]),  # the first has none
     ],
 )
 def test_notes_without_a_note_off_sound_to_the_end(tracks, ends):
