@@ -1,7 +1,7 @@
 """The model's many parameters in a few large flat ones, so that DeepSpeed's cost per tensor becomes negligible.
 
 DeepSpeed's stages 1 and 2 do a fixed amount of host work per parameter tensor: a hook and a copy into a bucket in the
-backward pass, and a dozen kernel launches for the overflow check and the norm in the step. RWKV has 36 tensors per
+backward pass, and a dozen kernel launches for the overflow check and the norm in the step. RWKV has 34 tensors per
 layer. For a small model, this work takes longer than the computation. Here the parameters of an optimizer group are
 concatenated into a few flat parameters, and the model's own weights are views of these.
 

@@ -85,7 +85,7 @@ PATCHES = (
     ),
     Patch(
         "zero3_flat_params",
-        "ZeRO-3 gathers and partitions each of a block's 36 tensors separately",
+        "ZeRO-3 gathers and partitions each of a block's 34 tensors separately",
         "gathering a leaf module's parameters as one tensor",
         {
             f"{COORDINATOR}.fetch_sub_module": "4eb39865022e72c8",

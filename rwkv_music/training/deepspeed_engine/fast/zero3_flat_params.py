@@ -1,7 +1,7 @@
 """Each block's parameters in a few flat ones, so that ZeRO-3 gathers and partitions a block with little host work.
 
 ZeRO-3 gathers the parameters of a module before the module is called, releases them afterwards, and gathers them again
-for the backward pass. It does this tensor by tensor. RWKV has 36 tensors per layer, and with several ranks the GPUs
+for the backward pass. It does this tensor by tensor. RWKV has 34 tensors per layer, and with several ranks the GPUs
 would wait for this host work. Here a block has one flat parameter per optimizer group. During a call of the block, the
 model's own weights are views of the flat parameters.
 
