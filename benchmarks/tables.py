@@ -709,8 +709,8 @@ run ([plan.json]({root}benchmarks/results/plan.json)).
 BLOCKS: dict[str, Callable[[str], str]] = {
     block.__name__: block
     for block in (
-        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, play, busy_computer, prepare,
-        scaling, tuning, saving, kills, resumption, learning, zero,
+        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, play, busy_computer,
+        prepare, scaling, tuning, saving, kills, resumption, learning, zero,
     )
 }  # fmt: skip
 
