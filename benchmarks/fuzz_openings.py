@@ -223,7 +223,7 @@ def channels_before(track: mido.MidiTrack, line: int) -> set[tuple[int, int]]:
     for _, message in events_before(track, line):
         if message.type == "midi_port":
             port = message.port
-        elif hasattr(message, "channel"):
+        elif hasattr(message, "channel") and not message.is_meta:
             found.add((port, message.channel))
     return found
 
