@@ -20,6 +20,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import mido
@@ -34,6 +37,7 @@ from rwkv_music.generation.completion import Completion, complete
 from rwkv_music.generation.sampling import Sampling
 from rwkv_music.midi.notes import read_notes
 from rwkv_music.midi.time import BarGrid
+from rwkv_music.system import available_cores
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.registry import make_codec
@@ -230,6 +234,7 @@ def channels_before(track: mido.MidiTrack, line: int) -> set[tuple[int, int]]:
 
 def run(tokenizer: str, seeds: range) -> dict[str, int]:
     """Complete a file for each seed; return how often each result occurred. Failures are printed."""
+    torch.set_num_threads(1)
     codec, found = make_codec(tokenizer), Counter()
     with tempfile.TemporaryDirectory() as folder:
         for seed in tqdm(seeds, tokenizer, disable=None):
@@ -250,11 +255,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizers", nargs="+", default=["multitrack", "midi-llm"])
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    results, start = {}, time.perf_counter()
-    for tokenizer in options.tokenizers:
-        results[tokenizer] = run(tokenizer, range(options.seed, options.seed + options.files))
-        print(tokenizer, results[tokenizer], flush=True)
+    results, start, cores = {}, time.perf_counter(), available_cores()
+    seeds = range(options.seed, options.seed + options.files)
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        for tokenizer in options.tokenizers:
+            shares = [seeds[i::cores] for i in range(cores)]
+            found = sum(map(Counter, pool.map(run, repeat(tokenizer), shares)), Counter())
+            results[tokenizer] = dict(found.most_common())
+            print(tokenizer, results[tokenizer], flush=True)
     facts = {"files": options.files, "seed": options.seed, "seconds": round(time.perf_counter() - start)}
     report.write("openings", facts | {"results": results})
     return int(any(not (name == "kept" or name.startswith("refused")) for found in results.values() for name in found))
