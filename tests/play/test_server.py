@@ -7,13 +7,16 @@ import socket
 import struct
 import time
 from hashlib import sha256
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 
-from rwkv_music.play import pieces, server, worker
+from rwkv_music.play import examples, pieces, server, worker
 from rwkv_music.play.guard import HEADERS
+from rwkv_music.play.requests import WriteRequest
 from rwkv_music.play.server import Site
+from rwkv_music.play.writing import Cancelled, write
 from tests.midi.midi_files import file_of, make_midi, note, odd_piece
 from tests.play.conftest import Client, midi_of, outside, random_model, running
 
@@ -140,8 +143,12 @@ def one_bar(client: Client) -> dict:
     return {"piece": piece["id"], "action": "fill", "bars": [3, 3], "parts": [2]}
 
 
-def test_twenty_clients_are_answered_in_turn(held):
+def test_twenty_clients_are_answered_in_turn(held, monkeypatch):
     client, release = held
+    submitted, started = [], []
+    submit, run = worker.Worker.submit, worker.Job.run
+    monkeypatch.setattr(worker.Worker, "submit", lambda self, job: (submitted.append(job), submit(self, job)))
+    monkeypatch.setattr(worker.Job, "run", lambda job: (started.append(job), run(job)))
     request = one_bar(client)
     opened = []
     for i in range(20):
@@ -154,9 +161,44 @@ def test_twenty_clients_are_answered_in_turn(held):
         connection.close()
         seen.append([event["position"] for event in events if "position" in event])
         assert "done" in events[-1]
+    assert len(submitted) == 20 and started == submitted
     for i, positions in enumerate(seen):
         assert positions[0] == (i if i else 0) and positions[-1] == 0
         assert positions == sorted(positions, reverse=True)
+
+
+def test_a_cancelled_request_ends_at_its_first_cell():
+    """Fails if the model goes on to the other 63 cells."""
+    reported = []
+    with pytest.raises(Cancelled):
+        write(
+            random_model("runs/a"),
+            examples.example(),
+            WriteRequest(frozenset(product(range(16), range(4)))),
+            lambda *cell: reported.append(cell[:3]),
+            lambda: bool(reported),
+        )
+    assert reported == [(0, 0, 0)]
+
+
+def test_each_cell_is_reported_before_the_next_one_is_written():
+    log = []
+    cells = list(product(range(8), range(4)))  # of one window of the model
+
+    def progress() -> bool:
+        if log[-1:] != ["progress"]:
+            log.append("progress")
+        return False
+
+    write(
+        random_model("runs/a"),
+        examples.example(),
+        WriteRequest(frozenset(cells)),
+        lambda _, bar, part, notes: log.append((bar, part)),
+        progress,
+    )
+    assert [entry for entry in log if entry != "progress"] == cells
+    assert log[:-1:2] == ["progress"] * len(cells)
 
 
 def test_a_client_that_leaves_frees_its_place(held):
