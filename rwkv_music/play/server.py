@@ -76,7 +76,6 @@ class Site:
     """The state of the server: models, pieces, votes and the files of the page."""
 
     models: list[Model]
-    follow: bool = False
     soundfont: Path | None = None
     store: Store = field(default_factory=Store)
     ballots: OrderedDict[str, Ballot] = field(default_factory=OrderedDict)  # by id of a candidate
@@ -89,9 +88,8 @@ class Site:
         self.files = {path: content for path, content in _page_files()}
 
     def _follow(self) -> None:
-        if self.follow:
-            for model in self.models:
-                model.follow()
+        for model in self.models:
+            model.follow()
 
     @property
     def is_blind(self) -> bool:
@@ -331,9 +329,7 @@ def serve(
     """Load the models and serve the page until Ctrl-C. Raises UserError if a model or the port cannot be used."""
     if not 0 <= port < 1 << 16:
         raise UserError(f"--port is {port}: choose 0 to {(1 << 16) - 1}.")
-    site = Site(load_models(models), follow, find_soundfont())
-    if follow and not any(model.is_run for model in site.models):
-        raise UserError("--follow needs a run folder, but none is given: name one, or drop --follow.")
+    site = Site(load_models(models, follow), find_soundfont())
     listener = _listen(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"

@@ -239,7 +239,7 @@ def test_an_error_of_the_program_ends_one_request_only(client, monkeypatch, caps
 def test_an_error_between_requests_does_not_stop_the_worker(capsys):
     model = random_model("runs/a")
     model.follow = lambda: 1 / 0
-    with running(Site([model], follow=True)) as client:
+    with running(Site([model])) as client:
         assert "done" in client.write(one_bar(client))[-1]
     assert "ZeroDivisionError" in capsys.readouterr().err
 
