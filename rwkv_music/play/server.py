@@ -50,6 +50,7 @@ from rwkv_music.play.worker import Job, QueueFull, Worker
 from rwkv_music.play.writing import write
 
 MOST_JSON_BYTES = 64 << 10
+MOST_UPLOADS = 4  # files that are received or parsed at the same time; others wait before their bodies are read
 MOST_BALLOTS = 1_000
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -85,6 +86,7 @@ class Site:
         self.worker = Worker(self._follow)
         # Only one file is parsed at a time, so that many simultaneous uploads do not need much memory.
         self.parsing = anyio.CapacityLimiter(1)
+        self.uploading = anyio.CapacityLimiter(MOST_UPLOADS)
         self.files = {path: content for path, content in _page_files()}
 
     def _follow(self) -> None:
@@ -127,9 +129,10 @@ class Site:
         return await self._opened(kinds[kind])
 
     async def upload(self, request: Request) -> Response:
-        data = await read_body(request, MOST_UPLOAD_BYTES)
         title = request.query_params.get("title", "")
-        return await self._opened(lambda: read_upload(data, title))
+        async with self.uploading:
+            data = await read_body(request, MOST_UPLOAD_BYTES)
+            return await self._opened(lambda: read_upload(data, title))
 
     async def _opened(self, make: Callable[[], Piece]) -> Response:
         def opened() -> bytes:

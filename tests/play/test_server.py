@@ -6,13 +6,15 @@ import random
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from rwkv_music.play import examples, pieces, server, worker
+from rwkv_music.play import examples, guard, pieces, server, worker
 from rwkv_music.play.guard import HEADERS
 from rwkv_music.play.requests import WriteRequest
 from rwkv_music.play.server import Site
@@ -359,6 +361,60 @@ def test_a_large_upload_without_a_length_is_cut_off(client):
         with contextlib.suppress(ConnectionError):
             answer = connection.recv(1 << 16)
     assert b" 413 " in answer.partition(b"\r\n")[0] or sent < 50
+
+
+def dense_file(n_bytes: int) -> bytes:
+    """Return a file with as many notes as possible: three bytes for each note-on and for each note-off."""
+    body = b"\0\x90\x3c\x40" + b"\x01\x3c\0\0\x3c\x40" * ((n_bytes - 40) // 6) + b"\0\xff\x2f\0"
+    return b"MThd" + struct.pack(">IHHH", 6, 0, 1, 480) + b"MTrk" + struct.pack(">I", len(body)) + body
+
+
+def memory_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+
+def test_a_dense_upload_is_refused_with_little_memory_and_time(client):
+    """Two of them at once need the memory of one: 2.8 million events with about 130 bytes each, and the bodies."""
+    data = dense_file(pieces.MOST_UPLOAD_BYTES)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
+    before, started = memory_bytes("VmRSS"), time.process_time()
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(client.upload, [data, data]))
+    assert all(status == 422 and "events" in answer["error"] for status, answer in answers)
+    assert memory_bytes("VmHWM") - before < 500e6
+    assert time.process_time() - started < 20
+
+
+def test_few_uploads_are_received_at_once(client, monkeypatch):
+    """The others wait for a place. A client loses its place when it leaves or is too slow."""
+    receiving = []
+    read = server.read_body
+
+    async def counted(request, limit):
+        receiving.append(request)
+        return await read(request, limit)
+
+    monkeypatch.setattr(server, "read_body", counted)
+    monkeypatch.setattr(guard, "BODY_S", 4)
+    data = examples.example().data
+    head = f"POST /api/pieces HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        slow = []
+        for _ in range(server.MOST_UPLOADS):
+            slow.append(stack.enter_context(socket.create_connection(("127.0.0.1", client.port), 20)))
+            slow[-1].sendall(head + data[:10])
+        wait_until(lambda: len(receiving) == server.MOST_UPLOADS)
+        with ThreadPoolExecutor(8) as threads:
+            answers = [threads.submit(client.upload, data) for _ in range(8)]
+            wait_until(lambda: client.site.uploading.statistics().tasks_waiting == 8)
+            assert client.request("GET", "/api/state")[0] == 200
+            assert len(receiving) == server.MOST_UPLOADS
+            slow[0].close()
+            assert [answer.result()[0] for answer in answers] == [200] * 8
+        for connection in slow[1:]:
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+    assert len(receiving) == server.MOST_UPLOADS + 8
 
 
 def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, dict[str, str]]:
