@@ -240,7 +240,9 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
 
     async def answer(_request: Request, error: Exception) -> Response:
         if isinstance(error, Refused):
-            return JSONResponse({"error": error.sentence}, error.status)
+            # The rest of a body that is too large or too slow would otherwise be received and discarded.
+            headers = {"Connection": "close"} if error.status in (408, 413) else None
+            return JSONResponse({"error": error.sentence}, error.status, headers)
         if isinstance(error, QueueFull):
             return JSONResponse({"error": str(error)}, 429)
         if isinstance(error, UserError):

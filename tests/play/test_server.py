@@ -6,6 +6,8 @@ import random
 import socket
 import struct
 import time
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import product
@@ -346,21 +348,22 @@ def test_uploads_that_cannot_be_read_are_refused_in_one_sentence(data, status, r
     assert answered == status and reason in answer["error"] and "\n" not in answer["error"]
 
 
-def test_a_large_upload_without_a_length_is_cut_off(client):
-    """Fails if the server reads all of a body whose length is not declared."""
+def test_a_large_upload_without_a_length_is_cut_off(client, capfd):
+    """Fails if the server goes on receiving such a body."""
     with contextlib.closing(socket.create_connection(("127.0.0.1", client.port), 20)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         head = f"POST /api/pieces HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())
-        chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+        chunk = b"40000\r\n" + bytes(1 << 18) + b"\r\n"
         sent = 0
-        with contextlib.suppress(ConnectionError):
-            while sent < 50:
+        with pytest.raises(ConnectionError):
+            while sent < 12e6:
                 connection.sendall(chunk)
-                sent += 1
-        answer = b""
-        with contextlib.suppress(ConnectionError):
-            answer = connection.recv(1 << 16)
-    assert b" 413 " in answer.partition(b"\r\n")[0] or sent < 50
+                sent += 1 << 18
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+    assert sent > pieces.MOST_UPLOAD_BYTES - len(chunk)
+    assert client.request("GET", "/api/state")[0] == 200
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def dense_file(n_bytes: int) -> bytes:
@@ -417,10 +420,13 @@ def test_few_uploads_are_received_at_once(client, monkeypatch):
     assert len(receiving) == server.MOST_UPLOADS + 8
 
 
-def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, dict[str, str]]:
+LARGE = "/api/pieces?title=large"
+
+
+def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes | Iterator[bytes], dict[str, str]]:
     """Return a request that a correct page would not send."""
     json_type = {"Content-Type": "application/json"}
-    kind = draw.randrange(6)
+    [kind] = draw.choices(range(7), [10, 10, 10, 10, 10, 1, 10])
     if kind == 0:  # damaged MIDI
         data = bytearray(odd_piece(draw.randrange(1000)))
         for _ in range(draw.randrange(1, 60)):
@@ -438,6 +444,8 @@ def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, di
         return method, draw.choice(["/", "/api/write", "/api/pieces"]), b"{}", json_type
     if kind == 4:
         return "POST", "/api/write", b'{"action":"fill"}', {"Content-Type": draw.choice(["text/plain", "", "x" * 500])}
+    if kind == 5:  # 50 MB, with a length or in chunks
+        return "POST", LARGE, draw.choice([bytes(50 << 20), iter([bytes(1 << 20)] * 50)]), {}
     odd = [
         None,
         -1,
@@ -467,19 +475,30 @@ def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, di
 
 
 def test_a_thousand_bad_requests_are_answered_without_a_traceback(client, monkeypatch, capfd):
-    monkeypatch.setattr("rwkv_music.play.server.write", lambda *_: [])  # of the few requests that are valid
     _, piece = client.post("/api/start", {"kind": "blank"})
-    draw, counts = random.Random(5), {}
-    for _ in range(1000):
-        method, path, body, headers = random_request(draw, piece["id"])
-        status, _, answer = client.request(method, path, body, headers)
-        counts[status] = counts.get(status, 0) + 1
-        assert status == 200 or 400 <= status < 500, (method, path, body, answer)
-        assert b"Traceback" not in answer and b'File "' not in answer
-        if status != 200 and method != "OPTIONS":
-            sentence = json.loads(answer)["error"]
-            assert sentence.endswith(".") and "\n" not in sentence
-    assert sum(count for status, count in counts.items() if status != 200) > 700
+    draw, counts, damaged = random.Random(5), Counter(), []
+    with monkeypatch.context() as patch:
+        patch.setattr("rwkv_music.play.server.write", lambda *_: [])  # of the few requests that are valid
+        for _ in range(1000):
+            method, path, body, headers = random_request(draw, piece["id"])
+            status, _, answer = client.request(method, path, body, headers)
+            counts[status] += 1
+            assert status == 200 or 400 <= status < 500, (method, path, body, answer)
+            assert (status == 413) == (path == LARGE)
+            assert b"Traceback" not in answer and b'File "' not in answer
+            if status != 200 and method != "OPTIONS":
+                sentence = json.loads(answer)["error"]
+                assert sentence.endswith(".") and "\n" not in sentence
+            if status == 200 and path == "/api/pieces":
+                damaged.append(json.loads(answer)["id"])
+    assert sum(count for status, count in counts.items() if status != 200) > 700 and counts[413] > 5
+    done = 0
+    for number in draw.sample(damaged, 10):
+        for action in ({"action": "fill", "bars": [0, 0], "parts": [0]}, {"action": "continue", "new_bars": 1}):
+            last = client.write({"piece": number, **action})[-1]
+            assert "done" in last or "error in the program" not in last["error"]
+            done += "done" in last
+    assert done > 10
     assert "Traceback" not in "".join(capfd.readouterr())
     assert client.request("GET", "/api/state")[0] == 200
 
