@@ -19,7 +19,9 @@ def add(commands) -> None:
         "(default: the included model)",
     )
     command.add_argument(
-        "--follow", action="store_true", help="load each new best checkpoint of a run that is still training"
+        "--follow",
+        action="store_true",
+        help="load each new checkpoint of a run that is still training (default: the best one, at the start only)",
     )
     command.add_argument(
         "--host",

@@ -3,7 +3,7 @@
 - The Host header must name this server. This prevents attacks with another host name that resolves to this server (DNS
   rebinding).
 - A request from a page of another site is refused (Origin, Sec-Fetch-Site).
-- The size of a request's body is limited.
+- The size of a request's body, and the time in which it must arrive, are limited.
 - Response headers forbid inline scripts, resources of other sites, frames, and guessing the type of a response.
 """
 
@@ -11,6 +11,7 @@ import ipaddress
 import json
 from collections.abc import Collection
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +27,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+BODY_S = 60  # the time in which the body of a request must arrive
 LOCAL = ("127.0.0.1", "localhost", "::1")
 WILDCARDS = ("0.0.0.0", "::")
 
@@ -106,7 +108,7 @@ def _is_address(name: str) -> bool:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body of a request. Raises Refused if it has more than `limit` bytes."""
+    """Return the body of a request. Raises Refused if it has more than `limit` bytes or takes longer than BODY_S."""
     too_large = Refused(413, f"The request has more than {limit:,} bytes, the maximum: choose a smaller file.")
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
@@ -115,10 +117,13 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large
+        with anyio.fail_after(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise Refused(408, f"The request took more than {BODY_S} seconds to arrive: send it again.") from None
     except ClientDisconnect:
         raise Refused(400, "The request ended before all of it was sent.") from None
     return bytes(body)

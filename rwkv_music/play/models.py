@@ -1,4 +1,4 @@
-"""Loading of models at the start and, with --follow, again after training has saved a new best checkpoint."""
+"""Loading of models at the start and, with --follow, again after training has saved a new checkpoint."""
 
 import sys
 import time
@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from rwkv_music.checkpoint.run_folder import PROGRESS
+from rwkv_music.checkpoint.validations import BEST, LAST
 from rwkv_music.checkpoint.weights import (
     SHIPPED_MODEL,
-    checkpoint_of,
+    chosen_checkpoint,
     find_codec,
     is_exported,
     load_model,
@@ -25,18 +26,22 @@ CHECK_EVERY_S = 2.0
 
 
 class Model:
-    """A loaded model that can fill in. Raises UserError if the model cannot be loaded or cannot fill in."""
+    """A loaded model that can fill in. Raises UserError if the model cannot be loaded or cannot fill in.
+
+    From a run folder, the best checkpoint is loaded, or, if the run is followed, the newest one that is not damaged.
+    """
 
     model: RWKV
     codec: Multitrack
     step: int | None  # optimizer step of the checkpoint; None for exported weights
-    is_run: bool  # whether the path is a run folder, from which the best checkpoint is loaded
+    is_followed: bool  # whether newer checkpoints are loaded
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, follow: bool = False):
         if not path.exists():
             raise UserError(f"There is no {path}: give a run folder, a checkpoint or exported weights.")
         self.path = path
-        self.is_run = path.is_dir() and not is_exported(path) and not (path / PROGRESS).is_file()
+        self._is_run = path.is_dir() and not is_exported(path) and not (path / PROGRESS).is_file()
+        self.is_followed = follow and self._is_run
         self._reported = ""
         self._checked = 0.0
         self._load()
@@ -51,7 +56,7 @@ class Model:
             check_tokenizer(codec)
             model = load_pretrained(self.path).requires_grad_(False)
         else:
-            source = checkpoint_of(self.path)
+            source = self._checkpoint()
             model, codec, config, step = load_model(source, "cuda" if torch.cuda.is_available() else "cpu")
             check_tokenizer(codec)
             check_infills(self.path, config)
@@ -60,13 +65,20 @@ class Model:
         make_decoder(model, 1).read(torch.tensor([codec.bos_id], device=model.device))
         self.model, self.codec, self.step = model, codec, step
 
+    def _checkpoint(self) -> Path:
+        which = (LAST if self.is_followed else BEST) if self._is_run else None
+        return chosen_checkpoint(self.path, which)[0]
+
     def follow(self) -> bool:
-        """If a run has a new best checkpoint, load it and return True. Check at most every CHECK_EVERY_S seconds."""
-        if not self.is_run or time.monotonic() < self._checked + CHECK_EVERY_S:
+        """If a followed run has a newer checkpoint, load it and return True.
+
+        Check at most every CHECK_EVERY_S seconds.
+        """
+        if not self.is_followed or time.monotonic() < self._checked + CHECK_EVERY_S:
             return False
         self._checked = time.monotonic()
         try:
-            if checkpoint_of(self.path) == self._loaded:
+            if self._checkpoint() == self._loaded:
                 return False
             self._load()
         except UserError as error:
@@ -78,11 +90,17 @@ class Model:
         return True
 
 
-def load_models(paths: list[Path]) -> list[Model]:
-    """Load one model, or two to compare. Without a path, load the included model. Raises UserError if loading fails."""
+def load_models(paths: list[Path], follow: bool = False) -> list[Model]:
+    """Load one model, or two to compare. Without a path, load the included model.
+
+    Raises UserError if loading fails, or if `follow` is True and no path is a run folder.
+    """
     paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:
         raise UserError(f"{len(paths)} models are given: give one, or two to compare.")
     if len(paths) == 2 and paths[0].resolve() == paths[1].resolve():
         raise UserError(f"{paths[0]} is named twice: name two different runs or checkpoints to compare.")
-    return [Model(path) for path in paths]
+    models = [Model(path, follow) for path in paths]
+    if follow and not any(model.is_followed for model in models):
+        raise UserError("--follow needs a run folder, but none is given: name one, or drop --follow.")
+    return models

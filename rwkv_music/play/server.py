@@ -50,6 +50,7 @@ from rwkv_music.play.worker import Job, QueueFull, Worker
 from rwkv_music.play.writing import write
 
 MOST_JSON_BYTES = 64 << 10
+MOST_UPLOADS = 4  # files that are received or parsed at the same time; others wait before their bodies are read
 MOST_BALLOTS = 1_000
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -76,7 +77,6 @@ class Site:
     """The state of the server: models, pieces, votes and the files of the page."""
 
     models: list[Model]
-    follow: bool = False
     soundfont: Path | None = None
     store: Store = field(default_factory=Store)
     ballots: OrderedDict[str, Ballot] = field(default_factory=OrderedDict)  # by id of a candidate
@@ -86,12 +86,12 @@ class Site:
         self.worker = Worker(self._follow)
         # Only one file is parsed at a time, so that many simultaneous uploads do not need much memory.
         self.parsing = anyio.CapacityLimiter(1)
+        self.uploading = anyio.CapacityLimiter(MOST_UPLOADS)
         self.files = {path: content for path, content in _page_files()}
 
     def _follow(self) -> None:
-        if self.follow:
-            for model in self.models:
-                model.follow()
+        for model in self.models:
+            model.follow()
 
     @property
     def is_blind(self) -> bool:
@@ -129,9 +129,10 @@ class Site:
         return await self._opened(kinds[kind])
 
     async def upload(self, request: Request) -> Response:
-        data = await read_body(request, MOST_UPLOAD_BYTES)
         title = request.query_params.get("title", "")
-        return await self._opened(lambda: read_upload(data, title))
+        async with self.uploading:
+            data = await read_body(request, MOST_UPLOAD_BYTES)
+            return await self._opened(lambda: read_upload(data, title))
 
     async def _opened(self, make: Callable[[], Piece]) -> Response:
         def opened() -> bytes:
@@ -239,7 +240,9 @@ def make_app(site: Site, host: str = "127.0.0.1") -> Guard:
 
     async def answer(_request: Request, error: Exception) -> Response:
         if isinstance(error, Refused):
-            return JSONResponse({"error": error.sentence}, error.status)
+            # The rest of a body that is too large or too slow would otherwise be received and discarded.
+            headers = {"Connection": "close"} if error.status in (408, 413) else None
+            return JSONResponse({"error": error.sentence}, error.status, headers)
         if isinstance(error, QueueFull):
             return JSONResponse({"error": str(error)}, 429)
         if isinstance(error, UserError):
@@ -331,9 +334,7 @@ def serve(
     """Load the models and serve the page until Ctrl-C. Raises UserError if a model or the port cannot be used."""
     if not 0 <= port < 1 << 16:
         raise UserError(f"--port is {port}: choose 0 to {(1 << 16) - 1}.")
-    site = Site(load_models(models), follow, find_soundfont())
-    if follow and not any(model.is_run for model in site.models):
-        raise UserError("--follow needs a run folder, but none is given: name one, or drop --follow.")
+    site = Site(load_models(models, follow), find_soundfont())
     listener = _listen(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"

@@ -6,6 +6,9 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from urllib.parse import urlsplit
+
+import pytest
 
 from rwkv_music.__main__ import main
 from tests.training.conftest import PROJECT
@@ -30,6 +33,10 @@ def test_the_page_is_served_until_ctrl_c():
         address = process.stdout.readline().split()[2]
         with urllib.request.urlopen(address, timeout=60) as page:
             assert b"<title>RWKV-Music</title>" in page.read()
+        port = urlsplit(address).port
+        # By default, the server listens on one address. Linux has others of the same computer, all of 127.0.0.0/8.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), 20)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")

@@ -2,6 +2,9 @@
 
 import pytest
 
+from rwkv_music.checkpoint.run_folder import checkpoints
+from rwkv_music.checkpoint.validations import Validations
+from rwkv_music.checkpoint.weights import checkpoint_of
 from rwkv_music.errors import UserError
 from rwkv_music.ops import decode_cpu
 from rwkv_music.play.models import load_models
@@ -45,15 +48,21 @@ def run(tmp_path):
     return trained
 
 
-def test_a_run_is_followed_between_requests(run, capsys):
-    [model] = load_models([run(1)])
-    assert run(4).is_dir()
+def test_a_run_is_followed_to_its_newest_checkpoint(run, capsys):
+    """Although the first checkpoint remains the best one."""
+    folder = run(1)
+    models = {follow: load_models([folder], follow) for follow in (False, True)}
+    record = Validations.read(folder)
+    record.add(1, 0.001, saved=True)
+    run(4)
+    assert checkpoint_of(folder) == checkpoints(folder)[0] != checkpoints(folder)[-1]
+    capsys.readouterr()
     request = {"action": "fill", "bars": [0, 0], "parts": [0]}
     for follow, step in ((False, 1), (True, 4)):
-        with running(Site([model], follow)) as client:
+        with running(Site(models[follow])) as client:
             _, piece = client.post("/api/start", {"kind": "example"})
             assert client.write({"piece": piece["id"], **request})[-1]["done"]["step"] == step
-    assert capsys.readouterr().out.endswith(": step 4 loaded\n")
+    assert capsys.readouterr().out == f"{folder}: step 4 loaded\n"
 
 
 def test_exported_weights_cannot_be_followed():

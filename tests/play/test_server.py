@@ -5,15 +5,27 @@ import json
 import random
 import socket
 import struct
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
+import mido
 import pytest
 
-from rwkv_music.play import pieces, server, worker
-from rwkv_music.play.guard import HEADERS
+from rwkv_music.generation import fill
+from rwkv_music.midi.events import DRUMS, parse_midi
+from rwkv_music.midi.parts import Part, read_parts
+from rwkv_music.play import examples, guard, pieces, server, worker
+from rwkv_music.play.guard import HEADERS, POLICY
+from rwkv_music.play.requests import DENSITY, REGISTER, WriteRequest
 from rwkv_music.play.server import Site
+from rwkv_music.play.writing import Cancelled, write
 from tests.midi.midi_files import file_of, make_midi, note, odd_piece
 from tests.play.conftest import Client, midi_of, outside, random_model, running
 
@@ -78,6 +90,29 @@ def test_a_blank_piece_is_written_and_written_again(client):
     assert len(again["done"]["candidates"][0]["parts"]) == 1
 
 
+def test_controls_reach_the_model_under_the_numbers_that_it_uses(client, monkeypatch):
+    """The model counts the parts that have notes first. Fails if the controls of the page's parts are not renumbered:
+    drums have no register.
+    """
+    empty = [(0, mido.Message("program_change", program=7))]
+    data = file_of(make_midi(empty, note(0, 480, 36, channel=9), note(0, 480, 40, channel=1)))
+    found, _ = read_parts(parse_midi(data))
+    piece = pieces.Piece(data, "empty first", (Part(0, 0, 7), *found), 1)
+    calls = []
+
+    def captured(model, codec, midi, excerpt, parts, holes, *, controls, **options):
+        calls.append(([part.program for part in parts], sorted(holes), controls, options["sampling"].temperature))
+        return fill.fill_cells(model, codec, midi, excerpt, parts, holes, controls=controls, **options)
+
+    monkeypatch.setattr("rwkv_music.play.writing.fill_cells", captured)
+    request = {"piece": client.site.store.add(piece), "action": "fill", "bars": [0, 0], "temperature": 0.5}
+    request |= {"parts": [0, 2], "density": "high", "register": "low"}
+    *cells, last = client.write(request)
+    assert "done" in last and sorted(cell["part"] for cell in cells if "part" in cell) == [0, 2]
+    both = {DENSITY: 2, REGISTER: 0}
+    assert calls == [([DRUMS, 0, 7], [(0, 2), (0, 3)], {1: {DENSITY: 2}, 2: both, 3: both}, 0.5)]
+
+
 def test_no_comparison_exists_with_one_model(client):
     _, piece = client.post("/api/start", {"kind": "blank"})
     assert client.post("/api/choose", {"piece": piece["id"]}) == (
@@ -140,8 +175,12 @@ def one_bar(client: Client) -> dict:
     return {"piece": piece["id"], "action": "fill", "bars": [3, 3], "parts": [2]}
 
 
-def test_twenty_clients_are_answered_in_turn(held):
+def test_twenty_clients_are_answered_in_turn(held, monkeypatch):
     client, release = held
+    submitted, started = [], []
+    submit, run = worker.Worker.submit, worker.Job.run
+    monkeypatch.setattr(worker.Worker, "submit", lambda self, job: (submitted.append(job), submit(self, job)))
+    monkeypatch.setattr(worker.Job, "run", lambda job: (started.append(job), run(job)))
     request = one_bar(client)
     opened = []
     for i in range(20):
@@ -154,9 +193,44 @@ def test_twenty_clients_are_answered_in_turn(held):
         connection.close()
         seen.append([event["position"] for event in events if "position" in event])
         assert "done" in events[-1]
+    assert len(submitted) == 20 and started == submitted
     for i, positions in enumerate(seen):
         assert positions[0] == (i if i else 0) and positions[-1] == 0
         assert positions == sorted(positions, reverse=True)
+
+
+def test_a_cancelled_request_ends_at_its_first_cell():
+    """Fails if the model goes on to the other 63 cells."""
+    reported = []
+    with pytest.raises(Cancelled):
+        write(
+            random_model("runs/a"),
+            examples.example(),
+            WriteRequest(frozenset(product(range(16), range(4)))),
+            lambda *cell: reported.append(cell[:3]),
+            lambda: bool(reported),
+        )
+    assert reported == [(0, 0, 0)]
+
+
+def test_each_cell_is_reported_before_the_next_one_is_written():
+    log = []
+    cells = list(product(range(8), range(4)))  # of one window of the model
+
+    def progress() -> bool:
+        if log[-1:] != ["progress"]:
+            log.append("progress")
+        return False
+
+    write(
+        random_model("runs/a"),
+        examples.example(),
+        WriteRequest(frozenset(cells)),
+        lambda _, bar, part, notes: log.append((bar, part)),
+        progress,
+    )
+    assert [entry for entry in log if entry != "progress"] == cells
+    assert log[:-1:2] == ["progress"] * len(cells)
 
 
 def test_a_client_that_leaves_frees_its_place(held):
@@ -197,7 +271,7 @@ def test_an_error_of_the_program_ends_one_request_only(client, monkeypatch, caps
 def test_an_error_between_requests_does_not_stop_the_worker(capsys):
     model = random_model("runs/a")
     model.follow = lambda: 1 / 0
-    with running(Site([model], follow=True)) as client:
+    with running(Site([model])) as client:
         assert "done" in client.write(one_bar(client))[-1]
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -239,6 +313,7 @@ def test_a_server_for_all_addresses_refuses_foreign_names():
 
 
 def test_the_page_has_no_inline_scripts_and_names_no_other_host(client):
+    assert "unsafe" not in POLICY
     for path, (content, kind) in client.site.files.items():
         text = content.decode()
         if path.startswith("vendor/"):  # its comments name their sources
@@ -252,11 +327,22 @@ def test_the_page_has_no_inline_scripts_and_names_no_other_host(client):
 @pytest.mark.parametrize(
     "path",
     ["/../../etc/passwd", "/%2e%2e/%2e%2e/server.py", "/api/pieces/..%2f..%2fetc%2fpasswd/file", "/server.py",
-     "//etc/passwd", "/api/pieces/x/../../../etc/passwd", "/main.js%00", "/page/main.js"],
+     "//etc/passwd", "/api/pieces/x/../../../etc/passwd", "/main.js%00", "/page/main.js",
+     "/%2e%2e/server.py", "/..%2fserver.py"],
 )  # fmt: skip
-def test_no_path_reaches_the_file_system(path, client, monkeypatch):
-    monkeypatch.setattr("builtins.open", lambda *_a, **_k: pytest.fail("a file was opened"))
-    assert client.request("GET", path)[0] == 404
+def test_no_path_reaches_the_file_system(path, client):
+    opened, is_over = [], []
+
+    def audit(event, args) -> None:  # a hook cannot be removed
+        if event == "open" and not is_over:
+            opened.append(args[0])
+
+    sys.addaudithook(audit)
+    try:
+        assert client.request("GET", path)[0] == 404
+    finally:
+        is_over.append(True)
+    assert opened == []
 
 
 def test_the_synthesizer_is_the_published_one(client):
@@ -302,27 +388,85 @@ def test_uploads_that_cannot_be_read_are_refused_in_one_sentence(data, status, r
     assert answered == status and reason in answer["error"] and "\n" not in answer["error"]
 
 
-def test_a_large_upload_without_a_length_is_cut_off(client):
-    """Fails if the server reads all of a body whose length is not declared."""
+def test_a_large_upload_without_a_length_is_cut_off(client, capfd):
+    """Fails if the server goes on receiving such a body."""
     with contextlib.closing(socket.create_connection(("127.0.0.1", client.port), 20)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         head = f"POST /api/pieces HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())
-        chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+        chunk = b"40000\r\n" + bytes(1 << 18) + b"\r\n"
         sent = 0
-        with contextlib.suppress(ConnectionError):
-            while sent < 50:
+        with pytest.raises(ConnectionError):
+            while sent < 12e6:
                 connection.sendall(chunk)
-                sent += 1
-        answer = b""
-        with contextlib.suppress(ConnectionError):
-            answer = connection.recv(1 << 16)
-    assert b" 413 " in answer.partition(b"\r\n")[0] or sent < 50
+                sent += 1 << 18
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+    assert sent > pieces.MOST_UPLOAD_BYTES - len(chunk)
+    assert client.request("GET", "/api/state")[0] == 200
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, dict[str, str]]:
+def dense_file(n_bytes: int) -> bytes:
+    """Return a file with as many notes as possible: three bytes for each note-on and for each note-off."""
+    body = b"\0\x90\x3c\x40" + b"\x01\x3c\0\0\x3c\x40" * ((n_bytes - 40) // 6) + b"\0\xff\x2f\0"
+    return b"MThd" + struct.pack(">IHHH", 6, 0, 1, 480) + b"MTrk" + struct.pack(">I", len(body)) + body
+
+
+def memory_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+
+def test_a_dense_upload_is_refused_with_little_memory_and_time(client):
+    """Two of them at once need the memory of one: 2.8 million events with about 130 bytes each, and the bodies."""
+    data = dense_file(pieces.MOST_UPLOAD_BYTES)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
+    before, started = memory_bytes("VmRSS"), time.process_time()
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(client.upload, [data, data]))
+    assert all(status == 422 and "events" in answer["error"] for status, answer in answers)
+    assert memory_bytes("VmHWM") - before < 500e6
+    assert time.process_time() - started < 20
+
+
+def test_few_uploads_are_received_at_once(client, monkeypatch):
+    """The others wait for a place. A client loses its place when it leaves or is too slow."""
+    receiving = []
+    read = server.read_body
+
+    async def counted(request, limit):
+        receiving.append(request)
+        return await read(request, limit)
+
+    monkeypatch.setattr(server, "read_body", counted)
+    monkeypatch.setattr(guard, "BODY_S", 4)
+    data = examples.example().data
+    head = f"POST /api/pieces HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        slow = []
+        for _ in range(server.MOST_UPLOADS):
+            slow.append(stack.enter_context(socket.create_connection(("127.0.0.1", client.port), 20)))
+            slow[-1].sendall(head + data[:10])
+        wait_until(lambda: len(receiving) == server.MOST_UPLOADS)
+        with ThreadPoolExecutor(8) as threads:
+            answers = [threads.submit(client.upload, data) for _ in range(8)]
+            wait_until(lambda: client.site.uploading.statistics().tasks_waiting == 8)
+            assert client.request("GET", "/api/state")[0] == 200
+            assert len(receiving) == server.MOST_UPLOADS
+            slow[0].close()
+            assert [answer.result()[0] for answer in answers] == [200] * 8
+        for connection in slow[1:]:
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+    assert len(receiving) == server.MOST_UPLOADS + 8
+
+
+LARGE = "/api/pieces?title=large"
+
+
+def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes | Iterator[bytes], dict[str, str]]:
     """Return a request that a correct page would not send."""
     json_type = {"Content-Type": "application/json"}
-    kind = draw.randrange(6)
+    [kind] = draw.choices(range(7), [10, 10, 10, 10, 10, 1, 10])
     if kind == 0:  # damaged MIDI
         data = bytearray(odd_piece(draw.randrange(1000)))
         for _ in range(draw.randrange(1, 60)):
@@ -340,6 +484,8 @@ def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, di
         return method, draw.choice(["/", "/api/write", "/api/pieces"]), b"{}", json_type
     if kind == 4:
         return "POST", "/api/write", b'{"action":"fill"}', {"Content-Type": draw.choice(["text/plain", "", "x" * 500])}
+    if kind == 5:  # 50 MB, with a length or in chunks
+        return "POST", LARGE, draw.choice([bytes(50 << 20), iter([bytes(1 << 20)] * 50)]), {}
     odd = [
         None,
         -1,
@@ -369,19 +515,30 @@ def random_request(draw: random.Random, known: str) -> tuple[str, str, bytes, di
 
 
 def test_a_thousand_bad_requests_are_answered_without_a_traceback(client, monkeypatch, capfd):
-    monkeypatch.setattr("rwkv_music.play.server.write", lambda *_: [])  # of the few requests that are valid
     _, piece = client.post("/api/start", {"kind": "blank"})
-    draw, counts = random.Random(5), {}
-    for _ in range(1000):
-        method, path, body, headers = random_request(draw, piece["id"])
-        status, _, answer = client.request(method, path, body, headers)
-        counts[status] = counts.get(status, 0) + 1
-        assert status == 200 or 400 <= status < 500, (method, path, body, answer)
-        assert b"Traceback" not in answer and b'File "' not in answer
-        if status != 200 and method != "OPTIONS":
-            sentence = json.loads(answer)["error"]
-            assert sentence.endswith(".") and "\n" not in sentence
-    assert sum(count for status, count in counts.items() if status != 200) > 700
+    draw, counts, damaged = random.Random(5), Counter(), []
+    with monkeypatch.context() as patch:
+        patch.setattr("rwkv_music.play.server.write", lambda *_: [])  # of the few requests that are valid
+        for _ in range(1000):
+            method, path, body, headers = random_request(draw, piece["id"])
+            status, _, answer = client.request(method, path, body, headers)
+            counts[status] += 1
+            assert status == 200 or 400 <= status < 500, (method, path, body, answer)
+            assert (status == 413) == (path == LARGE)
+            assert b"Traceback" not in answer and b'File "' not in answer
+            if status != 200 and method != "OPTIONS":
+                sentence = json.loads(answer)["error"]
+                assert sentence.endswith(".") and "\n" not in sentence
+            if status == 200 and path == "/api/pieces":
+                damaged.append(json.loads(answer)["id"])
+    assert sum(count for status, count in counts.items() if status != 200) > 700 and counts[413] > 5
+    done = 0
+    for number in draw.sample(damaged, 10):
+        for action in ({"action": "fill", "bars": [0, 0], "parts": [0]}, {"action": "continue", "new_bars": 1}):
+            last = client.write({"piece": number, **action})[-1]
+            assert "done" in last or "error in the program" not in last["error"]
+            done += "done" in last
+    assert done > 10
     assert "Traceback" not in "".join(capfd.readouterr())
     assert client.request("GET", "/api/state")[0] == 200
 
