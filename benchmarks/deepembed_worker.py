@@ -142,9 +142,7 @@ class GatedRWKV(RWKV):
 
     def __init__(self, config: ModelConfig, gate: Gate) -> None:
         super().__init__(config)
-        self.blocks = Blocks(
-            GatedBlock(config, layer, gate, self.normed_embeddings) for layer in range(config.n_layer)
-        )
+        self.blocks = Blocks(GatedBlock(config, layer, gate, self.normed_embeddings) for layer in range(config.n_layer))
         self.init_weights()
 
     def normed_embeddings(self) -> Tensor:
@@ -176,10 +174,9 @@ class GatedRWKV(RWKV):
         return groups
 
     def matrix_parameters(self) -> float:
-        """Return the number of parameters that multiply every token, without the tables and what multiplies them."""
-        ffns = [block.ffn for block in self.blocks]
-        modules = [module for ffn in ffns for module in (ffn.s_emb, ffn.s_emb_x) if module is not None]
-        return super().matrix_parameters() - sum(module.weight.numel() for module in modules)
+        """Return `RWKV.matrix_parameters` without `s_emb_x`, which multiplies the vocabulary once per batch."""
+        projections = [block.ffn.s_emb_x for block in self.blocks if block.ffn.s_emb_x is not None]
+        return super().matrix_parameters() - sum(module.weight.numel() for module in projections)
 
 
 def train(job: dict[str, Any], note: Callable[[dict], None]) -> dict[str, Any]:

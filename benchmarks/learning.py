@@ -536,9 +536,7 @@ def add_arguments(parser: argparse.ArgumentParser, file: str, minutes: float) ->
     parser.add_argument(
         "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
     )
-    parser.add_argument(
-        "--minutes", type=float, default=minutes, help=f"time limit in minutes (default: {minutes:g})"
-    )
+    parser.add_argument("--minutes", type=float, default=minutes, help=f"time limit in minutes (default: {minutes:g})")
     parser.add_argument("--gpus", help="numbers of the GPUs, separated by commas (default: all)")
     parser.add_argument("--grid", type=int, default=3, help="settings per contestant, 1 to 3 (default: 3)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the best setting (default: 3)")
