@@ -27,7 +27,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,10 @@ def wanted(runs: list[dict], parts: list[str], grid: int, seeds: int) -> list[Jo
 
 
 def estimated_seconds(job: Job, runs: list[dict], tokens: int, is_first: bool) -> float:
-    """Return the expected seconds of a job of `tokens` tokens, from a similar run if there is one."""
-    similar = [run["seconds"] for run in runs if run["kind"] == job.kind and run["finished"]]
+    """Return the expected seconds of a job of `tokens` tokens: those of the most similar runs, if there are any."""
+    ended = [run for run in runs if run["kind"] == job.kind and run["finished"]]
+    same = [run for run in ended if run["name"] == job.name]
+    similar = [run["seconds"] for run in same or ended]
     # A process compiles the Transformer for each length of rows.
     is_first = is_first or (job.kind == "transformer" and job.is_long)
     usual = min(similar) if similar else tokens / TOKENS_PER_SECOND[job.kind] + SET_UP_S[job.kind]
@@ -165,13 +168,13 @@ def estimated_seconds(job: Job, runs: list[dict], tokens: int, is_first: bool) -
 
 
 class Worker:
-    """A process that runs jobs on one GPU. `events` receives (worker, process, message).
+    """A process that runs `script` with jobs on one GPU. `events` receives (worker, process, message).
 
     A message is an answer of the process, or None when the process has ended.
     """
 
-    def __init__(self, gpu: str, workers: int, log: Path, events: queue.Queue) -> None:
-        self.gpu, self._workers, self._log, self._events = gpu, workers, log, events
+    def __init__(self, script: Path, gpu: str, workers: int, log: Path, events: queue.Queue) -> None:
+        self._script, self.gpu, self._workers, self._log, self._events = script, gpu, workers, log, events
         self.process: subprocess.Popen | None = None
         self.job: Job | None = None  # the one in progress
         self.run: dict[str, Any] | None = None  # its results so far
@@ -185,7 +188,7 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": python_path(), **own}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with self._log.open("a") as log:
-            self.process = subprocess.Popen([sys.executable, str(WORKER)], env=environment, stderr=log, **pipes)
+            self.process = subprocess.Popen([sys.executable, str(self._script)], env=environment, stderr=log, **pipes)
         threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
 
     def take(self, job: Job, run: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -214,18 +217,46 @@ def python_path() -> str:
 
 
 class Race:
-    """The queue of the runs, and their results."""
+    """The queue of the runs, and their results.
+
+    Attributes:
+        file: name of the files with the results and the log, without their ending.
+        names: titles of the contestants.
+        colors: colors of the contestants in the picture.
+    """
+
+    file, names, colors = "learning", NAMES, COLORS
 
     def __init__(self, options: argparse.Namespace, settings: dict[str, Any], runs: list[dict]) -> None:
         self._options, self._settings, self.runs = options, settings, runs
         self._out = Path(options.out)
         self._events: queue.Queue = queue.Queue()
         self._workers = [
-            Worker(gpu, len(options.gpus), self._out / f"learning_{number}.log", self._events)
+            Worker(self.script(), gpu, len(options.gpus), self._out / f"{self.file}_{number}.log", self._events)
             for number, gpu in enumerate(options.gpus)
         ]
         self._retried: set[Job] = set()
         self._fresh = False  # whether each run of RWKV needs a new process
+
+    def script(self) -> Path:
+        """Return the script that runs the jobs."""
+        return WORKER
+
+    def wanted(self, runs: list[dict]) -> list[Job]:
+        """Return all jobs that can be planned from the ended `runs`, the most important first."""
+        return wanted(runs, self._options.part, self._options.grid, self._options.seeds)
+
+    def grids(self) -> dict[str, list]:
+        """Return the settings of each grid."""
+        return {name: [list(setting) for setting in grid[: self._options.grid]] for name, grid in GRIDS.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the contestants."""
+        return summary(self.runs)
+
+    def table(self) -> str:
+        """Return the summary as text."""
+        return as_table(self.summary())
 
     def job_settings(self, job: Job) -> dict[str, Any]:
         settings = {**self._settings, **asdict(job), "kind": job.kind, "compile": not self._options.eager}
@@ -237,10 +268,9 @@ class Race:
 
     def jobs_left(self) -> list[Job]:
         """Return the jobs that are known and neither done nor running."""
-        started = {Job(**{field: run[field] for field in Job.__dataclass_fields__}) for run in self.runs}
+        started = {tuple(run[field.name] for field in fields(Job)) for run in self.runs}
         ended = [run for run in self.runs if run["finished"] or "failed" in run]
-        options = self._options
-        return [job for job in wanted(ended, options.part, options.grid, options.seeds) if job not in started]
+        return [job for job in self.wanted(ended) if astuple(job) not in started]
 
     def next_job(self, worker: Worker, left: list[Job]) -> Job | None:
         """Return the next job. If only another worker has compiled the Transformer, prefer a job of RWKV."""
@@ -327,13 +357,8 @@ class Race:
             run["tokens_per_second"] = round(run["batch_size"] * run["ctx_len"] / run["step_ms"] * 1e3)
 
     def write(self) -> Path:
-        figures = {"settings": self._settings, "grids": grids(self._options), "runs": self.runs}
-        return report.write("learning", {**figures, "summary": summary(self.runs)}, self._out)
-
-
-def grids(options: argparse.Namespace) -> dict[str, list]:
-    """Return the settings of each grid."""
-    return {name: [list(setting) for setting in grid[: options.grid]] for name, grid in GRIDS.items()}
+        figures = {"settings": self._settings, "grids": self.grids(), "runs": self.runs}
+        return report.write(self.file, {**figures, "summary": self.summary()}, self._out)
 
 
 # ---- summary ---------------------------------------------------------------------------------------------------------
@@ -359,14 +384,16 @@ def spread(values: list[float]) -> dict[str, float] | None:
     return {"mean": statistics.mean(values), "deviation": deviation, "least": min(values), "most": max(values)}
 
 
-def summary(runs: list[dict]) -> dict[str, Any]:
-    """Return the figures of each contestant at its best setting, and of the others against AdamW."""
+def chosen_runs(runs: list[dict], names: Iterable[str]) -> dict[str, list[dict]]:
+    """Return the finished runs of each contestant at its best setting, without contestants that have none."""
     chosen = {
-        name: [run for run in finished(runs, name) if setting_of(run) == best_setting(runs, name)] for name in NAMES
+        name: [run for run in finished(runs, name) if setting_of(run) == best_setting(runs, name)] for name in names
     }
-    chosen = {name: some for name, some in chosen.items() if some}
-    if not chosen:
-        return {}
+    return {name: some for name, some in chosen.items() if some}
+
+
+def figures_of(chosen: dict[str, list[dict]], runs: list[dict]) -> dict[str, Any]:
+    """Return the figures of each contestant from the result of `chosen_runs`."""
     lowest = min(run["best_loss"] for some in chosen.values() for run in some)
     first = math.ceil(lowest / SPACING)
     thresholds = [round(SPACING * (first + i), 4) for i in range(7, -1, -1)]
@@ -392,7 +419,15 @@ def summary(runs: list[dict]) -> dict[str, Any]:
             "tokens_per_second": statistics.median(run["tokens_per_second"] for run in some),
             "to_loss": table,
         }
-    result: dict[str, Any] = {"contestants": contestants}
+    return contestants
+
+
+def summary(runs: list[dict]) -> dict[str, Any]:
+    """Return the figures of each contestant at its best setting, and of the others against AdamW."""
+    chosen = chosen_runs(runs, NAMES)
+    if not chosen:
+        return {}
+    result: dict[str, Any] = {"contestants": figures_of(chosen, runs)}
     adamw = {run["seed"]: run for run in chosen.get("adamw", [])}
     for name in ("muon", "x070", "transformer"):
         ratios = []
@@ -410,16 +445,22 @@ def summary(runs: list[dict]) -> dict[str, Any]:
     return result
 
 
-def as_table(result: dict[str, Any]) -> str:
-    """Return the summary as text."""
+def lines_of(contestants: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """Return the figures of the contestants as the lines of a table."""
     lines = [f"{'':<34}{'lr':>8}{'seeds':>7}{'best loss':>11}{'+-':>8}{'at step':>9}{'tokens/s':>11}{'parameters':>13}"]
-    for name, x in result.get("contestants", {}).items():
+    for name, x in contestants.items():
         deviation = x["best_loss"]["deviation"]
         lines.append(
-            f"{NAMES[name]:<34}{x['lr']:>8g}{x['seeds']:>7}{x['best_loss']['mean']:>11.4f}"
+            f"{names[name]:<34}{x['lr']:>8g}{x['seeds']:>7}{x['best_loss']['mean']:>11.4f}"
             f"{'-' if deviation is None else format(deviation, '.4f'):>8}{x['best_step']['mean']:>9.0f}"
             f"{x['tokens_per_second']:>11,.0f}{x['parameters']:>13,}"
         )
+    return lines
+
+
+def as_table(result: dict[str, Any]) -> str:
+    """Return the summary as text."""
+    lines = lines_of(result.get("contestants", {}), NAMES)
     for name in ("muon", "x070", "transformer"):
         ratio = result.get(f"{name}_to_the_best_loss_of_adamw")
         if ratio:
@@ -430,11 +471,11 @@ def as_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plot(runs: list[dict], path: Path) -> None:
+def plot(runs: list[dict], path: Path, names: dict[str, str], colors: dict[str, str]) -> None:
     """Plot validation loss by steps and by seconds of training: the mean of the seeds and their range."""
     figure, (by_step, by_second) = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
     lowest, highest = math.inf, 0.0
-    for name in NAMES:
+    for name in names:
         setting = best_setting(runs, name)
         some = [run for run in finished(runs, name) if setting_of(run) == setting]
         if not some:
@@ -445,8 +486,8 @@ def plot(runs: list[dict], path: Path) -> None:
             [function(values) for values in zip(*losses, strict=True)] for function in (statistics.mean, min, max)
         )
         ms = statistics.median(run["step_ms"] for run in some)
-        label = f"{NAMES[name]}, {described(setting)}"
-        style = {"color": COLORS[name.removesuffix("_long")], "linestyle": "--" if name.endswith("_long") else "-"}
+        label = f"{names[name]}, {described(setting)}"
+        style = {"color": colors[name.removesuffix("_long")], "linestyle": "--" if name.endswith("_long") else "-"}
         for axes, scale in ((by_step, 1.0), (by_second, ms / 1e3)):
             places = [scale * step for step in steps]
             axes.plot(places, mean, label=label, **style)
@@ -474,7 +515,7 @@ def plan(race: Race, options: argparse.Namespace) -> str:
     """Return the jobs and their estimated seconds, as if the first setting of each grid were the best."""
     runs: list[dict] = []
     lines, total, seen = [], 0.0, set()
-    while left := [job for job in wanted(runs, options.part, options.grid, options.seeds) if job not in seen]:
+    while left := [job for job in race.wanted(runs) if job not in seen]:
         job = left[0]
         settings = race.job_settings(job)
         tokens = settings["steps"] * settings["batch_size"] * settings["ctx_len"]
@@ -485,22 +526,18 @@ def plan(race: Race, options: argparse.Namespace) -> str:
         lines.append(f"{total:7.0f} s  {job}, {settings['batch_size']} x {settings['ctx_len']:,}")
     budget = 60 * options.minutes * len(options.gpus)
     lines += [f"estimate: {total:.0f} s on the GPUs together (H200, 0.1b); {budget:.0f} s are available"]
-    lines += [f"grid of {name}: {grid}" for name, grid in grids(options).items()]
+    lines += [f"grid of {name}: {grid}" for name, grid in race.grids().items()]
     return "\n".join(lines)
 
 
-def main() -> int:
-    started = time.monotonic()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def add_arguments(parser: argparse.ArgumentParser, file: str, minutes: float) -> None:
+    """Add the arguments that all races have. The results are DIR/`file`.json."""
     parser.add_argument("data", type=Path, metavar="DATA", help="prepared dataset folder")
     parser.add_argument(
         "--out", default=report.RESULTS, metavar="DIR", help="output folder (default: benchmarks/results)"
     )
-    parser.add_argument("--minutes", type=float, default=7.5, help="time limit in minutes (default: 7.5)")
+    parser.add_argument("--minutes", type=float, default=minutes, help=f"time limit in minutes (default: {minutes:g})")
     parser.add_argument("--gpus", help="numbers of the GPUs, separated by commas (default: all)")
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="contestants (default: all)")
     parser.add_argument("--grid", type=int, default=3, help="settings per contestant, 1 to 3 (default: 3)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the best setting (default: 3)")
     parser.add_argument("--preset", choices=PRESETS, default="0.1b", help="layers and width (default: 0.1b)")
@@ -510,6 +547,58 @@ def main() -> int:
     parser.add_argument("--warmup_steps", type=int, default=50, help="steps of linear warm-up (default: 50)")
     parser.add_argument("--augment", default="transpose", help="augmentation, as in train.py (default: transpose)")
     parser.add_argument("--val_every", type=int, default=50, help="steps between validations (default: 50)")
+    parser.add_argument("--add", action="store_true", help=f"keep the finished runs of DIR/{file}.json")
+    parser.add_argument("--plan", action="store_true", help="print the runs and their estimated time, and stop")
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options of a parser with `add_arguments`, with the list of GPUs."""
+    options = parser.parse_args()
+    if not 1 <= options.grid <= 3 or options.seeds < 1:
+        parser.error("--grid is 1, 2 or 3, and --seeds at least 1")
+    every = ",".join(map(str, range(torch.cuda.device_count()))) if torch.cuda.is_available() else ""
+    options.gpus = (options.gpus or every).split(",")
+    return options
+
+
+def run_race(race_type: type[Race], options: argparse.Namespace, started: float, names: tuple[str, ...] = ()) -> int:
+    """Make the runs and write, plot and print their results. Return the exit status.
+
+    Args:
+        started: when the command started, a time of time.monotonic.
+        names: the race's own options that runs kept by --add must have been made with.
+    """
+    shared = ("preset", "ctx_len", "batch_size", "steps", "warmup_steps", "augment", "val_every")
+    settings = {name: getattr(options, name) for name in (*shared, *names)}
+    settings["dataset"] = read_dataset_json(options.data)["sha256"]
+    file = Path(options.out) / f"{race_type.file}.json"
+    runs: list[dict] = []
+    if options.add and file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["settings"] != settings:
+            print(f"{file} was measured with other settings: measure without --add.", file=sys.stderr)
+            return 1
+        runs = [run for run in kept["runs"] if run["finished"]]
+    race = race_type(options, settings, runs)
+    print(plan(race, options), flush=True)
+    if options.plan:
+        return 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    left_out = race.run(started + 60 * options.minutes)
+    plot(race.runs, file.with_suffix(".png"), race.names, race.colors)
+    print(race.table())
+    for job in left_out:
+        print(f"left out for lack of time: {job}")
+    return int(any("failed" in run for run in race.runs))
+
+
+def main() -> int:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_arguments(parser, Race.file, minutes=7.5)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="contestants (default: all)")
     parser.add_argument(
         "--attention",
         choices=("varlen", "flex", "sdpa", "mask"),
@@ -518,37 +607,9 @@ def main() -> int:
         "(default: varlen)",
     )
     parser.add_argument("--eager", action="store_true", help="do not compile the Transformer")
-    parser.add_argument("--add", action="store_true", help="keep the finished runs of DIR/learning.json")
-    parser.add_argument("--plan", action="store_true", help="print the runs and their estimated time, and stop")
-    options = parser.parse_args()
-    if not 1 <= options.grid <= 3 or options.seeds < 1:
-        parser.error("--grid is 1, 2 or 3, and --seeds at least 1")
-    on_gpu = torch.cuda.is_available()
-    options.eager = options.eager or not on_gpu
-    every = ",".join(map(str, range(torch.cuda.device_count()))) if on_gpu else ""
-    options.gpus = (options.gpus or every).split(",")
-    names = ("preset", "ctx_len", "batch_size", "steps", "warmup_steps", "augment", "val_every")
-    settings = {name: getattr(options, name) for name in (*names, "attention")}
-    settings["dataset"] = read_dataset_json(options.data)["sha256"]
-    out = Path(options.out)
-    runs: list[dict] = []
-    if options.add and (out / "learning.json").exists():
-        kept = json.loads((out / "learning.json").read_text(encoding="utf-8"))
-        if kept["settings"] != settings:
-            print(f"{out / 'learning.json'} was measured with other settings: measure without --add.", file=sys.stderr)
-            return 1
-        runs = [run for run in kept["runs"] if run["finished"]]
-    race = Race(options, settings, runs)
-    print(plan(race, options), flush=True)
-    if options.plan:
-        return 0
-    out.mkdir(parents=True, exist_ok=True)
-    left_out = race.run(started + 60 * options.minutes)
-    plot(race.runs, out / "learning.png")
-    print(as_table(summary(race.runs)))
-    for job in left_out:
-        print(f"left out for lack of time: {job}")
-    return int(any("failed" in run for run in race.runs))
+    options = parse(parser)
+    options.eager = options.eager or not torch.cuda.is_available()
+    return run_race(Race, options, started, ("attention",))
 
 
 if __name__ == "__main__":

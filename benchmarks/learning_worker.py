@@ -272,7 +272,8 @@ def release_memory() -> float:
     return torch.cuda.memory_reserved() / 2**30
 
 
-def main() -> int:
+def main(train_rwkv: Callable[[dict, Callable], dict] = train_rwkv) -> int:
+    """Run the jobs of the standard input. `train_rwkv` runs those of the kind "rwkv"."""
     setup_module.init_process_group = process_group
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the jobs' own output, and that of libraries
