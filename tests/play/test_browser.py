@@ -9,9 +9,11 @@ import itertools
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,9 @@ from rwkv_music.generation import fill
 from rwkv_music.midi.events import parse_midi
 from rwkv_music.midi.instruments import played_notes
 from rwkv_music.play.models import load_models
+from rwkv_music.play.pieces import Piece
 from rwkv_music.play.server import Site, find_soundfont
-from rwkv_music.play.writing import Cancelled
+from rwkv_music.play.writing import Cancelled, write
 from rwkv_music.tokenizers.multitrack_vocabulary import MAX_PARTS
 from tests.midi.midi_files import file_of, make_midi, note
 from tests.play.conftest import TOKENS_PER_BAR, Client, outside, random_model, running
@@ -104,6 +107,12 @@ def picture(page: Page) -> np.ndarray:
     """Return the pixels of the piano roll, [height, width, channels]."""
     settle(page)
     return imread(io.BytesIO(page.locator("#roll").screenshot()), format="png")
+
+
+def faults(page: Page) -> list[str]:
+    """Return the serious faults that axe finds."""
+    found = page.evaluate("() => axe.run()")["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
 
 
 def drawn_notes(page: Page) -> list[tuple[float, ...]]:
@@ -331,6 +340,7 @@ def test_two_models_are_compared_by_ear(browser, chorale):
         expect(page.locator("#tally")).to_contain_text(f"{chosen} 1")
         expect(page.locator("#tally")).to_contain_text(f"{other} 0")
         expect(page.locator("#prefer")).to_be_hidden()
+        assert faults(page) == []
 
 
 def test_a_blank_piece_is_written_continued_and_accompanied(page):
@@ -358,6 +368,52 @@ def test_a_blank_piece_is_written_continued_and_accompanied(page):
     expect(page.locator("#status")).to_have_text("Added a part: 9 bars, 1 candidate.")
     assert page.locator("#parts label").all_inner_texts() == ["Piano", "Flute"]
     expect(page.locator("#selected")).to_have_text("Bars 1 to 9 of Flute")
+
+
+def test_notes_appear_as_they_are_written(browser, client, monkeypatch):
+    """The page shows the first notes and the progress while the model writes, and axe finds no serious fault then."""
+    has_notes, may_go_on = threading.Event(), threading.Event()
+    sent: list[int] = []  # the number of notes of each cell
+
+    def write_slowly(*arguments: Any) -> list[Piece]:
+        *given, on_cell, is_cancelled = arguments
+
+        def on_cell_then_wait(candidate: int, bar: int, part: int, notes: list[int]) -> None:
+            on_cell(candidate, bar, part, notes)
+            sent.append(len(notes) // 4)
+            if candidate == 0 and notes and not has_notes.is_set():
+                has_notes.set()
+                may_go_on.wait(TIMEOUT_MS / 1000)
+
+        return write(*given, on_cell_then_wait, is_cancelled)
+
+    monkeypatch.setattr("rwkv_music.play.server.write", write_slowly)
+    with opened(browser, client, size=(768, 1024)) as page:
+        page.evaluate("() => { Math.random = () => 0.5; }")  # the seed
+        page.click("#welcome-blank")
+        page.select_option("#count", "3")
+        roll, progress = page.locator("#roll"), page.locator("#progress")
+        expect(roll).to_have_attribute("data-drawn", "0")
+        expect(progress).to_be_hidden()
+        try:
+            page.click("#fill")
+            assert has_notes.wait(TIMEOUT_MS / 1000)
+            expect(page.locator("#progress-text")).to_have_text(f"{len(sent)} of 24")
+            assert 1 <= len(sent) < 24
+            expect(progress).to_be_visible()
+            expect(roll).to_have_attribute("data-drawn", str(sent[-1]))
+            assert page.locator("#bar").evaluate("(bar) => bar.value") == pytest.approx(len(sent) / 24)
+            assert faults(page) == []
+        finally:
+            may_go_on.set()
+        expect(page.locator("#status")).to_have_text("Filled in: 8 bars, 3 candidates.")
+        expect(progress).to_be_hidden()
+        assert len(sent) == 24
+        expect(page.get_by_role("radio")).to_have_count(3)
+        page.locator("#roll").focus()
+        page.keyboard.press("3")
+        expect(page.get_by_role("radio", name="Candidate 3")).to_be_checked()
+        assert faults(page) == []
 
 
 def test_the_selected_bars_are_repeated(page, chorale):
@@ -522,12 +578,12 @@ def test_the_page_plays_the_notes_of_the_piece(instrument, browser, tmp_path):
 
 
 def test_a_request_is_cancelled(page, client, chorale, monkeypatch):
-    def write(*arguments) -> None:
+    def write_nothing(*arguments) -> None:
         while not arguments[-1]():
             time.sleep(0.01)
         raise Cancelled
 
-    monkeypatch.setattr("rwkv_music.play.server.write", write)
+    monkeypatch.setattr("rwkv_music.play.server.write", write_nothing)
     open_file(page, chorale)
     page.locator("#roll").focus()
     page.keyboard.press("Control+a")
@@ -610,7 +666,7 @@ def test_a_large_piece_scrolls_without_a_stutter(page, tmp_path):
 
 def test_a_piece_with_too_many_parts_can_be_played_only(page, tmp_path):
     """The models cannot write it, and the page says so when the file is opened."""
-    write = {name: page.locator(f"#{name}") for name in ("fill", "continue", "add")}
+    buttons = {name: page.locator(f"#{name}") for name in ("fill", "continue", "add")}
     for n_parts in (MAX_PARTS, MAX_PARTS + 1):
         path = tmp_path / f"{n_parts}.mid"
         path.write_bytes(dense_piece(n_parts, 1))
@@ -622,7 +678,7 @@ def test_a_piece_with_too_many_parts_can_be_played_only(page, tmp_path):
         expect(page.locator("#status")).to_have_text(text)
         page.keyboard.press("Control+a")
         expect(page.locator("#selected")).to_have_text("Bar 1 of all parts")
-        enabled = [name for name, button in write.items() if button.is_enabled()]
+        enabled = [name for name, button in buttons.items() if button.is_enabled()]
         assert enabled == ([] if n_parts > MAX_PARTS else ["fill", "continue"])
     page.keyboard.press("Enter")  # on the roll: fills the selection
     expect(page.locator("#progress")).to_be_hidden()
@@ -634,21 +690,17 @@ def test_a_piece_with_too_many_parts_can_be_played_only(page, tmp_path):
 def test_the_first_fill_with_the_model_of_the_package(scheme, browser, monkeypatch):
     """axe finds no serious fault before and after it. With SCREENSHOTS=1 in the environment, writes docs/play-*.png."""
 
-    def faults() -> list[str]:
-        found = page.evaluate("() => axe.run()")["violations"]
-        return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
-
     monkeypatch.setattr(fill, "TOKENS_PER_BAR", TOKENS_PER_BAR)
     writes = bool(os.environ.get("SCREENSHOTS"))
     site = Site(load_models([]), soundfont=find_soundfont() if writes else None)
     with running(site) as client, opened(browser, client, scheme) as page:
-        assert faults() == []
+        assert faults(page) == []
         page.click("#welcome-example")
         expect(page.locator("#selected")).to_have_text("Bars 5 to 8 of Alto")
         page.click("#fill")
         expect(page.get_by_role("radio")).to_have_count(2)
         settle(page)
-        assert faults() == []
+        assert faults(page) == []
         picture = page.screenshot()
     path = PROJECT / "docs" / f"play-{scheme}.png"
     if writes:
