@@ -9,9 +9,11 @@ import itertools
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from rwkv_music.generation import fill
 from rwkv_music.midi.events import parse_midi
 from rwkv_music.midi.instruments import played_notes
 from rwkv_music.play.models import load_models
+from rwkv_music.play.pieces import Piece
 from rwkv_music.play.server import Site, find_soundfont
-from rwkv_music.play.writing import Cancelled
+from rwkv_music.play.writing import Cancelled, write
+from rwkv_music.tokenizers.multitrack_vocabulary import MAX_PARTS
 from tests.midi.midi_files import file_of, make_midi, note
 from tests.play.conftest import TOKENS_PER_BAR, Client, outside, random_model, running
 from tests.play.soundfont import soundfont
@@ -72,9 +76,9 @@ def opened(
     assert requested and all(url.startswith((client.address + "/", "blob:")) for url in requested), requested
 
 
-def open_file(page: Page, path: Path) -> None:
+def open_file(page: Page, path: Path, timeout_ms: int = TIMEOUT_MS) -> None:
     page.set_input_files("#file", path)
-    expect(page).to_have_title(f"{path.stem} – RWKV-Music")
+    expect(page).to_have_title(f"{path.stem} – RWKV-Music", timeout=timeout_ms)
 
 
 def place(page: Page, bar: int, part: int) -> tuple[float, float]:
@@ -103,6 +107,33 @@ def picture(page: Page) -> np.ndarray:
     """Return the pixels of the piano roll, [height, width, channels]."""
     settle(page)
     return imread(io.BytesIO(page.locator("#roll").screenshot()), format="png")
+
+
+def faults(page: Page) -> list[str]:
+    """Return the serious faults that axe finds."""
+    found = page.evaluate("() => axe.run()")["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
+
+
+def drawn_notes(page: Page) -> list[tuple[float, ...]]:
+    """Draw the piano roll again, and return x, y, width and height of each note that is not very short."""
+    settle(page)
+    drawn = page.evaluate(
+        """async () => {
+          const { roundRect } = CanvasRenderingContext2D.prototype;  // draws the notes, and nothing else
+          const drawn = [];
+          CanvasRenderingContext2D.prototype.roundRect = function (...rectangle) {
+            drawn.push(rectangle.slice(0, 4));
+            roundRect.apply(this, rectangle);
+          };
+          document.getElementById("scroller").dispatchEvent(new Event("scroll"));
+          await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          CanvasRenderingContext2D.prototype.roundRect = roundRect;
+          return drawn;
+        }"""
+    )
+    assert drawn
+    return [tuple(one) for one in drawn]
 
 
 def saved(download: Download) -> bytes:
@@ -139,6 +170,8 @@ def test_a_hole_is_filled_with_the_mouse(page, chorale):
     original = chorale.read_bytes()
     open_file(page, chorale)
     assert page.locator("#parts label").all_inner_texts() == ["Soprano", "Alto", "Tenor", "Bass"]
+    assert page.locator("#parts .instrument").all_inner_texts() == ["Violin", "Violin", "Viola", "Cello"]
+    in_original = drawn_notes(page)
     select(page)
     assert (page.input_value("#from-bar"), page.input_value("#to-bar")) == ("5", "8")
     page.mouse.click(*place(page, 5, 4))  # below the last lane
@@ -148,6 +181,7 @@ def test_a_hole_is_filled_with_the_mouse(page, chorale):
     expect(page.get_by_role("radio")).to_have_count(2)
     first = picture(page)
     of_first = download_by_click(page)
+    in_first = drawn_notes(page)
 
     page.click("#play")
     wait_for_sound(page)
@@ -161,6 +195,16 @@ def test_a_hole_is_filled_with_the_mouse(page, chorale):
     changed = (first != second).any(axis=-1)
     half = (place(page, 2, 1)[0] - place(page, 1, 1)[0]) / 2
     left = place(page, 5, 1)[0] - half - page.locator("#roll").bounding_box()["x"]
+
+    def outside_hole(drawn: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        in_alto = [RULER + LANE <= y < RULER + 2 * LANE for _, y, *_ in drawn]
+        kept = [one for one, alto in zip(drawn, in_alto, strict=True) if not alto]
+        # The range of the alto's pitches, and thus the scale of its lane, depends on the new notes.
+        return kept + [(x, width) for (x, _, width, _), alto in zip(drawn, in_alto, strict=True)
+                       if alto and not left - 1 <= x < left + 8 * half - 1]  # fmt: skip
+
+    assert in_first != in_original
+    assert outside_hole(in_first) == outside_hole(in_original)
     assert changed[RULER + LANE : RULER + 2 * LANE, int(left) : int(left + 8 * half)].any()
     changed[RULER + LANE : RULER + 2 * LANE, int(left) - 1 :] = False
     assert not changed.any(), np.argwhere(changed)[[0, -1]]
@@ -272,6 +316,8 @@ def test_playback_begins_at_the_selection_and_after_a_fill_at_the_new_notes(page
     expect(page.locator("#clock")).to_have_text(re.compile("^Bar 5 "))
     page.keyboard.press("Home")
     expect(page.locator("#clock")).to_have_text(re.compile("^Bar 1 "))
+    # A screen reader does not read it aloud, unlike other outputs: it changes every second.
+    expect(page.locator("#clock")).to_have_attribute("aria-live", "off")
     page.click("#fill")
     expect(page.locator("#status")).to_have_text("Filled in: 4 bars, 2 candidates.")
     expect(page.locator("#clock")).to_have_text(re.compile("^Bar 5 "))
@@ -294,6 +340,7 @@ def test_two_models_are_compared_by_ear(browser, chorale):
         expect(page.locator("#tally")).to_contain_text(f"{chosen} 1")
         expect(page.locator("#tally")).to_contain_text(f"{other} 0")
         expect(page.locator("#prefer")).to_be_hidden()
+        assert faults(page) == []
 
 
 def test_a_blank_piece_is_written_continued_and_accompanied(page):
@@ -321,6 +368,52 @@ def test_a_blank_piece_is_written_continued_and_accompanied(page):
     expect(page.locator("#status")).to_have_text("Added a part: 9 bars, 1 candidate.")
     assert page.locator("#parts label").all_inner_texts() == ["Piano", "Flute"]
     expect(page.locator("#selected")).to_have_text("Bars 1 to 9 of Flute")
+
+
+def test_notes_appear_as_they_are_written(browser, client, monkeypatch):
+    """The page shows the first notes and the progress while the model writes, and axe finds no serious fault then."""
+    has_notes, may_go_on = threading.Event(), threading.Event()
+    sent: list[int] = []  # the number of notes of each cell
+
+    def write_slowly(*arguments: Any) -> list[Piece]:
+        *given, on_cell, is_cancelled = arguments
+
+        def on_cell_then_wait(candidate: int, bar: int, part: int, notes: list[int]) -> None:
+            on_cell(candidate, bar, part, notes)
+            sent.append(len(notes) // 4)
+            if candidate == 0 and notes and not has_notes.is_set():
+                has_notes.set()
+                may_go_on.wait(TIMEOUT_MS / 1000)
+
+        return write(*given, on_cell_then_wait, is_cancelled)
+
+    monkeypatch.setattr("rwkv_music.play.server.write", write_slowly)
+    with opened(browser, client, size=(768, 1024)) as page:
+        page.evaluate("() => { Math.random = () => 0.5; }")  # the seed
+        page.click("#welcome-blank")
+        page.select_option("#count", "3")
+        roll, progress = page.locator("#roll"), page.locator("#progress")
+        expect(roll).to_have_attribute("data-drawn", "0")
+        expect(progress).to_be_hidden()
+        try:
+            page.click("#fill")
+            assert has_notes.wait(TIMEOUT_MS / 1000)
+            expect(page.locator("#progress-text")).to_have_text(f"{len(sent)} of 24")
+            assert 1 <= len(sent) < 24
+            expect(progress).to_be_visible()
+            expect(roll).to_have_attribute("data-drawn", str(sent[-1]))
+            assert page.locator("#bar").evaluate("(bar) => bar.value") == pytest.approx(len(sent) / 24)
+            assert faults(page) == []
+        finally:
+            may_go_on.set()
+        expect(page.locator("#status")).to_have_text("Filled in: 8 bars, 3 candidates.")
+        expect(progress).to_be_hidden()
+        assert len(sent) == 24
+        expect(page.get_by_role("radio")).to_have_count(3)
+        page.locator("#roll").focus()
+        page.keyboard.press("3")
+        expect(page.get_by_role("radio", name="Candidate 3")).to_be_checked()
+        assert faults(page) == []
 
 
 def test_the_selected_bars_are_repeated(page, chorale):
@@ -364,19 +457,45 @@ def test_a_file_is_dropped_on_the_page(page, chorale):
     expect(page.locator("#drop")).to_be_hidden()
 
 
-def test_mute_and_solo(page, chorale):
-    open_file(page, chorale)
-    page.click("#play")
-    for name in ("Soprano", "Alto", "Tenor", "Bass"):
-        page.get_by_role("button", name=f"Mute {name}").click()
-    level = page.locator("#level")
+def wait_for_silence(page: Page) -> None:
+    """Fails unless it becomes silent during playback. Notes that have begun sound to their ends."""
     limit = time.monotonic() + 20
-    while level.evaluate("(meter) => meter.value") > 0.002:  # notes that have begun sound to their ends
+    while page.locator("#level").evaluate("(meter) => meter.value") > 0.002:
         assert time.monotonic() < limit
         page.wait_for_timeout(50)
     expect(page.locator("#play")).to_have_text("Stop")
-    page.get_by_role("button", name="Mute Bass").click()
-    page.get_by_role("button", name="Solo Bass").click()
+
+
+def test_mute_and_solo(page, chorale):
+    def click(*names: str) -> None:
+        for name in names:
+            page.get_by_role("button", name=name).click()
+
+    open_file(page, chorale)
+    click("Loop")
+    page.click("#play")
+    wait_for_sound(page)
+    click("Mute Soprano", "Mute Alto", "Mute Tenor", "Mute Bass")
+    wait_for_silence(page)
+    click("Mute Bass")
+    wait_for_sound(page)
+    click("Mute Soprano", "Mute Alto", "Mute Tenor")
+    click("Solo Alto", "Mute Alto")  # Solo silences the other parts, which are no longer muted
+    wait_for_silence(page)
+    click("Mute Alto")
+    wait_for_sound(page)
+
+
+def test_playback_that_cannot_start_is_reported_and_can_be_tried_again(page, chorale):
+    page.evaluate(
+        "() => { [window.Sound, window.AudioContext] = [AudioContext, function () { throw Error('none') }]; }"
+    )
+    open_file(page, chorale)
+    page.click("#play")
+    expect(page.locator("#status")).to_contain_text("The sound cannot start (none)")
+    expect(page.locator("#play")).to_have_text("Play")
+    page.evaluate("() => { window.AudioContext = window.Sound; }")
+    page.click("#play")
     wait_for_sound(page)
 
 
@@ -459,12 +578,12 @@ def test_the_page_plays_the_notes_of_the_piece(instrument, browser, tmp_path):
 
 
 def test_a_request_is_cancelled(page, client, chorale, monkeypatch):
-    def write(*arguments) -> None:
+    def write_nothing(*arguments) -> None:
         while not arguments[-1]():
             time.sleep(0.01)
         raise Cancelled
 
-    monkeypatch.setattr("rwkv_music.play.server.write", write)
+    monkeypatch.setattr("rwkv_music.play.server.write", write_nothing)
     open_file(page, chorale)
     page.locator("#roll").focus()
     page.keyboard.press("Control+a")
@@ -508,49 +627,80 @@ SCROLL = """async () => {
 }"""
 
 
-def test_a_large_piece_scrolls_without_a_stutter(page, tmp_path):
-    """100 parts and 2,000 bars: a drawing has the notes of the visible part of the piece, and takes a small part of 100
-    ms. A busy computer may delay single frames.
-    """
-    n_parts, n_bars = 100, 2000
+def dense_piece(n_parts: int, n_bars: int) -> bytes:
+    """Return a file with four notes in each bar of each part. The file has no pauses, and 8 bytes for each note."""
+    pitches = (60, 64, 67, 72)
     tracks = []
     for part in range(n_parts):
-        starts = [1920 * bar for bar in range(part % 20, n_bars, 20)]
-        tracks.append([message for start in starts for message in note(start, start + 960, 60, 80, part % 16)])
+        on, off = 0x90 | part % 16, 0x80 | part % 16
+        bar = b"".join(bytes([0, on, pitch, 80, 96, off, pitch, 0]) for pitch in pitches)
+        track = bar * n_bars + bytes([0, 0xFF, 0x2F, 0])
+        tracks.append(b"MTrk" + len(track).to_bytes(4, "big") + track)
+    header = [number.to_bytes(2, "big") for number in (1, n_parts, 96)]
+    return b"".join([b"MThd", (6).to_bytes(4, "big"), *header, *tracks])
+
+
+def test_a_large_piece_scrolls_without_a_stutter(page, tmp_path):
+    """100 parts and 2,000 bars with four notes in each: a drawing has the notes of the visible part of the piece, and
+    never takes 100 ms, neither at first nor with as many bars as possible. A busy computer may delay single frames.
+    """
     path = tmp_path / "large.mid"
-    path.write_bytes(file_of(make_midi(*tracks)))
-    open_file(page, path)
-    expect(page.locator("#status")).to_have_text("large: 100 parts, 2,000 bars.")
-    box = page.locator("#roll").bounding_box()
-    most = (box["height"] / LANE + 2) * (box["width"] / (4 * 14 * 20) + 2)
-    page.evaluate("() => document.getElementById('scroller').scrollTo(50000, 4000)")
-    settle(page)
-    assert 1 <= int(page.locator("#roll").get_attribute("data-drawn")) < most
-    times = page.evaluate(SCROLL)
-    assert len(times["drawings"]) >= 50
-    print(f"drawing: {max(times['drawings']):.1f} ms at most; frames: {max(times['frames']):.1f} ms at most")
-    assert np.quantile(times["drawings"], 0.9) < 100 and np.median(times["frames"]) < 100
+    path.write_bytes(dense_piece(100, 2000))
+    open_file(page, path, timeout_ms=5 * TIMEOUT_MS)
+    expect(page.locator("#status")).to_contain_text("large: 100 parts, 2,000 bars.")
+    roll = page.locator("#roll")
+    box = roll.bounding_box()
+    lanes = box["height"] / LANE + 2
+    for quarter, zoom in ((14, 0), (1.5, 10)):  # pixels
+        for _ in range(zoom):
+            page.click("#zoom-out")
+        page.evaluate("() => document.getElementById('scroller').scrollTo(8000, 4000)")
+        settle(page)
+        most = lanes * (box["width"] / quarter + 2)
+        assert most / 2 < int(roll.get_attribute("data-drawn")) < most
+        times = page.evaluate(SCROLL)
+        assert len(times["drawings"]) >= 50
+        print(f"drawing: {max(times['drawings']):.1f} ms at most; frames: {max(times['frames']):.1f} ms at most")
+        assert max(times["drawings"]) < 100 and np.median(times["frames"]) < 100
+
+
+def test_a_piece_with_too_many_parts_can_be_played_only(page, tmp_path):
+    """The models cannot write it, and the page says so when the file is opened."""
+    buttons = {name: page.locator(f"#{name}") for name in ("fill", "continue", "add")}
+    for n_parts in (MAX_PARTS, MAX_PARTS + 1):
+        path = tmp_path / f"{n_parts}.mid"
+        path.write_bytes(dense_piece(n_parts, 1))
+        open_file(page, path)
+        page.locator("#roll").focus()
+        text = f"{n_parts}: {n_parts} parts, 1 bar."
+        if n_parts > MAX_PARTS:
+            text += f" Models write pieces of at most {MAX_PARTS} parts: to write, open a file with fewer."
+        expect(page.locator("#status")).to_have_text(text)
+        page.keyboard.press("Control+a")
+        expect(page.locator("#selected")).to_have_text("Bar 1 of all parts")
+        enabled = [name for name, button in buttons.items() if button.is_enabled()]
+        assert enabled == ([] if n_parts > MAX_PARTS else ["fill", "continue"])
+    page.keyboard.press("Enter")  # on the roll: fills the selection
+    expect(page.locator("#progress")).to_be_hidden()
+    page.click("#play")
+    wait_for_sound(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_first_fill_with_the_model_of_the_package(scheme, browser, monkeypatch):
     """axe finds no serious fault before and after it. With SCREENSHOTS=1 in the environment, writes docs/play-*.png."""
 
-    def faults() -> list[str]:
-        found = page.evaluate("() => axe.run()")["violations"]
-        return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
-
     monkeypatch.setattr(fill, "TOKENS_PER_BAR", TOKENS_PER_BAR)
     writes = bool(os.environ.get("SCREENSHOTS"))
     site = Site(load_models([]), soundfont=find_soundfont() if writes else None)
     with running(site) as client, opened(browser, client, scheme) as page:
-        assert faults() == []
+        assert faults(page) == []
         page.click("#welcome-example")
         expect(page.locator("#selected")).to_have_text("Bars 5 to 8 of Alto")
         page.click("#fill")
         expect(page.get_by_role("radio")).to_have_count(2)
         settle(page)
-        assert faults() == []
+        assert faults(page) == []
         picture = page.screenshot()
     path = PROJECT / "docs" / f"play-{scheme}.png"
     if writes:

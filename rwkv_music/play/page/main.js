@@ -19,6 +19,7 @@ roll.isSilent = isSilent;
 const player = new Player(isSilent);
 const selection = new Selection(roll, selectionChanged);
 const candidates = new Candidates($("candidates"), $("candidate-list"), choose);
+const MOST_PARTS = 64; // MAX_PARTS of tokenizers/multitrack_vocabulary.py
 let server = null; // the answer of /api/state
 let writing = null; // {controller, drafts, shown, cells} during a request
 let looping = false;
@@ -122,8 +123,9 @@ function showSelection() {
     if (piece) Object.assign(input, { min: piece.firstBar, max: piece.firstBar + piece.bars - 1 });
     if (document.activeElement !== input || value) input.value = value ? bar + piece.firstBar : "";
   }
-  $("fill").disabled = !value || Boolean(writing);
-  $("continue").disabled = $("add").disabled = !piece || Boolean(writing);
+  $("fill").disabled = !value || Boolean(writing) || piece.parts.length > MOST_PARTS;
+  $("continue").disabled = !piece || Boolean(writing) || piece.parts.length > MOST_PARTS;
+  $("add").disabled = !piece || Boolean(writing) || piece.parts.length >= MOST_PARTS;
   parts.update(value);
 }
 
@@ -156,8 +158,10 @@ async function open(load, selected = null) {
     show();
     if (selected) selection.select(selected[0], selected[1], [selected[2]]);
     goTo(0);
-    say(`${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`);
-    player.prepare(); // now, so that Play does not wait for it
+    const size = `${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`;
+    const refusal = `Models write pieces of at most ${MOST_PARTS} parts: to write, open a file with fewer.`;
+    say(piece.parts.length > MOST_PARTS ? `${size} ${refusal}` : size);
+    player.prepare().catch(() => {}); // now, so that Play does not wait for it; Play tries again and reports errors
     roll.canvas.focus({ preventScroll: true });
   } catch (error) {
     say(error.message, true);
@@ -216,7 +220,7 @@ function requestedCells(body) {
 const LABELS = { fill: "Filled in", continue: "Continued", add: "Added a part" };
 
 async function write(action) {
-  if (writing || !history.piece || (action === "fill" && !selection.value)) return;
+  if ($(action).disabled) return; // Enter on the roll also calls this
   const body = request(action);
   if (action === "continue" && !(body.new_bars >= 1 && body.new_bars <= server.most.new_bars)) {
     say(`Choose 1 to ${server.most.new_bars} bars to continue by.`, true);
@@ -346,8 +350,13 @@ async function togglePlay() {
   else {
     starting = true;
     $("play").textContent = "Loading…";
-    await player.start();
-    starting = false;
+    try {
+      await player.start();
+    } catch (error) {
+      say(`The sound cannot start (${error.message}): check the audio device of this computer and press Play again.`, true);
+    } finally {
+      starting = false;
+    }
   }
   if (player.isPlaying) requestAnimationFrame(animate);
   showPlaying();
@@ -368,7 +377,8 @@ function moveCursor() {
   }
   const seconds = Math.floor(piece.seconds(tick));
   const bar = piece.barName(Math.min(piece.bar(tick), piece.bars - 1));
-  $("clock").textContent = `Bar ${bar} · ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  const text = `Bar ${bar} · ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  if ($("clock").textContent !== text) $("clock").textContent = text;
   $("clock").dataset.seconds = piece.seconds(tick).toFixed(3);
   $("level").value = player.level;
 }

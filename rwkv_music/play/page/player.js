@@ -23,7 +23,10 @@ export class Player {
 
   // Make the synthesizer. Browsers allow sound only after a user's action, so this is called after the first one.
   prepare() {
-    this.prepared ??= this.makeSynthesizer();
+    this.prepared ??= this.makeSynthesizer().catch((error) => {
+      this.prepared = null; // so that the next call tries again
+      throw error;
+    });
     return this.prepared;
   }
 

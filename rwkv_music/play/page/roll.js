@@ -154,16 +154,20 @@ export class Roll {
     c.fillStyle = color;
     c.strokeStyle = k.ink;
     c.lineWidth = 1;
+    // Reading the scroll position from the document for each note would take longer than drawing the note.
+    const [scale, left] = [this.scale, this.scroller.scrollLeft];
     let last = -1; // the pixel and the pitch of the last drawn note, to draw dense music fast
     let lastPitch = -1;
     for (let i = part.firstSounding(fromTick); i < part.count && part.start(i) < toTick; i++) {
       const [start, end, pitch] = [part.start(i), part.end(i), part.pitch(i)];
       if (end <= fromTick) continue;
-      const x = this.x(start);
-      if (pitch === lastPitch && Math.floor(this.x(end)) === last) continue;
-      [last, lastPitch] = [Math.floor(this.x(end)), pitch];
+      const x = start * scale - left;
+      const endPixel = Math.floor(end * scale - left);
+      if (pitch === lastPitch && endPixel === last) continue;
+      last = endPixel;
+      lastPitch = pitch;
       this.drawn++;
-      const wide = Math.max(1.5, (end - start) * this.scale - 1);
+      const wide = Math.max(1.5, (end - start) * scale - 1);
       const y = top + LANE / 2 - (pitch - middle) * step - thickness / 2;
       const isNew = this.written.size > 0 && this.written.has(`${piece.bar(start)}:${index}`);
       c.globalAlpha = silent ? 0.25 : (this.written.size && !isNew ? 0.6 : 1) * (0.6 + 0.4 * (part.velocity(i) / 127));
