@@ -212,10 +212,10 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     time.sleep(2 * SAME_SECONDS)
     slurm.run("scancel", "--signal=INT", jobs["sigint"])
     slurm.run("scancel", "--signal=USR1", jobs["limit"])  # a second warning must not change anything
-    wait_until(lambda: "requeued" in (folder / "sigterm.out").read_text(), 60)
-    slurm.run("scancel", jobs["sigterm"])
     reaches("limit", "PENDING")
     slurm.run("scontrol", "hold", jobs["limit"])
+    wait_until(lambda: "requeued" in (folder / "sigterm.out").read_text(), 60)
+    slurm.run("scancel", jobs["sigterm"])
     for name in jobs.keys() - {"limit"}:
         reaches(name, "FAILED", "CANCELLED")
     left = processes(folder)
