@@ -407,7 +407,7 @@ def test_dataset_is_replaced_only_by_a_complete_one(bach_midi, bach_data, tmp_pa
     shutil.copytree(bach_data, data)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.mid").write_text("words")
-    with pytest.raises(UserError, match="1 files.*1 not a MIDI file"):
+    with pytest.raises(UserError, match="1 file.*1 not a MIDI file"):
         quick_prepare([tmp_path / "bad"], data)
     assert (data / "train.bin").read_bytes() == (bach_data / "train.bin").read_bytes()
     quick_prepare([bach_midi], data, val_fraction=0)
