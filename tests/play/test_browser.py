@@ -293,7 +293,7 @@ def test_a_finger_selects_and_scrolls(size, browser, client, chorale):
         page.wait_for_function("() => document.getElementById('scroller').scrollLeft > 50")
         expect(selected).to_have_text("Bars 5 to 8 of Alto, Tenor")
         page.tap("#fill")
-        expect(page.get_by_role("radio")).to_have_count(2)
+        expect(page.get_by_role("radio")).to_have_count(2, timeout=3 * TIMEOUT_MS)  # eight cells, two candidates
 
 
 def test_a_drag_beyond_the_edge_scrolls(page, tmp_path):
