@@ -130,17 +130,17 @@ def test_gate_starts_as_x070_and_its_parameters_learn_in_the_right_groups(benchm
 
 JOB = {
     "preset": "tiny", "ctx_len": 64, "batch_size": 2, "steps": 4, "warmup_steps": 1, "weight_decay": 0.1, "seed": 1,
-    "augment": "transpose", "val_every": 1, "lr": 5e-3, "optimizer": "muon", "channel_mix": "x070",
+    "augment": "transpose", "val_every": 2, "lr": 5e-3, "optimizer": "muon", "channel_mix": "x070",
 }  # fmt: skip
 
 
-def test_trainer_trains_the_gate_on_the_same_rows_from_the_same_weights(benchmarks, bach_data):  # noqa: F811
+def test_trainer_trains_the_gate_on_the_same_rows_from_the_same_weights(benchmarks, few_data):  # noqa: F811
     import deepembed_worker
     from deepembed import GATES
 
     def losses(gate: dict | None) -> dict[str, list[float]]:
         with one_rank():
-            found = deepembed_worker.train({**JOB, "data": str(bach_data), "gate": gate}, lambda _: None)
+            found = deepembed_worker.train({**JOB, "data": str(few_data), "gate": gate}, lambda _: None)
         return {name: [loss for _, loss in found[name]] for name in ("training", "validation")} | {
             "parameters": found["parameters"]
         }
@@ -161,10 +161,10 @@ def race(monkeypatch, tmp_path, data, *more: str) -> dict:
     return {"status": status, **json.loads((tmp_path / "deepembed.json").read_text())}
 
 
-def test_race_on_the_cpu(benchmarks, bach_data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_race_on_the_cpu(benchmarks, few_data, tmp_path, monkeypatch, capsys):  # noqa: F811
     line = "--preset tiny --ctx_len 32 --batch_size 2 --steps 4 --val_every 2 --warmup_steps 1 --grid 1 --seeds 1"
     more = ["--minutes", "60", "--contestants", "x080", "gate16"]  # so long only on a busy computer
-    result = race(monkeypatch, tmp_path, bach_data, *line.split(), *more)
+    result = race(monkeypatch, tmp_path, few_data, *line.split(), *more)
     assert result["status"] == 0 and [run["name"] for run in result["runs"]] == ["x080", "gate16"]
     assert all(run["finished"] and len(run["validation"]) == 2 and run["lr"] == 2e-3 for run in result["runs"])
     assert result["summary"]["differences"]["gate16"]["x080"]["spread"] is None

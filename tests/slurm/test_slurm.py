@@ -170,6 +170,15 @@ sys.exit(int(sys.argv[-1].split()[int(os.environ["RANK"])]))
 """
 
 
+# A launcher that SIGTERM kills, and that ends with a user's mistake when the job has been requeued.
+KILLED_AT_FIRST = """
+import os, signal, sys
+if "SLURM_RESTART_COUNT" not in os.environ:
+    os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(1)
+"""
+
+
 @pytest.fixture(scope="module")
 def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str], str]]:
     """Return the facts and the log of jobs that all run at once: some hang, and some end by a user's mistake."""
@@ -198,10 +207,9 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     submit("statuses", folder, "1 70")
     early = folder / "early"  # a project whose launcher is killed by SIGTERM, as if it arrived before its handlers
     (early / "launch").mkdir(parents=True)
-    (early / "launch" / "node.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    (early / "launch" / "node.py").write_text(KILLED_AT_FIRST)
     (early / "train.py").touch()
     (early / ".venv").symlink_to(PROJECT / ".venv")
-    (folder / "sigterm.out").touch()
     submit("sigterm", early)
     for name in ("config", "checkpoints"):
         submit(name, PROJECT, "--data", bach_data, *JOB)
@@ -214,8 +222,6 @@ def ended(slurm, bach_data, tmp_path_factory) -> dict[str, tuple[dict[str, str],
     slurm.run("scancel", "--signal=USR1", jobs["limit"])  # a second warning must not change anything
     reaches("limit", "PENDING")
     slurm.run("scontrol", "hold", jobs["limit"])
-    wait_until(lambda: "requeued" in (folder / "sigterm.out").read_text(), 60)
-    slurm.run("scancel", jobs["sigterm"])
     for name in jobs.keys() - {"limit"}:
         reaches(name, "FAILED", "CANCELLED")
     left = processes(folder)
@@ -232,8 +238,9 @@ def test_ranks_that_hang_are_killed_before_the_time_limit_and_the_job_is_requeue
 
 
 def test_a_launcher_that_sigterm_ends_before_it_handles_signals_is_a_stop(ended):
-    _, log = ended["sigterm"]
-    assert "stopped by a signal; requeued" in log and "crash" not in log, log
+    facts, log = ended["sigterm"]
+    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "1"), log
+    assert log.count("stopped by a signal; requeued") == 1 and "crash" not in log, log
 
 
 @pytest.mark.parametrize("how, state, status", [("scancel", "CANCELLED", "0:15"), ("sigint", "FAILED", "130:0")])
