@@ -162,7 +162,7 @@ def race(monkeypatch, tmp_path, data, *more: str) -> dict:
 
 
 def test_race_on_the_cpu(benchmarks, bach_data, tmp_path, monkeypatch, capsys):  # noqa: F811
-    line = "--preset tiny --ctx_len 32 --batch_size 2 --steps 2 --val_every 1 --warmup_steps 1 --grid 1 --seeds 1"
+    line = "--preset tiny --ctx_len 32 --batch_size 2 --steps 4 --val_every 2 --warmup_steps 1 --grid 1 --seeds 1"
     more = ["--minutes", "60", "--contestants", "x080", "gate16"]  # so long only on a busy computer
     result = race(monkeypatch, tmp_path, bach_data, *line.split(), *more)
     assert result["status"] == 0 and [run["name"] for run in result["runs"]] == ["x080", "gate16"]
