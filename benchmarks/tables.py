@@ -451,47 +451,6 @@ bytes larger than after 1,000 tokens
 """
 
 
-def play(root: str) -> str:
-    """Return how soon the page of `play` answers."""
-    result = results("play")
-    names = {"included": "the included model", "run": "the model of `make demo`", "tiny": "`tiny`", "0.1b": "`0.1b`"}
-    keys = ("first_note_cold", "first_note", "first_note_max", "heard")
-    rows = [[names[name], *(f"{x[key]:.1f}" for key in keys)] for name, x in result["models"].items()]
-    heads = ["model", "first fill", "later fills, median", "later fills, longest", "sound after the start"]
-    return f"""
-On the page of `play`, four bars of a part were filled in with two candidates, on {result["machine"]["cores"]} CPU
-cores. The table gives the seconds from the click until the page has the first new note. The last column gives the
-seconds from the start of the command until the new bars of the first fill sound
-([play.json]({root}benchmarks/results/play.json)):
-
-{table(heads, rows)}
-"""
-
-
-def busy_computer(root: str) -> str:
-    """Return how other programs slow down training and generation on a CPU."""
-    result = results("busy_computer")
-    names = {"train": "training", "generate": "generation", "project": "this project", "default": "torch's default"}
-    rows = []
-    for work, by_load in result.items():
-        if work == "machine":
-            continue
-        kind, shape = work.split()
-        alone, *loads = by_load.values()
-        for setting in ("project", "default"):
-            rates = [f"{alone[setting]['tokens_per_second']:,.0f}"]
-            rates += [f"{found[setting]['over_alone']:.2f}" for found in loads]
-            rows.append([f"{names[kind]}, {shape.replace('x', ' x ')}", names[setting], *rates])
-    heads = ["work, layers x width", "threads", "tokens/s alone", "with one busy process", "with one per core"]
-    return f"""
-The table compares the number of threads and the waiting that this project chooses with torch's default, on
-{result["machine"]["cores"]} CPU cores. The last two columns give the speed while other processes keep one core or all
-cores busy, relative to the speed alone ([busy_computer.json]({root}benchmarks/results/busy_computer.json)):
-
-{table(heads, rows)}
-"""
-
-
 def prepare(root: str) -> str:
     """Return the speed and the memory of `prepare`."""
     result = results("prepare")
@@ -709,8 +668,8 @@ run ([plan.json]({root}benchmarks/results/plan.json)).
 BLOCKS: dict[str, Callable[[str], str]] = {
     block.__name__: block
     for block in (
-        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, play, busy_computer,
-        prepare, scaling, tuning, saving, kills, resumption, learning, zero,
+        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, prepare, scaling,
+        tuning, saving, kills, resumption, learning, zero,
     )
 }  # fmt: skip
 
