@@ -451,6 +451,24 @@ bytes larger than after 1,000 tokens
 """
 
 
+def play(root: str) -> str:
+    """Return how soon the page of `play` answers."""
+    result = results("play")
+    names = {"included": "the included model", "run": "the model of `make demo`", "tiny": "`tiny`, random weights"}
+    names["0.1b"] = "`0.1b`, random weights"
+    keys = ("first_note_cold", "first_note", "first_note_max", "heard")
+    rows = [[names[name], *(f"{x[key]:.1f}" for key in keys)] for name, x in result["models"].items()]
+    heads = ["model", "first fill", "later fills, median", "later fills, longest", "sound after the start"]
+    return f"""
+On the page of `play`, four bars of a part were filled in with two candidates, on {result["machine"]["cores"]} CPU
+cores. The table gives the seconds from the click until the page has the first new note. The last column gives the
+seconds from the start of the command until the new bars of the first fill sound
+([play.json]({root}benchmarks/results/play.json)):
+
+{table(heads, rows)}
+"""
+
+
 def prepare(root: str) -> str:
     """Return the speed and the memory of `prepare`."""
     result = results("prepare")
@@ -668,8 +686,8 @@ run ([plan.json]({root}benchmarks/results/plan.json)).
 BLOCKS: dict[str, Callable[[str], str]] = {
     block.__name__: block
     for block in (
-        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, prepare, scaling,
-        tuning, saving, kills, resumption, learning, zero,
+        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, play, prepare,
+        scaling, tuning, saving, kills, resumption, learning, zero,
     )
 }  # fmt: skip
 
