@@ -556,6 +556,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     options = parser.parse_args()
     if not 1 <= options.grid <= 3 or options.seeds < 1:
         parser.error("--grid is 1, 2 or 3, and --seeds at least 1")
+    if options.val_every < 2:
+        parser.error("--val_every is at least 2: the step after a validation has no measured time")
     every = ",".join(map(str, range(torch.cuda.device_count()))) if torch.cuda.is_available() else ""
     options.gpus = (options.gpus or every).split(",")
     return options

@@ -48,6 +48,7 @@ from rwkv_music.play.pieces import MOST_UPLOAD_BYTES, Piece, Store, read_upload,
 from rwkv_music.play.requests import DENSITY, MOST_CANDIDATES, MOST_NEW_BARS, REGISTER, WriteRequest, parse_request
 from rwkv_music.play.worker import Job, QueueFull, Worker
 from rwkv_music.play.writing import write
+from rwkv_music.tokenizers.multitrack_vocabulary import MAX_PARTS
 
 MOST_JSON_BYTES = 64 << 10
 MOST_UPLOADS = 4  # files that are received or parsed at the same time; others wait before their bodies are read
@@ -117,7 +118,12 @@ class Site:
                 "controls": {CONTROLS[i].name: CONTROLS[i].classes for i in (DENSITY, REGISTER)},
                 "instruments": [*INSTRUMENTS, "Drums"],
                 "drums": DRUMS,
-                "most": {"upload": MOST_UPLOAD_BYTES, "new_bars": MOST_NEW_BARS, "candidates": MOST_CANDIDATES},
+                "most": {
+                    "upload": MOST_UPLOAD_BYTES,
+                    "parts": MAX_PARTS,
+                    "new_bars": MOST_NEW_BARS,
+                    "candidates": MOST_CANDIDATES,
+                },
             }
         )
 

@@ -198,7 +198,7 @@ class Loop:
         if self.out_of_patience:
             context.say(
                 f"The run ends because the last {plural(self.validations.without_improvement, 'validation')} did not "
-                f"lower the best loss: raise --patience to continue."
+                "lower the best loss: raise --patience to continue."
             )
         context.say(f"Trained to step {self.progress.step:,}; {self.describe_best()}.")
 

@@ -19,7 +19,6 @@ roll.isSilent = isSilent;
 const player = new Player(isSilent);
 const selection = new Selection(roll, selectionChanged);
 const candidates = new Candidates($("candidates"), $("candidate-list"), choose);
-const MOST_PARTS = 64; // MAX_PARTS of tokenizers/multitrack_vocabulary.py
 let server = null; // the answer of /api/state
 let writing = null; // {controller, drafts, shown, cells} during a request
 let looping = false;
@@ -123,9 +122,9 @@ function showSelection() {
     if (piece) Object.assign(input, { min: piece.firstBar, max: piece.firstBar + piece.bars - 1 });
     if (document.activeElement !== input || value) input.value = value ? bar + piece.firstBar : "";
   }
-  $("fill").disabled = !value || Boolean(writing) || piece.parts.length > MOST_PARTS;
-  $("continue").disabled = !piece || Boolean(writing) || piece.parts.length > MOST_PARTS;
-  $("add").disabled = !piece || Boolean(writing) || piece.parts.length >= MOST_PARTS;
+  $("fill").disabled = !value || Boolean(writing) || piece.parts.length > server.most.parts;
+  $("continue").disabled = !piece || Boolean(writing) || piece.parts.length > server.most.parts;
+  $("add").disabled = !piece || Boolean(writing) || piece.parts.length >= server.most.parts;
   parts.update(value);
 }
 
@@ -159,8 +158,8 @@ async function open(load, selected = null) {
     if (selected) selection.select(selected[0], selected[1], [selected[2]]);
     goTo(0);
     const size = `${piece.title}: ${plural(piece.parts.length, "part")}, ${plural(piece.bars, "bar")}.`;
-    const refusal = `Models write pieces of at most ${MOST_PARTS} parts: to write, open a file with fewer.`;
-    say(piece.parts.length > MOST_PARTS ? `${size} ${refusal}` : size);
+    const refusal = `Models write pieces of at most ${server.most.parts} parts: to write, open a file with fewer.`;
+    say(piece.parts.length > server.most.parts ? `${size} ${refusal}` : size);
     player.prepare().catch(() => {}); // now, so that Play does not wait for it; Play tries again and reports errors
     roll.canvas.focus({ preventScroll: true });
   } catch (error) {
