@@ -12,6 +12,7 @@ Notable choices:
   single token.
 - `cu_seqlens` gives the boundaries of packed documents. Neither the recurrence nor the token shift crosses them.
 - With context parallelism, several ranks hold consecutive parts of one sequence of tokens (`ops.context_parallel`).
+- Matrix products are those of `ops.products`, which are also fast in bf16 on a CPU without bf16 instructions.
 - In training on a GPU, the blocks use `ops.fused_sublayers`, which computes the same result in less time and memory.
 
 Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialization, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080
@@ -33,6 +34,7 @@ from rwkv_music.ops import fused_sublayers
 from rwkv_music.ops.context_parallel import ContextPart, previous_tokens, wkv7s_over_ranks
 from rwkv_music.ops.cross_entropy import Head
 from rwkv_music.ops.fused_sublayers import Documents
+from rwkv_music.ops.products import Linear, matmul
 from rwkv_music.ops.wkv7s import wkv7s
 
 # The head skips ignored positions only if they make up more than this fraction of all positions. If there are fewer,
@@ -114,10 +116,10 @@ class TimeMixing(nn.Module):
         self.k_k = nn.Parameter(torch.empty(1, 1, C))
         self.k_a = nn.Parameter(torch.empty(1, 1, C))
         self.r_k = nn.Parameter(torch.empty(H, N))
-        self.receptance = nn.Linear(C, C, bias=False)
-        self.key = nn.Linear(C, C, bias=False)
-        self.value = nn.Linear(C, C, bias=False)
-        self.output = nn.Linear(C, C, bias=False)
+        self.receptance = Linear(C, C)
+        self.key = Linear(C, C)
+        self.value = Linear(C, C)
+        self.output = Linear(C, C)
         self.ln_x = nn.GroupNorm(H, C, eps=64e-5)
         # The WKV state before the first token, [H, N, N] (value axis, key axis). None means zero. Only state tuning
         # sets it.
@@ -142,13 +144,13 @@ class TimeMixing(nn.Module):
             torch.addcmul(x, delta, mix) for mix in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         )
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        w = self.w0 + torch.tanh(xw @ self.w1) @ self.w2  # the raw decay, before the sigmoid of wkv7s
-        a = torch.sigmoid(self.a0 + (xa @ self.a1) @ self.a2)  # the in-context learning rate
-        g = torch.sigmoid(xg @ self.g1) @ self.g2
+        w = self.w0 + matmul(torch.tanh(matmul(xw, self.w1)), self.w2)  # the raw decay, before the sigmoid of wkv7s
+        a = torch.sigmoid(self.a0 + matmul(matmul(xa, self.a1), self.a2))  # the in-context learning rate
+        g = matmul(torch.sigmoid(matmul(xg, self.g1)), self.g2)
         if self.layer == 0:
             v_first = v
         else:
-            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + (xv @ self.v1) @ self.v2))
+            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + matmul(matmul(xv, self.v1), self.v2)))
         kk = F.normalize((k * self.k_k).view(heads), dim=-1)  # the removal key
         k = k * (1 + (a - 1) * self.k_a)
 
@@ -177,8 +179,8 @@ class ChannelMixing(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.x_k = nn.Parameter(torch.empty(1, 1, config.n_embd))
-        self.key = nn.Linear(config.n_embd, config.dim_ffn, bias=False)
-        self.value = nn.Linear(config.dim_ffn, config.n_embd, bias=False)
+        self.key = Linear(config.n_embd, config.dim_ffn)
+        self.value = Linear(config.dim_ffn, config.n_embd)
         self.enn = nn.Embedding(config.vocab_size, config.n_embd) if config.channel_mix == "x080" else None
 
     def forward(self, x: Tensor, input_ids: Tensor, shift: Tensor | None, packing: Packing | None) -> Tensor:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rwkv_music.checkpoint.safetensors_io import write_tensors
 from rwkv_music.config import TrainConfig
 from rwkv_music.errors import UserError
 from rwkv_music.files import output_folder
 from rwkv_music.model_v8 import RWKV
+from rwkv_music.ops.products import linear
 
 try:
     from peft import LoraConfig, inject_adapter_in_model
@@ -35,7 +35,7 @@ class AdaptedLinear(lora.Linear):
         return torch.addmm(self.base_layer.weight, up, down, alpha=self.scaling[ADAPTER])
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return linear(x, self.weight)
 
 
 def adapter_config(train: TrainConfig) -> LoraConfig:

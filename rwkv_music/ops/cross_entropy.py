@@ -6,22 +6,20 @@ chunk.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.ops import fused
+from rwkv_music.ops.products import Linear, linear, matmul
 
 CHUNK_LOGITS = 2**26  # logits in memory at once
 
 
-class Head(nn.Linear):
+class Head(Linear):
     """The output projection from C to V without bias. It returns logits or, with `targets`, the summed loss.
 
     One module does both, because ZeRO-3 gathers the weights of a module only when the module is called.
     """
-
-    def __init__(self, width: int, vocab_size: int) -> None:
-        super().__init__(width, vocab_size, bias=False)
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the logits [..., V] of x [..., C], or the summed cross-entropy of x [P, C] in nats.
@@ -51,10 +49,10 @@ class _SummedLoss(torch.autograd.Function):
         dweight = torch.zeros_like(weight, dtype=sum_dtype) if trains_weight else None
         rows = max(1, CHUNK_LOGITS // len(weight))
         for chunk in (slice(start, start + rows) for start in range(0, len(x), rows)):
-            logits = x[chunk] @ weight.T
+            logits = linear(x[chunk], weight)
             nats += fused.cross_entropy_(logits, targets[chunk]).sum()  # overwrites the logits with their gradient
             if needs_grad:
-                torch.mm(logits, weight, out=dx[chunk])
+                matmul(logits, weight, out=dx[chunk])
             if trains_weight:
                 dweight += _product(logits.T, x[chunk], sum_dtype)
         if needs_grad:
