@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from http.client import HTTPResponse
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -408,6 +409,19 @@ def many_bars() -> bytes:
 def test_uploads_that_cannot_be_read_are_refused_in_one_sentence(data, status, reason, client):
     answered, answer = client.upload(data)
     assert answered == status and reason in answer["error"] and "\n" not in answer["error"]
+
+
+def test_an_upload_slightly_too_large_is_received_before_the_response(client):
+    """Fails if the server closes the connection while a client still sends: the client can then lose the response."""
+    body = bytes(pieces.MOST_UPLOAD_BYTES + 4)
+    with contextlib.closing(socket.create_connection(("127.0.0.1", client.port), 20)) as connection:
+        head = f"POST /api/pieces HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode())
+        time.sleep(0.2)  # in which the server could respond
+        connection.sendall(body)
+        response = HTTPResponse(connection)
+        response.begin()
+        assert response.status == 413 and "bytes" in json.loads(response.read())["error"]
 
 
 def test_a_large_upload_without_a_length_is_cut_off(client, capfd):
