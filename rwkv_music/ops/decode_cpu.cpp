@@ -240,13 +240,17 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
     float* low[GATES];
     for (int gate = 0; gate < GATES; gate++) low[gate] = take_memory(s.ranks[gate]);
 
-    const auto embed = [&](const void* table, int64_t m, int64_t c) {
-        const int64_t i = ids[m] * C + c;
-        if (!s.bf16_tables) return ((const float*)table)[i];
-        const uint32_t bits = (uint32_t)((const uint16_t*)table)[i] << 16;
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        return value;
+    // Write to `values` the n values of a token's row of a table, from column c on.
+    const auto embed = [&](const void* table, int64_t m, int64_t c, int64_t n, float* values) {
+        const int64_t first = ids[m] * C + c;
+        if (!s.bf16_tables) {
+            memcpy(values, (const float*)table + first, n * sizeof(float));
+            return;
+        }
+        for (int64_t i = 0; i < n; i++) {
+            const uint32_t bits = (uint32_t)((const uint16_t*)table)[first + i] << 16;
+            memcpy(values + i, &bits, sizeof bits);
+        }
     };
 
     constexpr int64_t PHASES_OF_LAYER = 11;
@@ -261,7 +265,7 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
             return matrix;
         };
         phase++->share(M, [&](int64_t m) {
-            for (int64_t c = 0; c < C; c++) h[m * C + c] = embed(tables[0], m, c);
+            embed(tables[0], m, 0, C, h + m * C);
             layer_norm(h + m * C, vectors, vectors + C, C, LAYER_NORM_EPS, x + m * C);
         });
         for (int64_t layer = 0; layer < s.layers; layer++, phase += PHASES_OF_LAYER) {
@@ -306,8 +310,10 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
             });
             const void* const deep_embed = tables[1 + layer];
             multiply_all(phase[10], {{take(s.hidden, C), hidden, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
-                for (int64_t i = 0; i < PANEL; i++)
-                    x[m * C + c + i] += deep_embed ? y[i] * embed(deep_embed, m, c + i) : y[i];
+                float factors[PANEL];
+                if (deep_embed) embed(deep_embed, m, c, PANEL, factors);
+                else std::fill_n(factors, PANEL, 1.0f);
+                for (int64_t i = 0; i < PANEL; i++) x[m * C + c + i] += y[i] * factors[i];
             });
         }
         const float* ln_out = vectors + (2 + s.layers * VECTORS_OF_LAYER) * C;
