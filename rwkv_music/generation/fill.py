@@ -40,7 +40,7 @@ from rwkv_music.tokenizers.codec import Codec, Piece
 from rwkv_music.tokenizers.multitrack import Multitrack
 from rwkv_music.tokenizers.multitrack_cells import Cell, Excerpt, note_rows, read_excerpt, with_holes
 from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
-from rwkv_music.tokenizers.multitrack_vocabulary import FIRST_CLASS, MAX_PARTS, PROGRAM
+from rwkv_music.tokenizers.multitrack_vocabulary import DURATION, FIRST_CLASS, HOLE, MAX_PARTS, PROGRAM
 
 BARS_AT_ONCE = 8  # maximum number of bars from the first to the last hole of a document
 MOST_VARIANTS = 1 << 32
@@ -285,7 +285,7 @@ def write_cells(
     sampling: Sampling = DEFAULT_SAMPLING,
     rows_at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    on_cell: Callable[[int, Hole, np.ndarray], None] | None = None,
+    on_notes: Callable[[int, Hole, np.ndarray, bool], None] | None = None,
 ) -> list[dict[Hole, np.ndarray]]:
     """Write the holes of a piece, `count` times. Return the tokens of each hole, int64 [n], for each variant.
 
@@ -298,7 +298,8 @@ def write_cells(
         rows_at_once: number of variants generated in one batch, as for `complete`; always 1 with several documents.
         progress: called after every token with (holes written, holes requested), summed over all variants. It may
             raise an exception to end the generation.
-        on_cell: called with (variant, hole, tokens) as soon as a hole is written.
+        on_notes: called with (variant, hole, the hole's tokens so far, whether the hole is complete) after each note
+            and when a hole is complete.
 
     Raises UserError if the model's logits are not finite.
     """
@@ -334,12 +335,14 @@ def write_cells(
             while not grammar.ended.all():
                 step += 1
                 grammar.active = step > budget
-                next(tokens)
-                for row in np.flatnonzero(grammar.bars > n_written).tolist() if on_cell else ():
-                    hole = own[n_written[row]]
-                    if row < used_rows:
-                        on_cell(first_row + row, hole, np.array(steps_grammar.contents[row][n_written[row]], np.int64))
-                    n_written[row] += 1
+                token = next(tokens)
+                for row in range(used_rows) if on_notes else ():
+                    is_complete = bool(grammar.bars[row] > n_written[row])
+                    started = steps_grammar.contents[row][n_written[row] :]  # empty while given tokens are fed
+                    if is_complete or (started and DURATION <= token[row] < HOLE):
+                        content = np.array(started[0], np.int64)
+                        on_notes(first_row + row, own[n_written[row]], content, is_complete)
+                    n_written[row] += is_complete
                 if progress:
                     progress(n_done + int(grammar.bars[:used_rows].sum()), count * len(holes))
             for row in range(rows):

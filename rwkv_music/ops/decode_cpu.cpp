@@ -32,7 +32,7 @@ constexpr int64_t PREFETCH = 1024;  // words from the one in use to the one that
 #if defined(__AVX512F__)
 constexpr int64_t LANES = 16, MOST_ROWS = 8;  // MOST_ROWS: the sums of this many rows fit into the registers
 #elif defined(__AVX2__)
-constexpr int64_t LANES = 8, MOST_ROWS = 4;
+constexpr int64_t LANES = 8, MOST_ROWS = 6;
 #else
 constexpr int64_t LANES = 4, MOST_ROWS = 4;
 #endif
@@ -80,15 +80,16 @@ struct Product {
 };
 
 // Multiply R rows by one panel. The rows of x are `inputs` and those of y `stride` values apart. With few rows, all
-// outputs are summed at once, because more sums hide the latency of an addition; with many, 2 * LANES at a time.
-template <int R>
+// outputs are summed at once, because more sums hide the latency of an addition; with many, 2 * LANES at a time. The
+// panel is prefetched if it comes from memory.
+template <int R, bool FROM_MEMORY>
 inline void multiply(const uint32_t* words, const float* x, int64_t inputs, float* y, int64_t stride) {
     constexpr int64_t PAIRS = R > 2 ? 1 : PANEL / 2 / LANES;
     for (int64_t first = 0; first < PANEL / 2; first += PAIRS * LANES) {
         Floats low[R][PAIRS] = {}, high[R][PAIRS] = {};
         const uint32_t* next = words + first;
         for (int64_t i = 0; i < inputs; i++, next += PANEL / 2) {
-            __builtin_prefetch(next + PREFETCH);
+            if (FROM_MEMORY) __builtin_prefetch(next + PREFETCH);
             for (int64_t j = 0; j < PAIRS; j++) {
                 const auto pair = load<Words>(next + j * LANES);
                 const Floats weights_low = (Floats)(pair << 16), weights_high = (Floats)(pair & 0xffff0000u);
@@ -105,14 +106,14 @@ inline void multiply(const uint32_t* words, const float* x, int64_t inputs, floa
     }
 }
 
-// Multiply the rows from `row` on by one panel.
+// Multiply the rows from `row` on by one panel. The first rows load it into a cache.
 template <int R>
 void multiply_rows(const Product& product, int64_t panel, int64_t row, int64_t rows) {
     const int64_t inputs = product.matrix.inputs, outputs = product.matrix.outputs;
     for (; row + R <= rows; row += R)
-        multiply<R>(product.matrix.panel(panel), product.x + row * inputs, inputs,
-                    product.y + row * outputs + panel * PANEL, outputs);
-    if constexpr (R > 1) multiply_rows<R / 2>(product, panel, row, rows);
+        (row ? multiply<R, false> : multiply<R, true>)(product.matrix.panel(panel), product.x + row * inputs, inputs,
+                                                       product.y + row * outputs + panel * PANEL, outputs);
+    if constexpr (R > 1) multiply_rows<(R > 4 ? 4 : R / 2)>(product, panel, row, rows);
 }
 
 // Compute products in one phase. finish(index of the product, y, row, first output) is called for every PANEL outputs
@@ -240,13 +241,17 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
     float* low[GATES];
     for (int gate = 0; gate < GATES; gate++) low[gate] = take_memory(s.ranks[gate]);
 
-    const auto embed = [&](const void* table, int64_t m, int64_t c) {
-        const int64_t i = ids[m] * C + c;
-        if (!s.bf16_tables) return ((const float*)table)[i];
-        const uint32_t bits = (uint32_t)((const uint16_t*)table)[i] << 16;
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        return value;
+    // Write to `values` the n values of a token's row of a table, from column c on.
+    const auto embed = [&](const void* table, int64_t m, int64_t c, int64_t n, float* values) {
+        const int64_t first = ids[m] * C + c;
+        if (!s.bf16_tables) {
+            memcpy(values, (const float*)table + first, n * sizeof(float));
+            return;
+        }
+        for (int64_t i = 0; i < n; i++) {
+            const uint32_t bits = (uint32_t)((const uint16_t*)table)[first + i] << 16;
+            memcpy(values + i, &bits, sizeof bits);
+        }
     };
 
     constexpr int64_t PHASES_OF_LAYER = 11;
@@ -261,7 +266,7 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
             return matrix;
         };
         phase++->share(M, [&](int64_t m) {
-            for (int64_t c = 0; c < C; c++) h[m * C + c] = embed(tables[0], m, c);
+            embed(tables[0], m, 0, C, h + m * C);
             layer_norm(h + m * C, vectors, vectors + C, C, LAYER_NORM_EPS, x + m * C);
         });
         for (int64_t layer = 0; layer < s.layers; layer++, phase += PHASES_OF_LAYER) {
@@ -306,8 +311,10 @@ extern "C" void rwkv_music_forward(const Shape* shape, const uint32_t* words, co
             });
             const void* const deep_embed = tables[1 + layer];
             multiply_all(phase[10], {{take(s.hidden, C), hidden, mixed}}, M, [&](size_t, float* y, int64_t m, int64_t c) {
-                for (int64_t i = 0; i < PANEL; i++)
-                    x[m * C + c + i] += deep_embed ? y[i] * embed(deep_embed, m, c + i) : y[i];
+                float factors[PANEL];
+                if (deep_embed) embed(deep_embed, m, c, PANEL, factors);
+                else std::fill_n(factors, PANEL, 1.0f);
+                for (int64_t i = 0; i < PANEL; i++) x[m * C + c + i] += y[i] * factors[i];
             });
         }
         const float* ln_out = vectors + (2 + s.layers * VECTORS_OF_LAYER) * C;

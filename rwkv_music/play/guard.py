@@ -28,6 +28,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 BODY_S = 60  # the time in which the body of a request must arrive
+# Up to this many bytes above its limit, a body is received and discarded before the response. A client that is still
+# sending when the server closes the connection can lose the response.
+DISCARDED_BYTES = 1 << 20
 LOCAL = ("127.0.0.1", "localhost", "::1")
 WILDCARDS = ("0.0.0.0", "::")
 
@@ -113,17 +116,21 @@ async def read_body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
         raise Refused(400, "The Content-Length of the request is not a number.")
-    if len(declared) > 15 or int(declared) > limit:
+    if len(declared) > 15 or int(declared) > limit + DISCARDED_BYTES:
         raise too_large
-    body = bytearray()
+    body, size = bytearray(), 0
     try:
         with anyio.fail_after(BODY_S):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
+                size += len(chunk)
+                if size <= limit:
+                    body += chunk
+                elif size > limit + DISCARDED_BYTES:
                     raise too_large
     except TimeoutError:
         raise Refused(408, f"The request took more than {BODY_S} seconds to arrive: send it again.") from None
     except ClientDisconnect:
         raise Refused(400, "The request ended before all of it was sent.") from None
+    if size > limit:
+        raise too_large
     return bytes(body)

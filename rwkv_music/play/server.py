@@ -7,7 +7,7 @@
     POST /api/pieces?title=TITLE    a MIDI file -> a piece
     GET  /api/pieces/ID             the piece
     GET  /api/pieces/ID/file        its MIDI file
-    POST /api/write                 a request (requests.py) -> lines of JSON: position in the queue, cells, the result
+    POST /api/write                 a request (requests.py) -> lines of JSON: position in the queue, notes, the result
     POST /api/choose                {"piece": ID}, the preferred candidate of a blind comparison -> models and votes
 
 An invalid request gets a 4xx status and {"error": SENTENCE}. If a client closes the connection of /api/write, its
@@ -211,10 +211,13 @@ class Site:
             model = self.models[order[first]]
             own = replace(request, candidates=1 if self.is_blind else request.candidates)
 
-            def on_cell(candidate: int, bar: int, part: int, notes: list[int], first: int = first) -> None:
-                job.send({"candidate": first + candidate, "bar": bar, "part": part, "notes": notes})
+            def on_notes(
+                candidate: int, bar: int, part: int, notes: list[int], is_complete: bool, first: int = first
+            ) -> None:
+                event = {"candidate": first + candidate, "bar": bar, "part": part, "notes": notes}
+                job.send({**event, "complete": is_complete})
 
-            written += write(model, piece, own, on_cell, lambda: job.is_cancelled)
+            written += write(model, piece, own, on_notes, lambda: job.is_cancelled)
             first += own.candidates
         changed = {part for _, part in request.cells}
         candidates = [{"id": self.store.add(new), **view(new, changed)} for new in written]

@@ -1,5 +1,8 @@
-"""Writing of the cells of a request. Each cell is reported as soon as it is written."""
+"""Writing of the cells of a request. Notes are reported while the model writes them."""
 
+import math
+import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +16,10 @@ from rwkv_music.play.pieces import Piece, cell_notes, filled
 from rwkv_music.play.requests import DENSITY, WriteRequest
 from rwkv_music.tokenizers.multitrack_cells import note_rows
 
+# A slow model needs seconds for a cell, so notes are reported before their cell is complete. The interval limits how
+# often a fast model makes the page draw.
+NOTES_EVERY_S = 0.1
+
 
 class Cancelled(Exception):
     """The user has cancelled the request or closed the connection."""
@@ -22,12 +29,14 @@ def write(
     model: Model,
     piece: Piece,
     request: WriteRequest,
-    on_cell: Callable[[int, int, int, list[int]], None],
+    on_notes: Callable[[int, int, int, list[int], bool], None],
     is_cancelled: Callable[[], bool],
 ) -> list[Piece]:
     """Return `request.candidates` pieces in which a model has written the cells of a request.
 
-    `on_cell` is called with (candidate, bar, index of the part, the cell's notes as in `pieces.view`).
+    `on_notes` is called with (candidate, bar, index of the part, notes, whether the cell is complete). The notes are
+    those of the cell that the model has written since the last call, as in `pieces.view`. It is called when a cell is
+    complete and, for each candidate, at most every NOTES_EVERY_S seconds before.
 
     Raises UserError if the tokenizer cannot encode the piece. Raises Cancelled soon after `is_cancelled` returns True.
     """
@@ -52,9 +61,19 @@ def write(
         if of_part:
             controls[number[index]] = of_part
 
-    def stream(candidate: int, hole: tuple[int, int], content: np.ndarray) -> None:
+    reported_at: dict[int, float] = {}  # by candidate: the time of the last report
+    n_reported: Counter[int] = Counter()  # by candidate: the notes of its current cell that have been reported
+
+    def report(candidate: int, hole: tuple[int, int], content: np.ndarray, is_complete: bool) -> None:
+        now = time.monotonic()
+        if not is_complete and now < reported_at.get(candidate, -math.inf) + NOTES_EVERY_S:
+            return
+        reported_at[candidate] = now
         bar, part = hole
-        on_cell(candidate, bar, order[part - 1], cell_notes(lines, midi.ticks_per_quarter, bar, note_rows(content)))
+        rows = note_rows(content)
+        new = cell_notes(lines, midi.ticks_per_quarter, bar, rows[n_reported[candidate] :])
+        n_reported[candidate] = 0 if is_complete else len(rows)
+        on_notes(candidate, bar, order[part - 1], new, is_complete)
 
     fillings = fill_cells(
         model.model,
@@ -67,6 +86,6 @@ def write(
         count=request.candidates,
         sampling=request.sampling,
         progress=check,
-        on_cell=stream,
+        on_notes=report,
     )
     return [filled(piece, filling) for filling in fillings]

@@ -374,19 +374,22 @@ def test_a_blank_piece_is_written_continued_and_accompanied(page):
 def test_notes_appear_as_they_are_written(browser, client, monkeypatch):
     """The page shows the first notes and the progress while the model writes, and axe finds no serious fault then."""
     has_notes, may_go_on = threading.Event(), threading.Event()
-    sent: list[int] = []  # the number of notes of each cell
+    sent: list[tuple[int, int, bool]] = []  # of each report: candidate, number of notes, whether the cell is complete
 
     def write_slowly(*arguments: Any) -> list[Piece]:
-        *given, on_cell, is_cancelled = arguments
+        *given, on_notes, is_cancelled = arguments
 
-        def on_cell_then_wait(candidate: int, bar: int, part: int, notes: list[int]) -> None:
-            on_cell(candidate, bar, part, notes)
-            sent.append(len(notes) // 4)
+        def on_notes_then_wait(candidate: int, bar: int, part: int, notes: list[int], is_complete: bool) -> None:
+            on_notes(candidate, bar, part, notes, is_complete)
+            sent.append((candidate, len(notes) // 4, is_complete))
             if candidate == 0 and notes and not has_notes.is_set():
                 has_notes.set()
                 may_go_on.wait(TIMEOUT_MS / 1000)
 
-        return write(*given, on_cell_then_wait, is_cancelled)
+        return write(*given, on_notes_then_wait, is_cancelled)
+
+    def completed() -> int:
+        return sum(is_complete for *_, is_complete in sent)
 
     monkeypatch.setattr("rwkv_music.play.server.write", write_slowly)
     with opened(browser, client, size=(768, 1024)) as page:
@@ -399,17 +402,17 @@ def test_notes_appear_as_they_are_written(browser, client, monkeypatch):
         try:
             page.click("#fill")
             assert has_notes.wait(TIMEOUT_MS / 1000)
-            expect(page.locator("#progress-text")).to_have_text(f"{len(sent)} of 24")
-            assert 1 <= len(sent) < 24
+            expect(page.locator("#progress-text")).to_have_text(f"{completed()} of 24")
+            assert completed() < 24
             expect(progress).to_be_visible()
-            expect(roll).to_have_attribute("data-drawn", str(sent[-1]))
-            assert page.locator("#bar").evaluate("(bar) => bar.value") == pytest.approx(len(sent) / 24)
+            expect(roll).to_have_attribute("data-drawn", str(sum(n for candidate, n, _ in sent if candidate == 0)))
+            assert page.locator("#bar").evaluate("(bar) => bar.value") == pytest.approx(completed() / 24)
             assert faults(page) == []
         finally:
             may_go_on.set()
         expect(page.locator("#status")).to_have_text("Filled in: 8 bars, 3 candidates.")
         expect(progress).to_be_hidden()
-        assert len(sent) == 24
+        assert completed() == 24
         expect(page.get_by_role("radio")).to_have_count(3)
         page.locator("#roll").focus()
         page.keyboard.press("3")

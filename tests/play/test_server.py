@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import random
 import socket
 import struct
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from http.client import HTTPResponse
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,14 +48,35 @@ def test_a_fill_writes_its_cells_and_nothing_else(client, chorale):
     assert [part["name"] for part in piece["parts"]] == ["Soprano", "Alto", "Tenor", "Bass"]
     request = {"piece": piece["id"], "action": "fill", "bars": [4, 7], "parts": [1], "candidates": 2, "density": "high"}
     *events, last = client.write(request)
-    cells = [(e["candidate"], e["bar"], e["part"]) for e in events if "candidate" in e]
+    cells = [(e["candidate"], e["bar"], e["part"]) for e in events if e.get("complete")]
     assert sorted(cells) == [(candidate, bar, 1) for candidate in range(2) for bar in range(4, 8)]
     assert len(last["done"]["candidates"]) == 2
     for candidate in last["done"]["candidates"]:
         after = download(client, candidate["id"])
         assert outside(after, "Alto", range(4, 8)) == outside(original, "Alto", range(4, 8))
-        # The page gets the notes of the part that changed; those of the cells are the ones that were streamed.
+        # The page gets the notes of the part that changed.
         assert ["notes" in part for part in candidate["parts"]] == [False, True, False, False]
+
+
+def test_notes_are_reported_before_their_cell_is_complete(client, monkeypatch):
+    _, piece = client.post("/api/start", {"kind": "example"})
+    request = {"piece": piece["id"], "action": "fill", "bars": [4, 7], "parts": [1], "candidates": 2}
+
+    def reports(every_s: float) -> list[list[dict]]:
+        """Return the reports of each candidate."""
+        monkeypatch.setattr("rwkv_music.play.writing.NOTES_EVERY_S", every_s)
+        events = client.write(request)
+        return [[event for event in events if event.get("candidate") == candidate] for candidate in range(2)]
+
+    for single, late in zip(reports(0), reports(math.inf), strict=True):
+        early = [event["notes"] for event in single if not event["complete"]]
+        assert len(early) > 4 and all(len(notes) == 4 for notes in early)  # each has one note of four numbers
+        assert not any(event["notes"] for event in single if event["complete"])
+        assert [event["complete"] for event in late] == [False, True, True, True, True]
+        assert len(late[0]["notes"]) == 4  # the first note is never delayed
+        for own in (single, late):
+            assert [event["bar"] for event in own if event["complete"]] == [4, 5, 6, 7]
+        assert sum(early, []) == sum((event["notes"] for event in late), [])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +131,7 @@ def test_controls_reach_the_model_under_the_numbers_that_it_uses(client, monkeyp
     request = {"piece": client.site.store.add(piece), "action": "fill", "bars": [0, 0], "temperature": 0.5}
     request |= {"parts": [0, 2], "density": "high", "register": "low"}
     *cells, last = client.write(request)
-    assert "done" in last and sorted(cell["part"] for cell in cells if "part" in cell) == [0, 2]
+    assert "done" in last and sorted(cell["part"] for cell in cells if cell.get("complete")) == [0, 2]
     both = {DENSITY: 2, REGISTER: 0}
     assert calls == [([DRUMS, 0, 7], [(0, 2), (0, 3)], {1: {DENSITY: 2}, 2: both, 3: both}, 0.5)]
 
@@ -226,7 +249,7 @@ def test_each_cell_is_reported_before_the_next_one_is_written():
         random_model("runs/a"),
         examples.example(),
         WriteRequest(frozenset(cells)),
-        lambda _, bar, part, notes: log.append((bar, part)),
+        lambda _, bar, part, notes, is_complete: is_complete and log.append((bar, part)),
         progress,
     )
     assert [entry for entry in log if entry != "progress"] == cells
@@ -386,6 +409,19 @@ def many_bars() -> bytes:
 def test_uploads_that_cannot_be_read_are_refused_in_one_sentence(data, status, reason, client):
     answered, answer = client.upload(data)
     assert answered == status and reason in answer["error"] and "\n" not in answer["error"]
+
+
+def test_an_upload_slightly_too_large_is_received_before_the_response(client):
+    """Fails if the server closes the connection while a client still sends: the client can then lose the response."""
+    body = bytes(pieces.MOST_UPLOAD_BYTES + 4)
+    with contextlib.closing(socket.create_connection(("127.0.0.1", client.port), 20)) as connection:
+        head = f"POST /api/pieces HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode())
+        time.sleep(0.2)  # in which the server could respond
+        connection.sendall(body)
+        response = HTTPResponse(connection)
+        response.begin()
+        assert response.status == 413 and "bytes" in json.loads(response.read())["error"]
 
 
 def test_a_large_upload_without_a_length_is_cut_off(client, capfd):

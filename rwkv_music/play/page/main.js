@@ -230,7 +230,7 @@ async function write(action) {
   const count = server.blind ? 2 : body.candidates;
   writing = { controller: new AbortController(), drafts: null, shown: 0, cells };
   const own = writing;
-  let received = 0;
+  let completed = 0; // cells
   let result = null;
   performance.clearMeasures("first note");
   const clicked = performance.now();
@@ -242,14 +242,15 @@ async function write(action) {
       if ("position" in event && !own.drafts) {
         setProgress(0, event.position ? `Number ${event.position + 1} in the queue` : "Reading the piece");
       } else if ("candidate" in event) {
-        if (!own.drafts) own.drafts = Array.from({ length: count }, () => base.emptied(cells, newPart));
+        const isFirst = !own.drafts;
+        if (isFirst) own.drafts = Array.from({ length: count }, () => base.emptied(cells, newPart));
         own.drafts[event.candidate].addNotes(event.part, event.notes);
         if (event.notes.length && !performance.getEntriesByName("first note").length) {
           performance.measure("first note", { start: clicked });
         }
-        received++;
-        setProgress(received / (cells.length * count), `${received} of ${cells.length * count}`);
-        if (received === 1) {
+        if (event.complete) completed++;
+        setProgress(completed / (cells.length * count), `${completed} of ${cells.length * count}`);
+        if (isFirst) {
           if (action === "continue") requestAnimationFrame(() => revealBars(base.bars, roll.piece.bars - 1));
           if (action === "add") roll.scroller.scrollTop = roll.scroller.scrollHeight;
         }
