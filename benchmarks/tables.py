@@ -89,6 +89,10 @@ def summary(root: str) -> str:
     ratios = [ratio for row in kernels["rows"] for ratio in row["faster_than"].values()]
     one, batch = (speed["speed"][pieces]["tokens_per_second"] for pieces in ("1", "512"))
     state = min((row for row in tuned["tuned"] if row["tune"] == "state"), key=lambda row: row["val_loss"])
+    compared = results("learning")
+    race = {"steps": compared["settings"]["steps"]} | {
+        name: found["best_loss"]["mean"] for name, found in compared["summary"]["contestants"].items()
+    }
     docs = f"{root}docs"
     rows = [
         [
@@ -101,6 +105,11 @@ def summary(root: str) -> str:
             f"{gpu(corpus['machine'])}",
             f"{bits_of_scores(corpus):.2f} bits per note",
             f"[music.md]({docs}/music.md#what-the-models-learn)",
+        ],
+        [
+            f"Lowest validation loss in {race['steps']} steps: `0.1b` with Muon, `0.1b` with AdamW, a Transformer",
+            ", ".join(f"{race[name]:.3f}" for name in ("muon", "adamw", "transformer")) + " nats per token",
+            f"[training.md]({docs}/training.md#muon-adamw-and-a-transformer-compared)",
         ],
         [
             "Training, v8, 12 layers x 768",
@@ -147,8 +156,7 @@ def summary(root: str) -> str:
     ]
     return f"""
 MFU is the model FLOP utilization ([definition]({docs}/performance.md#training-on-one-gpu)). `--channel_mix x070` is
-RWKV
-v7; the other models are v8.
+RWKV v7; the other models are v8.
 
 {table(["measured", "result", "details"], rows)}
 """
@@ -620,19 +628,21 @@ of the run that saved the checkpoint, in nats per token. The table gives the med
 
 
 def learning(root: str) -> str:
-    """Return how fast the model learns with AdamW and with Muon."""
+    """Return how fast the model learns with AdamW and with Muon, beside a Transformer of the same size."""
     result = results("learning")
     settings, found = result["settings"], result["summary"]
-    names = {"adamw": "AdamW", "muon": "Muon", "x070": "Muon, `--channel_mix x070`"}
+    names = {
+        "adamw": "RWKV, AdamW",
+        "muon": "RWKV, Muon",
+        "x070": "RWKV, Muon, `--channel_mix x070`",
+        "transformer": "Transformer, AdamW",
+        "muon_long": "RWKV, Muon, rows of {ctx_len:,}",
+        "transformer_long": "Transformer, AdamW, rows of {ctx_len:,}",
+    }
+    long_rows = next(run["ctx_len"] for run in result["runs"] if run["ctx_len"] > settings["ctx_len"])
     rows = [
-        [
-            name,
-            f"{x['lr']:g}",
-            f"{x['weight_decay']:g}",
-            str(x["seeds"]),
-            f"{x['best_loss']['mean']:.4f}",
-            f"{x['best_step']['mean']:.0f}",
-        ]
+        [name.format(ctx_len=long_rows), f"{x['lr']:g}", f"{x['weight_decay']:g}", f"{x['parameters'] / 1e6:.0f}M"]
+        + [str(x["seeds"]), with_spread(x["best_loss"]), f"{x['best_step']['mean']:.0f}"]
         + [f"{x['tokens_per_second']:,.0f}"]
         for key, name in names.items()
         for x in [found["contestants"][key]]
@@ -640,21 +650,36 @@ def learning(root: str) -> str:
     millions = results("shipped_model")["data"]["splits"]["train"]["tokens"] / 1e6  # the same dataset
     ratio = found["muon_to_the_best_loss_of_adamw"]
     steps, seconds = (ratio[f"{what}_over_adamw"] for what in ("steps", "seconds"))
-    grid = {key: " and ".join(f"{lr:g}" for lr, *_ in result["grids"][key]) for key in ("adamw", "muon")}
+    grids = {
+        key: " and ".join(f"{lr:g} with {decay:g}" for lr, _, decay in result["grids"][key])
+        for key in ("adamw", "muon", "transformer")
+    }
     large = results("step_muon")
     adamw, muon = (large[name] for name in ("adamw", "muon"))
     one = adamw["batch"][0] * adamw["batch"][1]
+    heads = [
+        "",
+        "learning rate",
+        "weight decay",
+        "parameters",
+        "seeds",
+        "lowest validation loss",
+        "at step",
+        "tokens/s",
+    ]
     return f"""
-Both optimizers trained `{settings["preset"]}` for {settings["steps"]} steps of {settings["batch_size"]} x
-{settings["ctx_len"]:,} tokens on chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens,
-{gpu(result["machine"])}, [learning.json]({root}benchmarks/results/learning.json)). Two learning rates were
-tried for each optimizer: {grid["adamw"]} for AdamW, {grid["muon"]} for Muon. The table shows the better one, with the
-lowest validation loss of each run, averaged over the seeds:
+All contestants trained for {settings["steps"]} steps of {settings["batch_size"]} x {settings["ctx_len"]:,} tokens on
+chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens, {gpu(result["machine"])},
+[learning.json]({root}benchmarks/results/learning.json)). The RWKV models are `{settings["preset"]}`. The Transformer
+has the same width and number of layers, with rotary position embeddings, SwiGLU, normalized queries and keys, dropout 0.1
+and `torch.compile`. Two pairs of learning rate and weight decay were tried for each: {grids["adamw"]} for AdamW,
+{grids["muon"]} for Muon and {grids["transformer"]} for the Transformer. The table shows the better one. The lowest
+validation loss of each run, in nats per token, is averaged over the seeds and given with its standard deviation:
 
-{table(["optimizer", "learning rate", "weight decay", "seeds", "lowest validation loss", "at step", "tokens/s"], rows)}
+{table(heads, rows)}
 
-- Muon needs {steps["mean"]:.0%} of AdamW's steps ({steps["least"]:.0%} and {steps["most"]:.0%} with the two seeds) and
-  {seconds["mean"]:.0%} of its time to reach AdamW's lowest validation loss. After step
+- Muon needs {steps["mean"]:.0%} of AdamW's steps ({steps["least"]:.0%} to {steps["most"]:.0%}, depending on the seed)
+  and {seconds["mean"]:.0%} of its time to reach AdamW's lowest validation loss. After step
   {found["contestants"]["muon"]["best_step"]["mean"]:.0f}, the models trained with Muon overfit.
 - A step with Muon takes longer, because it orthogonalizes matrices. The difference is largest for large models with few
   tokens per step. With {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} and {one:,} tokens per step on one
@@ -663,6 +688,12 @@ lowest validation loss of each run, averaged over the seeds:
 
 ![Validation loss by steps and by seconds]({root}benchmarks/results/learning.png)
 """
+
+
+def with_spread(statistic: dict[str, float]) -> str:
+    """Return a mean with its standard deviation, without the latter for a single run."""
+    deviation = statistic.get("deviation")
+    return f"{statistic['mean']:.4f}" + (f" ± {deviation:.4f}" if deviation else "")
 
 
 def zero(root: str) -> str:
