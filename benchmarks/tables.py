@@ -671,8 +671,8 @@ def learning(root: str) -> str:
 All contestants trained for {settings["steps"]} steps of {settings["batch_size"]} x {settings["ctx_len"]:,} tokens on
 chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens, {gpu(result["machine"])},
 [learning.json]({root}benchmarks/results/learning.json)). The RWKV models are `{settings["preset"]}`. The Transformer
-has the same width and number of layers, with rotary position embeddings, SwiGLU, normalized queries and keys, dropout 0.1
-and `torch.compile`. Two pairs of learning rate and weight decay were tried for each: {grids["adamw"]} for AdamW,
+has the same width and number of layers, with rotary position embeddings, SwiGLU, normalized queries and keys, dropout
+0.1 and `torch.compile`. Two pairs of learning rate and weight decay were tried for each: {grids["adamw"]} for AdamW,
 {grids["muon"]} for Muon and {grids["transformer"]} for the Transformer. The table shows the better one. The lowest
 validation loss of each run, in nats per token, is averaged over the seeds and given with its standard deviation:
 
