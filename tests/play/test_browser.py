@@ -276,6 +276,7 @@ class Finger:
         for i in range(1, 11):
             self._send("touchMove", tuple(a + (b - a) * i / 10 for a, b in zip(begin, end, strict=True)))
             self._page.wait_for_timeout(20)
+        self._page.wait_for_timeout(300)  # otherwise the page scrolls on, and the next tap only stops it
         self._send("touchEnd")
 
 
