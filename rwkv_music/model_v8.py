@@ -12,7 +12,7 @@ Notable choices:
   single token.
 - `cu_seqlens` gives the boundaries of packed documents. Neither the recurrence nor the token shift crosses them.
 - With context parallelism, several ranks hold consecutive parts of one sequence of tokens (`ops.context_parallel`).
-- Matrix products are those of `ops.products`, which are also fast in bf16 on a CPU without bf16 instructions.
+- Matrix products are those of `ops.products`, which are also fast in bf16 on a CPU without AVX-512.
 - In training on a GPU, the blocks use `ops.fused_sublayers`, which computes the same result in less time and memory.
 
 Source: BlinkDL's RWKV-LM, RWKV-v7/train_temp (initialization, groups) and RWKV-v7/rwkv_v8_rc00_demo.py (the x080

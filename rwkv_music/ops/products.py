@@ -1,15 +1,15 @@
-"""Matrix products that are also fast in bf16 on a CPU without bf16 instructions.
+"""Matrix products that are also fast in bf16 on a CPU without AVX-512.
 
-On such a CPU, PyTorch multiplies bf16 matrices in loops without vector instructions. These take about ten times as long
-as the same product in fp32. Here, the factors are converted to fp32 and the result is rounded to bf16. Sums are thus
-in fp32, as on a GPU. Autograd saves the bf16 factors. On all other devices, the operators are PyTorch's own.
+On such a CPU, PyTorch's own product of bf16 matrices takes about ten times as long as the same product in fp32. The
+products of this module convert the factors to fp32 and round the result to bf16. Autograd saves the bf16 factors. On
+all other devices and for all other dtypes, they are PyTorch's own.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# The instruction sets for which PyTorch has a fast bf16 product.
+# With these instruction sets, PyTorch computes bf16 products with oneDNN or the Arm Compute Library.
 CPU_HAS_FAST_BF16 = torch.backends.cpu.get_cpu_capability() in ("AVX512", "SVE256")
 
 

@@ -1,4 +1,4 @@
-"""The products that replace PyTorch's bf16 products on a CPU without bf16 instructions."""
+"""The products that replace PyTorch's bf16 products on a CPU without AVX-512."""
 
 import pytest
 import torch

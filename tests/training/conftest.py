@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,7 @@ def train(
     """
     if ranks == 1 and not program:
         line = ["--out", folder, "--deepspeed_config", PROJECT / "ds_configs" / config, *arguments]
+        wait_for_the_next_event_file(folder)
         output = io.StringIO()
         with one_rank(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             status = train_py.main(list(map(str, line)))
@@ -138,6 +140,17 @@ def train(
         run = Run(folder, status, log.read_text())
     assert not check or run.status == 0, run.output[-4000:]
     return run
+
+
+def wait_for_the_next_event_file(folder: Path) -> None:
+    """Wait until the second in which this process wrote an event file to `folder` is over.
+
+    TensorBoard reads the files of one second in the order of their names. The name of the tenth file of a process comes
+    before that of the ninth, so that a resumed run would seem to come before the run that it resumes.
+    """
+    written = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.*")]
+    while written and int(time.time()) <= max(written):
+        time.sleep(0.02)
 
 
 def free_port() -> int:
