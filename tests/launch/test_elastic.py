@@ -137,7 +137,11 @@ class TwoRanks:
 def test_ranks_receive_the_launchers_signals_once_and_outlive_it_only_to_save(tmp_path):
     """The ranks of a killed launcher, and of one whose terminal closes, receive SIGTERM."""
     statuses = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGKILL: -signal.SIGKILL}
-    started = {number: TwoRanks(tmp_path / number.name) for number in statuses}
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, launchers ignore SIGHUP
+    try:
+        started = {number: TwoRanks(tmp_path / number.name) for number in statuses}
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
     for number, status in statuses.items():
         pair = started[number]
         wait_for(pair.run)
