@@ -6,7 +6,8 @@ For each row of step.py's table, one process per variant measures the step: the 
 twice each, and this one with `--fast off`. wkv7s.py runs in turns, too. A ratio is this checkout's median time (or
 tokens per second) over the other's. With several GPUs, all variants of a row run on the same GPU.
 
-Writes results/checkouts.json. Exit status 1 if a row of this checkout is more than 2% slower or missing."""
+Writes results/checkouts.json after every row. Exit status 1 if a row of this checkout is more than 2% slower or
+missing."""
 
 import argparse
 import json
@@ -27,6 +28,7 @@ from wkv7s import SHAPES
 HERE = Path(__file__).parent.parent
 MOST_SLOWER = 0.02
 ROUNDS = 2
+SAVING = threading.Lock()
 
 
 def main() -> int:
@@ -49,13 +51,8 @@ def main() -> int:
         thread.start()
     for thread in threads:
         thread.join()
-    steps = {name: compared_steps(results[name]) for name in ROWS if complete(results.get(name))}
-    recurrence = compared_recurrence(results["wkv7s"]) if complete(results.get("wkv7s")) else []
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=options.before, capture_output=True, text=True
-    ).stdout.strip()
-    print(report.write("checkouts", {"before": commit, "steps": steps, "wkv7s": recurrence}, options.out))
-    rates = [row["ratio"] for row in steps.values()] + [1 / row["ratio"] for row in recurrence]
+    figures = compared(results)
+    rates = [row["ratio"] for row in figures["steps"].values()] + [1 / row["ratio"] for row in figures["wkv7s"]]
     return int(len(rates) < len(ROWS) + len(SHAPES) or min(rates) < 1 - MOST_SLOWER)
 
 
@@ -81,7 +78,12 @@ def work(
             if figures is not None:
                 runs.setdefault(variant, []).append(figures)
                 print(name, variant, summary(figures), flush=True)
-        results[name] = runs
+        with SAVING:
+            results[name] = runs
+            commit = subprocess.run(
+                ["git", "rev-parse", "--short", "HEAD"], cwd=checkouts["before"], capture_output=True, text=True
+            ).stdout.strip()
+            print(report.write("checkouts", {"before": commit, **compared(results)}, options.out), flush=True)
 
 
 def measured(command: list[str], checkout: Path, gpu: str) -> dict[str, Any] | None:
@@ -109,6 +111,12 @@ def summary(figures: dict[str, Any]) -> str:
     if "rows" in figures:
         return " ".join(f"{row['ours']['both_ms']:.4f}" for row in figures["rows"]) + " ms"
     return f"{figures['tokens_per_second']:,.0f} tokens/s"
+
+
+def compared(results: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+    """Return the figures of the rows that have been measured completely."""
+    steps = {name: compared_steps(results[name]) for name in ROWS if complete(results.get(name))}
+    return {"steps": steps, "wkv7s": compared_recurrence(results["wkv7s"]) if complete(results.get("wkv7s")) else []}
 
 
 def complete(runs: dict[str, list[Any]] | None) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# With these instruction sets, PyTorch computes bf16 products with oneDNN or the Arm Compute Library.
+# PyTorch passes bf16 products to oneDNN on CPUs with these instruction sets.
 CPU_HAS_FAST_BF16 = torch.backends.cpu.get_cpu_capability() in ("AVX512", "SVE256")
 
 
