@@ -37,6 +37,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 from node import USER_ERRORS, Ranks
 
@@ -62,6 +63,24 @@ HEARTBEAT_SECONDS, HEARTBEATS_MISSED = 2, 5
 LAST_CALL_SECONDS = 10
 JOIN_CHECK_SECONDS = 1.0
 CLOSING_SECONDS = 3  # host 0 serves the rendezvous this long after the run, so that other hosts see that it is closed
+
+_opened: list[RendezvousHandler] = []  # kept until the process ends; `run` says why
+
+
+def run(arguments: list[str]) -> NoReturn:
+    """Run `main` and end the process with its status, at once and with the rendezvous still open.
+
+    Torch's heartbeat thread cannot be stopped safely. If it holds the last reference to the rendezvous, it tries to
+    join itself and prints a traceback. If Python shuts down while the thread is inside C++, the process aborts.
+    """
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        if not isinstance(end.code, int):  # Python prints the message
+            raise
+        status = end.code
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def main(arguments: list[str]) -> int:
@@ -139,7 +158,7 @@ def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
     except RuntimeError as error:
         raise RendezvousError(f"no answer from {host}:{port}") from error
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the ranks' process group uses its own port
-    return DynamicRendezvousHandler.from_backend(
+    rendezvous = DynamicRendezvousHandler.from_backend(
         RUN_ID,
         store,
         C10dRendezvousBackend(store, RUN_ID),
@@ -150,6 +169,8 @@ def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
         keep_alive_interval=HEARTBEAT_SECONDS,
         keep_alive_max_attempt=HEARTBEATS_MISSED,
     )
+    _opened.append(rendezvous)
+    return rendezvous
 
 
 def rendezvous_address() -> tuple[str, int]:
@@ -237,4 +258,4 @@ def log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(sys.argv[1:])

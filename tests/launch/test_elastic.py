@@ -268,6 +268,43 @@ def test_a_run_that_crashes_too_often_ends_with_its_status(tmp_path):
     assert done.returncode == 9 and "the run crashed 1 time (status 9)" in done.stderr
 
 
+SLOW_HEARTBEAT = """
+import contextlib, sys, threading, time
+from datetime import timedelta
+import elastic
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
+
+beating, keep_alive = threading.Event(), DynamicRendezvousHandler._keep_alive
+
+def slow(handler):
+    keep_alive(handler)
+    beating.set()
+    with contextlib.suppress(RuntimeError):  # waits in C++, as a heartbeat does for its answer
+        handler._state_holder._backend._store.wait(["no such key"], timedelta(seconds=1))
+
+DynamicRendezvousHandler._keep_alive = slow
+elastic.HEARTBEAT_SECONDS = 1
+elastic.close = lambda *_: beating.wait(60) and 0
+main = elastic.main
+
+def ends_after_the_heartbeat(arguments):
+    status = main(arguments)
+    time.sleep(float(arguments.pop()))
+    return status
+
+elastic.main = ends_after_the_heartbeat
+elastic.run(["1", "1", "-c", "pass", "--out", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("seconds", ["0.5", "1.5"], ids=["during the heartbeat", "after it"])
+def test_a_launcher_ends_in_order_whatever_its_heartbeat_does(seconds, tmp_path):
+    variables = {**environment(), "NODE_RANK": "0", "PYTHONPATH": f"{PROJECT / 'launch'}:{PROJECT}"}
+    line = [sys.executable, "-c", SLOW_HEARTBEAT, str(tmp_path), seconds]
+    done = subprocess.run(line, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 host joined" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_a_lost_host_joins_again(bach_data, fp32, tmp_path):
     line = command(tmp_path / "run", "--data", bach_data, *JOB, "--elastic", 1, config=fp32)
     shared, logs = environment(), [tmp_path / "0.log", tmp_path / "1.log"]
