@@ -207,20 +207,27 @@ def check_deepspeed(gpus: list[Gpu]) -> Check:
         import deepspeed
         from deepspeed.accelerator import get_accelerator
 
-        accelerator = get_accelerator().device_name()
+        from rwkv_music.training.deepspeed_engine.engine import fast_mismatch
+
+        accelerator, untested = get_accelerator().device_name(), fast_mismatch("auto")
     except Exception as error:
         if "DS_ACCELERATOR" in os.environ:
             return Check("deepspeed", "fail", f"fails: {_first_line(error)}", "unset DS_ACCELERATOR")
         return Check("deepspeed", "fail", f"cannot be imported ({_first_line(error)})", SET_UP)
     finally:
         logging.disable(logging.NOTSET)
-    return judge_accelerator(deepspeed.__version__, accelerator, gpus)
+    return judge_deepspeed(deepspeed.__version__, accelerator, gpus, untested)
 
 
-def judge_accelerator(version: str, accelerator: str, gpus: list[Gpu]) -> Check:
-    """Check that DeepSpeed's accelerator ("cpu", "cuda", ...) is the device that training would use."""
+def judge_deepspeed(version: str, accelerator: str, gpus: list[Gpu], untested: str | None) -> Check:
+    """Check that DeepSpeed's accelerator ("cpu", "cuda", ...) is the device that training would use.
+
+    `untested` says how the installed DeepSpeed differs from the tested one.
+    """
     text = f"{version}, accelerator {accelerator}"
     expected = "cuda" if gpus else "cpu"
+    if accelerator == expected and untested:
+        return Check("deepspeed", "warn", f"{text}; {untested}, so training does not use its faster code paths", SET_UP)
     if accelerator == expected:
         return Check("deepspeed", "ok", text)
     if accelerator == "cpu":

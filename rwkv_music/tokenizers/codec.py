@@ -31,6 +31,7 @@ from rwkv_music.tokenizers.vocabulary import Vocabulary
 
 MAX_PIECE_QUARTERS = 20_000  # 2 h 46 min at a tempo of 120; a limit, because a very late event would create many bars
 EMPTY_NOTES = "notes without length"  # a reason in `Piece.lost`
+MOST_TOKENS = 2**16  # datasets store ids as uint16
 FORMAT = "rwkv-music tokenizer"  # the format name in tokenizer.json
 FORMAT_VERSION = 1
 
@@ -76,6 +77,8 @@ class Codec(ABC):
     velocities_include_volume: ClassVar[bool] = False  # whether volume and expression are multiplied into velocities
 
     def __init__(self, options: dict[str, Any], vocabulary: list[str]):
+        if len(vocabulary) > MOST_TOKENS:
+            raise ValueError(f"a vocabulary of {len(vocabulary):,} tokens: at most {MOST_TOKENS:,} are possible")
         self.options = options
         self.vocabulary = vocabulary
 

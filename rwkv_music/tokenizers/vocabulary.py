@@ -11,9 +11,13 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Properties of each of the V tokens. An int64 element is NONE if the token does not have the property."""
+    """Properties of each of the V tokens. An int64 element is NONE if the token does not have the property.
 
-    kinds: np.ndarray  # str [V], such as "Pitch", "Bar", "Wait", "Key"
+    Augmentation requires that the difference between the ids of adjacent pitches is the same for all melodic tokens,
+    and that the ids of loudnesses, tempos and waits follow one another in this order.
+    """
+
+    kinds: np.ndarray  # str [V], "Pitch", "Program" and those in `moves_on` have a meaning elsewhere
     pitch: np.ndarray  # int64 [V]: the MIDI pitch of a note-on or note-off
     is_onset: np.ndarray  # bool [V]: whether the token starts a note
     program: np.ndarray  # int64 [V]: the General MIDI program (DRUMS for percussion) that the token plays or selects

@@ -71,7 +71,14 @@ def test_cuda_toolkit_is_checked_only_with_a_gpu(monkeypatch):
     [("cpu", [], "ok"), ("cuda", [H200], "ok"), ("cpu", [H200], "warn"), ("cuda", [], "fail"), ("xpu", [], "fail")],
 )
 def test_accelerator(accelerator, gpus, status):
-    assert doctor.judge_accelerator("0.19.8", accelerator, gpus).status == status
+    assert doctor.judge_deepspeed("0.19.8", accelerator, gpus, None).status == status
+
+
+def test_another_deepspeed_is_reported(monkeypatch):
+    assert doctor.check_deepspeed([]).status == "ok"
+    monkeypatch.setattr("deepspeed.__version__", "0.99.0")
+    check = doctor.check_deepspeed([])
+    assert check.status == "warn" and "0.99.0 is not the tested version" in check.detail
 
 
 def test_build_locks(tmp_path, monkeypatch):

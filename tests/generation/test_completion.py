@@ -320,8 +320,8 @@ def test_the_context_may_be_the_whole_prompt(codec, changing_meters):
 def test_a_model_that_never_ends_a_bar_is_forced_to(tokenizer, chorale):
     """The model prefers one token wherever it is allowed; after `max_tokens` every row is ended."""
     codec = make_codec(tokenizer)
-    favorite = {"multitrack": "Pitch_60", "midi-llm": "pi:3c:7", "midi-llm-piano": "p:3c:7"}[tokenizer]
-    stubborn = MemorizedPiece(np.full(1, codec.vocabulary.index(favorite)), codec.vocab_size)
+    favorite = np.flatnonzero(codec.token_properties.is_onset & (codec.token_properties.pitch == 60))[:1]
+    stubborn = MemorizedPiece(favorite, codec.vocab_size)
     (completion,) = complete(stubborn, codec, chorale, context_bars=2, bars=2, max_tokens=50)
     assert completion.bars == 2 and 50 < len(completion.new_ids) < 150
     assert len(read_notes(completion.midi_alone())) > 0

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: the only package that imports deepspeed."""
+"""The DeepSpeed engine: the only package that uses deepspeed (commands/doctor.py only imports it as a check)."""
 
 import logging
 import warnings

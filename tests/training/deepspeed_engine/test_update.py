@@ -1,5 +1,6 @@
 """The update on the device against DeepSpeed's own, and with a gradient that is not finite."""
 
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -12,6 +13,7 @@ from rwkv_music.training.batch_plan import plan_batches
 from rwkv_music.training.deepspeed_engine import engine as engine_module
 from rwkv_music.training.deepspeed_engine.engine import FastPaths, make_engine, select_device
 from rwkv_music.training.deepspeed_engine.fast import gather
+from rwkv_music.training.deepspeed_engine.fast.update import UpdateOnDevice
 from tests.training.conftest import one_rank
 
 
@@ -71,6 +73,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing(stage):
     assert [changed for _, _, changed in made["rows"]] == [True, True, False, True, True, True]
     assert made["skipped"] == 1
     assert made["rows"][3][0] == made["rows"][2][0]  # the loss is that of the same weights
+
+
+def test_an_optimizer_that_it_does_not_compute_is_rejected():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    zero = SimpleNamespace(optimizer=torch.optim.SGD([weight], lr=0.1))
+    with pytest.raises(TypeError, match="SGD"):
+        UpdateOnDevice(SimpleNamespace(optimizer=zero))
 
 
 @pytest.mark.parametrize("at_once", (False, True))

@@ -38,7 +38,8 @@ class UpdateOnDevice:
     """A replacement of the `step` method of DeepSpeed's ZeRO optimizer.
 
     Args:
-        engine: a DeepSpeed engine with torch's AdamW or with `Muon`, not offloaded.
+        engine: a DeepSpeed engine with torch's AdamW or with `Muon`, not offloaded. Raises TypeError for another
+            optimizer, because its own step is never called.
 
     Attributes:
         skipped: int64 [] on the device, the same on every rank: steps skipped since the start because the gradient was
@@ -47,6 +48,10 @@ class UpdateOnDevice:
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine) -> None:
         self._zero = engine.optimizer
+        if not isinstance(self._zero.optimizer, torch.optim.AdamW):  # Muon is one too
+            raise TypeError(
+                f"the update on the device is AdamW's or Muon's, not {type(self._zero.optimizer).__name__}'s"
+            )
         device = self._zero.device
         self._bad = torch.zeros((), device=device)  # 1.0 if this step's gradient is not finite
         self._divisor = torch.ones((), device=device)  # clips the gradient
