@@ -74,7 +74,7 @@ def main() -> int:
 
 
 class Quiet:
-    """Waits for moments at which other programs use little CPU time, for a limited time in all."""
+    """A wait for moments at which other programs use little CPU time, for a limited time in all."""
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds

@@ -43,7 +43,7 @@ WAIT_S = 420  # for one process
 
 
 class Failed(Exception):
-    """A process failed, or took too long."""
+    """An error for a process that failed or took too long."""
 
 
 @dataclass

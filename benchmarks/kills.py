@@ -1,4 +1,4 @@
-"""Kill runs with SIGKILL many times, and check what they resume from and which checkpoint they call the best.
+"""Kill runs with SIGKILL many times, and check from which checkpoint they resume and which one is the best.
 
     python benchmarks/kills.py [--kills 100] [--best_kills 20] [--seed 0]
 
@@ -8,10 +8,11 @@ fails.
 - checkpoints: the model saves every second step. Half of the kills come at random moments, half while it writes a
   checkpoint. Each time, every byte of the checkpoint that the run would resume from is compared with the manifest.
 - best: the model validates after every step, at a learning rate at which the loss falls and rises, so that the best
-  checkpoint changes often. It saves every fourth step and whenever a validation is better. Half of the kills come at
-  random moments, half between a better validation and the end of its save. Each time, every byte of the best checkpoint
-  is compared with the manifest. A run that is never killed then measures the loss of every step. The best checkpoint
-  must have been the one with the lowest loss of all steps up to the newest checkpoint, at each kill and at the end.
+  checkpoint changes often. It saves every fourth step and after each validation with a new lowest loss. Half of the
+  kills come at random moments, half soon after such a validation, when its checkpoint is being saved. Each time, every
+  byte of the best checkpoint is compared with the manifest. A run that is never killed then measures the loss of every
+  step. At each kill and at the end, the best checkpoint must be the one with the lowest loss of all steps up to the
+  newest checkpoint.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def kill_while_saving(here: Path, kills: int, moments: random.Random) -> dict[st
 
 @dataclass(frozen=True)
 class Left:
-    """What a killed run left: its newest checkpoint's step, the best one's, and the recorded losses by step."""
+    """The steps of the newest and the best checkpoint of a killed run, and its recorded losses by step."""
 
     newest: int
     best: int

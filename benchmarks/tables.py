@@ -42,6 +42,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def how_often(phrase: str, times: int) -> str:
+    """Return a verb phrase with a number of times, such as "stopped 2 times", or "never stopped" for 0."""
+    return f"{phrase} {times} times" if times else f"never {phrase}"
+
+
 def gpu(machine: dict) -> str:
     """Return the short name of a result's GPU, such as "H100"."""
     return machine["gpu"].removeprefix("NVIDIA ").split()[0]
@@ -150,7 +155,7 @@ def summary(root: str) -> str:
         ],
         [
             f"Resuming a run that was killed {kills['kills']} times",
-            f"resumed from a damaged checkpoint {kills['resumed_from_a_damaged_one']} times",
+            how_often("resumed from a damaged checkpoint", kills["resumed_from_a_damaged_one"]),
             f"[training.md]({docs}/training.md#checkpoints-and-resuming)",
         ],
     ]
@@ -437,7 +442,8 @@ def generation(root: str) -> str:
         for pieces, x in result["speed"].items():
             if pieces.isdecimal():
                 rows.append([device, pieces, f"{x['tokens_per_second']:,.0f}", f"{x['first_token_ms']:.0f}", link])
-    memory = results("generation_cuda_memory")["memory"]
+    grown = results("generation_cuda_memory")["memory"]["bytes_grown"]
+    growth = f"{grown} bytes larger than" if grown else "as large as"
     cpu = results("generation_cpu_speed")
     package, threads = cpu["speed"]["rwkv_package"], cpu["machine"]["threads"]
     return f"""
@@ -445,17 +451,16 @@ The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenize
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
-On a CPU, a C++ kernel reads the matrices in bf16, which rounds them as on a GPU. This project and the `rwkv` package
-generated tokens alternately on {threads} cores, with the same weights, in several rounds. The median speed of this
-project was {package["ours"]:.0f} tokens/s, including sampling. That of the package was
-{package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The ratio of the two speeds was computed in each
-round; its median is {package["ratio"]}. For each token, this project reads
-{package["gb_read_per_token"] * 1000:.0f} MB, that is, {package["gb_per_second_read"]:.0f} GB/s. A plain
+On a CPU, a C++ kernel reads the matrices in bf16, which rounds them as on a GPU. In a separate comparison, this project
+and the `rwkv` package generated tokens of one piece alternately on {threads} cores, with the same weights, in several
+rounds. In this comparison, the median speed of this project was {package["ours"]:.0f} tokens/s, including sampling.
+That of the package was {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The ratio of the two
+speeds was computed in each round; its median is {package["ratio"]}. For each token, this project reads
+{package["gb_read_per_token"] * 1000:.0f} MB, that is, {package["gb_per_second_read"]:.0f} GB/s at this speed. A plain
 copy in memory moves {package["gb_per_second_copy"]:.0f} GB/s on the same machine.
 
-The memory in use does not depend on the length of a piece. After 100,000 generated tokens it is {memory["bytes_grown"]}
-bytes larger than after 1,000 tokens
-([generation_cuda_memory.json]({root}benchmarks/results/generation_cuda_memory.json)).
+The memory in use does not depend on the length of a piece. After 100,000 generated tokens it is {growth} after 1,000
+tokens ([generation_cuda_memory.json]({root}benchmarks/results/generation_cuda_memory.json)).
 """
 
 
@@ -588,20 +593,23 @@ how much the steps slow down while it is written ([saving.json]({root}benchmarks
 def kills(root: str) -> str:
     """Return what happened to runs that were killed many times."""
     result = results("kills")
+    partial = result["left_a_partial_one"]
     text = f"""
 A run that saves a checkpoint every two steps was killed {result["kills"]} times: in half of the cases at a random
-moment, in the other half at the start of a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
-{result["left_a_partial_one"]} kills left a partly written checkpoint, which has no final name. Of the
-checkpoints with a final name, {result["damaged_under_a_steps_name"]} were damaged. The run resumed from a
-damaged checkpoint {result["resumed_from_a_damaged_one"]} times.
+moment, in the other half while it wrote a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
+{"All" if partial == result["kills"] else f"{partial} of the"} {result["kills"]} kills left a partly written checkpoint,
+which has no final name. {result["damaged_under_a_steps_name"] or "No"} checkpoints with a final name were damaged. The
+run {how_often("resumed from a damaged checkpoint", result["resumed_from_a_damaged_one"])}.
 """
     if best := result.get("best"):
+        wrong = best["best_not_the_lowest_loss"]
+        exceptions = f", with {wrong} exceptions" if wrong else ""
         text += f"""
-A run that validates after every step was killed {best["kills"]} times, half of them at random moments, half between a
-better validation and the end of its save. {best["kills_before_the_best_was_saved"]} kills came before the better
-weights were saved. The best checkpoint was damaged {best["best_not_whole"]} times. A run that was never killed
-measured the losses for comparison. {best["best_not_the_lowest_loss"]} times, the best checkpoint was not the one with
-the lowest loss of all steps that the killed run had validated and saved.
+A run that validates after every step was killed {best["kills"]} times: in half of the cases at a random moment, in the
+other half soon after a validation with a new lowest loss, while the checkpoint of this step was being saved.
+{best["kills_before_the_best_was_saved"]} kills came before the weights with the lowest loss were saved. The best
+checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, it was the one with the
+lowest loss among the steps that the run had validated and saved. A run that was never killed measured these losses.
 """
     return text
 
@@ -618,8 +626,8 @@ def resumption(root: str) -> str:
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-Each row of the table lists several numbers of ranks. On each of them, a ZeRO-2 run saved a checkpoint at step {at} and
-continued for 20 steps. Every checkpoint was then resumed on each of the row's numbers of ranks, with `zero1.json`,
+Each row of the table covers several rank counts. For each rank count, a ZeRO-2 run saved a checkpoint at step {at} and
+continued for 20 steps. Each checkpoint was then resumed with every rank count of the row, under `zero1.json`,
 `zero2.json` and `zero3.json`. The deviation of a resumed run is the largest difference between its 20 losses and those
 of the run that saved the checkpoint, in nats per token. The table gives the median and the maximum of the deviations.
 
@@ -651,7 +659,7 @@ def learning(root: str) -> str:
     ratio = found["muon_to_the_best_loss_of_adamw"]
     steps, seconds = (ratio[f"{what}_over_adamw"] for what in ("steps", "seconds"))
     grids = {
-        key: " and ".join(f"{lr:g} with {decay:g}" for lr, _, decay in result["grids"][key])
+        key: " and ".join(f"({lr:g}, {decay:g})" for lr, _, decay in sorted(result["grids"][key]))
         for key in ("adamw", "muon", "transformer")
     }
     large = results("step_muon")
@@ -668,12 +676,12 @@ def learning(root: str) -> str:
         "tokens/s",
     ]
     return f"""
-All contestants trained for {settings["steps"]} steps of {settings["batch_size"]} x {settings["ctx_len"]:,} tokens on
+All models were trained for {settings["steps"]} steps of {settings["batch_size"]} x {settings["ctx_len"]:,} tokens on
 chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens, {gpu(result["machine"])},
 [learning.json]({root}benchmarks/results/learning.json)). The RWKV models are `{settings["preset"]}`. The Transformer
 has the same width and number of layers, with rotary position embeddings, SwiGLU, normalized queries and keys, dropout
-0.1 and `torch.compile`. Two pairs of learning rate and weight decay were tried for each: {grids["adamw"]} for AdamW,
-{grids["muon"]} for Muon and {grids["transformer"]} for the Transformer. The table shows the better one. The lowest
+0.1 and `torch.compile`. Two pairs (learning rate, weight decay) were tried for each: {grids["adamw"]} for AdamW;
+{grids["muon"]} for Muon; {grids["transformer"]} for the Transformer. The table shows the better one. The lowest
 validation loss of each run, in nats per token, is averaged over the seeds and given with its standard deviation:
 
 {table(heads, rows)}

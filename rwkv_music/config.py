@@ -148,13 +148,17 @@ class DataConfig:
 
     data: str | dict = setting(  # a folder, or the weights of several folders
         "",
-        "dataset folder, made by `python -m rwkv_music prepare`. Give this option several times, each time as "
-        "DIR:WEIGHT, to draw the rows from several datasets in proportion to their weights",
+        "dataset folder, made by `python -m rwkv_music prepare`. Give this option several times, as DIR:WEIGHT or DIR "
+        "(weight 1), to draw the rows from several datasets in proportion to their weights",
         metavar="DIR",
         repeatable=True,
     )
     ctx_len: int = setting(1024, "tokens per row")
-    seed: int = setting(0, "seed of the shuffle, the initial weights and the samples")
+    seed: int = setting(
+        0,
+        "seed of the order, augmentation and holes of the training rows, of new weights, and of the music of "
+        "--sample_every",
+    )
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict only the bars that follow "
@@ -163,7 +167,9 @@ class DataConfig:
         ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(
-        0.5, "fraction of completion rows, for --task mix; rows for neither completion nor infill are as in pretrain"
+        0.5,
+        "fraction of completion rows, for --task mix; rows that are neither completion nor infill rows are pretrain "
+        "rows",
     )
     infill_weight: float = setting(0.0, "fraction of infill rows, for --task mix")
     infill_bars: int = setting(24, "maximum number of bars of an excerpt, for --task infill and mix")
@@ -267,8 +273,8 @@ class TrainConfig:
     )
     fast: str = setting(
         "auto",
-        "faster replacements for DeepSpeed's internals. auto: used if the installed DeepSpeed is the tested version; "
-        "off: not used",
+        "faster replacements for DeepSpeed's internals. auto: used if the installed DeepSpeed is the tested version, "
+        "unmodified; off: not used",
         ("auto", "off"),
     )
     grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
@@ -276,15 +282,19 @@ class TrainConfig:
         0, "save and stop after this step; the learning-rate schedule is unchanged; 0: run to the end"
     )
     log_every: int = setting(10, "optimizer steps between points of the training curves")
-    val_every: int = setting(200, "optimizer steps between validations; 0: none")
+    val_every: int = setting(200, "optimizer steps between validations; the last step is also validated; 0: none")
     val_rows: int = setting(0, "rows per validation of a dataset; 0: the whole validation split")
     patience: int = setting(
         0, "end the run when N consecutive validations have not lowered the validation loss; 0: never"
     )
     save_every: int = setting(
-        500, "optimizer steps between checkpoints; the end of the run is always saved; 0: only the end"
+        500,
+        "optimizer steps between checkpoints; 0: no such checkpoints. A checkpoint is always saved after the last "
+        "step and after each new lowest validation loss",
     )
-    save_minutes: float = setting(0.0, "save a checkpoint also when the last one is X minutes old; 0: by steps only")
+    save_minutes: float = setting(
+        0.0, "also save a checkpoint when the last one is X minutes old; 0: no such checkpoints"
+    )
     save_mode: str = setting(
         "overlapped",
         "mode of writing checkpoints. overlapped: while training continues, from a copy that each rank makes in host "
@@ -323,7 +333,9 @@ class TrainConfig:
         "or chrome://tracing; 0: none",
     )
     sample_every: int = setting(
-        0, "optimizer steps between samples (a completion and, if trained to fill in, a fill); 0: none"
+        0,
+        "optimizer steps between samples (a completion and, if trained to fill in, a fill); the last step is also "
+        "sampled; 0: none",
     )
     sample_context_bars: int = setting(4, "given bars of a sampled completion")
     sample_bars: int = setting(8, "generated bars of a sampled completion")

@@ -23,7 +23,7 @@ class SharedError(UserError):
 
 
 class OutputClosed(UserError):
-    """The reader of standard output, such as `head`, has closed it."""
+    """An error for standard output that its reader, such as `head`, has closed."""
 
 
 def describe_os_error(error: OSError, doing: str) -> str:

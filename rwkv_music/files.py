@@ -40,7 +40,7 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """Return the content of a file. Raises OSError like `open_file`."""
+    """Return the content of a file. Raises OSError as `open_file` does."""
     with open_file(path) as file:
         return file.read()
 
@@ -61,7 +61,7 @@ def check_output_file(path: str | os.PathLike) -> None:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`. Rename it to `path` if the block succeeds; remove it if the block raises.
 
-    Raises UserError like `check_output_file`, before the block runs.
+    Raises UserError as `check_output_file` does, before the block runs.
     """
     path = Path(path)
     check_output_file(path)

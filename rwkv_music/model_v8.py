@@ -133,8 +133,8 @@ class TimeMixing(nn.Module):
         Args:
             x: [B, T, C], after the layer norm.
             v_first: [B, T, C]: the values of layer 0; ignored in layer 0.
-            shift: [B or D, C]: x at the token before the first one. None means zero.
-            state: [B or D, H, N, N]: the WKV state before the first token. None means zero.
+            shift: [B or D, C]: x at the token before each row or document. None means zero.
+            state: [B or D, H, N, N]: the WKV state before each row or document. None means zero.
             packing: the documents in x; None if each row is one document.
         """
         B, T, C = x.shape

@@ -77,7 +77,7 @@ REQUIRED_COUNTS = ("step", "samples", "skipped", "world_size", "zero_stage")  # 
 
 @dataclass(frozen=True)
 class Rollback:
-    """How often a run returned to one checkpoint after loss spikes, and where in the data it continued."""
+    """The number of returns to one checkpoint after loss spikes, and the position in the data after the last return."""
 
     count: int
     samples: int  # rows read before the last return; the run continues with the rows after these

@@ -29,7 +29,7 @@ TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class DamagedFile(ValueError):
-    """A file is damaged. The message is a clause that describes the damage."""
+    """An error for a damaged file. The message is a clause that describes the damage."""
 
 
 @dataclass(frozen=True)

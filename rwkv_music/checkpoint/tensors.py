@@ -1,10 +1,11 @@
 """Tensors in weight files: open a `.pth` or `.safetensors`, read any slice of it, and infer the model's shape.
 
 Notable choices:
-- Opening a file reads only names and shapes, except for a `.pth` by a torch before 1.6, which is read completely.
-  `shape_of` checks the shapes before the model is allocated.
+- Opening a file reads only names and shapes, except for a `.pth` written by PyTorch before 1.6, which is read
+  completely. Every other `.pth` is memory-mapped, so processes on one machine share its pages. `shape_of` checks the
+  shapes before the model is allocated.
 - Opening a file cannot run code: a `.pth` is read with torch's tensors-only unpickler, and everything else is
-  safetensors or JSON. Any other `.pth` is memory-mapped, so processes on one machine share its pages.
+  safetensors or JSON.
 - BlinkDL's files contain v0, v1 and v2 of layer 0, which no program uses, because layer 0 has no value residual. They
   are not parameters of the model. A run keeps them only so that an exported `.pth` is complete.
 - Files that were converted for inference (quantized, transposed or compiled) are rejected, with the reason. They cannot
@@ -91,7 +92,7 @@ class Weights:
 
 
 class PthFile:
-    """The tensors of a `.pth` file (see `Tensors`). The file is memory-mapped, unless it is from a torch before 1.6.
+    """The tensors of a `.pth` file (see `Tensors`), memory-mapped unless the file was written by PyTorch before 1.6.
 
     Raises UserError for a file that is not a state dict of float tensors.
     """
@@ -136,7 +137,7 @@ class PthFile:
 
 
 def open_tensors(path: Path) -> Tensors:
-    """Open a `.pth` or `.safetensors` file with any tensors. Raises UserError for a file in another format."""
+    """Open a `.pth` or `.safetensors` file with tensors of any names. Raises UserError for a file in another format."""
     with open_file(path) as file:
         start = file.read(9)
     # A safetensors file may have another suffix. It begins with the length of its header in eight bytes, followed by

@@ -136,7 +136,7 @@ def _find_ninja() -> str:
 def build(names: list[str]) -> Path:
     """Return the path of the library for these architectures, after compiling it if necessary.
 
-    Raises UserError like `find_toolchain`, and if nvcc does not support an architecture or the compilation fails.
+    Raises UserError as `find_toolchain` does, and if nvcc does not support an architecture or the compilation fails.
     """
     flags = [*FLAGS, *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
     cache = cache_folder()

@@ -50,7 +50,7 @@ DATASET_TYPES = {  # the required entries of dataset.json
 
 @dataclass(frozen=True)
 class StreamEdges:
-    """How the rows of a batch connect to the previous and the next window of their streams (see streams.py)."""
+    """The connections of a batch's rows to the previous and the next window of their streams (see streams.py)."""
 
     rows: torch.Tensor  # int64 [K], the indices of the rows that start inside a piece; K may be 0
     documents: torch.Tensor  # int64 [K], the index of the first document of each of these rows
@@ -64,7 +64,11 @@ class StreamEdges:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of T tokens, with values that are computed on the host, because reading them from a GPU would stall it."""
+    """B rows of T tokens.
+
+    Derived values such as `max_length` and `positions` are computed on the host. If a GPU computed them, the host would
+    have to wait for it.
+    """
 
     input_ids: torch.Tensor  # int64 [B, T]
     targets: torch.Tensor  # int64 [B, T], the next token of the same document, or -100 for no target
@@ -150,7 +154,7 @@ class MusicDataset:
         data_dir: str | os.PathLike,
         split: str,  # "train" or "val"
         ctx_len: int,  # T, the length of a row in tokens
-        seed: int = 0,  # determines the order of windows and their augmentation
+        seed: int = 0,  # determines the order, augmentation and holes of windows, and which tags are dropped
         fingerprint: str | None = None,  # the fingerprint that the dataset's tokenizer must have; None for any
         task: str = "pretrain",  # or "completion", "infill" or "mix"
         completion_weight: float = 0.5,  # in a mix, the fraction of samples that are completions
@@ -187,7 +191,7 @@ class MusicDataset:
         self.augmenter = augmenter = None
         if vary and split == "train" and (augment != "none" or facts.get("tags")):
             self.augmenter = augmenter = Augmenter(load_codec(self.data_dir / "tokenizer.json"), augment, seed)
-        # The fraction of each task's samples. Fractions are exact for any value of the counter.
+        # Each task's share of the samples, as a `Fraction`: a float would be inexact for large sample numbers.
         weights = {"completion": Fraction(str(completion_weight)), "infill": Fraction(str(infill_weight))}
         weights = weights if task == "mix" else {task: Fraction(1)}
         weights["pretrain"] = 1 - weights.get("completion", 0) - weights.get("infill", 0)

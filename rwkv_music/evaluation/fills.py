@@ -70,7 +70,7 @@ class FillTask:
 
 @dataclass(frozen=True)
 class ControlAdherence:
-    """How often the cells of fills are in the requested class of one control."""
+    """The shares of the cells of fills that are in the requested class of one control, or close to it."""
 
     name: str  # the control
     cells: int  # number of cells for which a class was requested, in all fills

@@ -60,7 +60,7 @@ TimedMessage = tuple[int, mido.messages.BaseMessage]  # (absolute tick, message)
 
 
 class RejectedMidi(Exception):
-    """A file cannot be encoded. `reason` is a short fixed phrase such as "no notes", so that reasons can be counted."""
+    """The rejection of a file. `reason` is a short fixed phrase such as "no notes", so that reasons can be counted."""
 
     def __init__(self, reason: str):
         super().__init__(reason)

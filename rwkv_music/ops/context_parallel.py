@@ -24,7 +24,7 @@ Notable choices:
   of the others by the time of one recurrence, and so can the last rank in the backward pass. If every rank waited for
   each exchange, this time would be lost in every layer.
 - Every rank of a group calls the same collectives with tensors of the same sizes, whatever its tokens are. A rank that
-  could not read its rows, and computes on padding instead, can therefore not block the others.
+  could not read its rows and computes on padding therefore cannot block the others.
 
 Shapes: M tokens and D documents of this rank, H heads, N head size, C width, R ranks of the group.
 """
@@ -54,7 +54,7 @@ class ContextPart(NamedTuple):
 
     @staticmethod
     def of(cu_seqlens: Sequence[int], group: dist.ProcessGroup) -> tuple[list[int], "ContextPart"]:
-        """Return the bounds of this rank's documents among the tokens of all ranks, and its place.
+        """Return the bounds of this rank's documents, as indices into the tokens of all ranks, and its `ContextPart`.
 
         `cu_seqlens` rises from 0 to the number of tokens of all ranks, which must be at least the number of ranks. The
         tokens are divided evenly.
@@ -62,9 +62,9 @@ class ContextPart(NamedTuple):
         parts = cut(cu_seqlens, group.size())
         starts, own = set(cu_seqlens), parts[group.rank()]
         continues = tuple(bounds[0] not in starts for bounds in parts)
-        goes_on = (*continues[1:], False)
+        continue_on_next = (*continues[1:], False)
         one_document = (len(bounds) == 2 for bounds in parts)
-        spans = tuple(all(flags) for flags in zip(continues, goes_on, one_document, strict=True))
+        spans = tuple(all(flags) for flags in zip(continues, continue_on_next, one_document, strict=True))
         return own, ContextPart(group, continues, spans, own[1] - own[0], own[-1] - own[-2])
 
     @property
@@ -72,7 +72,7 @@ class ContextPart(NamedTuple):
         return self.group.rank()
 
     @property
-    def goes_on(self) -> bool:
+    def continues_on_next_rank(self) -> bool:
         """Whether this rank's last document continues on the next rank."""
         return any(self.continues[self.rank + 1 : self.rank + 2])
 
@@ -98,7 +98,8 @@ class ContextPart(NamedTuple):
         """
         exchange = Exchange(self.group, grad[:1])
         grad_shift = F.pad(grad[1:], (0, 0, 1, 0)) if self.continues[self.rank] else grad
-        return exchange.result()[self.rank + 1] if self.goes_on else torch.zeros_like(grad[:1]), grad_shift
+        grad_last = exchange.result()[self.rank + 1] if self.continues_on_next_rank else torch.zeros_like(grad[:1])
+        return grad_last, grad_shift
 
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum of x over the ranks. Collective."""
@@ -174,7 +175,7 @@ def wkv7s_over_ranks(
 ) -> tuple[Tensor, Tensor]:
     """Run `wkv7s` over this rank's part of the tokens. Collective, also in backward.
 
-    r, w, k, v, a, b and state receive the gradients of the results of all ranks.
+    The gradients of r, w, k, v, a, b and state include the contributions of the results on all ranks.
 
     Args:
         r, w, k, v, a, b: [1, M, H, N].
@@ -241,12 +242,12 @@ def forward_over_ranks(
     outputs = None
     if not context.continues[context.rank]:
         outputs = forward(before)
-        mapped[0] = outputs[1][-1]  # not needed if no document goes on
+        mapped[0] = outputs[1][-1]  # not needed if no document continues on the next rank
     elif context.spans[context.rank]:
         identity = torch.eye(r.shape[-1], dtype=mapped.dtype, device=r.device).expand_as(mapped[:1]).contiguous()
         mapped[0] = _final_state(*last)
         mapped[1] = _final_state(*last[:3], torch.zeros_like(v), *last[4:], state=identity)
-    elif context.goes_on:
+    elif context.continues_on_next_rank:
         mapped[0] = _final_state(*last, state=before[-1:])
     exchange = Exchange(context.group, mapped)
     if outputs is None:
@@ -255,7 +256,7 @@ def forward_over_ranks(
         for rank in range(context.rank):  # S becomes the state after `rank`
             if context.spans[rank]:
                 S = torch.baddbmm(gathered[rank, 0], S, gathered[rank, 1])
-            else:  # S is not used if no document goes on
+            else:  # S is not used if no document continues on the next rank
                 S = gathered[rank, 0]
         before[0] = S
         outputs = forward(before)
@@ -283,7 +284,7 @@ def backward_over_ranks(
     r, w, _, _, a, b = inputs
     after, before = grad_final.clone(memory_format=torch.contiguous_format), _zeros(r, 1)[0]
     gradients = None
-    if not context.goes_on:
+    if not context.continues_on_next_rank:
         gradients = backward(after)
         before = gradients[-1][0]  # not needed if the first document begins here
     elif context.continues[context.rank]:

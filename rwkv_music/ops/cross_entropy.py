@@ -38,7 +38,7 @@ class Head(Linear):
 
 
 class _SummedLoss(torch.autograd.Function):
-    """The forward pass also computes the gradients, for an incoming gradient of 1. The backward pass scales them."""
+    """The summed loss. The forward pass computes the gradients of x and weight, and the backward pass scales them."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

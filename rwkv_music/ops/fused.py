@@ -2,14 +2,14 @@
 
 The speed of these operators is limited by memory bandwidth. For bf16 on a GPU, each operator is one CUDA kernel
 (`rwkv_music/cuda/fused_*.cu`), which reads each input once, computes in fp32 and writes each output once. In some
-backward passes, a second kernel adds up partial sums. On other devices and for other dtypes, each operator is the
-PyTorch function `plain_*`, which is also its definition.
+backward passes, a second kernel adds up partial sums. On other devices, for other dtypes and for a `norm_mix` wider
+than WIDEST_NORM, an operator runs in plain PyTorch. If it has a function `plain_*`, this function is its definition.
 
 Notable choices:
-- The operators do not record gradients. The hand-written backward passes of `fused_sublayers` call the functions
+- The kernels do not record gradients. The hand-written backward passes of `fused_sublayers` call the functions
   `*_backward`. In plain PyTorch, most of these functions run autograd on `plain_*`.
 - The kernels keep intermediate values in fp32. Plain PyTorch rounds them to bf16.
-- Sums over tokens are fp32 and in a fixed order, so the same input gives the same bits.
+- The kernels sum over tokens in fp32 and in a fixed order, so the same input gives the same bits.
 - No operator waits for the GPU. An operator allocates only its outputs and partial sums.
 
 Shapes: M tokens of all rows and documents, C width (a multiple of 64), H = C / 64 heads, D documents, V vocabulary. The
@@ -133,7 +133,7 @@ class Gates(NamedTuple):
     """The inputs of the recurrence besides r, each [M, C]."""
 
     w: Tensor  # the raw decay
-    k: Tensor  # the replacement key
+    k: Tensor  # the key, scaled by the in-context learning rate; the k of wkv7s
     v: Tensor  # the value, with the value residual
     removal: Tensor  # -kk, the a of wkv7s
     replacement: Tensor  # kk * a, the b of wkv7s

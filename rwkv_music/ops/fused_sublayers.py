@@ -10,11 +10,12 @@ modules of `model_v8` compute the same in plain PyTorch and are the reference. T
   output before DeepEmbed, 5 C or 6 C values per token. The backward pass recomputes the mixes, the gates, and all
   normed or squared values, which takes little time.
 - The last matrix product of a sublayer, or its DeepEmbed operator, also adds the residual.
-- The WKV state and the token before the first one are optional inputs and outputs. They have gradients, and cost
+- The WKV state and the token-shift state are optional inputs and outputs, one per document. The token-shift state is
+  the normed last token before the document (input) or of the document (output). Both states have gradients, and cost
   nothing if they are not used.
-- With context parallelism, both functions exchange the token before the first one with the other ranks. Time mixing
-  also exchanges the WKV state.
-- Gradients of frozen matrices are not computed.
+- With context parallelism, both functions exchange the token-shift state with the other ranks. Time mixing also
+  exchanges the WKV state.
+- Gradients of frozen matrices are not computed, except that of the DeepEmbed table.
 - Products are written with `@`, because ZeRO-3 replaces `F.linear` by a slower autograd function.
 
 All tensors are flattened: M tokens of all documents, [M, C].
@@ -344,7 +345,7 @@ def _shift_over_ranks_backward(
     dshift: Tensor, x: Tensor, documents: Documents, weight: Tensor, bias: Tensor, dx: Tensor, dweight: Tensor,
     dbias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Add the gradients of `_shift_over_ranks`, like `_normed_backward` does for `_normed`. Collective.
+    """Add the gradients of `_shift_over_ranks`, as `_normed_backward` does for `_normed`. Collective.
 
     Also return the gradient of the argument `shift`; `dshift` is that of the result.
     """

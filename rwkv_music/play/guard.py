@@ -2,7 +2,8 @@
 
 - The Host header must name this server. This prevents attacks with another host name that resolves to this server (DNS
   rebinding).
-- A request from a page of another site is refused (Origin, Sec-Fetch-Site).
+- A request from a page of another site is refused (Origin, Sec-Fetch-Site), unless it is a navigation, for example a
+  click on a link to the page.
 - The size of a request's body, and the time in which it must arrive, are limited.
 - Response headers forbid inline scripts, resources of other sites, frames, and guessing the type of a response.
 """
@@ -28,15 +29,16 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 BODY_S = 60  # the time in which the body of a request must arrive
-# Up to this many bytes above its limit, a body is received and discarded before the response. A client that is still
-# sending when the server closes the connection can lose the response.
+# A body that exceeds its limit by at most this many bytes is received and discarded before the server responds.
+# Otherwise the server would close the connection while the client still sends, and the client could miss the response.
 DISCARDED_BYTES = 1 << 20
+OTHER_SITE = "The request comes from a page of another site: open the address that the server printed."
 LOCAL = ("127.0.0.1", "localhost", "::1")
 WILDCARDS = ("0.0.0.0", "::")
 
 
 class Refused(Exception):
-    """A request is refused. `status` and `sentence` are the HTTP status and the message of the response."""
+    """The refusal of a request, with the HTTP status and the message of the response."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -85,11 +87,11 @@ class Guard:
             raise Refused(403, "The Host header does not name this server: open the address that the server printed.")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != hosts[0]:
-            raise Refused(403, "The request comes from a page of another site, so it is refused.")
+            raise Refused(403, OTHER_SITE)
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and (
             headers.get("sec-fetch-mode") != "navigate"
         ):
-            raise Refused(403, "The request comes from a page of another site, so it is refused.")
+            raise Refused(403, OTHER_SITE)
 
 
 def _host_name(host: str) -> str | None:
@@ -111,11 +113,15 @@ def _is_address(name: str) -> bool:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body of a request. Raises Refused if it has more than `limit` bytes or takes longer than BODY_S."""
+    """Return the body of a request.
+
+    Raises Refused if the body has more than `limit` bytes, takes longer than BODY_S or is incomplete, or if its
+    Content-Length is invalid.
+    """
     too_large = Refused(413, f"The request has more than {limit:,} bytes, the maximum: choose a smaller file.")
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
-        raise Refused(400, "The Content-Length of the request is not a number.")
+        raise Refused(400, "The Content-Length of the request is not a number: send the length of the body in bytes.")
     if len(declared) > 15 or int(declared) > limit + DISCARDED_BYTES:
         raise too_large
     body, size = bytearray(), 0
@@ -130,7 +136,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     except TimeoutError:
         raise Refused(408, f"The request took more than {BODY_S} seconds to arrive: send it again.") from None
     except ClientDisconnect:
-        raise Refused(400, "The request ended before all of it was sent.") from None
+        raise Refused(400, "The request ended before all of it was sent: send it again.") from None
     if size > limit:
         raise too_large
     return bytes(body)

@@ -93,7 +93,8 @@ class Model:
 def load_models(paths: list[Path], follow: bool = False) -> list[Model]:
     """Load one model, or two to compare. Without a path, load the included model.
 
-    Raises UserError if loading fails, or if `follow` is True and no path is a run folder.
+    Raises UserError if loading fails, for more than two paths or the same path twice, and if `follow` is True but no
+    path is a run folder.
     """
     paths = paths or [SHIPPED_MODEL]
     if len(paths) > 2:

@@ -14,7 +14,7 @@ IDLE_S = 2.0  # time between two calls of `idle` while no job is waiting
 
 
 class QueueFull(UserError):
-    """The queue is full."""
+    """An error for a full queue."""
 
 
 class Job:

@@ -22,7 +22,7 @@ NOTES_EVERY_S = 0.1
 
 
 class Cancelled(Exception):
-    """The user has cancelled the request or closed the connection."""
+    """The end of a request that the user has cancelled or whose connection is closed."""
 
 
 def write(

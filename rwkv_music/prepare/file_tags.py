@@ -138,7 +138,8 @@ class FileTags:
             if "=" in column:
                 raise UserError(f"--tags names the column {column!r}: rename it without the equals sign.")
         if len(self.columns) > MAX_COLUMNS:
-            raise UserError(f"--tags names {len(self.columns)} columns: choose at most {MAX_COLUMNS} of them.")
+            names = "--tags and --tag-folders name" if self._folders else "--tags names"
+            raise UserError(f"{names} {len(self.columns)} columns: choose at most {MAX_COLUMNS} of them.")
         if self._table is not None and not self.needed:
             raise UserError(
                 f"Nothing uses {self._table}: choose the columns that become tags with --tags, or use --where."

@@ -6,8 +6,7 @@
                                                         `np.cumsum` of them is the document's `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
-    pieces.jsonl                                        one line per document, in order; `lost` counts what the tokens
-                                                        do not contain
+    pieces.jsonl                                        one line per document, in order; for `lost`, see codec.py
     rejected.jsonl                                      one line per rejected file, with the reason
     report.html                                         statistics of the corpus (see report.py)
 
@@ -20,9 +19,10 @@ Notable choices:
   and pitch. A piece therefore keeps its split when files are added, moved or renamed. The only exception is a piece
   that `_choose_val` moves so that no split is empty. Louder, slower or transposed copies of a piece are in the same
   split. Files with the same bytes are one piece.
-- A file is rejected if it cannot be read, if it takes more than five seconds of CPU time (a score: five minutes) or
-  more than 4 GiB of memory, or if it crashes its worker. Slow and crashing files are first tried again, alone (see
-  workers.py), so that the result does not depend on the load of the computer. Other files are not affected.
+- A file is rejected if it cannot be read, has no notes, is too large or too long, takes more than five seconds of CPU
+  time (a score: five minutes) or more than 4 GiB of memory, or crashes its worker. Other files are not affected. Slow
+  and crashing files are first tried again, alone (see workers.py), so that the result does not depend on the load of
+  the computer.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 

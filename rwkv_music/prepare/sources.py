@@ -37,7 +37,7 @@ DAMAGED_ARCHIVE = "damaged archive"
 
 
 class Unreadable(Exception):
-    """A source cannot be read. `reason` is short and the same in every run."""
+    """An error for a source that cannot be read. `reason` is short and the same in every run."""
 
     def __init__(self, reason: str):
         super().__init__(reason)

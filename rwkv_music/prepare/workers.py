@@ -66,7 +66,7 @@ class _Try:
 
 @dataclass(frozen=True)
 class _Lost:
-    """A process died or exceeded a limit: the reason, and whether this happened during its set-up."""
+    """The loss of a process that died or exceeded a limit: the reason, and whether this happened during its set-up."""
 
     reason: str
     in_setup: bool

@@ -52,7 +52,7 @@ Hole = tuple[int, int]  # (bar of the excerpt, number of the part)
 
 @dataclass(frozen=True)
 class Cell:
-    """What one part plays in one bar."""
+    """The notes of one part in one bar, as tokens."""
 
     program: int  # the token of its program
     content: np.ndarray  # int64 [n], the tokens after Part and Program

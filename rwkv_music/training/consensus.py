@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class RankCrashed(Stopped):
-    """Another rank failed with an unexpected exception, and prints its traceback."""
+    """A stop because another rank failed with an unexpected exception. That rank prints its traceback."""
 
 
 def raise_on_any_rank(doing: str, action: Callable[[], T]) -> T:

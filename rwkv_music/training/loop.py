@@ -101,7 +101,7 @@ def train(context: Context) -> None:
 
 
 class StopRequested(Exception):
-    """A signal to stop arrived during validation or sampling. Raised on all ranks at the same point."""
+    """A signal to stop that arrived during validation or sampling. Raised on all ranks at the same point."""
 
     def __init__(self, interrupted: bool) -> None:
         super().__init__()
