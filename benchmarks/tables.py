@@ -451,11 +451,11 @@ The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenize
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
-On a CPU, a C++ kernel reads the matrices in bf16, which rounds them as on a GPU. In a separate comparison, this project
-and the `rwkv` package generated tokens of one piece alternately on {threads} cores, with the same weights, in several
-rounds. In this comparison, the median speed of this project was {package["ours"]:.0f} tokens/s, including sampling.
-That of the package was {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The ratio of the two
-speeds was computed in each round; its median is {package["ratio"]}. For each token, this project reads
+On a CPU, a C++ kernel reads the matrices in bf16, so they are rounded as on a GPU. In a separate comparison, this
+project and the `rwkv` package generated tokens of one piece alternately on {threads} cores, with the same weights, in
+several rounds. In this comparison, the median speed of this project was {package["ours"]:.0f} tokens/s, including
+sampling. That of the package was {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The ratio of
+the two speeds was computed in each round; its median is {package["ratio"]}. For each token, this project reads
 {package["gb_read_per_token"] * 1000:.0f} MB, that is, {package["gb_per_second_read"]:.0f} GB/s at this speed. A plain
 copy in memory moves {package["gb_per_second_copy"]:.0f} GB/s on the same machine.
 

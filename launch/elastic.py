@@ -7,7 +7,7 @@ which training continues. These environment variables are read: NODES is the num
 MASTER_PORT are the address of the rendezvous, which the host with NODE_RANK 0 serves. If the host with NODE_RANK 0 is
 lost, the run ends and must be started again.
 
-The hosts agree through torch's rendezvous on which of them take part in the run. When a host is lost, the ranks of the
+The hosts agree through torch's rendezvous on the hosts that take part in the run. When a host is lost, the ranks of the
 other hosts fail. The remaining hosts then start new ranks, which resume from the last checkpoint. When a host joins,
 the ranks save a checkpoint and stop, and all hosts start new ranks together. After CRASHES (default 3) crashes without
 a new checkpoint, the run ends.

@@ -1,9 +1,9 @@
-"""Writing safetensors files in one sequential pass, and reading slices of them.
+"""Writing safetensors files in one sequential pass, and reading slices of their tensors.
 
 A file consists of the length of the header in eight bytes, the header as JSON (dtype, shape and byte range of each
 tensor), and the bytes of the tensors. It contains nothing executable, so only the header has to be checked. The SHA-256
 is computed while writing, without reading the file again. A GPU tensor is copied to the host in chunks, so saving does
-not need a complete copy of it.
+not need a complete copy of the tensor in host memory.
 
 Source: the format's specification, https://huggingface.co/docs/safetensors.
 """

@@ -78,7 +78,7 @@ class Validations:
 
     @property
     def without_improvement(self) -> int:
-        """The number of validations since the one with the lowest loss; all of them if no loss is finite."""
+        """The number of validations since the one with the lowest loss, or of all validations if no loss is finite."""
         lowest = self.lowest()
         return sum(lowest is None or entry.step > lowest.step for entry in self.entries)
 

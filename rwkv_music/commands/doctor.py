@@ -262,7 +262,7 @@ def check_collectives(gloo: bool, nccl: bool, gpus: list[Gpu]) -> Check:
     present = [name for name, found in (("gloo", gloo), ("nccl", nccl)) if found]
     text, needed = " and ".join(present) or "neither gloo nor nccl", "nccl" if gpus else "gloo"
     if needed not in present:
-        return Check("collectives", "fail", text, f"install a torch built with {needed}, which DeepSpeed needs here")
+        return Check("collectives", "fail", text, f"install a build of torch with {needed}, which DeepSpeed needs here")
     return Check("collectives", "ok", text)
 
 

@@ -6,7 +6,7 @@ Notable choices:
   these changes, a new library is built. Without a usable toolchain, the newest library with the same hash is used,
   whichever version of nvcc built it.
 - The kernels are compiled for the architectures of the visible GPUs. TORCH_CUDA_ARCH_LIST is ignored.
-- If several processes start at once, one of them builds the library under a file lock, and the others wait. The
+- If several processes start at once, one process builds the library under a file lock, and the others wait. The
   operating system releases the lock when the process ends, and a library gets its final name only when it is complete.
   An interrupted build therefore can neither block nor break the next one.
 - nvcc also compiles and links the C++ bindings. They therefore use the headers and libraries of its toolkit, wherever
@@ -89,7 +89,7 @@ class Toolchain:
 def find_toolchain() -> Toolchain:
     """Find nvcc (CUDA_HOME, CUDA_PATH, the PATH, then TOOLKIT), a C++ compiler (CXX, g++, c++) and ninja.
 
-    Raises UserError if a program is missing, or if nvcc and torch have different major versions of CUDA.
+    Raises UserError if a program is missing or unusable, or if nvcc and torch have different major versions of CUDA.
     """
     folders = [os.environ[name] + "/bin" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", ""), TOOLKIT + "/bin"]))
@@ -110,7 +110,7 @@ def find_toolchain() -> Toolchain:
     if major != torch_major:
         raise UserError(
             f"{nvcc} is CUDA {release[1]}, but torch {torch.__version__} was built with CUDA {torch_cuda}: "
-            f"set CUDA_HOME to a toolkit of version {torch_major}, or install a torch built for CUDA {major}."
+            f"set CUDA_HOME to a toolkit of version {torch_major}, or install a build of torch for CUDA {major}."
         )
     return Toolchain(nvcc, release[1], find_host_compiler(), _find_ninja())
 

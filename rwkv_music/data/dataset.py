@@ -250,7 +250,7 @@ class MusicDataset:
     def row(self, sample: int) -> Row:
         """Return sample number `sample`, of at most `ctx_len` tokens. Raises UserError as `checked` does."""
         if sample < 0:
-            raise ValueError(f"sample {sample} does not exist")
+            raise ValueError(f"sample {sample} does not exist: sample numbers start at 0")
         rows, windows = self.tasks[self.task_of(sample)[0]], self.windows_of(sample)
         if rows is self._next_token:
             return self.checked(rows.row(next(windows), sample))
@@ -296,7 +296,7 @@ class MusicDataset:
         `n_targets`.
         """
         if batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
+            raise ValueError(f"batch_size {batch_size} is below 1, or rank {rank} is not one of {world_size} ranks")
         task = self._next_token if self.task == "mix" else self.tasks[self.task]
         padding = self._padding()
         windows = range(0, task.n_windows, task.validation_step)

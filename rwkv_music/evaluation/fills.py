@@ -310,7 +310,7 @@ def _adherence_counts(
 
 
 def _read_training(pieces: Sequence[Piece]) -> tuple[NgramIndex, RealBars]:
-    """Return the n-grams of all training pieces, and the bars of some of them."""
+    """Return the n-grams of all training pieces, and the bars of at most MOST_REAL_PIECES of these pieces."""
     index = NgramIndex()
     every = -(-len(pieces) // MOST_REAL_PIECES)
     kept = []

@@ -152,7 +152,8 @@ def evaluate(
     """Evaluate the model, and n-gram models fitted on the training split, on each split of the dataset folder `data`.
 
     With `tbptt`, the state passes from window to window, as in training with --tbptt. Otherwise, every window of
-    `ctx_len` tokens starts from the initial state. Raises UserError if the dataset was prepared with another tokenizer.
+    `ctx_len` tokens starts from the initial state. Raises UserError if the dataset was prepared with another tokenizer,
+    or if `batch_size` is less than 1.
     """
     if batch_size < 1:
         raise UserError(f"The batch size is {batch_size}: choose 1 or more.")

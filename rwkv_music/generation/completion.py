@@ -37,14 +37,14 @@ from rwkv_music.tokenizers.multitrack import Multitrack
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
 MOST_COMPLETIONS = 100_000
 TOKENS_PER_BAR = 64  # minimum number of tokens per bar before `ForcedExit` becomes active
-TOKENS_PER_FREE_BAR = 1024  # number of tokens per bar before it becomes active if there is no context
+TOKENS_PER_FREE_BAR = 1024  # the same number, if there is no context
 
 
 class ForcedExit(Grammar):
     """A grammar that ends every row with as few further tokens as possible after `active` is set.
 
     `moves_on`, bool [V], marks the tokens that end a bar soonest (`Vocabulary.moves_on`). An active grammar allows only
-    those of these tokens that `grammar` allows. If `grammar` allows none of them, it allows the same as `grammar`.
+    the marked tokens that `grammar` allows or, if there are none, all tokens that `grammar` allows.
     """
 
     def __init__(self, grammar: Grammar, moves_on: np.ndarray):

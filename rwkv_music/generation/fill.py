@@ -110,8 +110,8 @@ def fill(
         context_bars: bars to read on each side of the cells.
         rows_at_once, progress: see `write_cells`.
 
-    Raises UserError if the file cannot be read or has no notes outside the cells, if the tokenizer has no parts, and
-    for bars, parts, controls or tags that do not exist.
+    Raises UserError if the file cannot be read or has no notes outside the cells, if the tokenizer has no parts or too
+    few for the piece, if a count is out of range, and for bars, parts, controls or tags that do not exist.
     """
     check_tokenizer(codec)
     check_counts(context_bars, 1, count)

@@ -122,7 +122,9 @@ def _bars(text: str, first: int, n_bars: int, file: str) -> set[int]:
         if not first <= start <= stop <= last:
             has = f"bars {first} to {last}" if last > first else f"only bar {first}"
             upbeat = ", of which bar 0 is an upbeat" * (first == 0)
-            raise UserError(f'"bars={text}" of --fill is outside of {file}, which has {has}{upbeat}.')
+            raise UserError(
+                f'"bars={text}" of --fill is outside of {file}, which has {has}{upbeat}: give only bars of the file.'
+            )
         bars |= set(range(start - first, stop - first + 1))
     return bars
 
@@ -168,7 +170,8 @@ def parse_controls_of_parts(
     A value such as "density=low,register=high parts=bass" applies to the parts that it names. Without `parts=`, it
     applies to all parts. Drums have only the control density.
 
-    Raises UserError for values that cannot be read, parts that do not exist, and controls that are given twice.
+    Raises UserError for values that cannot be read, for parts that do not exist, for controls that drums do not have,
+    and for controls that are given twice.
     """
     asked: dict[int, dict[int, int]] = {}
     indices = {control.name: i for i, control in enumerate(CONTROLS)}

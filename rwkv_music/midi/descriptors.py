@@ -84,7 +84,7 @@ def _sounding(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jensen_shannon(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Jensen-Shannon divergence of two histograms, [n] each, in bits; NaN if one of them is empty."""
+    """Return the Jensen-Shannon divergence of two histograms, [n] each, in bits; NaN if one histogram is empty."""
     if not a.sum() or not b.sum():
         return float("nan")
     p, q = a / a.sum(), b / b.sum()

@@ -85,7 +85,7 @@ class ParsedMidi:
     ticks_per_quarter: int
     tracks: list[list[Event]]
     ends: list[int]  # the tick at which each track ends
-    names: list[str]  # the name of each track, decoded as Latin-1 like mido does; "" if it has none
+    names: list[str]  # the name of each track, decoded as Latin-1, as mido does; "" if it has none
 
     @cached_property
     def events(self) -> list[Event]:
@@ -112,8 +112,8 @@ def read_midi(source: Path | bytes) -> bytes:
 def parse_midi(source: Path | bytes | ParsedMidi) -> ParsedMidi:
     """Read a MIDI file, given as a path or as bytes. A ParsedMidi is returned as it is.
 
-    Raises UserError if the file cannot be opened. Raises RejectedMidi if its format is not 0 or 1, its resolution is
-    not in ticks per quarter note, or it has damage that cannot be repaired.
+    Raises UserError if the file cannot be opened. Raises RejectedMidi if it is not a MIDI file, its format is not 0 or
+    1, its resolution is not in ticks per quarter note, or it has damage that cannot be repaired.
     """
     if isinstance(source, ParsedMidi):
         return source

@@ -96,9 +96,9 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
     the next All Notes Off or All Sound Off of its channel. If there is none, it ends at the end of the music. Some
-    programs write the note-off of a note of length 0 before its note-on. Therefore, if notes of one pitch start right
-    after a note-off without a note, at the same tick, only as many of them are kept as note-offs follow before their
-    pitch starts again at a later tick.
+    programs write the note-off of a note of length 0 before its note-on. If notes of one pitch start after such a
+    note-off at the same tick, one of these notes is therefore kept for each note-off that follows before the pitch
+    starts again at a later tick.
     """
     channels = ChannelPrograms()
     programs = channels.programs

@@ -20,7 +20,7 @@ class Part:
     channel: int  # 16 * port + channel
     program: int  # the General MIDI program of its first note, or DRUMS
     kit: int = 0  # the program number that selects the drum kit, if the program is DRUMS
-    name: str = ""  # the name of the track, decoded as Latin-1 like mido does
+    name: str = ""  # the name of the track, decoded as Latin-1, as mido does
 
     @property
     def label(self) -> str:

@@ -56,7 +56,7 @@ def wkv7s(
             zero.
         cu_seqlens: int32 [D+1], non-decreasing from 0 to T: the boundaries of D independent documents that are packed
             in one row (B must be 1). `state` and the final state are then [D, H, N, N]. The values are checked only on
-            the CPU, because reading them from a GPU would stall it.
+            the CPU, because reading them from a GPU would make the host wait.
         max_length: an upper bound on the lengths of documents. With a bound below T, the kernels can balance the work
             better. If a document is longer, the results are wrong.
 

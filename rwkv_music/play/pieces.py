@@ -1,4 +1,4 @@
-"""The pieces on the page: uploaded files, and new versions of them after fills.
+"""The pieces on the page: uploaded files, and the new versions that fills make of them.
 
 A piece is immutable. Each fill creates a new piece, and undo shows an earlier piece again. A download is the `data` of
 a piece.

@@ -38,7 +38,7 @@ def write_corpus(
     If `name` is a Debian package (a key of PACKAGES), write its music and its license to `out`/`name`. Existing files
     with the expected names are kept. With `limit`, only the first `limit` scores (of a package: pieces) in order of
     names are used. Raises UserError if there is no such corpus, if music21 is missing, if the package is not installed
-    and cannot be downloaded, or if `out` cannot be written.
+    and cannot be downloaded, if `out` cannot be written, or if a number is out of range.
     """
     if limit is not None and limit < 1:
         raise UserError(f"The limit is {limit} scores: choose at least 1.")

@@ -38,7 +38,7 @@ class FileTags:
 
     Columns and values are normalized by `tag_text` before they are compared. The attribute `columns` lists the columns
     that become tags: the chosen ones, and COLLECTION if there are `folders`. Raises UserError if the table cannot be
-    read, or if it does not have the columns.
+    read, is not used or does not have the columns, or if there are too many columns.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
     train.bin train.idx val.bin val.idx                 tokens, one document per piece (see binidx.py)
     train.bars.bin train.bars.idx val.bars.bin ...      bars of each document, in tokens: the start of the first bar,
                                                         then the distance of each bar from the previous one;
-                                                        `np.cumsum` of them is the document's `Piece.bar_starts`
+                                                        `np.cumsum` of these numbers is `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
     pieces.jsonl                                        one line per document, in order; for `lost`, see codec.py
@@ -95,8 +95,8 @@ def prepare(
 ) -> dict:
     """Write the dataset folder `out` from every MIDI file and score under `paths`. Return the content of dataset.json.
 
-    Raises UserError if no file can be used, if `out` contains anything but a dataset, or if it cannot be written. An
-    interrupted run leaves its prepare log, from which `resume` continues.
+    Raises UserError if an option is invalid, if no file can be used, or if `out` contains anything but a dataset or
+    cannot be written. An interrupted run leaves its prepare log, from which `resume` continues.
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"The validation fraction is {val_fraction}: choose at least 0 and less than 1.")

@@ -1,8 +1,8 @@
 """A process pool for work that may hang or crash: every item gets an answer, in the order of the items.
 
 Some real files make libraries written in C++ crash or hang. If a process dies, `concurrent.futures` fails the whole
-pool, and it cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe. If it
-dies or exceeds a limit, a new process replaces it.
+pool, and it cannot stop a task that hangs. Here each process works on one item at a time and has its own pipe. A
+process that dies or exceeds a limit is replaced by a new one.
 
 The answers must not depend on other programs on the computer. The time limit is therefore a limit of CPU time, because
 wall-clock time grows when other programs run. But other programs can still have an effect. If they fill the memory, the

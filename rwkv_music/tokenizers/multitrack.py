@@ -449,8 +449,9 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
 def _equal_bars(n: int, d: int) -> int:
     """Return the number of equal bars into which a bar of n/d is divided.
 
-    It is the least divisor k of n for which the bars are not longer than MAX_BAR, or 1 if there is none. If the
-    vocabulary lacks bars of this length but has those of another divisor, up to MOST_BARS * k, return that divisor.
+    This is the least divisor k of n for which the bars are not longer than MAX_BAR, or 1 if there is none. If the
+    vocabulary has no bar of this length, it is the least larger divisor, up to MOST_BARS * k, for which the vocabulary
+    has one, if there is such a divisor.
     """
     divisors = [k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d] or [1]
     exact = (k for k in divisors if k <= MOST_BARS * divisors[0] and np.isin(4 * STEPS * (n // k) / d, BAR_STEPS))

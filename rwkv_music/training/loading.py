@@ -21,7 +21,7 @@ from rwkv_music.training.tbptt import StreamStates
 
 
 def damaged_files(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint's tensor files, or None. Collective: each rank hashes some of them."""
+    """Return what is wrong with a checkpoint's tensor files, or None. Collective: each rank hashes a part."""
 
     def check_own() -> str | None:
         try:

@@ -3,7 +3,7 @@
 A step reads `batch_size` rows, numbered by a single counter. Each rank takes its share in micro-batches. The loss is
 summed over targets and divided by the number of targets in the whole step. What a step computes therefore depends
 neither on the number of ranks nor on gradient accumulation. With `tbptt`, a row is a document stream, and a step reads
-several windows of each.
+several windows of each stream.
 
 These events end a run before its last step: a signal (`signals`), a loss or gradient that diverges (`health`),
 validations without improvement (`--patience`), a rank that hangs (`watchdog`), or an error such as a full disk. The
@@ -387,7 +387,8 @@ class Loop:
     def log(self, lr: float) -> float | None:
         """Write a point of the training curves. Return the mean loss since the last point.
 
-        Return None if all steps since then were skipped. Collective. Raises SharedError if the loss has diverged.
+        Return None if all steps since then were skipped. Collective. Raises SharedError if the loss has diverged or
+        too many successive steps were skipped.
         """
         context, tokens_per_second = self.context, self.stopwatch.lap()
         total = self.window.clone()

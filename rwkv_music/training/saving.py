@@ -263,7 +263,7 @@ class Saver:
         self.prune(self._progress)
 
     def prune(self, progress: Progress) -> None:
-        """Delete former best checkpoints (`Validations.superseded`), and those older than the `keep` newest ones.
+        """Delete former best checkpoints (`Validations.superseded`), and all but the `keep` newest checkpoints.
 
         The best checkpoint is never deleted. `progress` is that of the newest checkpoint. Runs on rank 0.
         """

@@ -89,7 +89,7 @@ class RunStart:
     progress: Progress  # steps and rows done so far
     rollbacks: dict[str, Rollback]  # returns to earlier checkpoints, by checkpoint name
     validations: Validations  # of the resumed run; empty if the checkpoint is of another run
-    previous_data: str  # description of the data that the checkpoint was trained on; "" without one
+    previous_data: str  # description of the data that the checkpoint was trained on; "" without a checkpoint
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _read_inputs(
 def _read_data(config: RunConfig, plan: BatchPlan, rows: Mixture) -> RunData:
     """Open the validation split, the document streams and the held-out piece for samples."""
     train, tbptt = config.train, config.data.tbptt
-    first = rows.parts[0]  # the only one with `tbptt`
+    first = rows.parts[0]  # with `tbptt` there is only one dataset
     streams = DocumentStreams(rows.datasets[first.name], train.batch_size, tbptt) if tbptt else None
     validation = Validation.of(config, plan)
     if train.patience and validation is None:

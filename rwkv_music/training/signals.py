@@ -1,7 +1,7 @@
 """Signals to stop, and exit statuses.
 
 Three signals stop a run that can be resumed later: SIGTERM (a preempted job, a machine that shuts down), SIGUSR1
-(Slurm's --signal before a time limit) and SIGHUP (a terminal that closes). After one of them, the run saves a
+(Slurm's --signal before a time limit) and SIGHUP (a terminal that closes). After one of these signals, the run saves a
 checkpoint and exits with status EXIT_RESUMABLE. After Ctrl-C, it saves a checkpoint and exits with status INTERRUPTED.
 The signal handler only sets a flag. The ranks exchange their flags at the start of each step, so a run stops after the
 current step or the next one. A second Ctrl-C ends the run at once.

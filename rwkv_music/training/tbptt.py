@@ -102,6 +102,6 @@ def _forward(engine: Engine, batch: Batch, before: State) -> tuple[Tensor, State
 
 
 def _zero_unless_finite(x: Tensor) -> Tensor:
-    """Return x [L, B, ...] with all values of a stream (axis 1) set to 0 if any of them is not finite."""
+    """Return x [L, B, ...] with all values of a stream (axis 1) set to 0 if any value of the stream is not finite."""
     finite = x.isfinite().movedim(1, 0).flatten(1).all(1)
     return torch.where(finite.view(1, x.shape[1], *[1] * (x.dim() - 2)), x, 0)

@@ -220,7 +220,7 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
         ctx_len: tokens per row.
 
     Raises:
-        UserError: DeepSpeed rejects its configuration, or the GPU kernels do not support the model.
+        UserError: DeepSpeed rejects its configuration, or the GPU kernels do not support the model or its dtype.
     """
     if device.type == "cuda":
         if not uses_bf16(plan.deepspeed):

@@ -7,8 +7,9 @@ ZeRO-3, a rank has one partition per sub-group, which contains the rank's share 
 any stage on any number of ranks can load it.
 
 The layout is an implementation detail of DeepSpeed. The constructor therefore compares it with the layout that
-DeepSpeed's public `safe_get_*` functions use, and raises an error if the two differ. It cannot compare them with
-`round_robin_gradients` under ZeRO-1 and 2. If ZeRO-3 offloads the optimizer states of a GPU, it compares only sizes.
+DeepSpeed's public `safe_get_*` functions use, and raises an error if the two differ. Under ZeRO-1 and 2 with
+`round_robin_gradients`, it cannot compare them. If ZeRO-3 offloads the optimizer states of a GPU, it compares only
+sizes.
 
 Sources: deepspeed/runtime/zero/stage_1_and_2.py, stage3.py and deepspeed/utils/tensor_fragment.py of DeepSpeed 0.19.
 """

@@ -11,7 +11,7 @@ computed from it and passed to `adamw_` as tensors. `adamw_` reads the gradients
 the model reads them. For the groups that Muon updates, `Muon.update` replaces `adamw_`.
 
 DeepSpeed still partitions, reduces and gathers, with one exception: under ZeRO-3, small tensors stay on every rank.
-DeepSpeed gathers each of them separately, and the host waits for all. Here they are gathered at once.
+DeepSpeed gathers each small tensor separately, and the host waits. Here all of these tensors are gathered at once.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
