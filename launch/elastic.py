@@ -237,7 +237,7 @@ class CrashCounter:
         return self.count < int(os.environ.get("CRASHES", "3"))
 
     def _newest_checkpoint(self) -> str:
-        """Return the name of the most recently written checkpoint. One with a higher step may be older and damaged."""
+        """Return the name of the most recently written checkpoint. A checkpoint of a higher step may be damaged."""
         found = [(0.0, "")]
         for path in self._run.glob("checkpoints/step_*"):
             with contextlib.suppress(FileNotFoundError):  # the checkpoint is being deleted

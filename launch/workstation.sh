@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on every GPU of one machine (or on its CPU):   launch/workstation.sh --data DATA --out RUN --preset 0.1b ...
 #
-# All arguments go to train.py; without --deepspeed_config it uses ds_configs/zero2.json.
+# All arguments go to train.py. Without --deepspeed_config, this script adds ds_configs/zero2.json.
 # CUDA_VISIBLE_DEVICES=0,1 launch/workstation.sh ... uses two GPUs. On a host without GPUs, RANKS=2 launch/workstation.sh
 # ... starts two processes. Ctrl-C saves a checkpoint and stops.
 #

@@ -43,7 +43,7 @@ MIN_IGNORED_FRACTION = 1 / 32
 
 
 class State(NamedTuple):
-    """The recurrent state after some tokens. Its size does not depend on their number. Axis 1 is the batch."""
+    """The recurrent state after some tokens. Its size does not depend on the number of tokens. Axis 1 is the batch."""
 
     att_shift: Tensor  # [L, B, C] in the model's dtype: each layer's time mixing input at the last token
     wkv: Tensor  # [L, B, H, N, N] (value axis, key axis): the WKV states; float32, or float64 in a float64 model

@@ -138,7 +138,8 @@ def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     pitch = int(pitches[:127].argmin())
     controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
     note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
-    # A time signature at the line, which the opening lacks, may have cut the last bar short. This one starts a bar too.
+    # The opening lacks a time signature at the line, which may have cut the last bar short. The one written here also
+    # starts a bar there.
     numerator, denominator = _signature(midi, line)
     meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
     setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]
