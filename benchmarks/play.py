@@ -4,8 +4,8 @@
 
 For each model, the script starts `python -m rwkv_music play` as a user does, opens the page in Debian's Chromium
 (`apt-get install chromium`), and fills bars 5 to 8 of the alto of the example with two candidates. The models are the
-included one, with --run that of a run folder, and models of the presets tiny and 0.1b with random weights, which need
-as long for a token as trained ones, but write more notes into a bar. It measures
+included one, with --run that of a run folder, and models of the presets tiny and 0.1b with random weights. Random
+models need as long for a token as trained ones, but write more notes into a bar. The script measures
 
 - served: from the start of the command to the address of the page,
 - heard: from the start of the command until the new bars sound. The user's part is to open the page, to click on the
