@@ -78,8 +78,8 @@ def join(
             parts.append(_Part(program, np.stack(rows, axis=1)))
 
     before = ChannelStates(opening)
-    keys, goes_on = _assign(before, [part.program for part in parts], instrument)
-    taken_over = set(keys) - {key for key, same in zip(keys, goes_on, strict=True) if same}
+    keys, is_continued = _assign(before, [part.program for part in parts], instrument)
+    taken_over = set(keys) - {key for key, same in zip(keys, is_continued, strict=True) if same}
     tracks = [timed_messages(track) for track in opening.tracks]
     first_new: dict[tuple[int, int, int], int] = {}  # (port, channel, pitch): where the first added note starts
     for part, key in zip(parts, keys, strict=True):
@@ -98,7 +98,7 @@ def join(
     joined.tracks += [to_track(messages, note_offs_first=False) for messages in tracks]
     if timing:
         joined.tracks.append(to_track(timing))
-    for part, key, same in zip(parts, keys, goes_on, strict=True):
+    for part, key, same in zip(parts, keys, is_continued, strict=True):
         channel = before.channels[key]
         program = channel.program if same else part.program
         gain = channel.gain() if same and velocities_include_volume else 1
