@@ -128,7 +128,7 @@ def checkpoint_slots(tokens: int, documents: int) -> int:
 # The custom operators: forward and backward, each with a CPU, a CUDA and a fake kernel; autograd connects them.
 
 
-@torch.library.custom_op("rwkv_music::wkv7s_forward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("rwkv_music::wkv7s_forward", mutates_args=(), device_types="cuda")
 def wkv7s_forward(
     r: Tensor,
     w: Tensor,
@@ -146,11 +146,12 @@ def wkv7s_forward(
     Return y [M, H, N], the final state [D, H, N, N], and the checkpoints for the backward pass, [slots, H, ...]. Unless
     `save` is set, there are no slots. Checkpoints are [N, N] states on CUDA and `wkv7s_cpu.Saved` on the CPU.
     """
-    slots = checkpoint_slots(r.shape[0], cu_seqlens.numel() - 1) if save else 0
-    return wkv7s_cpu.forward(r, w, k, v, a, b, state, cu_seqlens, slots)
+    r, w, k, v, a, b = (x.contiguous() for x in (r, w, k, v, a, b))
+    state = None if state is None else state.contiguous()
+    return build.load().wkv7s_forward(r, w, k, v, a, b, state, cu_seqlens.contiguous(), max_length, save)
 
 
-@torch.library.custom_op("rwkv_music::wkv7s_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("rwkv_music::wkv7s_backward", mutates_args=(), device_types="cuda")
 def wkv7s_backward(
     r: Tensor,
     w: Tensor,
@@ -165,22 +166,22 @@ def wkv7s_backward(
     grad_final_state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of r..b [M, H, N], in their dtype, and of the initial state [D, H, N, N]."""
-    return wkv7s_cpu.backward(r, w, k, v, a, b, cu_seqlens, checkpoints, grad_y, grad_final_state)
-
-
-@wkv7s_forward.register_kernel("cuda")
-def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
-    r, w, k, v, a, b = (x.contiguous() for x in (r, w, k, v, a, b))
-    state = None if state is None else state.contiguous()
-    return build.load().wkv7s_forward(r, w, k, v, a, b, state, cu_seqlens.contiguous(), max_length, save)
-
-
-@wkv7s_backward.register_kernel("cuda")
-def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
     inputs = (x.contiguous() for x in (r, w, k, v, a, b, cu_seqlens))
     if grad_final_state is not None:
         grad_final_state = grad_final_state.contiguous()
     return build.load().wkv7s_backward(*inputs, max_length, checkpoints, grad_y.contiguous(), grad_final_state)
+
+
+# A kernel of `custom_op` or `register_kernel` imports torch.compile with its first call, which takes seconds.
+@torch.library.impl("rwkv_music::wkv7s_forward", "cpu")
+def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
+    slots = checkpoint_slots(r.shape[0], cu_seqlens.numel() - 1) if save else 0
+    return wkv7s_cpu.forward(r, w, k, v, a, b, state, cu_seqlens, slots)
+
+
+@torch.library.impl("rwkv_music::wkv7s_backward", "cpu")
+def _(r, w, k, v, a, b, cu_seqlens, max_length, checkpoints, grad_y, grad_final_state):
+    return wkv7s_cpu.backward(r, w, k, v, a, b, cu_seqlens, checkpoints, grad_y, grad_final_state)
 
 
 @wkv7s_forward.register_fake

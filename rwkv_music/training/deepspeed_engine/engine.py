@@ -27,7 +27,7 @@ from rwkv_music.errors import UserError
 from rwkv_music.model_v8 import RWKV, Block, Blocks
 from rwkv_music.training.batch_plan import BatchPlan
 from rwkv_music.training.consensus import raise_on_any_rank
-from rwkv_music.training.deepspeed_engine.fast import cuda_graphs, gather, paths, upstream
+from rwkv_music.training.deepspeed_engine.fast import cuda_graphs, gather, paths, start, upstream
 from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
 from rwkv_music.training.deepspeed_engine.fast.overlap import overlap_reduction
 from rwkv_music.training.deepspeed_engine.fast.paths import FastPaths
@@ -188,7 +188,10 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
         drawn = fresh is None or tables.get(part) in fresh
         if stage3 and bf16 and not drawn:
             part.bfloat16()
-        part.to_empty(device=device)
+        for owner in part.modules():  # `to_empty` would import sympy, which takes a second
+            for name, p in owner.named_parameters(recurse=False):
+                empty = torch.empty(p.shape, dtype=p.dtype, device=device)
+                setattr(owner, name, torch.nn.Parameter(empty, requires_grad=p.requires_grad))
         if drawn:
             views: AbstractContextManager = nullcontext()
             if flat is not None and isinstance(part, Block):
@@ -230,6 +233,8 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
         # Load the kernels here, so that a missing compiler is reported before the run writes anything.
         raise_on_any_rank("loading the kernels", build.load)
     train, zero = plan.train, plan.zero
+    if fast.enabled and zero["stage"] < 3:
+        start.avoid_torch_compile()
     module: torch.nn.Module = model
     groups = _parameter_groups(model, plan)
     # DeepSpeed's throughput timer is off: it synchronizes with the GPU twice per step, and the GPU idles afterwards.

@@ -99,6 +99,12 @@ PATCHES = (
         "per-group instead of per-tensor hooks, norms and overflow checks",
         {f"{STAGE_1_2}.reduce_independent_p_g_buckets_and_remove_grads": "08d7c4942fcfce21"},
     ),
+    Patch(
+        "start",
+        "DeepSpeed's Muon is decorated with torch.compile, whose import takes seconds",
+        "no torch.compile at the import of original_muon",
+        {"deepspeed.runtime.compiler:compile": "a7ffdbcaa4b587fa"},
+    ),
 )
 
 
