@@ -655,7 +655,6 @@ def learning(root: str) -> str:
         for key, name in names.items()
         for x in [found["contestants"][key]]
     ]
-    millions = results("shipped_model")["data"]["splits"]["train"]["tokens"] / 1e6  # the same dataset
     ratio = found["muon_to_the_best_loss_of_adamw"]
     steps, seconds = (ratio[f"{what}_over_adamw"] for what in ("steps", "seconds"))
     grids = {
@@ -677,7 +676,7 @@ def learning(root: str) -> str:
     ]
     return f"""
 All models were trained for {settings["steps"]} steps of {settings["batch_size"]} x {settings["ctx_len"]:,} tokens on
-chorales, masses and fiddle tunes (a training split of {millions:.1f} million tokens, {gpu(result["machine"])},
+chorales, masses and fiddle tunes ({gpu(result["machine"])},
 [learning.json]({root}benchmarks/results/learning.json)). The RWKV models are `{settings["preset"]}`. The Transformer
 has the same width and number of layers, with rotary position embeddings, SwiGLU, normalized queries and keys, dropout
 0.1 and `torch.compile`. Two pairs (learning rate, weight decay) were tried for each: {grids["adamw"]} for AdamW;
