@@ -139,7 +139,7 @@ def test_race_on_the_cpu_trains_the_gate_on_the_same_rows_from_the_same_weights(
 
     monkeypatch.setattr(deepembed, "LEARNING_RATES", (5e-3,))  # learns in four steps
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the worker: on a busy machine, its steps wait for a second thread
-    line = "--preset tiny --ctx_len 64 --batch_size 2 --steps 4 --val_every 2 --warmup_steps 1 --grid 1 --seeds 1"
+    line = "--preset tiny --ctx_len 64 --batch_size 8 --steps 4 --val_every 2 --warmup_steps 1 --grid 1 --seeds 1"
     more = ["--minutes", "60", "--contestants", "x070", "gate32"]  # so long only on a busy computer
     result = race(monkeypatch, tmp_path, few_data, *line.split(), *more)
     assert result["status"] == 0 and [run["name"] for run in result["runs"]] == ["x070", "gate32"]
