@@ -12,7 +12,6 @@ The initialization is this benchmark's own.
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -34,20 +33,7 @@ from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.training import setup as setup_module
 from rwkv_music.training.signals import leave
 
-
-@dataclass(frozen=True)
-class Gate:
-    """A variant of the gate.
-
-    Attributes:
-        size: rows and columns of each token's matrix.
-        embedding: whether a projection of the token's embedding is added to its matrix.
-        identity: whether the matrices of the table start as the identity instead of almost zero.
-    """
-
-    size: int
-    embedding: bool
-    identity: bool
+SIZE = 32  # rows and columns of each token's matrix
 
 
 class GatedChannelMixing(ChannelMixing):
@@ -58,18 +44,17 @@ class GatedChannelMixing(ChannelMixing):
 
     Args:
         config: the shape of an x070 model.
-        gate: the variant.
         normed_embeddings: returns ln0(emb) of all tokens, [V, C].
     """
 
-    def __init__(self, config: ModelConfig, gate: Gate, normed_embeddings: Callable[[], Tensor]) -> None:
+    def __init__(self, config: ModelConfig, normed_embeddings: Callable[[], Tensor]) -> None:
         super().__init__(config)
-        self.gate, self.normed_embeddings = gate, normed_embeddings
-        self.s_emb = nn.Embedding(config.vocab_size, gate.size**2)
-        self.s_emb_x = nn.Linear(config.n_embd, gate.size**2, bias=False) if gate.embedding else None
+        self.normed_embeddings = normed_embeddings
+        self.s_emb = nn.Embedding(config.vocab_size, SIZE**2)
+        self.s_emb_x = nn.Linear(config.n_embd, SIZE**2, bias=False)
         self.s0 = nn.Parameter(torch.empty(1, 1, config.dim_ffn))
-        self.s1 = nn.Parameter(torch.empty(config.n_embd, gate.size))
-        self.s2 = nn.Parameter(torch.empty(gate.size, config.dim_ffn))
+        self.s1 = nn.Parameter(torch.empty(config.n_embd, SIZE))
+        self.s2 = nn.Parameter(torch.empty(SIZE, config.dim_ffn))
 
     def forward(self, x: Tensor, input_ids: Tensor, shift: Tensor | None, packing: Packing | None) -> Tensor:
         return self.output(x, token_shift(x, shift, packing), input_ids)
@@ -78,10 +63,9 @@ class GatedChannelMixing(ChannelMixing):
         """Return the output [B, T, C] for x [B, T, C], x at the token before, and input_ids int64 [B, T]."""
         k = torch.addcmul(x, previous - x, self.x_k)
         hidden = torch.relu(self.key(k)).square()
-        table = self.s_emb.weight
-        if self.s_emb_x is not None:  # for the whole vocabulary, which has fewer tokens than a batch
-            table = table + self.s_emb_x(self.normed_embeddings())
-        matrices = F.embedding(input_ids, table).unflatten(-1, (self.gate.size, self.gate.size))
+        # For the whole vocabulary, which has fewer tokens than a batch.
+        table = self.s_emb.weight + self.s_emb_x(self.normed_embeddings())
+        matrices = F.embedding(input_ids, table).unflatten(-1, (SIZE, SIZE))
         low = ((x @ self.s1).unsqueeze(-2) @ matrices).squeeze(-2)
         return self.value(hidden * (low @ self.s2 + self.s0))
 
@@ -90,28 +74,23 @@ class GatedChannelMixing(ChannelMixing):
         """Initialize the gate's parameters so that the gate is 1, and the model computes the same as x070.
 
         s1 and s2 are initialized as the low-rank gates of time mixing: the first one to zero, the second one orthogonal
-        with a small gain. The table is initialized as the embedding, to almost zero, or to the identity. The projection
-        of the embedding is orthogonal, with the gain of RWKV-LM's other matrices.
+        with a small gain. The table is initialized as the embedding, to almost zero. The projection of the embedding is
+        orthogonal, with the gain of RWKV-LM's other matrices.
         """
         self.s0.fill_(1.0)
         self.s1.zero_()
         nn.init.orthogonal_(self.s2, gain=0.1)
-        if self.gate.identity:
-            identity = torch.eye(self.gate.size, device=self.s_emb.weight.device).flatten()
-            self.s_emb.weight.copy_(identity.expand_as(self.s_emb.weight))
-        else:
-            nn.init.uniform_(self.s_emb.weight, -1e-4, 1e-4)
-        if self.s_emb_x is not None:
-            rows, columns = self.s_emb_x.weight.shape
-            nn.init.orthogonal_(self.s_emb_x.weight, gain=math.sqrt(max(rows / columns, 1.0)))
+        nn.init.uniform_(self.s_emb.weight, -1e-4, 1e-4)
+        rows, columns = self.s_emb_x.weight.shape
+        nn.init.orthogonal_(self.s_emb_x.weight, gain=math.sqrt(max(rows / columns, 1.0)))
 
 
 class GatedBlock(Block):
     """A block with `GatedChannelMixing`. In training on a GPU, only its time mixing is fused."""
 
-    def __init__(self, config: ModelConfig, layer: int, gate: Gate, normed_embeddings: Callable[[], Tensor]) -> None:
+    def __init__(self, config: ModelConfig, layer: int, normed_embeddings: Callable[[], Tensor]) -> None:
         super().__init__(config, layer)
-        self.ffn = GatedChannelMixing(config, gate, normed_embeddings)
+        self.ffn = GatedChannelMixing(config, normed_embeddings)
 
     def forward(
         self,
@@ -140,9 +119,9 @@ class GatedBlock(Block):
 class GatedRWKV(RWKV):
     """RWKV with `GatedBlock`s. `config` is that of an x070 model."""
 
-    def __init__(self, config: ModelConfig, gate: Gate) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.blocks = Blocks(GatedBlock(config, layer, gate, self.normed_embeddings) for layer in range(config.n_layer))
+        self.blocks = Blocks(GatedBlock(config, layer, self.normed_embeddings) for layer in range(config.n_layer))
         self.init_weights()
 
     def normed_embeddings(self) -> Tensor:
@@ -175,15 +154,12 @@ class GatedRWKV(RWKV):
 
     def matrix_parameters(self) -> float:
         """Return `RWKV.matrix_parameters` without `s_emb_x`, which multiplies the vocabulary once per batch."""
-        projections = [block.ffn.s_emb_x for block in self.blocks if block.ffn.s_emb_x is not None]
-        return super().matrix_parameters() - sum(module.weight.numel() for module in projections)
+        return super().matrix_parameters() - sum(block.ffn.s_emb_x.weight.numel() for block in self.blocks)
 
 
 def train(job: dict[str, Any], note: Callable[[dict], None]) -> dict[str, Any]:
-    """Run a job of learning_worker.py whose value "gate" is a variant's fields or None."""
-    gate = job["gate"]
-    model = RWKV if gate is None else partial(GatedRWKV, gate=Gate(**gate))
-    with mock.patch.object(setup_module, "RWKV", model):
+    """Run a job of learning_worker.py. Its value "gated" is whether the model is a `GatedRWKV`."""
+    with mock.patch.object(setup_module, "RWKV", GatedRWKV if job["gated"] else RWKV):
         return learning_worker.train_rwkv(job, note)
 
 

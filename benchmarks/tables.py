@@ -697,6 +697,60 @@ validation loss of each run, in nats per token, is averaged over the seeds and g
 """
 
 
+def deepembed(root: str) -> str:
+    """Return how fast the model learns without DeepEmbed and with two forms of it."""
+    result, before = results("deepembed"), results("learning")["summary"]["contestants"]
+    settings, found = result["settings"], result["summary"]["contestants"]
+    differences = result["summary"]["differences"]
+    names = {
+        "x070": "none, `--channel_mix x070`",
+        "x080": "a vector multiplies the output, `--channel_mix x080`",
+        "gate32": "a matrix gates the hidden layer, not in the package",
+    }
+
+    def difference(key: str, base: str) -> str:
+        x = differences.get(key, {}).get(base)
+        return f"{x['loss']:+.4f}" if x else ""
+
+    rows = [
+        [name, f"{x['parameters'] / 1e6:.0f}M", with_spread(x["best_loss"]), difference(key, "x070")]
+        + [difference(key, "x080"), f"{x['tokens_per_second']:,.0f}"]
+        for key, name in names.items()
+        for x in [found[key]]
+    ]
+    heads = ["DeepEmbed", "parameters", "lowest validation loss", "minus x070", "minus x080", "tokens/s"]
+    rates = " and ".join(f"{lr:g}" for lr in sorted(lr for lr, *_ in result["grids"]["gate32"]))
+    against = differences["gate32"]["x070"]
+    slower = 1 - found["gate32"]["tokens_per_second"] / found["x070"]["tokens_per_second"]
+    # What the text below says in words.
+    assert differences["x080"]["x070"]["loss"] > differences["x080"]["x070"]["spread"]
+    assert differences["gate32"]["x080"]["wins"] and -against["spread"] < against["loss"] < 0
+    assert {x["lr"] for x in found.values()} == {max(lr for lr, *_ in result["grids"]["gate32"])}
+    earlier = {key: before[key]["best_loss"] for key in ("x070", "muon")}
+    assert abs(earlier["x070"]["mean"] - earlier["muon"]["mean"]) < min(x["deviation"] for x in earlier.values())
+    assert all(earlier[a]["mean"] < found[b]["best_loss"]["mean"] for a, b in (("x070", "x070"), ("muon", "x080")))
+    return f"""
+The table compares forms of DeepEmbed on the dataset of the table above, with the same number and size of steps, Muon
+and weight decay {settings["weight_decay"]:g} ({gpu(result["machine"])},
+[deepembed.json]({root}benchmarks/results/deepembed.json)). The learning rates {rates} were tried for each form. The
+higher one is better for all three. The losses, in nats per token, are averaged over {found["x070"]["seeds"]} seeds and
+given with their standard deviation:
+
+{table(heads, rows)}
+
+- With these settings, x070 learns better than x080 by more than the spread of the seeds. With weight decay
+  {before["muon"]["weight_decay"]:g}, which gives lower losses, there is no such difference in the table above
+  ({with_spread(earlier["x070"])} and {with_spread(earlier["muon"])}).
+- The gate of the hidden layer is BlinkDL's later form of DeepEmbed. It is better than x080 by more than the spread of
+  the seeds, but not better than x070 by more than the spread. Without a kernel of its own, it processes {slower:.0%}
+  fewer tokens/s than x070. It is therefore not a value of `--channel_mix`
+  ([deepembed.py]({root}benchmarks/deepembed.py)). The gate was not measured with weight decay
+  {before["muon"]["weight_decay"]:g}.
+
+![Validation loss of the forms of DeepEmbed by steps and by seconds]({root}benchmarks/results/deepembed.png)
+"""
+
+
 def with_spread(statistic: dict[str, float]) -> str:
     """Return a mean with its standard deviation, without the latter for a single run."""
     deviation = statistic.get("deviation")
@@ -725,7 +779,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     block.__name__: block
     for block in (
         demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, play, prepare,
-        scaling, tuning, saving, kills, resumption, learning, zero,
+        scaling, tuning, saving, kills, resumption, learning, deepembed, zero,
     )
 }  # fmt: skip
 
