@@ -609,7 +609,8 @@ A run that validates after every step was killed {best["kills"]} times: in half 
 other half soon after a validation with a new lowest loss, while the checkpoint of this step was being saved.
 {best["kills_before_the_best_was_saved"]} kills came before the weights with the lowest loss were saved. The best
 checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, it was the one with the
-lowest loss among the steps that the run had validated and saved. The losses of all steps were taken from an identical run that was never killed.
+lowest loss among the steps that the run had validated and saved. The losses of all steps were taken from an identical
+run that was never killed.
 """
     return text
 

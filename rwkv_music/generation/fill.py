@@ -110,8 +110,9 @@ def fill(
         context_bars: bars to read on each side of the cells.
         rows_at_once, progress: see `write_cells`.
 
-    Raises UserError if the file cannot be read, or if it has no notes outside the cells. Also raises it if the tokenizer
-    has no parts or too few for the piece, if a count is out of range, or if a bar, part, control or tag does not exist.
+    Raises UserError if the file cannot be read, or if it has no notes outside the cells. Also raises it if the
+    tokenizer has no parts or too few for the piece, if a count is out of range, or if a bar, part, control or tag does
+    not exist.
     """
     check_tokenizer(codec)
     check_counts(context_bars, 1, count)
