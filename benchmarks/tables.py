@@ -161,7 +161,7 @@ def summary(root: str) -> str:
     ]
     return f"""
 MFU is the model FLOP utilization ([definition]({docs}/performance.md#training-on-one-gpu)). `--channel_mix x070` is
-RWKV v7; the other models are v8.
+RWKV v7; the other RWKV models are v8.
 
 {table(["measured", "result", "details"], rows)}
 """
@@ -609,7 +609,8 @@ A run that validates after every step was killed {best["kills"]} times: in half 
 other half soon after a validation with a new lowest loss, while the checkpoint of this step was being saved.
 {best["kills_before_the_best_was_saved"]} kills came before the weights with the lowest loss were saved. The best
 checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, it was the one with the
-lowest loss among the steps that the run had validated and saved. A run that was never killed measured these losses.
+lowest loss among the steps that the run had validated and saved. The losses of all steps were taken from an identical
+run that was never killed.
 """
     return text
 
@@ -760,7 +761,7 @@ def with_spread(statistic: dict[str, float]) -> str:
 def zero(root: str) -> str:
     """Return memory and traffic under each DeepSpeed file."""
     return f"""
-The last column of the table recommends a file for a model with this number of parameters on this number of GPUs. Each
+Each row of the table is for one number of parameters and one number of GPUs. The last column recommends a file. Each
 node has {plan.GPUS_PER_NODE} GPUs with 80 GiB. The cells have the form A / B:
 
 - A is the memory for weights, gradients and AdamW states, in GiB per GPU.

@@ -7,7 +7,7 @@ which training continues. These environment variables are read: NODES is the num
 MASTER_PORT are the address of the rendezvous, which the host with NODE_RANK 0 serves. If the host with NODE_RANK 0 is
 lost, the run ends and must be started again.
 
-The hosts agree through torch's rendezvous on the hosts that take part in the run. When a host is lost, the ranks of the
+Through torch's rendezvous, the hosts agree on which of them take part in the run. When a host is lost, the ranks of the
 other hosts fail. The remaining hosts then start new ranks, which resume from the last checkpoint. When a host joins,
 the ranks save a checkpoint and stop, and all hosts start new ranks together. After CRASHES (default 3) crashes without
 a new checkpoint, the run ends.
@@ -64,7 +64,7 @@ LAST_CALL_SECONDS = 10
 JOIN_CHECK_SECONDS = 1.0
 CLOSING_SECONDS = 3  # host 0 serves the rendezvous this long after the run, so that other hosts see that it is closed
 
-_opened: list[RendezvousHandler] = []  # kept until the process ends; `run` says why
+_opened: list[RendezvousHandler] = []  # kept until the process ends; see `run`
 
 
 def run(arguments: list[str]) -> NoReturn:

@@ -368,7 +368,7 @@ class TrainConfig:
     resume: str = setting(
         "auto",
         "where to start. auto: from the newest valid checkpoint in the run folder, if any; none: from scratch; or the "
-        "path of a checkpoint",
+        "path of a checkpoint, for an --out without checkpoints",
         metavar="FROM",
     )
 

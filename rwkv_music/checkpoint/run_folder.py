@@ -190,8 +190,8 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
         before: with "auto", consider only checkpoints older than this one.
 
     Raises UserError if the path is not a checkpoint or is damaged. With "auto", raises UserError if all checkpoints of
-    `run` are damaged. Otherwise, raises UserError if `run` already contains checkpoints, unless the path is the newest
-    of them.
+    `run` are damaged. With "none" or a path, raises UserError if `run` already contains checkpoints, unless the path is
+    the newest of them.
     """
     found = [path for path in checkpoints(run) if before is None or path.name < before.name]
     if resume == "auto":
@@ -217,8 +217,16 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
             f"choose another --out, or resume from the newest with --resume auto."
         )
     if chosen and (problem := fault(chosen)):
-        raise UserError(f"{chosen} is damaged ({problem}): name another checkpoint with --resume.")
+        raise UserError(damage_of_chosen(chosen, problem, run))
     return chosen
+
+
+def damage_of_chosen(checkpoint: Path, problem: str, run: str | os.PathLike) -> str:
+    """Return the error for a damaged checkpoint whose path was given with --resume, for a run in the folder `run`."""
+    remedy = "name another checkpoint with --resume"
+    if checkpoint.resolve().parent == (Path(run) / CHECKPOINTS).resolve():  # no other path is accepted for this run
+        remedy = "use --resume auto, which skips damaged checkpoints"
+    return f"{checkpoint} is damaged ({problem}): {remedy}."
 
 
 def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str]:
@@ -229,7 +237,7 @@ def skipped_checkpoints(run: str | os.PathLike, chosen: Path | None) -> list[str
 
 def read_progress(checkpoint: Path) -> Progress:
     """Return the progress of a checkpoint. Raises UserError if the file is missing or damaged."""
-    remedy = "name another checkpoint with --resume"
+    remedy = "use another checkpoint, or restore it from a copy"
     tree = read_json(checkpoint / PROGRESS, remedy, dict.fromkeys(REQUIRED_COUNTS, int))
     try:
         losses = tuple(map(float, tree.get("losses", ())))

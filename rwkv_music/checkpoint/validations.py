@@ -73,7 +73,7 @@ class Validations:
         self.entries = (*(e for e in self.entries if e.step < step), Validated(step, loss, better and not saved))
         self._write()
 
-    def knows(self, step: int) -> bool:
+    def contains(self, step: int) -> bool:
         return any(entry.step == step for entry in self.entries)
 
     @property

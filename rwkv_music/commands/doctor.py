@@ -222,7 +222,7 @@ def check_deepspeed(gpus: list[Gpu]) -> Check:
 def judge_deepspeed(version: str, accelerator: str, gpus: list[Gpu], untested: str | None) -> Check:
     """Check that DeepSpeed's accelerator ("cpu", "cuda", ...) is the device that training would use.
 
-    `untested` says how the installed DeepSpeed differs from the tested one.
+    `untested` is a clause that describes how the installed DeepSpeed differs from the tested one, or None.
     """
     text = f"{version}, accelerator {accelerator}"
     expected = "cuda" if gpus else "cpu"

@@ -110,8 +110,9 @@ def fill(
         context_bars: bars to read on each side of the cells.
         rows_at_once, progress: see `write_cells`.
 
-    Raises UserError if the file cannot be read or has no notes outside the cells, if the tokenizer has no parts or too
-    few for the piece, if a count is out of range, and for bars, parts, controls or tags that do not exist.
+    Raises UserError if the file cannot be read, or if it has no notes outside the cells. Also raises it if the
+    tokenizer has no parts or too few for the piece, if a count is out of range, or if a bar, part, control or tag does
+    not exist.
     """
     check_tokenizer(codec)
     check_counts(context_bars, 1, count)
@@ -150,7 +151,7 @@ def _read_piece(codec: Codec, data: bytes, name: str) -> tuple[ParsedMidi, Piece
         encoded = codec.encode_piece(midi)
     except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
         raise UserError(
-            f"{name} cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
+            f"{name} cannot be filled in ({str(error) or type(error).__name__}): give another MIDI file."
         ) from error
     _check_bars(midi, codec, len(encoded.bar_starts), name)
     return midi, encoded
@@ -208,7 +209,7 @@ def fill_cells(
         source = mido.MidiFile(file=io.BytesIO(midi.data), clip=True)
     except (OSError, ValueError, EOFError, KeyError, IndexError) as error:
         raise UserError(
-            f"The piece cannot be filled in ({str(error) or type(error).__name__}): give a MIDI file with notes."
+            f"The piece cannot be filled in ({str(error) or type(error).__name__}): give another MIDI file."
         ) from error
     for number, part in enumerate(parts, start=1):
         excerpt.programs.setdefault(number, PROGRAM + part.program)
@@ -270,7 +271,9 @@ def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> 
     """Raise UserError if the bars of the tokens differ from the bars of the file."""
     own = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
     if not np.array_equal(own.lines(n_bars), codec.bar_grid(midi).lines(n_bars)):
-        raise UserError(f"{name} has bars longer than the tokenizer's longest time signature: divide these bars.")
+        raise UserError(
+            f"{name} has bars of a length that the tokenizer lacks and has to divide: divide these bars in the file."
+        )
 
 
 def write_cells(

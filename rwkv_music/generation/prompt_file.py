@@ -59,7 +59,7 @@ def read_opening(codec: Codec, data: bytes, context_bars: int, name: str) -> tup
         midi = mido.MidiFile(file=io.BytesIO(read_midi(data)), clip=True)
     except (RejectedMidi, OSError, ValueError, EOFError, KeyError, IndexError) as error:
         raise UserError(
-            f"{name} cannot be a prompt ({str(error) or type(error).__name__}): give a MIDI file with notes."
+            f"{name} cannot be a prompt ({str(error) or type(error).__name__}): give another MIDI file."
         ) from error
     onsets = read_notes(midi).start_tick
     grid = BarGrid.from_midi(midi)

@@ -9,7 +9,7 @@
     polyphony         number of notes that sound, in each twelfth of a quarter note from the first note to the last
     notes per bar     up to 64, drums included
 
-Drums are left out, unless the list says "drums included". A value outside a range counts as the nearest end of the
+Drums are left out, except where the list has "drums included". A value outside a range counts as the nearest end of the
 range. The histograms of all pieces are added, so long pieces weigh more.
 
 The Jensen-Shannon divergence of two histograms, in bits, is between 0 (the same distribution) and 1 (nothing in

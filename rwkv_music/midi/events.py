@@ -1,8 +1,8 @@
 """Reading and writing the events of Standard MIDI Files.
 
 `parse_midi` reads every MIDI file that this project uses. Its result contains `events` for the tokenizers, and `data`
-for mido. The events are the same as mido's, in the same order. They are plain tuples, which can be built about ten
-times as fast as mido's message objects. Files are written with mido.
+for mido. The events are those of mido, in the same order, except that some are merged (see `ParsedMidi`). They are
+plain tuples, which can be built about ten times as fast as mido's message objects. Files are written with mido.
 
 Many real files break the specification in ways that players tolerate. `parse_midi` repairs them as follows:
 
@@ -73,12 +73,13 @@ class ParsedMidi:
 
     An event is (tick, kind, channel, a, b, track). The number of a channel is 16 * port + channel. The kinds are:
 
-        0x80 to 0xEF     channel statuses with the data bytes a and b
+        0x80, 0x90       note-off and note-on, with the data bytes a and b
+        0xB0, 0xC0       control change and program change, with the data bytes a and b
         TEMPO            a: microseconds per quarter note
         TIME_SIGNATURE   a: numerator, b: denominator
         SYSEX            a: RHYTHM_PART or MELODIC_PART for one channel, or NORMAL_PARTS, which resets all channels of a
                          port; b: the mode, such as GS_MODE
-        OTHER            any other event; consecutive ones of a track at one tick are merged
+        OTHER            any other event, such as a pitch bend; a track has at most one per tick
     """
 
     data: bytes  # the file, repaired so that every parser reads these events

@@ -79,7 +79,7 @@ class Worker:
             if len(self._waiting) >= MOST_WAITING:
                 raise QueueFull(f"{MOST_WAITING} requests are waiting already: try again in a while.")
             self._waiting.append(job)
-            self._tell_positions()
+            self._send_positions()
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
@@ -88,7 +88,7 @@ class Worker:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
-                self._tell_positions()
+                self._send_positions()
 
     def stop(self) -> None:
         with self._changed:
@@ -100,7 +100,7 @@ class Worker:
             self._changed.notify()
         self._thread.join(timeout=10)
 
-    def _tell_positions(self) -> None:
+    def _send_positions(self) -> None:
         for place, job in enumerate(self._waiting, start=int(self._running is not None)):
             job.send({"position": place})
 
@@ -120,4 +120,4 @@ class Worker:
                 job.run()
             with self._changed:
                 self._running = None
-                self._tell_positions()
+                self._send_positions()

@@ -215,7 +215,7 @@ class Filters:
     def measure(self, midi: ParsedMidi, stats: MidiStats) -> dict[str, float | np.ndarray]:
         """Return the measures for which there are bounds, by name. `midi` and `stats` are the piece and its statistics.
 
-        Raises RejectedMidi if the piece is longer than tokenizers accept.
+        Raises RejectedMidi if a measure needs the score and the piece is longer than tokenizers accept.
         """
         music = Music(midi, stats)
         return {measure.name: measure.of(music) for measure in MEASURES if measure.name in self.bounds}

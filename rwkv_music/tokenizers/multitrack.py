@@ -133,7 +133,8 @@ class Multitrack(Codec):
         lines = grid.lines(int(bar.max()) + 2)  # one more bar, because a note may be rounded to its start
         signatures, bar_steps, n_odd = _time_signatures(lines, grid.signatures(len(lines) - 1), division)
 
-        # Round the onsets to steps from the first bar line, in bars of the encoded lengths.
+        # Express the onsets as rounded steps since the first bar line. Each bar has its encoded length, which can
+        # differ from its length in the file.
         step = _rounded(notes.start - lines[bar], division)
         bar_start = np.concatenate([[0], np.cumsum(bar_steps)])
         start = np.where(step < bar_steps[bar], bar_start[bar] + step, bar_start[bar + 1])
@@ -449,10 +450,9 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
 def _equal_bars(n: int, d: int) -> int:
     """Return the number of equal bars into which a bar of n/d is divided.
 
-    This is the least divisor k of n for which the bars are not longer than MAX_BAR, or 1 if there is none. If the
-    vocabulary has no bar of this length, it is the least larger divisor, up to MOST_BARS * k, for which the vocabulary
-    has one, if there is such a divisor.
+    Let k be the smallest divisor of n for which the bars are not longer than MAX_BAR. Return the smallest divisor from
+    k to MOST_BARS * k for which the vocabulary has bars of this length. If there is none, return k.
     """
-    divisors = [k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d] or [1]
+    divisors = [k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d]
     exact = (k for k in divisors if k <= MOST_BARS * divisors[0] and np.isin(4 * STEPS * (n // k) / d, BAR_STEPS))
     return next(exact, divisors[0])

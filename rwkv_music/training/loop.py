@@ -267,7 +267,7 @@ class Loop:
         checkpoint = self.context.start.checkpoint
         of_this_run = checkpoint and checkpoint.resolve().parent == (self.context.folder / CHECKPOINTS).resolve()
         due = bool(of_this_run) and self.validation_is_due()
-        return due and not self.validations.knows(self.progress.step)
+        return due and not self.validations.contains(self.progress.step)
 
     @property
     def out_of_patience(self) -> bool:

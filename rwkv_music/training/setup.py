@@ -25,6 +25,7 @@ from rwkv_music.checkpoint.run_folder import (
     Progress,
     Rollback,
     check_resumable,
+    damage_of_chosen,
     find_checkpoint,
     read_progress,
     read_rollbacks,
@@ -308,7 +309,7 @@ def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunSt
     if checkpoint is not None:
         while fault := damaged_files(checkpoint):
             if config.train.resume != "auto":
-                raise SharedError(f"{checkpoint} is damaged ({fault}): give another one with --resume.")
+                raise SharedError(damage_of_chosen(checkpoint, fault, folder))
             damaged.append(f"{checkpoint.name}: {fault}")
             find_older = functools.partial(find_checkpoint, folder, before=checkpoint)
             checkpoint = from_rank0(f"reading {folder}", find_older)

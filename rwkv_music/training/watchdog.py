@@ -57,15 +57,15 @@ class Watchdog:
             self._thread.join()
 
     def reads(self, step: int) -> None:
-        """Note that this rank waits for the rows of `step`."""
+        """Record that this rank waits for the rows of `step`."""
         self._activity = Activity(step, 0, time.time())
 
     def computes(self, step: int) -> None:
-        """Note that this rank computes `step`."""
+        """Record that this rank computes `step`."""
         self._activity = Activity(step, 1, time.time())
 
     def saves(self, step: int) -> None:
-        """Note that this rank saves the checkpoint of `step`."""
+        """Record that this rank saves the checkpoint of `step`."""
         self._activity = Activity(step, 2, time.time())
 
     def pause(self) -> None:
@@ -100,8 +100,8 @@ class Watchdog:
                 others.append(f"rank {rank} has been silent" + (f" for {silent:.0f} s" if sent_at else ""))
             elif sent and (sent[0], sent[1]) < (activity.step, activity.phase):
                 others.append(f"rank {rank} has been {Activity(*sent)}")
-        culprits = "; ".join(others) or "no other rank is behind it"
-        self._exit(f"rank {self._rank} has been {activity}, longer than --hang_minutes allows; {culprits}")
+        ranks_behind = "; ".join(others) or "no other rank is behind it"
+        self._exit(f"rank {self._rank} has been {activity}, longer than --hang_minutes allows; {ranks_behind}")
 
     def _exit(self, sentence: str) -> None:
         print(f"train.py: {sentence}. Stacks of rank {self._rank}:", file=sys.stderr, flush=True)

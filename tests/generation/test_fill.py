@@ -172,3 +172,13 @@ def test_bad_files_and_tokenizers(chorale, model, tmp_path):
     with pytest.raises(UserError, match=r"nothing\.mid"):
         fill(model, CODEC, tmp_path / "nothing.mid", ["bars=1"])
     assert parse_midi(chorale).names[1] == "Soprano"
+
+
+@pytest.mark.parametrize("signature", [(33, 32), (33, 16), (64, 4)])  # only 64/4 is longer than every bar with a token
+def test_bars_that_the_tokenizer_divides(signature, model, tmp_path):
+    numerator, denominator = signature
+    meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
+    notes = [mido.Message("note_on", note=60), mido.Message("note_off", note=60, time=480 * 4 * 64)]
+    (tmp_path / "long.mid").write_bytes(file_of(mido.MidiFile(tracks=[mido.MidiTrack([meter, *notes, *notes])])))
+    with pytest.raises(UserError, match=r"long\.mid has bars of a length that the tokenizer lacks"):
+        fill(model, CODEC, tmp_path / "long.mid", ["bars=1"])

@@ -267,6 +267,12 @@ def test_a_damaged_checkpoint_that_is_named(attempt, one_process, tmp_path):
     (tmp_path / "step_00000020" / "weights_00000.safetensors").write_bytes(b"short")
     sentence = attempt("--resume", tmp_path / "step_00000020")
     assert "is damaged (its weights_00000.safetensors has 5 bytes, not" in sentence and "name another" in sentence
+    # In the run's own folder, every other path is refused.
+    shutil.copytree(one_process.folder, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / one_process.last_checkpoint.name
+    (newest / "weights_00000.safetensors").write_bytes(b"short")
+    sentence = attempt("--resume", newest)
+    assert "is damaged" in sentence and "--resume auto" in sentence and "name another" not in sentence
 
 
 def test_resuming_from_what_is_no_checkpoint(attempt, tmp_path):

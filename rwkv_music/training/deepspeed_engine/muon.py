@@ -64,8 +64,8 @@ class Round:
 
     Attributes:
         shape: shape of this rank's batch: matrices, rows, columns.
-        incoming: for each rank, the pieces that it holds of the matrices that this rank owns.
-        outgoing: for each rank, the pieces that this rank holds of the matrices that it owns.
+        incoming: for each rank, that rank's pieces of the matrices that this rank owns.
+        outgoing: for each rank, this rank's pieces of the matrices that the other rank owns.
         exchanges: whether any rank needs a piece from another rank in this round; the same on all ranks.
     """
 
