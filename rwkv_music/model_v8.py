@@ -173,12 +173,14 @@ class TimeMixing(nn.Module):
         return self.time_state.to(dtype).expand(documents, -1, -1, -1)
 
 
-def empty_embedding(count: int, width: int) -> nn.Embedding:
-    """Return a trainable embedding table [count, width] with arbitrary values.
+def embedding(count: int, width: int) -> nn.Embedding:
+    """Return a trainable embedding table [count, width].
 
-    `nn.Embedding(count, width)` would draw normal values. On the meta device, this imports torch.compile (seconds).
+    On the meta device, `nn.Embedding(count, width)` would import torch.compile, which takes seconds.
     """
-    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+    if torch.empty(0).is_meta:
+        return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+    return nn.Embedding(count, width)
 
 
 class ChannelMixing(nn.Module):
@@ -189,7 +191,7 @@ class ChannelMixing(nn.Module):
         self.x_k = nn.Parameter(torch.empty(1, 1, config.n_embd))
         self.key = Linear(config.n_embd, config.dim_ffn)
         self.value = Linear(config.dim_ffn, config.n_embd)
-        self.enn = empty_embedding(config.vocab_size, config.n_embd) if config.channel_mix == "x080" else None
+        self.enn = embedding(config.vocab_size, config.n_embd) if config.channel_mix == "x080" else None
 
     def forward(self, x: Tensor, input_ids: Tensor, shift: Tensor | None, packing: Packing | None) -> Tensor:
         """Return the output [B, T, C].
@@ -303,7 +305,7 @@ class RWKV(nn.Module):
             raise ValueError("ModelConfig.vocab_size is 0: set it to the tokenizer's vocabulary size.")
         self.config = config
         self.recompute = "none"
-        self.emb = empty_embedding(config.vocab_size, config.n_embd)
+        self.emb = embedding(config.vocab_size, config.n_embd)
         self.blocks = Blocks(Block(config, layer) for layer in range(config.n_layer))
         self.ln_out = nn.LayerNorm(config.n_embd)
         self.head = Head(config.n_embd, config.vocab_size)
