@@ -14,15 +14,16 @@ a new checkpoint, the run ends.
 
 Notable choices:
 - Only the rendezvous of torch's elastic launcher is used, not its agent. When the hosts change, the agent kills ranks
-  30 seconds after SIGTERM, even if they are still saving, and --shutdown-timeout does not change this. The agent also
-  treats exit status 75 as a failure.
+  30 seconds after SIGTERM, even if they are still saving. torchrun's --shutdown-timeout does not change this. The
+  agent also treats exit status 75 as a failure.
 - A host counts as lost if it has sent no heartbeat for 10 seconds.
 
 Exit status:
   0      the run is finished, or another host has ended it and printed why
-  75     this host received SIGTERM, SIGUSR1 or SIGHUP
+  75     this host received SIGTERM or SIGHUP, or SIGUSR1 while its ranks trained or while it waited for hosts
   130    this host received Ctrl-C
-  2      the address of the rendezvous is missing or wrong
+  1      MIN_HOSTS is not a number from 1 to NODES, or --out is missing
+  2      the arguments are wrong, or the address of the rendezvous is missing or wrong
   70     the rendezvous is lost or cannot be served, or too few hosts joined
   other  the status of the rank that failed first
 With status 75 or 130, the ranks have saved a checkpoint if training had begun, except after a second Ctrl-C.

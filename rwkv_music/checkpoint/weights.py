@@ -162,8 +162,9 @@ def unread_tensors(weights: Weights) -> dict[str, Tensor]:
 def tuned_states(path: str | os.PathLike, model: str | os.PathLike) -> dict[str, Tensor]:
     """Return the tuned initial states at `path` by parameter name, float32, for use with the weights at `model`.
 
-    `path` is a run of `--tune state`, one of its checkpoints, or a file of states. A file does not record its base, so
-    it is not checked against `model`. Raises UserError if there are no states or if they were tuned on another base.
+    `path` is a run of `--tune state`, one of its checkpoints, or a file of states. A file does not record its base, and
+    its tensors are returned unchecked; `set_states` checks their names and shapes. For a run or a checkpoint, raises
+    UserError if it has no states or if they were tuned on another base.
     """
     path = Path(path)
     if not path.is_dir():

@@ -135,8 +135,8 @@ class Augmenter:
     def _programs(self, ids: np.ndarray) -> np.ndarray:
         """Return the program of each token, int64 [n]; NONE if it has none.
 
-        A token that sets no program has the last program set before it. If there are parts, it must be set in the same
-        part.
+        A token that sets no program has the last program that was set before it. If there are parts, only programs that
+        were set in the token's own part count.
         """
         v = self._vocabulary
         if not self._has_programs:
@@ -165,7 +165,7 @@ def _stretch(ids: np.ndarray, wait_ms: np.ndarray, factor: float) -> np.ndarray:
 
     Each run of consecutive waits keeps its number of tokens.
     """
-    unit_ms = int(wait_ms[wait_ms != NONE].min())  # the waits are multiples of this, in order
+    unit_ms = int(wait_ms[wait_ms != NONE].min())  # the waits are 1, 2, 3 ... times this, and their ids are consecutive
     wait = np.where(wait_ms != NONE, wait_ms // unit_ms, NONE)
     longest, unit = int(wait.max()), int(np.argmax(wait == 1))
     places = np.flatnonzero(wait[ids] != NONE)

@@ -54,9 +54,9 @@ def hole_losses(
 ) -> list[HoleLoss]:
     """Return the losses on the validation split, or on the training split if the validation split is empty.
 
-    Holes of `hole_bars` bars are placed at evenly spaced bars, at most `per_piece` in each piece. `indices` are the
-    indices of the pieces to use; None means all. The result is empty if none of them has room for a hole with
-    `context_bars` bars on both sides.
+    The holes are in `hole_bars` consecutive bars. At most `per_piece` such places, evenly spaced, are used in each
+    piece. `indices` are the indices of the pieces to use; None means all. The result is empty if none of them has room
+    for `hole_bars` bars with `context_bars` bars on both sides.
     """
     split = held_out_split(data)
     pieces = Pieces(data, split, codec)

@@ -215,7 +215,8 @@ def open_prompt(
 ) -> tuple[Piece, Opening | None]:
     """Return the first `context_bars` bars of a prompt as tokens and, if the prompt is a file, as events.
 
-    Raises UserError for a file that is missing or unreadable, and for a prompt with fewer bars or without notes.
+    Raises UserError for a prompt with fewer bars, and for a file that is missing, unreadable or without notes in these
+    bars.
     """
     if not isinstance(prompt, Piece | np.ndarray):
         with explained(f"reading {prompt}"):

@@ -43,9 +43,10 @@ def join(
     instrument: Callable[[int], int | None] = lambda program: program,
     velocities_include_volume: bool = False,
 ) -> mido.MidiFile:
-    """Return `opening`, whose events are before tick `line`, followed by `bars` bars of `decoded` from `line` on.
+    """Return `opening`, followed at tick `line` by the `bars` bars of `decoded` after its first `prompt_bars` bars.
 
     Args:
+        opening: a piece without events from tick `line` on.
         prompt_bars: the number of bars of `decoded` that `opening` replaces.
         instrument: maps a program of `opening` (DRUMS for percussion) to the program that represents it in `decoded`,
             or to None if `decoded` does not contain it.

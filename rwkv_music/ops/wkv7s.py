@@ -98,7 +98,7 @@ def wkv7s(
         if not cu_seqlens.is_cuda and not cu_seqlens.is_meta:
             bounds = cu_seqlens.tolist()
             if bounds[0] != 0 or bounds[-1] != T or any(x > y for x, y in zip(bounds[:-1], bounds[1:], strict=True)):
-                raise ValueError(f"cu_seqlens must rise from 0 to T = {T}, but it is {bounds}.")
+                raise ValueError(f"cu_seqlens must be non-decreasing from 0 to T = {T}, but it is {bounds}.")
     if state is not None and (
         state.shape != (documents, H, N, N) or state.dtype != state_dtype or state.device != r.device
     ):

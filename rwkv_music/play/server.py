@@ -114,7 +114,7 @@ class Site:
                 "blind": self.is_blind,
                 "tally": self.votes(),
                 "soundfont": self.soundfont and self.soundfont.stem,
-                "waiting": self.worker.n_waiting,
+                "waiting": self.worker.n_jobs,
                 "controls": {CONTROLS[i].name: CONTROLS[i].classes for i in (DENSITY, REGISTER)},
                 "instruments": [*INSTRUMENTS, "Drums"],
                 "drums": DRUMS,

@@ -70,7 +70,8 @@ class Worker:
         self._thread.start()
 
     @property
-    def n_waiting(self) -> int:
+    def n_jobs(self) -> int:
+        """The number of jobs that are waiting or running."""
         return len(self._waiting) + (self._running is not None)
 
     def submit(self, job: Job) -> None:

@@ -1,7 +1,8 @@
 """Sources of music, in a fixed order: MIDI files and scores in folders, and in archives, which are not unpacked.
 
-Memory holds only the names in the folder that is being read, and the table of contents of a zip archive. Only regular
-files are opened: a named pipe would block, and a device can be endless.
+Memory holds only the names in the folder that is being read and in the folders above it, the table of contents of a zip
+archive, and the content of one file. Only regular files are opened: a named pipe would block, and a device can be
+endless.
 """
 
 import bz2

@@ -78,7 +78,10 @@ class Codec(ABC):
 
     def __init__(self, options: dict[str, Any], vocabulary: list[str]):
         if len(vocabulary) > MOST_TOKENS:
-            raise ValueError(f"a vocabulary of {len(vocabulary):,} tokens: at most {MOST_TOKENS:,} are possible")
+            raise ValueError(
+                f"The vocabulary has {len(vocabulary):,} tokens, but a dataset can store only {MOST_TOKENS:,} "
+                "different ids: use a smaller vocabulary."
+            )
         self.options = options
         self.vocabulary = vocabulary
 

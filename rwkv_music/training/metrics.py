@@ -25,7 +25,8 @@ from rwkv_music.training.wandb_run import WandbRun
 #   GH200, H200 and H100 (1.979), H200 NVL and H100 NVL (1.671), H100 PCIe (1.513);
 # - datasheets with dense rates: A100 (312 TFLOP/s), L40S (362.05);
 # - architecture whitepapers: RTX Blackwell (209.5 TFLOP/s), Ada (165.2), GA102 (71).
-# The rates of H200 NVL, GH200, RTX 5090 and RTX 3090 are from secondary sources.
+# The documents with the rates of H200 NVL, GH200, RTX 5090 and RTX 3090 have not been read themselves: these rates are
+# as other publications quote them.
 PEAK_FLOPS = {
     r"NVIDIA B200": 2250e12,
     r"NVIDIA GB200": 2500e12,
@@ -52,7 +53,7 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     for known, rate in PEAK_FLOPS.items():
         if re.fullmatch(known, name):
-            return rate, f"{name} datasheet"
+            return rate, f"{name}, published rate"
     size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     own = torch.Generator(device).manual_seed(0)  # does not change torch's global random state
     a = torch.randn(size, size, dtype=dtype, device=device, generator=own)

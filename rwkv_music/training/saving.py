@@ -263,9 +263,10 @@ class Saver:
         self.prune(self._progress)
 
     def prune(self, progress: Progress) -> None:
-        """Delete former best checkpoints (`Validations.superseded`), and all but the `keep` newest checkpoints.
+        """Delete former best checkpoints (`Validations.superseded`) and, if `keep` is not 0, all but the `keep` newest.
 
-        The best checkpoint is never deleted. `progress` is that of the newest checkpoint. Runs on rank 0.
+        After a skipped step, only former best checkpoints are deleted. The best checkpoint is never deleted. `progress`
+        is that of the newest checkpoint. Runs on rank 0.
         """
         if not self._is_owner():
             return

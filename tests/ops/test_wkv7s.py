@@ -184,7 +184,7 @@ def test_checkpoints_are_smaller_than_inputs():
         (lambda x: {"r": x["r"].double()}, "one dtype"),
         (lambda x: {name: x[name][:, :0] for name in "rwkvab"}, "one row and one token"),
         (lambda x: {"state": torch.zeros(1, 2, 64, 63)}, r"state must be .*63"),
-        (lambda x: {"cu_seqlens": torch.tensor([0, 4], dtype=torch.int32)}, "rise from 0 to T = 5"),
+        (lambda x: {"cu_seqlens": torch.tensor([0, 4], dtype=torch.int32)}, "from 0 to T = 5"),
         (lambda x: {"cu_seqlens": torch.tensor([0, 5])}, "int32 vector"),
         (lambda x: {name: x[name].int() for name in "rwkvab"}, "floating-point"),
     ],

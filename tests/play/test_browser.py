@@ -597,7 +597,7 @@ def test_a_request_is_cancelled(page, client, chorale, monkeypatch):
     expect(page.locator("#status")).to_have_text("Cancelled.")
     expect(page.locator("#fill")).to_be_enabled()
     limit = time.monotonic() + 20
-    while client.site.worker.n_waiting:
+    while client.site.worker.n_jobs:
         assert time.monotonic() < limit
         page.wait_for_timeout(20)
 

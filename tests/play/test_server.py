@@ -183,7 +183,7 @@ def held(client, monkeypatch):
     monkeypatch.setattr(worker.Job, "send", slow)
     yield client, lambda: released.append(True)
     released.append(True)
-    wait_until(lambda: client.site.worker.n_waiting == 0)
+    wait_until(lambda: client.site.worker.n_jobs == 0)
 
 
 def wait_until(is_true, seconds: float = 20) -> None:
@@ -208,7 +208,7 @@ def test_twenty_clients_are_answered_in_turn(held, monkeypatch):
     opened = []
     for i in range(20):
         opened.append(client.start_writing(request))
-        wait_until(lambda i=i: client.site.worker.n_waiting == i + 1)
+        wait_until(lambda i=i: client.site.worker.n_jobs == i + 1)
     release()
     seen = []
     for connection, answer in opened:
@@ -262,11 +262,11 @@ def test_a_client_that_leaves_frees_its_place(held):
     opened = []
     for i in range(3):
         opened.append(client.start_writing(request))
-        wait_until(lambda i=i: client.site.worker.n_waiting == i + 1)
+        wait_until(lambda i=i: client.site.worker.n_jobs == i + 1)
     for i in (1, 0):  # one that waits, then the one that is written
         opened[i][1].close()
         opened[i][0].close()
-        wait_until(lambda i=i: client.site.worker.n_waiting == 1 + i)
+        wait_until(lambda i=i: client.site.worker.n_jobs == 1 + i)
     release()
     assert "done" in [json.loads(line) for line in opened[2][1]][-1]
 
@@ -278,7 +278,7 @@ def test_a_full_queue_refuses(held, monkeypatch):
     opened = []
     for i in range(3):
         opened.append(client.start_writing(request))
-        wait_until(lambda i=i: client.site.worker.n_waiting == i + 1)
+        wait_until(lambda i=i: client.site.worker.n_jobs == i + 1)
     status, answer = client.post("/api/write", request)
     assert status == 429 and "waiting" in answer["error"]
 

@@ -77,7 +77,7 @@ def test_each_chip_has_its_own_peak(name, tera, monkeypatch):
         with pytest.raises(Measured):
             peak_flops(torch.device("cuda"))
     else:
-        assert peak_flops(torch.device("cuda")) == (tera * 1e12, f"{name} datasheet")
+        assert peak_flops(torch.device("cuda")) == (tera * 1e12, f"{name}, published rate")
 
 
 def test_a_trace_is_written_after_the_steps_that_it_is_of(tmp_path):
