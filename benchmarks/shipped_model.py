@@ -29,7 +29,7 @@ from rwkv_music.evaluation.holes import hole_losses
 
 MOST_BYTES = 6_000_000
 # With 1,886 tokens, 2,156,928 of these 2,881,152 weights are outside of tables that are indexed by token. With x080 the
-# tables of DeepEmbed would replace half of them, and the corpora use only some hundred of the tokens.
+# tables of DeepEmbed would replace half of them, and the corpora use only a small part of the tokens.
 SHAPE = "--channel_mix x070 --n_layer 5 --n_embd 192 --dim_ffn 576".split()
 TRAIN = (
     "--deepspeed_config ds_configs/zero2.json --optimizer muon --lr 2e-3 --lr_final 1e-4 --warmup_steps 100 "
