@@ -23,7 +23,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import distributed as dist
-from torch.nn import functional as F
 
 from rwkv_music.config import IGNORE_INDEX, DataConfig
 from rwkv_music.data.augment import Augmenter
@@ -67,7 +66,8 @@ class Batch:
     """B rows of T tokens.
 
     Derived values such as `max_length` and `positions` are computed on the host. If a GPU computed them, the host would
-    have to wait for it.
+    have to wait for it. They are computed by NumPy: torch's operators start threads for long rows, and in the thread
+    that reads ahead this took 100 times as long as the computation.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
@@ -100,23 +100,25 @@ class Batch:
         are fewer tokens than ranks, documents of one token without a target are added. The `edges` of a part describe
         the rows that start or end in it.
         """
-        input_ids, targets, cu_seqlens = self.input_ids.flatten(), self.targets.flatten(), self.cu_seqlens
+        tensors = (self.input_ids, self.targets, self.cu_seqlens, self.positions)
+        input_ids, targets, cu_seqlens, positions = (x.numpy().ravel() for x in tensors)
         if (missing := group.size() - len(input_ids)) > 0:
-            input_ids = torch.cat([input_ids, input_ids[-1:].expand(missing)])
-            targets = F.pad(targets, (0, missing), value=IGNORE_INDEX)
-            cu_seqlens = torch.cat([cu_seqlens, cu_seqlens[-1] + torch.arange(1, missing + 1, dtype=torch.int32)])
-        bounds, context = ContextPart.of(cu_seqlens.tolist(), group)
-        start, stop = bounds[0], bounds[-1]
-        own = self.positions[(self.positions >= start) & (self.positions < stop)] - start
-        edges = self.edges and _edges_of_part(self.edges, cu_seqlens.long(), torch.tensor(bounds))
-        cu_seqlens = torch.tensor(bounds, dtype=torch.int32) - start
-        longest = int(cu_seqlens.diff().max())
+            input_ids = np.pad(input_ids, (0, missing), mode="edge")
+            targets = np.pad(targets, (0, missing), constant_values=IGNORE_INDEX)
+            added = cu_seqlens[-1] + np.arange(1, missing + 1, dtype=np.int32)
+            cu_seqlens = np.concatenate([cu_seqlens, added])
+        own, context = ContextPart.of(cu_seqlens.tolist(), group)
+        bounds = np.array(own)
+        start, stop = own[0], own[-1]
+        first, last = np.searchsorted(positions, (start, stop))
+        edges = self.edges and _edges_of_part(self.edges, cu_seqlens, bounds)
         row = (input_ids[None, start:stop], targets[None, start:stop])
-        return Batch(*row, cu_seqlens, own, longest, edges, context)
+        tensors = (*row, (bounds - start).astype(np.int32), positions[first:last] - start)
+        return Batch(*map(torch.from_numpy, tensors), int(np.diff(bounds).max()), edges, context)
 
     def pinned(self) -> "Batch":
         """Return a copy in pinned memory."""
-        return self._each(lambda x: x.pin_memory())
+        return self._each(_pinned)
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return a copy on `device`. From pinned memory the copy is asynchronous."""
@@ -127,16 +129,24 @@ class Batch:
         return Batch(*map(change, tensors), self.max_length, self.edges and self.edges.each(change), self.context)
 
 
-def _edges_of_part(edges: StreamEdges, cu_seqlens: torch.Tensor, bounds: torch.Tensor) -> StreamEdges:
+def _pinned(x: torch.Tensor) -> torch.Tensor:
+    """Return a copy of x in pinned memory."""
+    copy = torch.empty_like(x, pin_memory=True)
+    np.copyto(copy.numpy(), x.numpy())
+    return copy
+
+
+def _edges_of_part(edges: StreamEdges, cu_seqlens: np.ndarray, bounds: np.ndarray) -> StreamEdges:
     """Return the edges of the part of a batch whose documents have the given bounds, int64 [D + 1].
 
-    `cu_seqlens` int64 are the bounds of all documents.
+    `cu_seqlens` are the bounds of all documents.
     """
-    starts, stops = cu_seqlens[edges.documents], cu_seqlens[edges.last + 1]
+    rows, documents, ending_rows, last = (x.numpy() for x in (edges.rows, edges.documents, edges.ending, edges.last))
+    starts, stops = cu_seqlens[documents], cu_seqlens[last + 1]
     starting = (bounds[0] <= starts) & (starts < bounds[-1])
     ending = (bounds[0] < stops) & (stops <= bounds[-1])
-    first, last = torch.searchsorted(bounds, starts[starting]), torch.searchsorted(bounds, stops[ending]) - 1
-    return StreamEdges(edges.rows[starting], first, edges.ending[ending], last)
+    first, final = np.searchsorted(bounds, starts[starting]), np.searchsorted(bounds, stops[ending]) - 1
+    return StreamEdges(*map(torch.from_numpy, (rows[starting], first, ending_rows[ending], final)))
 
 
 RowOrBatch = TypeVar("RowOrBatch", Row, Batch)

@@ -6,15 +6,18 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from rwkv_music.config import IGNORE_INDEX
 from rwkv_music.data.binidx import HEADER, MAGIC, POINTER, SIZE, UINT16_CODE, VERSION, BinIdx, BinIdxWriter
-from rwkv_music.data.dataset import Batch, MusicDataset, check_tokenizer_file, read_dataset_json
+from rwkv_music.data.dataset import Batch, MusicDataset, check_tokenizer_file, make_batch, read_dataset_json
 from rwkv_music.errors import UserError
 from tests.damaged_json import DAMAGED_JSON
 
@@ -226,3 +229,23 @@ def test_memory_does_not_grow_with_the_number_of_windows(tmp_path):
     tracemalloc.stop()
     assert data.n_samples == n_tokens - 1 and len(windows) > 500 and max(windows) > 9 * 10**8
     assert batch.n_targets == 20 and peak < 2**20
+
+
+def test_dividing_a_long_row_starts_no_threads():
+    """Dividing a row starts no threads of torch, which would take cores from the threads that compute."""
+    tokens = np.arange(2**18)[None]
+    whole = make_batch(tokens, tokens.copy(), [np.zeros(1, np.int64)])
+    group = SimpleNamespace(size=lambda: 2, rank=lambda: 1)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as reader:
+            reader.submit(int).result()
+            running = psutil.Process().num_threads()
+            part = reader.submit(whole.part, group).result()
+            assert psutil.Process().num_threads() == running
+            assert torch.equal(part.input_ids, whole.input_ids[:, 2**17 :]) and part.n_targets == 2**17
+            reader.submit(lambda: whole.targets >= 0).result()  # the count shows such threads
+            assert psutil.Process().num_threads() > running
+    finally:
+        torch.set_num_threads(threads_before)
