@@ -12,7 +12,8 @@ import sys
 import traceback
 
 from rwkv_music.errors import OutputClosed, SharedError, UserError, checked_output
-from rwkv_music.system import ranks_of_this_host, share_cores
+from rwkv_music.openmp import share_cores
+from rwkv_music.system import ranks_of_this_host
 from rwkv_music.training.arguments import configure, parse
 from rwkv_music.training.signals import CRASHED, INTERRUPTED, Stopped, leave, stop_without_launcher
 

@@ -28,12 +28,10 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 SETTINGS = {
-    "project": None,  # what `share_cores` sets
+    "project": None,  # after `share_cores`
     "default": {},  # libgomp's default: 300,000 spins
     "spin 1000": {"GOMP_SPINCOUNT": "1000"},
-    "spin 3000": {"GOMP_SPINCOUNT": "3000"},
-    "spin 10000": {"GOMP_SPINCOUNT": "10000"},
-    "spin 30000": {"GOMP_SPINCOUNT": "30000"},
+    "spin 5000": {"GOMP_SPINCOUNT": "5000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 LOADS = {"alone": 0, "one busy process": 1, "a busy process per core": os.cpu_count()}
@@ -175,7 +173,7 @@ def cpu_seconds() -> float:
 def take_turns(work: str, folder: str) -> None:
     """Do one kind of work, a turn after each line of standard input. Never returns."""
     if os.environ.pop("SHARE_CORES", None):
-        from rwkv_music.system import share_cores
+        from rwkv_music.openmp import share_cores
 
         share_cores()
     kind, shape = work.split()
@@ -194,12 +192,14 @@ class Turns:
         """Run `unit`, which returns its number of tokens. If no turn is in progress, first wait for one to begin."""
         if not self.deadline:
             sys.stdin.readline()
+            self.cpu = own_cpu_seconds()
             unit()  # wakes the threads up
-            self.tokens, self.start, self.cpu = 0, time.perf_counter(), own_cpu_seconds()
+            self.tokens, self.start = 0, time.perf_counter()
             self.deadline = self.start + TURN_S
         self.tokens += unit()
         now = time.perf_counter()
         if now >= self.deadline:
+            # "cpu" includes the first unit, as the measurement of `turn` does.
             figures = {"tokens": self.tokens, "seconds": now - self.start, "cpu": own_cpu_seconds() - self.cpu}
             print(json.dumps(figures), flush=True)
             self.deadline = 0.0

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from rwkv_music.system import share_cores
+from rwkv_music.openmp import share_cores
 
 if __name__ == "__main__":  # before torch is imported
     share_cores(int(os.environ.get("LEARNING_WORKERS", "1")))

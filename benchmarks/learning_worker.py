@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rwkv_music.system import share_cores
+from rwkv_music.openmp import share_cores
 
 if __name__ == "__main__":  # before torch is imported
     share_cores(int(os.environ.get("LEARNING_WORKERS", "1")))

@@ -12,7 +12,7 @@ from functools import partial
 import rwkv_music
 from rwkv_music.commands import corpus, doctor, evaluate, export, generate, mirex, play, prepare
 from rwkv_music.errors import OutputClosed, UserError, checked_output
-from rwkv_music.system import share_cores
+from rwkv_music.openmp import share_cores
 
 COMMANDS = (corpus, prepare, generate, play, mirex, evaluate, export, doctor)  # in the order of the help
 

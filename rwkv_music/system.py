@@ -16,19 +16,6 @@ def ranks_of_this_host() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # LOCAL_SIZE: DeepSpeed's
 
 
-def share_cores(processes: int = 1) -> None:
-    """Set environment variables that control how torch's CPU threads use the cores. Call it before importing torch.
-
-    Variables that the user has set are not changed. The cores are divided among `processes` processes of this host.
-    Waiting threads spin for a few microseconds, about the time that waking up takes, and then sleep. By default they
-    would spin for milliseconds, and on a busy host they would occupy cores that other threads need.
-    """
-    if processes > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
 def available_memory() -> int:
     """Return the bytes of memory available to new programs, or the total memory if the system does not report this."""
     meminfo = Path("/proc/meminfo")

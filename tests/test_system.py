@@ -8,26 +8,12 @@ import time
 import pytest
 
 from rwkv_music.errors import plural
-from rwkv_music.system import available_cores, available_memory, cpu_seconds, gib, share_cores
+from rwkv_music.system import available_cores, available_memory, cpu_seconds, gib
 
 
 def test_available_cores_and_memory():
     assert 1 <= available_cores() <= os.cpu_count()
     assert 2**20 < available_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def test_ranks_of_a_host_share_its_cores(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    share_cores()
-    assert "OMP_NUM_THREADS" not in os.environ and os.environ["GOMP_SPINCOUNT"].isdecimal()
-    share_cores(2)
-    assert os.environ["OMP_NUM_THREADS"] == str(max(1, available_cores() // 2))
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    share_cores(2)
-    assert os.environ["OMP_NUM_THREADS"] == "7" and "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_memory_limit_raises_memory_error():
