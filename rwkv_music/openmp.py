@@ -10,6 +10,7 @@ other programs use the cores, this process therefore has additional threads, whi
 compute does not change, and so the results do not depend on the load.
 """
 
+import functools
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from rwkv_music.system import available_cores
 
+CPU_TIMES = Path("/proc/stat")  # on Linux, the CPU time that each core has been used for
 CHECK_S = 0.25  # seconds between two measurements of the load
 TOLERANCE = 0.25  # cores that other programs may use although no core is left for them
 CHUNK = 2**15  # torch divides a computation among its threads in chunks of at least this many elements
@@ -32,7 +34,13 @@ def share_cores(processes: int = 1) -> None:
     """
     if processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
-    if Path("/proc/stat").exists() and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        _start_adapting()
+
+
+@functools.cache  # one thread in a process, however many commands it runs
+def _start_adapting() -> None:
+    if CPU_TIMES.exists():
         threading.Thread(target=_adapt_waiting, daemon=True).start()
 
 
@@ -54,6 +62,7 @@ class OtherPrograms:
 
     def __init__(self) -> None:
         self._cores = [f"cpu{core}" for core in os.sched_getaffinity(0)]
+        self._file = CPU_TIMES.open("rb", buffering=0)
         self._last = self._now()
 
     def used_cores(self) -> float:
@@ -64,9 +73,9 @@ class OtherPrograms:
 
     def _now(self) -> tuple[float, float, float]:
         """Return the CPU time of all programs, that of this process, and the time, in seconds."""
-        lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+        self._file.seek(0)
         ticks = 0
-        for name, *times in lines:
+        for name, *times in map(str.split, self._file.read().decode().splitlines()):
             if name in self._cores:
                 user, nice, system, _idle, _iowait, irq, softirq = map(int, times[:7])
                 ticks += user + nice + system + irq + softirq

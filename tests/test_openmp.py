@@ -23,7 +23,7 @@ for wanted in (False, True, False):
         time.sleep(0.01)
     print(time.process_time() - begin)
 """
-# Prints a line as soon as the process has more threads than before.
+# Prints a line as soon as the process has more threads than before. The second call starts none.
 ADAPTING = """
 import threading, time
 from rwkv_music import openmp
@@ -31,6 +31,8 @@ from rwkv_music import openmp
 openmp.CHECK_S = 0.05
 openmp.share_cores()
 alone = threading.active_count()
+openmp.share_cores()
+assert threading.active_count() == alone
 import torch
 while threading.active_count() == alone:
     time.sleep(0.05)
