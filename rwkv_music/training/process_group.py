@@ -1,4 +1,4 @@
-"""The process group: its rendezvous store, served by rank 0, and the network interface that both use.
+"""The process group: its rendezvous store, usually served by rank 0, and the network interface that both use.
 
 By default, torch's rendezvous listens on every interface of rank 0's host. gloo uses the interface to which the host's
 name resolves, which is often the loopback interface. Here both use the interface through which MASTER_ADDR is reached.
@@ -116,7 +116,7 @@ def _meet(rank: int, world_size: int) -> dist.Store:
     return store
 
 
-def _wait_until_read(store: dist.TCPStore, rank: int, world_size: int) -> None:
+def _wait_until_read(store: dist.Store, rank: int, world_size: int) -> None:
     """Record that this rank has read the error. Rank 0 serves the store, so it waits until all ranks have read it."""
     n_read = store.add("read", 1)
     deadline = time.monotonic() + SHARING_SECONDS
@@ -133,12 +133,17 @@ def _not_met(rank: int, world_size: int) -> UserError:
     )
 
 
-def _store(rank: int, world_size: int, seconds: float) -> dist.TCPStore:
-    """Connect to the store that rank 0 serves. The connection, and each wait for a key, may take `seconds`."""
+def _store(rank: int, world_size: int, seconds: float) -> dist.Store:
+    """Connect to the store of this run. The connection, and each wait for a key, may take `seconds`.
+
+    Rank 0 serves the store, except under torchrun, which serves one itself and keeps it when it restarts the ranks.
+    """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    serves = rank == 0 and not of_torchrun
     try:
         address = socket.gethostbyname(host)
-        listener = _listen(address, port) if rank == 0 else None
+        listener = _listen(address, port) if serves else None
         interface = interface_towards(address)
     except OSError as error:
         raise UserError(
@@ -148,17 +153,18 @@ def _store(rank: int, world_size: int, seconds: float) -> dist.TCPStore:
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     try:
-        return dist.TCPStore(
+        store = dist.TCPStore(
             address,
             port,
             world_size,
-            is_master=rank == 0,
+            is_master=serves,
             timeout=datetime.timedelta(seconds=seconds),
             wait_for_workers=False,
             master_listen_fd=listener.detach() if listener else None,
         )
     except (dist.DistError, RuntimeError) as error:
         raise _not_met(rank, world_size) from error
+    return dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store) if of_torchrun else store
 
 
 def _listen(address: str, port: int) -> socket.socket:

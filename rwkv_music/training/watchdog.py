@@ -40,8 +40,7 @@ class Watchdog:
     def __init__(self, store: dist.Store, rank: int, world_size: int, minutes: float) -> None:
         self._rank, self._world_size, self._limit = rank, world_size, 60 * minutes  # limit of a phase; 0: none
         # Use a separate connection, because a main thread that hangs may hold the other one.
-        own = store.clone() if isinstance(store, dist.TCPStore) else store
-        self._store = dist.PrefixStore("watchdog", own)
+        self._store = dist.PrefixStore("watchdog", store.clone())
         self._activity: Activity | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)

@@ -64,6 +64,38 @@ def test_whether_the_ranks_share_a_host(place, found, tmp_path):
     assert done.returncode == 0 and done.stdout.replace("\n", "") == 2 * found, done.stderr
 
 
+RESTARTED = """
+import os, sys
+from rwkv_music.errors import SharedError
+from rwkv_music.training.process_group import init_process_group, share_error
+from rwkv_music.training.signals import leave
+if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    share_error("A file is missing.")
+    leave(1)
+try:
+    init_process_group("gloo", 1)
+    print("joined")
+    leave(0)
+except SharedError as error:
+    print(error)
+    leave(1)
+"""
+
+
+def test_ranks_of_torchrun_join_again_after_a_restart(tmp_path):
+    (tmp_path / "rank.py").write_text(RESTARTED)
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1", "--monitor_interval=0.1"]
+    port = environment()["MASTER_PORT"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, f"--master_port={port}", str(tmp_path / "rank.py")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and done.stdout.count("joined\n") == 2, done
+
+
 def test_nccls_watchdog_timeout_is_set_before_the_process_group_exists(monkeypatch):
     """A process group reads the variable when it is created, and never again."""
     name, found = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", []
