@@ -29,7 +29,8 @@ def machine() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         facts |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count(), "cuda": torch.version.cuda}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True)
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]  # "-dirty" after uncommitted changes
+    commit = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True)
     return facts | ({"commit": commit.stdout.strip()} if commit.returncode == 0 else {})
 
 
