@@ -2,7 +2,7 @@
 
 Use `open_file` and `read_file` for a path that a user gives: `open` would wait for the other end of a FIFO.
 
-Files and folders are written under a temporary name, flushed to the disk, and then renamed.
+Files and folders are written under a temporary name and then renamed. Files are flushed to the disk first.
 """
 
 import errno

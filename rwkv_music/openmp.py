@@ -5,9 +5,9 @@ they first run a loop ("spin") for milliseconds, and then sleep. This is fastest
 other programs need the cores, spinning threads occupy cores that computing threads need, and a computation can take
 many times as long.
 
-libgomp hardly spins if a process has more OpenMP threads than cores (`do_spin` in libgomp's config/linux/wait.h). While
-other programs use the cores, this process therefore has additional threads, which sleep. The number of threads that
-compute does not change, and so the results do not depend on the load.
+libgomp hardly spins if a process has more OpenMP threads than cores (`do_spin` in libgomp's config/linux/wait.h). When
+other programs leave too few cores for torch's threads, this module therefore starts additional threads that only sleep.
+The number of threads that compute does not change, and so the results do not depend on the load.
 """
 
 import functools
@@ -22,7 +22,7 @@ from rwkv_music.system import available_cores
 
 CPU_TIMES = Path("/proc/stat")  # on Linux, the CPU time that each core has been used for
 CHECK_S = 0.25  # seconds between two measurements of the load
-TOLERANCE = 0.25  # cores that other programs may use although no core is left for them
+TOLERANCE = 0.25  # cores by which the demand may exceed the available cores before torch's threads stop spinning
 CHUNK = 2**15  # torch divides a computation among its threads in chunks of at least this many elements
 
 
@@ -30,7 +30,8 @@ def share_cores(processes: int = 1) -> None:
     """Divide the cores among `processes` processes of this host, and adapt the waiting of torch's threads to the load.
 
     Call it before importing torch. It sets the environment variable OMP_NUM_THREADS if there are several processes.
-    Variables that the user has set are not changed. If they include one for the waiting, it is not adapted.
+    Variables that the user has set are not changed. If OMP_WAIT_POLICY or GOMP_SPINCOUNT is set, the waiting is not
+    adapted.
     """
     if processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
@@ -83,7 +84,7 @@ class OtherPrograms:
 
 
 class SleepingThreads:
-    """OpenMP threads that sleep, so many that this process has more OpenMP threads than cores."""
+    """Additional OpenMP threads that only sleep. With them, this process has more OpenMP threads than cores."""
 
     def __init__(self) -> None:
         self._end: threading.Event | None = None

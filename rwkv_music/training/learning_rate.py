@@ -8,7 +8,7 @@ from rwkv_music.config import TrainConfig
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
-    """Return the learning rate of optimizer step `step` (0 is the first), before a group's `lr_scale`.
+    """Return the learning rate of optimizer step `step` (0 is the first), not yet multiplied by a group's `lr_scale`.
 
     The schedule begins with a linear warm-up to `lr` over `warmup_steps`. With `schedule="cosine"`, a cosine to
     `lr_final` follows. With "wsd" (warm-up, stable, decay, as in MiniCPM, arXiv 2404.06395), the rate stays at `lr`,

@@ -1,7 +1,8 @@
 """The process group: its rendezvous store, usually served by rank 0, and the network interface that both use.
 
 By default, torch's rendezvous listens on every interface of rank 0's host. gloo uses the interface to which the host's
-name resolves, which is often the loopback interface. Here both use the interface through which MASTER_ADDR is reached.
+name resolves, which is often the loopback interface. Here the store and gloo use the interface through which
+MASTER_ADDR is reached.
 """
 
 import datetime
@@ -25,7 +26,7 @@ ENVIRONMENT = {
     "RANK": "0",
     "LOCAL_RANK": "0",
     "WORLD_SIZE": "1",
-    # torch's compiler would set this variable when DeepSpeed registers a function with it, as every engine does.
+    # Every DeepSpeed engine registers a function with torch's compiler, which sets this variable if it is missing.
     "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"),
     # DeepSpeed would set and remove this variable when it loads a kernel. Empty means the same as unset.
     "TORCH_CUDA_ARCH_LIST": "",
@@ -74,7 +75,7 @@ def consecutive_ranks(ranks: int, collective_minutes: float) -> dist.ProcessGrou
 def share_error(message: str) -> bool:
     """Report to the other ranks that this rank cannot start: their `init_process_group` raises SharedError(`message`).
 
-    Return whether the message reached the store on rank 0 within `SHARING_SECONDS`. If it did, rank 0 prints it.
+    Return whether the message reached the store within `SHARING_SECONDS`. If it did, rank 0 prints it.
     """
     try:
         rank, world_size = _place()
@@ -117,7 +118,10 @@ def _meet(rank: int, world_size: int) -> dist.Store:
 
 
 def _wait_until_read(store: dist.Store, rank: int, world_size: int) -> None:
-    """Record that this rank has read the error. Rank 0 serves the store, so it waits until all ranks have read it."""
+    """Record that this rank has read the error. Rank 0, which usually serves the store, waits until all have read it.
+
+    It waits for at most `SHARING_SECONDS`.
+    """
     n_read = store.add("read", 1)
     deadline = time.monotonic() + SHARING_SECONDS
     while rank == 0 and n_read < world_size and time.monotonic() < deadline:

@@ -7,8 +7,8 @@ The signal handler only sets a flag. The ranks exchange their flags at the start
 current step or the next one. A second Ctrl-C ends the run at once.
 
 If DeepSpeed's or torch's launcher ends before its ranks, the ranks stop as after SIGTERM. This is necessary because
-SIGTERM ends the `deepspeed` command but leaves its ranks running. The launchers of this project use launch/guard.py,
-which also kills ranks that hang.
+SIGTERM ends the `deepspeed` command but leaves its ranks running. The launchers of this project start launch/guard.py
+instead, which also kills ranks that do not end in time.
 """
 
 import contextlib

@@ -4,7 +4,7 @@ Notable choices:
 - A step over N windows holds the activations of only one window. First, all windows except the last run forward without
   autograd, and only the states between them are kept. Then each window, from the last to the first, runs forward and
   backward. The backward pass of a window takes the gradient of its final state and computes the gradient of its initial
-  state. The cost is one additional forward pass.
+  state. The cost is one additional forward pass of every window except the last.
 - DeepSpeed differentiates a scalar. For each window, this scalar is the loss plus the dot product of the final states
   with their gradients, which count as constants. The gradient of this sum is the one that the step needs.
 - Each rank saves the states of its streams in the checkpoint under the numbers of the streams. A resumed run is
