@@ -132,8 +132,8 @@ def _wait_until_read(store: dist.Store, rank: int, world_size: int) -> None:
 def _not_met(rank: int, world_size: int) -> UserError:
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     return UserError(
-        f"Rank {rank} waited {MEETING_MINUTES} minutes at {host}:{port}, but not all {world_size} ranks joined: "
-        f"check the output of the others, and whether this host reaches that address."
+        f"Rank {rank} did not meet all {world_size} ranks at {host}:{port}, for which they have {MEETING_MINUTES} "
+        f"minutes: check the output of the others, and whether this host reaches that address."
     )
 
 
