@@ -368,7 +368,7 @@ has no DeepEmbed. The H200 was measured at commit {h200["machine"]["commit"]}
 
 {table(["layers, width, rows x tokens", "model", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
 
-MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s, the peak of both GPUs in bf16.
+MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s, the bf16 peak of H100 and H200.
 
 In the next table, the v8 model runs on an {gpu(limited["machine"])} with GPU memory limited to
 {limited["limit_gib"]} GiB ([step_24gib.json]({source}/step_24gib.json)):
@@ -473,7 +473,7 @@ def play(root: str) -> str:
     rows = [[names[name], *(f"{x[key]:.1f}" for key in keys)] for name, x in result["models"].items()]
     heads = ["model", "first fill", "later fills, median", "later fills, longest", "sound after the start"]
     return f"""
-On the page of `play`, four bars of a part were filled in with two candidates, on {result["machine"]["cores"]} CPU
+On the page of `play`, the model wrote two candidates for four bars of a part, on {result["machine"]["cores"]} CPU
 cores. The table gives the seconds from the click until the page has the first new note. The last column gives the
 seconds from the start of the command until the new bars of the first fill sound
 ([play.json]({root}benchmarks/results/play.json)):

@@ -272,7 +272,8 @@ def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> 
     own = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
     if not np.array_equal(own.lines(n_bars), codec.bar_grid(midi).lines(n_bars)):
         raise UserError(
-            f"{name} has bars of a length that the tokenizer lacks and has to divide: divide these bars in the file."
+            f"{name} has bars whose length is not in the tokenizer's vocabulary, so it would divide them: "
+            "use time signatures with shorter bars in the file."
         )
 
 

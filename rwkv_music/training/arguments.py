@@ -86,7 +86,7 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
     if "data" in arguments:
         arguments = argparse.Namespace(**{**vars(arguments), "data": datasets(arguments.data)})
     model, data = from_arguments(ModelConfig, arguments, **model), from_arguments(DataConfig, arguments, **data)
-    if isinstance(data.data, str):  # the folders of a mixture are absolute, also in a config.json
+    if isinstance(data.data, str):  # a single folder; those of a mixture are absolute already
         data = dataclasses.replace(data, data=_absolute(data.data))
     config = RunConfig(model, data, dataclasses.replace(train, init=_absolute(train.init)))
     if train.tune != "all" and not train.init:

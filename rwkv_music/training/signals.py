@@ -4,7 +4,8 @@ Three signals stop a run that can be resumed later: SIGTERM (a preempted job, a 
 (Slurm's --signal before a time limit) and SIGHUP (a terminal that closes). After one of these signals, the run saves a
 checkpoint and exits with status EXIT_RESUMABLE. After Ctrl-C, it saves a checkpoint and exits with status INTERRUPTED.
 The signal handler only sets a flag. The ranks exchange their flags at the start of each step, so a run stops after the
-current step or the next one. A second Ctrl-C ends the run at once.
+current step or the next one. If this is the last step of the run, the status is 0. A second Ctrl-C ends the run at
+once.
 
 If DeepSpeed's or torch's launcher ends before its ranks, the ranks stop as after SIGTERM. This is necessary because
 SIGTERM ends the `deepspeed` command but leaves its ranks running. The launchers of this project start launch/guard.py

@@ -79,7 +79,7 @@ class Watchdog:
                 self._send(activity)
                 if overdue:
                     self._report(activity)
-            except RuntimeError:  # rank 0, which serves the store, has ended
+            except RuntimeError:  # rank 0, which usually serves the store, has ended
                 if overdue:
                     self._exit(f"rank {self._rank} has been {activity}, and rank 0 has ended")
 

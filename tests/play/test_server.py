@@ -276,7 +276,7 @@ def test_a_full_queue_refuses(held, monkeypatch):
     monkeypatch.setattr(worker, "MOST_WAITING", 2)
     request = one_bar(client)
     opened = [client.start_writing(request)]
-    assert any("candidate" in json.loads(line) for line in opened[0][1])  # it is running, so it waits no more
+    assert any("candidate" in json.loads(line) for line in opened[0][1])  # it is running and no longer waiting
     for i in range(1, 3):
         opened.append(client.start_writing(request))
         wait_until(lambda i=i: client.site.worker.n_jobs == i + 1)
