@@ -180,5 +180,5 @@ def test_bars_that_the_tokenizer_divides(signature, model, tmp_path):
     meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
     notes = [mido.Message("note_on", note=60), mido.Message("note_off", note=60, time=480 * 4 * 64)]
     (tmp_path / "long.mid").write_bytes(file_of(mido.MidiFile(tracks=[mido.MidiTrack([meter, *notes, *notes])])))
-    with pytest.raises(UserError, match=r"long\.mid has bars of a length that the tokenizer lacks"):
+    with pytest.raises(UserError, match=r"long\.mid .* vocabulary"):
         fill(model, CODEC, tmp_path / "long.mid", ["bars=1"])

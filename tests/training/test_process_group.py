@@ -93,7 +93,7 @@ def test_ranks_of_torchrun_join_again_after_a_restart(tmp_path):
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0 and done.stdout.count("joined\n") == 2, done
+    assert done.returncode == 0 and done.stdout.count("joined") == 2, done
 
 
 def test_nccls_watchdog_timeout_is_set_before_the_process_group_exists(monkeypatch):
