@@ -305,9 +305,10 @@ def measures(root: str) -> str:
         "fills": (
             "`evaluate --fills` compares the model's fills and three baselines with the true bars. Higher values are "
             "better:",
-            'It fills the holes again, with requested classes of the controls. "Exactly" is the share of cells in the '
-            'requested class, and "within 1" the share in this class or in one next to it:',
-            "It computes the copy rate:",
+            "The model then fills the holes again, with a requested class of one control for each part. "
+            '"Exactly" is the share of cells in the requested class, and "within 1" the share in this class or in one '
+            "next to it:",
+            "`evaluate --fills` also computes the copy rate:",
             "It compares the descriptors of the fills, and those of the true bars, with the descriptors of other real "
             "bars:",
         ),
@@ -719,7 +720,7 @@ def deepembed(root: str) -> str:
         for key, name in names.items()
         for x in [found[key]]
     ]
-    heads = ["DeepEmbed", "parameters", "lowest validation loss", "minus x070", "minus x080", "tokens/s"]
+    heads = ["DeepEmbed", "parameters", "lowest validation loss", "against x070", "against x080", "tokens/s"]
     rates = " and ".join(f"{lr:g}" for lr in sorted(lr for lr, *_ in result["grids"]["gate32"]))
     against = differences["gate32"]["x070"]
     slower = 1 - found["gate32"]["tokens_per_second"] / found["x070"]["tokens_per_second"]

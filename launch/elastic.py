@@ -25,7 +25,7 @@ Exit status:
   1      MIN_HOSTS is not a number from 1 to NODES, or --out is missing
   2      the arguments are wrong, or the address of the rendezvous is missing or wrong
   70     the rendezvous is lost or cannot be served, or too few hosts joined
-  other  the status of the rank that failed first
+If a rank fails, the status is that of the rank that failed first, which can also be 1, 2 or 70.
 With status 75 or 130, the ranks have saved a checkpoint if training had begun, except after a second Ctrl-C.
 """
 
@@ -238,7 +238,10 @@ class CrashCounter:
         return self.count < int(os.environ.get("CRASHES", "3"))
 
     def _newest_checkpoint(self) -> str:
-        """Return the name of the most recently written checkpoint. A checkpoint of a higher step may be damaged."""
+        """Return the name of the most recently written checkpoint.
+
+        This need not be the one of the highest step, which may be older and damaged.
+        """
         found = [(0.0, "")]
         for path in self._run.glob("checkpoints/step_*"):
             with contextlib.suppress(FileNotFoundError):  # the checkpoint is being deleted

@@ -1,6 +1,6 @@
 """End the ranks of a launcher that was killed. launch/node.py and launch/elastic.py start this script as a process.
 
-Standard input is a pipe from the launcher. Each line has the process numbers of the launcher's current ranks. When the
+Standard input is a pipe from the launcher. Each line has the process IDs of the launcher's current ranks. When the
 launcher ends, the pipe closes. Ranks that are still running then receive SIGTERM, save a checkpoint and stop. After a
 grace period they are killed, because a rank that hangs cannot stop.
 

@@ -44,8 +44,8 @@ KILL_SECONDS = 5  # from a second SIGINT to SIGKILL
 FORWARDED = {number: number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 FORWARDED |= {signal.SIGHUP: signal.SIGTERM, signal.SIGQUIT: signal.SIGKILL}
 CAUSES = {
-    signal.SIGKILL: "; if not sent by hand, the host ran out of memory (see dmesg)",
-    signal.SIGUSR1: " before it trained: the time limit is too short",
+    signal.SIGKILL: "; unless someone sent it, the host probably ran out of memory (see dmesg)",
+    signal.SIGUSR1: " before training began: the time limit is too short",
 }
 
 
@@ -67,7 +67,7 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self.received: list[int] = []  # the signals that have been forwarded, in the form in which ranks receive them
+        self.received: list[int] = []  # the signals to forward so far, as values of FORWARDED
         self._processes: list[subprocess.Popen] = []
         self._starting = self._interruptible = False
         self._interrupted_at: float | None = None  # time of the first SIGINT
@@ -115,9 +115,9 @@ class Ranks:
     def wait(self, poll: Callable[[], None] = lambda: None) -> int:
         """Wait for all ranks, and return the exit status. If a rank fails, the others are killed after a grace period.
 
-        `poll` is called about ten times a second while all ranks are running. A rank that was killed by signal n has
-        status 128 + n. The exception is SIGTERM, which counts as a stop, because it kills a rank only before training
-        begins.
+        A rank that was killed by signal n has status 128 + n. The exception is SIGTERM, which counts as a stop, because
+        it kills a rank only before training begins. `poll` is called about ten times a second while all ranks are
+        running.
         """
         failed_at, status = None, 0
         while True:
@@ -159,7 +159,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A context in which the launcher waits for something other than its ranks, and in which a signal ends it."""
+        """A context for waiting for something other than the ranks. A signal that arrives in it ends the launcher."""
         self._interruptible = True
         if self.received:
             self._leave()
@@ -184,7 +184,7 @@ def _report_killed(codes: list[int | None]) -> None:
     for local_rank, code in enumerate(codes):
         if code is not None and code < 0:
             name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
-            cause = " before it trained" if code == -signal.SIGTERM else CAUSES.get(-code, "")
+            cause = " before training began" if code == -signal.SIGTERM else CAUSES.get(-code, "")
             text = f"launch/node.py: local rank {local_rank} was killed by {name}{cause}."
             print(text, file=sys.stderr, flush=True)
 

@@ -110,7 +110,7 @@ node() {
 # When a rank dies, its node's launcher exits (launch/node.py). Ten seconds later, srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
 #
-# The most recently written checkpoint. One with a higher step may be older and damaged.
+# The most recently written checkpoint. The one of the highest step may be older and damaged.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 launcher=("$project/launch/node.py" "$processes")
 ending=(--wait=10)

@@ -23,7 +23,7 @@ LORA_TARGETS = ("att.receptance", "att.key", "att.value", "att.output", "ffn.key
 
 
 LARGEST = 10**12  # default upper limit of a setting, so that no calculation overflows
-LARGEST_SIZE = 2**20  # upper limit of widths and ranks
+LARGEST_SIZE = 2**20  # upper limit of widths and of the ranks of low-rank matrices
 MOST_LAYERS = 2**10
 MOST_BARS = 10_000  # in a completion or in an excerpt with holes
 MOST_MINUTES = 366 * 24 * 60
@@ -94,9 +94,10 @@ def _check(config: Any, at_least: dict[str, int], at_most: float = LARGEST, belo
 
 
 def _check_text(config: Any) -> None:
-    """Raise UserError for text that is not UTF-8, which TensorBoard cannot store, and for file names too long to exist.
+    """Raise UserError for file names that are too long to exist, and for text that is not UTF-8.
 
-    Python represents the bytes of such a path by lone surrogates, which cannot be encoded as UTF-8.
+    TensorBoard cannot store text that is not UTF-8. Python represents the invalid bytes of a path by lone surrogates,
+    which cannot be encoded as UTF-8.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -121,8 +122,11 @@ def not_empty(text: str) -> str:
 
 def _check_words(name: str, value: str, known: tuple[str, ...], what: str) -> None:
     words = value.split(",")
-    if wrong := [word for word in words if word not in known] or [w for w in words if words.count(w) > 1]:
-        raise UserError(f"{name} has '{wrong[0]}' in '{value}': give {what} of {', '.join(known)}, each once.")
+    for word in words:
+        if word not in known:
+            raise UserError(f"{name} '{value}' has the unknown name '{word}': give {what} of {', '.join(known)}.")
+        if words.count(word) > 1:
+            raise UserError(f"{name} '{value}' repeats the name '{word}': give each name once.")
 
 
 def _rank(factor: float, n_embd: int) -> int:
@@ -162,8 +166,9 @@ class DataConfig:
     task: str = setting(
         "pretrain",
         "training task. pretrain: predict every next token; completion: predict only the bars that follow "
-        "--context_bars bars; infill: predict an excerpt that lacks some bars and parts, and then these bars and parts "
-        "(needs the tokenizer multitrack); mix: a mixture of the three, see --completion_weight and --infill_weight",
+        "--context_bars bars; infill: predict an excerpt from which some bars and parts are removed, then the removed "
+        "bars and parts (needs the tokenizer multitrack); mix: a mixture of the three, see --completion_weight and "
+        "--infill_weight",
         ("pretrain", "completion", "infill", "mix"),
     )
     completion_weight: float = setting(
@@ -341,8 +346,8 @@ class TrainConfig:
     sample_bars: int = setting(8, "generated bars of a sampled completion")
     init: str = setting(
         "",
-        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, an exported hf folder, a run or a checkpoint. Only "
-        "a tuned run reads it again when it resumes",
+        "initial weights: a .pth (BlinkDL's RWKV), a .safetensors, an exported hf folder, a run or a checkpoint. When "
+        "a run resumes, it reads this path again only if the run is tuned",
         metavar="PATH",
     )
     tune: str = setting(
@@ -368,7 +373,7 @@ class TrainConfig:
     resume: str = setting(
         "auto",
         "where to start. auto: from the newest valid checkpoint in the run folder, if any; none: from scratch; or the "
-        "path of a checkpoint, for an --out without checkpoints",
+        "path of a checkpoint to start from, if the run folder has no checkpoints",
         metavar="FROM",
     )
 

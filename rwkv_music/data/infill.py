@@ -6,13 +6,13 @@ tokenizers/multitrack_cells.py describes. The contents of the holes are targets 
   next-token prediction from these rows. In validation, only the contents of the holes are targets.
 - The holes of a window are of one of four kinds, which correspond to common requests: the last bars, whole parts, a
   block of bars and parts, or scattered cells. At least half of the blocks include all parts.
-- The lengths of blocks and of runs of last bars are uniform in the logarithm. Short ones are therefore more frequent.
-  They leave more context to learn from.
+- The number of bars in a block, and the number of last bars, are distributed uniformly on a logarithmic scale. Small
+  numbers are therefore more frequent. They leave more context to learn from.
 - In some windows, controls at the head of a hole describe the content of the hole (midi/controls.py).
 - The seed and the sample number determine the number of bars, the holes and the controls. Excerpts start at every bar
   of every piece except its last bar.
 - An excerpt that is too long for the rest of a row loses bars at its end. If even its first two bars are too long for
-  an empty row, they are cut.
+  an empty row, they are truncated to the length of the row.
 """
 
 import numpy as np
@@ -86,7 +86,7 @@ class InfillRows:
         first = window - int(self._first_window[document])
         generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, 2**62 + sample], np.uint64)))
         n_bars = min(int(generator.integers(2, self._max_bars, endpoint=True)), len(starts) - 1 - first)
-        # More bars than fit without holes cannot fit with holes, which add tokens.
+        # Holes add tokens, so bars that do not fit without holes do not fit with holes either.
         n_fit = int(np.searchsorted(starts, starts[first] + longest, side="right")) - 1 - first
         if n_fit < 2 and room is not None:
             return None

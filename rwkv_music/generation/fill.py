@@ -101,7 +101,7 @@ def fill(
     """Write the cells of a MIDI file that `fills` describe, `count` times.
 
     Args:
-        model: an RWKV trained on `codec`'s tokens with the task infill.
+        model: an RWKV trained on `codec`'s tokens to fill in (see `check_infills`).
         piece: a MIDI file.
         fills: the cells to write, such as "bars=5-8 parts=bass" (see fill_request.py).
         new_parts: parts to add to the file. A new part is written in all bars, unless `fills` names it.
@@ -233,7 +233,7 @@ def check_tokenizer(codec: Codec) -> None:
     if not isinstance(codec, Multitrack):
         raise UserError(
             f"The model's tokenizer {codec.name} has no parts, so it cannot fill in: use a model that was trained with "
-            "the tokenizer multitrack and --task infill or mix."
+            "the tokenizer multitrack and --task infill, or --task mix with --infill_weight."
         )
 
 
@@ -272,8 +272,8 @@ def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> 
     own = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
     if not np.array_equal(own.lines(n_bars), codec.bar_grid(midi).lines(n_bars)):
         raise UserError(
-            f"{name} has bars whose length is not in the tokenizer's vocabulary, so it would divide them: "
-            "use time signatures with shorter bars in the file."
+            f"{name} has bars that the tokenizer would divide, because their length is not in its vocabulary, so it "
+            "cannot be filled in: use time signatures with shorter bars."
         )
 
 
@@ -294,7 +294,7 @@ def write_cells(
     """Write the holes of a piece, `count` times. Return the tokens of each hole, int64 [n], for each variant.
 
     Args:
-        model: an RWKV trained on `codec`'s tokens with the task infill.
+        model: an RWKV trained on `codec`'s tokens to fill in (see `check_infills`).
         excerpt: the whole piece.
         holes: (bar, counted from 0; number of the part, from 1).
         controls: {number of a part: control tokens}. They apply to all holes of the part.

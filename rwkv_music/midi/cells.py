@@ -114,10 +114,11 @@ def continue_cells(
             the last new bar.
         released: the note-offs of notes that sound at `line`, from `edit.releases`.
 
-    The parts keep the programs that they have at `line`. At `line`, pedals, pitch bends and pressure are reset, and
-    volume and expression return to their values at the last note of the channel. A note that still sounds at `line`
-    ends at its note-off in `released`, or at `line` if there is none. It ends no later than the start of the first new
-    note of its pitch in its track and channel, and no later than the end of the last bar.
+    The parts keep the programs that they have at `line`. At `line`, pedals, pitch bends and pressure are reset. Volume
+    and expression are set to the values that they had at the start of the channel's last note, or to their initial
+    values if these were 0. A note that still sounds at `line` ends at its note-off in `released`, or at `line` if there
+    is none. It ends no later than the start of the first new note of its pitch in its track and channel, and no later
+    than the end of the last bar.
     """
     before = ChannelStates(opening)
     timing, end = _new_bar_messages(opening, line, new_bars)
@@ -160,7 +161,8 @@ def _new_bar_messages(opening: mido.MidiFile, line: int, new_bars: Sequence[NewB
     grid = BarGrid.from_midi(opening)
     bar = int(grid.bar(line))
     signature = tuple(grid.signatures(bar + 1)[-1].tolist())
-    # False if a time signature at `line`, which `opening` does not contain, cuts the last bar short.
+    # False if the last bar is cut short by a time signature at `line`. `opening` ends before `line`, so it does not
+    # contain this time signature.
     on_bar_line = grid.lines(bar)[-1] == line
     tempo = TempoMap.from_midi(opening).tempos[-1]
     messages: list[TimedMessage] = []
@@ -205,7 +207,7 @@ class _Track:
     def __init__(self, track: mido.MidiTrack):
         self.messages = timed_messages(track)
         self.end = sum(message.time for message in track)
-        # [index of the note-on, index of the note-off or None, start, end or NEVER] of each note, by start
+        # [index of the note-on, index of the note-off or None, start, end or NEVER] of each note, in order of start
         self.notes: dict[Key, list[list]] = defaultdict(list)
         self.unmatched: dict[Key, list[int]] = defaultdict(list)  # the ticks of note-offs that end no note
         self._removed: set[int] = set()  # indices of messages
@@ -426,8 +428,8 @@ class _Channels:
         def change(new: int) -> mido.Message:
             return mido.Message("program_change", channel=channel % CHANNELS, program=new)
 
-        # The first program change of a channel also applies to earlier notes at the same tick (see `played_notes`). If
-        # this is the first one, set the current program before it.
+        # The first program change of a channel also applies to notes that precede it at the same tick (see
+        # `played_notes`). If the change to `program` is the first one, set the current program before it.
         is_first = not self._changes[channel] or self._changes[channel][0][0] > tick
         if is_first:
             self._changes[channel].insert(0, (tick, current))

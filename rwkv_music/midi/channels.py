@@ -82,8 +82,8 @@ class ChannelState:
         """Return the messages that prepare the channel for the continuation, as (track, message).
 
         If `taken_over`, another instrument will use the channel, and all controllers are reset to their initial values.
-        Otherwise, only pedals, pitch bend and pressure are reset, and volume and expression return to their values at
-        the last note.
+        Otherwise, only pedals, pitch bend and pressure are reset, and volume and expression are set to the values that
+        they had at the start of the last note, or to their initial values if these were 0.
         """
         messages = []
         for key, value in self.values.items():

@@ -71,7 +71,8 @@ class Excerpt:
     signatures: list[int]  # the token of each bar's time signature
     tempos: list[int]  # the token of each bar's tempo
     cells: list[dict[int, Cell]]  # for each bar, its cells by number of the part, in increasing order
-    # By number of the part, the token of its program at the end of the excerpt that `read_excerpt` returned.
+    # Maps the number of a part to the token of its program at the end of the excerpt that `read_excerpt` returned, also
+    # in the excerpts that `bars` returns.
     programs: dict[int, int]
     tags: list[int] = field(default_factory=list)  # the tag tokens of the piece
 
@@ -124,8 +125,8 @@ def read_excerpt(ids: np.ndarray, start: int, stop: int) -> Excerpt:
 def state_tokens(ids: np.ndarray) -> np.ndarray:
     """Return a short form of `ids`, the tokens before an excerpt: int64 [n].
 
-    `read_excerpt` reads the same excerpt after it as after `ids`. It consists of the tags of the piece, and of the
-    tempo and the programs at the end of `ids`.
+    The short form consists of the tags of the piece, and of the tempo and the programs at the end of `ids`. An excerpt
+    that follows the short form is read as if it followed `ids`.
     """
     tags, tempo, programs = _in_force(ids)
     named = [token for number, program in programs.items() for token in (PART + number - 1, program)]
@@ -210,25 +211,25 @@ def with_holes(
     excerpt: Excerpt,
     holes: Collection[Hole],
     controls: dict[Hole, list[int]] | None = None,
-    context_only: Collection[Hole] = (),
+    unwritten: Collection[Hole] = (),
 ) -> tuple[np.ndarray, list[Step]]:
     """Return the document of an excerpt up to Fill, int64 [n], and the steps that write its holes.
 
     Args:
         holes: the cells to write. They may be cells that the excerpt does not have.
         controls: the control tokens of each hole.
-        context_only: further cells. They are marked as holes before Fill, but are not written after it. In the order
-            of bars, then of parts, they come after the last of `holes`.
+        unwritten: further cells, which the steps do not write. They too are marked as holes before Fill. All of them
+            must come after the last of `holes`, in the order of bars, then of parts.
     """
     controls = controls or {}
     writer = _Writer()
     writer.add([BOS, *excerpt.tags])
-    _write_bars(writer, excerpt, {*holes, *context_only})
+    _write_bars(writer, excerpt, {*holes, *unwritten})
     writer.add([FILL])
     prompt = writer.take()
 
     in_bar = _by_bar(holes)
-    unknown = {*holes, *context_only}
+    unknown = {*holes, *unwritten}
 
     def repeat(bar: int) -> None:
         """Add the known cells of a bar."""

@@ -63,7 +63,7 @@ class ConsensusFlags:
     """One small all-reduce per step. It sums the number of targets and the flags of all ranks.
 
     The host does not wait for the end of the step. The sums are copied to the host before the kernels of the step run,
-    and the host reads them meanwhile.
+    so the host can read them while the kernels run.
     """
 
     def __init__(self, device: torch.device, n_flags: int) -> None:

@@ -60,19 +60,19 @@ OWNER = ".owner"
 def take_over(run: Path, token: str) -> int | None:
     """Make this process the only one that may write checkpoints into `run`, even if an earlier one is still running.
 
-    `token` consists of host name, process number and a random string. Return the process number of the previous owner
-    if it is still running on this host, otherwise None.
+    `token` consists of host name, process ID and a random string. Return the process ID of the previous owner if it is
+    still running on this host, otherwise None.
     """
     before = _owner(run).split() if (run / OWNER).exists() else []
     write_text(run / OWNER, token + "\n")
     host, own, _ = token.split()
     if len(before) != 3 or before[0] != host or before[1] == own or not before[1].isdecimal():
-        # Equal numbers do not show that the previous process is still running: in a container, each start can get the
-        # same number.
+        # Equal process IDs do not show that the previous process is still running: in a container, each start can get
+        # the same ID.
         return None
     try:
         os.kill(int(before[1]), 0)  # sends nothing
-    except (OSError, ValueError, OverflowError):  # the process has ended, or the number is damaged
+    except (OSError, ValueError, OverflowError):  # the process has ended, or the ID is damaged
         return None
     return int(before[1])
 

@@ -89,7 +89,7 @@ def stop_without_launcher() -> None:
 
 
 def launchers() -> dict[int, int | None]:
-    """Return the process numbers and start times of the launchers above this process, the nearest first.
+    """Return the process IDs and start times of the launchers above this process, the nearest first.
 
     The start time of a launcher that has already ended is None.
     """

@@ -115,7 +115,7 @@ sys.exit(75)
 
 
 class TwoRanks:
-    """Two ranks that note their process numbers in `folder`, under launch/node.py."""
+    """Two ranks that note their process IDs in `folder`, under launch/node.py."""
 
     def __init__(self, folder: Path, how: str = "") -> None:
         """Start them; `how` is "hangs" for ranks that do not end after a signal, one of them stopped by SIGSTOP."""
@@ -320,7 +320,7 @@ def test_a_lost_host_joins_again(bach_data, fp32, tmp_path):
     assert (first.wait(), second.wait()) == (0, 0), [log.read_text()[-3000:] for log in logs]
     output, other = (log.read_text() for log in logs)
     assert re.findall(r"(\d) hosts? joined", output) == ["2", "1", "2"], output[-3000:]
-    # Rank 0 prints the settings. With two hosts it is on the one whose launcher has the lower process number.
+    # Rank 0 prints the settings. With two hosts it is on the one whose launcher has the lower process ID.
     assert sorted(re.findall(r"tokens per step: (\d) ranks?", output + other)) == ["1", "2", "2"], other[-3000:]
     assert "Traceback" not in output
     last = read_progress(checkpoints(tmp_path / "run")[-1])

@@ -1,8 +1,9 @@
 """Muon for the blocks' matrices and AdamW for all other parameters, on ZeRO's flat partitions.
 
-Muon replaces the momentum of a matrix by the nearest orthogonal matrix, which a Newton-Schulz iteration approximates.
-This requires the whole matrix, but a rank holds only a shard. Each matrix is therefore orthogonalized on one rank, the
-owner of the matrix. The other ranks send the owner their pieces of the momentum and receive their pieces of the result.
+Muon updates a matrix in the direction of the orthogonal matrix that is nearest to its Nesterov momentum. A
+Newton-Schulz iteration approximates this orthogonal matrix. It requires the whole matrix, but a rank holds only a
+shard. Each matrix is therefore orthogonalized on one rank, the owner of the matrix. The other ranks send the owner
+their pieces of the momentum and receive their pieces of the result.
 
 Notable choices:
 - The owner is the rank that holds the largest piece of the matrix. Under ZeRO-1 and 2 only the matrices at the edges of
@@ -64,8 +65,8 @@ class Round:
 
     Attributes:
         shape: shape of this rank's batch: matrices, rows, columns.
-        incoming: for each rank, that rank's pieces of the matrices that this rank owns.
-        outgoing: for each rank, this rank's pieces of the matrices that the other rank owns.
+        incoming: incoming[r] lists rank r's pieces of the matrices that this rank owns.
+        outgoing: outgoing[r] lists this rank's pieces of the matrices that rank r owns.
         exchanges: whether any rank needs a piece from another rank in this round; the same on all ranks.
     """
 
@@ -129,7 +130,7 @@ class Muon(torch.optim.AdamW):
     def update(
         self, partition: int, gradients: list[Tensor], weights: Tensor | None, divisor: Tensor, bad: Tensor
     ) -> None:
-        """Take one step on the master weights of a partition, and round them to `weights`. Collective.
+        """Update the master weights of a partition, and write them, rounded, to `weights`. Collective.
 
         Args:
             partition: index into `ZeroShards.masters`, of a group that Muon updates.
@@ -275,7 +276,7 @@ def momentum_(momentum: Tensor, gradient: Tensor, divisor: Tensor, bad: Tensor) 
 
 
 def step_(masters: Tensor, direction: Tensor, weights: Tensor | None, *, kept: float, rate: float, bad: Tensor) -> None:
-    """Set the master weights to `kept` times themselves minus `rate` times the direction, and round them to `weights`.
+    """Multiply the master weights by `kept` and subtract `rate` times the direction. Write them, rounded, to `weights`.
 
     Args:
         masters: fp32 [n].

@@ -4,17 +4,17 @@ With `overlap_comm`, DeepSpeed reduces gradients on a separate stream. This modu
 occur only under ZeRO-1 and 2, with `contiguous_gradients` and without `reduce_scatter`, as in the files of ds_configs.
 The third one occurs under all stages.
 
-- A gradient larger than the bucket is reduced in place and freed immediately. torch's allocator does not know that the
+- A gradient larger than a bucket is reduced in place and freed immediately. torch's allocator does not know that the
   reducing stream still reads the gradient. It gives the memory to the next kernel of the backward pass, which
   overwrites the gradient. Here `record_stream` informs the allocator.
-- DeepSpeed collects small gradients in two alternating buffers. Before each reduction, the computing stream waits for
-  the previous reduction, because the buffer of the previous reduction may be filled next. A gradient larger than the
-  bucket is in no buffer, so this wait is unnecessary. A block of a large model produces several such gradients at once.
-  From the third one on, the backward pass waits until all earlier reductions but one have finished. Here, before the
-  reduction of such a gradient, the computing stream waits only for the reduction of the last buffer. Before the
-  reduction of a buffer, it still waits for all earlier reductions.
-- At the end of the backward pass the host waits for the whole device, which is then idle until the host catches up.
-  Here only the computing stream waits for the reducing stream.
+- DeepSpeed collects small gradients in two alternating buffers, the buckets. Before each reduction, the computing
+  stream waits for all earlier reductions, because one of the buckets is filled next. At most one reduction can
+  therefore overlap with the backward pass. A gradient larger than a bucket is in no bucket, and a block of a large
+  model produces several such gradients at once. Here, before the reduction of such a gradient, the computing stream
+  waits only for the last reduction of a bucket. Before the reduction of a bucket, it still waits for all earlier
+  reductions.
+- At the end of the backward pass the host waits for the whole device, under ZeRO-3 for the reducing stream. The
+  computing stream is then idle until the host catches up. Here only the computing stream waits for the reducing stream.
 
 This module is not used with an offloaded optimizer: there DeepSpeed calls `record_stream`, and must synchronize.
 
