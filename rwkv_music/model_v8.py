@@ -97,7 +97,7 @@ def last_token(x: Tensor, packing: Packing | None) -> Tensor:
 
 
 class TimeMixing(nn.Module):
-    """x070: token shift, six learned mixes, low-rank gates, the WKV7s recurrence, a norm per head, an output gate."""
+    """Time mixing (x070): token shift, six mixes, low-rank gates, the WKV7s recurrence, head norms, an output gate."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -371,8 +371,8 @@ class RWKV(nn.Module):
             ctx_lengths: int64 [B], or [D] with `cu_seqlens`: the number of context tokens at the start of each row or
                 document. The loss ignores targets that are context tokens.
             reduction: "mean" or "sum".
-            positions: int64 [P], ascending: the indices in the flattened `targets` of the targets that are not -100.
-                None computes them, which synchronizes with the GPU. Not valid with `ctx_lengths`.
+            positions: int64 [P], ascending: the indices in the flattened `targets` of the targets that are not -100. If
+                None, they are computed, which synchronizes with the GPU. Not valid with `ctx_lengths`.
 
         Raises ValueError for arguments that do not fit together. A target that is neither a token nor -100 raises
         ValueError on the CPU and fails a device-side assertion on a GPU.
@@ -421,7 +421,7 @@ class RWKV(nn.Module):
         return [group for group in groups if group["params"]]
 
     def matrix_parameters(self) -> float:
-        """Return the number of parameters that multiply every token: all matrices except `emb` and `enn`.
+        """Return the number of parameters in matrix products: all matrices except `emb`, `enn` and `r_k`.
 
         A frozen parameter counts as 2/3. Training takes three matrix products per trained matrix, but only two per
         frozen matrix, because its gradient is not computed.

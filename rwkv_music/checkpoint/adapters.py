@@ -1,4 +1,4 @@
-"""Low-rank adapters. The `peft` library creates, names and saves them.
+"""Low-rank adapters. The `peft` library creates and names them, and can load the folder that `save_adapter` writes.
 
 The `weight` of an adapted layer is a property that computes the base weight plus scale * B A. Code that reads `weight`,
 such as the fused sublayers, therefore applies the adapter, and autograd computes the gradients of A and B.
@@ -26,7 +26,7 @@ ADAPTER = "default"
 
 
 class AdaptedLinear(lora.Linear):
-    """A peft layer around a Linear whose `weight` includes the adapter."""
+    """A peft layer around a Linear. The layer's `weight` includes the adapter."""
 
     @property
     def weight(self) -> Tensor:

@@ -106,7 +106,7 @@ def _write_pth(weights: Weights, path: Path, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = {}
     for name in parameter_shapes(config):
         tensors[name] = weights.read(name, dtype)
-        if name == "blocks.0.att.a0":  # after this tensor, BlinkDL's files have the three unread ones
+        if name == "blocks.0.att.a0":  # in BlinkDL's files, those of `UNREAD` follow this tensor
             for full, shape in unread.items():
                 given = full in weights.shapes
                 tensors[full] = weights.read(full, dtype) if given else torch.zeros(shape, dtype=dtype)

@@ -63,7 +63,7 @@ def hf_tensor(name: str, tensor: Tensor) -> Tensor:
 class HuggingFaceTensors:
     """The tensors of a Hugging Face RWKV-7 file, with BlinkDL's names and shapes (see `Tensors`).
 
-    `path` is the path of the file, for errors. Raises UserError if the file has no RWKV-7 model.
+    `path` is the path of the file, for error messages. Raises UserError if the file does not contain an RWKV-7 model.
     """
 
     def __init__(self, file: Tensors, path: Path) -> None:

@@ -55,7 +55,7 @@ TOKENIZER = "tokenizer.json"
 BASE = "base.json"
 ROLLBACKS = "rollbacks.json"
 TENSORS = ".safetensors"  # suffix of the large files, which `fault` does not hash
-STREAMS_PREFIX = "lanes_"  # an earlier name of streams, kept so that older checkpoints can be loaded
+STREAMS_PREFIX = "lanes_"  # "lanes" is a former name of streams, kept so that older checkpoints can be loaded
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
 
 
 def damage_of_chosen(checkpoint: Path, problem: str, run: str | os.PathLike) -> str:
-    """Return the error for a damaged checkpoint whose path was given with --resume, for a run in the folder `run`."""
+    """Return the error message for a damaged checkpoint that --resume names, for a run in the folder `run`."""
     remedy = "name another checkpoint with --resume"
     if checkpoint.resolve().parent == (Path(run) / CHECKPOINTS).resolve():  # no other path is accepted for this run
         remedy = "use --resume auto, which skips damaged checkpoints"

@@ -55,8 +55,8 @@ def write_one_by_one(
 ) -> Written:
     """Write tensors as `dtype` to `path`, and fsync the file. Raises OSError.
 
-    `tensor` returns the tensor of a name. It is called for each name in `shapes`, in order, so that only one tensor has
-    to be in memory.
+    `tensor` is a function that returns the tensor of a name. It is called for each name in `shapes`, in order, so that
+    only one tensor has to be in memory.
     """
     type_name = next(name for name, known in TYPES.items() if known == dtype)
     header: dict = {"__metadata__": metadata} if metadata else {}

@@ -1,4 +1,4 @@
-"""Tensors in weight files: open a `.pth` or `.safetensors`, read any slice of it, and infer the model's shape.
+"""Tensors in weight files: open a `.pth` or `.safetensors`, read slices of its tensors, and infer the model's shape.
 
 Notable choices:
 - Opening a file reads only names and shapes, except for a `.pth` written by PyTorch before 1.6, which is read

@@ -1,9 +1,9 @@
 """The losses of a run's validations, and the best checkpoint: the one with the lowest validation loss.
 
 Rank 0 records the step and the loss of each validation in RUN/validations.json as soon as the loss is known. The best
-checkpoint has the lowest recorded loss among the checkpoints that exist and have no `fault`. If a run is killed between
-a validation and the save of its weights, the record contains a step without a checkpoint. Such a step is ignored.
-RUN/checkpoints/best is a symbolic link to the best checkpoint, for users and for paths such as `--init
+checkpoint has the lowest recorded loss among the checkpoints that exist and have no `fault`. If a run is killed after a
+validation and before it has saved the validated weights, the record contains a step without a checkpoint. Such a step
+is ignored. RUN/checkpoints/best is a symbolic link to the best checkpoint, for users and for paths such as `--init
 RUN/checkpoints/best`. The program never reads the link to find out which checkpoint is the best.
 
 When a run resumes, it removes the losses of later steps from the record, because these steps will be repeated. It also
@@ -32,7 +32,7 @@ class Validated:
 
     step: int
     loss: float  # nats per token; it may be infinite or NaN
-    extra: bool  # whether the checkpoint was saved only because it was the best; deleted when it no longer is
+    extra: bool  # whether the checkpoint is kept only as the best one, until another becomes the best
 
 
 class Validations:
@@ -125,8 +125,8 @@ def choose_checkpoint(run: Path, which: str = BEST) -> tuple[Path | None, str]:
     """Return a checkpoint of a run, and a clause that explains the choice, "" if there was no choice.
 
     `which` is "best", "last" or a step. In a run without validations, the last checkpoint counts as the best one. If
-    the run has no checkpoints, return None. Raises UserError if the record of the validations is damaged, if the run
-    has no checkpoint of this step, or if all its checkpoints are damaged.
+    the run has no checkpoints and `which` is not a step, return None and "". Raises UserError if the record of the
+    validations is damaged, if the run has no checkpoint of the given step, or if all its checkpoints are damaged.
     """
     if which.isdecimal():
         chosen = run / CHECKPOINTS / checkpoint_name(int(which))

@@ -1,7 +1,7 @@
 """The command line of train.py: one flag per setting.
 
-Settings that are not given come from the run that is resumed. A new run takes them from the preset or the --init file,
-and from the defaults.
+Settings that are not given come from the run that is resumed. In a new run, the model's shape comes from the preset or
+the --init file, and all other settings have their defaults.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from rwkv_music.errors import UserError
 # Settings that a resumed run does not inherit.
 OF_ONE_COMMAND = ("out", "resume", "stop_after", "elastic")
 
-# Defaults with --tune. The values of a state become large and start from zero, so they need a high learning rate. Of
-# the rates that benchmarks/tuning.py tries, those around 1 give the lowest loss.
+# Defaults with --tune. The values of an initial state start at zero and become large, so they need a high learning
+# rate. Of the rates that benchmarks/tuning.py tries, those around 1 give the lowest loss.
 TUNING_DEFAULTS = {"state": {"lr": 1.0, "lr_final": 0.1, "warmup_steps": 10}}
 
 
@@ -61,8 +61,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def configure(arguments: argparse.Namespace) -> RunConfig:
     """Return the complete configuration. Flags override the settings of the resumed run, or of the preset and --init.
 
-    The paths of the dataset and of the initial weights become absolute, so that the run can be resumed, and a tuned run
-    can be used, from any working directory. Raises UserError if the settings contradict each other.
+    The paths of the dataset and of the initial weights become absolute, so that a later command can resume the run, or
+    load a tuned run with its base, from any working directory. Raises UserError if the settings contradict each other.
     """
     train = from_arguments(TrainConfig, arguments, **TUNING_DEFAULTS.get(getattr(arguments, "tune", "all"), {}))
     model, data = PRESETS[arguments.preset or "tiny"], {}
@@ -93,7 +93,8 @@ def configure(arguments: argparse.Namespace) -> RunConfig:
         raise UserError(f"--tune {train.tune} needs the weights of a trained model: add --init BASE.")
     if train.tune == "state" and config.data.tbptt:
         raise UserError(
-            "--tbptt passes states between windows, but --tune state learns the initial one: drop one of the two."
+            "--tbptt passes states between windows, but --tune state learns the initial state: drop one of the two "
+            "options."
         )
     if not config.data.data:
         raise UserError("No dataset is given: add --data DATA, a folder made by `python -m rwkv_music prepare`.")

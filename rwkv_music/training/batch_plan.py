@@ -26,7 +26,7 @@ class BatchPlan:
 
     @property
     def groups(self) -> int:
-        """Number of groups of ranks that read the same rows (context parallelism); without it, the number of ranks."""
+        """Number of groups. The ranks of a group read the same rows. Without context parallelism, a rank is a group."""
         return self.world_size // self.train.context_parallel
 
     def group_of(self, rank: int) -> int:
@@ -56,14 +56,17 @@ class BatchPlan:
         return [range(ends[i], ends[i + 1]) for i in range(self.group_of(rank), shares, self.groups)]
 
 
-def largest_micro_batch(batch_size: int, world_size: int, limit: int) -> int:
-    """Return the largest micro-batch of at most `limit` rows that divides the batch evenly; 0 if there is none."""
-    return next((rows for rows in range(limit, 0, -1) if batch_size % (rows * world_size) == 0), 0)
+def largest_micro_batch(batch_size: int, groups: int, limit: int) -> int:
+    """Return the largest micro-batch size, at most `limit`, that divides the batch evenly; 0 if there is none.
+
+    `groups` is `BatchPlan.groups`.
+    """
+    return next((rows for rows in range(limit, 0, -1) if batch_size % (rows * groups) == 0), 0)
 
 
 def plan_batches(
     train: TrainConfig,
-    given: set[str],  # fields of `train` that the user set; the DeepSpeed file overrides the others
+    given: set[str],  # fields of `train` that the command line sets; the DeepSpeed file may override only the others
     file: dict[str, Any],
     path: str | os.PathLike,
     world_size: int,
@@ -71,7 +74,7 @@ def plan_batches(
 ) -> BatchPlan:
     """Divide a step's rows among ranks and micro-batches.
 
-    In an elastic run, the micro-batches may differ by one row, and micro_batch_size is the largest one allowed. The
+    In an elastic run, the micro-batches may differ by one row, and micro_batch_size is the maximum number of rows. The
     loss is a mean over all targets of the step, so it does not depend on the division. Raises UserError if the command
     line and the file disagree, or if the batch cannot be divided.
     """
@@ -91,7 +94,7 @@ def plan_batches(
             f"divisor of {world_size}, or another number of ranks."
         )
     groups = world_size // train.context_parallel
-    readers = plural(groups, "rank") if groups == world_size else f"{groups} x {train.context_parallel} ranks"
+    readers = plural(groups, "rank") if groups == world_size else f"{groups} groups of {train.context_parallel} ranks"
     if train.elastic and windows == 1:
         if accumulation != "auto":
             raise UserError(

@@ -60,7 +60,7 @@ def from_rank0(doing: str, action: Callable[[], T]) -> T:
 
 
 class ConsensusFlags:
-    """One small all-reduce per step. It sums the number of targets and the flags of all ranks.
+    """Flags that the ranks combine with one small all-reduce per step, which also sums their numbers of targets.
 
     The host does not wait for the end of the step. The sums are copied to the host before the kernels of the step run,
     so the host can read them while the kernels run.

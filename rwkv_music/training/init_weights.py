@@ -1,8 +1,9 @@
 """Initial weights that come from a file or from another run.
 
 Each rank reads its slices of the file into its own fp32 master weights. In two cases, some parameters are not taken
-from the file. If its vocabulary or tokenizer differs from the data's, emb, head and DeepEmbed's tables are initialized
-anew. If it is a v7 model and the run is a v8, DeepEmbed's tables are set to ones.
+from the file. If the file's vocabulary or tokenizer differs from the data's, emb and head are initialized anew, and
+DeepEmbed's tables are set to ones. If the file contains a v7 model and the run trains a v8 model, only DeepEmbed's
+tables are set to ones.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def open_initial(path: str, config: ModelConfig, fingerprint: str) -> InitialWei
         note = f"{new} are initialized anew because {note}"
     elif weights.config.channel_mix != config.channel_mix:
         fresh = [name for name in names if name.endswith(".enn.weight")]
-        note = "enn is initialized to ones because it is a v7 model"
+        note = "enn is initialized to ones because the weights are those of a v7 model"
     return InitialWeights(weights, frozenset(fresh), note)
 
 

@@ -79,9 +79,10 @@ def verify_initial(initial: InitialWeights) -> None:
 
 
 def load_initial(engine: Engine, initial: InitialWeights) -> None:
-    """Set the weights to those of `initial`, except `fresh` ones. `fresh` DeepEmbed tables become ones. Collective.
+    """Set the weights to those of `initial`. Collective.
 
-    Raises UserError on all ranks if a file is damaged.
+    The parameters in `initial.fresh` keep their values, except that DeepEmbed tables become ones. Raises UserError on
+    all ranks if a file is damaged.
     """
     shards, weights = engine.shards, initial.weights
 
@@ -98,7 +99,10 @@ def load_initial(engine: Engine, initial: InitialWeights) -> None:
 
 
 def load_frozen(engine: Engine, base: Base) -> None:
-    """Set this rank's share of the frozen weights. Collective. Call it before `update_weights`, which gathers them."""
+    """Read this rank's share of the frozen weights from `base`. Collective.
+
+    Call this function before `update_weights`, which gathers the frozen weights.
+    """
 
     def read() -> None:
         for name, values, start in engine.shards.frozen_slices():

@@ -74,7 +74,7 @@ def train(context: Context) -> None:
     try:
         loop.run()
     except SharedError:
-        with suppress(UserError):  # the first error counts
+        with suppress(UserError):  # only the first error is reported
             loop.saver.finish()  # all ranks raise a SharedError, so they can complete the unfinished checkpoint
         raise
     except RankCrashed:
@@ -154,7 +154,7 @@ class Loop:
             context.say(f"Skipped the damaged checkpoint {damaged}.")
         previous = context.start.previous_data
         if previous and Path(previous).absolute() != Path(self.config.data.description):
-            context.say(f"Up to step {self.progress.step:,} the data were {previous}.")
+            context.say(f"Up to step {self.progress.step:,}, the run was trained on {previous}.")
         steps_left = self.progress.step < context.last_step
         validation, known = context.data.validation, self.validations.measured_on
         measured_on = validation.measured_on if validation else known
@@ -324,7 +324,7 @@ class Loop:
         return batches if group is None else [batch.part(group) for batch in batches]
 
     def step(self, batches: list[Batch], lr: float, unreadable: bool = False) -> Tensor:
-        """Take one optimizer step. Return float64 [2]: the summed nats and the number of targets of this rank.
+        """Take one optimizer step. Return float64 [2]: this rank's summed loss in nats, and its number of targets.
 
         `unreadable` means that this rank could not read its rows. In that case no rank may use the result.
         """
@@ -357,7 +357,7 @@ class Loop:
         """Return whether `event` is true on any rank. Collective. Raises StopRequested after a signal to stop.
 
         Also completes the current checkpoint if all ranks have written it. Validation and sampling call this method
-        repeatedly, because they can take longer than the time between a job's stop signal and its end.
+        repeatedly, because they can take longer than the time that a job has between its stop signal and its end.
         """
         self.start_flags(0, event)
         stop_later, interrupted, _, writing, event_on_any = self.flags.sync()
@@ -417,7 +417,7 @@ class Loop:
                 "speed/step_seconds": context.rows_per_step * self.config.data.ctx_len / max(tokens_per_second, 1e-9),
                 "speed/tokens_per_second": tokens_per_second,
                 "speed/mfu": model_flop_utilization(context.size.matrix_parameters, rate, self.flops),
-                "vram/peak_gib": None if memory is None else memory / 2**30,  # TensorBoard lists it last, by its name
+                "vram/peak_gib": None if memory is None else memory / 2**30,  # so named that TensorBoard lists it last
             },
         )
         shown = "skipped" if loss is None else f"loss {loss:.3f}"
@@ -429,7 +429,7 @@ class Loop:
         raise_on_any_rank("writing the curves", lambda: self.curves.scalars(self.progress.step, values))
 
     def open_curves(self) -> Curves:
-        """Open the curves from the next step on. Collective."""
+        """Open the curves for points from the next step on. Collective."""
         context, validation = self.context, self.context.data.validation
         absent = set() if context.device.type == "cuda" else {"vram/peak_gib"}
         absent |= {"val/loss", "val/bits_per_note", "val/bigram_loss"} if validation is None else set()
@@ -480,11 +480,13 @@ class Loop:
             samples, error = [], None
             try:
                 samples = self.context.data.held_out.draw(model, lambda: self.poll(event=True))
-            except StopRequested:  # on all ranks
+            except StopRequested:  # raised on all ranks
                 raise
             except Exception as failure:
                 error = failure
-            while self.poll(event=False):  # a rank on another type of GPU may draw more tokens, with one poll for each
+            # Another rank may still be drawing tokens: on another type of GPU, a sample can be longer. Such a rank
+            # polls after each token, and polls are collective.
+            while self.poll(event=False):
                 pass
             raiser(error)()
             return samples
@@ -521,11 +523,12 @@ class Loop:
                 f"The loss rose again, to {loss:.3f} at step {step:,}, after {ROLLBACK_LIMIT} returns to "
                 f"{target.name}: resume from there with a lower --lr."
             )
-        context.say(f"{event}; back to {target.name}, continuing with other rows")
+        context.say(f"{event}; returning to {target.name} and continuing with other rows")
         self.rollbacks[target.name] = Rollback(count, self.progress.samples)
 
         restored = raise_on_any_rank(f"reading {target}", lambda: check_resumable(target, self.config)).step
-        # Remove the losses of later steps before their checkpoints: new checkpoints of these steps have other losses.
+        # Remove the losses of later steps first, and then the checkpoints of these steps: the run will save other
+        # weights under the same steps, to which these losses do not belong.
         self.update_validations(lambda: self.validations.resume(restored, self.validations.measured_on))
 
         def remove_newer() -> None:

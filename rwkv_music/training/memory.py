@@ -22,8 +22,8 @@ from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_file import uses_bf16
 
 BF16, FP32 = 2, 4
-USABLE_FRACTION = 0.94  # of the available memory; the rest allows for estimates below the measured peak
-LARGEST_OVERESTIMATE = 1.1  # upper bound on estimated over measured peak in benchmarks/results/
+USABLE_FRACTION = 0.94  # of the available memory, which an estimate may reach; the rest is a margin for low estimates
+LARGEST_OVERESTIMATE = 1.1  # upper bound on the ratio of estimated to measured peak in benchmarks/results/
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MemoryEstimate:
 
     states: int  # what exists during the whole run: weights, optimizer and stream states, and some gradients
     activations: int  # kept from the forward pass for the backward pass
-    working: int  # at the peak, everything else
+    working: int  # everything else that exists at the peak
 
     @property
     def peak(self) -> int:
@@ -81,7 +81,7 @@ def activation_values(model: ModelConfig, recompute: str) -> float:
 
 
 def _sublayer_values(model: ModelConfig, recompute: str) -> tuple[float, float]:
-    """Return the bf16 values that time mixing and channel mixing keep per token, without recomputation of the block."""
+    """Return how many bf16 values time mixing and channel mixing keep per token, if the block is not recomputed."""
     C = model.n_embd
     ranks = model.decay_rank + model.iclr_rank + model.value_rank + model.gate_rank
     state = C * model.head_size / CHECKPOINT_EVERY
@@ -116,8 +116,9 @@ def estimate(
     shared = trained / ranks
     weights = BF16 * (parameters / ranks if zero_stage == 3 else parameters)
     optimizer = 0 if offload else FP32 * (3 * shared - by_muon / ranks)
-    # Gradients that exist from the start of the backward pass, and those that it creates while activations are freed.
-    # With several ranks, the first reduction of ZeRO-1 and 2 allocates a buffer for all gradients of a rank's share.
+    # `lasting`: gradients that exist from the start of the backward pass. `growing`: gradients that the backward pass
+    # creates while it frees activations. With several ranks, the first reduction of ZeRO-1 and 2 allocates a buffer for
+    # all gradients of a rank's share.
     lasting = growing = 0.0
     if zero_stage == 3:
         lasting, growing = 0 if offload else BF16 * shared, BF16 * trained if at_once else 0
@@ -128,7 +129,7 @@ def estimate(
     else:
         lasting = BF16 * shared if ranks > 1 else 0
         growing = BF16 * (trained if zero_stage == 1 else shared) - lasting
-    buckets = BF16 * bucket * (2 if overlaps and zero_stage < 3 else 1)  # one is filled while one is being reduced
+    buckets = BF16 * bucket * (2 if overlaps and zero_stage < 3 else 1)  # one is filled while the other is reduced
     gathered = BF16 * min(parameters, live) if zero_stage == 3 and ranks > 1 else 0
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
     if recompute == "block":
@@ -142,7 +143,7 @@ def estimate(
     # The peak of a sublayer's backward pass: channel mixing's products and their gradients, or time mixing's recomputed
     # mixes, gates and recurrence inputs with all their gradients.
     channel_mixing, time_mixing = 3 * model.dim_ffn + 4 * C, 26 * C
-    if recompute == "block":  # which keeps the sublayers' values of one layer
+    if recompute == "block":  # the backward pass of a block also holds the values that its sublayers keep
         of_time_mixing, of_channel_mixing = _sublayer_values(model, "none")
         channel_mixing += of_time_mixing + of_channel_mixing
         time_mixing += of_time_mixing
@@ -151,8 +152,8 @@ def estimate(
     if streams is not None:
         stream_states = streams.streams * state_bytes(model)
         # For each stream of the micro-batch: the states between its windows, the final state, and the gradient of one
-        # state. For each document: its initial state, and two copies of its final state, one by layer and one stacked.
-        # In the backward pass, gradients of the same size replace the states of the documents.
+        # state. For each document: its initial state, and its final state twice, as a tensor per layer and as one
+        # tensor for all layers. In the backward pass, gradients of the same size replace the states of the documents.
         passing = ((streams.windows + 1) * streams.rows + 3 * streams.documents) * state_bytes(model)
     if replays and zero_stage == 3:
         # A recorded CUDA graph has its own memory, which the head cannot use, and reads a copy of the blocks' weights.
@@ -178,9 +179,9 @@ def least_recompute(
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return the bytes that torch holds or can still allocate on the GPU of the rank with the least; infinity on a CPU.
+    """Return the bytes that torch holds or can still allocate on its GPU; infinity on a CPU. Collective.
 
-    Collective.
+    The result is the minimum over all ranks.
     """
     if device.type != "cuda":
         return math.inf
@@ -196,7 +197,7 @@ def check_gpu_memory(estimated: MemoryEstimate, available: float) -> None:
         raise SharedError(
             f"A training step needs about {gib(estimated.peak)} per GPU, but only {gib(available)} are available: "
             f"choose a smaller --preset, --ctx_len or --micro_batch_size, --recompute block, a larger "
-            f"--context_parallel, or a ZeRO file that partitions or offloads more."
+            f"--context_parallel, or a DeepSpeed file that partitions or offloads more."
         )
 
 
@@ -214,8 +215,9 @@ def host_bytes(
 ) -> int:
     """Return a lower bound, in bytes, on the peak memory of a step on one of `world_size` CPU ranks.
 
-    On a CPU, autograd keeps more activations than the fused sublayers on a GPU. In time mixing and the norms it keeps
-    at least 35 C values per layer and token. In channel mixing it keeps the hidden values before and after the square.
+    On a CPU, autograd keeps more activations than the fused sublayers do on a GPU. In time mixing and the norms it
+    keeps at least 35 C values per layer and token, where C is the width. In channel mixing it keeps the hidden values
+    before and after the square.
     """
     size, C = BF16 if bf16 else FP32, model.n_embd
     sublayers = 35 * C + (2 * model.dim_ffn + C if recompute == "none" else 0)
@@ -226,7 +228,7 @@ def host_bytes(
 
 
 def check_host_memory(model: RWKV, plan: BatchPlan, ctx_len: int) -> None:
-    """On a CPU, raise SharedError if a step of this host's ranks does not fit into its memory. Collective."""
+    """Raise SharedError if a training step on CPUs does not fit into the memory of one of the hosts. Collective."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]  # the model may be on the meta device
     train = plan.train
     per_rank = host_bytes(

@@ -25,8 +25,8 @@ from rwkv_music.training.wandb_run import WandbRun
 #   GH200, H200 and H100 (1.979), H200 NVL and H100 NVL (1.671), H100 PCIe (1.513);
 # - datasheets with dense rates: A100 (312 TFLOP/s), L40S (362.05);
 # - architecture whitepapers: RTX Blackwell (209.5 TFLOP/s), Ada (165.2), GA102 (71).
-# The documents with the rates of H200 NVL, GH200, RTX 5090 and RTX 3090 have not been read themselves: these rates are
-# as other publications quote them.
+# The rates of H200 NVL, GH200, RTX 5090 and RTX 3090 come from publications that quote these documents. The documents
+# themselves have not been checked.
 PEAK_FLOPS = {
     r"NVIDIA B200": 2250e12,
     r"NVIDIA GB200": 2500e12,
@@ -67,8 +67,8 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
     return 2 * size**3 / best, f"{name}, measured matrix product"
 
 
-def model_flop_utilization(matrix_parameters: int, tokens_per_second: float, flops: float) -> float:
-    """Return the MFU: 6 FLOP per matrix parameter and token (forward and backward), over the peak rate."""
+def model_flop_utilization(matrix_parameters: float, tokens_per_second: float, flops: float) -> float:
+    """Return the MFU: 6 FLOP per matrix parameter and token (forward and backward), divided by the peak `flops`."""
     return 6 * matrix_parameters * tokens_per_second / flops
 
 
@@ -120,7 +120,10 @@ class Trace:
         return last or traced >= self._steps
 
     def write(self) -> str:
-        """End the trace and write it. Return a sentence about it, without a full stop. Raises UserError."""
+        """End and write the trace. Return a sentence about it, without a full stop.
+
+        Raises UserError if the file cannot be written.
+        """
         profiler, self._profiler = self._profiler, None
         traced = self._done - self.WARM_UP
         if traced <= 0:
@@ -159,10 +162,10 @@ LAYOUT = {
 class Curves:
     """A writer of TensorBoard's event files in the run folder. It writes nothing unless `enabled`.
 
-    Points from `first_step` on that an earlier process wrote are purged. A resumed run thus continues its curves.
-    `absent` names the curves that the run does not have, so that the tab CUSTOM SCALARS shows no empty charts.
+    Points that an earlier process wrote at `first_step` or later are purged, so that a resumed run continues its
+    curves. `absent` names the curves that the run does not have, so that the tab CUSTOM SCALARS shows no empty charts.
 
-    TensorBoard writes in a thread. If it fails there, the next method call raises UserError.
+    TensorBoard writes in a thread. If the thread fails, the next method call raises UserError.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""The process group: its rendezvous store, usually served by rank 0, and the network interface that both use.
+"""The process group, its rendezvous store (usually served by rank 0), and the network interface that both use.
 
-By default, torch's rendezvous listens on every interface of rank 0's host. gloo uses the interface to which the host's
-name resolves, which is often the loopback interface. Here the store and gloo use the interface through which
+By default, torch's rendezvous listens on every interface of rank 0's host, and gloo uses the interface to which the
+host's name resolves, which is often the loopback interface. Here the store and gloo use the interface through which
 MASTER_ADDR is reached.
 """
 
@@ -43,7 +43,7 @@ def init_process_group(backend: str, collective_minutes: float) -> dist.Store:
     after `collective_minutes`. Raises UserError if the ranks cannot connect. Raises SharedError if another rank has
     reported with `share_error` that it cannot start.
     """
-    rank, world_size = _place()
+    rank, world_size = _rank_and_world_size()
     # Everything that a run adds to the environment is added here, before the process group starts NCCL's threads. These
     # threads read the environment, and glibc moves it when it grows. A read at that moment could crash the process.
     for name, value in ENVIRONMENT.items():
@@ -68,7 +68,7 @@ def consecutive_ranks(ranks: int, collective_minutes: float) -> dist.ProcessGrou
         return None
     timeout = datetime.timedelta(minutes=collective_minutes)
     first = [range(start, start + ranks) for start in range(0, dist.get_world_size(), ranks)]
-    groups = [dist.new_group(list(members), timeout) for members in first]  # every rank makes all groups
+    groups = [dist.new_group(list(members), timeout) for members in first]  # every rank must create all groups
     return groups[dist.get_rank() // ranks]
 
 
@@ -78,7 +78,7 @@ def share_error(message: str) -> bool:
     Return whether the message reached the store within `SHARING_SECONDS`. If it did, rank 0 prints it.
     """
     try:
-        rank, world_size = _place()
+        rank, world_size = _rank_and_world_size()
         if world_size == 1:
             return False
         store = _store(rank, world_size, SHARING_SECONDS)
@@ -90,7 +90,7 @@ def share_error(message: str) -> bool:
     return True
 
 
-def _place() -> tuple[int, int]:
+def _rank_and_world_size() -> tuple[int, int]:
     """Return this rank's number and the number of ranks. Raises UserError if the rendezvous address is not set."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
@@ -132,15 +132,15 @@ def _wait_until_read(store: dist.Store, rank: int, world_size: int) -> None:
 def _not_met(rank: int, world_size: int) -> UserError:
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     return UserError(
-        f"Rank {rank} did not meet all {world_size} ranks at {host}:{port}, for which they have {MEETING_MINUTES} "
-        f"minutes: check the output of the others, and whether this host reaches that address."
+        f"Rank {rank} did not meet all {world_size} ranks at {host}:{port} (time limit: {MEETING_MINUTES} minutes): "
+        f"check the output of the other ranks, and whether this host can reach that address."
     )
 
 
 def _store(rank: int, world_size: int, seconds: float) -> dist.Store:
-    """Connect to the store of this run. The connection, and each wait for a key, may take `seconds`.
+    """Connect to the store of this run. Connecting, and each wait for a key, may take at most `seconds`.
 
-    Rank 0 serves the store, except under torchrun, which serves one itself and keeps it when it restarts the ranks.
+    Rank 0 serves the store. If torchrun started the ranks, torchrun serves the store, and keeps it across restarts.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -5,8 +5,8 @@ be idle. The processes divide the rows of a step. They save time but do not chan
 the rank reads the same rows itself, in three cases: before all processes are ready, after one has failed, and if a row
 cannot be read. In the last case the rank then raises the error.
 
-A process ends when its pipe closes, which also happens if the rank is killed. It blocks the signals that stop a run,
-because the rank still needs rows for its last steps.
+A process ends when its pipe closes, which also happens if the rank is killed. The processes block the signals that stop
+a run, because the rank still needs rows for its last steps.
 """
 
 import multiprocessing
@@ -97,7 +97,7 @@ class ReaderProcesses:
         except (EOFError, OSError):
             self._has_failed = True
             print(
-                "train.py: a process that reads rows has ended, so its rank reads them in a thread, which can take "
+                "train.py: a process that reads rows has ended, so its rank reads the rows in a thread, which can take "
                 "longer.",
                 file=sys.stderr,
             )

@@ -115,7 +115,7 @@ def show(sample: Sample, curves: Curves, step: int, folder: Path) -> None:
 def show_piece(midi: mido.MidiFile, pictures: Sequence[np.ndarray], curves: Curves, step: int, tag: str) -> None:
     """Write a piece to TensorBoard: its pictures, one above the other, and its sound if FluidSynth is installed.
 
-    The pictures, uint8 [height, width, 3], must have one width.
+    The pictures, uint8 [height, width, 3], must have the same width.
     """
     curves.image(step, tag, np.concatenate(pictures))
     if _can_synthesize():

@@ -7,8 +7,8 @@ Notable choices:
 - A checkpoint is written under a hidden name. It gets its final name after every rank has finished and the manifest of
   sizes and hashes has been written. A folder with a final name was therefore complete when it was renamed. The manifest
   reveals later damage.
-- The thread only writes files. All collectives run on the main thread, because collectives of a second thread could
-  interleave with those of a step.
+- The thread only writes and deletes files. All collectives run on the main thread, because collectives of a second
+  thread could interleave with those of a step.
 - The copy takes 12 bytes of host memory per parameter that the rank's optimizer holds (8 bytes per parameter that Muon
   updates). The memory is allocated at the first save and kept. With `--save_mode blocking` there is no copy: training
   waits for the writing.
@@ -213,9 +213,9 @@ class Saver:
         return Snapshot(files, note, wait_for_copies)
 
     def _copy(self, tensors: list[Tensor]) -> tuple[Iterator[Tensor], Callable[[], None]]:
-        """Copy `tensors` into the host buffers of the previous snapshot. Return the copies and a function.
+        """Copy `tensors` to host memory. Return the copies, and a function that waits until they are complete.
 
-        The function waits until the copies are complete.
+        The buffers of the previous snapshot are reused if their shapes match.
         """
         if [copy.shape for copy in self._copies] != [tensor.shape for tensor in tensors]:
             self._copies = []

@@ -76,14 +76,14 @@ class RunData:
     train: Mixture  # of one dataset or several
     streams: DocumentStreams | None  # the training split as document streams, with `tbptt`
     validation: Validation | None  # None if it is turned off or no dataset has a validation split
-    held_out: HeldOut | None  # the piece that the model samples from; None if no samples are drawn
+    held_out: HeldOut | None  # the piece that samples continue and fill in; None if no samples are drawn
 
 
 @dataclass(frozen=True)
 class RunStart:
     """The checkpoint or weights that a run starts from."""
 
-    checkpoint: Path | None  # the one that the run resumes from
+    checkpoint: Path | None  # the checkpoint that the run resumes from; None for a new run
     skipped_checkpoints: tuple[str, ...]  # one message per newer damaged checkpoint
     initial: InitialWeights | None  # weights given by --init; None when resuming, unless the run is tuned
     base: Base | None  # the frozen part of `initial` in a tuned run
@@ -114,7 +114,7 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Context:
-    """A run that is set up."""
+    """All that the training loop needs of a run. `setup` creates it."""
 
     config: RunConfig
     plan: BatchPlan
@@ -153,11 +153,12 @@ class Context:
 
 
 def setup(config: RunConfig, deepspeed_file: str | os.PathLike, given: set[str]) -> Context:
-    """Set up a run. Collective.
+    """Set up a run and return its `Context`. Collective.
 
-    A `config.model.vocab_size` of 0 is replaced by the dataset's vocabulary size. `given` names the settings that the
-    user set; the DeepSpeed file may set the others. Raises UserError if settings, data and files do not fit together or
-    cannot be read or written. Raises Stopped if the ranks do not see the same files.
+    A `config.model.vocab_size` of 0 is replaced by the dataset's vocabulary size. `given` names the settings on the
+    command line; the DeepSpeed file may set some of the others. Raises UserError if the settings, the data and the
+    files do not fit together, or if a file cannot be read or written. Raises Stopped if the ranks find different newest
+    checkpoints.
     """
     # Checks on each rank.
     config, plan, rows = _read_inputs(config, deepspeed_file, given)
@@ -304,7 +305,10 @@ def _check_same_checkpoint(folder: Path, checkpoint: Path | None) -> None:
 
 
 def _verify_start(config: RunConfig, plan: BatchPlan, folder: Path, start: RunStart) -> RunStart:
-    """Check the hashes of the files to start from. If `--resume auto` found a damaged checkpoint, use an older one."""
+    """Check the hashes of the files to start from, and return `start` with what the checkpoint records. Collective.
+
+    With `--resume auto`, an older checkpoint replaces a damaged one.
+    """
     checkpoint, damaged = start.checkpoint, list(start.skipped_checkpoints)
     if checkpoint is not None:
         while fault := damaged_files(checkpoint):
@@ -386,7 +390,7 @@ def _estimate_memory(
 ) -> MemoryEstimate:
     rows, held = config.train.micro_batch_size, None
     if streams is not None:
-        ranks = config.train.context_parallel  # each of the ranks - 1 boundaries between them may divide a document
+        ranks = config.train.context_parallel  # they cut a micro-batch at ranks - 1 places, which may divide documents
         documents = (rows * streams.documents_per_row + ranks - 1) / ranks
         held = StreamMemory(rows * plan.accumulation, rows, documents, config.data.tbptt)
     return estimate(

@@ -35,7 +35,7 @@ LAUNCHER_CHECK_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """A stop of the run before its last step. The message contains the step and the checkpoint to resume from."""
+    """A stop of the run before its last step. The message is a clause that states the reason."""
 
     def __init__(self, message: str, status: int, on_every_rank: bool = False) -> None:
         super().__init__(message)

@@ -101,7 +101,7 @@ def _passes(context: Context) -> str:
     return ", ".join(f"{value:.2f} passes over {'the data' if one else name}" for name, value in passes.items())
 
 
-# Settings that affect where and how often a run writes, but not what it learns.
+# Settings that the HParams tab omits, because they do not affect how the model learns.
 BOOKKEEPING = (
     "out", "stop_after", "log_every", "val_every", "val_rows", "patience", "save_every", "save_minutes", "keep",
     "hang_minutes", "fast", "max_skipped_steps", "profile", "sample_every", "sample_context_bars", "sample_bars", "log",

@@ -63,7 +63,10 @@ class StreamStates:
         return {} if self._group is not None and self._group.rank() else self.tensors()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return views of all states, named "STREAM.KIND". A checkpoint restores them in place."""
+        """Return views of all states, named "STREAM.FIELD". Loading a checkpoint writes into these views.
+
+        STREAM is the number of a stream, and FIELD is a field of `State`.
+        """
         return {
             f"{stream}.{kind}": x[:, i]
             for streams, state in zip(self._streams, self._states, strict=True)
@@ -73,7 +76,7 @@ class StreamStates:
 
 
 def _backward(engine: Engine, windows: list[Batch], state: State, scale: Tensor) -> tuple[Tensor, State]:
-    """Run forward and backward over consecutive windows of some streams; return the nats and the final state."""
+    """Run forward and backward over consecutive windows of some streams; return the summed loss and final state."""
     befores = [state]
     with torch.no_grad():
         for batch in windows[:-1]:

@@ -82,21 +82,22 @@ class DatasetValidation:
             self.measured_on += f", every {self.data.tasks[config.data.task].validation_step}"
         rows = config.train.micro_batch_size * plan.groups
         self._streams = DocumentStreams(self.data, rows) if config.data.tbptt else None
-        self._others: dict[str, MusicDataset] = {}  # in a mix, the tasks other than next-token prediction
+        self._others: dict[str, MusicDataset] = {}  # with `--task mix`, all but next-token prediction
         if config.data.task == "mix":
             for task in self.data.tasks.keys() - {"pretrain"}:
                 self._others[task] = MusicDataset.of(dataclasses.replace(config.data, task=task), "val")
 
     @property
     def other_tasks(self) -> tuple[str, ...]:
-        """In a mix, the tasks other than next-token prediction, each of which has its own curve."""
+        """The tasks besides next-token prediction that have curves of their own; empty unless the task is `mix`."""
         return tuple(self._others)
 
     def bigram_losses(self) -> dict[str, float]:
-        """Return the loss of a bigram model of the training split in nats per token, by the name of the curve.
+        """Return the loss, in nats per token, of a bigram model of the training split, by the name of the curve.
 
-        It is a baseline for next-token prediction. The model counts at most `NGRAM_TOKENS` tokens and is scored on the
-        whole validation split. The result is empty if the run does not train next-token prediction.
+        The loss is a baseline for next-token prediction. The bigrams are counted on at most `NGRAM_TOKENS` tokens, and
+        the bigram model is scored on the whole validation split. The result is empty if the run does not train
+        next-token prediction.
         """
         if self._config.data.task not in ("pretrain", "mix"):
             return {}

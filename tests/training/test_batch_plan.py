@@ -63,7 +63,7 @@ def test_ranks_that_share_rows_count_as_one():
     assert made.tokens(ctx_len=101) == 101
     with pytest.raises(UserError, match="--context_parallel 3 .* 8 ranks"):
         plan({}, world_size=8, batch_size=24, context_parallel=3)
-    with pytest.raises(UserError, match="batch_size 3 .* 2 x 4 ranks"):
+    with pytest.raises(UserError, match="batch_size 3 .* 2 groups of 4 ranks"):
         plan({}, world_size=8, batch_size=3, context_parallel=4)
 
 

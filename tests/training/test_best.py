@@ -188,7 +188,7 @@ def test_a_rollback_forgets_the_losses_after_it(losses, bach_data, tmp_path, mon
     measure = Validation.measure
     monkeypatch.setattr(Validation, "measure", lambda *x: measured.append(x[2].__self__.progress.step) or measure(*x))
     done = run(tmp_path / "run", bach_data, "--steps", 5, "--log_every", 2, "--save_every", 2, "--on_spike", "rollback")
-    assert "back to step_00000002" in done.output
+    assert "returning to step_00000002" in done.output
     assert measured == [1, 2, 3, 3, 4, 5] and steps(done.folder) == [2, 3, 4, 5] and best(done.folder) == 3
 
 

@@ -207,7 +207,7 @@ def test_a_skipped_damaged_checkpoint_costs_no_valid_one(unbroken, bach_data, tm
     began_with = (tmp_path / "run" / "config.json").read_text()
     shutil.copytree(bach_data, tmp_path / "data")
     again = train(tmp_path / "run", "--save_every", 4, "--stop_after", 24, "--data", tmp_path / "data")
-    assert f"the data were {bach_data}." in again.output
+    assert f"trained on {bach_data}." in again.output
     assert (tmp_path / "run" / "config.json").read_text() == began_with  # under the other one nothing was done
     assert "step_00000024, step 24" in again.output
     assert "Step 24 has been reached: raise --stop_after" in again.output

@@ -76,7 +76,7 @@ def test_a_spike_is_rolled_back_and_other_rows_are_taken(trouble, whole, bach_da
     more = ["--steps", 50, "--save_every", 10, "--on_spike", "rollback", "--val_every", 0, "--warmup_steps", 10]
     run = troubled(trouble, tmp_path / "run", "--data", bach_data, *SMALL, *more)
     assert run.status == 0, run.output[-3000:]
-    [(at, target)] = re.findall(r"step (\d+): the loss has risen to [\d.]+; back to (step_\d+)", run.output)
+    [(at, target)] = re.findall(r"step (\d+): the loss has risen to [\d.]+; returning to (step_\d+)", run.output)
     assert 31 <= int(at) <= 35 and target == whole
     losses = run.curve()
     assert len(losses) == 50 and losses[-1] < 5  # one curve, with no spike in it

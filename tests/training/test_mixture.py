@@ -48,7 +48,7 @@ def test_a_run_resumes_with_the_same_rows_on_other_ranks(mixed, bach_data, few_d
     arguments = ["--data", f"{bach_data}:2", "--data", f"{few_data}:1", *SMALL, *STEPS]
     train(tmp_path / "run", *arguments, "--stop_after", 3, config=fp32)
     resumed = train(tmp_path / "run", "--steps", 6, ranks=2, config=fp32)
-    assert "resumed from" in resumed.output and "the data were" not in resumed.output
+    assert "resumed from" in resumed.output and "Up to step" not in resumed.output
     for curve in ("train/loss", "val/loss", "val/loss_data", "val/loss_few"):
         assert largest_difference(resumed.curve(curve), mixed.curve(curve)) < 1e-5, curve
 
@@ -134,7 +134,7 @@ def test_a_run_may_resume_with_other_weights_and_forgets_its_validations(mixed, 
     shutil.copytree(mixed.folder, tmp_path / "run", symlinks=True)
     data = ["--data", f"{bach_data}:1", "--data", few_data]
     run = train(tmp_path / "run", *data, "--steps", 7, "--sample_every", 0, config=fp32)
-    assert f"Up to step 6 the data were {bach_data}:2, {few_data}:1." in run.output
+    assert f"Up to step 6, the run was trained on {bach_data}:2, {few_data}:1." in run.output
     recorded = json.loads((run.folder / "validations.json").read_text())
     assert [entry["step"] for entry in recorded["validations"]] == [6, 7] and "1/2 of " in recorded["measured_on"]
     same_weights = (mixed.curve("val/loss_data")[-1] + mixed.curve("val/loss_few")[-1]) / 2

@@ -38,8 +38,8 @@ from rwkv_music.training.deepspeed_engine.zero_shards import ZeroShards
 from rwkv_music.training.deepspeed_file import offloads, quantizes, uses_bf16
 from rwkv_music.training.learning_rate import set_learning_rate
 
-# Number of elements of the whole model that ZeRO-3 may keep on every rank, unless the DeepSpeed file sets a limit. They
-# take 128 MiB in bf16.
+# ZeRO-3 keeps the small flat parameters of all blocks on every rank if they have at most this many elements in total
+# (128 MiB in bf16). A threshold in the DeepSpeed file takes precedence.
 PERSISTENT_LIMIT = 2**26
 
 
@@ -174,8 +174,9 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
     ZeRO-3, each part is partitioned before the next one is allocated, so that no rank ever holds the whole model.
 
     Args:
-        fresh: the parameters that no file provides; None if no file provides any. Parts of the model with such
-            parameters are initialized here. All other parts are zero until they are read from a file.
+        fresh: the parameters that no file provides; None if no file provides any. With None, the whole model is
+            initialized here. Otherwise, only emb and head are, if they are in `fresh`, and all other parameters are
+            zero until the weights are loaded.
     """
     zero = plan.zero
     stage3, bf16, flat = zero["stage"] == 3, uses_bf16(plan.deepspeed), None
@@ -263,7 +264,7 @@ def make_engine(model: RWKV, plan: BatchPlan, device: torch.device, fast: FastPa
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # pydantic raises ValueErrors
         what = " ".join(str(error).split())[:300]
         remedy = f"install DeepSpeed {upstream.TESTED_VERSION}" if upstream.mismatch() else "correct it"
-        raise UserError(f"DeepSpeed rejects its file ({type(error).__name__}: {what}): {remedy}.") from error
+        raise UserError(f"DeepSpeed rejects the DeepSpeed file ({type(error).__name__}: {what}): {remedy}.") from error
     if not fast.enabled:
         return Engine(engine, None)
     update = None

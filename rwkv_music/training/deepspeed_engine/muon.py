@@ -6,9 +6,9 @@ shard. Each matrix is therefore orthogonalized on one rank, the owner of the mat
 their pieces of the momentum and receive their pieces of the result.
 
 Notable choices:
-- The owner is the rank that holds the largest piece of the matrix. Under ZeRO-1 and 2 only the matrices at the edges of
-  the partitions are in several shards, so little is sent. Under ZeRO-3, most matrices are divided equally; such a
-  matrix goes to the rank with the least work so far.
+- The owner is the rank that holds the largest piece of the matrix. Under ZeRO-1 and 2, only a matrix at the edge of a
+  shard is divided among ranks, so little is sent. Under ZeRO-3, most matrices are divided equally. The owner of such a
+  matrix is the rank with the least work so far.
 - The ranks work in rounds, which limits the memory. In a round, each rank orthogonalizes a batch of its own matrices of
   one shape. Pieces are sent in the dtype of the Newton-Schulz iteration, which is that of the model's weights.
 - The momentum is sharded like AdamW's moments, and there is no second moment. Master weight and momentum take 8 bytes
@@ -77,12 +77,12 @@ class Round:
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW that updates the groups whose entry "muon" is True with Muon.
+    """AdamW, except that Muon updates the groups whose entry "muon" is True.
 
     Args:
         groups: optimizer groups from `RWKV.parameter_groups`.
         dtype: dtype of the Newton-Schulz iteration.
-        options: AdamW's.
+        options: other arguments of `torch.optim.AdamW`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **options: Any) -> None:
@@ -133,7 +133,7 @@ class Muon(torch.optim.AdamW):
         """Update the master weights of a partition, and write them, rounded, to `weights`. Collective.
 
         Args:
-            partition: index into `ZeroShards.masters`, of a group that Muon updates.
+            partition: index into `ZeroShards.masters` of a partition that Muon updates.
             gradients: float tensors. Concatenated, they have the partition's layout. They are overwritten.
             weights: the model's weights in the partition's layout; None if the caller rounds the master weights.
             divisor: fp32 scalar by which the gradients are divided first.
@@ -175,8 +175,8 @@ class Muon(torch.optim.AdamW):
         matrices = torch.empty(
             count, work.shape[1] * work.shape[2], dtype=self._dtype, device=self._shards.masters[0].device
         )
-        sent = [len_of(pieces) if other != rank else 0 for other, pieces in enumerate(work.outgoing)]
-        received = [len_of(pieces) if other != rank else 0 for other, pieces in enumerate(work.incoming)]
+        sent = [n_elements(pieces) if other != rank else 0 for other, pieces in enumerate(work.outgoing)]
+        received = [n_elements(pieces) if other != rank else 0 for other, pieces in enumerate(work.incoming)]
         theirs = [piece for other, pieces in enumerate(work.incoming) if other != rank for piece in pieces]
         elsewhere = [piece for other, pieces in enumerate(work.outgoing) if other != rank for piece in pieces]
         for piece in work.incoming[rank]:
@@ -208,7 +208,7 @@ class Muon(torch.optim.AdamW):
         return values
 
 
-def len_of(pieces: list[Piece]) -> int:
+def n_elements(pieces: list[Piece]) -> int:
     """Return the number of elements of `pieces`."""
     return sum(piece.length for piece in pieces)
 
@@ -294,7 +294,7 @@ def step_(masters: Tensor, direction: Tensor, weights: Tensor | None, *, kept: f
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Return the matrices x [b, m, n] with singular values changed to about 0.7 to 1.2, in x's dtype.
+    """Return the matrices x [b, m, n] with their singular values moved to between about 0.7 and 1.2, in x's dtype.
 
     Singular values below about a thousandth of a matrix's norm stay below 0.7. A matrix of zeros stays zero.
     """

@@ -122,8 +122,8 @@ class ZeroShards:
                     yield ParameterSlice(name, tuple(own_shape), begin - first, end - begin, partition, place)
                 first += size
 
-    # The next two methods yield a parameter of the engine, and shape, start, length, partition and offset as in
-    # `ParameterSlice`.
+    # Each of the next two methods yields tuples of a parameter of the engine and its shape, start, length, partition
+    # and offset, which have the meanings of the attributes of `ParameterSlice`.
 
     def _stage_1_and_2_spans(self) -> Iterator[tuple[Tensor, tuple[int, ...], int, int, int, int]]:
         zero = self._zero

@@ -22,7 +22,7 @@ def adamw_(
     divisor: Tensor,
     bad: Tensor,
 ) -> None:
-    """Take one AdamW step (arXiv 1711.05101) on the master weights, in place, and round them to the model's weights.
+    """Take one AdamW step (arXiv 1711.05101) on the master weights, in place, and write them, rounded, to `weights`.
 
     On a GPU, one kernel does this in a single pass over memory, without an fp32 copy of the gradient.
 

@@ -40,7 +40,7 @@ from rwkv_music.training.deepspeed_file import offloads
 LAYER_FLOP = 3e12
 
 
-def is_host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: int) -> bool:
+def is_host_bound(config: RunConfig, device: torch.device, one_host: bool, matrix_parameters: float) -> bool:
     """Return whether all ranks run on one host and launching kernels may limit the speed of a step.
 
     Args:
@@ -179,9 +179,9 @@ class BlockGraphs(Graphs):
     def forward(
         self, x: Tensor, input_ids: Tensor, state: State | None, documents: Documents, recompute: str
     ) -> tuple[Tensor, State | None]:
-        """Compute `Blocks.forward`, which this method replaces; in training, by replaying a recording.
+        """Compute `Blocks.forward`, which this method replaces.
 
-        In training, x is [M, C], `state` is None, and `recompute` is the model's.
+        In training, the method replays a recording; x is [M, C], `state` is None, and `recompute` is the model's.
         """
         if not torch.is_grad_enabled():
             return self._launch(x, input_ids, state, documents, recompute)
@@ -222,7 +222,7 @@ def replay_steps(module: FlatParams | RWKV, ctx_len: int, accumulates: bool) -> 
 
 
 def _padded(cu_seqlens: Tensor, tokens: int) -> Tensor:
-    """Return `cu_seqlens` with empty documents appended, so that their number is a power of two."""
+    """Return `cu_seqlens` with empty documents appended, so that the number of all documents is a power of two."""
     slots = 1 << (cu_seqlens.numel() - 2).bit_length()
     more = slots + 1 - cu_seqlens.numel()
     return torch.cat([cu_seqlens, cu_seqlens.new_full((more,), tokens)])

@@ -15,7 +15,7 @@ Notable choices:
   backward pass, the views of a flat parameter are therefore created when the forward pass reaches the first block that
   uses them. Otherwise all views are created at the start.
 - Frozen parameters stay as they are, because DeepSpeed does no work for them.
-- ZeRO-3 partitions and gathers parameters per module: see `zero3_flat_params`.
+- `FlatParams` is not used under ZeRO-3, which gathers parameters module by module: see `zero3_flat_params`.
 """
 
 import re
@@ -30,7 +30,8 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from rwkv_music.model_v8 import RWKV
 from rwkv_music.training.deepspeed_engine.zero_shards import Layout
 
-MIN_ELEMENTS = 2**25  # of a flat parameter; DeepSpeed's cost per tensor is below a tenth of the work on such a tensor
+# Minimum size of a flat parameter. On a tensor of this size, DeepSpeed's fixed cost is below a tenth of the work.
+MIN_ELEMENTS = 2**25
 
 
 class FlatParams(nn.Module):
@@ -100,7 +101,7 @@ class FlatParams(nn.Module):
         The weights remain set, because activation checkpointing needs them in the backward pass.
 
         Args:
-            flat: tensors with the layout of the flat parameters, to be used instead of these.
+            flat: tensors to use instead of the flat parameters, with the same layout.
         """
         self._to_view = list(flat or self.flat)
         for number in range(len(self.flat)):

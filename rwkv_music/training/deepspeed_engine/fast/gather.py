@@ -3,8 +3,8 @@
 - A single rank has nothing to gather, but DeepSpeed's handle synchronizes with the device anyway. The handle defined
   here does not.
 - DeepSpeed allows at most two tensors to be gathered at the same time. Gathering all blocks at once takes more tensors.
-  The host would therefore wait, before the forward pass, for the GPU and the other ranks. Here as many tensors are
-  allowed as two gatherings of all blocks take.
+  The host would therefore wait, before the forward pass, for the GPU and the other ranks. Here the limit is raised to
+  the number of tensors in two gatherings of all blocks.
 
 Sources: `NoGatherCoalescedHandle.wait` in deepspeed/runtime/zero/partition_parameters.py and `_fetch_sub_module_impl`
 in partitioned_param_coordinator.py of DeepSpeed 0.19.

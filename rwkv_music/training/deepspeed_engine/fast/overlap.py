@@ -13,7 +13,7 @@ The third one occurs under all stages.
   model produces several such gradients at once. Here, before the reduction of such a gradient, the computing stream
   waits only for the last reduction of a bucket. Before the reduction of a bucket, it still waits for all earlier
   reductions.
-- At the end of the backward pass the host waits for the whole device, under ZeRO-3 for the reducing stream. The
+- At the end of the backward pass the host waits for the whole device, or under ZeRO-3 for the reducing stream. The
   computing stream is then idle until the host catches up. Here only the computing stream waits for the reducing stream.
 
 This module is not used with an offloaded optimizer: there DeepSpeed calls `record_stream`, and must synchronize.

@@ -10,8 +10,8 @@ Here the norm is computed once and stays on the device. The clipping divisor and
 computed from it and passed to `adamw_` as tensors. `adamw_` reads the gradients in place, and writes the weights where
 the model reads them. For the groups that Muon updates, `Muon.update` replaces `adamw_`.
 
-DeepSpeed still partitions, reduces and gathers, with one exception: under ZeRO-3, small tensors stay on every rank.
-DeepSpeed gathers each small tensor separately, and the host waits. Here all of these tensors are gathered at once.
+DeepSpeed still partitions, reduces and gathers, with one exception: the small tensors that stay on every rank under
+ZeRO-3. DeepSpeed gathers each of them separately, and the host waits. Here all of them are gathered at once.
 
 Sources: `step` in deepspeed/runtime/zero/stage_1_and_2.py and stage3.py of DeepSpeed 0.19.
 """
