@@ -40,8 +40,8 @@ demo: $(READY)
 	$(BIN)/python -m rwkv_music prepare demo/midi --out demo/data
 	$(BIN)/deepspeed train.py --data demo/data --out demo/run --deepspeed_config ds_configs/zero2.json $(TRAIN)
 	$(BIN)/python -m rwkv_music evaluate demo/run --data demo/data
-# Continue, fill in and harmonize the first chorale of the validation split with four parts. The model has not been
-# trained on it.
+# Continue, fill in and harmonize the first four-part chorale of the validation split, on which the model has not been
+# trained.
 	@piece=$$(sed -n 's/^{"split": "val", "file": "\([^"]*\)".*"n_parts": 4,.*/\1/p' demo/data/pieces.jsonl | head -n 1); \
 	$(GENERATE) --context-bars 4 --bars 8 --out demo/music/continued.mid; \
 	$(GENERATE) --fill bars=5-8 --out demo/music/filled-in.mid; \

@@ -1,4 +1,4 @@
-"""Train an RWKV v8 on a prepared dataset.
+"""Train an RWKV model on a prepared dataset.
 
     deepspeed train.py --data DATA --out RUN --deepspeed_config ds_configs/zero2.json --preset 0.1b
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     first = os.environ.get("RANK", "0") == "0"
     try:
         with contextlib.ExitStack() as stack:
-            if not first:  # the command line is the same on every rank: one prints its help and errors
+            if not first:  # the command line is the same on every rank, so only rank 0 prints help and errors
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         from rwkv_music.training.loop import train
         from rwkv_music.training.setup import setup
 
-        with checked_output(continues=True):  # training continues if nobody reads the output
+        with checked_output(continues=True):  # training continues if standard output cannot be written
             train(setup(config, options.deepspeed_config, given=set(vars(options))))
     except OutputClosed:
         return 1
@@ -63,11 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(error: UserError, first: bool) -> None:
-    """Print an error once, and make ranks that wait for this one end with the same error.
+    """Print an error once, and make the ranks that wait for this rank end with the same error.
 
-    Rank 0 (`first`) prints an error that all ranks raise. An error that cannot be passed on to the other ranks is
-    printed by this rank or, if no process group exists yet, by one rank per host, because hosts may see different
-    files.
+    Rank 0 (`first`) prints its errors. Another rank does not print an error that rank 0 also raises: a SharedError or,
+    before the process group exists, an error that `share_error` has passed on. If `share_error` fails, one rank per
+    host prints the error, because hosts may see different files.
     """
     if first:
         print(f"train.py: {error}", file=sys.stderr, flush=True)

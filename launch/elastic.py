@@ -3,9 +3,9 @@
     python launch/elastic.py MIN_HOSTS RANKS train.py ARGUMENTS...
 
 Run this command on every host. RANKS is the number of ranks per host. MIN_HOSTS is the smallest number of hosts with
-which training continues. These environment variables are read: NODES is the number of hosts, and MASTER_ADDR and
-MASTER_PORT are the address of the rendezvous, which the host with NODE_RANK 0 serves. If the host with NODE_RANK 0 is
-lost, the run ends and must be started again.
+which training continues. These environment variables are read: NODES is the number of hosts, NODE_RANK is the number
+of this host, and MASTER_ADDR and MASTER_PORT are the address of the rendezvous, which the host with NODE_RANK 0 serves.
+If the host with NODE_RANK 0 is lost, the run ends and must be started again.
 
 Through torch's rendezvous, the hosts agree on which of them take part in the run. When a host is lost, the ranks of the
 other hosts fail. The remaining hosts then start new ranks, which resume from the last checkpoint. When a host joins,

@@ -5,8 +5,8 @@ launcher ends, the pipe closes. Ranks that are still running then receive SIGTER
 grace period they are killed, because a rank that hangs cannot stop.
 
 DeepSpeed's and torch's launchers do not start such a process. With these launchers, a thread in each rank watches the
-launcher (`stop_without_launcher` in training/signals.py). The thread could not replace this process: it starts later,
-when train.py runs, and it cannot end a rank that hangs.
+launcher (`stop_without_launcher` in training/signals.py). The thread could not replace this process, because the thread
+starts later, when train.py runs, and cannot end a rank that hangs.
 """
 
 import contextlib

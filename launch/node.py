@@ -10,9 +10,9 @@ closing terminal sends, is forwarded as SIGTERM. After a second SIGINT, ranks th
 killed. SIGQUIT kills all ranks at once. When a rank fails, the others have 8 seconds to print the state of the run, and
 are then killed. If the launcher is killed, launch/guard.py ends its ranks.
 
-torchrun (torch 2.13) is not used here for four reasons. It replaces the exit status of every rank by 1. It kills ranks
-30 seconds after another rank has failed, even with another --shutdown-timeout. After a second signal, it no longer
-waits for the ranks. If it is killed, its ranks continue to run.
+There are four reasons not to use torchrun (torch 2.13) here. It replaces the exit status of every rank with 1. It kills
+ranks 30 seconds after another rank has failed, even with another --shutdown-timeout. After a second signal, it no
+longer waits for the ranks. If it is killed, its ranks continue to run.
 
 Exit status:
   0      all ranks have finished
@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
 class Ranks:
     """The processes of this host's ranks. As soon as this object exists, signals to the launcher are forwarded to them.
 
-    Ranks that have not been started yet receive the signals once they are. A signal that arrives after all ranks have
-    ended does not change the exit status.
+    Ranks that have not been started yet receive the signals after their start. A signal that arrives after all ranks
+    have ended does not change the exit status.
     """
 
     def __init__(self) -> None:

@@ -56,13 +56,13 @@ if [[ -z $run ]]; then
   exit 2
 fi
 
-# The rendezvous address is this node, which is the job's first, and a free port on it.
+# This script runs on the first node of the job, which serves the rendezvous at its own address and a free port.
 address=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
 port=$((20000 + SLURM_JOB_ID % 20000))
 while (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do port=$((port + 1)); done
 export MASTER_ADDR=$address MASTER_PORT=$port NODES=$SLURM_NNODES
 
-# One process per GPU, or one per node without GPUs; the processes divide the node's cores among them.
+# One process per GPU, or one per node without GPUs; the processes of a node share its cores.
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((${SLURM_CPUS_ON_NODE:-1} + processes - 1) / processes))}
 
@@ -79,10 +79,10 @@ end_in_time() {
   } &
 }
 
-# Start a node's launcher and exit with its status, mapped to a priority, because srun returns the largest status of all
-# nodes. The status of a stop (75, or 143 if SIGTERM arrives before the launcher handles it) or of Ctrl-C (130) must
-# therefore be smaller than that of a crash on another node. The status of a user error (1, 2) must be larger than that
-# of a crash, because it may have caused the crashes of other nodes.
+# Start a node's launcher. srun returns the largest status of all nodes, so some statuses of launchers are renumbered.
+# The status of a stop (75, or 143 if SIGTERM arrives before the launcher handles it) or of Ctrl-C (130) must be smaller
+# than that of a crash on another node. The status of a user error (1, 2) must be larger than that of a crash, because
+# the user error may have caused the crashes of other nodes.
 node() {
   export NODE_RANK=$SLURM_NODEID
   launcher= ends=
@@ -110,7 +110,7 @@ node() {
 # When a rank dies, its node's launcher exits (launch/node.py). Ten seconds later, srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
 #
-# The most recently written checkpoint. The one of the highest step may be older and damaged.
+# `started_from` is the most recently written checkpoint. The one of the highest step may be older and damaged.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 launcher=("$project/launch/node.py" "$processes")
 ending=(--wait=10)
@@ -147,9 +147,9 @@ case $status in
     echo "$from" >>"$run/.crashes"
     count=$(grep -cxF "$from" "$run/.crashes")
     if ((count < CRASHES)); then
-      say "crash $count (status $status) of at most $CRASHES from $from; requeued." && requeue
+      say "crash $count (status $status) after a start from $from; requeued (limit: $CRASHES crashes)." && requeue
     else
-      say "crash $count (status $status) from $from; not requeued. The cause is in the log above."
+      say "crash $count (status $status) after a start from $from; not requeued. The cause is in the log above."
     fi
     ;;
 esac

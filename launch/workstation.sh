@@ -6,8 +6,9 @@
 # ... starts two processes. Ctrl-C saves a checkpoint and stops.
 #
 # Elastic, on several hosts:   NODES=3 NODE_RANK=0 MASTER_ADDR=HOST launch/workstation.sh --elastic 1 ...
-# Run this on every host with its own NODE_RANK; HOST is the address of the host with NODE_RANK=0. Training continues
-# while at least --elastic hosts remain, and a host joins again when the same command is run on it (launch/elastic.py).
+# Run this on every host with its own NODE_RANK. HOST is the address of the host with NODE_RANK=0. With --elastic N,
+# training continues while at least N hosts remain. A host joins again when the same command is run on it
+# (launch/elastic.py).
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PATH="$project/.venv/bin:$PATH"

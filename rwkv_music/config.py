@@ -1,7 +1,7 @@
 """Configuration of a run: dataclasses for the model's shape, the data and the training.
 
-Each field contains its own help text. The fields define the command line (`add_arguments`), config.json in the
-run folder and TensorBoard's HParams tab. The only other configuration is the DeepSpeed JSON file.
+Each field contains its own help text. The fields define the command line (`add_arguments`), config.json in the run
+folder and TensorBoard's HParams tab. The only other configuration is the DeepSpeed JSON file.
 """
 
 import argparse
@@ -160,8 +160,8 @@ class DataConfig:
     ctx_len: int = setting(1024, "tokens per row")
     seed: int = setting(
         0,
-        "seed of the order, augmentation and holes of the training rows, of new weights, and of the music of "
-        "--sample_every",
+        "seed of the order, augmentation and holes of the training rows, of newly initialized weights, and of the "
+        "samples of --sample_every",
     )
     task: str = setting(
         "pretrain",
@@ -290,7 +290,7 @@ class TrainConfig:
     val_every: int = setting(200, "optimizer steps between validations; the last step is also validated; 0: none")
     val_rows: int = setting(0, "rows per validation of a dataset; 0: the whole validation split")
     patience: int = setting(
-        0, "end the run when N consecutive validations have not lowered the validation loss; 0: never"
+        0, "end the run after N consecutive validations without a new lowest validation loss; 0: never"
     )
     save_every: int = setting(
         500,

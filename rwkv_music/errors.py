@@ -23,7 +23,7 @@ class SharedError(UserError):
 
 
 class OutputClosed(UserError):
-    """An error for standard output that its reader, such as `head`, has closed."""
+    """The error raised if the program that reads standard output, such as `head`, has ended."""
 
 
 def describe_os_error(error: OSError, doing: str) -> str:
@@ -39,9 +39,9 @@ def describe_os_error(error: OSError, doing: str) -> str:
 
 
 def check_installed(module: str, extra: str, what: str) -> None:
-    """Raise UserError if `module`, one of the optional dependencies `extra`, is not installed.
+    """Raise UserError if `module` is not installed. The optional dependencies `extra` of this package include it.
 
-    `what` is the subject of the message: what needs the module.
+    `what` is the subject of the message: it names what needs the module.
     """
     if find_spec(module) is None:
         raise UserError(f"{what} needs {module}, which is not installed: run `pip install 'rwkv-music[{extra}]'`.")
@@ -49,10 +49,11 @@ def check_installed(module: str, extra: str, what: str) -> None:
 
 @contextmanager
 def checked_output(continues: bool = False) -> Iterator[None]:
-    """A context in which a failed write to standard output is reported in one sentence. Flushes the output at its end.
+    """A context that reports a failed write to standard output in one sentence, and flushes the output at its end.
 
-    After the first failure, further output is discarded. The sentence is raised as UserError. If `continues` is true,
-    it is printed to stderr instead, and the block continues without output. OSErrors of other files are unaffected.
+    After the first failure, further output is discarded. The sentence is raised as a UserError. If `continues` is true,
+    the sentence is printed to stderr instead, and the block continues without output. OSErrors of other files are
+    unaffected.
     """
     original = sys.stdout
     if original is None:  # the process was started with standard output closed
@@ -100,7 +101,7 @@ class _StandardOutput(io.FileIO):
                 return memoryview(data).nbytes
             if isinstance(error, BrokenPipeError):
                 raise OutputClosed(
-                    "The program that reads standard output has ended: let it read to the end."
+                    "The program that reads standard output ended too early: let it read all of the output."
                 ) from error
             raise UserError(describe_os_error(error, "writing to standard output")) from error
 

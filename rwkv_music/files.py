@@ -2,7 +2,8 @@
 
 Use `open_file` and `read_file` for a path that a user gives: `open` would wait for the other end of a FIFO.
 
-Files and folders are written under a temporary name and then renamed. Files are flushed to the disk first.
+Files and folders are written under a temporary name and then renamed. `atomic_path` flushes the file to the disk before
+it renames it. `atomic_folder` does not flush the files in the folder.
 """
 
 import errno
@@ -65,7 +66,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     check_output_file(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # the suffix can set the format
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # a writer may use the suffix
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -92,9 +93,9 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def output_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Like `atomic_folder`, but never delete other files of a folder that a user names.
+    """Yield an empty folder like `atomic_folder`, but do not replace a folder that contains other files.
 
-    Raises UserError, and replaces nothing, if the existing folder has files that are not in the new one.
+    Raises UserError, and replaces nothing, if the folder at `path` has files that are not in the new one.
     """
     with atomic_folder(path) as partial:
         yield partial
@@ -139,7 +140,7 @@ def parse_json(content: bytes, types: dict | None = None) -> dict[str, Any]:
     """Return the JSON object in `content`, which is UTF-8.
 
     `types` gives the required entries and their types (see `check_types`). Raises ValueError, and no other exception,
-    for any other content, including too deep nesting and integers of more than 20 digits.
+    for any other content, including JSON that is nested too deeply and integers of more than 20 characters.
     """
     try:
         tree = json.loads(content.decode("utf-8"), parse_int=_integer)

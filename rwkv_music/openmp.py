@@ -1,4 +1,4 @@
-"""How many CPU threads torch uses, and how they wait.
+"""Control how many CPU threads torch uses, and how they wait for work.
 
 torch's threads are those of an OpenMP library, on Linux libgomp. While they wait for the next parallel computation,
 they first run a loop ("spin") for milliseconds, and then sleep. This is fastest as long as every thread has a core. If
@@ -29,9 +29,9 @@ CHUNK = 2**15  # torch divides a computation among its threads in chunks of at l
 def share_cores(processes: int = 1) -> None:
     """Divide the cores among `processes` processes of this host, and adapt the waiting of torch's threads to the load.
 
-    Call it before importing torch. It sets the environment variable OMP_NUM_THREADS if there are several processes.
-    Variables that the user has set are not changed. If OMP_WAIT_POLICY or GOMP_SPINCOUNT is set, the waiting is not
-    adapted.
+    Call this function before importing torch. It sets the environment variable OMP_NUM_THREADS if there are several
+    processes. Variables that the user has set are not changed. If OMP_WAIT_POLICY or GOMP_SPINCOUNT is set, the waiting
+    is not adapted.
     """
     if processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))

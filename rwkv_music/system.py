@@ -27,7 +27,7 @@ def available_memory() -> int:
 
 
 def parent(process: int) -> int | None:
-    """Return the number of a process's parent (Linux); None if the process has ended."""
+    """Return the process ID of a process's parent (Linux); None if the process has ended."""
     found = _process_facts(process)
     return found and int(found[1])
 
@@ -35,7 +35,7 @@ def parent(process: int) -> int | None:
 def start_time(process: int) -> int | None:
     """Return when a process started, in clock ticks after the host's boot (Linux); None if the process has ended.
 
-    Process numbers are reused. A number together with a start time identifies a process.
+    Process IDs are reused. A process ID together with a start time identifies a process.
     """
     found = _process_facts(process)
     return found and int(found[19])

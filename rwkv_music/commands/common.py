@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and functions that load the models that they name."""
+"""Arguments that several commands share, and functions that load the models named by these arguments."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ def path(text: str) -> Path:
 
 
 def add_command(commands, name: str, text: str) -> argparse.ArgumentParser:
-    """Add a command. `text`, a clause that starts with a verb, is its line in the list and its description."""
+    """Add a command. `text`, a clause that starts with a verb, describes it in the list of commands and in --help."""
     return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
@@ -113,7 +113,7 @@ def load(source: Path, which: str | None, state: Path | None):
 
 
 def load_run(run_folder: Path, which: str | None, state: Path | None):
-    """Load a run or a checkpoint on the GPU if there is one, and set the tuned state if one is given.
+    """Load a run or a checkpoint, on the GPU if the machine has one, and set the tuned state if one is given.
 
     Return (model, codec, configuration, description of the checkpoint).
     """

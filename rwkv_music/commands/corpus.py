@@ -1,4 +1,4 @@
-"""`corpus`: write the scores of a corpus as .mid files."""
+"""`corpus`: write the music of a corpus or of a Debian package as .mid files."""
 
 import argparse
 

@@ -149,7 +149,7 @@ def find_gpus() -> list[Gpu]:
 
 
 def check_torch(version: str, cuda: str | None, n_gpus: int, driver_present: bool) -> Check:
-    """Check that torch can use the NVIDIA GPU, if there is one. `cuda` is the CUDA version of torch; None: CPU only."""
+    """Check that torch can use the NVIDIA GPU, if there is one. `cuda` is torch's CUDA version; None: a CPU build."""
     text = f"{version}, built for {'the CPU' if cuda is None else f'CUDA {cuda}'}"
     if driver_present and not n_gpus:
         remedy = "install a CUDA build of torch"
@@ -172,7 +172,7 @@ def check_gpus(gpus: list[Gpu]) -> Check:
 
 
 def check_cuda_toolkit(gpus: list[Gpu]) -> Check:
-    """Check that nvcc can compile the kernels. A failure is a warning: kernels compiled earlier run without it."""
+    """Check that nvcc can compile the kernels. A failure is a warning: kernels compiled earlier run without nvcc."""
     from rwkv_music.cuda.build import find_toolchain
 
     if not gpus:
@@ -237,7 +237,10 @@ def judge_deepspeed(version: str, accelerator: str, gpus: list[Gpu], untested: s
 
 
 def check_extensions() -> Check:
-    """Check for lock files of extension builds, such as DeepSpeed's CPU optimizer. Loading a locked extension hangs."""
+    """Check torch's compiled extensions, such as DeepSpeed's CPU optimizer, for lock files.
+
+    Loading a locked extension waits until the lock file is gone.
+    """
     from rwkv_music.cuda.extension_locks import extensions_folder, find_locks
 
     try:

@@ -1,4 +1,4 @@
-"""`evaluate`: compare the loss of a run with n-gram models, and its generated music with real music."""
+"""`evaluate`: compare a run's loss with that of n-gram models, and its generated music with real music."""
 
 import argparse
 
@@ -50,7 +50,7 @@ def add(commands) -> None:
         "--context-bars",
         4,
         "N",
-        "bars that the model reads before a completion, and on both sides of a fill",
+        "bars that the model reads before a completion, and on each side of a fill",
     )
     common.add_number(
         command,
@@ -93,7 +93,10 @@ def run(options: argparse.Namespace) -> int:
     bars = {"context_bars": options.context_bars, "bars": options.bars}
     if options.samples:
         real, completed = sample_measures(model, codec, data, options.samples, sampling=sampling, **bars)
-        print(f"\n{plural(options.bars, 'bar')} after a context of {options.context_bars}, mean +- standard deviation:")
+        print(
+            f"\n{plural(options.bars, 'bar')} after {plural(options.context_bars, 'bar')} of context, "
+            "mean +- standard deviation:"
+        )
         print(compared([f"{len(real)} real", f"{len(completed)} completed"], [real, completed]))
     if options.fills:
         print(f"\n{fills.as_table(fills.evaluate_fills(model, codec, data, options.fills, sampling=sampling, **bars))}")

@@ -29,8 +29,8 @@ def add(commands) -> None:
         "--context-bars",
         type=int,
         metavar="N",
-        help="bars of the prompt to use; with --fill or --add-part, bars to read on each side (default: 4; "
-        "8 with --fill or --add-part)",
+        help="bars to take from the start of the prompt; with --fill or --add-part, bars to read on each side of the "
+        "cells (default: 4; 8 with --fill or --add-part)",
     )
     common.add_number(command, "--bars", 8, "N", "bars to write; not used with --fill or --add-part")
     fill = command.add_argument_group(

@@ -1,4 +1,4 @@
-"""`play`: serve the web page, on which a model continues, fills in and accompanies MIDI files."""
+"""`play`: serve a web page on which a model continues, fills in and accompanies MIDI files."""
 
 import argparse
 

@@ -61,7 +61,11 @@ def add(commands) -> None:
         help="add the tag `collection`: the name of the PATH that contains the piece; multitrack only",
     )
     common.add_number(
-        command, "--val-fraction", 0.1, "F", "fraction of the pieces held out for validation, at least one piece"
+        command,
+        "--val-fraction",
+        0.1,
+        "F",
+        "fraction of the pieces held out for validation, but at least one piece; 0: none",
     )
     common.add_number(
         command,
@@ -143,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
             f"{plural(counts['rare'], 'piece')} with values that are too rare"
         )
     if facts.get("tags", {}).get("unused"):
-        print(f"metadata: no piece matches {plural(facts['tags']['unused'], 'line')} of {options.metadata}")
+        print(f"metadata: {plural(facts['tags']['unused'], 'line')} of {options.metadata} without a matching piece")
     print(f"dataset: {options.out} (every file is listed in pieces.jsonl or rejected.jsonl; overview: report.html)")
     return 0
 
