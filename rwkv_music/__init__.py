@@ -5,8 +5,8 @@
     complete, Completion, fill, Filling, NewPart, Sampling
                          continue pieces by whole bars, or fill in bars and parts; sampling settings
     export               convert weights for other programs
-    wkv7s                the recurrence as an operator
-    UserError            raised by all of these for a user's mistake, in one sentence with the remedy
+    wkv7s                the recurrence of RWKV v7 and v8 as a differentiable operator
+    UserError            the exception for usage errors and system faults; its message contains the remedy
 
 Each name is imported on first access. Worker processes that only read MIDI therefore do not import torch, and `doctor`
 runs on a machine where torch is broken.

@@ -1,7 +1,8 @@
 """The command line `python -m rwkv_music COMMAND`: everything except training, which is `train.py`.
 
-`commands/` has a module for each command. Exit status: 0 success, 1 failure (with a one-sentence error on stderr), 2
-invalid usage. Commands import what they need when they run, so that help and errors appear without loading torch.
+`commands/` has a module for each command. The exit status is 0 for success, 1 for a failure, 2 for invalid usage, and
+130 after Ctrl-C. Errors are one sentence on stderr. Commands import what they need when they run, so that help and
+usage errors appear without loading torch.
 """
 
 import argparse
@@ -19,7 +20,7 @@ COMMANDS = (corpus, prepare, generate, play, mirex, evaluate, export, doctor)  #
 
 def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: escape bytes of a path that are not text
+        sys.stdout.reconfigure(errors="backslashreplace")  # escape bytes of a path that are not text, as stderr does
     share_cores()
     name = "rwkv_music"
     try:

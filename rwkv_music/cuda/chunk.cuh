@@ -1,11 +1,11 @@
 // The processing of one chunk of 32 tokens, which the forward, backward and segment kernels share.
 //
-// With P_t the product of the decays up to token t of the chunk (P_{-1} = 1), element by element along the key axis:
+// Let P_t be the product of the decays up to token t of the chunk (P_{-1} = 1). Element by element along the key axis:
 //
 //     a~_t = P_{t-1} a_t    r~_t = P_t r_t    k-_t = k_t / P_t    b-_t = b_t / P_t
 //     A_ab = tril(a~ b-^T, -1)    A_ak = tril(a~ k-^T, -1)    A_rb = tril(r~ b-^T)    A_rk = tril(r~ k-^T)
 //
-// and for a state S at the start of the chunk, with P_L the last row of P:
+// and, if S is the state at the start of the chunk and P_L is the last row of P:
 //
 //     U = (I - A_ab)^-1 (a~ S^T + A_ak V)    Y = r~ S^T + A_rb U + A_rk V    S' = (S + U^T b- + V^T k-) diag(P_L)
 //

@@ -43,7 +43,7 @@ class Lock:
 
 
 def extensions_folder() -> Path:
-    """Return torch's folder of compiled extensions, with one subfolder each. Create it if necessary.
+    """Return torch's folder of compiled extensions, which has one subfolder per extension. Create it if necessary.
 
     Raises UserError if the folder cannot be created.
     """
@@ -80,8 +80,9 @@ def wait_for(extensions: Iterable[str], say: Callable[[str], None]) -> None:
         while lock := find_lock(folder, extension):
             if lock.abandoned:
                 raise UserError(
-                    f"A compilation of {extension} was interrupted and left its lock behind. DeepSpeed would wait "
-                    f"for it forever: if no process on any node is compiling it, remove {lock.path} and start again."
+                    f"A compilation of {extension} was interrupted and left its lock behind. DeepSpeed would wait for "
+                    f"the lock forever: if no process on any node is compiling {extension}, remove {lock.path} and "
+                    "start again."
                 )
             if not announced:
                 say(

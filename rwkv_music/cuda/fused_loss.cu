@@ -1,4 +1,5 @@
-// Cross-entropy that overwrites the logits with their gradient. One block processes one row and keeps it in registers.
+// Cross-entropy that overwrites the logits with their gradient. One block processes one row. It keeps the row in
+// registers, unless the vocabulary is too large.
 //
 // If the vocabulary size is not a multiple of 8, a row shares its first and last 16-byte vectors with the neighboring
 // rows. These two vectors are read and written element by element.

@@ -1,7 +1,7 @@
-// A thread updates four neighboring elements, 16 bytes of each fp32 array. Elements are updated one by one after the
-// last group of four, and if an array does not start at a multiple of four elements. Each block recomputes the factors
-// of AdamW that depend only on the step number. This takes less time than another kernel, and the step number stays on
-// the device.
+// A thread updates four neighboring elements, 16 bytes of each fp32 array. The elements after the last group of four
+// are updated one by one, and so are all elements if an array does not start at a multiple of four elements. Each block
+// recomputes the factors of AdamW that depend only on the step number. This takes less time than another kernel, and
+// the step number stays on the device.
 
 #include "optimizer.cuh"
 

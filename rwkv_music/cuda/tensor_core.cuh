@@ -10,9 +10,9 @@
 // - The columns of A may be permuted if the rows of B are permuted in the same way. For tf32, such a permutation gives
 //   an accumulator the layout of an A operand: lane 4 g + q supplies columns 2q and 2q + 1, which the instruction
 //   interprets as columns q and q + 4.
-// - A tf32 product truncates fp32 inputs: it drops the last 13 bits. Truncation errors all have the same sign and add
-//   up. A value that many products read is therefore rounded when it is stored. A value that only one product reads is
-//   not rounded.
+// - A tf32 product truncates fp32 inputs: it drops the last 13 bits. Truncation always rounds towards zero, so the
+//   errors add up. A value that many products read is therefore rounded when it is stored. A value that only one
+//   product reads is not rounded.
 
 #pragma once
 

@@ -1,6 +1,6 @@
 // The WKV7s operator: arguments and launchers.
 //
-// For each head, with d_t in (0.545, 1) the decay computed from w_t:
+// For each head, with the decay d_t in (0.545, 1), which is computed from w_t:
 //
 //     S_t = S_{t-1} diag(d_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T          y_t = S_t r_t
 //

@@ -1,14 +1,14 @@
 // WKV7s backward, from the last chunk to the first: one block per head and document (or segment). See chunk.cuh for the
 // algebra and names of the forward.
 //
-// With G the gradient of the state after a chunk and G' = G diag(P_L), a chunk's gradients are
+// Let G be the gradient of the state after a chunk, and G' = G diag(P_L). The gradients of the chunk are
 //
 //     dU = A_rb^T dY + b- G'^T    dZ = (I - A_ab)^-T dU    dV = A_rk^T dY + A_ak^T dZ + k- G'^T
 //     dA_ab = tril(dZ U^T, -1)    dA_ak = tril(dZ V^T, -1)    dA_rb = tril(dY U^T)    dA_rk = tril(dY V^T)
 //     da~ = dZ S + dA_ab b- + dA_ak k-            dr~ = dY S + dA_rb b- + dA_rk k-
 //     db- = dA_ab^T a~ + dA_rb^T r~ + U G'        dk- = dA_ak^T a~ + dA_rk^T r~ + V G'
 // and G' + dY^T r~ + dZ^T a~ is the gradient of the state before the chunk. The gradient of the decay follows from the
-// others. With H_t the column sums of S_t * dS_t, computed token by token from the end of the chunk:
+// others. Let H_t be the column sums of S_t * dS_t. Token by token from the end of the chunk:
 //
 //     d(log d_t) = H_t + r~ dr~ - b- db- - k- dk-      H_{t-1} = d(log d_t) + a~ da~
 //

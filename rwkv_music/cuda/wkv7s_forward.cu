@@ -2,8 +2,9 @@
 //
 // Notable choices:
 // - The state stays in registers, in fp32, from the first token to the last.
-// - While a chunk is processed, the next ones are copied, as many as possible with two blocks per multiprocessor. r, a,
-//   k, b are scaled in place. The rounding residual of k- overwrites w. y overwrites v before it is stored.
+// - While a chunk is processed, the next chunks are copied to shared memory: at most two of them, and fewer if the
+//   shared memory of a multiprocessor could not hold two blocks (one block with a head size of 128). In shared memory,
+//   r, a, k and b are scaled in place, the rounding residual of k- overwrites w, and y overwrites v before y is stored.
 
 #include "chunk.cuh"
 

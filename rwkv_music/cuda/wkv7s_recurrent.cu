@@ -1,7 +1,7 @@
 // WKV7s token by token in fp32, for documents too short to fill a chunk. The main use is generation, with one token per
 // row.
 //
-// With G_t the gradient of S_t, including the term of y_t (G_t += dy_t r_t^T), and u_t = S_{t-1} a_t:
+// Let G_t be the gradient of S_t, including the term of y_t (G_t += dy_t r_t^T), and let u_t = S_{t-1} a_t. Then:
 //
 //     dr_t = S_t^T dy_t    dv_t = G_t k_t     dk_t = G_t^T v_t
 //     du_t = G_t b_t       db_t = G_t^T u_t   da_t = S_{t-1}^T du_t

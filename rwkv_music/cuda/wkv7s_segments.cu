@@ -15,7 +15,7 @@
 // - The head size is 64: with 128, T and E together would not fit in the registers.
 // - T and the state that the scan multiplies are each stored as the sum of two bf16 values. If the state were rounded
 //   to one bf16 value at every boundary, the errors would add up over the segments when the decay is slow.
-// - The last segment of a document (backward, the first) has no successor and is skipped in steps 1 and 2.
+// - The last segment of a document (in the backward pass, the first) has no successor. Steps 1 and 2 skip it.
 
 #include <algorithm>
 #include <type_traits>

@@ -1,10 +1,11 @@
 """Augmentation of tokens while batches are read: transposition, loudness, tempo and tags.
 
     transposition   shifts all melodic parts by one interval of -5 to 6 semitones, within the range of every instrument
-    loudness        shifts all notes by the same number of velocity steps, at most a twelfth of the tokenizer's steps
-    tempo           makes the music at most a tenth faster or slower, by changing tempo tokens, or waits if the
-                    tokenizer has no tempo tokens
-    tags            replaces each tag by the tag for an unknown value with probability 1/2, so that the model also works
+    loudness        shifts all notes by the same number of velocity steps, at most a twelfth of the tokenizer's velocity
+                    steps
+    tempo           makes the music at most a tenth faster or slower: changes the tempo tokens or, in a tokenizer that
+                    has wait tokens instead, the waits
+    tags            with probability 1/2, replaces a tag by the tag for an unknown value, so that the model also works
                     without tags
 
 The number of tokens never changes, so windows keep their boundaries. A silence of several wait tokens is scaled only
@@ -18,12 +19,12 @@ from rwkv_music.midi.events import DRUMS
 from rwkv_music.tokenizers.codec import Codec
 from rwkv_music.tokenizers.vocabulary import NONE
 
-SHIFTS = range(-5, 7)  # semitones: every key once
+SHIFTS = range(-5, 7)  # semitones; each of the 12 keys occurs once
 TEMPO_CHANGE = 0.1
 LOUDNESS_PART = 12
 UNKNOWN_TAGS = 0.5
-# Lowest and highest MIDI pitch of each family of eight General MIDI programs, for its instrument with the widest range.
-# None: the pitches stand for instruments or effects, so they are not transposed.
+# For each family of eight General MIDI programs: the lowest and highest MIDI pitch of the instrument with the widest
+# range. None: the pitches stand for instruments or effects, so they are not transposed.
 RANGES: tuple[tuple[int, int] | None, ...] = (
     (21, 108),  # pianos
     (36, 108),  # mallets
@@ -71,10 +72,11 @@ class Augmenter:
         self._pitch_step = first[1] - first[0]  # difference of the ids of adjacent pitches
 
     def vary(self, excerpts: list[np.ndarray], sample: int, before: np.ndarray | None = None) -> list[np.ndarray]:
-        """Return an independent variation of each excerpt of sample number `sample`, int64 [n] each.
+        """Return a variation of each excerpt, int64 [n] each. The excerpts vary independently of each other.
 
-        Each excerpt, int [n], is from a single piece. `before`, int [m], are the tokens that precede the first excerpt
-        in its piece, because they can set programs that apply to the excerpt.
+        Each excerpt, int [n], is from a single piece. `sample` is the sample number, which determines the variations
+        together with the seed. `before`, int [m], are the tokens that precede the first excerpt in its piece. They are
+        needed because they can set programs that apply to the excerpt.
         """
         excerpts = [np.asarray(ids, np.int64) for ids in excerpts]
         if self._n_columns:
@@ -96,7 +98,10 @@ class Augmenter:
         return np.random.Generator(np.random.Philox(key=np.array([self._seed, key], np.uint64)))
 
     def _forget_tags(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Return ids with some tags replaced by unknown values. `draws`, float64 [columns] in [0, 1), select them."""
+        """Return ids in which the tags of some columns stand for unknown values.
+
+        `draws`, float64 [columns] in [0, 1), determine the columns.
+        """
         column = self._column[ids]
         is_unknown = (column != NONE) & (draws[column] < UNKNOWN_TAGS)
         return np.where(is_unknown, self._vocabulary.unknown_tag[ids], ids)
@@ -123,8 +128,8 @@ class Augmenter:
     def _possible_shifts(self, pitches: np.ndarray, programs: np.ndarray) -> list[int]:
         """Return the possible shifts in semitones, which include 0.
 
-        A possible shift moves no note out of the range of its instrument, and no note further out that is already
-        outside. `pitches` and `programs`, int64 [n], describe the notes that are shifted.
+        A possible shift moves no note out of the range of its instrument. If a note is already outside, a possible
+        shift does not move it further out. `pitches` and `programs`, int64 [n], describe the notes that are shifted.
         """
         if not len(pitches):
             return [0]
@@ -150,12 +155,15 @@ class Augmenter:
         is_own = (last != NONE) & (part[order[last]] == part[order])
         programs = np.empty(len(settings) + 1, np.int64)
         programs[order] = np.where(is_own, v.program[settings[order[last]]], NONE)
-        programs[-1] = NONE  # of the tokens before the first setting
+        programs[-1] = NONE  # for the tokens before the first one that sets a program or a part
         return programs[np.cumsum(is_setting) - 1]
 
 
 def _step(ids: np.ndarray, ranks: np.ndarray, steps: int) -> np.ndarray:
-    """Return ids [n] in which each token that has a rank is moved by `steps` ranks, at most to the first or last."""
+    """Return ids [n] in which each token that has a rank is moved by `steps` ranks, at most to the first or last.
+
+    `ranks`, int64 [V], are the ranks of all tokens, such as `Vocabulary.loudness`.
+    """
     rank = ranks[ids]
     return np.where(rank != NONE, ids + np.clip(rank + steps, 0, ranks.max()) - rank, ids)
 

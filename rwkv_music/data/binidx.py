@@ -1,13 +1,13 @@
 """Token files in the Megatron "binidx" layout, which RWKV-LM and json2binidx read and write.
 
-Two files share a prefix. `PREFIX.bin` holds the tokens of all documents, one after another, little-endian uint16,
-without a header. `PREFIX.idx` holds the position of each document, all little-endian:
+Two files share a prefix. `PREFIX.bin` holds the tokens of all documents, one after another, as little-endian uint16
+without a header. `PREFIX.idx` holds the position of each document. All its fields are little-endian:
 
     9 bytes   magic "MMIDIDX\\0\\0"
     uint64    version, 1
     uint8     dtype code, 8 = uint16
     uint64    S, the number of sequences
-    uint64    D + 1, the number of entries in doc_idx
+    uint64    D + 1, the number of entries in doc_idx; D is the number of documents
     int32     sizes [S], in tokens
     int64     pointers [S], in bytes into PREFIX.bin
     int64     doc_idx [D + 1]: document i is the sequences doc_idx[i] .. doc_idx[i + 1] - 1
@@ -157,7 +157,7 @@ def _read_offsets(path: Path) -> np.ndarray:
         _, version, code, n_sequences, n_doc_idx = HEADER.unpack(header)
         if version != VERSION:
             raise UserError(
-                f"{path} is binidx version {version}, but only version {VERSION} is supported: write it again."
+                f"{path} is binidx version {version}, but only version {VERSION} is supported: convert the file."
             )
         if code != UINT16_CODE:
             raise UserError(

@@ -1,15 +1,17 @@
 """Batches from a prepared dataset: rows of tokens and targets, addressed by one sample counter.
 
 The task of a row is next-token prediction, the completion of a few bars (see tasks.py), or filling in holes (see
-infill.py). A row can contain several documents. The model resets its state at the start of each document, and the last
-token of a document has no target. For completion and infill, a window is usually much shorter than a row, so a row
+infill.py). A row can contain several documents. The model resets its state at the start of each document, and no token
+has a target from another document. A window is the section of the data from which a task makes one example. For
+next-token prediction, a window is as long as a row. For completion and infill, it is usually much shorter, so a row
 contains as many windows as fit.
 
-The sample counter is never reset. In a mix of tasks, a fixed pattern assigns each sample number to a task. The number
-of a sample among those of its task follows from the sample number. The windows of a task form an endless sequence of
-passes over the data. Seed and pass determine a permutation, which is the order of the windows in that pass. Sample i of
-a task starts with window i * K of this sequence, where K is the mean number of windows in a row, rounded up. A batch is
-a range of sample numbers, so it depends neither on the number of processes nor on earlier batches.
+Each row is one sample. Samples are numbered by a counter that is never reset. In a mix of tasks, a fixed pattern
+assigns each sample number to a task. It also determines how many samples of the same task precede a sample. This count
+is the sample's number i in its task. The windows of a task form an endless sequence of passes over the data. Seed and
+pass determine a permutation, which is the order of the windows in that pass. Sample i of a task starts with window
+i * K of this sequence, where K is the mean number of windows per row, rounded up. A batch is a range of sample numbers,
+so it depends neither on the number of processes nor on earlier batches.
 """
 
 import itertools
@@ -53,8 +55,8 @@ class StreamEdges:
 
     rows: torch.Tensor  # int64 [K], the indices of the rows that start inside a piece; K may be 0
     documents: torch.Tensor  # int64 [K], the index of the first document of each of these rows
-    ending: torch.Tensor  # int64 [E], the indices of the rows that end here: all rows, except in a part of a batch
-    last: torch.Tensor  # int64 [E], the index of the last document of each of these rows
+    ending: torch.Tensor  # int64 [E], the indices of the rows whose end is in this batch: all, except in `Batch.part`
+    last: torch.Tensor  # int64 [E], the index of the last document of each row in `ending`
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamEdges":
         """Return a copy with `change` applied to each tensor."""
@@ -66,14 +68,14 @@ class Batch:
     """B rows of T tokens.
 
     Derived values such as `max_length` and `positions` are computed on the host. If a GPU computed them, the host would
-    have to wait for it. They are computed by NumPy, because torch's operators start threads for long rows: dividing a
-    row of 131,072 tokens took 100 ms on a host with 32 cores.
+    have to wait for the GPU. NumPy computes them, because torch's operators start threads for long rows: with torch,
+    dividing a row of 131,072 tokens among ranks took 100 ms on a host with 32 cores.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
     targets: torch.Tensor  # int64 [B, T], the next token of the same document, or -100 for no target
     cu_seqlens: torch.Tensor  # int32 [D + 1], document boundaries in the flattened tokens, including all row starts
-    positions: torch.Tensor  # int64 [P], ascending indices in the flattened `targets` of those that are not -100
+    positions: torch.Tensor  # int64 [P], the indices where the flattened `targets` are not -100, ascending
     max_length: int  # length of the longest document in tokens
     edges: StreamEdges | None = None  # for windows of document streams (TBPTT)
     context: ContextPart | None = None  # with context parallelism, which part of the tokens this batch is
@@ -137,9 +139,10 @@ def _pinned(x: torch.Tensor) -> torch.Tensor:
 
 
 def _edges_of_part(edges: StreamEdges, cu_seqlens: np.ndarray, bounds: np.ndarray) -> StreamEdges:
-    """Return the edges of the part of a batch whose documents have the given bounds, int64 [D + 1].
+    """Return the edges of one part of a batch (see `Batch.part`).
 
-    `cu_seqlens` are the bounds of all documents.
+    `bounds`, int64 [D + 1], are the bounds of the documents in this part, and `cu_seqlens` those of all documents. Both
+    are indices into the tokens of the whole batch.
     """
     rows, documents, ending_rows, last = (x.numpy() for x in (edges.rows, edges.documents, edges.ending, edges.last))
     starts, stops = cu_seqlens[documents], cu_seqlens[last + 1]
@@ -176,7 +179,7 @@ class MusicDataset:
         vary: bool = True,  # whether training rows are augmented and lose tags at random (see augment.py)
     ):
         if split not in SPLITS:
-            raise ValueError(f"split is one of {SPLITS}, not {split!r}")
+            raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
         if ctx_len < 1:
             raise UserError(f"The context length is {ctx_len} tokens: choose at least 1.")
         self.data_dir, self.split, self.ctx_len, self.seed, self.task = Path(data_dir), split, ctx_len, seed, task
@@ -238,7 +241,7 @@ class MusicDataset:
         return -(-self.tasks[task].n_windows // self._per_row[task])
 
     def _windows_per_row(self, task: str) -> int:
-        """Return the mean number of windows of a task in a row, rounded up."""
+        """Return the mean number of windows per row of a task, rounded up."""
         rows = self.tasks[task]
         if rows is self._next_token:
             return 1
@@ -284,7 +287,7 @@ class MusicDataset:
         return self._rectangular(rows or [self._padding()])
 
     def checked(self, tokens: RowOrBatch) -> RowOrBatch:
-        """Return a row or a batch. Raises UserError if it has a token outside the tokenizer's vocabulary."""
+        """Return `tokens`, a row or a batch. Raises UserError if it has a token outside the tokenizer's vocabulary."""
         if (largest := int(tokens.input_ids.max())) >= self.vocab_size:
             raise UserError(
                 f"{self.data_dir}/{self.split}.bin is damaged (token {largest} in a vocabulary of {self.vocab_size}): "

@@ -4,13 +4,13 @@ A cell is one part in one bar. A window is an excerpt of a piece with holes, in 
 tokenizers/multitrack_cells.py describes. The contents of the holes are targets of the loss. Notable choices:
 - In training, the tokens before Fill are targets too, except those that mark a hole. The model thus also learns
   next-token prediction from these rows. In validation, only the contents of the holes are targets.
-- The holes of a window are of one of four kinds, which correspond to common requests: the last bars, whole parts, a
+- All holes of a window are of one kind. The four kinds correspond to common requests: the last bars, whole parts, a
   block of bars and parts, or scattered cells. At least half of the blocks include all parts.
 - The number of bars in a block, and the number of last bars, are distributed uniformly on a logarithmic scale. Small
   numbers are therefore more frequent. They leave more context to learn from.
 - In some windows, controls at the head of a hole describe the content of the hole (midi/controls.py).
-- The seed and the sample number determine the number of bars, the holes and the controls. Excerpts start at every bar
-  of every piece except its last bar.
+- The seed and the sample number determine the number of bars, the holes and the controls. A piece has one window for
+  each bar except the last one. The excerpt of a window starts at its bar.
 - An excerpt that is too long for the rest of a row loses bars at its end. If even its first two bars are too long for
   an empty row, they are truncated to the length of the row.
 """
@@ -77,7 +77,7 @@ class InfillRows:
     def row(self, window: int, sample: int, room: int | None = None) -> Row | None:
         """Return window number `window`, with the holes of sample number `sample`.
 
-        If `room` is given, the row has at most `room` tokens. Return None if even the first two bars have more.
+        If `room` is given, the row has at most `room` tokens. If even the first two bars need more, return None.
         """
         longest = self._ctx_len if room is None else room
         document = int(np.searchsorted(self._first_window, window, side="right")) - 1

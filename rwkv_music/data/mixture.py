@@ -1,9 +1,10 @@
 """The training rows of a run: those of one dataset, or of a mixture of several.
 
-A fixed pattern (see shares.py) assigns each sample number to a dataset, in proportion to the weights. The samples of
-each dataset are counted separately; this count follows from the sample number. Sample i of a dataset is the same row as
-in training on this dataset alone. Each dataset therefore has its own order, its own passes and, in a mix of tasks, its
-own pattern of tasks. As with one dataset, a batch is a range of sample numbers and depends on nothing before it.
+A fixed pattern (see shares.py) assigns each sample number to a dataset, in proportion to the weights. It also
+determines how many samples of the same dataset precede a sample. This count is the sample's number i in its dataset.
+Sample i of a dataset is the same row as in training on this dataset alone. Each dataset therefore has its own order,
+its own passes and, in a mix of tasks, its own pattern of tasks. As with one dataset, a batch is a range of sample
+numbers and does not depend on earlier batches.
 """
 
 import dataclasses
@@ -23,11 +24,11 @@ from rwkv_music.errors import UserError
 class Part:
     """One dataset of a mixture."""
 
-    name: str  # in the names of curves
+    name: str  # used in the names of TensorBoard curves
     folder: Path
     weight: float
     share: Fraction  # of the rows; the shares of all parts add up to 1
-    config: DataConfig  # that of a run on this dataset alone
+    config: DataConfig  # the configuration of a run on this dataset alone
 
 
 def parts_of(config: DataConfig) -> tuple[Part, ...]:

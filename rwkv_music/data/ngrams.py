@@ -1,10 +1,10 @@
-"""Baselines: n-gram models of the same tokens, scored on the same targets as the model.
+"""Baselines: n-gram models of a dataset's training split, scored on the same targets as the trained model.
 
 All orders use interpolated absolute discounting. A fixed discount is subtracted from every count. The freed probability
-goes to the model with one less token of context; the lowest of these models is the uniform distribution. With n1
-n-grams that occur once and n2 that occur twice in the training split, the discount is the leave-one-out estimate
-n1 / (n1 + 2 n2). Nothing is tuned on the split that is scored. Memory grows with the number of n-grams that occur, not
-with a power of the vocabulary size V.
+goes to the model with one less token of context. The model below order 1 is the uniform distribution. If n1 n-grams
+occur once and n2 n-grams occur twice in the training split, the discount is the leave-one-out estimate n1 / (n1 + 2
+n2). Nothing is tuned on the split that is scored. Memory grows with the number of n-grams that occur, not with a power
+of the vocabulary size V.
 
 The key of an n-gram is V times the index of its first n - 1 tokens in the table of the next lower order, plus its last
 token. The keys of all orders and vocabularies therefore fit into 64 bits.
@@ -26,7 +26,7 @@ NGRAM_TOKENS = 1 << 23  # bounds the tables of orders above 1 to about a gigabyt
 def ngram_nats_per_token(
     train: BinIdx, val: BinIdx, vocab_size: int, order: int = 5, most_tokens: int = NGRAM_TOKENS
 ) -> list[float]:
-    """Return the cross-entropy of `val` under the models of orders 1 to `order` of `train`, in nats per token.
+    """Return the cross-entropy of `val` in nats per token under n-gram models of `train`, of orders 1 to `order`.
 
     The mean is over all tokens of `val` that have a predecessor in their document, which are the targets on which the
     model is scored. If there are none, all values are NaN. Order 1 counts all of `train`. Higher orders count its first
@@ -51,7 +51,10 @@ def ngram_nats_per_token(
 
 @dataclass(frozen=True)
 class _Ngrams:
-    """The table of one order: K n-grams with C different contexts (their first n - 1 tokens)."""
+    """The table of one order: K n-grams and their C possible contexts, which are the n-grams of the next lower order.
+
+    Order 1 has one context, which is empty.
+    """
 
     keys: np.ndarray  # int64 [K], ascending; for order 1, all tokens of the vocabulary, including unused ones
     counts: np.ndarray  # int64 [K]
@@ -83,7 +86,7 @@ class _Ngrams:
 
 
 def _count(tokens: BinIdx, n_documents: int, lower: list[_Ngrams], vocab_size: int) -> _Ngrams:
-    """Count the n-grams of the order that follows `lower`, the tables of all lower orders, in the first documents."""
+    """Count the n-grams of one order in the first documents. `lower` has the tables of all lower orders."""
     n_contexts = len(lower[-1].keys) if lower else 1
     keys = np.arange(0 if lower else vocab_size)
     counts = np.zeros(len(keys), np.int64)

@@ -1,4 +1,4 @@
-"""The pieces of a dataset split as prompts: tokens and bar positions.
+"""The pieces of a dataset split, with their tokens and bar positions, for use as prompts.
 
 A dataset stores the index of each bar's first token, because the tokens of some codecs do not mark bars.
 """

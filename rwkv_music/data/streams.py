@@ -146,5 +146,8 @@ def final_states(document_states: State, batch: Batch, n_streams: int) -> State:
 
 
 def sum_over_ranks(states: State, batch: Batch) -> State:
-    """Return the sum of `states` over the ranks that hold the parts of a batch (context parallelism). Collective."""
+    """Return the sum of `states` over the ranks that hold the parts of a batch. Collective.
+
+    Without context parallelism, return `states`.
+    """
     return states if batch.context is None else State(*map(batch.context.sum, states))

@@ -5,8 +5,8 @@ pass, every token that has a predecessor in its document is a target exactly onc
 
 `CompletionRows` is the task of `generate`: N bars are the context, and the M bars that follow are the targets. One
 window starts at each bar that has enough bars after it. Notable choices:
-- A window has the form of a prompt of `generate`. It starts with BOS, followed by the current tempo and programs,
-  unless the tokens of the window set them. With some codecs, the silence before the first note is left out.
+- A window has the form of a prompt of `generate`. It starts with BOS and the tags of the piece, and sets the tempo and
+  the programs that are in force where it starts. With some codecs, the silence before the first note is left out.
 - The last target is the token after the last bar, so that the model also learns to end a bar.
 - If a window has more tokens than a row, the first bars of its context are left out. A completion that is too long
   even without context is cut at its end.
@@ -29,7 +29,7 @@ from rwkv_music.tokenizers.codec import Codec
 
 @dataclass(frozen=True)
 class Row:
-    """The tokens of one window."""
+    """The input tokens and the targets of one window, or of several windows one after another."""
 
     input_ids: np.ndarray  # int64 [n]
     targets: np.ndarray  # int64 [n]
@@ -61,7 +61,7 @@ def next_token_row(tokens: np.ndarray, new_starts: np.ndarray, ctx_len: int) -> 
 
 
 class NextTokenRows:
-    """The windows of `ctx_len` tokens of all documents. The last one can be shorter."""
+    """All documents, one after another, divided into windows of `ctx_len` tokens. The last window can be shorter."""
 
     def __init__(self, tokens: BinIdx, ctx_len: int, augmenter: Augmenter | None = None):
         self._tokens, self._ctx_len, self._augmenter = tokens, ctx_len, augmenter
@@ -85,9 +85,10 @@ class NextTokenRows:
 
 
 def open_bars(folder: str | os.PathLike, split: str, tokens: BinIdx) -> BinIdx:
-    """Open the bar positions of a split. The cumulative sum of a document's values is the first token of each bar.
+    """Open the bar positions of a split.
 
-    Raises UserError if the dataset has no bar positions.
+    The cumulative sums of a document's values are the indices of the first token of each bar. Raises UserError if the
+    dataset has no bar positions.
     """
     prefix = Path(folder) / f"{split}.bars"
     if not idx_path(prefix).is_file():
@@ -102,7 +103,7 @@ def open_bars(folder: str | os.PathLike, split: str, tokens: BinIdx) -> BinIdx:
 
 
 class CompletionRows:
-    """Windows of `context_bars` and `completion_bars` bars, ordered by document and first bar.
+    """Windows of `context_bars` bars of context and `completion_bars` bars of targets, ordered by document and bar.
 
     Memory grows with the number of documents, not with the number of windows. Raises UserError if the dataset has no
     bar positions, or if no piece has more bars than the context.

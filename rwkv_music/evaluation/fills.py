@@ -50,7 +50,7 @@ from rwkv_music.tokenizers.vocabulary import NONE
 VARIANTS = 4
 MOST_REAL_PIECES = 1_000
 UNKNOWN = -100  # stands for no class; too low to be next to any class
-MOST_DRAWS = 50  # attempts to draw a set of holes; a set without notes is drawn again
+MOST_DRAWS = 50  # maximum number of attempts per requested set of holes; a set without notes is drawn again
 MODEL, LEFT_ONLY, COPY, RANDOM = "model", "left side only", "copy of neighbor", "random real bar"
 
 Contents = Mapping[Hole, np.ndarray]
@@ -269,8 +269,9 @@ def _classes_of_parts(excerpt: Excerpt) -> dict[int, np.ndarray]:
 def _draw_classes(task: FillTask, number: int, generator: np.random.Generator) -> dict[int, tuple[int, int]]:
     """Draw a class for each part that has holes, from the classes of one control that occur in the part.
 
-    Return {number of the part: (index of the control, class)}. The index of the control increases by one from part to
-    part, and from task to task (`number`). A part in which no class of the control occurs is left out.
+    Return {number of the part: (index of the control, class)}. `number` is the index of the task. The index of the
+    control increases by one, modulo the number of controls, from part to part and from task to task. A part in which no
+    class of the control occurs is left out.
     """
     requested = {}
     for i, part in enumerate(sorted({part for _, part in task.holes})):

@@ -98,7 +98,10 @@ def hole_losses(
 
 
 def _documents(codec: Multitrack, piece: Excerpt, first: int, context_bars: int, hole_bars: int) -> Iterator[Document]:
-    """Yield the documents with holes at one place. Context starts at bar `first`, holes `context_bars` bars later."""
+    """Yield the documents with holes at one place.
+
+    The context starts at bar `first`, and the holes start `context_bars` bars later.
+    """
     begin = first + context_bars
     end = begin + hole_bars
     both = piece.bars(first, end + context_bars)

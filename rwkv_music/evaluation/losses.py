@@ -45,7 +45,7 @@ def summed_loss(
     world_size: int = 1,
     through: Through = iter,
 ) -> torch.Tensor:
-    """Return this rank's part of a split's loss, float64 [2]: the sum in nats and the number of targets.
+    """Return this rank's share of a split's loss, float64 [2]: the sum in nats and the number of targets.
 
     The caller sums both numbers over the ranks and then divides them. Every target therefore has the same weight on any
     number of ranks. Every rank runs the same number of batches. Only the first `max_rows` rows are used, rounded up to

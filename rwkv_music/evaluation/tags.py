@@ -1,4 +1,4 @@
-"""The loss of a model on tagged pieces, with the true tag and with others, to show whether it uses the tags."""
+"""The loss of a model on tagged pieces, with the true tag and with others. It shows whether the model uses the tags."""
 
 import os
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from rwkv_music.tokenizers.tags import UNKNOWN
 
 @dataclass
 class TagLoss:
-    """The loss of the pieces that have a tag of one column, by the value that the model reads in this column."""
+    """The losses on the pieces whose tag of one column is known, for different values of this tag in the input."""
 
     column: str
     pieces: int = 0
     tokens: int = 0  # of all pieces, without the tokens before the first bar
     right: float = 0.0  # nats per token with the true value
     other: float = 0.0  # with another value of the column, drawn at random for each piece
-    unknown: float = 0.0  # with the value for unknown
+    unknown: float = 0.0  # with the value UNKNOWN
     preferred: float = 0.0  # share of the pieces whose loss is lower with the true value than with the other one
 
 
@@ -34,7 +34,7 @@ def tag_losses(
     """Return the losses on the validation split, or on the training split if the validation split is empty.
 
     The first `longest` tokens of each piece are read, with the piece's own tags in all other columns. A column is left
-    out if it has fewer than two values or if no piece has one of them.
+    out if it has fewer than two values, or if its value is unknown for every piece.
     """
     pieces = Pieces(data, held_out_split(data), codec)
     generator = np.random.default_rng(seed)
@@ -59,7 +59,10 @@ def tag_losses(
 def _pieces_with(
     pieces: Pieces, codec: Multitrack, place: int, column: str, longest: int
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """Yield the first tokens of each piece whose tag, the token at index `place`, is known, and the tag's value."""
+    """Yield the first `longest` tokens of each piece whose tag is known, and the value of the tag.
+
+    The tag is the token at index `place`.
+    """
     for piece in progress_bar(pieces, f"tag {column}", len(pieces)):
         value = codec.vocabulary[piece.ids[place]].partition("=")[2]
         if value != UNKNOWN:

@@ -37,7 +37,7 @@ from rwkv_music.tokenizers.multitrack import Multitrack
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 512}  # default batch size by device type
 MOST_COMPLETIONS = 100_000
 TOKENS_PER_BAR = 64  # minimum number of tokens per bar before `ForcedExit` becomes active
-TOKENS_PER_FREE_BAR = 1024  # the same number, if there is no context
+TOKENS_PER_FREE_BAR = 1024  # number of tokens per bar before `ForcedExit` becomes active, if there is no context
 
 
 class ForcedExit(Grammar):
@@ -84,7 +84,7 @@ class Completion:
         return len(self.prompt.bar_starts) if self.opening is None else self.opening.bars
 
     def midi(self) -> mido.MidiFile:
-        """Return the prompt and the completion as one file. The prompt is `opening` if there is one, else decoded."""
+        """Return the prompt and the completion as one file. If there is no `opening`, the prompt is decoded."""
         if self.opening is None:
             return self._decoded[0]
         if isinstance(self.codec, Multitrack):
@@ -148,11 +148,12 @@ def complete(
     Args:
         model: an RWKV trained on `codec`'s tokens.
         prompt: a MIDI file, a piece, or ids [T] from `codec.encode`; None for a piece from scratch.
-        context_bars: not used without a prompt.
+        context_bars: the number of bars of the prompt to continue. It has no effect without a prompt.
         tags: the tags of the piece by column, such as {"composer": "bach"}, for models trained on data with tags.
         max_tokens: number of new tokens after which a completion is ended with as few further tokens as possible. The
-            default per bar is four times the number of tokens in the longest bar of the context, but at least 64.
-            Without a context, it is 1,024. A completion reaches the limit only if the model fails to end its bars.
+            default for each requested bar is four times the number of tokens in the longest bar of the context, but at
+            least 64. Without a context, the default is 1,024 for each bar. A completion reaches the limit only if the
+            model fails to end its bars.
         rows_at_once: number of completions generated in one batch. In bf16, the drawn tokens can depend on it.
         progress: called after every token with (bars done, bars requested), summed over all completions.
 

@@ -5,8 +5,8 @@ launches as few kernels as the operators allow, always in the same order, so tha
 graph.
 
 Notable choices:
-- The mathematics and the precision are those of `model_v8`; a test compares the two. The low-rank gates are zero-padded
-  to a common rank and computed with two batched products instead of eight products.
+- The mathematics and the precision are those of `model_v8`; a test compares the results. The low-rank gates are
+  zero-padded to a common rank and computed with two batched products instead of eight products.
 - On a CPU with a C++ compiler, `CpuDecoder` computes the whole step in one call of a C++ kernel.
 - `ModelDecoder` calls the model for each token. It is used if the head size is not that of the fused operators, or if
   ZeRO-3 has partitioned the weights, because ZeRO-3 gathers them only when a module is called.
@@ -56,7 +56,7 @@ class Decoder:
             own.copy_(given)
 
     def read(self, ids: Tensor, state: State | None = None) -> None:
-        """Process a prompt, and start after it. `ids` and `state` are as for `read_prompt`, with one row or B rows."""
+        """Process a prompt, which `step` then continues. `ids` and `state` are as for `read_prompt`, of 1 or B rows."""
         self.start(*read_prompt(self.model, ids, state))
 
     @torch.no_grad()
@@ -189,7 +189,7 @@ def supports_decoder(model: torch.nn.Module) -> bool:
     return (
         isinstance(model, RWKV)
         and model.config.head_size == fused.HEAD_SIZE
-        and not any(hasattr(parameter, "ds_id") for parameter in model.parameters())  # an attribute under ZeRO-3
+        and not any(hasattr(parameter, "ds_id") for parameter in model.parameters())  # ZeRO-3 sets this attribute
     )
 
 

@@ -249,7 +249,7 @@ def check_infills(run: str | PathLike, config: RunConfig) -> None:
 def fill_bars(
     model: torch.nn.Module, codec: Multitrack, piece: Piece, first_bar: int, bars: int, **options: Any
 ) -> Filling:
-    """Rewrite all parts of `bars` bars of a piece of a dataset, from bar `first_bar` on (counted from 0).
+    """Rewrite all parts in `bars` bars of a piece from a dataset, from bar `first_bar` on (counted from 0).
 
     `options` are those of `write_cells`.
     """
@@ -272,8 +272,8 @@ def _check_bars(midi: ParsedMidi, codec: Multitrack, n_bars: int, name: str) -> 
     own = BarGrid.from_events(midi.events, midi.ticks_per_quarter)
     if not np.array_equal(own.lines(n_bars), codec.bar_grid(midi).lines(n_bars)):
         raise UserError(
-            f"{name} has bars that the tokenizer would divide, because their length is not in its vocabulary, so it "
-            "cannot be filled in: use time signatures with shorter bars."
+            f"{name} cannot be filled in, because it has bars of a length that is not in the tokenizer's vocabulary: "
+            "use time signatures with shorter bars."
         )
 
 
@@ -386,7 +386,7 @@ def _shifted(holes: Collection[Hole], first: int) -> list[Hole]:
 
 
 def _with_contents(excerpt: Excerpt, contents: Mapping[Hole, np.ndarray]) -> Excerpt:
-    """Return a piece with new contents of some cells. A cell without notes is left out."""
+    """Return the excerpt with new contents in some cells. A cell without notes is left out."""
     cells = [dict(bar) for bar in excerpt.cells]
     for (bar, part), content in contents.items():
         program = cells[bar].pop(part).program if part in cells[bar] else excerpt.programs[part]

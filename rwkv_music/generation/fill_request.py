@@ -6,8 +6,8 @@
     --add-part "program=32 name=My bass"    a new part, in all bars unless `parts=` names it
 
 Bars are numbered from 1, and an upbeat is bar 0 (see `first_bar_number`). Parts are numbered from 1, in the order of
-tracks and, within a track, of channels. New parts follow. Instead of its number, you can give the name of a part's
-track or instrument, or the beginning of a word of this name, if only one part matches (see `_matches`).
+tracks and, within a track, of channels. New parts follow. You can also select a part by the name of its track or
+instrument, or by the beginning of a word of this name, if only one part matches (see `_matches`).
 """
 
 import re

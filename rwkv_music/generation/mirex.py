@@ -27,8 +27,8 @@ def continue_prompt(
     """Write the twelve bars after a prompt, `count` times.
 
     `prompt` and each result are int64 [n, 3]: (start, pitch, duration), times in sixteenth notes. If the model writes
-    other time signatures, they affect only the start times of notes. Drums are left out. Raises UserError if the prompt
-    has no notes.
+    time signatures other than 4/4, a result still contains the notes that start in the 48 quarter notes after the
+    prompt. Drums are left out. Raises UserError if the prompt has no notes.
     """
     if not len(prompt):
         raise UserError("The prompt has no notes: give at least one.")

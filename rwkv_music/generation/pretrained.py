@@ -30,7 +30,8 @@ class RWKV(model_v8.RWKV):
             dtype: dtype of all parameters. Defaults to float32 on a CPU, and to bfloat16 on a GPU, where the kernels
                 require it.
 
-        Raises UserError if `path` does not exist, is damaged, was converted for inference, or has no RWKV v7 or v8.
+        Raises UserError if `path` does not exist, is damaged, was converted for inference, or has no RWKV v7 or v8
+        model.
         """
         return load_pretrained(path, device, dtype, model_class=cls)
 

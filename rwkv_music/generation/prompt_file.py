@@ -129,7 +129,7 @@ def _encodable(messages: list[TimedMessage], line: int, early: int) -> list[Time
 def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     """Return a track with the marker, a piano note at `line`.
 
-    `midi` does not use the pitch of this note, nor its channel if any is free.
+    The note has the pitch that `midi` uses least and, if there is one, a channel that `midi` does not use.
     """
     messages = [message for track in midi.tracks for message in track]
     used = {message.channel for message in messages if not message.is_meta and hasattr(message, "channel")}
@@ -138,8 +138,8 @@ def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     pitch = int(pitches[:127].argmin())
     controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
     note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
-    # The opening lacks a time signature at the line, which may have cut the last bar short. The one written here also
-    # starts a bar there.
+    # A time signature at the line, which the opening does not contain, may have cut the last bar short. The one written
+    # here also starts a bar at the line.
     numerator, denominator = _signature(midi, line)
     meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
     setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]
@@ -161,11 +161,12 @@ def _file(midi: mido.MidiFile, tracks: list[list[TimedMessage]]) -> bytes:
 
 
 def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
-    """Return `prompt` with as many bars as the opening. All bars get the length of the next bar.
+    """Return `prompt` with as many bars as the opening. All bars get the length of the bar after the line.
 
-    The last bar ends at `end_ms`. The next bar continues the tempo and time signature before the line. Because the
-    codec rounds times, the length of the next bar is multiplied by the factor by which rounding changed the length of
-    the last bar. The lengths of the bars before the line do not matter, because their events are taken from the file.
+    The last bar of the prompt ends at `end_ms`. The bar after the line continues the tempo and time signature before
+    the line. Because the codec rounds times, the length of this bar is multiplied by the factor by which rounding
+    changed the length of the last bar. The lengths of the bars before the line do not matter, because their events are
+    taken from the file.
     """
     midi, line = opening.midi, opening.line
     grid, tempos = BarGrid.from_midi(midi), TempoMap.from_midi(midi)

@@ -28,7 +28,7 @@ def parse_tags(texts: Sequence[str]) -> dict[str, str]:
 
 
 def tagged(codec: Codec, piece: Piece, tags: Mapping[str, str]) -> Piece:
-    """Return the prompt `piece` with `tags`, values by column.
+    """Return the prompt `piece` with the given tags. `tags` maps columns to values.
 
     Raises UserError for a column or a value that `codec` does not have.
     """
@@ -36,7 +36,8 @@ def tagged(codec: Codec, piece: Piece, tags: Mapping[str, str]) -> Piece:
         return piece
     if not codec.tags:
         raise UserError(
-            f"The model's tokenizer {codec.name} has no tags: omit --tag, or use a model of data prepared with --tags."
+            f"The model's tokenizer {codec.name} has no tags: omit --tag, or use a model trained on data prepared with "
+            "--tags."
         )
     tags = {tag_text(column): tag_text(value) for column, value in tags.items()}
     for column, value in tags.items():

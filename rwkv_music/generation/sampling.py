@@ -26,9 +26,9 @@ class Sampling:
     """Sampling settings. Raises UserError if a value is out of range.
 
     First the grammar mask and the repetition penalty are applied. Each filter then applies to the resulting
-    probabilities, and a token must pass all filters. The most likely token always does. The temperature is applied to
-    the remaining tokens, as in the `rwkv` package and llama.cpp. A high temperature therefore never admits a token that
-    was filtered out.
+    probabilities, and a token must pass all filters. The most likely token always passes. Last, the temperature is
+    applied to the remaining tokens, as in the `rwkv` package and llama.cpp. A high temperature therefore never admits a
+    token that was filtered out.
 
     The repetition penalty, in nats, is subtracted from the logit of a note for each time that the same instrument
     played the same pitch within the window. A negative value rewards repetition.
@@ -160,7 +160,7 @@ class Sampler:
 
 
 class _RecentKeys:
-    """A counter of each key in the last `window` tokens of each row."""
+    """A counter of how often each key occurs in the last `window` tokens of each row."""
 
     def __init__(self, keys: Tensor, rows: int, window: int):
         distinct, indices = keys.unique(return_inverse=True)

@@ -81,8 +81,8 @@ class TokenGenerator:
                 copied.synchronize()
             if drawn.min() < 0:
                 raise UserError(
-                    "The model's logits are not finite, so no token can be drawn: use a checkpoint from before it "
-                    "diverged."
+                    "The model's logits are not finite, so no token can be drawn: use a checkpoint from before "
+                    "training diverged."
                 )
             token = drawn.copy()
             if grammar is not None:

@@ -35,7 +35,10 @@ def find_soundfont() -> Path:
 
 
 def check_audio(soundfont: str | os.PathLike | None = None) -> Path:
-    """Return the SoundFont to use. Raises UserError if FluidSynth or the SoundFont is missing or cannot be used."""
+    """Return the path of the SoundFont to use: `soundfont`, or an installed one by default.
+
+    Raises UserError if FluidSynth or the SoundFont is missing, or if the file is not a SoundFont.
+    """
     if shutil.which("fluidsynth") is None:
         raise UserError("Audio needs FluidSynth; run `apt install fluidsynth fluid-soundfont-gm`.")
     if soundfont is None:
@@ -71,7 +74,7 @@ def render(midi: mido.MidiFile, out: str | os.PathLike, soundfont: str | os.Path
 def sound(midi: mido.MidiFile, soundfont: str | os.PathLike | None = None) -> np.ndarray:
     """Return `midi` as mono audio at SAMPLE_RATE, float32 [1, n] in -1..1, for SummaryWriter.add_audio.
 
-    Raises UserError if FluidSynth fails.
+    Raises UserError as `render` does.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.wav"

@@ -13,10 +13,10 @@ part's own track and channel. All other events of the file are kept, with their 
   until the other note ends. If neither is possible, the new note is left out.
 - If a note of the file never ends, no new notes of its pitch follow it, except for drums. Such new drum notes have no
   note-off.
-- A new part gets a new track after the existing ones, and a channel without notes. If no channel is free, the part
-  shares a channel that plays its program. Without such a channel, it shares the channel with the fewest notes. On a
-  channel that other notes or messages use, program changes are written before and after the new notes. A new drum part
-  shares the channel of the file's drums.
+- A new part gets a new track after the existing ones, and a channel without notes. If every channel has notes, the part
+  shares a channel that plays its program. If there is no such channel, it shares the channel that has the fewest notes.
+  On a channel that other notes or messages use, program changes are written before and after the new notes. A new drum
+  part shares the channel of the file's drums.
 """
 
 from collections import defaultdict
@@ -37,8 +37,8 @@ from rwkv_music.midi.parts import Part
 from rwkv_music.midi.time import BarGrid, TempoMap
 
 NEVER = 1 << 60  # the end of a note without a note-off
-# The order of events at one tick. OWN are the file's events. LATE_NOTE_OFF ends a new note that lasts as long as a held
-# note of the file.
+# The order of events at one tick. OWN are the file's events. LATE_NOTE_OFF ends a new note that starts during a note of
+# the file and ends at the same tick as that note.
 NEW_NOTE_OFF, OWN, LATE_NOTE_OFF, NEW_NOTE_ON = range(4)
 Key = tuple[int, int]  # (16 * port + channel, pitch)
 
@@ -56,8 +56,8 @@ class NewPart:
 class Cell:
     """The new notes of one part in one bar.
 
-    A row of `notes` [n, 4] is the start from the bar line and the duration, both in quarter notes, the pitch and the
-    velocity. Notes that start outside the bar are left out.
+    Each row of `notes` [n, 4] is (start, duration, pitch, velocity). The start is counted from the bar line, and start
+    and duration are in quarter notes. Notes that start outside the bar are left out.
     """
 
     bar: int  # counted from 0, as in BarGrid
@@ -157,7 +157,7 @@ def _ends(message: mido.Message, channel: int, pitch: int) -> bool:
 
 
 def _new_bar_messages(opening: mido.MidiFile, line: int, new_bars: Sequence[NewBar]) -> tuple[list[TimedMessage], int]:
-    """Return the time signatures and tempos of new bars from `line` on, and the tick at which the last one ends."""
+    """Return the time signatures and tempos of new bars from `line` on, and the tick at which the last bar ends."""
     grid = BarGrid.from_midi(opening)
     bar = int(grid.bar(line))
     signature = tuple(grid.signatures(bar + 1)[-1].tolist())
@@ -264,9 +264,10 @@ def _with_notes(
     new: dict[int, np.ndarray],
     programs: dict[int, int],
 ) -> mido.MidiFile:
-    """Return a file with the given tracks and the new notes of each part.
+    """Return a file with the given tracks, a new track for each NewPart, and the new notes of each part.
 
-    `programs` gives the programs of the new notes of some parts. All other parts use the program of their channel.
+    The keys of `new` and `programs` are indices in `parts`. `programs` gives the programs that the new notes of some
+    existing parts play. The new notes of other existing parts play the program of their channel.
     """
     sounding: dict[Key, list[tuple[int, int, int]]] = defaultdict(list)  # (track, start, end) of the file's notes
     for i, track in enumerate(tracks):
@@ -312,14 +313,14 @@ def _fitted(
     sounding: dict[Key, list[tuple[int, int, int]]],
     are_drums: bool,
 ) -> list[tuple[int, int, int, int, int]]:
-    """Fit new notes [n, 4] of one channel between the notes of the file. `index` is the number of their track.
+    """Fit new notes [n, 4] of one channel between the notes of the file. `index` is the index of their track.
 
     Return (start, end or NEVER, NEW_NOTE_OFF or LATE_NOTE_OFF, pitch, velocity) of each note, sorted by start. Notes
     that do not fit are left out.
     """
     fitted = []
     for start, duration, pitch, velocity in notes.tolist():
-        # The part's own notes that started in this bar are already removed.
+        # The part's own notes that start in replaced cells are already removed.
         own = [(a, b) for t, a, b in sounding[channel, pitch] if t == index]
         others = [
             (a + (t > index), b) for t, a, b in sounding[channel, pitch] if t != index and b != NEVER and b > start
@@ -341,9 +342,9 @@ def _fitted(
 
 
 def _free_end(earliest: int, end: int, latest: int, others: list[tuple[int, int]]) -> int | None:
-    """Return a tick from `earliest` to `latest` that is outside all intervals [a, b), or None.
+    """Return a tick from `earliest` to `latest` that is outside all intervals [a, b) of `others`, or None.
 
-    This is the last such tick up to `end`. If there is none, it is the first one after `end`.
+    Of several such ticks, return the last one up to `end`. If all of them are after `end`, return the first one.
     """
     earlier = end
     while earlier >= earliest and (hit := [a for a, b in others if a <= earlier < b]):

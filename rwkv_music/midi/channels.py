@@ -38,9 +38,9 @@ class ChannelState:
     notes: int = 0  # the number of note-ons
     values: dict[int | str, int] = field(default_factory=dict)  # of controllers, BEND and PRESSURE
     track_of: dict[int | str, int] = field(default_factory=dict)  # the track that set each of `values`
-    at_last_note: dict[int, int] = field(default_factory=dict)  # volume and expression
+    at_last_note: dict[int, int] = field(default_factory=dict)  # volume and expression at the start of the last note
     parameter: list[int] = field(default_factory=lambda: [127, 127])  # the selected registered parameter
-    parameters: dict[int, tuple[int, int]] = field(default_factory=dict)  # (value, track)
+    parameters: dict[int, tuple[int, int]] = field(default_factory=dict)  # by parameter: (value, track that set it)
 
     def feed(self, message: mido.Message, track: int) -> None:
         if is_note_on(message):

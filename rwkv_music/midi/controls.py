@@ -1,8 +1,8 @@
 """Controls: properties that a user can request for a cell (one part in one bar), computed from the cell's notes.
 
 Each control divides the values of a property into ordered classes. The bounds of the classes lie between values that
-are common in real music. For example, the density of one voice is low in half notes, medium in quarter notes, high in
-eighths and very-high in sixteenths.
+are common in real music. For example, one voice that plays half notes has the density low. Quarter notes are medium,
+eighths high and sixteenths very-high.
 
 For drums, only the density is defined. A cell without notes has no classes.
 """
@@ -53,8 +53,8 @@ def control_classes(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> 
 def control_values(notes: np.ndarray, cell: np.ndarray, length: np.ndarray) -> np.ndarray:
     """Return the value of each control for each cell, float64 [cells, N_CONTROLS]; NaN where it is not defined.
 
-    `notes`, NOTE [n] (see midi/score.py), are the notes of all cells. `cell`, int64 [n], is the cell of each note.
-    `length`, float64 [cells], is the length of each cell's bar in quarter notes.
+    `notes`, NOTE [n] (see midi/score.py), are the notes of all cells. `cell`, int64 [n], has the index of each note's
+    cell. `length`, float64 [cells], has the length of each cell's bar in quarter notes.
     """
     n_cells = len(length)
     values = np.full((n_cells, N_CONTROLS), np.nan)
@@ -90,7 +90,7 @@ def _sounding_time(notes: np.ndarray, cell: np.ndarray, n_cells: int) -> np.ndar
 
 
 def parse_controls(text: str) -> dict[str, int]:
-    """Return the classes that `text` ("density=low,register=high") requests, by name of the control.
+    """Return {name of the control: index of the class} for a request such as "density=low,register=high".
 
     Raises UserError for unknown or repeated controls, and for unknown classes.
     """

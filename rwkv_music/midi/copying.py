@@ -25,9 +25,10 @@ LEAST_PENDING = 1 << 20  # minimum number of n-grams that are collected before t
 
 
 def ngram_hashes(notes: np.ndarray, generated: np.ndarray | None = None) -> np.ndarray:
-    """Return a 64-bit hash of each n-gram of `notes`, NOTE [n], including repeated ones: uint64 [m].
+    """Return a 64-bit hash of each n-gram of `notes`, including repeated ones: uint64 [m].
 
-    With `generated`, bool [n], only n-grams that contain a generated note are returned.
+    `notes` is NOTE [n] (see midi/score.py). If `generated`, bool [n], is given, only the hashes of n-grams that contain
+    a generated note are returned.
     """
     order, step = skyline(notes)
     if len(order) < NGRAM_NOTES:
@@ -99,15 +100,15 @@ class NgramIndex:
     def load(cls, path: str | os.PathLike) -> "NgramIndex":
         """Open an index that `save` wrote. Hashes are read on demand. Raises UserError for any other file."""
         try:
-            with explained(f"reading {path}"), open_file(path):  # np.load would wait for a FIFO
+            with explained(f"reading {path}"), open_file(path):  # raises for a FIFO, on which np.load would wait
                 hashes = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as error:
-            raise UserError(f"{path} is not an n-gram index ({error}): delete it, and it will be rebuilt.") from error
+            raise UserError(f"{path} is not an n-gram index ({error}): give one that NgramIndex.save wrote.") from error
         if hashes.dtype != np.uint64 or hashes.ndim != 1:
-            raise UserError(f"{path} is not an n-gram index: delete it, and it will be rebuilt.")
+            raise UserError(f"{path} is not an n-gram index: give one that NgramIndex.save wrote.")
         return cls(hashes)
 
 
 def copy_rate(hashes: np.ndarray, training: NgramIndex) -> float:
-    """Return the share of n-grams, uint64 [n], that are in the index; NaN if there are none."""
+    """Return the share of the n-grams `hashes`, uint64 [n], that are in `training`; NaN if `hashes` is empty."""
     return float(training.contains(hashes).mean()) if len(hashes) else float("nan")

@@ -2,9 +2,9 @@
 
     pitch class       of each note
     pitch             of each note
-    interval          semitones from note to note of the melody of a part, -24 to 24
-    note length       twelfths of a quarter note, up to eight quarter notes
-    onset interval    from onset to onset of the melody of a part, in the same units
+    interval          from note to note in the melody of a part (`skyline`), -24 to 24 semitones
+    note length       of each note, in twelfths of a quarter note, up to eight quarter notes
+    onset interval    from onset to onset in the melody of a part, in the same units
     onset position    of each note in its bar, in the same units, drums included
     polyphony         number of notes that sound, in each twelfth of a quarter note from the first note to the last
     notes per bar     up to 64, drums included
@@ -74,7 +74,11 @@ class Descriptors:
 
 
 def _sounding(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many notes sound between consecutive starts and ends, and for how many steps: int64 [2n - 1] each."""
+    """Return the numbers of notes that sound, and for how many steps each number holds: int64 [2n - 1] each.
+
+    Each element is for the time from one start or end of a note to the next start or end. A step is a twelfth of a
+    quarter note.
+    """
     start = np.rint(notes["start"] * STEPS_PER_QUARTER).astype(np.int64)
     end = np.maximum(np.rint(notes["end"] * STEPS_PER_QUARTER).astype(np.int64), start + 1)
     steps = np.concatenate([start, end])

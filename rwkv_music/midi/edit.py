@@ -12,7 +12,7 @@ CHANNEL_SETTINGS = ("program_change", "pitchwheel", "aftertouch", "control_chang
 
 
 def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
-    """Return the part of `midi` from `tick` on, shifted to tick 0.
+    """Return the events of `midi` from `tick` on, shifted so that `tick` becomes tick 0.
 
     Notes that start earlier are removed. Tempo, time signature, key, names, ports, programs, controllers and pitch
     bends get the values that they have at `tick`. Earlier system exclusive messages are kept.
@@ -49,7 +49,7 @@ def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
 
 
 def lengthen(midi: mido.MidiFile, tick: int) -> None:
-    """Move the end of the first track to `tick`, in place, if it is earlier."""
+    """Move the end of the first track to `tick` if the track ends earlier. `midi` is changed in place."""
     track = midi.tracks[0]
     length = sum(message.time for message in track)
     if length < tick:

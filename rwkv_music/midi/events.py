@@ -7,13 +7,13 @@ plain tuples, which can be built about ten times as fast as mido's message objec
 Many real files break the specification in ways that players tolerate. `parse_midi` repairs them as follows:
 
 - A RIFF header (.rmi), chunks that are not tracks, and bytes between and after the tracks are removed.
-- All tracks are read, even if the header declares another number. A track ends at its End of Track event, even if its
-  length field differs. Bytes after that event are removed.
+- All tracks are read, even if the header declares a different number of tracks. A track ends at its End of Track event,
+  even if its length field differs. Bytes after that event are removed.
 - Data bytes above 127 become 127.
 - Meta events that mido cannot read, such as a key signature with 127 sharps, become empty text events. So do system
-  messages, which the specification does not allow in files.
-- mido drops the delta time of an unknown meta event. An empty text event is therefore inserted before it and gets its
-  delta time.
+  common and real-time messages, which the specification does not allow in files.
+- mido drops the delta time of an unknown meta event. An empty text event, which takes over this delta time, is
+  therefore inserted before the unknown event.
 
 Source: the Standard MIDI Files 1.0 specification (RP-001).
 """
@@ -60,7 +60,10 @@ TimedMessage = tuple[int, mido.messages.BaseMessage]  # (absolute tick, message)
 
 
 class RejectedMidi(Exception):
-    """The rejection of a file. `reason` is a short fixed phrase such as "no notes", so that reasons can be counted."""
+    """Raised for a MIDI file that is rejected.
+
+    `reason` is a short fixed phrase such as "no notes", so that files can be counted by reason.
+    """
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -71,7 +74,7 @@ class RejectedMidi(Exception):
 class ParsedMidi:
     """A readable Standard MIDI File of format 0 or 1.
 
-    An event is (tick, kind, channel, a, b, track). The number of a channel is 16 * port + channel. The kinds are:
+    An event is (tick, kind, channel, a, b, track). `channel` is 16 * port + the MIDI channel, 0 to 15. The kinds are:
 
         0x80, 0x90       note-off and note-on, with the data bytes a and b
         0xB0, 0xC0       control change and program change, with the data bytes a and b
@@ -194,7 +197,7 @@ class _Track:
 
 
 def _read_chunk(data: bytes, position: int, number: int) -> _Track:
-    """Read the track chunk at `position` as track `number`. If its length field does not fit the events, ignore it."""
+    """Read the track chunk at `position` as track `number`. A length field that does not fit the events is ignored."""
     start = position + 8
     declared = start + int.from_bytes(data[position + 4 : start], "big")
     limit = min(declared, len(data))
@@ -222,7 +225,7 @@ def _read_chunk(data: bytes, position: int, number: int) -> _Track:
         copied = repair_end
     content.append(data[copied:end])
     if ended and end < declared <= len(data) and not data.startswith(b"MTrk", end):
-        end = declared  # bytes after End of Track
+        end = declared  # skips the bytes after End of Track
     return _Track(events, end_tick, name, b"".join(content), end)
 
 
@@ -239,7 +242,7 @@ def _read_track(
     tick = status = port = 0
     name = b""
     other_tick = -1
-    needs_status = False  # mido accepts running status after meta events, not after system messages
+    needs_status = False  # mido accepts running status after meta events, but not after system messages
     append = events.append
     try:
         while position < limit:
@@ -254,7 +257,7 @@ def _read_track(
                     position += 1
                     delta = delta << 7 | byte & 0x7F
                     if delta > MAX_DELTA:
-                        raise RejectedMidi("damaged events (delta time above 2^28)")
+                        raise RejectedMidi("damaged events (delta time of 2^28 or more)")
                 tick += delta
             byte = data[position]
             if byte == 0xFF:
@@ -267,7 +270,7 @@ def _read_track(
                 if kind == END_OF_TRACK:
                     return (events, repairs, name.decode("latin-1")), tick, True, position
                 if kind not in KNOWN_META and (data[start - 1] or data[start - 2] > 0x7F):
-                    repairs.append((start, start, EMPTY_TEXT + b"\0"))  # takes the delta time
+                    repairs.append((start, start, EMPTY_TEXT + b"\0"))  # the text event takes the delta time
                 if not _is_valid_meta(kind, content):
                     repairs.append((start, position, EMPTY_TEXT))
                     kind = OTHER
@@ -356,7 +359,7 @@ def _is_valid_meta(kind: int, content: bytes) -> bool:
 
 
 def rhythm_assignment(message: bytes) -> tuple[int, int, int] | None:
-    """Return channel, a and b of the SYSEX event of a system exclusive message (see `ParsedMidi`).
+    """Return (channel, a, b) of the SYSEX event for a system exclusive message (see `ParsedMidi`).
 
     Return None if the message does not assign rhythm or melodic parts.
     """
@@ -399,7 +402,7 @@ def timed_messages(track: mido.MidiTrack) -> list[TimedMessage]:
 
 
 def to_track(messages: list[TimedMessage], note_offs_first: bool = True, end: int = 0) -> mido.MidiTrack:
-    """Return messages with absolute ticks, in any order, as a track with delta times.
+    """Return a track with delta times that contains `messages`, which have absolute ticks and any order.
 
     Messages at one tick keep their order, except that note-offs come first if `note_offs_first`. The track ends at tick
     `end`, or with its last message if that is later.

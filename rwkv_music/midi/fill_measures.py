@@ -1,9 +1,10 @@
 """Measures that compare generated bars with the true bars of a piece, and baselines for them.
 
-A hole is a cell (one part in one bar) that was generated. All measures are from 0 to 1. Those of the true bars are 1:
+A hole is a cell (one part in one bar) that was generated. All measures are from 0 to 1. They are 1 for the true bars:
 
     onset F1            F1 of the notes. A generated note is correct if the same part has a true note of the same pitch
-                        that starts at most a thirty-second note earlier or later. Each true note counts once.
+                        that starts at most a thirty-second note earlier or later. Each true note makes at most one
+                        generated note correct.
     chroma similarity   similarity of the pitch classes that sound. Each bar is divided into 16 frames. The vector of a
                         frame counts the notes that sound in it by pitch class. It is scaled to length 1, and averaged
                         over half a bar around the frame. The measure is the mean cosine of the true and the generated
@@ -12,9 +13,9 @@ A hole is a cell (one part in one bar) that was generated. All measures are from
                         (twelve positions per quarter note). The measure is the mean cosine of the true and the
                         generated vectors.
 
-Chroma and groove similarity combine the holes of a bar. A frame or bar that is silent in both the generated and the
-true music is left out. If it is silent in only one of the two, it counts as 0. A measure is NaN if all holes are silent
-in both.
+Chroma and groove similarity treat all holes of a bar together. A frame or bar that is silent in both the generated and
+the true music is left out. A frame or bar that is silent in only one of the two counts as 0. A measure is NaN if all
+holes are silent in both.
 
 Sources: onset F1 is the note onset measure of mir_eval (Raffel et al. 2014), with the tolerance that MIDIMetrics
 (christianazinn/MIDIMetrics) uses for infilling. Chroma similarity is the content preservation of Lu and Su,
@@ -60,7 +61,10 @@ def fill_measures(real: Score, filled: np.ndarray, holes: np.ndarray) -> FillMea
 
 
 def onset_f1(true_notes: np.ndarray, notes: np.ndarray) -> float:
-    """Return the F1 of `notes`, NOTE [m], against `true_notes`, NOTE [n]: correct notes over the mean of m and n."""
+    """Return the onset F1 of `notes`, NOTE [m], against `true_notes`, NOTE [n].
+
+    It is the number of correct notes divided by the mean of m and n, or NaN if both are 0.
+    """
     if not len(true_notes) and not len(notes):
         return float("nan")
     starts: dict[tuple[int, int], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
@@ -72,9 +76,9 @@ def onset_f1(true_notes: np.ndarray, notes: np.ndarray) -> float:
 
 
 def _n_matches(a: list[float], b: list[float]) -> int:
-    """Return the largest number of disjoint pairs of a time in `a` and a time in `b` within the tolerance.
+    """Return the largest number of pairs of a time in `a` and a time in `b` that differ by at most TOLERANCE.
 
-    `a` and `b` are sorted.
+    Each time belongs to at most one pair. `a` and `b` are sorted.
     """
     i = j = n = 0
     while i < len(a) and j < len(b):
@@ -90,14 +94,14 @@ def _n_matches(a: list[float], b: list[float]) -> int:
 def chroma_similarity(true_notes: np.ndarray, notes: np.ndarray, lines: np.ndarray, bars: np.ndarray) -> float:
     """Return the mean cosine of smoothed chroma vectors over the frames of the marked bars.
 
-    `lines` float64 [n_bars + 1] are the bar lines; `bars`, bool [n_bars], marks the bars.
+    `lines`, float64 [n_bars + 1], are the bar lines. `bars`, bool [n_bars], marks the bars.
     """
     frames = np.repeat(bars, FRAMES_PER_BAR)
     return _mean_cosine(*(_smoothed_chroma(x, lines)[frames] for x in (true_notes, notes)))
 
 
 def _smoothed_chroma(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Return the chroma vector of each frame, float64 [n_bars * FRAMES_PER_BAR, 12]."""
+    """Return the smoothed chroma vector of each frame, at any scale: float64 [n_bars * FRAMES_PER_BAR, 12]."""
     notes = notes[~notes["drums"]]
     steps = np.arange(FRAMES_PER_BAR) / FRAMES_PER_BAR
     edges = np.append((lines[:-1, None] + np.diff(lines)[:, None] * steps).ravel(), lines[-1:])
@@ -118,7 +122,7 @@ def _smoothed_chroma(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
 
 
 def groove_similarity(true_notes: np.ndarray, notes: np.ndarray, lines: np.ndarray, bars: np.ndarray) -> float:
-    """Return the mean cosine of onset vectors over the marked bars. `lines` and `bars` as in `chroma_similarity`."""
+    """Return the mean cosine of onset vectors over the marked bars. `lines` and `bars`: see `chroma_similarity`."""
     return _mean_cosine(*(_onset_counts(x, lines, bars) for x in (true_notes, notes)))
 
 
@@ -151,11 +155,11 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def copied_neighbors(score: Score, holes: np.ndarray) -> np.ndarray:
-    """Fill each hole with a copy of the nearest given bar of its part. Return the notes, NOTE [m].
+    """Fill each hole with a copy of the nearest bar of its part that is not a hole. Return the notes, NOTE [m].
 
     Only bars that are as long as the hole's bar are copied. Of two equally near bars, the earlier one is copied. If the
-    part has no such bar, the hole gets a copy of the same bar from the nearest part in which this bar is given. Drums
-    are copied only to drums. `holes` is bool [bars, parts].
+    part has no such bar, the hole gets a copy of the same bar from the nearest part in which this bar is not a hole.
+    Drums are copied only to drums. `holes` is bool [bars, parts].
     """
     n_bars, n_parts = holes.shape
     drums = _drum_parts(score, n_parts)
@@ -177,7 +181,7 @@ class RealBars:
     """The non-empty cells of many pieces, from which `fill` draws at random."""
 
     def __init__(self, scores: Iterable[Score]):
-        self._cells: dict[tuple[float, bool], list[np.ndarray]] = defaultdict(list)  # by length and whether drums
+        self._cells: dict[tuple[float, bool], list[np.ndarray]] = defaultdict(list)  # by (bar length, whether drums)
         for score in scores:
             shape = score.n_bars, score.n_parts
             cells, drums, length = _Cells(score, shape), _drum_parts(score, shape[1]), np.diff(score.lines)

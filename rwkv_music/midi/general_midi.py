@@ -31,5 +31,5 @@ INSTRUMENTS = [  # by program number
 
 
 def instrument_name(program: int) -> str:
-    """Return the name of a program number, or "Drums" for DRUMS."""
+    """Return the name of the instrument with a program number, or "Drums" for DRUMS."""
     return "Drums" if program == DRUMS else INSTRUMENTS[program]

@@ -56,7 +56,7 @@ class PlayedNotes:
 
 
 class ChannelPrograms(dict):
-    """The current program of each channel, or DRUMS, while events are read in order."""
+    """A map from each channel to its current program, or to DRUMS, while events are read in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,21 +95,23 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     """Return the notes of a file.
 
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
-    the next All Notes Off or All Sound Off of its channel. If there is none, it ends at the end of the music. Some
-    programs write the note-off of a note of length 0 before its note-on. If notes of one pitch start after such a
-    note-off at the same tick, one of these notes is therefore kept for each note-off that follows before the pitch
-    starts again at a later tick.
+    the next All Notes Off or All Sound Off of its channel. If there is none, it ends at the end of the music.
+
+    Some software writes the note-off of a note of length 0 before its note-on. This may be the case for notes that
+    start after an unmatched note-off of their pitch, at the same tick. Of these notes, only the last ones are kept: as
+    many as note-offs follow before the pitch starts again at a later tick.
     """
     channels = ChannelPrograms()
     programs = channels.programs
     rows: list[list[int]] = []  # start, end, pitch, velocity, program, channel, track
     sounding: dict[tuple[int, int, int], deque[list[int]]] = defaultdict(deque)
     unmatched: dict[tuple[int, int, int], int] = {}  # the tick of the last note-off without a note
-    # The last notes of a key, if they start at the tick of a note-off without a note, and the ticks of their note-offs.
+    # By key: the notes that start after an unmatched note-off at the same tick, and the ticks of the note-offs that
+    # follow these notes.
     after_off: dict[tuple[int, int, int], tuple[list[list[int]], list[int]]] = {}
     unset: dict[int, list[list[int]]] = defaultdict(list)  # notes of channels without a program so far
     pedals: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    silenced: dict[int, list[int]] = defaultdict(list)  # ticks
+    silenced: dict[int, list[int]] = defaultdict(list)  # ticks of All Sound Off and All Notes Off, by channel
     for tick, kind, channel, a, b, track in midi.events:
         if kind == NOTE_ON and b:
             row = [tick, -1, a, b, channels[channel], channel, track]
@@ -169,7 +171,7 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
 
 
 def _end_last(rows: list[list[int]], ends: list[int]) -> None:
-    """Set the ends of the last rows; the first rows get none if there are fewer ends than rows."""
+    """Set the ends of the last rows. If there are fewer ends than rows, the first rows get no end."""
     for row, end in zip(rows[len(rows) - len(ends) :], ends, strict=True):
         row[1] = end
 

@@ -9,8 +9,8 @@ Notable choices:
 - The tempo and the time signature of the opening continue until a token changes them.
 - An instrument that continues keeps its channel with its program, bank, pan, volume and so on. A new instrument gets an
   unused channel. If there is none, it takes over another instrument's channel, and the controllers are reset.
-- At the line, pedals and pitch bends are reset. Volume and expression return to their values at the last note of the
-  channel, so that a fade-out does not silence the completion.
+- At the line, pedals and pitch bends are reset. Volume and expression return to the values that they had at the start
+  of the channel's last note, so that a fade-out does not silence the completion.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def join(
     instrument: Callable[[int], int | None] = lambda program: program,
     velocities_include_volume: bool = False,
 ) -> mido.MidiFile:
-    """Return `opening`, followed at tick `line` by the `bars` bars of `decoded` after its first `prompt_bars` bars.
+    """Return `opening`, followed at tick `line` by `bars` bars of `decoded` from bar `prompt_bars` on, counted from 0.
 
     Args:
         opening: a piece without events from tick `line` on.
@@ -159,14 +159,14 @@ def _timing(
 ) -> tuple[list[TimedMessage], np.ndarray, np.ndarray]:
     """Return the tempo and time signature messages from `line` on, and two arrays that map ticks.
 
-    The arrays, int64 [bars + 2], hold the bar lines of the completion and a later point, in `decoded` and in the
-    joined file.
+    Both arrays, int64 [bars + 2], have the bar lines of the completion and one later point: the first in ticks of
+    `decoded`, the second in ticks of the joined file.
     """
     division = opening.ticks_per_beat
     own_grid, grid = BarGrid.from_midi(opening), BarGrid.from_midi(decoded)
     bar = int(own_grid.bar(line - 1))
     signature = tuple(own_grid.signatures(bar + 1)[-1].tolist())
-    cut_short = own_grid.lines(bar + 1)[-1] != line  # a time signature on the line ended the bar
+    cut_short = own_grid.lines(bar + 1)[-1] != line  # a time signature on the line ended the last bar early
     decoded_lines = grid.lines(prompt_bars + bars)[prompt_bars:]
     signatures = list(map(tuple, grid.signatures(prompt_bars + bars)[max(prompt_bars - 1, 0) :].tolist()))
     messages: list[TimedMessage] = []

@@ -24,7 +24,7 @@ import numpy as np
 from rwkv_music.midi.score import ROUNDING, read_score
 
 STEPS_PER_BAR = 48  # resolution of onset patterns, enough for sixteenths and triplets in 4/4
-M = TypeVar("M")  # Measures, FillMeasures
+M = TypeVar("M")  # Measures or FillMeasures
 MAJOR = (0, 2, 4, 5, 7, 9, 11)  # the relative natural minor scale has the same pitch classes
 MAJOR_KEYS = ("C", "D♭", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 MINOR_KEYS = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "G♯", "A", "B♭", "B")
@@ -33,7 +33,7 @@ MINOR_KEYS = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "G♯", "A", "B�
 def _key_profiles() -> np.ndarray:
     """Return how well each pitch class fits the twelve major and the twelve minor keys, float64 [24, 12].
 
-    Each row has mean 0 and norm 1, so that products of rows with counts order the keys by correlation.
+    Each row has mean 0 and norm 1, so the products of the rows and a vector of counts rank the keys by correlation.
     """
     major = [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88]
     minor = [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17]
@@ -75,7 +75,7 @@ def measure(midi: mido.MidiFile) -> Measures:
 def mean_and_deviation(pieces: Sequence[M]) -> tuple[M, M]:
     """Return the mean and standard deviation of each measure, ignoring NaN; NaN if no piece has the measure.
 
-    `pieces` are at least one instance of Measures, or of another dataclass of floats such as FillMeasures.
+    `pieces` is not empty. Its elements are all Measures, or all of another dataclass of floats such as FillMeasures.
     """
     table = np.array([astuple(piece) for piece in pieces], float)
     known = ~np.isnan(table)
@@ -97,7 +97,7 @@ def compared(names: Sequence[str], groups: Sequence[Sequence[M]]) -> str:
 
 
 def pitch_class_entropy(pitch: np.ndarray) -> float:
-    """Return -sum p log2 p over the pitch classes of `pitch`, int64 [n]."""
+    """Return the entropy in bits, -sum p log2 p, of the pitch classes of the notes `pitch`, int64 [n]."""
     if not len(pitch):
         return float("nan")
     p = np.bincount(pitch % 12, minlength=12) / len(pitch)
@@ -114,7 +114,7 @@ def scale_consistency(pitch: np.ndarray) -> float:
 
 
 def likely_key(counts: np.ndarray) -> str | None:
-    """Return the key, such as "A minor", with the profile that correlates best with the counts of pitch classes, [12].
+    """Return the key, such as "A minor", whose profile correlates best with the counts of pitch classes, [12].
 
     Return None if all counts are equal. Sources: the key profiles of Krumhansl and Kessler (1982), and the algorithm of
     Krumhansl and Schmuckler (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990).
@@ -144,7 +144,7 @@ def groove_consistency(onsets: np.ndarray, lines: np.ndarray) -> float:
 
 
 def polyphony(start: np.ndarray, end: np.ndarray) -> float:
-    """Return the mean number of notes that sound at once, ignoring silence, from their start and end times [n]."""
+    """Return the mean number of notes that sound at once, ignoring silence. `start` and `end` are their times, [n]."""
     if not len(start):
         return float("nan")
     times = np.concatenate([start, end])

@@ -30,7 +30,7 @@ PROMPT_END = (1 + PROMPT_BARS) * BAR
 END = PROMPT_END + NEW_BARS * BAR
 SPANS = {"prompt": (0, PROMPT_END), "generation": (PROMPT_END, END)}  # of note starts
 TICKS_PER_STEP = 120
-# The task has no loudness. In most scores that models learn from, notes without dynamics have this velocity.
+# The task's notes have no velocity. In most scores that models learn from, notes without dynamics have this velocity.
 VELOCITY = 90
 FIELDS = ("start", "pitch", "duration")
 

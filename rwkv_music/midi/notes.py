@@ -21,12 +21,12 @@ MAX_UNISON = 3  # the maximum number of notes of one pitch that can start togeth
 
 @dataclass(frozen=True)
 class Part:
-    """One channel of one track that has notes."""
+    """A part: the notes of one channel in one track."""
 
     track: int
     channel: int  # 16 * port + channel
     program: int  # the General MIDI program at the first note, or DRUMS
-    name: str  # the name of the track if it has only this part and a name; otherwise that of the instrument family
+    name: str  # the name of the track, if it has one and has no other parts; otherwise the instrument family
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_notes(midi: mido.MidiFile) -> Notes:
 
 
 def _name(track: mido.MidiTrack | None, program: int) -> str:
-    """Return the name of `track` if it has one, otherwise that of the program's family."""
+    """Return the name of `track` if it has one, otherwise the name of the program's instrument family."""
     name = track.name.strip() if track is not None else ""
     try:
         name = name.encode("latin-1").decode()  # mido reads UTF-8 as Latin-1
@@ -130,9 +130,9 @@ def remove_overlaps(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Shorten the notes of one instrument so that notes of one pitch overlap only if they start together.
 
-    A note ends where the next note of its pitch starts. Of the notes of one pitch that start together, the `max_unison`
-    longest are kept. Of equally long ones, the loudest are kept. The arguments are [n] each, and the results are int64
-    [m] each, m <= n, sorted by start, pitch and duration.
+    A note that is still sounding when its pitch starts again ends there. Of the notes of one pitch that start together,
+    the `max_unison` longest are kept. Of equally long ones, the loudest are kept. The arguments are [n] each. The
+    results are the same four arrays of the kept notes, int64 [m] each, m <= n, sorted by start, pitch and duration.
     """
     notes = np.stack([start, duration, pitch, velocity]).astype(np.int64)
     notes = notes[:, np.lexsort((notes[3], notes[1], notes[0], notes[2]))]

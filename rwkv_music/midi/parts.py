@@ -1,6 +1,6 @@
 """The parts of a MIDI file. Musicians also call them voices.
 
-A part is a channel of a track, if it has notes. Parts are numbered from 1, ordered by track, then by channel.
+A part consists of the notes of one channel in one track. Parts are numbered from 1, ordered by track, then by channel.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from rwkv_music.midi.instruments import played_notes
 
 @dataclass(frozen=True)
 class Part:
-    """One channel of one track of a file."""
+    """A part: the notes of one channel in one track."""
 
     track: int  # index in the file
     channel: int  # 16 * port + channel
@@ -34,7 +34,7 @@ class Part:
 
 
 def read_parts(midi: ParsedMidi) -> tuple[list[Part], np.ndarray]:
-    """Return the parts of a file, and for each of its `played_notes` the index of its part in this list, int64 [n]."""
+    """Return the parts of a file, and for each note of `played_notes(midi)` the index of its part, int64 [n]."""
     notes = played_notes(midi)
     if not len(notes):
         return [], np.empty(0, np.int64)

@@ -1,12 +1,12 @@
-"""Piano rolls: pictures of MIDI files, for TensorBoard and next to every generated file.
+"""Piano rolls: pictures of MIDI files. They are shown in TensorBoard and written beside every generated file.
 
-Each part has one color. Notes that a model wrote are strong and outlined, and given notes are pale. Softer notes are
-paler. The bars of the written regions are shaded. If a region covers only some parts, a strip in the color of each of
-these parts is drawn above the notes. If several parts play the same note at once, they divide the height of its row.
-Drums are drawn in separate rows below the pitches.
+Each part has one color. Notes that a model wrote have strong colors and outlines, and given notes are pale. Softer
+notes are paler. The bars of the regions that a model wrote are shaded. If a region covers only some parts, a strip in
+the color of each of these parts is drawn above the notes. If several parts play the same note at once, they divide the
+height of its row. Drums are drawn in separate rows below the pitches.
 
-Long pieces are broken into systems, one below the other. If some bars do not fit into the picture, a sentence below
-the title names them.
+Long pieces are broken into systems, one below the other. If some bars do not fit into the picture, a sentence above the
+first system names them.
 
 This module uses Matplotlib's object interface, not pyplot, so it needs no display and changes no global figure state.
 """
@@ -42,11 +42,11 @@ GIVEN_STRENGTH = 0.5  # strength of the color of given notes, if a model wrote o
 WIDTH = 1200  # pixels at 100 dpi, the full width of an image in TensorBoard
 LEFT, RIGHT, LEFT_OF_DRUMS = 46, 14, 76  # margins; names of drums need more room
 TITLE_HEIGHT, LEGEND_ROW, LANE, ABOVE, BELOW, DRUM_ROW, GAP = 34, 19, 7, 16, 34, 9, 5
-MIN_PANEL, MAX_PANEL = 150, 300  # height of the pitches in a system
+MIN_PANEL, MAX_PANEL = 150, 300  # height in pixels of the rows of pitches in a system
 LABEL_WIDTH = 40  # pixels for a bar's number and time, with a margin
-MAX_NAME = 32  # characters in the legend
+MAX_NAME = 32  # characters of a name in the legend
 MAX_SYSTEMS = 8
-COMFORTABLE_QUARTERS, MAX_QUARTERS = 64, 128  # quarter notes per system: preferred, and maximum (long pieces)
+COMFORTABLE_QUARTERS, MAX_QUARTERS = 64, 128  # quarter notes per system: preferred, and maximum for long pieces
 
 DRUM_NAMES = dict(  # of General MIDI
     enumerate(
@@ -121,7 +121,7 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of the picture: one or several parts of the file that share a color and an entry in the legend."""
+    """A part that is shown: one or several parts of the file that share a color and an entry in the legend."""
 
     name: str
     color: np.ndarray  # float [3], RGB in 0..1
@@ -149,11 +149,11 @@ class _Score:
 
 
 def _shown_parts(notes: Notes, written: np.ndarray, regions: Sequence[Region]) -> tuple[list[_Part], np.ndarray]:
-    """Return the parts of the picture, and the index of each note's part, int64 [n].
+    """Return the parts that are shown, and the index of each note's part, int64 [n].
 
-    If a model added a track to continue an instrument, the track gets the same part as the instrument. Such a track is
-    recognized as follows: all its notes are written by the model, no region names it, and exactly one part with given
-    notes has its channel and program.
+    A track that a model added to continue an instrument is shown as the part of this instrument. Such a track is
+    recognized as follows: the model wrote all its notes, no region names it, and exactly one part with given notes has
+    the same channel and program.
     """
     named = {key for region in regions for key in region.parts or ()}
     last_program = dict(zip(notes.part[~written].tolist(), notes.program[~written].tolist(), strict=True))
@@ -286,7 +286,7 @@ def _is_in(part: _Part, region: Region) -> bool:
 
 
 def _pitch_range(pitch: np.ndarray) -> tuple[int, int]:
-    """Return the lowest and highest pitch of the picture: those of the notes with a margin, at least two octaves."""
+    """Return the lowest and highest pitch to draw: the range of the notes with a margin, at least two octaves."""
     low, high = (int(pitch.min()) - 2, int(pitch.max()) + 2) if len(pitch) else (48, 72)
     missing = max(0, 24 - (high - low))
     return low - missing // 2, high + missing - missing // 2
@@ -310,7 +310,7 @@ def _draw_drum_rows(axes: "Axes", drums: np.ndarray, ticks: tuple[int, int]) -> 
 
 
 def _draw_regions(axes: "Axes", score: _Score, of_drums: bool, system: tuple[int, int]) -> None:
-    """Tint the bars of the regions, strongly if all parts of the panel are written, weakly if only some are."""
+    """Tint the bars of the regions: strongly if a region covers all parts of these axes, weakly if only some."""
     parts = [part for part in score.parts if part.is_drums == of_drums]
     for region in score.regions:
         of_panel = [_is_in(part, region) for part in parts]
@@ -385,7 +385,7 @@ def _draw_boxes(axes: "Axes", left, right, bottom, top, **style) -> None:
 def _draw_bars(
     stack: list["Axes"], score: _Score, system: tuple[int, int], pixels_per_tick: float, signature: tuple | None
 ) -> tuple:
-    """Draw bar lines, and label as many bars as fit with their number and time. Return the last time signature.
+    """Draw bar lines, and write the numbers and times of bars where they fit. Return the last time signature.
 
     A time signature is written above the first bar to which it applies, if there is room.
     """
@@ -513,7 +513,7 @@ def _clean(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _characters() -> frozenset[int]:
-    """Return the characters of Matplotlib's default font, regular and bold."""
+    """Return the characters that both the regular and the bold style of Matplotlib's default font have."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     fonts = (get_font(findfont(FontProperties(weight=weight))) for weight in ("normal", "bold"))

@@ -22,7 +22,10 @@ ROUNDING = 1e-6  # a tolerance in quarter notes, far above the rounding errors o
 
 @dataclass(frozen=True)
 class Score:
-    """The notes and bar lines of a piece. From `read_score`, the last bar is the one in which the last note starts."""
+    """The notes and bar lines of a piece.
+
+    In a result of `read_score`, the last bar is the one in which the last note starts.
+    """
 
     notes: np.ndarray  # NOTE [n], sorted by start, then by part and pitch
     lines: np.ndarray  # float64 [bars + 1]: the start of each bar, and the end of the last one
@@ -69,15 +72,15 @@ def in_order(notes: np.ndarray) -> np.ndarray:
 
 
 def bars_of(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Return the bar of each of `notes`, NOTE [n], int64 [n], from -1 to the number of bars.
+    """Return the bar in which each note starts, int64 [n]: -1 before the first bar, `bars` after the last one.
 
-    `lines`, float64 [bars + 1], are the bar lines.
+    `notes` is NOTE [n]. `lines`, float64 [bars + 1], are the bar lines.
     """
     return np.searchsorted(lines, notes["start"] + ROUNDING, side="right") - 1
 
 
 def in_cells(notes: np.ndarray, lines: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Return whether each note starts in one of the cells marked in `cells`, bool [bars, parts]: bool [n]."""
+    """Return which notes start in a marked cell, bool [n]. `cells`, bool [bars, parts], marks the cells."""
     bar, part = bars_of(notes, lines), notes["part"]
     known = (bar >= 0) & (bar < cells.shape[0]) & (part < cells.shape[1])
     return known & cells[np.where(known, bar, 0), np.where(known, part, 0)] if cells.size else known

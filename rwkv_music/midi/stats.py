@@ -1,4 +1,4 @@
-"""Statistics of a MIDI file that do not depend on the tokenizer, and a key that finds copies of the file.
+"""Statistics of a MIDI file that do not depend on the tokenizer, and a key that is equal for copies of a piece.
 
 The key is a hash of the intervals between notes, in time (forty-eighths of a quarter note) and in pitch. It does not
 depend on the order of the notes, the time resolution, velocities, tempos, instruments, the start time or transposition.
@@ -17,7 +17,7 @@ from rwkv_music.midi.time import BarGrid, TempoMap
 STEPS_PER_QUARTER = 48
 VELOCITY_BINS = 32
 N_PROGRAMS = DRUMS + 1  # General MIDI's programs, then drums
-PART_NOTES = 10.0 ** (np.arange(31) / 6)  # bins of the number of notes in a part, equally wide on a logarithmic scale
+PART_NOTES = 10.0 ** (np.arange(31) / 6)  # edges of logarithmically spaced bins for the number of notes in a part
 
 RECORD = np.dtype(
     [
@@ -47,7 +47,7 @@ class MidiStats:
     velocity: np.ndarray  # int64 [32]: the number of notes in each group of four velocities
     meter: tuple[int, int]  # the time signature that lasts longest, (numerator, denominator)
     part_notes: np.ndarray  # int64 [30]: a histogram of the parts by their number of notes, with the bins of PART_NOTES
-    key: str  # 128 bits in hexadecimal
+    key: str  # equal for copies of a piece (see the module docstring); 128 bits in hexadecimal
 
     def record(self) -> np.ndarray:
         """Return the statistics as one RECORD [1]. Histogram counts are capped at 65,535."""

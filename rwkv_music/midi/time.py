@@ -18,9 +18,10 @@ FINEST_BEAT = 64  # the largest valid denominator of a time signature
 
 
 class TempoMap:
-    """The conversion from ticks to time, from tempo changes in any order: (tick, microseconds per quarter note).
+    """A conversion from ticks to time.
 
-    `ticks`, int64 [changes + 1], starts with 0, and `tempos`, float64 [changes + 1], with DEFAULT_TEMPO.
+    `changes` are the tempo changes, (tick, microseconds per quarter note), in any order. The attribute `ticks`, int64
+    [changes + 1], starts with 0. The attribute `tempos`, float64 [changes + 1], starts with DEFAULT_TEMPO.
     """
 
     def __init__(self, changes: Iterable[tuple[int, float]], ticks_per_quarter: int):

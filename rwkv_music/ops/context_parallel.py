@@ -18,11 +18,12 @@ Notable choices:
 - A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
   the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
   do no extra work.
-- The state before a document that begins on a rank is an argument on this rank, and the state after one that ends on it
-  is a result. TBPTT passes the result to the rank on which the document continues in the next window.
-- A rank waits for an exchange only when it needs the result. In the forward pass, the first rank can therefore be ahead
-  of the others by the time of one recurrence, and so can the last rank in the backward pass. If every rank waited for
-  each exchange, this time would be lost in every layer.
+- The state before a document that begins on a rank is an argument on this rank, and the state after a document that
+  ends on a rank is a result on this rank. TBPTT passes the result to the rank on which the document continues in the
+  next window.
+- A rank waits for an exchange only when it needs the result. The first rank in the forward pass, and the last rank in
+  the backward pass, can therefore be ahead of the others by the time of one recurrence. If every rank waited for each
+  exchange, this time would be lost in every layer.
 - Every rank of a group calls the same collectives with tensors of the same sizes, whatever its tokens are. A rank that
   could not read its rows and computes on padding therefore cannot block the others.
 
@@ -48,7 +49,7 @@ class ContextPart(NamedTuple):
 
     group: dist.ProcessGroup
     continues: tuple[bool, ...]  # [R]: whether a rank's first document began on an earlier rank
-    spans: tuple[bool, ...]  # [R]: whether such a document fills the rank's part and continues on the next rank
+    spans: tuple[bool, ...]  # [R]: whether a document that began earlier fills a rank's part and continues on the next
     first_length: int  # tokens of this rank's first document
     last_length: int  # tokens of this rank's last document
 
@@ -145,7 +146,7 @@ def cut(cu_seqlens: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def previous_tokens(last: Tensor, context: ContextPart, documents: int, shift: Tensor | None) -> Tensor:
-    """Do what `ContextPart.from_previous` does, differentiably."""
+    """Return the result of `ContextPart.from_previous`, with gradients for `last` and `shift`. Collective."""
     return _PreviousTokens.apply(last, context, documents, shift)
 
 
@@ -302,12 +303,15 @@ def backward_over_ranks(
         after[-1] = G
         gradients = backward(after)
     if context.continues[context.rank]:
-        gradients[-1][0] = 0  # that state is not an argument
+        gradients[-1][0] = 0  # the state before this document is not an argument
     return gradients
 
 
 def _final_state(*inputs: Tensor, state: Tensor | None = None) -> Tensor:
-    """Return the state [H, N, N] after a document of r, w, k, v, a, b [M, H, N]; `state` [1, H, N, N] precedes it."""
+    """Return the state after one document, [H, N, N].
+
+    `inputs` are its r, w, k, v, a, b, [M, H, N], and `state`, [1, H, N, N], is the state before it; None for zero.
+    """
     tokens = len(inputs[0])
     cu_seqlens = torch.arange(0, tokens + 1, tokens, dtype=torch.int32, device=inputs[0].device)
     return torch.ops.rwkv_music.wkv7s_forward(*inputs, state, cu_seqlens, tokens, False)[1][0]
@@ -318,10 +322,10 @@ def _gradient_before(r: Tensor, w: Tensor, a: Tensor, b: Tensor, grad_y: Tensor,
 
     `after` [1, H, N, N] is the gradient of the state after it; None for zero.
 
-    With H_t the gradient of S_t, H_t = dy_t r_t^T + H_{t+1} diag(d_{t+1}) + (H_{t+1} b_{t+1}) a_{t+1}^T. This is the
-    recurrence of `wkv7s`, backwards in time, with the roles of a and b exchanged, and with dy and r as values and keys.
-    Decays, a and b belong to the token after that of dy and r, so the recurrence has M + 1 steps. The first one has a
-    decay of 1 and zeros for a and b, and the last one adds zero.
+    Let H_t be the gradient of S_t. Then H_t = dy_t r_t^T + H_{t+1} diag(d_{t+1}) + (H_{t+1} b_{t+1}) a_{t+1}^T. This is
+    the recurrence of `wkv7s`, backwards in time, with the roles of a and b exchanged, and with dy and r as values and
+    keys. In each step, the decay, a and b belong to the token after that of dy and r, so the recurrence has M + 1
+    steps. The first step has a decay of 1 and zeros for a and b, and the last step adds zero.
     """
     tokens = torch.arange(len(r) - 1, -1, -1, device=r.device)
     decayed, added = torch.cat([tokens[:1], tokens]), torch.cat([tokens, tokens[-1:]])

@@ -78,7 +78,7 @@ def _instruction_set() -> str:
 
 
 class _Shape(ctypes.Structure):
-    """`Shape` of the kernel."""
+    """The struct `Shape` of the kernel."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("layers", "width", "hidden", "vocabulary")),
@@ -103,7 +103,7 @@ _kept: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], PackedWeights, 
 
 
 def packed(model: nn.Module) -> PackedWeights:
-    """Return the packed weights of an RWKV in fp32 or bf16 with heads of 64, on the CPU."""
+    """Return the packed weights of an RWKV on the CPU, in fp32 or bf16, with a head size of 64."""
     parameters = list(model.parameters())
     if any(parameter.requires_grad or parameter.is_inference() for parameter in parameters):
         return _pack(model)
@@ -124,7 +124,7 @@ def _pack(model: nn.Module) -> PackedWeights:
         matrices += [att.receptance.weight, att.key.weight, att.value.weight]
         matrices += [getattr(att, f"{gate}{i}").T for i in (1, 2) for gate in gates]
         matrices += [att.output.weight, ffn.key.weight, ffn.value.weight]
-        # Layer 0 has no v0. a0 takes its place, which the kernel does not read.
+        # Layer 0 has no v0. The kernel does not read v0 there, so a0 takes its place.
         vectors += [attrgetter("att.a0" if name == "att.v0" and "v" not in gates else name)(block) for name in VECTORS]
     matrices.append(model.head.weight)
     vectors += [model.ln_out.weight, model.ln_out.bias]

@@ -11,8 +11,8 @@ modules of `model_v8` compute the same in plain PyTorch and are the reference. T
   normed or squared values, which takes little time.
 - The last matrix product of a sublayer, or its DeepEmbed operator, also adds the residual.
 - The WKV state and the token-shift state are optional inputs and outputs, one per document. The token-shift state is
-  the normed last token before the document (input) or of the document (output). Both states have gradients, and cost
-  nothing if they are not used.
+  the layer norm of one token: of the token before the document (input), or of the document's last token (output). Both
+  states have gradients, and cost nothing if they are not used.
 - With context parallelism, both functions exchange the token-shift state with the other ranks. Time mixing also
   exchanges the WKV state.
 - Gradients of frozen matrices are not computed, except that of the DeepEmbed table.
@@ -335,7 +335,7 @@ class _ChannelMixing(torch.autograd.Function):
 def _shift_over_ranks(x: Tensor, documents: Documents, weight: Tensor, bias: Tensor, shift: Tensor | None) -> Tensor:
     """Return the layer norm of x at the token before each document, [D, C], with context parallelism. Collective.
 
-    `shift` contains it for the documents that begin on this rank; None for zeros.
+    `shift` contains these values for the documents that begin on this rank; None for zeros.
     """
     last = _normed(x, documents.end, weight, bias)
     return documents.context.from_previous(last, documents.cu_seqlens.numel() - 1, shift)

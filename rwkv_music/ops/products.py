@@ -14,7 +14,7 @@ CPU_HAS_FAST_BF16 = torch.backends.cpu.get_cpu_capability() in ("AVX512", "SVE25
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` without bias."""
+    """`nn.Linear` without bias, computed by `linear`."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, bias=False)

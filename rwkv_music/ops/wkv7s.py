@@ -51,7 +51,8 @@ def wkv7s(
     Args:
         r, w, k, v, a, b: [B, T, H, N] of one dtype on one device, B and T >= 1. On CUDA, the dtype is bfloat16 and N is
             64 or 128. On the CPU, the dtype is any float dtype, and N is arbitrary. `w` is the raw decay, before the
-            sigmoid. The model passes a = -kk and b = kk * gate.
+            sigmoid. The model passes a = -kk and b = kk * iclr, with the removal key kk and the in-context learning
+            rate iclr.
         state: [B, H, N, N], the value axis before the key axis, float32 (float64 with float64 inputs). None starts from
             zero.
         cu_seqlens: int32 [D+1], non-decreasing from 0 to T: the boundaries of D independent documents that are packed
@@ -172,7 +173,8 @@ def wkv7s_backward(
     return build.load().wkv7s_backward(*inputs, max_length, checkpoints, grad_y.contiguous(), grad_final_state)
 
 
-# A kernel of `custom_op` or `register_kernel` imports torch.compile with its first call, which takes seconds.
+# These CPU kernels are not registered with `custom_op` or `register_kernel`: a kernel that is registered in that way
+# imports torch.compile at its first call, which takes seconds.
 @torch.library.impl("rwkv_music::wkv7s_forward", "cpu")
 def _(r, w, k, v, a, b, state, cu_seqlens, max_length, save):
     slots = checkpoint_slots(r.shape[0], cu_seqlens.numel() - 1) if save else 0

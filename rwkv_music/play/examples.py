@@ -14,7 +14,7 @@ PROGRAMS = {"Soprano": 40, "Alto": 40, "Tenor": 41, "Bass": 42}  # two violins, 
 VELOCITIES = {"Soprano": 92, "Alto": 74, "Tenor": 74, "Bass": 82}
 NOTES = {name: pitch for name, pitch in zip("CDEFGAB", (0, 2, 4, 5, 7, 9, 11), strict=True)}
 
-# One line for each bar, with the voices from the highest to the lowest. A note is NAME OCTAVE [:QUARTERS].
+# One line for each bar, with the voices from the highest to the lowest. C4 is a quarter note, C4:2 a half note.
 ODE = """
 E4 E4 F4 G4      | C4 C4 D4 E4      | G3 G3 A3 C4      | C3:2 F3 C3
 G4 F4 E4 D4      | E4 D4 C4 B3      | C4 A3 G3 G3      | E3 F3 G3 G2

@@ -46,7 +46,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware that checks requests before they reach the application.
+    """ASGI middleware that checks requests before they reach the application, and adds HEADERS to all responses.
 
     `host` is the address on which the server listens.
     """

@@ -1,4 +1,4 @@
-"""Loading of models at the start and, with --follow, again after training has saved a new checkpoint."""
+"""The models of the page. They are loaded at the start and, with --follow, when training has saved a new checkpoint."""
 
 import sys
 import time
@@ -84,7 +84,7 @@ class Model:
         except UserError as error:
             if self._reported != str(error):
                 self._reported = str(error)
-                print(f"rwkv_music play: {error} The page keeps step {self.step:,}.", file=sys.stderr, flush=True)
+                print(f"rwkv_music play: {error} Step {self.step:,} stays loaded.", file=sys.stderr, flush=True)
             return False
         print(f"{self.name}: step {self.step:,} loaded", flush=True)
         return True

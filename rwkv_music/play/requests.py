@@ -29,7 +29,7 @@ class WriteRequest:
 
     cells: frozenset[tuple[int, int]]  # (bar, counted from 0; index of the part); a new part has the last index
     new_part: NewPart | None = None
-    controls: Mapping[int, int] = field(default_factory=dict)  # index in CONTROLS -> class
+    controls: Mapping[int, int] = field(default_factory=dict)  # index in CONTROLS -> index in its `classes`
     candidates: int = 1
     sampling: Sampling = Sampling()
 

@@ -58,7 +58,10 @@ class Job:
 
 
 class Worker:
-    """A thread that runs jobs in the order of `submit`. It calls `idle` before each job, and while no job waits."""
+    """A thread that runs jobs in the order of `submit`.
+
+    It calls `idle` before each job and, while no job is waiting, every IDLE_S seconds.
+    """
 
     def __init__(self, idle: Callable[[], None] = lambda: None):
         self._waiting: deque[Job] = deque()

@@ -35,8 +35,9 @@ def write(
     """Return `request.candidates` pieces in which a model has written the cells of a request.
 
     `on_notes` is called with (candidate, bar, index of the part, notes, whether the cell is complete). The notes are
-    those of the cell that the model has written since the last call, as in `pieces.view`. It is called when a cell is
-    complete and, for each candidate, at most every NOTES_EVERY_S seconds before.
+    those that the model has added to the cell since the last call for this candidate, in the form of `pieces.view`.
+    `on_notes` is called when a cell is complete. While a candidate's cell is being written, it is called at most every
+    NOTES_EVERY_S seconds.
 
     Raises UserError if the tokenizer cannot encode the piece. Raises Cancelled soon after `is_cancelled` returns True.
     """

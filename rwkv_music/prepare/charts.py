@@ -1,7 +1,7 @@
 """Charts for HTML pages, as inline SVG: histograms and small piano rolls.
 
-The texts and lines of a histogram have the color of the page's text, so they are also readable on dark pages. The
-colors of the splits are the CSS variables --train and --val. The output is deterministic.
+The style sheet of the page sets the colors of a histogram, so that it is also readable on a dark page. The CSS classes
+of its elements are train, val, grid and axis. The output is deterministic.
 """
 
 import html
@@ -51,9 +51,10 @@ def logarithmic(quantity: str, edges: np.ndarray, counted: str = "pieces") -> Hi
 
 
 def draw_histogram(histogram: Histogram) -> str:
-    """Draw a histogram. Each split is drawn in percent of its own total, the first as an area, the second as a line.
+    """Return a histogram as SVG.
 
-    The x axis covers the bins from the first to the last one with counts, and one more at each end.
+    Each split is drawn in percent of its own total, the first as an area, the second as a line. The x axis covers the
+    bins from the first to the last one with counts, and one more at each end.
     """
     filled = np.flatnonzero(histogram.counts.any(axis=0))
     if not len(filled):
@@ -115,7 +116,7 @@ def _number(value: float) -> str:
 
 
 def draw_roll(midi: mido.MidiFile) -> str:
-    """Draw the beginning of a piece, at most ROLL_QUARTERS quarter notes, with a legend of its parts.
+    """Return the piano roll of a piece's first ROLL_QUARTERS quarter notes as SVG, and a legend of its parts as HTML.
 
     Each part has one color, as in piano_roll.py. Drums are in separate rows below the pitches. The picture is for a
     white background.
@@ -182,7 +183,7 @@ def _colors(notes: Notes) -> list[str]:
 
 
 def draw_bar_table(heads: Sequence[str], rows: Sequence[tuple[str, int]], total: int) -> str:
-    """Return a table of counts. Their shares of `total` are shown in percent and as bars."""
+    """Return an HTML table of counts, which are also shown in percent of `total` and as bars."""
     cells = ["<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in (*heads, "%", "")) + "</tr>"]
     longest = max((count for _, count in rows), default=1)
     for name, count in rows:

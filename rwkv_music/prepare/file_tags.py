@@ -38,7 +38,7 @@ class FileTags:
 
     Columns and values are normalized by `tag_text` before they are compared. The attribute `columns` lists the columns
     that become tags: the chosen ones, and COLLECTION if there are `folders`. Raises UserError if the table cannot be
-    read, is not used or does not have the columns, or if there are too many columns.
+    read, if no option uses a column of the table, if a column is missing, or if too many columns are chosen.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class FileTags:
         table: str | os.PathLike | None = None,
         chosen: Sequence[str] = (),  # columns of the table or of parquet files that become tags
         folders: Sequence[str] = (),  # paths; the name of each one becomes the tag COLLECTION of the files inside it
-        where: Mapping[str, Collection[str]] | None = None,  # the values that each column must have
+        where: Mapping[str, Collection[str]] | None = None,  # by column: the values of which a piece must have one
         key: str | None = None,  # the column that identifies files, instead of KEYS
         elsewhere: Collection[str] = (),  # columns of parquet files
     ):
@@ -94,7 +94,7 @@ class FileTags:
         return None
 
     def check_use(self, example: str) -> None:
-        """Raise UserError if no line of the table has been used. `example` is the name of a source."""
+        """Raise UserError if no line of the table has matched a piece. `example` is the name of a source."""
         if self._table is not None and not any(self._used):
             raise UserError(
                 f"No line of {self._table} matches a file: write names such as {os.path.basename(example)}, ends of "
@@ -125,7 +125,7 @@ class FileTags:
                     return number
             if not parts[-1].isdecimal():
                 return self._lines.get(md5)
-            path = path.rpartition("/")[0]  # a number is that of a piece in a file: try the path of the file
+            path = path.rpartition("/")[0]  # drop a piece's number (tunes.abc/1): the rest is the path of its file
         return None
 
     def _check_columns(self) -> None:
@@ -220,7 +220,7 @@ class FileTags:
 
 
 def metadata_text(value: Any) -> str:
-    """Return a value of a table as text: a string, a number, or the first value of a list. Other values become ""."""
+    """Return a string, number or Boolean of a table as text; for a list, its first value. Other values become ""."""
     if isinstance(value, list):
         value = next(iter(value), None)
     if isinstance(value, bool):

@@ -104,7 +104,7 @@ def _part_notes_per_second(music: Music) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that describes a piece. A filter keeps the pieces for which it is between two bounds, inclusive."""
+    """A number that describes a piece. A filter keeps the pieces whose number is between two bounds, inclusive."""
 
     name: str
     of: Callable[[Music], float | np.ndarray]  # an array has a value for each part; NaN is within any bounds

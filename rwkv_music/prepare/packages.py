@@ -50,10 +50,10 @@ def write_package(
 ) -> tuple[int, int, list[tuple[str, str]]]:
     """Write the music of the package `name` (a key of PACKAGES) and its license to the folder `out`/`name`.
 
-    If the package is installed below `root`, its files are copied from there. Existing files in `out` are kept. With
-    `limit`, only the first `limit` pieces in order of names are used. Return (number of files written, number of files
-    kept, (source, reason) of each damaged file). Raises UserError if the package is not installed and cannot be
-    downloaded, or if `out` cannot be written.
+    If the package is installed below `root`, its files are copied from there. Existing pieces are kept. With `limit`,
+    only the first `limit` pieces in order of names are used. Return (number of pieces written, number of pieces kept,
+    (source, reason) of each damaged file). Raises UserError if the package is not installed and cannot be downloaded,
+    or if `out` cannot be written.
     """
     written, kept, failed = 0, 0, []
     with _unpacked(name, root) as unpacked, explained(f"writing the music of {name} to {out}"):
@@ -150,7 +150,7 @@ def _run(name: str, folder: str, *command: str) -> None:
     except FileNotFoundError as error:
         raise UserError(
             f"The Debian package {name} cannot be downloaded and unpacked, because this system has no {command[0]}: "
-            f"run this command on Debian or Ubuntu, and copy the folder {name} that it writes to this system."
+            f"run this command on Debian or Ubuntu, and copy the folder {name} from there to this system."
         ) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1].removeprefix("E: ")

@@ -15,14 +15,14 @@ Notable choices:
   date and the command line in report.html. The result for every file goes to a prepare log beside the dataset (see
   prepare_log.py). When the log is complete, the dataset is written from it and gets its final name. Until then, the log
   and the dataset, which have about the same size, are both on the disk.
-- The split of a piece depends on the seed and on a hash of its music, that is, of the intervals of its notes in time
-  and pitch. A piece therefore keeps its split when files are added, moved or renamed. The only exception is a piece
-  that `_choose_val` moves so that no split is empty. Louder, slower or transposed copies of a piece are in the same
-  split. Files with the same bytes are one piece.
+- The split of a piece depends on the seed and on a hash of its music, that is, of the intervals between its notes in
+  time and pitch. A piece therefore keeps its split when files are added, moved or renamed. The only exception is a
+  piece that `_choose_val` moves so that no split is empty. Louder, slower or transposed copies of a piece are in the
+  same split. Of several files with the same bytes, only the first is used.
 - A file is rejected if it cannot be read, has no notes, is too large or too long, takes more than five seconds of CPU
-  time (a score: five minutes) or more than 4 GiB of memory, or crashes its worker. Other files are not affected. Slow
-  and crashing files are first tried again, alone (see workers.py), so that the result does not depend on the load of
-  the computer.
+  time (a score: five minutes) or more than 4 GiB of memory, or crashes its worker. Other files are not affected. Before
+  a slow or crashing file is rejected, it is tried once more, alone (see workers.py), so that the result does not depend
+  on the load of the computer.
 - Memory holds a few dozen bytes per file, for the index that finds files with the same bytes.
 """
 
@@ -79,7 +79,7 @@ def prepare(
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = DEFAULT_TOKENIZER,
     workers: int | None = None,  # number of worker processes; the number of available cores if None
-    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, no split is empty
+    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, at least one of several
     seed: int = 0,  # determines, with the music, which pieces are in `val`
     filters: Filters = NO_FILTERS,
     metadata: str | os.PathLike | None = None,  # a table of facts about the files (see file_tags.py)
@@ -171,7 +171,7 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _tokenize(sources: Sources, codec: Codec, filters: Filters, workers: int | None, prepare_log: PrepareLog) -> None:
-    """Add the outcome of every source that is not yet in the prepare log."""
+    """Process every source that is not yet in the prepare log, and add its result to the log."""
     started: deque[dict] = deque()  # what is known about the sources in progress
     n_done = prepare_log.n_sources
 
@@ -222,7 +222,10 @@ def _limit_s(item: tuple[str, bytes | Failure | None]) -> float:
 
 
 def _read(source: Source) -> bytes | Failure | None:
-    """Return the content of an archive member, because a worker cannot read it. Return None for a plain file."""
+    """Return the content of a source that a worker cannot read itself, or a Failure. Return None for a plain file.
+
+    Archive members and single pieces of a file are such sources.
+    """
     try:
         return source.read() if source.read else None
     except Unreadable as error:
@@ -402,7 +405,10 @@ def _write_dataset(
 
 
 def _first_bars(codec: Codec, tokens: np.ndarray, bars: np.ndarray) -> mido.MidiFile:
-    """Decode the first SHOWN_BARS bars of a piece, uint16 [n], from its tokens and its entry in *.bars.*."""
+    """Decode the first SHOWN_BARS bars of a piece.
+
+    `tokens`, uint16 [n], are its tokens, and `bars`, uint16 [bars], is its document in *.bars.*.
+    """
     starts = np.cumsum(bars, dtype=np.int64)
     piece = Piece(tokens, starts, codec.bar_lines(tokens, starts))
     excerpt = codec.first_bars(piece, min(SHOWN_BARS, len(starts)))
@@ -412,9 +418,10 @@ def _first_bars(codec: Codec, tokens: np.ndarray, bars: np.ndarray) -> mido.Midi
 def _with_tag_values(
     codec: Codec, prepare_log: PrepareLog, chosen: np.ndarray, file_tags: FileTags, tag_min: int
 ) -> Codec:
-    """Return `codec` with the most frequent values of each column of tags. At least `tag_min` pieces must have a value.
+    """Return `codec` with a tag for each value that at least `tag_min` pieces have in a column of tags.
 
-    `chosen`, bool [n], selects the pieces to count. Raises UserError if the table of tags matches no file of the log.
+    Each column has at most its MAX_VALUES most frequent values. `chosen`, bool [n], selects the pieces to count. Raises
+    UserError if the table of tags matches no file of the log.
     """
     counts: dict[str, Counter] = {column: Counter() for column in file_tags.columns}
     number = 0
@@ -454,7 +461,7 @@ class _Index:
         self.music = np.frombuffer(music, np.uint64).reshape(-1, 2) if music else np.empty((0, 2), np.uint64)
         same = self.music if unique or not files else np.frombuffer(files, np.uint64).reshape(-1, 2)
         _, first, which = np.unique(same, axis=0, return_index=True, return_inverse=True)
-        # int64 [n]: the first piece with the same bytes (with `unique`, the same music) as each piece, often itself.
+        # int64 [n]: for each piece, the index of the first piece with the same bytes (with `unique`, the same music).
         self.first_copy = first[which.ravel()]
 
 
@@ -467,7 +474,7 @@ def _choose_val(music: np.ndarray, val_fraction: float, seed: int) -> np.ndarray
     """Return which pieces go to `val`, bool [n]. This depends on the keys of their music, uint64 [n, 2], and the seed.
 
     Adding pieces does not change the split of the others. The only exception is a piece that was moved because a split
-    would have been empty.
+    would have been empty. If all pieces have the same music, they go to `train`.
     """
     draws = np.array([_draw(seed, key.tobytes()) for key in music])
     chosen = draws < val_fraction

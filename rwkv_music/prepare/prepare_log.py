@@ -6,8 +6,8 @@ The log is a SQLite database with two tables:
     sources    one row per source: JSON with the counts of a piece, or with the reason why the source was rejected. For
                a piece, the row also has its tokens (uint16), bars (uint16, see `PrepareLog.add`) and midi.stats.RECORD.
 
-A checkpoint commits all rows added since the last one. After a crash or a kill, the log is in the state of the last
-checkpoint.
+A checkpoint commits all rows that were added since the previous checkpoint. After a crash or a kill, the log is in the
+state of the last checkpoint.
 """
 
 import json
@@ -125,7 +125,7 @@ class PrepareLog:
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise UserError(
-                    f"Another process is preparing into {self.folder}: wait for it, or choose another --out."
+                    f"Another process is using {self.folder}: wait for that process to end, or choose another --out."
                 ) from error
             raise UserError(
                 f"{self.folder / DATABASE} cannot be read or written ({error}): free some space and try again with "

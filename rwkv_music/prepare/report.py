@@ -195,7 +195,10 @@ def _counts(title: str, head: str, counts: Counter[str], total: int, most: int =
 
 
 def _link(file: str) -> str:
-    """Return the end of a source's name, as a link to the file that it is or that contains it, if this file exists."""
+    """Return the last two components of a source's name as HTML, with a link to the source's file if it exists.
+
+    If a source is inside an archive or is one of several pieces of a file, its file is the archive or that file.
+    """
     path = Path(os.path.abspath(file))
     text = html.escape("/".join(path.parts[-2:]))
     target = next((place for place in (path, *path.parents) if os.path.isfile(place)), None)

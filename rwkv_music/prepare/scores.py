@@ -47,9 +47,9 @@ HANG_LIMIT_S = 3600.0  # wall-clock time for a file whose process uses no CPU ti
 
 
 def score_format(name: str, data: bytes) -> str | None:
-    """Return the format of a score: XML, ABC or KERN. Return None for MIDI and for unknown content.
+    """Return the format of a score: XML, ABC or KERN. Return None for MIDI and for unknown formats.
 
-    `name` is the name of a source (see sources.py). A file with a suffix of MIDI counts as MIDI. Otherwise the content
+    `name` is the name of a source (see sources.py). A file with a MIDI suffix counts as MIDI. Otherwise the content
     determines the format, because a file can have the suffix of another format. If the content does not determine the
     format, the suffix does.
     """
@@ -156,9 +156,10 @@ def _xml_root(data: bytes) -> ElementTree.Element:
 
 
 def _remove_visual_offsets(root: ElementTree.Element) -> None:
-    """Remove the offsets that only place a direction or a chord symbol on the page: all without sound="yes".
+    """Remove the offsets that only place a direction or a chord symbol on the page: all offsets without sound="yes".
 
-    music21 applies them to the time too. A dynamic mark behind the last note of a measure would lengthen the measure.
+    music21 would also apply them to the time of these elements. A dynamic mark printed after the last note of a measure
+    would then lengthen the measure.
 
     Source: <offset> in the MusicXML 4.0 reference.
     """
@@ -170,9 +171,10 @@ def _remove_visual_offsets(root: ElementTree.Element) -> None:
 
 
 def _score_name(archive: zipfile.ZipFile) -> str:
-    """Return the name of the score in a .mxl file: the file that CONTAINER names. Without one, the first XML file.
+    """Return the name of the score in a .mxl file: the file that CONTAINER names.
 
-    Raises StopIteration if there is no XML file.
+    If CONTAINER is missing or names no file of the archive, return the first XML file. Raises StopIteration if there is
+    no XML file.
     """
     names = archive.namelist()
     if CONTAINER in names:

@@ -61,11 +61,12 @@ class Source:
 
 
 class Sources:
-    """The music (MUSIC_SUFFIXES) in files, folders and archives. Folders are in name order, archives in stored order.
+    """The music (MUSIC_SUFFIXES) in files, folders and archives.
 
-    Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another one is not
-    read twice. Each row of a parquet file counts as a file with music. Raises UserError if a path is missing or cannot
-    contain music, if there is no music, or if a package that is needed to read a file is not installed.
+    The contents of a folder come in the order of their names, those of an archive in the order in which they are
+    stored. Folders are searched recursively, also for archives. Suffixes are case-insensitive. A path inside another
+    one is not read twice. Each row of a parquet file counts as a file with music. Raises UserError if a path is missing
+    or cannot contain music, if there is no music, or if a package that is needed to read a file is not installed.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Sources:
                 self.expected += n or 0
         if not has_any:
             listed, suffixes = ", ".join(str(path) for path in paths), ", ".join(MUSIC_SUFFIXES)
-            raise UserError(f"There is no music ({suffixes}) under {listed}: choose a folder or an archive with some.")
+            raise UserError(f"There is no music ({suffixes}) under {listed}: choose a folder or archive with music.")
 
     def __iter__(self) -> Iterator[Source]:
         for source in self._undivided():
@@ -126,7 +127,7 @@ class Sources:
                     yield Source(file)
 
     def _files(self, path: str, passed_over: Counter[str] | None = None) -> Iterator[str]:
-        """Yield the music and the archives in the folder `path`, or the file `path`. Count others in `passed_over`."""
+        """Yield the music and archives in the folder `path`, or the file `path`. Count other files in `passed_over`."""
         if os.path.isdir(path):
             with explained(f"searching {path}"):
                 yield from _walk(path, passed_over)

@@ -84,7 +84,7 @@ def map_in_order(
     items: Iterable,  # consumed lazily
     workers: int | None = None,  # maximum number of processes; the number of available cores if None
     limit_s: float | Callable[[Any], float] = 60.0,  # limit of CPU time for an item, or a function that returns it
-    memory_limit_bytes: int | None = None,  # limit of each process's address space; beyond it, the item is a Failure
+    memory_limit_bytes: int | None = None,  # limit of each process's address space; an item that exceeds it fails
     hang_s: float = 300.0,  # wall-clock time after which a process that waits, without using CPU time, is ended
 ) -> Iterator[Any]:
     """Yield the answer to each of `items`, in order: the result of the work, or a `Failure`.

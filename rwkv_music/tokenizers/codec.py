@@ -112,8 +112,8 @@ class Codec(ABC):
     def grammar(self, prompt: Piece, rows: int = 1, bars: int | None = None, may_end: bool = False) -> Grammar:
         """Return a grammar that constrains `rows` independent continuations of `prompt` (see grammar.py).
 
-        `prompt` is a result of `first_bars`. The rows start with the next bar. A row ends after `bars` bars. If
-        `may_end` is set, EOS can end a row earlier. If `bars` is None, only EOS ends a row.
+        `prompt` is a result of `first_bars`. The rows start with the bar after the prompt. A row ends after `bars`
+        bars. If `may_end` is set, EOS can end a row earlier. If `bars` is None, only EOS ends a row.
         """
 
     @property
@@ -145,7 +145,7 @@ class Codec(ABC):
 
     @property
     def tags(self) -> dict[str, list[str]]:
-        """The values of tags by column (tags.py); empty if the codec has no tags."""
+        """The possible values of each column of tags (tags.py); empty if the codec has no tags."""
         return self.options.get("tags", {})
 
     def empty_piece(self) -> Piece:
@@ -153,7 +153,7 @@ class Codec(ABC):
         return Piece(np.array([self.bos_id], np.uint16), np.empty(0, np.int64))
 
     def with_tags(self, ids: np.ndarray, tags: Mapping[str, str]) -> np.ndarray:
-        """Return the ids [n] of a piece with its tags replaced by `tags`, values by column.
+        """Return the ids [n] of a piece with some of its tags replaced. `tags` maps their columns to the new values.
 
         Raises ValueError for a column or a value that the vocabulary does not have.
         """

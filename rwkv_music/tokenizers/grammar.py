@@ -7,7 +7,7 @@ grammar does not allow are masked. The grammar then takes the drawn token:
     while not grammar.ended.all():
         logits[~grammar.allowed()] = -inf
         tokens = draw(logits)
-        grammar.feed(tokens)                   # if ended[row] is True, the token is not part of the row
+        grammar.feed(tokens)                   # if ended[row] is now True, the token is not part of the row
     ids = [*prompt.ids, *row, *grammar.closing(row)]
 
 Notable choices:
@@ -42,7 +42,7 @@ class Grammar(ABC):
         self.ended = np.zeros(rows, bool)
 
     def allowed(self) -> np.ndarray:
-        """Return the tokens that may come next, bool [rows, V]. Every row has at least one."""
+        """Return which tokens may come next, bool [rows, V]. Every row has at least one."""
         allowed = self.tables[0][self.classes[0]]
         for table, classes in zip(self.tables[1:], self.classes[1:], strict=True):
             allowed &= table[classes]

@@ -420,7 +420,7 @@ class MidiLlm(Codec):
 
     @cached_property
     def _key(self) -> np.ndarray:
-        """The key (instrument * 128 + pitch) of each token, int64 [V]; -1 for other tokens."""
+        """The key (instrument * 128 + pitch) of each note token, int64 [V]; -1 for other tokens."""
         return np.maximum((np.arange(self.vocab_size) - FIRST_NOTE) // self.velocity_bins, -1)
 
     @cached_property
@@ -431,7 +431,7 @@ class MidiLlm(Codec):
 
     @cached_property
     def _wait_ms(self) -> np.ndarray:
-        """The wait of each token in milliseconds, int64 [V]; 0 for other tokens."""
+        """The wait in milliseconds of each wait token, int64 [V]; 0 for other tokens."""
         tokens = np.arange(self.vocab_size)
         return np.where((tokens >= FIRST_WAIT) & (tokens < FIRST_NOTE), (tokens - FIRST_WAIT + 1) * WAIT_MS, 0)
 
@@ -477,7 +477,7 @@ class _Loudness(dict):
 
 
 def _split_wait(ms: float) -> list[int]:
-    """Return the waits that add up to `ms` milliseconds, 1..125 units each; none if the time rounds to 0."""
+    """Return waits of 1 to 125 units that add up to `ms` milliseconds, rounded and at most 10 s; none if this is 0."""
     ms = min(ms, MAX_WAITS * MAX_WAIT_MS)
     waits = [WAIT_LEVELS] * floor(ms / MAX_WAIT_MS)
     rest = ceil(ms % MAX_WAIT_MS / WAIT_MS - 0.5)

@@ -1,4 +1,7 @@
-"""Bar lines of `midi-llm` tokens: conversion from ticks to the tokens' clock, the sum of the waits so far, and back."""
+"""Bar lines of `midi-llm` tokens: conversion from ticks to the tokens' clock and back.
+
+The clock of a token is the sum of the waits before it.
+"""
 
 from math import ceil
 
@@ -10,21 +13,26 @@ from rwkv_music.tokenizers.codec import BarLines
 WAIT_MS = 8  # the unit of the tokens' clock
 WAIT_LEVELS = 125  # the longest wait of one token, in units
 MAX_WAIT_MS = WAIT_LEVELS * WAIT_MS
-MAX_WAITS = 10  # the maximum number of longest waits in a row
-SLACK = 0.05  # in units: a bar line may be this far after the end of a wait, because ticks are integers
+MAX_WAITS = 10  # the maximum number of consecutive longest waits
+# In units of 8 ms. A bar line up to this far after the end of a wait is taken to be at this end, because ticks are
+# integers.
+SLACK = 0.05
 TICKS_PER_QUARTER = 9600  # of decoded files; a tick is 0.05 ms at 120 quarter notes per minute
 DEFAULT_BAR_MS = 4 * DEFAULT_TEMPO / 1000  # a bar of the default time signature, 4/4
 
 
 class Moments:
-    """The moments of a piece. A moment is a group of simultaneous note tokens, which follow the waits before them."""
+    """The moments of a piece. A moment consists of waits and the simultaneous note tokens that follow them.
+
+    The first moment has no waits.
+    """
 
     def __init__(self) -> None:
         self.first_ticks: list[int] = []  # the tick of the first note token in each moment
         self.last_ticks: list[int] = []  # the tick of the last one, which may be later because waits are rounded
         self.waits_at: list[int] = []  # the index of the first token, a wait in all moments but the first
         self.notes_at: list[int] = []  # the index of the first note token
-        self.clocks: list[int] = []  # in units of 8 ms
+        self.clocks: list[int] = []  # the clock at the note tokens, in units of 8 ms
 
     def begin(self, tick: int, waits_at: int, waits: list[int]) -> None:
         self.first_ticks.append(tick)

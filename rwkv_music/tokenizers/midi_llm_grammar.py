@@ -1,8 +1,8 @@
 """The grammar of the `midi-llm` codecs.
 
-A note token is followed by a wait, by EOS, or by a note token with the same or a higher key (instrument, pitch). Up to
-ten of the longest waits may follow one another. Any other wait is followed by a note token. Bars are counted on the
-clock of the waits.
+A note token is followed by a wait, by EOS, or by a note token with the same or a higher key (instrument, pitch). At
+most ten of the longest waits follow one another. After the tenth of them, or after a shorter wait, a note token
+follows. Bars are counted on the clock of the waits.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ class MidiLlmRules:
 
 
 class MidiLlmGrammar(Grammar):
-    """The grammar of rows of `midi-llm` tokens. A bar is complete if the clock is within half a wait unit of its end.
+    """The grammar of rows of `midi-llm` tokens. A bar is complete from half a wait unit before its end on.
 
     `last_id` is the last token of the prompt. The prompt ends `late_ms` after the bar line at which the rows start. A
     bar lasts `bar_ms`.

@@ -10,12 +10,13 @@ notes of a moment by pitch, duration and velocity. The same music in the same tr
 Notable choices:
 - A part is one channel of one track (midi/parts.py). Voices with the same instrument stay separate, so that unisons
   between them are kept.
-- In a part, a note ends where its pitch starts again. Up to MAX_UNISON notes of one pitch may start together, because
-  some music programs merge tracks. If more of them start together, which is rare, the longest are kept.
+- In a part, a note ends at the latest where its pitch starts again. Up to MAX_UNISON notes of one pitch may start
+  together, because some music software merges tracks. If more of them start together, which is rare, the longest are
+  kept.
 - If the vocabulary has tags, every piece has one Tag of each column (tags.py). Otherwise, no piece has tags.
 - A Program token occurs only in the first cell of a part and where the program changes. A Velocity token occurs only at
   the first note of a cell and where the velocity changes. Most scores need few such tokens, so that more music fits
-  into a row.
+  into the model's context.
 - Positions and durations have 24 steps per quarter note in every meter. Note values down to a thirty-second note and
   their triplets are exact. Durations above 16 quarter notes have steps of a quarter note.
 - The TimeSig token of a bar gives the actual length of the bar, even if a change of meter cuts the bar short. A Tempo
@@ -94,7 +95,7 @@ from rwkv_music.tokenizers.vocabulary import NONE, Vocabulary, ranks
 TICKS_PER_STEP = 20  # of decoded files, which have 480 ticks per quarter note
 MELODIC_CHANNELS = [channel for channel in range(CHANNELS) if channel != DRUM_CHANNEL]
 
-MOST_BARS = 4  # factor by which `_equal_bars` may exceed the necessary number of bars
+MOST_BARS = 4  # `_equal_bars` returns at most this many times the necessary number of bars
 
 # Keys of `Piece.lost`
 DOUBLE_NOTES = f"notes that start together with {MAX_UNISON} others of their pitch and part"
@@ -130,7 +131,7 @@ class Multitrack(Codec):
         division = midi.ticks_per_quarter
         grid = self.bar_grid(midi)
         bar = grid.bar(notes.start)
-        lines = grid.lines(int(bar.max()) + 2)  # one more bar, because a note may be rounded to its start
+        lines = grid.lines(int(bar.max()) + 2)  # one more bar, because a note may be rounded to the start of that bar
         signatures, bar_steps, n_odd = _time_signatures(lines, grid.signatures(len(lines) - 1), division)
 
         # Express the onsets as rounded steps since the first bar line. Each bar has its encoded length, which can
@@ -254,7 +255,7 @@ class Multitrack(Codec):
 
 
 def _rounded(ticks: np.ndarray, division: int) -> np.ndarray:
-    """Return ticks as steps, rounded half up, int64 [n]."""
+    """Convert ticks to steps, int64 [n]. Halves are rounded up."""
     return (2 * STEPS * ticks + division) // (2 * division)
 
 
@@ -272,7 +273,7 @@ def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tu
 
 @lru_cache(maxsize=4096)
 def _time_signature(denominator: int, steps: Fraction) -> tuple[int, bool]:
-    """Return the index of the time signature for a bar of `steps` steps, and whether they differ by a step or more.
+    """Return the index of the time signature for a bar of `steps` steps, and whether it deviates by a step or more.
 
     If several time signatures fit equally well, return the one with the denominator closest to `denominator`.
     """
@@ -420,7 +421,7 @@ def read_tokens(ids: np.ndarray) -> QuantizedScore:
 
 
 def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int, shared: bool) -> mido.MidiTrack:
-    """Return the notes with indices `own` of a score as a track.
+    """Return a track with the notes of a score that have the indices `own`.
 
     If the channel is `shared`, a program change precedes each note.
     """
@@ -450,8 +451,8 @@ def _part_track(score: QuantizedScore, own: np.ndarray, part: Part, channel: int
 def _equal_bars(n: int, d: int) -> int:
     """Return the number of equal bars into which a bar of n/d is divided.
 
-    Let k be the smallest divisor of n for which the bars are not longer than MAX_BAR. Return the smallest divisor from
-    k to MOST_BARS * k for which the vocabulary has bars of this length. If there is none, return k.
+    Let k be the smallest divisor of n for which the bars are not longer than MAX_BAR. Return the smallest divisor of n
+    from k to MOST_BARS * k that gives bars of a length in the vocabulary. If there is none, return k.
     """
     divisors = [k for k in range(1, n + 1) if n % k == 0 and 4 * STEPS * (n // k) <= MAX_BAR * d]
     exact = (k for k in divisors if k <= MOST_BARS * divisors[0] and np.isin(4 * STEPS * (n // k) / d, BAR_STEPS))

@@ -294,9 +294,9 @@ def written_out(prompt: np.ndarray, steps: list[Step]) -> tuple[np.ndarray, np.n
 
 
 def content_notes(contents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the notes of all `contents`, NOTE [n] (midi/score.py), and for each its index in `contents`, int64 [n].
+    """Return the notes of all `contents`, NOTE [n], and for each note the index of its cell in `contents`, int64 [n].
 
-    Times are in quarter notes from the bar line.
+    NOTE is defined in midi/score.py. Times are in quarter notes from the bar line.
     """
     tokens = np.concatenate([*contents, np.empty(0, np.int64)]).astype(np.int64)
     cell = np.repeat(np.arange(len(contents)), [len(content) for content in contents])

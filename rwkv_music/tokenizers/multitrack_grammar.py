@@ -81,7 +81,7 @@ class MultitrackRules:
         whole = max(range(len(names)), key=lambda i: signatures[i][0] / signatures[i][1])
         steps = n_positions * signatures[whole][1] // signatures[whole][0]  # per whole note
         lengths = np.array([steps * n // d for n, d in signatures])
-        distinct = np.unique(lengths)  # 0 is the length for other tokens
+        distinct = np.unique(lengths)  # tokens other than TimeSig have the length 0
         self.length = np.where(lengths > 0, np.searchsorted(distinct, lengths), -1)
 
         def may_follow(following: dict[str, Sequence[str]], without: tuple[str, ...] = ()) -> np.ndarray:
@@ -204,7 +204,7 @@ class FillGrammar(Grammar):
         super().__init__(rows, None)
         self._free = np.array([len(table) - 1 for table in self.tables])
         self._step = np.zeros(rows, np.int64)
-        self._place = np.zeros(rows, np.int64)  # the number of given tokens of the current step fed so far
+        self._place = np.zeros(rows, np.int64)  # how many given tokens of the current step have been fed
         self.contents: list[list[list[int]]] = [[] for _ in range(rows)]
         for row in range(rows):
             self._choose(row)

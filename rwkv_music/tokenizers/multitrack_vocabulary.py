@@ -7,7 +7,7 @@ from rwkv_music.midi.events import DRUMS
 
 STEPS = 24  # positions per quarter note
 MAX_PARTS = 64
-FINE_DURATION = 16 * STEPS  # every duration up to this one has a token; longer ones only in quarter notes
+FINE_DURATION = 16 * STEPS  # every duration up to this one has a token; the longer tokens are a quarter note apart
 MAX_DURATION = 64 * STEPS
 DURATIONS = np.array([*range(1, FINE_DURATION), *range(FINE_DURATION, MAX_DURATION + 1, STEPS)])  # in steps
 TIME_SIGNATURES = [

@@ -13,18 +13,18 @@ NONE = -1
 class Vocabulary:
     """Properties of each of the V tokens. An int64 element is NONE if the token does not have the property.
 
-    Augmentation requires that the difference between the ids of adjacent pitches is the same for all melodic tokens,
-    and that the ids of loudnesses, tempos and waits follow one another in this order.
+    Augmentation requires that the difference between the ids of adjacent pitches is the same for all melodic tokens. It
+    also requires that the ids of successive loudnesses, successive tempos and successive waits differ by 1.
     """
 
-    kinds: np.ndarray  # str [V], "Pitch", "Program" and those in `moves_on` have a meaning elsewhere
+    kinds: np.ndarray  # str [V]: the kind of token; other code uses only "Pitch", "Program" and those in `moves_on`
     pitch: np.ndarray  # int64 [V]: the MIDI pitch of a note-on or note-off
     is_onset: np.ndarray  # bool [V]: whether the token starts a note
     program: np.ndarray  # int64 [V]: the General MIDI program (DRUMS for percussion) that the token plays or selects
     part: np.ndarray  # int64 [V]: the number of the part that the token names, from 1
     loudness: np.ndarray  # int64 [V]: the rank of the velocity, 0 for the softest
     tempo: np.ndarray  # int64 [V]: the rank of the tempo, 0 for the slowest
-    tempo_steps_per_octave: float  # number of tempos per doubling, with a constant ratio from one to the next; 0: none
+    tempo_steps_per_octave: float  # tempo ranks per doubling of the tempo, in equal ratios; 0 without tempo tokens
     wait_ms: np.ndarray  # int64 [V]: the wait that the token encodes, in milliseconds
     unknown_tag: np.ndarray  # int64 [V]: for a tag, the token for an unknown value of its column (tags.py)
 
@@ -36,7 +36,10 @@ class Vocabulary:
 
     @property
     def moves_on(self) -> np.ndarray:
-        """The tokens that end a bar soonest, bool [V]: those that complete a note or a bar, and the longest wait."""
+        """Which tokens lead to the end of a bar soonest, bool [V].
+
+        They complete a note or the start of a bar, or end a bar, a hole or a piece. The longest wait is marked too.
+        """
         finishing = np.isin(self.kinds, ["Bar", "TimeSig", "Velocity", "Duration", "End", "EOS"])
         return finishing | ((self.wait_ms > 0) & (self.wait_ms == self.wait_ms.max()))
 
