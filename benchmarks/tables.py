@@ -324,11 +324,11 @@ def measures(root: str) -> str:
         for caption, lines in zip(of_command, "\n".join(result["tables"][name]).split("\n\n"), strict=True)
     )
     titles = {
-        "continued": "It reads four bars of a chorale and writes twelve",
-        "filled-in": "It writes the missing bars 5 to 8",
-        "bass-line": "It writes the bass under the other three voices",
-        "harmonized": "It writes three voices under the soprano",
-        "fiddle-tune": "It reads four bars of a fiddle tune and writes twelve",
+        "continued": "The model reads four bars of a chorale and writes twelve",
+        "filled-in": "The model writes the missing bars 5 to 8",
+        "bass-line": "The model writes the bass under the other three voices",
+        "harmonized": "The model writes three voices under the soprano",
+        "fiddle-tune": "The model reads four bars of a fiddle tune and writes twelve",
     }
     rolls = "\n\n".join(
         f"{title} ([listen]({images}/{name}.mid)):\n\n![Piano roll: {title[0].lower()}{title[1:]}]({images}/{name}.png)"
@@ -341,7 +341,7 @@ The following tables are what `evaluate` prints for the corpus model.
 {texts}
 
 The piano rolls show music that the corpus model has written. The pale notes are given; they are from a held-out chorale
-and a held-out fiddle tune. The model does the following:
+and a held-out fiddle tune.
 
 {rolls}
 """

@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int:
                 return status
             if status in (0, *USER_ERRORS):
                 return close(rendezvous, status)
-            if status not in (EXIT_RESUMABLE, INTERRUPTED) and not crashes.may_restart():
+            if status not in (EXIT_RESUMABLE, INTERRUPTED) and not crashes.record():
                 times = plural(crashes.count, "time")
                 log(f"the run crashed {times} (status {status}) without a new checkpoint; see the errors above")
                 return close(rendezvous, status)
@@ -230,8 +230,8 @@ class CrashCounter:
         self._run, self.count = run, 0
         self._started_from = self._newest_checkpoint()
 
-    def may_restart(self) -> bool:
-        """Count one crash. Return whether the count is below the limit."""
+    def record(self) -> bool:
+        """Count one crash. Return whether the count is below the limit, so that the run may restart."""
         newest = self._newest_checkpoint()
         self.count = self.count + 1 if newest == self._started_from else 1
         self._started_from = newest

@@ -27,14 +27,14 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # because this process must outlive the launcher
     ranks: dict[int, int | None] = {}
     for line in sys.stdin:
-        ranks = {int(process): start_time(int(process)) for process in line.split()}
+        ranks = {int(pid): start_time(int(pid)) for pid in line.split()}
     kill_at = time.monotonic() + GRACE_SECONDS
     number = signal.SIGTERM
-    while running := [process for process, started in ranks.items() if started and start_time(process) == started]:
+    while running := [pid for pid, started in ranks.items() if started and start_time(pid) == started]:
         if number is not None:
-            for process in running:
+            for pid in running:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, number)
+                    os.kill(pid, number)
         number = signal.SIGKILL if time.monotonic() > kill_at else None
         time.sleep(0.1)
 

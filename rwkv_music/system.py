@@ -26,34 +26,34 @@ def available_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def parent(process: int) -> int | None:
+def parent_pid(pid: int) -> int | None:
     """Return the process ID of a process's parent (Linux); None if the process has ended."""
-    found = _process_facts(process)
+    found = _stat_fields(pid)
     return found and int(found[1])
 
 
-def start_time(process: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks after the host's boot (Linux); None if the process has ended.
 
     Process IDs are reused. A process ID together with a start time identifies a process.
     """
-    found = _process_facts(process)
+    found = _stat_fields(pid)
     return found and int(found[19])
 
 
-def cpu_seconds(process: int) -> float | None:
+def cpu_seconds(pid: int) -> float | None:
     """Return the CPU time that a process has used (Linux); None if the process has ended."""
-    found = _process_facts(process)
+    found = _stat_fields(pid)
     return found and (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _process_facts(process: int) -> list[str] | None:
+def _stat_fields(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat from the third one (the state) on; None if the process has ended."""
     try:
-        facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if facts[0] in "ZX" else facts  # Z: the process has ended, but its parent has not read its status
+    return None if fields[0] in "ZX" else fields  # Z: the process has ended, but its parent has not read its status
 
 
 def limit_memory(n_bytes: int) -> None:

@@ -266,16 +266,16 @@ def _classes_of_parts(excerpt: Excerpt) -> dict[int, np.ndarray]:
     return seen
 
 
-def _draw_classes(task: FillTask, number: int, generator: np.random.Generator) -> dict[int, tuple[int, int]]:
+def _draw_classes(task: FillTask, task_index: int, generator: np.random.Generator) -> dict[int, tuple[int, int]]:
     """Draw a class for each part that has holes, from the classes of one control that occur in the part.
 
-    Return {number of the part: (index of the control, class)}. `number` is the index of the task. The index of the
-    control increases by one, modulo the number of controls, from part to part and from task to task. A part in which no
-    class of the control occurs is left out.
+    Return {number of the part: (index of the control, class)}. The index of the control increases by one, modulo the
+    number of controls, from part to part and from task to task. A part in which no class of the control occurs is left
+    out.
     """
     requested = {}
     for i, part in enumerate(sorted({part for _, part in task.holes})):
-        column = (number + i) % len(CONTROLS)
+        column = (task_index + i) % len(CONTROLS)
         seen = np.flatnonzero(task.classes[part][column])
         if len(seen):
             requested[part] = column, int(generator.choice(seen))

@@ -23,7 +23,7 @@ def continue_parts(opening: Opening, prompt: Piece, new_ids: np.ndarray, bars: i
     """
     score = read_tokens(np.concatenate([prompt.ids, new_ids]))
     n_before = len(prompt.bar_starts)
-    line = int(BarGrid.from_midi(opening.midi).bar(opening.line - 1)) + 1 if opening.line else 0
+    first_new_bar = int(BarGrid.from_midi(opening.midi).bar(opening.line - 1)) + 1 if opening.line else 0
     n_own = sum(part.track < len(opening.midi.tracks) for part in prompt.parts)
     parts: list[Part | NewPart] = list(prompt.parts[:n_own])
     index = {number: number - 1 for number in range(1, n_own + 1)}
@@ -35,7 +35,7 @@ def continue_parts(opening: Opening, prompt: Piece, new_ids: np.ndarray, bars: i
             index[number] = len(parts)
             parts.append(NewPart(int(score.program[own][0])))
         rows = (score.start[own] / STEPS, score.duration[own] / STEPS, score.pitch[own], score.velocity[own])
-        cells.append(Cell(line + bar - n_before, index[number], np.column_stack(rows)))
+        cells.append(Cell(first_new_bar + bar - n_before, index[number], np.column_stack(rows)))
     new_bars = []
     for bar in range(n_before, n_before + bars):
         changes = [bar == 0 or (values[bar] != values[bar - 1]).any() for values in (score.signature, score.tempo)]

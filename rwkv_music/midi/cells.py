@@ -241,8 +241,8 @@ class _Track:
                     kept.append(note)
             self.notes[key] = kept
 
-    def add(self, tick: int, place: int, channel: int, message: mido.Message) -> None:
-        self._new.append((tick, place, channel // CHANNELS, message))
+    def add(self, tick: int, order: int, channel: int, message: mido.Message) -> None:
+        self._new.append((tick, order, channel // CHANNELS, message))
 
     def midi_track(self) -> mido.MidiTrack:
         kept = ((tick, OWN, None, m) for i, (tick, m) in enumerate(self.messages) if i not in self._removed)
@@ -293,11 +293,11 @@ def _with_notes(
             before, after = channels.program_changes(channel, program, tick)
             for message in before:
                 track.add(tick, NEW_NOTE_ON, channel, message)
-            for _, end, place, pitch, velocity in group:
+            for _, end, order, pitch, velocity in group:
                 kind = {"channel": channel % CHANNELS, "note": pitch}
                 track.add(tick, NEW_NOTE_ON, channel, mido.Message("note_on", velocity=velocity, **kind))
                 if end != NEVER:
-                    track.add(end, place, channel, mido.Message("note_off", velocity=0, **kind))
+                    track.add(end, order, channel, mido.Message("note_off", velocity=0, **kind))
             for message in after:
                 track.add(tick, NEW_NOTE_ON, channel, message)
     result = mido.MidiFile(type=max(midi.type, int(len(written) > 1)), ticks_per_beat=midi.ticks_per_beat)

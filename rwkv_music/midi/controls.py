@@ -21,7 +21,7 @@ class Control:
     """A property of a cell, and its classes in order."""
 
     name: str
-    measured: str  # a description of the property, with its unit
+    description: str  # what the property is, with its unit
     classes: tuple[str, ...]
     bounds: tuple[float, ...]  # the smallest value of each class except the first
 

@@ -11,12 +11,8 @@ pieces that are not in the training data.
 Similar measures: Yin et al., "Measuring when a music generation algorithm copies too much" (2022).
 """
 
-import os
-
 import numpy as np
 
-from rwkv_music.errors import UserError, explained
-from rwkv_music.files import atomic_path, open_file
 from rwkv_music.midi.score import skyline
 
 NGRAM_NOTES = 8
@@ -57,10 +53,10 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 
 class NgramIndex:
-    """The distinct n-grams of a training set, as a sorted array of 64-bit hashes in memory or in a file."""
+    """The distinct n-grams of a training set, as a sorted array of 64-bit hashes."""
 
-    def __init__(self, hashes: np.ndarray | None = None):
-        self._sorted = np.zeros(0, np.uint64) if hashes is None else hashes
+    def __init__(self) -> None:
+        self._sorted = np.zeros(0, np.uint64)
         self._pending: list[np.ndarray] = []
         self._n_pending = 0
 
@@ -90,23 +86,6 @@ class NgramIndex:
             return np.zeros(len(hashes), bool)
         place = np.minimum(np.searchsorted(index, hashes), len(index) - 1)
         return index[place] == hashes
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the hashes as an .npy file. Raises UserError if it cannot be written."""
-        with explained(f"writing {path}"), atomic_path(path) as partial, open(partial, "wb") as file:
-            np.save(file, self.hashes)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "NgramIndex":
-        """Open an index that `save` wrote. Hashes are read on demand. Raises UserError for any other file."""
-        try:
-            with explained(f"reading {path}"), open_file(path):  # raises for a FIFO, on which np.load would wait
-                hashes = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError) as error:
-            raise UserError(f"{path} is not an n-gram index ({error}): give one that NgramIndex.save wrote.") from error
-        if hashes.dtype != np.uint64 or hashes.ndim != 1:
-            raise UserError(f"{path} is not an n-gram index: give one that NgramIndex.save wrote.")
-        return cls(hashes)
 
 
 def copy_rate(hashes: np.ndarray, training: NgramIndex) -> float:

@@ -20,7 +20,7 @@ MAX_UNISON = 3  # the maximum number of notes of one pitch that can start togeth
 
 
 @dataclass(frozen=True)
-class Part:
+class NamedPart:
     """A part: the notes of one channel in one track."""
 
     track: int
@@ -41,7 +41,7 @@ class Notes:
     velocity: np.ndarray  # int64, 1 .. 127
     program: np.ndarray  # int64, the General MIDI program at the start of the note, or DRUMS
     part: np.ndarray  # int64, an index in `parts`
-    parts: list[Part]  # ordered by track, then by channel
+    parts: list[NamedPart]  # ordered by track, then by channel
 
     def __len__(self) -> int:
         return len(self.start)
@@ -101,7 +101,7 @@ def read_notes(midi: mido.MidiFile) -> Notes:
     programs = {part: program for *_, program, part in reversed(columns.tolist())}  # of the first notes
     parts_in_track = Counter(track for track, _ in keys)
     named = [
-        Part(*key, programs[i], _name(midi.tracks[key[0]] if parts_in_track[key[0]] == 1 else None, programs[i]))
+        NamedPart(*key, programs[i], _name(midi.tracks[key[0]] if parts_in_track[key[0]] == 1 else None, programs[i]))
         for i, key in enumerate(keys)
     ]
     start_tick, end_tick, *others = columns[np.lexsort(columns.T[3::-1])].T

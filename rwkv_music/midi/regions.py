@@ -15,7 +15,7 @@ class Region:
 
     first_bar: int  # counted from 0, as in BarGrid
     bars: int  # number of bars
-    parts: frozenset[tuple[int, int]] | None = None  # (track, channel) of each part, as in `Part`; None: all parts
+    parts: frozenset[tuple[int, int]] | None = None  # (track, channel) of each part, as in `NamedPart`; None: all parts
 
 
 def written_notes(notes: Notes, grid: BarGrid, regions: Iterable[Region]) -> np.ndarray:

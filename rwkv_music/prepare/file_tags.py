@@ -131,8 +131,9 @@ class FileTags:
     def _check_columns(self) -> None:
         for column in self.columns:
             if self.columns.count(column) > 1:
-                also = ", which --tag-folders adds" if self._folders and column == COLLECTION else " twice"
-                raise UserError(f"--tags names the column {column}{also}: name it once.")
+                if self._folders and column == COLLECTION:
+                    raise UserError(f"--tag-folders adds the column {column}: remove it from --tags.")
+                raise UserError(f"--tags names the column {column} twice: name it once.")
             if not column:
                 raise UserError("--tags contains an empty column name: remove the superfluous comma.")
             if "=" in column:

@@ -211,7 +211,7 @@ class _Worker:
             status = self.process.exitcode
             if self._ready:
                 slow = hasattr(signal, "SIGPROF") and status == -signal.SIGPROF
-                reason = f"took longer than {self._limit_s:g} s of CPU time" if slow else "crashed the reader"
+                reason = f"took longer than {self._limit_s:g} s of CPU time" if slow else "crashed its worker process"
                 return _Lost(reason, in_setup=False)
             if status is not None and status >= 0:
                 raise UserError(_setup_error(f"ended with status {status}")) from error

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rwkv_music.system import parent, start_time
+from rwkv_music.system import parent_pid, start_time
 
 EXIT_RESUMABLE = 75  # exit status, EX_TEMPFAIL: stopped with a checkpoint; the same command resumes
 CRASHED = 70  # exit status, EX_SOFTWARE: a failure that a restart may cure, such as the loss of another rank
@@ -94,20 +94,20 @@ def launchers() -> dict[int, int | None]:
     The start time of a launcher that has already ended is None.
     """
     found: dict[int, int | None] = {}
-    process, program = os.getppid(), _program(os.getppid())
+    pid, program = os.getppid(), _program(os.getppid())
     while program in LAUNCHERS:
-        found[process] = start_time(process)
-        process, last = parent(process) or 1, program
-        program = _program(process)
-        if last == DEEPSPEED_LAUNCH and process == 1 and program not in LAUNCHERS:
-            found[process] = None  # the `deepspeed` command above it ended while this process started
+        found[pid] = start_time(pid)
+        pid, last = parent_pid(pid) or 1, program
+        program = _program(pid)
+        if last == DEEPSPEED_LAUNCH and pid == 1 and program not in LAUNCHERS:
+            found[pid] = None  # the `deepspeed` command above it ended while this process started
     return found
 
 
-def _program(process: int) -> str:
+def _program(pid: int) -> str:
     """Return the name of the script or module that a Python process runs; "" if it cannot be read."""
     try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return ""
     names = (Path(os.fsdecode(word)).name for word in words[1:] if not word.startswith(b"-"))
@@ -115,7 +115,7 @@ def _program(process: int) -> str:
 
 
 def _stop_after_launchers(above: dict[int, int | None]) -> None:
-    while all(started is not None and start_time(process) == started for process, started in above.items()):
+    while all(started is not None and start_time(pid) == started for pid, started in above.items()):
         time.sleep(LAUNCHER_CHECK_SECONDS)
     os.write(sys.stderr.fileno(), b"train.py: the launcher of this rank has ended, so the rank stops.\n")
     os.kill(os.getpid(), signal.SIGTERM)

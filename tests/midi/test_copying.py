@@ -1,12 +1,10 @@
 """The copy rate, on melodies with known n-grams."""
 
 import math
-import os
 
 import numpy as np
 import pytest
 
-from rwkv_music.errors import UserError
 from rwkv_music.midi import copying
 from rwkv_music.midi.copying import NgramIndex, copy_rate, ngram_hashes
 from tests.midi.scores import notes_of
@@ -66,7 +64,7 @@ def test_only_ngrams_with_generated_notes_count():
     assert ngram_hashes(notes, np.ones(len(notes), bool)).tolist() == everything.tolist()
 
 
-def test_the_index_is_sorted_in_batches_and_survives_a_file(tmp_path, monkeypatch):
+def test_the_index_is_sorted_in_batches(monkeypatch):
     monkeypatch.setattr(copying, "LEAST_PENDING", 10)
     draws = np.random.default_rng(0)
     added = [draws.integers(1 << 64, size=draws.integers(9), dtype=np.uint64) for _ in range(100)]
@@ -75,20 +73,4 @@ def test_the_index_is_sorted_in_batches_and_survives_a_file(tmp_path, monkeypatc
         index.add(np.concatenate([hashes, hashes]))
     everything = np.concatenate(added)
     assert index.hashes.tolist() == sorted(set(everything.tolist()))
-    index.save(tmp_path / "ngrams.npy")
-    loaded = NgramIndex.load(tmp_path / "ngrams.npy")
-    assert len(loaded) == len(index) and loaded.contains(everything).all()
-    assert not loaded.contains(everything + np.uint64(1)).any()
-
-
-@pytest.mark.parametrize("content", [b"", b"no array", "other array", "pipe"])
-def test_a_file_that_is_no_index_is_named(tmp_path, content):
-    path = tmp_path / "ngrams.npy"
-    if content == "other array":
-        np.save(path, np.zeros(3))
-    elif content == "pipe":
-        os.mkfifo(path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match="ngrams.npy"):
-        NgramIndex.load(path)
+    assert index.contains(everything).all() and not index.contains(everything + np.uint64(1)).any()

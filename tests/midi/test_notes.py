@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rwkv_music.midi.events import DRUMS, TimedMessage
-from rwkv_music.midi.notes import Part, read_notes, remove_overlaps
+from rwkv_music.midi.notes import NamedPart, read_notes, remove_overlaps
 from rwkv_music.midi.time import TempoMap
 from tests.midi.midi_files import make_midi, note
 
@@ -32,7 +32,7 @@ def test_note_times_match_mido(two_voices):
             starts.append(elapsed)
     assert np.allclose(notes.start, sorted(starts))
     assert notes.end.max() == pytest.approx(two_voices.length) == pytest.approx(3.0 + 6.0)
-    assert notes.parts == [Part(1, 0, 0, "Right hand"), Part(2, 1, 0, "piano")]
+    assert notes.parts == [NamedPart(1, 0, 0, "Right hand"), NamedPart(2, 1, 0, "piano")]
     assert np.bincount(notes.part).tolist() == [12, 4]
 
 
@@ -52,16 +52,16 @@ def test_overlapping_and_unreleased_notes():
 def test_parts_have_names_and_programs():
     drums = note(0, 10, 36, channel=9)
     strings = [program(48, 2), *note(0, 10, 60, channel=2)]
-    assert parts_of(drums, strings) == [Part(0, 9, DRUMS, "drums"), Part(1, 2, 48, "ensemble")]
+    assert parts_of(drums, strings) == [NamedPart(0, 9, DRUMS, "drums"), NamedPart(1, 2, 48, "ensemble")]
     port = [(0, mido.MetaMessage("midi_port", port=1))]
     setup, notes = [*port, program(48, 2)], note(0, 10, 60, channel=2)
-    assert parts_of(setup, [*port, *notes], notes) == [Part(1, 18, 48, "ensemble"), Part(2, 2, 0, "piano")]
+    assert parts_of(setup, [*port, *notes], notes) == [NamedPart(1, 18, 48, "ensemble"), NamedPart(2, 2, 0, "piano")]
     # The program of the first note counts, and a name that is UTF-8.
     named = (0, mido.MetaMessage("track_name", name="Flöte".encode().decode("latin-1")))
     later = program(73, 0, 480)
-    assert parts_of([named, program(40), *note(0, 10, 60), later]) == [Part(0, 0, 40, "Flöte")]
+    assert parts_of([named, program(40), *note(0, 10, 60), later]) == [NamedPart(0, 0, 40, "Flöte")]
     # A track of several channels: each channel is a part, named after its instrument.
-    assert parts_of([named, *notes, *note(0, 9, 40, channel=1)]) == [Part(0, 1, 0, "piano"), Part(0, 2, 0, "piano")]
+    assert parts_of([named, *notes, *note(0, 9, 40, channel=1)]) == [NamedPart(0, 1, 0, "piano"), NamedPart(0, 2, 0, "piano")]
 
 
 def test_programs_of_notes_and_rhythm_parts():
@@ -70,7 +70,7 @@ def test_programs_of_notes_and_rhythm_parts():
     named = mido.MetaMessage("track_name", name="Percussion")
     kit = [(0, named), (0, rhythm), *note(0, 10, 36, channel=11)]
     found = read_notes(make_midi(kit, [*note(0, 10, 60), program(7, 0, 10), *note(10, 20, 60)], [program(3, 0)]))
-    assert found.parts[0] == Part(0, 11, DRUMS, "Percussion")
+    assert found.parts[0] == NamedPart(0, 11, DRUMS, "Percussion")
     assert found.program[found.part == 1].tolist() == [3, 7]
 
 
@@ -78,7 +78,7 @@ def program(number: int, channel: int = 0, tick: int = 0) -> TimedMessage:
     return tick, mido.Message("program_change", program=number, channel=channel)
 
 
-def parts_of(*tracks: list[TimedMessage]) -> list[Part]:
+def parts_of(*tracks: list[TimedMessage]) -> list[NamedPart]:
     return read_notes(make_midi(*tracks)).parts
 
 

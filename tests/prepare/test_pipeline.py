@@ -393,10 +393,10 @@ def test_file_that_breaks_its_worker_costs_one_file(tmp_path, monkeypatch):
         make_midi(scale).save(tmp_path / "in" / f"{name}.mid")
     facts = prepare([tmp_path / "in"], tmp_path / "data", tokenizer="midi-llm", workers=1, val_fraction=0)
     assert {name: line["reason"] for name, line in rejected(tmp_path / "data").items()} == {
-        "abort.mid": "crashed the reader",
+        "abort.mid": "crashed its worker process",
         "loop.mid": "took longer than 0.6 s of CPU time",
         "memory.mid": "takes too much memory",
-        "segfault.mid": "crashed the reader",
+        "segfault.mid": "crashed its worker process",
     }
     listed = [json.loads(line)["file"] for line in (tmp_path / "data" / "pieces.jsonl").read_text().splitlines()]
     assert [Path(file).stem for file in listed] == ["a", "b", "n", "z"] and facts["splits"]["train"]["pieces"] == 4

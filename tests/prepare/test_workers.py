@@ -105,7 +105,7 @@ def test_bad_item_costs_only_itself():
     )
     assert answers == [
         1,
-        Failure("crashed the reader"),
+        Failure("crashed its worker process"),
         2,
         Failure("failed with ValueError: odd"),
         3,
