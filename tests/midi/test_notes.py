@@ -61,7 +61,10 @@ def test_parts_have_names_and_programs():
     later = program(73, 0, 480)
     assert parts_of([named, program(40), *note(0, 10, 60), later]) == [NamedPart(0, 0, 40, "Flöte")]
     # A track of several channels: each channel is a part, named after its instrument.
-    assert parts_of([named, *notes, *note(0, 9, 40, channel=1)]) == [NamedPart(0, 1, 0, "piano"), NamedPart(0, 2, 0, "piano")]
+    assert parts_of([named, *notes, *note(0, 9, 40, channel=1)]) == [
+        NamedPart(0, 1, 0, "piano"),
+        NamedPart(0, 2, 0, "piano"),
+    ]
 
 
 def test_programs_of_notes_and_rhythm_parts():
