@@ -35,9 +35,12 @@ def test_every_parameter_belongs_to_a_part():
     assert all(is_frozen(name, "state") and is_frozen(name, "lora") and not is_frozen(name, "all") for name in names)
 
 
-@pytest.mark.parametrize("tune", ["state,ln", "lnn", "ln,ln", ""])
-def test_unknown_parts_are_refused(tune):
-    with pytest.raises(UserError, match="of emb, time, ffn, enn, ln, head"):
+@pytest.mark.parametrize(
+    ("tune", "fault"),
+    [("state,ln", "'state'.* of emb, time, ffn, enn, ln, head"), ("lnn", "'lnn'"), ("ln,ln", "repeats"), ("", "''")],
+)
+def test_unknown_parts_are_refused(tune, fault):
+    with pytest.raises(UserError, match=f"tune '{tune}' .*{fault}"):
         TrainConfig(tune=tune)
 
 

@@ -46,7 +46,7 @@ def test_generate_from_exported_weights(bach_data, bach_midi, tmp_path, capsys):
     assert main(["export", str(file), "--format", "hf", "--out", str(tmp_path / "folder")]) == 0
     command[1] = str(tmp_path / "folder")
     assert main(command) == 0
-    assert "by folder" in capsys.readouterr().out
+    assert "of folder" in capsys.readouterr().out
 
 
 def test_generate_without_a_model_uses_that_of_the_package(bach_midi, tmp_path, capsys):
