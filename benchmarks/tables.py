@@ -452,11 +452,12 @@ The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenize
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
-On a CPU, a C++ kernel reads the matrices in bf16, so they are rounded as on a GPU. In a separate comparison, this
-project and the `rwkv` package generated tokens of one piece alternately on {threads} cores, with the same weights, in
-several rounds. In this comparison, the median speed of this project was {package["ours"]:.0f} tokens/s, including
-sampling. That of the package was {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The ratio of
-the two speeds was computed in each round; its median is {package["ratio"]}. For each token, this project reads
+On a CPU, a C++ kernel reads the matrices in bf16, so they are rounded as on a GPU. In a separate comparison on
+{threads} cores, this project and the `rwkv` package took turns. In a turn, this project generated some tokens of a
+piece, or the package ran the model for as many tokens. The weights were the same, but the package ran without
+DeepEmbed. The median speed of this project was {package["ours"]:.0f} tokens/s, including sampling. The median speed of
+the package was {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The median ratio of the two
+speeds in a pair of turns is {package["ratio"]}. For each token, this project reads
 {package["gb_read_per_token"] * 1000:.0f} MB, that is, {package["gb_per_second_read"]:.0f} GB/s at this speed. A plain
 copy in memory moves {package["gb_per_second_copy"]:.0f} GB/s on the same machine.
 
@@ -476,7 +477,7 @@ def play(root: str) -> str:
     return f"""
 On the page of `play`, the model wrote two candidates for four bars of a part, on {result["machine"]["cores"]} CPU
 cores. The table gives the seconds from the click until the page has the first new note. The last column gives the
-seconds from the start of the command until the new bars of the first fill sound
+seconds from the start of the command until the first fill can be heard
 ([play.json]({root}benchmarks/results/play.json)):
 
 {table(heads, rows)}
@@ -598,8 +599,9 @@ def kills(root: str) -> str:
     text = f"""
 A run that saves a checkpoint every two steps was killed {result["kills"]} times: in half of the cases at a random
 moment, in the other half while it wrote a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
-{"All" if partial == result["kills"] else f"{partial} of the"} {result["kills"]} kills left a partly written checkpoint,
-which has no final name. {result["damaged_under_a_steps_name"] or "No"} checkpoints with a final name were damaged. The
+After {"each" if partial == result["kills"] else partial} of the {result["kills"]} kills, the run folder contained a
+partly written checkpoint, still under its temporary name. {result["damaged_under_a_steps_name"] or "No"} checkpoints
+with a final name were damaged. The
 run {how_often("resumed from a damaged checkpoint", result["resumed_from_a_damaged_one"])}.
 """
     if best := result.get("best"):
@@ -743,8 +745,8 @@ given with their standard deviation:
 - With these settings, x070 learns better than x080 by more than the spread of the seeds. With weight decay
   {before["muon"]["weight_decay"]:g}, which gives lower losses, there is no such difference in the table above
   ({with_spread(earlier["x070"])} and {with_spread(earlier["muon"])}).
-- The gate of the hidden layer is BlinkDL's later form of DeepEmbed. It is better than x080 by more than the spread of
-  the seeds, but not better than x070 by more than the spread. Without a kernel of its own, it processes {slower:.0%}
+- The gate of the hidden layer is BlinkDL's later form of DeepEmbed. Its advantage over x080 is larger than the
+  spread of the seeds. Its advantage over x070 is within the spread. Without a kernel of its own, it processes {slower:.0%}
   fewer tokens/s than x070. It is therefore not a value of `--channel_mix`
   ([deepembed.py]({root}benchmarks/deepembed.py)). The gate was not measured with weight decay
   {before["muon"]["weight_decay"]:g}.

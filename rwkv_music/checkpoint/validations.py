@@ -67,7 +67,7 @@ class Validations:
             self._write()
 
     def add(self, step: int, loss: float, saved: bool) -> None:
-        """Record the loss at `step`. `saved` is whether a checkpoint of this step is saved for another reason."""
+        """Record the loss at `step`. `saved` is whether the step had a checkpoint before its loss was known."""
         lowest = self.lowest()
         better = math.isfinite(loss) and (lowest is None or loss < lowest.loss)
         self.entries = (*(e for e in self.entries if e.step < step), Validated(step, loss, better and not saved))

@@ -36,7 +36,7 @@ INNER_GIVEN, INNER_ALONE = "inner parts, outer parts given", "inner parts withou
 class HoleLoss(NoteLoss):
     """The loss on the contents of holes in one kind of document."""
 
-    holes: int = 0  # the number of documents; each has holes at one place of a piece
+    holes: int = 0  # the number of documents, that is, of sets of holes in consecutive bars
 
 
 # (name, tokens int64 [n], bool [n]: which of the tokens are the contents of holes)

@@ -33,7 +33,7 @@ ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES, PARQUET_SUFFIX)
 PARQUET_ROWS = 16  # rows read at once
 PARQUET_BUFFER = 1 << 20  # bytes
 LARGEST_BYTES = 64 << 20
-LARGEST_TAR_HEADER = 1 << 20  # bytes between the contents of two members, which tarfile reads into memory
+LARGEST_TAR_HEADER = 1 << 20  # bytes of the headers before a member, which tarfile reads into memory
 DAMAGED_ARCHIVE = "damaged archive"
 
 

@@ -35,8 +35,8 @@ from rwkv_music.ops.fused_sublayers import Documents
 from rwkv_music.training.deepspeed_engine.fast.flat_params import FlatParams
 from rwkv_music.training.deepspeed_file import offloads
 
-# A step is replayed if it performs fewer floating-point operations than this per layer and micro-batch. Launching the
-# forward and backward kernels of a layer takes about 3 ms. In this time an H200 performs a third of this number.
+# A step is replayed if it performs fewer floating-point operations than this per layer and micro-batch. An H200 takes
+# about 9 ms for LAYER_FLOP operations. Launching the forward and backward kernels of a layer takes about 3 ms.
 LAYER_FLOP = 3e12
 
 
@@ -156,7 +156,7 @@ class LossGraphs(Graphs):
             input_ids,
             targets=targets,
             cu_seqlens=cu_seqlens,
-            # Pass all positions, because the loss kernel skips ignored targets.
+            # A graph has fixed shapes, so pass all positions. The loss kernel skips ignored targets.
             positions=torch.arange(targets.numel(), device=targets.device),
             max_length=max_length,
             reduction="sum",
