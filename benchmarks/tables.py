@@ -745,9 +745,9 @@ given with their standard deviation:
 - With these settings, x070 learns better than x080 by more than the spread of the seeds. With weight decay
   {before["muon"]["weight_decay"]:g}, which gives lower losses, there is no such difference in the table above
   ({with_spread(earlier["x070"])} and {with_spread(earlier["muon"])}).
-- The gate of the hidden layer is BlinkDL's later form of DeepEmbed. Its advantage over x080 is larger than the
-  spread of the seeds. Its advantage over x070 is within the spread. Without a kernel of its own, it processes {slower:.0%}
-  fewer tokens/s than x070. It is therefore not a value of `--channel_mix`
+- The gate of the hidden layer is BlinkDL's later form of DeepEmbed. Its advantage over x080 is larger than the spread
+  of the seeds. Its advantage over x070 is within the spread. Without a kernel of its own, the gate processes
+  {slower:.0%} fewer tokens/s than x070. The gate is therefore not a value of `--channel_mix`
   ([deepembed.py]({root}benchmarks/deepembed.py)). The gate was not measured with weight decay
   {before["muon"]["weight_decay"]:g}.
 
