@@ -74,7 +74,7 @@ This plot compares the model's losses with the loss of a bigram model on the sam
 
 
 def summary(root: str) -> str:
-    """Return one row for each kind of result."""
+    """Return a table with one row for each kind of result."""
     bach, corpus, tuned = results("demo"), results("corpus"), results("tuning")
     h200, h100, many = results("step_h200"), results("step_h100"), results("scaling")
     kernels, speed, kills = results("wkv7s_gpu"), results("generation_cuda_speed"), results("kills")
@@ -101,49 +101,50 @@ def summary(root: str) -> str:
     docs = f"{root}docs"
     rows = [
         [
-            "Held-out Bach chorales, `make demo`",
+            "Loss of the model of `make demo` on held-out Bach chorales",
             f"{loss:.3f} nats per token ({order:.0f}-gram model: {ngram:.3f})",
             f"[music.md]({docs}/music.md#what-the-models-learn)",
         ],
         [
-            f"Held-out pieces of music21's corpus, `0.1b` trained for {corpus['minutes']:.1f} minutes on one "
-            f"{gpu(corpus['machine'])}",
+            f"Loss of a `0.1b` model on held-out pieces of music21's corpus, after {corpus['minutes']:.1f} minutes of "
+            f"training on one {gpu(corpus['machine'])}",
             f"{bits_of_scores(corpus):.2f} bits per note",
             f"[music.md]({docs}/music.md#what-the-models-learn)",
         ],
         [
-            f"Lowest validation loss in {race['steps']} steps: `0.1b` with Muon, `0.1b` with AdamW, a Transformer",
-            ", ".join(f"{race[name]:.3f}" for name in ("muon", "adamw", "transformer")) + " nats per token",
+            f"Lowest validation losses in {race['steps']} steps: `0.1b` with Muon, `0.1b` with AdamW, a Transformer",
+            ", ".join(f"{race[name]:.3f}" for name in ("muon", "adamw", "transformer"))
+            + " nats per token, in this order",
             f"[training.md]({docs}/training.md#muon-adamw-and-a-transformer-compared)",
         ],
         [
-            "Training, v8, 12 layers x 768",
+            "Training speed of a v8 model with 12 layers of width 768",
             steps["L12 C768, 8 x 4096, DeepEmbed"],
             f"[performance.md]({docs}/performance.md)",
         ],
         [
-            "Training, v8, 24 layers x 2048",
+            "Training speed of a v8 model with 24 layers of width 2048",
             steps["L24 C2048, 8 x 2048, DeepEmbed"],
             f"[performance.md]({docs}/performance.md)",
         ],
         [
-            "Training, `7b --channel_mix x070`",
+            "Training speed of `7b --channel_mix x070`",
             f"{whole['tokens_per_second']:,.0f} tokens/s ({whole['mfu']:.0%} MFU) on {most} {card}s",
             f"[cluster.md]({docs}/cluster.md#scaling)",
         ],
         [
-            "Scaling, `1.5b --channel_mix x070`, ZeRO-2, constant batch per GPU",
+            "Speed-up of training `1.5b --channel_mix x070` with ZeRO-2 and a constant batch per GPU",
             f"on {most} {card}s, {weak['times_one_gpu']:.2f} times the throughput of one {card}",
             f"[cluster.md]({docs}/cluster.md#scaling)",
         ],
         [
-            "WKV7s kernels, forward and backward",
+            "Speed of the WKV7s kernels, forward and backward pass together",
             f"{min(ratios):.1f} to {max(ratios):.1f} times as fast as flash-linear-attention on an "
             f"{gpu(kernels['machine'])}",
             f"[performance.md]({docs}/performance.md#the-wkv7s-kernels)",
         ],
         [
-            f"Generation, `0.1b`, on one {gpu(speed['machine'])}",
+            f"Speed of generation with a `0.1b` model on one {gpu(speed['machine'])}",
             f"{one:,.0f} tokens/s for one piece, {batch:,.0f} tokens/s for 512 pieces at once",
             f"[performance.md]({docs}/performance.md#generation)",
         ],
@@ -187,7 +188,7 @@ def losses(root: str) -> str:
     counts = corpus["data"]["splits"]["train"]
     cells = []
     for name, key in (
-        ("the trained model", ""),
+        ("the chorale or the corpus model", ""),
         (f"{first['ngram']:.0f}-gram model", "ngram_"),
         ("bigram model", "bigram_"),
         ("unigram model", "unigram_"),
@@ -198,24 +199,24 @@ def losses(root: str) -> str:
             row += [f"{nats:.3f}", f"{nats * val['bits_per_note'] / val['nats_per_token']:.2f}"]
         cells.append(row)
     heads = [
-        "",
+        "model",
         "chorales: nats per token",
         "chorales: bits per note",
         "corpus: nats per token",
         "corpus: bits per note",
     ]
     return f"""
-The table compares each of two models with n-gram models on held-out pieces:
+The table compares two models with n-gram models on held-out pieces:
 
-- *The chorale model* of `make demo`, 3 layers x 128. It is trained on {bach["machine"]["cores"]} CPU cores and
-  evaluated
-  on {first["targets"]:,.0f} tokens of held-out chorales ([demo.json]({root}benchmarks/results/demo.json)).
-- *The corpus model*, preset `0.1b`, 12 layers x 768. It is trained on music21's corpus and on the music of games and
-  other programs ({counts["pieces"]:,} training pieces, {counts["tokens"]:,} tokens) and evaluated on held-out pieces of
-  both. {corpus["steps"]:,} steps take {corpus["minutes"]:.1f} minutes on one {gpu(corpus["machine"])}
-  ([corpus_run.py]({root}benchmarks/corpus_run.py), [corpus.json]({root}benchmarks/results/corpus.json)). The table
-  shows the checkpoint with the lowest validation loss, that of step {corpus["step"]:,}. The options were
-  `{corpus["options"]}`.
+- The *chorale model* of `make demo` has 3 layers of width 128. It was trained on {bach["machine"]["cores"]} CPU cores
+  and evaluated on {first["targets"]:,.0f} tokens of held-out chorales
+  ([demo.json]({root}benchmarks/results/demo.json)).
+- The *corpus model* has 12 layers of width 768 (preset `0.1b`). It was trained on music21's corpus and on the music of
+  games and other programs ({counts["pieces"]:,} training pieces, {counts["tokens"]:,} tokens) and evaluated on held-out
+  pieces of both. The training took {corpus["minutes"]:.1f} minutes for {corpus["steps"]:,} steps on one
+  {gpu(corpus["machine"])} ([corpus_run.py]({root}benchmarks/corpus_run.py),
+  [corpus.json]({root}benchmarks/results/corpus.json)). The table shows the checkpoint with the lowest validation loss,
+  that of step {corpus["step"]:,}. The options of train.py were `{corpus["options"]}`.
 
 {table(heads, cells)}
 
@@ -226,7 +227,7 @@ On the held-out pieces of music21's corpus alone, the corpus model's loss is {bi
 
 
 def parts(root: str) -> str:
-    """Return bits per note of each corpus, and of the original music in holes by what the model has read."""
+    """Return the bits per note of each corpus, with separate parts and with merged parts."""
     result = results("parts")
     earlier = results("parts_79253ac")["tokenizers"]["remi"]  # measured with a tokenizer that was removed afterwards
     names = {"bach": "chorales (bach)", "ryansMammoth": "fiddle tunes (ryansMammoth)"}
@@ -239,22 +240,23 @@ def parts(root: str) -> str:
         ]
         for corpus, figures in result["corpora"].items()
     ]
-    heads = ["held-out pieces", "notes", "bits per note", "merged parts: notes", "merged parts: bits per note"]
+    heads = ["held-out pieces", "separate parts: notes", "separate parts: bits per note"]
+    heads += ["merged parts: notes", "merged parts: bits per note"]
     steps = result["plain"].split("--steps ")[1]
     return f"""
-The next table shows what it costs to keep parts separate. The `0.1b` preset was trained with `multitrack` on three of
-music21's corpora for {steps} steps ({gpu(result["machine"])}, [parts.json]({root}benchmarks/results/parts.json)).
-The columns "merged parts" show the same training with an earlier tokenizer, modeled on MidiTok's REMI. That tokenizer
-merged parts that share an instrument. Unisons between them were lost, so its pieces have fewer notes
-(`benchmarks/parts.py`
-at commit 79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
+The next table shows how the loss changes if parts are kept separate. The `0.1b` preset was trained on three of
+music21's corpora for {steps} steps ({gpu(result["machine"])}). For the columns "separate parts", the tokenizer was
+`multitrack` ([parts.json]({root}benchmarks/results/parts.json)). For the columns "merged parts", it was an earlier
+tokenizer, modeled on MidiTok's REMI, which merged parts that share an instrument. If two of these parts started a note
+of the same pitch together, only the longer note was kept, so there are fewer notes (`benchmarks/parts.py` at commit
+79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
 
 {table(heads, rows)}
 """
 
 
 def holes(root: str) -> str:
-    """Return bits per note of the original music in holes, by what the corpus model has read."""
+    """Return the bits per note of the true music in holes, with more and with less context."""
     result = results("corpus")
     bits = {(hole["context_bars"], hole["hole_bars"], hole["name"]): hole["bits_per_note"] for hole in result["holes"]}
     compared = (
@@ -268,15 +270,19 @@ def holes(root: str) -> str:
             given, without = bits[(*size, more)], bits[(*size, less)]
             row += [f"{given:.2f}", f"{without:.2f}", f"{100 * (given / without - 1):+.1f}%"]
         rows.append(row)
-    heads = ["context bars", "bars with holes", "whole bars: both sides", "whole bars: left side only", "difference"]
-    heads += ["inner parts: outer parts given", "inner parts: outer parts not given", "difference"]
+    heads = ["context bars on each side", "bars with holes", "whole bars: both sides", "whole bars: left side only"]
+    heads += ["whole bars: difference", "inner parts: outer parts given", "inner parts: outer parts not given"]
+    heads += ["inner parts: difference"]
     return f"""
 The next table shows how well the corpus model predicts the true music in holes of held-out pieces, in bits per note
-([corpus.json]({root}benchmarks/results/corpus.json)). It compares two cases, each with more and with less context:
+([corpus.json]({root}benchmarks/results/corpus.json)). In each of two cases, it compares more context with less:
 
-- All parts of some bars are holes. The model reads the bars on both sides, or only those before the holes.
-- The inner parts of some bars are holes (all parts except the first and the last one). The model reads the bars before
-  the holes, with or without the outer parts in the bars of the holes.
+- *Whole bars.* All parts of some bars are holes. The model reads the context bars on both sides, or only those before
+  the holes.
+- *Inner parts.* The inner parts of some bars are holes (all parts except the first and the last one). The model reads
+  the context bars before the holes. It reads the outer parts of all these bars, or of none of them.
+
+If a difference is negative, the loss is lower with more context.
 
 {table(heads, rows)}
 """
@@ -303,14 +309,14 @@ def measures(root: str) -> str:
             "completions:",
         ),
         "fills": (
-            "`evaluate --fills` compares the model's fills and three baselines with the true bars. Higher values are "
-            "better:",
-            "The model then fills the holes again, with a requested class of one control for each part. "
-            '"Exactly" is the share of cells in the requested class, and "within 1" the share in this class or in one '
-            "next to it:",
+            "`evaluate --fills` compares the model's fills and three baselines with the true bars. [Evaluate a "
+            "model](#evaluate-a-model) describes the baselines. Higher values are better:",
+            "The model then fills the holes again. For each part, a class of one control is requested. The columns "
+            '"requested" are for these fills, and the columns "not requested" are for the earlier ones. "Exactly" is '
+            'the share of cells in the requested class, and "within 1" the share in this class or in one next to it:',
             "`evaluate --fills` also computes the copy rate:",
-            "It compares the descriptors of the fills, and those of the true bars, with the descriptors of other real "
-            "bars:",
+            "The last table gives the divergence between the descriptors of the fills and those of other real bars. "
+            'For comparison, the column "real bars" gives the divergence between the true bars and these other bars:',
         ),
         "mirex": (
             "`evaluate --mirex` compares continuations of twelve bars with the real music, and with a copy of the "
@@ -360,21 +366,24 @@ def step(root: str) -> str:
         for name, row in limited["rows"].items()
     ]
     source = f"{root}benchmarks/results"
+    heads = ["layers, width, rows x tokens", "model", "H200, tokens/s", "H200, MFU", "H100, tokens/s", "H100, MFU"]
+    heads += ["H100, peak GiB"]
     return f"""
 The table gives tokens per second on one GPU with DeepSpeed ZeRO-2, bf16, a vocabulary of 20,096 tokens and no
-activation checkpointing. L is the number of layers and C the width. v8 is the default model; v7 (`--channel_mix x070`)
-has no DeepEmbed. The H200 was measured at commit {h200["machine"]["commit"]}
-([step_h200.json]({source}/step_h200.json)) and the H100 at commit {h100["machine"]["commit"]}
-([step_h100.json]({source}/step_h100.json)).
+activation checkpointing. The first column gives the number of layers (L), the width (C), the rows per step and the
+tokens per row. v8 is the default model; v7 (`--channel_mix x070`) has no DeepEmbed. The H200 was measured at commit
+{h200["machine"]["commit"]} ([step_h200.json]({source}/step_h200.json)) and the H100 at commit
+{h100["machine"]["commit"]} ([step_h100.json]({source}/step_h100.json)).
 
-{table(["layers, width, rows x tokens", "model", "H200", "MFU", "H100", "MFU", "peak GiB (H100)"], rows)}
+{table(heads, rows)}
 
 MFU (model FLOP utilization) is 6 x matrix parameters x tokens per second / 989 TFLOP/s, the bf16 peak of H100 and H200.
 
 In the next table, the v8 model runs on an {gpu(limited["machine"])} with GPU memory limited to
-{limited["limit_gib"]} GiB ([step_24gib.json]({source}/step_24gib.json)):
+{limited["limit_gib"]} GiB ([step_24gib.json]({source}/step_24gib.json)). In the row with "offload", the optimizer
+states are in host memory (`zero2_offload.json`):
 
-{table(["layers, width, rows x tokens", "`--recompute auto` selects", "tokens/s", "MFU", "peak GiB"], small)}
+{table(["layers, width, rows x tokens", "`--recompute`", "tokens/s", "MFU", "peak GiB"], small)}
 """
 
 
@@ -392,13 +401,13 @@ def kernels(root: str) -> str:
     return f"""
 The table gives the time of the forward and the backward pass together, in milliseconds on an
 {gpu(result["machine"])}, with bf16 and head size {result["N"]}. All times were measured in one run at commit
-{result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)). `fla` is flash-linear-attention's
-`chunk_rwkv7`, in its default form and with `safe_gate`.
+{result["machine"]["commit"]} ([wkv7s_gpu.json]({source}/wkv7s_gpu.json)). The columns "fla" are for the operator
+`chunk_rwkv7` of flash-linear-attention, in its default form and with `safe_gate`.
 
-{table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "speed-up over fla"], rows)}
+{table(["rows x tokens x heads", "this project", "fla", "fla, `safe_gate`", "speed-up over both forms of fla"], rows)}
 
-The same kernels, compiled as PTX for compute capability 8.0, take {min(slower):.2f} to {max(slower):.2f}
-times as long as native kernels ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On
+If the kernels are compiled as PTX for compute capability 8.0 instead of for the GPU itself, they take
+{min(slower):.2f} to {max(slower):.2f} times as long ([wkv7s_portable.json]({source}/wkv7s_portable.json)). On
 {cpu["machine"]["threads"]} CPU cores in fp32, the operator is {loop["faster"]["both_ms"]:.0f} times as fast as a loop
 over tokens ({loop["B"]} rows x {loop["T"]} tokens x {loop["H"]} heads,
 [wkv7s_cpu.json]({source}/wkv7s_cpu.json)).
@@ -452,14 +461,15 @@ The table gives the throughput of the `0.1b` preset with the `midi-llm` tokenize
 
 {table(["device", "pieces at once", "tokens/s", "ms to the first token", "source"], rows)}
 
-On a CPU, a C++ kernel reads the matrices in bf16, so they are rounded as on a GPU. In a separate comparison on
-{threads} cores, this project and the `rwkv` package took turns. In a turn, this project generated some tokens of a
-piece, or the package ran the model for as many tokens. The weights were the same, but the package ran without
+On a CPU, a C++ kernel reads the matrices in bf16, so the weights are rounded as on a GPU. A separate comparison with
+the `rwkv` package ran in several rounds on {threads} cores. In each round, this project generated some tokens of a
+piece, and then the package ran the model for as many tokens. The weights were the same, but the package ran without
 DeepEmbed. The median speed of this project was {package["ours"]:.0f} tokens/s, including sampling. The median speed of
-the package was {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The median ratio of the two
-speeds in a pair of turns is {package["ratio"]}. For each token, this project reads
-{package["gb_read_per_token"] * 1000:.0f} MB, that is, {package["gb_per_second_read"]:.0f} GB/s at this speed. A plain
-copy in memory moves {package["gb_per_second_copy"]:.0f} GB/s on the same machine.
+the package was {package["tokens_per_second"]:.0f} tokens/s in fp32, without sampling. The ratio of the two speeds was
+computed for each round, and its median is {package["ratio"]}. For each token, this project reads
+{package["gb_read_per_token"] * 1000:.0f} MB. At its median speed, it therefore reads
+{package["gb_per_second_read"]:.0f} GB/s. A plain copy in memory reads and writes
+{package["gb_per_second_copy"]:.0f} GB/s in total on the same machine.
 
 The memory in use does not depend on the length of a piece. After 100,000 generated tokens it is {growth} after 1,000
 tokens ([generation_cuda_memory.json]({root}benchmarks/results/generation_cuda_memory.json)).
@@ -467,17 +477,18 @@ tokens ([generation_cuda_memory.json]({root}benchmarks/results/generation_cuda_m
 
 
 def play(root: str) -> str:
-    """Return how soon the page of `play` answers."""
+    """Return how soon the page of `play` shows new notes and plays them."""
     result = results("play")
-    names = {"included": "the included model", "run": "the model of `make demo`", "tiny": "`tiny`, random weights"}
-    names["0.1b"] = "`0.1b`, random weights"
+    names = {"included": "the included model", "run": "the model of `make demo`", "tiny": "`tiny` with random weights"}
+    names["0.1b"] = "`0.1b` with random weights"
     keys = ("first_note_cold", "first_note", "first_note_max", "heard")
     rows = [[names[name], *(f"{x[key]:.1f}" for key in keys)] for name, x in result["models"].items()]
-    heads = ["model", "first fill", "later fills, median", "later fills, longest", "sound after the start"]
+    heads = ["model", "first note of the first fill", "first note of later fills, median"]
+    heads += ["first note of later fills, maximum", "first fill heard"]
     return f"""
-On the page of `play`, the model wrote two candidates for four bars of a part, on {result["machine"]["cores"]} CPU
-cores. The table gives the seconds from the click until the page has the first new note. The last column gives the
-seconds from the start of the command until the first fill can be heard
+On the page of `play`, each model filled in four bars of a part several times, on {result["machine"]["cores"]} CPU
+cores. Each fill had two candidates. The columns "first note" give the seconds from the click until the page has the
+first new note. The last column gives the seconds from the start of the command until the first fill can be heard
 ([play.json]({root}benchmarks/results/play.json)):
 
 {table(heads, rows)}
@@ -488,7 +499,7 @@ def prepare(root: str) -> str:
     """Return the speed and the memory of `prepare`."""
     result = results("prepare")
     rate, memory = result["rates"]["files_per_second_and_core"], result["memory"]
-    peers = {"midi-llm": f"MIDI-LLM-tokenizer {rate['MIDI-LLM-tokenizer']:,.0f}"}
+    peers = {"midi-llm": f"{rate['MIDI-LLM-tokenizer']:,.0f} (MIDI-LLM-tokenizer)"}
     rows = [
         [f"`{name}`", f"{rate[name]:,.0f}", f"{rate[f'prepare {name}']:,.0f}", peers.get(name, "")]
         for name in rate
@@ -500,9 +511,10 @@ def prepare(root: str) -> str:
         if name.endswith("files")
     )
     return f"""
-The table gives the number of files per second and CPU core ([prepare.json]({root}benchmarks/results/prepare.json)):
+The table gives the number of files that are processed per second on one CPU core
+([prepare.json]({root}benchmarks/results/prepare.json)):
 
-{table(["tokenizer", "tokenizing alone", "all of `prepare`", "the reference implementation"], rows)}
+{table(["tokenizer", "only tokenizing", "all of `prepare`", "only tokenizing, reference implementation"], rows)}
 
 With one worker process, `prepare` needs {sizes}.
 """
@@ -514,11 +526,11 @@ def scaling(root: str) -> str:
     by_key = {(row["preset"], row["file"], row["scaling"], row["gpus"]): row for row in result["rows"]}
     counts = sorted({row["gpus"] for row in result["rows"]} - {1})
     columns = [(kind, gpus) for kind in ("weak", "strong") for gpus in counts]
-    heads = ["preset", "file", "tokens/s on one GPU"]
+    heads = ["preset", "DeepSpeed file", "tokens/s on one GPU"]
     heads += [
-        f"speed-up, constant {'batch per GPU' if kind == 'weak' else 'total batch'}, {n} GPUs" for kind, n in columns
+        f"speed-up on {n} GPUs, constant {'batch per GPU' if kind == 'weak' else 'total batch'}" for kind, n in columns
     ]
-    heads += [f"GB of optimizer states per GPU on {', '.join(map(str, (1, *counts)))} GPUs"]
+    heads += [f"optimizer states in GB per GPU, with {', '.join(map(str, (1, *counts)))} GPUs"]
     rows = []
     for preset in ("0.1b", "1.5b"):
         for file in sorted({row["file"] for row in result["rows"]}):
@@ -531,8 +543,8 @@ def scaling(root: str) -> str:
             rows.append([f"`{preset}`", file, one, *speedups, ", ".join(f"{x:.1f}" for x in held)])
     whole = by_key["7b", "zero2", "weak", counts[-1]]
     return f"""
-The table gives the throughput of one {gpu(result["machine"])}, the speed-up over it with up to {counts[-1]} GPUs of the
-same host, and the memory for optimizer states. It was measured with the v7 model (`--channel_mix x070`) at commit
+The table gives the throughput of one {gpu(result["machine"])}, the speed-up of up to {counts[-1]} GPUs of the same host
+over one GPU, and the memory for optimizer states. The model was v7 (`--channel_mix x070`), and the commit was
 {result["machine"]["commit"]} ([scaling.json]({root}benchmarks/results/scaling.json)):
 
 {table(heads, rows)}
@@ -540,13 +552,14 @@ same host, and the memory for optimizer states. It was measured with the v7 mode
 ![Speed-up, communication and memory by number of GPUs]({root}benchmarks/results/scaling.png)
 
 `7b --channel_mix x070` ({whole["batch"][0]} x {whole["batch"][1]} tokens per step, ZeRO-2) trains at
-{whole["tokens_per_second"]:,.0f} tokens per second on {counts[-1]} of these GPUs: {whole["mfu"]:.0%} MFU and
-{whole["peak_gib"]:.0f} GiB per GPU. `--recompute auto` selects `{whole["recompute"]}` for it.
+{whole["tokens_per_second"]:,.0f} tokens per second on {counts[-1]} of these GPUs. The MFU is {whole["mfu"]:.0%}, and
+the peak memory is {whole["peak_gib"]:.0f} GiB per GPU. `--recompute auto` selects `{whole["recompute"]}` for this
+model.
 """
 
 
 def tuning(root: str) -> str:
-    """Return what state tuning and full fine-tuning learn of a composer."""
+    """Return how much of a composer's style state tuning and full fine-tuning learn."""
     result = results("tuning")
     base, composer = result["base"], result["composer"]
     rows = [
@@ -558,19 +571,20 @@ def tuning(root: str) -> str:
         tune: min((row for row in result["tuned"] if row["tune"] == tune), key=lambda row: row["val_loss"])
         for tune in ("all", "state")
     }
-    heads = ["", "learning rate", "trained parameters", "share of the model", "checkpoint MB", "validation loss"]
+    heads = ["option", "learning rate", "trained parameters", "share of all parameters", "checkpoint in MB"]
+    heads += ["validation loss"]
     return f"""
-A base model ({base["model"]["layers"]} layers x {base["model"]["width"]}) was trained on corpora of music21
-other than Palestrina. It was then tuned for {result["steps"]} steps on {composer["train"]["pieces"]} of Palestrina's
-movements. Before tuning, its loss on
-{composer["val"]["pieces"]} held-out movements was {result["untuned_val_loss"]:.3f} nats per token
+A base model with {base["model"]["layers"]} layers of width {base["model"]["width"]} was trained on corpora of music21
+other than Palestrina. It was then tuned for {result["steps"]} steps on {composer["train"]["pieces"]} movements by
+Palestrina. Before tuning, its loss on {composer["val"]["pieces"]} held-out movements by Palestrina was
+{result["untuned_val_loss"]:.3f} nats per token
 ([tuning.json]({root}benchmarks/results/tuning.json)):
 
 {table(heads, rows)}
 
-With the best of the three learning rates for each, tuning the state achieves {result["state_over_all"]:.0%} of the loss
-reduction of full fine-tuning, with {best["state"]["share"]:.2%} of the trained parameters
-([tuning.py]({root}benchmarks/tuning.py)).
+If both options are compared at the best of their three learning rates, `--tune state` achieves
+{result["state_over_all"]:.0%} of the loss reduction of `--tune all` (full fine-tuning). It trains only
+{best["state"]["share"]:.2%} of the parameters ([tuning.py]({root}benchmarks/tuning.py)).
 """
 
 
@@ -582,11 +596,12 @@ def saving(root: str) -> str:
         + ["" if x["step_while_writing_s"] is None else f"{x['step_while_writing_s']:.2f}"]
         for mode, x in ((mode, result[mode]) for mode in ("overlapped", "blocking"))
     ]
-    heads = ["", "checkpoint, MB", "pause, s", "step, s", "step while a checkpoint is written, s"]
+    heads = ["option", "size of a checkpoint in MB", "pause in s", "duration of a step in s"]
+    heads += ["duration of a step while a checkpoint is written, in s"]
     return f"""
 The table shows how long a checkpoint of a small model interrupts training on {result["machine"]["cores"]} CPU cores,
-and
-how much the steps slow down while it is written ([saving.json]({root}benchmarks/results/saving.json)):
+and how much the steps slow down while the checkpoint is written. With `--save_mode blocking`, no step runs while a
+checkpoint is written ([saving.json]({root}benchmarks/results/saving.json)):
 
 {table(heads, rows)}
 """
@@ -597,23 +612,23 @@ def kills(root: str) -> str:
     result = results("kills")
     partial = result["left_a_partial_one"]
     text = f"""
-A run that saves a checkpoint every two steps was killed {result["kills"]} times: in half of the cases at a random
-moment, in the other half while it wrote a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
+A run that saves a checkpoint every two steps was killed {result["kills"]} times. Half of the kills came at random
+moments, the other half while the run wrote a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
 After {"each" if partial == result["kills"] else partial} of the {result["kills"]} kills, the run folder contained a
-partly written checkpoint, still under its temporary name. {result["damaged_under_a_steps_name"] or "No"} checkpoints
-with a final name were damaged. The
+partly written checkpoint, which still had its temporary name. {result["damaged_under_a_steps_name"] or "No"}
+checkpoints with a final name were damaged. The
 run {how_often("resumed from a damaged checkpoint", result["resumed_from_a_damaged_one"])}.
 """
     if best := result.get("best"):
         wrong = best["best_not_the_lowest_loss"]
         exceptions = f", with {wrong} exceptions" if wrong else ""
         text += f"""
-A run that validates after every step was killed {best["kills"]} times: in half of the cases at a random moment, in the
-other half soon after a validation with a new lowest loss, while the checkpoint of this step was being saved.
-{best["kills_before_the_best_was_saved"]} kills came before the weights with the lowest loss were saved. The best
-checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, it was the one with the
-lowest loss among the steps that the run had validated and saved. The losses of all steps were taken from an identical
-run that was never killed.
+A run that validates after every step was killed {best["kills"]} times. Half of the kills came at random moments. The
+other half came soon after a validation with a new lowest loss, while the checkpoint of this step was being saved. At
+{best["kills_before_the_best_was_saved"]} of the kills, the weights with the lowest loss up to then were not yet saved.
+The best checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, it was the one
+with the lowest loss among the validated steps up to the newest checkpoint. To check this, an identical run that was
+never killed measured the losses of all steps.
 """
     return text
 
@@ -630,12 +645,13 @@ def resumption(root: str) -> str:
         rows[-1] += [f"[{name}.json]({root}benchmarks/results/{name}.json)"]
     at = results("resumption_cpu")["arguments"]["at"]
     return f"""
-Each row of the table covers several rank counts. For each rank count, a ZeRO-2 run saved a checkpoint at step {at} and
-continued for 20 steps. Each checkpoint was then resumed with every rank count of the row, under `zero1.json`,
+The table shows how much the losses change if a run resumes on another number of ranks or under another ZeRO stage. Each
+row covers several rank counts. For each rank count, a ZeRO-2 run saved a checkpoint at step {at} and continued for 20
+steps. Each checkpoint was then resumed with every rank count of the row, under `zero1.json`,
 `zero2.json` and `zero3.json`. The deviation of a resumed run is the largest difference between its 20 losses and those
 of the run that saved the checkpoint, in nats per token. The table gives the median and the maximum of the deviations.
 
-{table(["preset", "ranks", "device of each rank", "median", "maximum", "source"], rows)}
+{table(["preset", "rank counts", "device of each rank", "median deviation", "maximum deviation", "source"], rows)}
 """
 
 
@@ -648,8 +664,8 @@ def learning(root: str) -> str:
         "muon": "RWKV, Muon",
         "x070": "RWKV, Muon, `--channel_mix x070`",
         "transformer": "Transformer, AdamW",
-        "muon_long": "RWKV, Muon, rows of {ctx_len:,}",
-        "transformer_long": "Transformer, AdamW, rows of {ctx_len:,}",
+        "muon_long": "RWKV, Muon, rows of {ctx_len:,} tokens",
+        "transformer_long": "Transformer, AdamW, rows of {ctx_len:,} tokens",
     }
     long_rows = next(run["ctx_len"] for run in result["runs"] if run["ctx_len"] > settings["ctx_len"])
     rows = [
@@ -669,32 +685,33 @@ def learning(root: str) -> str:
     adamw, muon = (large[name] for name in ("adamw", "muon"))
     one = adamw["batch"][0] * adamw["batch"][1]
     heads = [
-        "",
+        "model and optimizer",
         "learning rate",
         "weight decay",
         "parameters",
-        "seeds",
+        "number of seeds",
         "lowest validation loss",
-        "at step",
+        "step of the lowest loss",
         "tokens/s",
     ]
     return f"""
 All models were trained for {settings["steps"]} steps of {settings["batch_size"]} x {settings["ctx_len"]:,} tokens on
 chorales, masses and fiddle tunes ({gpu(result["machine"])},
-[learning.json]({root}benchmarks/results/learning.json)). The RWKV models are `{settings["preset"]}`. The Transformer
-has the same width and number of layers, with rotary position embeddings, SwiGLU, normalized queries and keys, dropout
-0.1 and `torch.compile`. Two pairs (learning rate, weight decay) were tried for each: {grids["adamw"]} for AdamW;
-{grids["muon"]} for Muon; {grids["transformer"]} for the Transformer. The table shows the better one. The lowest
+[learning.json]({root}benchmarks/results/learning.json)). The RWKV models have the preset `{settings["preset"]}`. The
+Transformer has the same width and number of layers. It has rotary position embeddings, SwiGLU, normalized queries and
+keys and dropout 0.1, and runs under `torch.compile`. These pairs (learning rate, weight decay) were tried:
+{grids["adamw"]} for RWKV with AdamW, {grids["muon"]} for RWKV with Muon, and {grids["transformer"]} for the
+Transformer. The table uses the better pair of each, also for `--channel_mix x070` and for longer rows. The lowest
 validation loss of each run, in nats per token, is averaged over the seeds and given with its standard deviation:
 
 {table(heads, rows)}
 
-- Muon needs {steps["mean"]:.0%} of AdamW's steps ({steps["least"]:.0%} to {steps["most"]:.0%}, depending on the seed)
-  and {seconds["mean"]:.0%} of its time to reach AdamW's lowest validation loss. After step
+- To reach AdamW's lowest validation loss, Muon needs {steps["mean"]:.0%} of AdamW's steps ({steps["least"]:.0%} to
+  {steps["most"]:.0%}, depending on the seed) and {seconds["mean"]:.0%} of AdamW's time. After step
   {found["contestants"]["muon"]["best_step"]["mean"]:.0f}, the models trained with Muon overfit.
-- A step with Muon takes longer, because it orthogonalizes matrices. The difference is largest for large models with few
-  tokens per step. With {adamw["model"]["layers"]} layers x {adamw["model"]["width"]} and {one:,} tokens per step on one
-  GPU, a step takes {muon["step_ms"]:.0f} ms instead of {adamw["step_ms"]:.0f} ms
+- A step with Muon takes longer than one with AdamW, because Muon orthogonalizes matrices. The difference is largest for
+  large models with few tokens per step. For {adamw["model"]["layers"]} layers of width {adamw["model"]["width"]} and
+  {one:,} tokens per step on one GPU, a step takes {muon["step_ms"]:.0f} ms instead of {adamw["step_ms"]:.0f} ms
   ([step_muon.json]({root}benchmarks/results/step_muon.json)). Several GPUs divide this work among them.
 
 ![Validation loss by steps and by seconds]({root}benchmarks/results/learning.png)
@@ -707,9 +724,9 @@ def deepembed(root: str) -> str:
     settings, found = result["settings"], result["summary"]["contestants"]
     differences = result["summary"]["differences"]
     names = {
-        "x070": "none, `--channel_mix x070`",
-        "x080": "a vector multiplies the output, `--channel_mix x080`",
-        "gate32": "a matrix gates the hidden layer, not in the package",
+        "x070": "x070: no DeepEmbed (`--channel_mix x070`)",
+        "x080": "x080: a vector multiplies the output (`--channel_mix x080`)",
+        "gate32": "gate: a matrix gates the hidden layer (not in the package)",
     }
 
     def difference(key: str, base: str) -> str:
@@ -722,11 +739,12 @@ def deepembed(root: str) -> str:
         for key, name in names.items()
         for x in [found[key]]
     ]
-    heads = ["DeepEmbed", "parameters", "lowest validation loss", "against x070", "against x080", "tokens/s"]
+    heads = ["form of DeepEmbed", "parameters", "lowest validation loss", "difference from x070"]
+    heads += ["difference from x080", "tokens/s"]
     rates = " and ".join(f"{lr:g}" for lr in sorted(lr for lr, *_ in result["grids"]["gate32"]))
     against = differences["gate32"]["x070"]
     slower = 1 - found["gate32"]["tokens_per_second"] / found["x070"]["tokens_per_second"]
-    # What the text below says in words.
+    # The text below states these facts in words.
     assert differences["x080"]["x070"]["loss"] > differences["x080"]["x070"]["spread"]
     assert differences["gate32"]["x080"]["wins"] and -against["spread"] < against["loss"] < 0
     assert {x["lr"] for x in found.values()} == {max(lr for lr, *_ in result["grids"]["gate32"])}
@@ -734,21 +752,22 @@ def deepembed(root: str) -> str:
     assert abs(earlier["x070"]["mean"] - earlier["muon"]["mean"]) < min(x["deviation"] for x in earlier.values())
     assert all(earlier[a]["mean"] < found[b]["best_loss"]["mean"] for a, b in (("x070", "x070"), ("muon", "x080")))
     return f"""
-The table compares forms of DeepEmbed on the dataset of the table above, with the same number and size of steps, Muon
-and weight decay {settings["weight_decay"]:g} ({gpu(result["machine"])},
-[deepembed.json]({root}benchmarks/results/deepembed.json)). The learning rates {rates} were tried for each form. The
-higher one is better for all three. The losses, in nats per token, are averaged over {found["x070"]["seeds"]} seeds and
-given with their standard deviation:
+The table compares forms of DeepEmbed. The dataset, the number of steps and the tokens per step are those of [the
+previous comparison](#muon-adamw-and-a-transformer-compared). The optimizer is Muon with weight decay
+{settings["weight_decay"]:g} ({gpu(result["machine"])}, [deepembed.json]({root}benchmarks/results/deepembed.json)). The
+learning rates {rates} were tried for each form. The table uses the higher one, which is better for all three forms. The
+losses, in nats per token, are averaged over {found["x070"]["seeds"]} seeds and given with their standard deviation:
 
 {table(heads, rows)}
 
-- With these settings, x070 learns better than x080 by more than the spread of the seeds. With weight decay
-  {before["muon"]["weight_decay"]:g}, which gives lower losses, there is no such difference in the table above
-  ({with_spread(earlier["x070"])} and {with_spread(earlier["muon"])}).
-- The gate of the hidden layer is BlinkDL's later form of DeepEmbed. Its advantage over x080 is larger than the spread
-  of the seeds. Its advantage over x070 is within the spread. Without a kernel of its own, the gate processes
-  {slower:.0%} fewer tokens/s than x070. The gate is therefore not a value of `--channel_mix`
-  ([deepembed.py]({root}benchmarks/deepembed.py)). The gate was not measured with weight decay
+- With these settings, the loss of x070 is lower than that of x080. The difference is larger than both standard
+  deviations. With weight decay {before["muon"]["weight_decay"]:g}, which gives lower losses, the previous comparison
+  shows no such difference ({with_spread(earlier["x070"])} for x070 and {with_spread(earlier["muon"])} for x080).
+- The gate of the hidden layer is BlinkDL's later form of DeepEmbed. The loss with the gate is lower than that of x080
+  by more than both standard deviations. It is also lower than that of x070, but by less than the larger of the two
+  standard deviations. The gate is therefore not a value of `--channel_mix`
+  ([deepembed.py]({root}benchmarks/deepembed.py)). It has no kernel of its own, so a model with the gate processes
+  {slower:.0%} fewer tokens/s than x070. The gate was not measured with weight decay
   {before["muon"]["weight_decay"]:g}.
 
 ![Validation loss of the forms of DeepEmbed by steps and by seconds]({root}benchmarks/results/deepembed.png)
@@ -756,22 +775,22 @@ given with their standard deviation:
 
 
 def with_spread(statistic: dict[str, float]) -> str:
-    """Return a mean with its standard deviation, without the latter for a single run."""
+    """Return a mean and, if there are several runs, its standard deviation."""
     deviation = statistic.get("deviation")
     return f"{statistic['mean']:.4f}" + (f" ± {deviation:.4f}" if deviation else "")
 
 
 def zero(root: str) -> str:
-    """Return memory and traffic under each DeepSpeed file."""
+    """Return memory and traffic with each DeepSpeed file, and which file to use."""
     return f"""
-Each row of the table is for one number of parameters and one number of GPUs. The last column recommends a file. Each
-node has {plan.GPUS_PER_NODE} GPUs with 80 GiB. The cells have the form A / B:
+The table compares the DeepSpeed files for several numbers of parameters and of GPUs, and recommends one of them in the
+last column. Each node has {plan.GPUS_PER_NODE} GPUs with 80 GiB. The cells have the form A / B:
 
 - A is the memory for weights, gradients and AdamW states, in GiB per GPU.
-- B is what each GPU sends to other nodes in a step of one micro-batch, in GB.
+- B is the amount of data that each GPU sends to other nodes in a step of one micro-batch, in GB.
 
-The recommended file is the first of zero1, zero2 and zero3 that needs less than {plan.ROOM_GIB} GiB, because the rest
-of the memory is needed for activations and buffers. If zeropp sends less to other nodes than zero3, zeropp is
+The recommended file is the first of zero1, zero2 and zero3 that needs less than {plan.ROOM_GIB} GiB. The rest of the 80
+GiB remains for activations and buffers. If zeropp sends less to other nodes than zero3, zeropp is
 recommended instead of zero3. [plan.py]({root}benchmarks/plan.py) computes A and B, and checks them against a two-rank
 run ([plan.json]({root}benchmarks/results/plan.json)).
 
