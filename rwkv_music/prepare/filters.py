@@ -151,26 +151,27 @@ MEASURES = (
         "drum_notes",
         lambda music: 100 * float(music.score.notes["drums"].mean()),
         "% drum notes",
-        "drum notes, in percent of all notes; :99 excludes pieces that have only drums",
+        "the number of drum notes, in percent of all notes; :99 excludes pieces that have only drums",
     ),
     Measure(
         "same_pitch",
         _same_pitch,
         "% of one pitch",
-        "share of the most sustained pitch in the total duration of all notes, in percent (without drums); :60 "
-        "excludes drones on one note",
+        "the part of the total duration of all notes that falls on the most sustained pitch, in percent; drums do not "
+        "count; :60 excludes drones on one note",
     ),
     Measure(
         "empty_bars",
         _empty_bars,
         "% empty bars",
-        "bars in which no note sounds, in percent of the bars from the start of the file to the last note",
+        "the number of bars in which no note sounds, in percent of the bars from the start of the file to the last note",
     ),
     Measure(
         "repeated_bars",
         _repeated_bars,
         "% repeated bars",
-        "bars with exactly the notes of an earlier bar, in percent of the bars with notes; loudness does not matter",
+        "the number of bars with exactly the notes of an earlier bar, in percent of the bars with notes; loudness does "
+        "not matter",
     ),
     Measure(
         "loops",
@@ -185,8 +186,8 @@ MEASURES = (
         "on_grid",
         _on_grid,
         "% of onsets on the grid",
-        f"notes that start on the grid of {GRID_PER_QUARTER} positions per quarter note, in percent of all notes; 95: "
-        "keeps quantized music, and :50 keeps recorded performances",
+        f"the number of notes that start on the grid of {GRID_PER_QUARTER} positions per quarter note, in percent of "
+        "all notes; 95: keeps quantized music, and :50 keeps recorded performances",
     ),
 )
 
