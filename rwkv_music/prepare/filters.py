@@ -164,7 +164,8 @@ MEASURES = (
         "empty_bars",
         _empty_bars,
         "% empty bars",
-        "the number of bars in which no note sounds, in percent of the bars from the start of the file to the last note",
+        "the number of bars in which no note sounds, in percent of the bars from the start of the file to the last "
+        "note",
     ),
     Measure(
         "repeated_bars",
