@@ -188,7 +188,7 @@ def losses(root: str) -> str:
     counts = corpus["data"]["splits"]["train"]
     cells = []
     for name, key in (
-        ("the chorale or the corpus model", ""),
+        ("chorale model, corpus model", ""),
         (f"{first['ngram']:.0f}-gram model", "ngram_"),
         ("bigram model", "bigram_"),
         ("unigram model", "unigram_"),
@@ -315,8 +315,9 @@ def measures(root: str) -> str:
             '"requested" are for these fills, and the columns "not requested" are for the earlier ones. "Exactly" is '
             'the share of cells in the requested class, and "within 1" the share in this class or in one next to it:',
             "`evaluate --fills` also computes the copy rate:",
-            "The last table gives the divergence between the descriptors of the fills and those of other real bars. "
-            'For comparison, the column "real bars" gives the divergence between the true bars and these other bars:',
+            "`evaluate --fills` also compares descriptors with those of a second set of real bars. The column "
+            '"fills" gives the divergence of the fills from this set. The column "real bars" gives the divergence of '
+            "the true bars, which the fills replace, from the same set:",
         ),
         "mirex": (
             "`evaluate --mirex` compares continuations of twelve bars with the real music, and with a copy of the "
@@ -495,6 +496,41 @@ first new note. The last column gives the seconds from the start of the command 
 """
 
 
+def busy_computer(root: str) -> str:
+    """Return how other programs affect the speed of training and generation on a CPU."""
+    result = results("busy_computer")
+    cores = result["machine"]["cores"]
+    works = {
+        "train 3x128": "training, 3 layers of width 128",
+        "train 8x256": "training, 8 layers of width 256",
+        "generate 3x128": "generation, 3 layers of width 128",
+        "generate 12x768": "generation, 12 layers of width 768",
+    }
+    busy = ("one busy process", "a busy process per core")
+    rows = [
+        [
+            name,
+            f"{result[work]['alone']['project']['over_default']:.2f}",
+            *(
+                f"{result[work][load][setting]['over_alone']:.2f}"
+                for load in busy
+                for setting in ("project", "default")
+            ),
+        ]
+        for work, name in works.items()
+    ]
+    heads = ["work", "no other program: speed relative to torch's default"]
+    for load in ("one busy program", "a busy program per core"):
+        heads += [f"{load}: speed relative to that without it", f"{load}: the same with torch's default"]
+    return f"""
+While torch's threads wait for work, they spin by default, which occupies their cores. If other programs need the cores,
+this project makes the waiting threads sleep (`rwkv_music/openmp.py`). The table was measured on {cores} CPU cores. A
+busy program uses one core all the time ([busy_computer.json]({root}benchmarks/results/busy_computer.json)):
+
+{table(heads, rows)}
+"""
+
+
 def prepare(root: str) -> str:
     """Return the speed and the memory of `prepare`."""
     result = results("prepare")
@@ -626,9 +662,10 @@ run {how_often("resumed from a damaged checkpoint", result["resumed_from_a_damag
 A run that validates after every step was killed {best["kills"]} times. Half of the kills came at random moments. The
 other half came soon after a validation with a new lowest loss, while the checkpoint of this step was being saved. At
 {best["kills_before_the_best_was_saved"]} of the kills, the weights with the lowest loss up to then were not yet saved.
-The best checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, it was the one
-with the lowest loss among the validated steps up to the newest checkpoint. To check this, an identical run that was
-never killed measured the losses of all steps.
+The best checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, the
+best checkpoint was that of the step with the lowest loss. Only the steps up to the newest checkpoint are compared,
+because the resumed run repeats all later steps. The losses of all steps were measured by an identical run that was
+never killed.
 """
     return text
 
@@ -801,8 +838,8 @@ run ([plan.json]({root}benchmarks/results/plan.json)).
 BLOCKS: dict[str, Callable[[str], str]] = {
     block.__name__: block
     for block in (
-        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, play, prepare,
-        scaling, tuning, saving, kills, resumption, learning, deepembed, zero,
+        demo, summary, presets, losses, parts, holes, measures, step, kernels, fused, generation, play,
+        busy_computer, prepare, scaling, tuning, saving, kills, resumption, learning, deepembed, zero,
     )
 }  # fmt: skip
 

@@ -115,10 +115,10 @@ def continue_cells(
         released: the note-offs of notes that sound at `line`, from `edit.releases`.
 
     The parts keep the programs that they have at `line`. At `line`, pedals, pitch bends and pressure are reset. Volume
-    and expression are set to the values that they had at the start of the channel's last note, or to their initial
-    values if these were 0. A note that still sounds at `line` ends at its note-off in `released`, or at `line` if there
-    is none. It ends no later than the start of the first new note of its pitch in its track and channel, and no later
-    than the end of the last bar.
+    and expression are set to the values that they had at the start of the channel's last note. If such a value was 0,
+    the initial value is used instead. A note that still sounds at `line` ends at its note-off in `released`, or at
+    `line` if there is none. It ends no later than the start of the first new note of its pitch in its track and
+    channel, and no later than the end of the last bar.
     """
     before = ChannelStates(opening)
     timing, end = _new_bar_messages(opening, line, new_bars)
@@ -429,8 +429,9 @@ class _Channels:
         def change(new: int) -> mido.Message:
             return mido.Message("program_change", channel=channel % CHANNELS, program=new)
 
-        # The first program change of a channel also applies to notes that precede it at the same tick (see
-        # `played_notes`). If the change to `program` is the first one, set the current program before it.
+        # The first program change of a channel also applies to the notes of its tick that come before it in the order
+        # of events (see `played_notes`). If the change to `program` were the first one, these notes would play
+        # `program` too. A change to the current program before it prevents this.
         is_first = not self._changes[channel] or self._changes[channel][0][0] > tick
         if is_first:
             self._changes[channel].insert(0, (tick, current))

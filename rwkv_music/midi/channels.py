@@ -83,7 +83,7 @@ class ChannelState:
 
         If `taken_over`, another instrument will use the channel, and all controllers are reset to their initial values.
         Otherwise, only pedals, pitch bend and pressure are reset, and volume and expression are set to the values that
-        they had at the start of the last note, or to their initial values if these were 0.
+        they had at the start of the last note. If such a value was 0, the initial value is used instead.
         """
         messages = []
         for key, value in self.values.items():

@@ -9,8 +9,8 @@ with torch.library, with fake kernels and autograd, for two backends:
 
 - CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16. Sums of products and the state are fp32. Outside
   of torch.compile, training calls the kernels through an autograd function in C++ (`wkv7s_bindings.cpp`), because a
-  custom operator in Python is slow: calling it takes the host as much time as the kernels of a small model take the
-  GPU.
+  custom operator in Python is slow. For a small model, the host spends as much time on the call as the GPU spends on
+  the kernels.
 - CPU: the chunked form in matrix products (`wkv7s_cpu.py`), for any float dtype, computed in fp32 or fp64.
 
 Notable choices:

@@ -11,8 +11,9 @@ of an item dies or exceeds a limit, the item is therefore tried once more, alone
 fails too, the answer is a `Failure`. A limit of wall-clock time ends only a process that waits, that is, a process that
 uses less than LEAST_SHARE of a core. A process that gets little CPU time on a busy computer continues.
 
-Items are taken from an iterator as needed. At most `ITEMS_AHEAD` items per process are started before the oldest answer
-is taken. Memory therefore depends neither on the number of items nor on the time that one of them takes.
+Items are taken from an iterator as needed. At any time, there are at most `ITEMS_AHEAD` items per process that have
+been started and whose answers the caller has not taken. Memory therefore depends neither on the number of items nor on
+the time that one of them takes.
 """
 
 import gc
@@ -36,8 +37,9 @@ ITEMS_AHEAD = 64
 MOST_WORKERS = 1024
 SETUP_LIMIT_S = 300.0
 NEW_OBJECTS = 50_000  # new objects between two garbage collections; one file creates more than Python's default of 700
-# Numbers of collections of younger objects before one of older objects. The objects of a score refer to each other, so
-# only garbage collection frees them. With Python's 10 and 10, the objects of hundreds of scores would accumulate.
+# Garbage collection has three generations of objects. For each of the two older ones: how many collections of the next
+# younger generation come before one of this generation. The objects of a score refer to each other, so only garbage
+# collection frees them. With Python's values, 10 and 10, the objects of hundreds of scores would accumulate.
 OLDER_OBJECTS = (4, 1)
 LEAST_SHARE = 1e-3  # of a core; a process that uses less counts as waiting
 SECOND_TRY = 2.0  # CPU time of the second try, relative to the first one

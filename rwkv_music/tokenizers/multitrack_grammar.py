@@ -36,7 +36,7 @@ FOLLOWING = {
     "Hole": (),
     "Never": (),
 }
-# The content of a hole, which starts after its Part token ("Hole" stands for this state) and ends with End.
+# The content of a hole, which ends with End. "Hole" stands for the state before the first token of the content.
 IN_HOLE = {
     "Hole": ("Position", "End"),
     "Position": ("Pitch",),
@@ -57,10 +57,10 @@ class MultitrackRules:
         by_program: bool [3, V]: the tokens allowed for each class of the current part's program.
         by_position: bool [positions + 1, V]: the tokens allowed for each value of the cell's lowest free position.
         by_length: bool [lengths, V]: the tokens allowed for each length of the bar.
-        by_pitch: bool [128 * MAX_UNISON + 1, V]: the tokens allowed after the pitches of the moment. The line is
-            MAX_UNISON times the last pitch plus the number of notes with this pitch, or 0 before the first pitch.
+        by_pitch: bool [128 * MAX_UNISON + 1, V]: the tokens allowed after the pitches of the moment. Row 0 applies
+            before the first pitch. Row MAX_UNISON * p + n applies if the last pitch is p and n notes have this pitch.
         by_part: bool [parts + 1, V]: the tokens allowed after the last part of the bar so far.
-        forced: bool [V without tags, V]: line t allows only token t.
+        forced: bool [V without tags, V]: row t allows only token t.
         kind, part, program, position, pitch, length: int64 [V]: the value of each token for these tables, or -1.
         bar_steps: int64 [lengths]: the number of positions in a bar of each length.
     """

@@ -126,7 +126,7 @@ def plan_batches(
         raise UserError(
             f"{path} sets gradient_accumulation_steps to {accumulation}, but batch_size {train.batch_size} "
             f"over {readers} x micro_batch_size {train.micro_batch_size} needs {train.batch_size // rows}: "
-            f"remove one of the two settings."
+            f"remove gradient_accumulation_steps or --micro_batch_size."
         )
     shares = train.batch_size // rows
     filled_in = _filled_in(file, train, train.micro_batch_size, world_size, shares * windows)

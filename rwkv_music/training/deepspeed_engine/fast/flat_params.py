@@ -45,7 +45,7 @@ class FlatParams(nn.Module):
 
     Attributes:
         groups: the given groups, with flat parameters in place of the model's.
-        layout: the model's parameters in each flat parameter, as for `unflatten`.
+        layout: for each name of a flat parameter, the names and shapes of its members, in order.
         replayed_loss: if steps are replayed (cuda_graphs.py), the function that computes a batch's summed loss.
     """
 
