@@ -519,13 +519,15 @@ def busy_computer(root: str) -> str:
         ]
         for work, name in works.items()
     ]
-    heads = ["work", "no other program: speed relative to torch's default"]
+    heads = ["work", "no other program: this project relative to torch's default"]
     for load in ("one busy program", "a busy program per core"):
-        heads += [f"{load}: speed relative to that without it", f"{load}: the same with torch's default"]
+        heads += [f"{load}: this project", f"{load}: torch's default"]
     return f"""
 While torch's threads wait for work, they spin by default, which occupies their cores. If other programs need the cores,
-this project makes the waiting threads sleep (`rwkv_music/openmp.py`). The table was measured on {cores} CPU cores. A
-busy program uses one core all the time ([busy_computer.json]({root}benchmarks/results/busy_computer.json)):
+this project makes the waiting threads sleep (`rwkv_music/openmp.py`). The table was measured on {cores} CPU cores. The
+first column gives the speed of this project relative to that of torch's default, with no other program. The other
+columns give the speed beside busy programs, relative to the speed of the same setting with no other program. A busy
+program uses one core all the time ([busy_computer.json]({root}benchmarks/results/busy_computer.json)):
 
 {table(heads, rows)}
 """
@@ -650,9 +652,9 @@ def kills(root: str) -> str:
     text = f"""
 A run that saves a checkpoint every two steps was killed {result["kills"]} times. Half of the kills came at random
 moments, the other half while the run wrote a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
-After {"each" if partial == result["kills"] else partial} of the {result["kills"]} kills, the run folder contained a
-partly written checkpoint, which still had its temporary name. {result["damaged_under_a_steps_name"] or "No"}
-checkpoints with a final name were damaged. The
+After {"all" if partial == result["kills"] else f"{partial} of the"} {result["kills"]} kills, even those at random
+moments, the run folder contained a partly written checkpoint, which still had its temporary name.
+{result["damaged_under_a_steps_name"] or "No"} checkpoints with a final name were damaged. The
 run {how_often("resumed from a damaged checkpoint", result["resumed_from_a_damaged_one"])}.
 """
     if best := result.get("best"):
@@ -660,12 +662,11 @@ run {how_often("resumed from a damaged checkpoint", result["resumed_from_a_damag
         exceptions = f", with {wrong} exceptions" if wrong else ""
         text += f"""
 A run that validates after every step was killed {best["kills"]} times. Half of the kills came at random moments. The
-other half came soon after a validation with a new lowest loss, while the checkpoint of this step was being saved. At
-{best["kills_before_the_best_was_saved"]} of the kills, the weights with the lowest loss up to then were not yet saved.
-The best checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, the
-best checkpoint was that of the step with the lowest loss. Only the steps up to the newest checkpoint are compared,
-because the resumed run repeats all later steps. The losses of all steps were measured by an identical run that was
-never killed.
+other half came soon after a validation with a new lowest loss, while the checkpoint of this step was being saved. The
+best checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, the best checkpoint was
+that of the step with the lowest loss among the steps up to the newest checkpoint. Later steps do not count, because the
+resumed run repeats them. At {best["kills_before_the_best_was_saved"]} of the kills, the step with the lowest loss so
+far was such a later step. The losses of all steps were measured by an identical run that was never killed.
 """
     return text
 

@@ -1,7 +1,7 @@
 """The loss of a model on the true notes of holes, with more or less context. It shows how much the model uses context.
 
-A hole is a cell (one part in one bar) that the model has to predict. Several documents are made of each held-out piece.
-Their holes are in the same bars, but they give the model different context:
+A hole is a cell (one part in one bar) that the model has to predict. Several documents are made from each held-out
+piece. Their holes are in the same bars, but they give the model different context:
 
     bars        The holes are all parts of the bars. The model reads the bars on both sides, only the bars before the
                 holes, or no other bars.

@@ -43,7 +43,7 @@ from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
 from rwkv_music.tokenizers.multitrack_vocabulary import DURATION, FIRST_CLASS, HOLE, MAX_PARTS, PROGRAM
 
 BARS_AT_ONCE = 8  # maximum number of bars from the first to the last hole of a document
-MOST_VARIANTS = 1 << 32
+MOST_VARIANTS = 1 << 32  # also the distance between the random numbers of two documents
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ Notable choices:
   rank therefore computes E only if its last document continues on the next rank, and T only if this document also fills
   its part and began on an earlier rank. With two ranks no T is needed, and none is sent.
 - A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
-  the backward pass, a rank whose last document ends on it does the same with E'. The first and the last rank therefore
-  do no extra work.
-- The state before a document that begins on a rank is an argument on this rank, and the state after a document that
-  ends on a rank is a result on this rank. TBPTT passes the result to the rank on which the document continues in the
-  next window.
+  the backward pass, a rank whose last document ends on it does the same with E'. Such ranks compute no separate E or
+  E'. The first rank needs no E' and the last rank no E, because no document continues beyond them. These two ranks
+  therefore do no extra work.
+- `wkv7s_over_ranks` takes the state before a document on the rank on which the document begins, and returns the state
+  after it on the rank on which it ends. With TBPTT, a document that ends with the window can continue in the next one.
+  The returned state is then passed to the rank that holds the start of the next window.
 - A rank waits for an exchange only when it needs the result. The first rank in the forward pass, and the last rank in
   the backward pass, can therefore be ahead of the others by the time of one recurrence. If every rank waited for each
   exchange, this time would be lost in every layer.

@@ -157,7 +157,7 @@ MEASURES = (
         "same_pitch",
         _same_pitch,
         "% of one pitch",
-        "the part of the total duration of all notes that falls on the most sustained pitch, in percent; drums do not "
+        "the share of the total duration of all notes that falls on the most sustained pitch, in percent; drums do not "
         "count; :60 excludes drones on one note",
     ),
     Measure(

@@ -37,9 +37,9 @@ ITEMS_AHEAD = 64
 MOST_WORKERS = 1024
 SETUP_LIMIT_S = 300.0
 NEW_OBJECTS = 50_000  # new objects between two garbage collections; one file creates more than Python's default of 700
-# Garbage collection has three generations of objects. For each of the two older ones: how many collections of the next
-# younger generation come before one of this generation. The objects of a score refer to each other, so only garbage
-# collection frees them. With Python's values, 10 and 10, the objects of hundreds of scores would accumulate.
+# `threshold1` and `threshold2` of gc.set_threshold: older objects are collected after this many collections of younger
+# ones. The objects of a score refer to each other, so only garbage collection frees them. With Python's values, 10 and
+# 10, the objects of hundreds of scores would accumulate.
 OLDER_OBJECTS = (4, 1)
 LEAST_SHARE = 1e-3  # of a core; a process that uses less counts as waiting
 SECOND_TRY = 2.0  # CPU time of the second try, relative to the first one

@@ -71,8 +71,8 @@ class Excerpt:
     signatures: list[int]  # the token of each bar's time signature
     tempos: list[int]  # the token of each bar's tempo
     cells: list[dict[int, Cell]]  # for each bar, its cells by number of the part, in increasing order
-    # Maps the number of a part to the token of its program at the end of the excerpt that `read_excerpt` returned.
-    # `bars` passes this map on unchanged.
+    # {number of a part: the token of its program after the last bar that `read_excerpt` has read}. An excerpt that
+    # `bars` returns has the same map, although it can end earlier.
     programs: dict[int, int]
     tags: list[int] = field(default_factory=list)  # the tag tokens of the piece
 

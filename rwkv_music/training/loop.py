@@ -92,8 +92,8 @@ def train(context: Context) -> None:
         if not isinstance(error, UserError) and is_loss_of_a_rank(error):
             cause = " ".join(str(error).partition(". This is typically")[0].split())  # without gloo's advice
             message = f"rank {context.rank} lost another rank {loop.position()} ({type(error).__name__}: {cause})"
-            # A rank that is still in set-up ends at a stop signal. If this rank received the signal too, the loss of
-            # the other rank is not a crash.
+            # A rank in set-up has no signal handler, so a stop signal ends it. If this rank has received such a signal
+            # too, the loss of the other rank is not a crash.
             status = EXIT_RESUMABLE if loop.signals.stop_later else CRASHED
             raise Stopped(message, status, on_every_rank=True) from error
         raise

@@ -8,11 +8,11 @@ The third one occurs under all stages.
   reducing stream still reads the gradient. It gives the memory to the next kernel of the backward pass, which
   overwrites the gradient. Here `record_stream` informs the allocator.
 - DeepSpeed collects small gradients in two alternating buffers, the buckets. Before each reduction, the computing
-  stream waits for all earlier reductions, because one of the buckets is filled next. At most one reduction can
-  therefore overlap with the backward pass. A gradient larger than a bucket is in no bucket, and a block of a large
-  model produces several such gradients at once. Here, before the reduction of such a gradient, the computing stream
-  waits only for the last reduction of a bucket. Before the reduction of a bucket, it still waits for all earlier
-  reductions.
+  stream waits for all earlier reductions, so that the bucket that is filled next is free. At most one reduction can
+  therefore overlap with the backward pass. A gradient larger than a bucket uses no bucket, so most of this wait is
+  unnecessary for it, and a block of a large model produces several such gradients at once. Here, before the reduction
+  of such a gradient, the computing stream waits only for the last reduction of a bucket. Before the reduction of a
+  bucket, it still waits for all earlier reductions.
 - At the end of the backward pass the host waits for the whole device, or under ZeRO-3 for the reducing stream. The
   computing stream is then idle until the host catches up. Here only the computing stream waits for the reducing stream.
 
