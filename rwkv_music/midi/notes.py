@@ -16,7 +16,7 @@ INSTRUMENT_FAMILIES = (  # of General MIDI, eight programs each
 ).split(", ")
 
 
-MAX_UNISON = 3  # the maximum number of notes of one pitch that can start together in a part
+MAX_UNISON = 6  # the maximum number of notes of one pitch that can start together in a part
 
 
 @dataclass(frozen=True)

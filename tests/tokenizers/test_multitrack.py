@@ -166,7 +166,8 @@ def test_overlaps_and_long_notes():
         ([(20, 40), (5, 64)], [(5, 40), (20, 64)]),  # the first note-off ends the first note
         ([(24, 80), (24, 80)], [(24, 80), (24, 80)]),
         ([(30, 64), (90, 40)], [(24, 40), (24, 64)]),  # both end where their pitch starts again
-        ([(5, 64), (6, 64), (7, 64), (4, 64)], [(5, 64), (6, 64), (7, 64)]),  # the longest of more than MAX_UNISON
+        # the longest of more than MAX_UNISON
+        ([(5, 64), (6, 64), (7, 64), (4, 64), (9, 64), (8, 64), (2, 64)], [(n, 64) for n in range(4, 10)]),
     ],
 )
 def test_notes_of_one_pitch_that_start_together(notes, kept):
