@@ -665,8 +665,8 @@ A run that validates after every step was killed {best["kills"]} times. Half of 
 other half came soon after a validation with a new lowest loss, while the checkpoint of this step was being saved. The
 best checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, the best checkpoint
 was that of the step with the lowest loss among the steps up to the newest checkpoint. Later steps do not count, because
-the resumed run repeats them. At {best["kills_before_the_best_was_saved"]} of the kills, the step with the lowest loss so
-far was such a later step. The losses of all steps were measured by an identical run that was never killed.
+the resumed run repeats them. At {best["kills_before_the_best_was_saved"]} of the kills, the step with the lowest loss
+so far was such a later step. The losses of all steps were measured by an identical run that was never killed.
 """
     return text
 
