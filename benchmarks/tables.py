@@ -188,7 +188,7 @@ def losses(root: str) -> str:
     counts = corpus["data"]["splits"]["train"]
     cells = []
     for name, key in (
-        ("chorale model, corpus model", ""),
+        ("the trained model", ""),
         (f"{first['ngram']:.0f}-gram model", "ngram_"),
         ("bigram model", "bigram_"),
         ("unigram model", "unigram_"),
@@ -217,6 +217,8 @@ The table compares two models with n-gram models on held-out pieces:
   {gpu(corpus["machine"])} ([corpus_run.py]({root}benchmarks/corpus_run.py),
   [corpus.json]({root}benchmarks/results/corpus.json)). The table shows the checkpoint with the lowest validation loss,
   that of step {corpus["step"]:,}. The options of train.py were `{corpus["options"]}`.
+
+The columns "chorales" are for the chorale model, and the columns "corpus" are for the corpus model:
 
 {table(heads, cells)}
 
@@ -280,7 +282,8 @@ The next table shows how well the corpus model predicts the true music in holes 
 - *Whole bars.* All parts of some bars are holes. The model reads the context bars on both sides, or only those before
   the holes.
 - *Inner parts.* The inner parts of some bars are holes (all parts except the first and the last one). The model reads
-  the context bars before the holes. It reads the outer parts of all these bars, or of none of them.
+  the context bars before the holes. It also reads the outer parts, both in these context bars and in the bars
+  with holes, or it reads no outer parts at all.
 
 If a difference is negative, the loss is lower with more context.
 
@@ -665,8 +668,9 @@ A run that validates after every step was killed {best["kills"]} times. Half of 
 other half came soon after a validation with a new lowest loss, while the checkpoint of this step was being saved. The
 best checkpoint was {how_often("damaged", best["best_not_whole"])}. After every kill{exceptions}, the best checkpoint
 was that of the step with the lowest loss among the steps up to the newest checkpoint. Later steps do not count, because
-the resumed run repeats them. At {best["kills_before_the_best_was_saved"]} of the kills, the step with the lowest loss
-so far was such a later step. The losses of all steps were measured by an identical run that was never killed.
+the resumed run repeats them. At {best["kills_before_the_best_was_saved"]} of the kills, the lowest loss so far
+was that of a step after the newest checkpoint. The losses of all steps were measured by an identical run that was
+never killed.
 """
     return text
 
@@ -739,7 +743,8 @@ chorales, masses and fiddle tunes ({gpu(result["machine"])},
 Transformer has the same width and number of layers. It has rotary position embeddings, SwiGLU, normalized queries and
 keys and dropout 0.1, and runs under `torch.compile`. These pairs (learning rate, weight decay) were tried:
 {grids["adamw"]} for RWKV with AdamW, {grids["muon"]} for RWKV with Muon, and {grids["transformer"]} for the
-Transformer. The table uses the better pair of each, also for `--channel_mix x070` and for longer rows. The lowest
+Transformer. The table uses the better pair of each. The runs with `--channel_mix x070` and with longer rows use
+the same pairs, without a search of their own. The lowest
 validation loss of each run, in nats per token, is averaged over the seeds and given with its standard deviation:
 
 {table(heads, rows)}
@@ -803,9 +808,9 @@ losses, in nats per token, are averaged over {found["x070"]["seeds"]} seeds and 
   shows no such difference ({with_spread(earlier["x070"])} for x070 and {with_spread(earlier["muon"])} for x080).
 - The gate of the hidden layer is BlinkDL's later form of DeepEmbed. The loss with the gate is lower than that of x080
   by more than both standard deviations. It is also lower than that of x070, but by less than the larger of the two
-  standard deviations. The gate is therefore not a value of `--channel_mix`
-  ([deepembed.py]({root}benchmarks/deepembed.py)). It has no kernel of its own, so a model with the gate processes
-  {slower:.0%} fewer tokens/s than x070. The gate was not measured with weight decay
+  standard deviations. `--channel_mix` would offer the gate only if its loss were lower than that of both other forms by
+  more than the spread of the seeds, so it does not ([deepembed.py]({root}benchmarks/deepembed.py)).
+  The gate has no kernel of its own, so a model with the gate processes {slower:.0%} fewer tokens/s than x070. The gate was not measured with weight decay
   {before["muon"]["weight_decay"]:g}.
 
 ![Validation loss of the forms of DeepEmbed by steps and by seconds]({root}benchmarks/results/deepembed.png)

@@ -142,7 +142,7 @@ def read_manifest(checkpoint: Path) -> dict[str, dict]:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Return, as a clause, what is wrong with a checkpoint, or None.
+    """Return what is wrong with a checkpoint, as a clause such as "it has no manifest.json"; None if nothing is.
 
     Checks that every file exists and has the right size, and checks the hash of every file except tensor files.
     """
@@ -163,7 +163,7 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def contents_fault(checkpoint: Path, names: Iterable[str]) -> str | None:
-    """Return a clause about the first of the files `names` whose hash differs from the manifest's, or None."""
+    """Return a clause that says which of the files `names` has another hash than in the manifest; None if none has."""
     files = read_manifest(checkpoint)
     for name in names:
         try:
@@ -224,7 +224,8 @@ def find_checkpoint(run: str | os.PathLike, resume: str = "auto", before: Path |
 def damage_of_chosen(checkpoint: Path, problem: str, run: str | os.PathLike) -> str:
     """Return the error message for a damaged checkpoint that --resume names, for a run in the folder `run`."""
     remedy = "name another checkpoint with --resume"
-    if checkpoint.resolve().parent == (Path(run) / CHECKPOINTS).resolve():  # no other path is accepted for this run
+    # `find_checkpoint` accepts a checkpoint of this run by path only if it is the newest: do not advise another path.
+    if checkpoint.resolve().parent == (Path(run) / CHECKPOINTS).resolve():
         remedy = "use --resume auto, which skips damaged checkpoints"
     return f"{checkpoint} is damaged ({problem}): {remedy}."
 

@@ -9,9 +9,11 @@ contains as many windows as fit.
 Each row is one sample. Samples are numbered by a counter that is never reset. In a mix of tasks, a fixed pattern
 assigns each sample number to a task. It also determines how many samples of the same task precede a sample. This count
 is the sample's number i in its task. The windows of a task form an endless sequence of passes over the data. Seed and
-pass determine a permutation, which is the order of the windows in that pass. Sample i of a task starts with window
-i * K of this sequence, where K is the mean number of windows per row, rounded up. A batch is a range of sample numbers,
-so it depends neither on the number of processes nor on earlier batches.
+pass determine a permutation, which is the order of the windows in that pass. Sample i of a task starts with window i *
+K of this sequence, where K is the mean number of windows per row, rounded up. A row takes as many windows from there as
+fit. If it takes fewer than K, the rest are skipped in this pass. If it takes more, the next row of the task repeats the
+surplus ones. A batch is a range of sample numbers, so it depends neither on the number of processes nor on earlier
+batches.
 """
 
 import itertools

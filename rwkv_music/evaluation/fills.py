@@ -328,7 +328,10 @@ def _scores(pieces: Iterable[Piece]) -> Iterator[Score]:
 
 
 def _hashes(given: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return the hashes of the n-grams of `given` and `found`, NOTE [n] each, that contain a note of `found`."""
+    """Return the hashes of the n-grams that contain a note of `found`, in the music of `given` and `found` together.
+
+    Both are NOTE [n].
+    """
     notes = np.concatenate([given, found]).astype(NOTE)
     return ngram_hashes(notes, np.arange(len(notes)) >= len(given))
 

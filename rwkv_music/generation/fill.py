@@ -43,7 +43,8 @@ from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
 from rwkv_music.tokenizers.multitrack_vocabulary import DURATION, FIRST_CLASS, HOLE, MAX_PARTS, PROGRAM
 
 BARS_AT_ONCE = 8  # maximum number of bars from the first to the last hole of a document
-MOST_VARIANTS = 1 << 32  # also the distance between the random numbers of two documents
+# Variant v of document d uses the random numbers of row v + d * ROWS_PER_DOCUMENT, so no two of them share any.
+ROWS_PER_DOCUMENT = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Filling:
     def regions(self) -> list[Region]:
         """Return the cells as regions. A region consists of consecutive bars that have cells of the same parts.
 
-        In `midi()`, the new parts are the last tracks.
+        A region names the tracks and channels of `midi()`, in which the new parts are the last tracks.
         """
         keys = [(part.track, part.channel) if isinstance(part, Part) else None for part in self.parts]
         n_new = sum(key is None for key in keys)
@@ -299,7 +300,8 @@ def write_cells(
         holes: (bar, counted from 0; number of the part, from 1).
         controls: {number of a part: control tokens}. They apply to all holes of the part.
         context_bars: number of bars to read on each side of the holes.
-        rows_at_once: number of variants generated in one batch, as for `complete`; always 1 with several documents.
+        rows_at_once: number of variants generated in one batch, as for `complete`; always 1 if the holes need several
+            documents (see `BARS_AT_ONCE`).
         progress: called after every token with (holes written, holes requested), summed over all variants. It may
             raise an exception to end the generation.
         on_notes: called with (variant, hole, the hole's tokens so far, whether the hole is complete) after each note
@@ -332,7 +334,7 @@ def write_cells(
             used_rows = min(rows, count - first_row)
             n_done = first_row * len(holes) + sum(map(len, written[:used_rows]))
             tokens = generator.generate(
-                np.concatenate([prompt, steps[0].given]), grammar, first_row + number * MOST_VARIANTS
+                np.concatenate([prompt, steps[0].given]), grammar, first_row + number * ROWS_PER_DOCUMENT
             )
             budget, step = _budget(steps), 0
             n_written = np.zeros(rows, np.int64)

@@ -429,9 +429,8 @@ class _Channels:
         def change(new: int) -> mido.Message:
             return mido.Message("program_change", channel=channel % CHANNELS, program=new)
 
-        # The first program change of a channel also applies to the notes of its tick that come before it in the order
-        # of events (see `played_notes`). If the change to `program` were the first one, these notes would play
-        # `program` too. A change to the current program before it prevents this.
+        # `played_notes` applies a channel's first program change to all notes that start at its tick, even to those
+        # that precede it in the file. They must not get `program`, so a change to the current program is written first.
         is_first = not self._changes[channel] or self._changes[channel][0][0] > tick
         if is_first:
             self._changes[channel].insert(0, (tick, current))

@@ -15,16 +15,17 @@ Notable choices:
 - No token depends on another document's tokens, and `ContextPart` records which documents continue on which rank. A
   rank therefore computes E only if its last document continues on the next rank, and T only if this document also fills
   its part and began on an earlier rank. With two ranks no T is needed, and none is sent.
-- A rank whose first document begins on it runs the recurrence before the exchange, and sends the final state as E. In
-  the backward pass, a rank whose last document ends on it does the same with E'. Such ranks compute no separate E or
-  E'. The first rank needs no E' and the last rank no E, because no document continues beyond them. These two ranks
+- If no document continues onto a rank from the previous one, the rank runs the recurrence before the exchange and
+  sends the final state as E. In the backward pass, a rank from which no document continues onto the next one runs the
+  backward pass before the exchange and sends the gradient of the initial state as E'. Such ranks compute no separate E
+  or E'. The first rank needs no E' and the last rank no E, because no document continues beyond them. These two ranks
   therefore do no extra work.
-- `wkv7s_over_ranks` takes the state before a document on the rank on which the document begins, and returns the state
-  after it on the rank on which it ends. With TBPTT, a document that ends with the window can continue in the next one.
+- The rank on which a document begins passes the state before it to `wkv7s_over_ranks`. The rank on which the document
+  ends receives the state after it. With TBPTT, a document that ends with the window can continue in the next one.
   The returned state is then passed to the rank that holds the start of the next window.
 - A rank waits for an exchange only when it needs the result. The first rank in the forward pass, and the last rank in
-  the backward pass, can therefore be ahead of the others by the time of one recurrence. If every rank waited for each
-  exchange, this time would be lost in every layer.
+  the backward pass, can therefore run ahead of the others by as much time as one recurrence takes. If every rank
+  waited for each exchange, this time would be lost in every layer.
 - Every rank of a group calls the same collectives with tensors of the same sizes, whatever its tokens are. A rank that
   could not read its rows and computes on padding therefore cannot block the others.
 
@@ -113,7 +114,7 @@ class ContextPart(NamedTuple):
 class Exchange:
     """The tensors of all ranks of a group, which arrive while the caller continues. The constructor is collective."""
 
-    _unfinished: ClassVar[list["Exchange"]] = []  # kept, because they still use the memory of their tensors
+    _unfinished: ClassVar[list["Exchange"]] = []  # kept until they finish, so that their tensors are not freed
 
     def __init__(self, group: dist.ProcessGroup, x: Tensor) -> None:
         self._own = x.clone(memory_format=torch.contiguous_format)  # not a view that would keep all tokens in memory
@@ -130,10 +131,11 @@ class Exchange:
 def exchanged_bytes(ranks: int, width: int, head_size: int, item_size: int) -> int:
     """Return the bytes that a rank receives per layer in forward and backward, which do not depend on its tokens.
 
-    From every other rank, it receives the last token of that rank for each of the two token shifts, a gradient of the
-    same size for each, E, E' and, with more than two ranks, T. `item_size` is the number of bytes of a value of the
-    model, at most 4. E, E' and T are float32. If activation checkpointing repeats the forward pass of a block, the rank
-    receives the data of that pass twice. The states that TBPTT passes between windows are not included.
+    For each of the two token shifts, it receives from every other rank the last token of that rank and a gradient of
+    the same size. It also receives E, E' and, with more than two ranks, T from every other rank. `item_size` is the
+    number of bytes of a value of the model, at most 4. E, E' and T are float32. If activation checkpointing repeats the
+    forward pass of a block, the rank receives the data of that pass twice. The states that TBPTT passes between windows
+    are not included.
     """
     tokens = 2 * 2 * width * item_size
     states = (2 if ranks == 2 else 3) * width * head_size * 4

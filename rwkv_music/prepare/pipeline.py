@@ -79,7 +79,7 @@ def prepare(
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = DEFAULT_TOKENIZER,
     workers: int | None = None,  # number of worker processes; the number of available cores if None
-    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); above 0, at least one of several
+    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); if above 0, `val` gets at least one
     seed: int = 0,  # determines, with the music, which pieces are in `val`
     filters: Filters = NO_FILTERS,
     metadata: str | os.PathLike | None = None,  # a table of facts about the files (see file_tags.py)
@@ -222,9 +222,9 @@ def _limit_s(item: tuple[str, bytes | Failure | None]) -> float:
 
 
 def _read(source: Source) -> bytes | Failure | None:
-    """Return the content of a source that a worker cannot read itself, or a Failure. Return None for a plain file.
+    """Return the content of an archive member or of one piece of a file, or a Failure if it cannot be read.
 
-    Archive members and single pieces of a file are such sources.
+    Return None for a plain file, which the worker reads itself.
     """
     try:
         return source.read() if source.read else None
@@ -347,7 +347,8 @@ def _write_dataset(
                         tag_counts[column]["pieces" if column in known else "rare"] += 1
                     for column, value in known.items():
                         tag_table[column][value] += 1
-                    # Set every column, because the ids of the tags for unknown values depend on the number of values.
+                    # Set every column: the log was written before the values were known, when the tokens for unknown
+                    # values had other ids.
                     tokens = codec.with_tags(tokens, {column: known.get(column, UNKNOWN) for column in codec.tags})
                     line |= {"tags": known}
                 documents[split].add(tokens)

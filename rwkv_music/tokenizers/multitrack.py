@@ -10,9 +10,9 @@ notes of a moment by pitch, duration and velocity. The same music in the same tr
 Notable choices:
 - A part is one channel of one track (midi/parts.py). Voices with the same instrument stay separate, so that unisons
   between them are kept.
-- In a part, a note ends at the latest where its pitch starts again. Up to MAX_UNISON notes of one pitch may start
-  together, because some music software merges tracks. If more of them start together, which is rare, the longest are
-  kept.
+- In a part, a note ends at the latest where its pitch starts again. Some music software merges the tracks of several
+  voices, whose unisons are then in one part. Up to MAX_UNISON notes of one pitch can therefore start together. If more
+  of them start together, which is rare, the longest are kept.
 - If the vocabulary has tags, every piece has one Tag of each column (tags.py). Otherwise, no piece has tags.
 - A Program token occurs only in the first cell of a part and where the program changes. A Velocity token occurs only at
   the first note of a cell and where the velocity changes. Most scores need few such tokens, so that more music fits
@@ -98,7 +98,7 @@ MELODIC_CHANNELS = [channel for channel in range(CHANNELS) if channel != DRUM_CH
 MOST_BARS = 4  # `_equal_bars` returns at most this many times the necessary number of bars
 
 # Keys of `Piece.lost`
-DOUBLE_NOTES = f"notes that start together with {MAX_UNISON} others of their pitch and part"
+DOUBLE_NOTES = f"notes beyond the {MAX_UNISON} longest that start together on one pitch in a part"
 OTHER_METERS = "bars of a length that the vocabulary lacks"
 
 

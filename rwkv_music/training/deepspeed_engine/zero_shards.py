@@ -122,8 +122,8 @@ class ZeroShards:
                     yield ParameterSlice(name, tuple(own_shape), begin - first, end - begin, partition, place)
                 first += size
 
-    # Each of the next two methods yields tuples of a parameter of the engine and its shape, start, length, partition
-    # and offset, which have the meanings of the attributes of `ParameterSlice`.
+    # The next two methods yield tuples (parameter, shape, start, length, partition, offset). `parameter` is a parameter
+    # of the engine. The other elements are defined as in `ParameterSlice`.
 
     def _stage_1_and_2_spans(self) -> Iterator[tuple[Tensor, tuple[int, ...], int, int, int, int]]:
         zero = self._zero
