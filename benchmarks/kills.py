@@ -48,6 +48,8 @@ VALIDATING = f"{SMALL} --val_every 1 --val_rows 8 --save_every 4 --keep 1 --lr 0
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 SAVE_SECONDS = 0.03  # about as long as this model takes to save
+BETWEEN_SECONDS = 0.4  # about as long as the second run takes from one checkpoint to the next
+MOMENT_SECONDS = 60  # maximum wait for the moment of a kill
 
 
 def main() -> int:
@@ -79,8 +81,12 @@ def kill(line: list[str], run: Path, moment: Callable[[], bool], seconds: float)
     running = subprocess.Popen(line, env=ENVIRONMENT, **QUIET)
     while running.poll() is None and newest_step(run) <= before:
         time.sleep(0.05)
+    given_up = time.monotonic() + MOMENT_SECONDS
     while running.poll() is None and not moment():
         time.sleep(0.001)
+        if time.monotonic() > given_up:
+            running.kill()
+            sys.exit(f"The moment of a kill did not come within {MOMENT_SECONDS} s: use fewer kills.")
     time.sleep(seconds)
     if running.poll() is not None:
         sys.exit(f"train.py exited with status {running.returncode} before it was killed.")
@@ -121,7 +127,7 @@ def kill_while_validating(here: Path, kills: int, moments: random.Random) -> dic
         if number % 2:
             kill(line, run, lambda: is_being_saved(run), moments.uniform(0, SAVE_SECONDS))
         else:
-            kill(line, run, lambda: True, moments.uniform(0, 1))
+            kill(line, run, lambda: True, moments.uniform(0, BETWEEN_SECONDS))
         best, _ = choose_checkpoint(run)
         not_whole += not whole(best)
         losses = {entry.step: entry.loss for entry in Validations.read(run).entries}

@@ -810,8 +810,8 @@ losses, in nats per token, are averaged over {found["x070"]["seeds"]} seeds and 
   by more than both standard deviations. It is also lower than that of x070, but by less than the larger of the two
   standard deviations. `--channel_mix` would offer the gate only if its loss were lower than that of both other forms by
   more than the spread of the seeds, so it does not ([deepembed.py]({root}benchmarks/deepembed.py)).
-  The gate has no kernel of its own, so a model with the gate processes {slower:.0%} fewer tokens/s than x070. The gate was not measured with weight decay
-  {before["muon"]["weight_decay"]:g}.
+  The gate has no kernel of its own, so a model with the gate processes {slower:.0%} fewer tokens/s than x070. The gate
+  was not measured with weight decay {before["muon"]["weight_decay"]:g}.
 
 ![Validation loss of the forms of DeepEmbed by steps and by seconds]({root}benchmarks/results/deepembed.png)
 """

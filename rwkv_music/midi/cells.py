@@ -9,10 +9,10 @@ part's own track and channel. All other events of the file are kept, with their 
 - A new note ends no later than the start of the next note of its pitch in its track and channel, and before the next
   unmatched note-off of its pitch.
 - A note-off stops its pitch in all tracks that use the channel. A new note therefore must not end while a note of its
-  pitch sounds in another track. The new note is shortened so that it ends before the other note starts, or lengthened
-  until the other note ends. If neither is possible, the new note is left out.
-- If a note of the file never ends, no new notes of its pitch follow it, except for drums. Such new drum notes have no
-  note-off.
+  pitch sounds in another track. If it would, it is shortened so that it ends before the other note starts, or
+  lengthened until the other note ends. If neither is possible, the new note is left out.
+- If a note of the file has no note-off, no new notes of its pitch are written from its start on in its track and
+  channel. New drum notes are written, but without note-offs.
 - A new part gets a new track after the existing ones, and a channel without notes. If every channel has notes, the part
   shares a channel that plays its program. If there is no such channel, it shares the channel that has the fewest notes.
   On a channel that other notes or messages use, program changes are written before and after the new notes. A new drum
@@ -115,9 +115,9 @@ def continue_cells(
         released: the note-offs of notes that sound at `line`, from `edit.releases`.
 
     The parts keep the programs that they have at `line`. At `line`, pedals, pitch bends and pressure are reset. Volume
-    and expression are set to the values that they had at the start of the channel's last note. If such a value was 0,
-    the initial value is used instead. A note that still sounds at `line` ends at its note-off in `released`, or at
-    `line` if there is none. It ends no later than the start of the first new note of its pitch in its track and
+    and expression are set to the values that they had at the start of the channel's last note. A value that was 0 there
+    is replaced by General MIDI's initial value. A note that still sounds at `line` ends at its note-off in `released`,
+    or at `line` if there is none. It ends no later than the start of the first new note of its pitch in its track and
     channel, and no later than the end of the last bar.
     """
     before = ChannelStates(opening)
@@ -228,7 +228,7 @@ class _Track:
                     self.unmatched[key].append(tick)
 
     def remove(self, channel: int, bars: set[int], grid: BarGrid) -> None:
-        """Remove the notes of a channel that start in some bars."""
+        """Remove the notes of a channel that start in one of `bars`."""
         keys = [key for key in self.notes if key[0] == channel]
         starts = np.array([start for key in keys for _, _, start, _ in self.notes[key]], np.int64)
         in_bars = iter([bar in bars for bar in grid.bar(starts).tolist()])
@@ -344,7 +344,7 @@ def _fitted(
 def _free_end(earliest: int, end: int, latest: int, others: list[tuple[int, int]]) -> int | None:
     """Return a tick from `earliest` to `latest` that is outside all intervals [a, b) of `others`, or None.
 
-    Of several such ticks, return the last one up to `end`. If all of them are after `end`, return the first one.
+    If there are several, return the latest one that is not after `end`. If all are after `end`, return the earliest.
     """
     earlier = end
     while earlier >= earliest and (hit := [a for a, b in others if a <= earlier < b]):
@@ -430,7 +430,8 @@ class _Channels:
             return mido.Message("program_change", channel=channel % CHANNELS, program=new)
 
         # `played_notes` applies a channel's first program change to all notes that start at its tick, even to those
-        # that precede it in the file. They must not get `program`, so a change to the current program is written first.
+        # that precede it in the file. The file's notes at `tick` must not get `program`, so a change to the current
+        # program is written first.
         is_first = not self._changes[channel] or self._changes[channel][0][0] > tick
         if is_first:
             self._changes[channel].insert(0, (tick, current))

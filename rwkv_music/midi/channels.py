@@ -36,7 +36,7 @@ class ChannelState:
     program: int = 0
     has_program: bool = False
     notes: int = 0  # the number of note-ons
-    values: dict[int | str, int] = field(default_factory=dict)  # of controllers, BEND and PRESSURE
+    values: dict[int | str, int] = field(default_factory=dict)  # by controller number, BEND or PRESSURE
     track_of: dict[int | str, int] = field(default_factory=dict)  # the track that set each of `values`
     at_last_note: dict[int, int] = field(default_factory=dict)  # volume and expression at the start of the last note
     parameter: list[int] = field(default_factory=lambda: [127, 127])  # the selected registered parameter
@@ -74,16 +74,16 @@ class ChannelState:
         self.values[key], self.track_of[key] = value, track
 
     def gain(self) -> float:
-        """Return the factor that volume and expression apply to a velocity."""
+        """Return the factor by which volume and expression scale velocities after `resets` without `taken_over`."""
         kept = [self._kept(control) for control in (VOLUME, EXPRESSION)]
         return kept[0] * kept[1] / FULL**2
 
     def resets(self, channel: int, taken_over: bool) -> list[tuple[int, mido.Message]]:
-        """Return the messages that prepare the channel for the continuation, as (track, message).
+        """Return the messages, as (track, message), that prepare the channel for notes after the end of the file.
 
         If `taken_over`, another instrument will use the channel, and all controllers are reset to their initial values.
         Otherwise, only pedals, pitch bend and pressure are reset, and volume and expression are set to the values that
-        they had at the start of the last note. If such a value was 0, the initial value is used instead.
+        they had at the start of the last note. A value that was 0 there is replaced by the initial value.
         """
         messages = []
         for key, value in self.values.items():
@@ -104,7 +104,7 @@ class ChannelState:
         return messages
 
     def _kept(self, control: int) -> int:
-        """Return the value of `control`, volume or expression, for the continuation."""
+        """Return the value of `control` (volume or expression) for notes after the end of the file."""
         value = self.at_last_note.get(control, self.values.get(control, FULL))
         return value or INITIAL_CONTROLS[control]
 
@@ -123,7 +123,7 @@ class ChannelStates:
     def __init__(self, midi: mido.MidiFile):
         self.channels: dict[Key, ChannelState] = defaultdict(ChannelState)
         self._programs = ChannelPrograms()
-        # (track, port, channel, pitch): the programs of the sounding notes, in the order in which they start and end
+        # (track, port, channel, pitch): the programs of the notes that still sound, in the order in which they started
         self.held: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
         # (track, port, channel): the channel's program at the track's last note or program change
         self.last_program: dict[tuple[int, int, int], int] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from rwkv_music.midi.score import skyline
 
 NGRAM_NOTES = 8
-LONGEST_WAIT = (1 << 16) - 1  # steps from onset to onset; longer times count as this one
+LONGEST_WAIT = (1 << 16) - 1  # the longest time from onset to onset, in steps; longer times are cut to it
 LEAST_PENDING = 1 << 20  # minimum number of n-grams that are collected before they are sorted
 
 
@@ -30,7 +30,8 @@ def ngram_hashes(notes: np.ndarray, generated: np.ndarray | None = None) -> np.n
     if len(order) < NGRAM_NOTES:
         return np.zeros(0, np.uint64)
     interval = np.diff(notes["pitch"][order]) + 128
-    wait = np.minimum(np.diff(step), LONGEST_WAIT)  # can be negative between two parts; `kept` excludes these n-grams
+    # The wait can be negative where a new part begins. `kept` leaves out the n-grams that have notes of two parts.
+    wait = np.minimum(np.diff(step), LONGEST_WAIT)
     moves = (interval << 16 | wait & LONGEST_WAIT).astype(np.uint64)
     n = len(order) - NGRAM_NOTES + 1
     hashes = np.zeros(n, np.uint64)

@@ -1,16 +1,16 @@
 """Histograms that describe a set of pieces, and the divergence between the histograms of two sets.
 
-    pitch class       of each note
-    pitch             of each note
-    interval          from note to note in the melody of a part (`skyline`), -24 to 24 semitones
-    note length       of each note, in twelfths of a quarter note, up to eight quarter notes
-    onset interval    from onset to onset in the melody of a part, in the same units
-    onset position    of each note in its bar, in the same units, drums included
-    polyphony         number of notes that sound, in each twelfth of a quarter note from the first note to the last
-    notes per bar     up to 64, drums included
+    pitch class       pitch class of each note
+    pitch             pitch of each note
+    interval          interval from note to note in the melody of a part (`skyline`), -24 to 24 semitones
+    note length       length of each note, 0 to 96 steps
+    onset interval    time from onset to onset in the melody of a part, 0 to 96 steps
+    onset position    position of each note's start in its bar, 0 to 96 steps, drums included
+    polyphony         number of notes that sound in each step from the first note to the last, 0 to 16
+    notes per bar     number of notes that start in each bar, 0 to 64, drums included
 
-Drums are left out, except where the list has "drums included". A value outside a range counts as the nearest end of the
-range. The histograms of all pieces are added, so long pieces weigh more.
+A step is a twelfth of a quarter note. Drums are left out, except where the list has "drums included". A value outside a
+range counts as the nearest end of the range. The histograms of all pieces are added, so long pieces weigh more.
 
 The Jensen-Shannon divergence of two histograms, in bits, is between 0 (the same distribution) and 1 (nothing in
 common). Random differences between small sets also make it positive. Compare it with the divergence of two sets of real
@@ -76,8 +76,8 @@ class Descriptors:
 def _sounding(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of notes that sound, and for how many steps each number holds: int64 [2n - 1] each.
 
-    Each element is for the time from one start or end of a note to the next start or end. A step is a twelfth of a
-    quarter note.
+    Each element describes the time between two successive starts or ends of notes. A step is a twelfth of a quarter
+    note.
     """
     start = np.rint(notes["start"] * STEPS_PER_QUARTER).astype(np.int64)
     end = np.maximum(np.rint(notes["end"] * STEPS_PER_QUARTER).astype(np.int64), start + 1)

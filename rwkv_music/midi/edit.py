@@ -31,7 +31,7 @@ def cut_before(midi: mido.MidiFile, tick: int) -> mido.MidiFile:
                 if now < tick:
                     removed[key] = max(0, removed[key] + (1 if starts else -1))
                     continue
-                if not starts and removed[key]:  # overlapping notes of one pitch end in order
+                if not starts and removed[key]:  # overlapping notes of one pitch end in the order in which they start
                     removed[key] -= 1
                     continue
             elif now < tick and message.type != "end_of_track":
@@ -82,7 +82,7 @@ def releases(midi: mido.MidiFile, tick: int) -> list[list[TimedMessage]]:
                 key = (message.channel, message.note)
                 if is_note_on(message):
                     held[key] += now < tick
-                elif held[key]:  # overlapping notes of one pitch end in order
+                elif held[key]:  # overlapping notes of one pitch end in the order in which they start
                     held[key] -= 1
                     messages.append((now, message))
             elif message.type == "control_change" and message.control == SUSTAIN_PEDAL:

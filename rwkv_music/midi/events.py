@@ -206,7 +206,7 @@ def _read_chunk(data: bytes, position: int, number: int) -> _Track:
         track = _read_track(data, start, limit, number)
     except RejectedMidi as raised:
         error = raised
-    # If the length field is too small, it ends the track inside an event or between two events.
+    # A length field that is too small cuts an event, or ends the track without End of Track. Read the track without it.
     if (track is None or not track[2]) and limit < len(data) and not data.startswith(b"MTrk", limit):
         try:
             longer = _read_track(data, start, len(data), number)
@@ -402,7 +402,7 @@ def timed_messages(track: mido.MidiTrack) -> list[TimedMessage]:
 
 
 def to_track(messages: list[TimedMessage], note_offs_first: bool = True, end: int = 0) -> mido.MidiTrack:
-    """Return a track with delta times that contains `messages`, which have absolute ticks and any order.
+    """Return a track with delta times that contains `messages`. They have absolute ticks and can be in any order.
 
     Messages at one tick keep their order, except that note-offs come first if `note_offs_first`. The track ends at tick
     `end`, or with its last message if that is later.

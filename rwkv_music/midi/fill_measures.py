@@ -14,8 +14,8 @@ A hole is a cell (one part in one bar) that was generated. All measures are from
                         generated vectors.
 
 Chroma and groove similarity treat all holes of a bar together. A frame or bar that is silent in both the generated and
-the true music is left out. A frame or bar that is silent in only one of the two counts as 0. A measure is NaN if all
-holes are silent in both.
+the true music is left out. A frame or bar that is silent in only one of the two counts as 0. A measure is NaN if
+neither the generated nor the true holes contain notes that count for it.
 
 Sources: onset F1 is the note onset measure of mir_eval (Raffel et al. 2014), with the tolerance that MIDIMetrics
 (christianazinn/MIDIMetrics) uses for infilling. Chroma similarity is the content preservation of Lu and Su,
@@ -101,7 +101,10 @@ def chroma_similarity(true_notes: np.ndarray, notes: np.ndarray, lines: np.ndarr
 
 
 def _smoothed_chroma(notes: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Return the smoothed chroma vector of each frame, at any scale: float64 [n_bars * FRAMES_PER_BAR, 12]."""
+    """Return the smoothed chroma vector of each frame, float64 [n_bars * FRAMES_PER_BAR, 12].
+
+    The vectors are not scaled to any particular length, because only their cosines are used.
+    """
     notes = notes[~notes["drums"]]
     steps = np.arange(FRAMES_PER_BAR) / FRAMES_PER_BAR
     edges = np.append((lines[:-1, None] + np.diff(lines)[:, None] * steps).ravel(), lines[-1:])
@@ -158,8 +161,9 @@ def copied_neighbors(score: Score, holes: np.ndarray) -> np.ndarray:
     """Fill each hole with a copy of the nearest bar of its part that is not a hole. Return the notes, NOTE [m].
 
     Only bars that are as long as the hole's bar are copied. Of two equally near bars, the earlier one is copied. If the
-    part has no such bar, the hole gets a copy of the same bar from the nearest part in which this bar is not a hole.
-    Drums are copied only to drums. `holes` is bool [bars, parts].
+    part has no bar to copy, the hole gets a copy of the same bar from another part: the part with the nearest number in
+    which this bar is not a hole. Drum parts are copied only to drum parts, and other parts only to other parts. `holes`
+    is bool [bars, parts].
     """
     n_bars, n_parts = holes.shape
     drums = _drum_parts(score, n_parts)
@@ -192,8 +196,8 @@ class RealBars:
     def fill(self, score: Score, holes: np.ndarray, seed: int) -> np.ndarray:
         """Fill each hole with a random real cell of the same length. Return the notes, NOTE [m].
 
-        The same seed gives the same notes. Holes of drums get cells of drums, and other holes get other cells. A hole
-        stays empty if there is no cell of its length.
+        The same seed gives the same notes. Holes in drum parts get cells of drum parts, and the other holes get cells
+        of the other parts. A hole stays empty if there is no cell of its length.
         """
         drums = _drum_parts(score, holes.shape[1])
         draws = np.random.default_rng(seed)

@@ -61,7 +61,7 @@ class ChannelPrograms(dict):
     def __init__(self) -> None:
         super().__init__()
         self.programs: dict[int, int] = {}  # the last program change of each channel
-        self._is_rhythm: dict[int, bool] = {}  # for channels that a message has made rhythm or melodic parts
+        self._is_rhythm: dict[int, bool] = {}  # whether each channel that messages have assigned is a rhythm part
         self._banks: dict[int, int] = {}
         self._modes: dict[int, int] = {}  # by port
 
@@ -97,9 +97,9 @@ def played_notes(midi: ParsedMidi) -> PlayedNotes:
     Notes of one pitch in one channel of a track end in the order in which they start. A note without a note-off ends at
     the next All Notes Off or All Sound Off of its channel. If there is none, it ends at the end of the music.
 
-    Some software writes the note-off of a note of length 0 before its note-on. This may be the case for notes that
-    start after an unmatched note-off of their pitch, at the same tick. Of these notes, only the last ones are kept: as
-    many as note-offs follow before the pitch starts again at a later tick.
+    Some software writes the note-off of a note of length 0 before its note-on. Notes that follow an unmatched note-off
+    of their pitch at the same tick may be such notes. If k note-offs of the pitch follow before it starts again at a
+    later tick, only the last k of these notes are kept.
     """
     channels = ChannelPrograms()
     programs = channels.programs

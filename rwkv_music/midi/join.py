@@ -43,10 +43,10 @@ def join(
     instrument: Callable[[int], int | None] = lambda program: program,
     velocities_include_volume: bool = False,
 ) -> mido.MidiFile:
-    """Return `opening`, followed at tick `line` by `bars` bars of `decoded` from bar `prompt_bars` on, counted from 0.
+    """Return `opening`, followed at tick `line` by the `bars` bars of `decoded` after its first `prompt_bars` bars.
 
     Args:
-        opening: a piece without events from tick `line` on.
+        opening: a piece whose events are all before tick `line`.
         prompt_bars: the number of bars of `decoded` that `opening` replaces.
         instrument: maps a program of `opening` (DRUMS for percussion) to the program that represents it in `decoded`,
             or to None if `decoded` does not contain it.
@@ -159,8 +159,8 @@ def _timing(
 ) -> tuple[list[TimedMessage], np.ndarray, np.ndarray]:
     """Return the tempo and time signature messages from `line` on, and two arrays that map ticks.
 
-    Both arrays, int64 [bars + 2], have the bar lines of the completion and one later point: the first in ticks of
-    `decoded`, the second in ticks of the joined file.
+    Both arrays, int64 [bars + 2], contain the bar lines of the completion and one later point. In the first array they
+    are in ticks of `decoded`, and in the second array in ticks of the joined file.
     """
     division = opening.ticks_per_beat
     own_grid, grid = BarGrid.from_midi(opening), BarGrid.from_midi(decoded)

@@ -4,7 +4,7 @@
     scale consistency     the largest fraction of notes in one major or natural minor scale, 0 to 1
     groove consistency    how similar the onset patterns of consecutive bars are, 0 to 1
     note density          notes per second
-    polyphony             mean number of notes that sound at once, over musical time, ignoring silence
+    polyphony             mean number of notes that sound at once; silence is left out, and time is in quarter notes
     pitch range           semitones from the lowest note to the highest
 
 Drums count only for groove consistency and note density. A measure is NaN if the piece has too few notes for it.
@@ -58,7 +58,7 @@ class Measures:
 
 
 def measure(midi: mido.MidiFile) -> Measures:
-    """Compute the measures of a piece. Note density is relative to the length of the whole file."""
+    """Compute the measures of a piece. Note density is the number of notes divided by the length of the whole file."""
     score = read_score(midi)
     notes = score.notes[~score.notes["drums"]]
     pitch = notes["pitch"]

@@ -28,7 +28,7 @@ BAR = 16  # sixteenth notes
 PROMPT_BARS, NEW_BARS = 4, 12
 PROMPT_END = (1 + PROMPT_BARS) * BAR
 END = PROMPT_END + NEW_BARS * BAR
-SPANS = {"prompt": (0, PROMPT_END), "generation": (PROMPT_END, END)}  # of note starts
+SPANS = {"prompt": (0, PROMPT_END), "generation": (PROMPT_END, END)}  # the range of note starts in each entry
 TICKS_PER_STEP = 120
 # The task's notes have no velocity. In most scores that models learn from, notes without dynamics have this velocity.
 VELOCITY = 90

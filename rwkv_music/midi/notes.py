@@ -98,7 +98,7 @@ def read_notes(midi: mido.MidiFile) -> Notes:
     renumbered = np.zeros(len(parts), dtype=np.int64)
     renumbered[[parts[key] for key in keys]] = np.arange(len(parts))
     columns[:, 5] = renumbered[columns[:, 5]]
-    programs = {part: program for *_, program, part in reversed(columns.tolist())}  # of the first notes
+    programs = {part: program for *_, program, part in reversed(columns.tolist())}  # at each part's first note
     parts_in_track = Counter(track for track, _ in keys)
     named = [
         NamedPart(*key, programs[i], _name(midi.tracks[key[0]] if parts_in_track[key[0]] == 1 else None, programs[i]))
@@ -140,7 +140,8 @@ def remove_overlaps(
     has_longer = (pitch[max_unison:] == pitch[:-max_unison]) & (start[max_unison:] == start[:-max_unison])
     notes = notes[:, np.append(~has_longer, np.ones(len(start) - len(has_longer), bool))]
     start, duration, pitch, _ = notes
-    for k in range(1, max_unison + 1):  # the next note that starts later is at most `max_unison` places away
+    # At most `max_unison` notes of a pitch start together, so the next later note of the pitch is at most as far away.
+    for k in range(1, max_unison + 1):
         gap = start[k:] - start[:-k]
         np.minimum(duration[:-k], gap, out=duration[:-k], where=(pitch[k:] == pitch[:-k]) & (gap > 0))
     return tuple(notes[:, np.lexsort((pitch, start))])

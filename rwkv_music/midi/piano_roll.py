@@ -415,7 +415,8 @@ def _draw_bars(
             changes.append((i, f"{new[0]}/{new[1]}"))
         signature = new
     bars = np.diff([*(i for i, _ in changes), end - first]).tolist()
-    shown: list[int] = []  # indices in `changes`; of two labels that would overlap, the one that applies to more bars
+    # Indices in `changes`. If two labels would overlap, only the one that applies to more bars is shown.
+    shown: list[int] = []
     for k, (i, _) in enumerate(changes):
         if shown:
             before, text = changes[shown[-1]]

@@ -44,9 +44,10 @@ class Score:
 
 
 def read_score(source: Path | bytes | ParsedMidi | mido.MidiFile) -> Score:
-    """Return the notes and bars of a MIDI file. Parts that have notes are numbered by track, then by channel.
+    """Return the notes and bars of a MIDI file.
 
-    Raises RejectedMidi and UserError as `parse_midi` does.
+    The parts that have notes are numbered from 0, by track and then by channel. Raises RejectedMidi and UserError as
+    `parse_midi` does.
     """
     if isinstance(source, mido.MidiFile):
         file = io.BytesIO()
@@ -87,10 +88,10 @@ def in_cells(notes: np.ndarray, lines: np.ndarray, cells: np.ndarray) -> np.ndar
 
 
 def skyline(notes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the melody of each part, without drums: of the notes that start together, the highest one.
+    """Return the melody of each part: the highest of the notes that start together. Drums are left out.
 
-    Starts are rounded to steps, twelfths of a quarter note. Return the indices of the notes of all melodies, int64 [m],
-    ordered by part and start, and the steps at which they start, int64 [m].
+    Starts are rounded to steps, which are twelfths of a quarter note. Return the indices of the notes of all melodies,
+    int64 [m], ordered by part and start, and the steps at which these notes start, int64 [m].
     """
     step = np.rint(notes["start"] * STEPS_PER_QUARTER).astype(np.int64)
     order = np.lexsort((-notes["pitch"], step, notes["part"]))

@@ -73,7 +73,7 @@ def compute_stats(source: bytes | ParsedMidi) -> MidiStats:
     microseconds = tempo_map.durations(start, end)
     tracks = np.unique(notes.track << 32 | notes.channel << 8 | notes.program)
     part_sizes = np.unique(notes.track << 32 | notes.channel, return_counts=True)[1]
-    bins = np.searchsorted(PART_NOTES[1:-1], part_sizes, side="right")  # the last one includes larger parts
+    bins = np.searchsorted(PART_NOTES[1:-1], part_sizes, side="right")  # the last bin includes larger parts
     return MidiStats(
         seconds=float(microseconds.sum() / 1e6),
         quarters=float(end / midi.ticks_per_quarter),

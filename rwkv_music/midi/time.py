@@ -1,6 +1,6 @@
 """Musical time: tempo maps (ticks to seconds) and bar grids (ticks to bars).
 
-Of several changes of the tempo or of the time signature at one tick, the last one counts.
+If the tempo or the time signature changes several times at one tick, the last change counts.
 """
 
 from collections.abc import Iterable
@@ -20,8 +20,9 @@ FINEST_BEAT = 64  # the largest valid denominator of a time signature
 class TempoMap:
     """A conversion from ticks to time.
 
-    `changes` are the tempo changes, (tick, microseconds per quarter note), in any order. The attribute `ticks`, int64
-    [changes + 1], starts with 0. The attribute `tempos`, float64 [changes + 1], starts with DEFAULT_TEMPO.
+    `changes` are the tempo changes, (tick, microseconds per quarter note), in any order. The attributes `ticks`, int64
+    [changes + 1], and `tempos`, float64 [changes + 1], contain the changes ordered by tick. Their first elements are 0
+    and DEFAULT_TEMPO, for the time before the first change.
     """
 
     def __init__(self, changes: Iterable[tuple[int, float]], ticks_per_quarter: int):
@@ -47,7 +48,7 @@ class TempoMap:
         return self._elapsed(ticks, 1e3)
 
     def durations(self, start: int, end: int) -> np.ndarray:
-        """Return how long each tempo lasts from tick `start` to tick `end`, in microseconds: float64 [changes + 1]."""
+        """Return how long each tempo lasts between ticks `start` and `end`, in microseconds: float64 [changes + 1]."""
         lengths = np.diff(np.clip(np.append(self.ticks, end), start, end))
         return lengths * self.tempos / self._ticks_per_quarter
 
@@ -63,7 +64,7 @@ class BarGrid:
     """The bars of a piece, numbered from 0. The last time signature continues indefinitely.
 
     The changes of the time signature are (tick, numerator, denominator), in any order. A change starts a new bar, even
-    inside a bar. Time signatures without beats, or with beats shorter than a sixty-fourth note, are ignored.
+    inside a bar. Time signatures with numerator 0, or with beats shorter than a sixty-fourth note, are ignored.
     """
 
     def __init__(self, changes: Iterable[tuple[int, int, int]], ticks_per_quarter: int):
@@ -72,7 +73,7 @@ class BarGrid:
         self._ticks = np.array(list(signatures), np.int64)
         self._signatures = np.array(list(signatures.values()), np.int64)
         self._lengths = np.maximum(1, ticks_per_quarter * 4 * self._signatures[:, 0] // self._signatures[:, 1])
-        n_bars = -(-np.diff(self._ticks) // self._lengths[:-1])  # of each time signature, rounded up
+        n_bars = -(-np.diff(self._ticks) // self._lengths[:-1])  # the number of bars in each time signature, rounded up
         self._first_bar = np.concatenate([[0], np.cumsum(n_bars)])
 
     @property
@@ -83,7 +84,7 @@ class BarGrid:
         ]
 
     def main_signature(self, start: int, end: int) -> tuple[int, int]:
-        """Return the time signature, (numerator, denominator), that lasts longest from tick `start` to tick `end`."""
+        """Return the time signature, (numerator, denominator), that lasts longest between ticks `start` and `end`."""
         lengths = np.diff(np.clip(np.append(self._ticks, end), start, end))
         kinds, which = np.unique(self._signatures, axis=0, return_inverse=True)
         numerator, denominator = kinds[np.bincount(which.ravel(), lengths).argmax()].tolist()

@@ -53,8 +53,8 @@ class Piece:
     """A piece of music as tokens.
 
     `bar_starts` has the index in `ids` of each bar's first token. A bar without tokens has the index of the next bar.
-    `lost` counts notes of the file that the tokens do not contain, and notes and bars that they change. Its keys are
-    short fixed phrases, such as "notes of other instruments".
+    `lost` counts notes of the file that the tokens do not contain, and notes and bars that the tokens contain in a
+    changed form. Its keys are short fixed phrases, such as "notes of other instruments".
     """
 
     ids: np.ndarray  # uint16 [n], starting with BOS and ending with EOS unless the piece was cut

@@ -29,8 +29,9 @@ class Grammar(ABC):
         tables: one bool [classes, V] per condition. Line c marks the tokens that the condition allows in class c.
         classes: int64 [len(tables), rows], the line of each table that applies to the next token of each row.
         bars: int64 [rows], the number of bars that each row has completed since the prompt.
-        ended: bool [rows], whether each row has ended. A row ends with EOS, or with a token that starts another bar
-            after the last one. This token is not part of the row. Later tokens of the row are ignored.
+        ended: bool [rows], whether each row has ended. A row ends at EOS, or at a token that starts another bar after
+            the last requested one. The token at which a row ends is not part of it. Later tokens of the row are
+            ignored.
     """
 
     tables: tuple[np.ndarray, ...]

@@ -5,8 +5,8 @@
     instrument, then pitch and loudness in hexadecimal). Loudness 0 is a note-off.
 
 `midi-llm` has 13 instruments and 12 loudness levels (20,096 tokens). `midi-llm-piano` has only the keyboards, with 16
-loudness levels (2,176 tokens). Files get the same ids as from MIDI-LLM-tokenizer. This module therefore follows its
-rules:
+loudness levels (2,176 tokens). With the exceptions under "Notable choices", files get the same ids as from
+MIDI-LLM-tokenizer. This module therefore follows its rules:
 
 - All tracks are merged. Simultaneous tokens are sorted by instrument, then pitch. Silence before the first token is
   removed, and other silences are cut to ten seconds. Each wait is rounded separately and dropped if it rounds to 0.
@@ -269,7 +269,7 @@ class MidiLlm(Codec):
             elif kind == NOTE_ON and b:
                 read[tick, a, self._first_token[channel][programs[channel]]] += 1
         notes = played_notes(midi)
-        # By program; the last element is for DRUMS.
+        # The first token of each program's instrument. The last element is for DRUMS.
         token_of = [*self._first_token[0], self._first_token[DRUM_CHANNEL][0]]
         tokens = (token_of[program] for program in notes.program.tolist())
         played = Counter(zip(notes.start.tolist(), notes.pitch.tolist(), tokens, strict=True))
@@ -299,7 +299,8 @@ class MidiLlm(Codec):
         opening, rest = ids[start:split], ids[split:stop]
         if not self._is_note[ids[:start]].any():
             return ids[:split], rest
-        onsets = np.flatnonzero(self._is_note[opening])  # leaves out the silence before the first note
+        onsets = np.flatnonzero(self._is_note[opening])
+        # The result starts with the first note, without the silence before it.
         return np.concatenate([[START], opening[onsets[0] if len(onsets) else len(opening) :]]), rest
 
     def bar_starts(self, ids: np.ndarray) -> np.ndarray:
@@ -369,8 +370,9 @@ class MidiLlm(Codec):
 
         A key is instrument * 128 + pitch.
         """
-        notes: dict[tuple[int, int], tuple[int, int]] = {}  # of two notes with the same start and key, the later one
-        sounding: dict[int, tuple[int, int]] = {}
+        # (start, key): (end, loudness). Of two notes with the same start and key, the later one is kept.
+        notes: dict[tuple[int, int], tuple[int, int]] = {}
+        sounding: dict[int, tuple[int, int]] = {}  # key: (start, loudness)
         clock = 0
         for token in ids.tolist():
             if token >= FIRST_NOTE:
@@ -477,7 +479,10 @@ class _Loudness(dict):
 
 
 def _split_wait(ms: float) -> list[int]:
-    """Return waits of 1 to 125 units that add up to `ms` milliseconds, rounded and at most 10 s; none if this is 0."""
+    """Return waits of 1 to 125 units that add up to `ms` milliseconds, or to 10 s if `ms` is longer.
+
+    The sum is rounded to units. The list is empty if it rounds to 0.
+    """
     ms = min(ms, MAX_WAITS * MAX_WAIT_MS)
     waits = [WAIT_LEVELS] * floor(ms / MAX_WAIT_MS)
     rest = ceil(ms % MAX_WAIT_MS / WAIT_MS - 0.5)

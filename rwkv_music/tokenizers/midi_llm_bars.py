@@ -14,8 +14,8 @@ WAIT_MS = 8  # the unit of the tokens' clock
 WAIT_LEVELS = 125  # the longest wait of one token, in units
 MAX_WAIT_MS = WAIT_LEVELS * WAIT_MS
 MAX_WAITS = 10  # the maximum number of consecutive longest waits
-# In units of 8 ms. A bar line up to this far after the end of a wait is taken to be at this end, because ticks are
-# integers.
+# A tolerance in units of 8 ms. Rounding to ticks can move a bar line slightly past the end of a wait. If it is at most
+# this far past the end, it is treated as being at the end.
 SLACK = 0.05
 TICKS_PER_QUARTER = 9600  # of decoded files; a tick is 0.05 ms at 120 quarter notes per minute
 DEFAULT_BAR_MS = 4 * DEFAULT_TEMPO / 1000  # a bar of the default time signature, 4/4
@@ -29,7 +29,7 @@ class Moments:
 
     def __init__(self) -> None:
         self.first_ticks: list[int] = []  # the tick of the first note token in each moment
-        self.last_ticks: list[int] = []  # the tick of the last one, which may be later because waits are rounded
+        self.last_ticks: list[int] = []  # the tick of the last note token; later if waits that round to 0 precede it
         self.waits_at: list[int] = []  # the index of the first token, a wait in all moments but the first
         self.notes_at: list[int] = []  # the index of the first note token
         self.clocks: list[int] = []  # the clock at the note tokens, in units of 8 ms

@@ -10,7 +10,7 @@ import numpy as np
 from rwkv_music.tokenizers.grammar import Grammar
 from rwkv_music.tokenizers.midi_llm_bars import MAX_WAIT_MS, MAX_WAITS, WAIT_LEVELS, WAIT_MS
 
-# Classes of the first table, by the last token. A class for each key follows these.
+# Classes of the first table, by the last token. From FIRST_KEY on, there is one class per key.
 START, LONG_WAIT, LAST_WAIT, FIRST_KEY = range(4)
 NO_EOS, WITH_EOS = range(2)  # classes of the second table
 
@@ -33,7 +33,7 @@ class MidiLlmRules:
 
 
 class MidiLlmGrammar(Grammar):
-    """The grammar of rows of `midi-llm` tokens. A bar is complete from half a wait unit before its end on.
+    """The grammar of rows of `midi-llm` tokens. A bar counts as complete half a wait unit before its end.
 
     `last_id` is the last token of the prompt. The prompt ends `late_ms` after the bar line at which the rows start. A
     bar lasts `bar_ms`.

@@ -273,9 +273,10 @@ def _time_signatures(lines: np.ndarray, meters: np.ndarray, division: int) -> tu
 
 @lru_cache(maxsize=4096)
 def _time_signature(denominator: int, steps: Fraction) -> tuple[int, bool]:
-    """Return the index of the time signature for a bar of `steps` steps, and whether it deviates by a step or more.
+    """Return the index of the time signature closest to `steps` steps, and whether it is off by a step or more.
 
-    If several time signatures fit equally well, return the one with the denominator closest to `denominator`.
+    Differences below one step do not count. Of equally close time signatures, return the one whose denominator is
+    closest to `denominator`.
     """
 
     def distance(i: int) -> tuple:
@@ -315,7 +316,8 @@ def _assemble(
     first = np.ones(1, bool)
     new_cell = np.concatenate([first, (np.diff(bar) != 0) | (np.diff(part) != 0)])
     new_moment = new_cell | np.concatenate([first, np.diff(step) != 0])
-    program = program[np.maximum.accumulate(np.where(new_moment, np.arange(len(bar)), 0))]  # one per moment
+    # All notes of a moment get the program of its first note.
+    program = program[np.maximum.accumulate(np.where(new_moment, np.arange(len(bar)), 0))]
     by_part = np.argsort(part, kind="stable")
     changes = np.concatenate([first, (np.diff(part[by_part]) != 0) | (np.diff(program[by_part]) != 0)])
     new_program = np.empty(len(bar), bool)
@@ -325,9 +327,9 @@ def _assemble(
     headers = 2 + new_tempo
     new_velocity = new_cell | np.concatenate([first, np.diff(velocity) != 0])
     n_own = 2 + new_velocity + new_moment + new_program + new_cell
-    n_before = np.concatenate([[0], np.cumsum(n_own)])  # tokens of earlier notes
+    n_before = np.concatenate([[0], np.cumsum(n_own)])  # the number of tokens of earlier notes
     bar_starts = np.cumsum(headers) - headers + n_before[np.searchsorted(bar, np.arange(len(signatures)))]
-    place = n_before[:-1] + np.cumsum(headers)[bar]  # of each note's first token
+    place = n_before[:-1] + np.cumsum(headers)[bar]  # the index of each note's first token
 
     ids = np.empty(int(headers.sum() + n_before[-1]), np.int64)
     ids[bar_starts] = BAR

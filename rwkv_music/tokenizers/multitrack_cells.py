@@ -1,12 +1,14 @@
 """Documents with holes: the form in which a model reads and writes cells (a cell is one part in one bar).
 
-    BOS  tags  bars with `Part [Program] Hole` in place of the cells to write  Fill  the bars with holes, written out
+    BOS Tag* (bar)* Fill (bar with holes)*
+
+Before Fill, the document has all bars, with `Part [Program] Hole` in place of each cell that the model has to write.
 
 After Fill, each bar with holes is written again: `Bar TimeSig`, followed by its known cells and its holes in the order
-of their parts. A hole is written as `Part [Program] [controls] content End`. Consecutive bars with holes form a run.
-Before each run, the known cells of its two neighboring bars are repeated: first Next and the bar after the run, then
-the bar before the run. The model has therefore read both sides of a hole before it writes the hole, and the repeated
-cells are close to the holes.
+of their parts. Here a hole is written as `Part [Program] [controls] content End`. Consecutive bars with holes form a
+run. Before each run, the known cells of its two neighboring bars are repeated: first Next and the bar after the run,
+then the bar before the run. The model has therefore read both sides of a hole before it writes the hole, and the
+repeated cells are close to the holes.
 
 The bars are an excerpt of a piece, but are written like a whole piece: the first bar has a Tempo, and each part has a
 Program where it first occurs.

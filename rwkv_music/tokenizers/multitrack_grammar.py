@@ -52,14 +52,15 @@ class MultitrackRules:
     """The tables of the grammars, computed once.
 
     Attributes, where V is the size of the vocabulary:
-        by_kind: bool [3 * kinds, V]: the tokens that may follow each kind, first without EOS, then with EOS, and then
-            in a hole.
+        by_kind: bool [3 * kinds, V]: the tokens that may follow each kind. The first third of the rows applies where
+            EOS is not allowed, the second where it is allowed, and the last in a hole.
         by_program: bool [3, V]: the tokens allowed for each class of the current part's program.
         by_position: bool [positions + 1, V]: the tokens allowed for each value of the cell's lowest free position.
         by_length: bool [lengths, V]: the tokens allowed for each length of the bar.
         by_pitch: bool [128 * MAX_UNISON + 1, V]: the tokens allowed after the pitches of the moment. Row 0 applies
             before the first pitch. Row MAX_UNISON * p + n applies if the last pitch is p and n notes have this pitch.
-        by_part: bool [parts + 1, V]: the tokens allowed after the last part of the bar so far.
+        by_part: bool [parts + 1, V]: row k has the tokens allowed if Part_k is the last Part of the bar so far. Row
+            0 applies before the first Part.
         forced: bool [V without tags, V]: row t allows only token t.
         kind, part, program, position, pitch, length: int64 [V]: the value of each token for these tables, or -1.
         bar_steps: int64 [lengths]: the number of positions in a bar of each length.
@@ -222,7 +223,7 @@ class FillGrammar(Grammar):
                 self._place[row] = 0
                 self._choose(row)
             else:
-                is_first = len(self.contents[row][-1]) == 1  # after the position
+                is_first = len(self.contents[row][-1]) == 1  # the content starts with a Position, then a pitch
                 self.contents[row][-1].append(token)
                 kind = KINDS.index("FirstPitch") if is_first else rules.kind[token]
                 classes[0, row] = 2 * len(KINDS) + kind

@@ -7,7 +7,7 @@ from rwkv_music.midi.events import DRUMS
 
 STEPS = 24  # positions per quarter note
 MAX_PARTS = 64
-FINE_DURATION = 16 * STEPS  # every duration up to this one has a token; the longer tokens are a quarter note apart
+FINE_DURATION = 16 * STEPS  # every duration up to this one has a token; longer durations are a quarter note apart
 MAX_DURATION = 64 * STEPS
 DURATIONS = np.array([*range(1, FINE_DURATION), *range(FINE_DURATION, MAX_DURATION + 1, STEPS)])  # in steps
 TIME_SIGNATURES = [
@@ -15,7 +15,8 @@ TIME_SIGNATURES = [
 ]
 BAR_STEPS = np.array([4 * STEPS * n // d for n, d in TIME_SIGNATURES])
 MAX_BAR = int(BAR_STEPS.max())
-SLOWEST, STEPS_PER_OCTAVE, N_TEMPOS = 30, 16, 65  # tempos in quarter notes per minute, at most 2.2% from the exact one
+# Tempos are in quarter notes per minute. From 30 to 480, the nearest token is at most 2.2% from the exact tempo.
+SLOWEST, STEPS_PER_OCTAVE, N_TEMPOS = 30, 16, 65
 TEMPOS = SLOWEST * 2 ** (np.arange(N_TEMPOS) / STEPS_PER_OCTAVE)
 VELOCITY_STEP = 4
 VELOCITIES = np.minimum(np.arange(VELOCITY_STEP, 129, VELOCITY_STEP), 127)

@@ -24,7 +24,8 @@ class Vocabulary:
     part: np.ndarray  # int64 [V]: the number of the part that the token names, from 1
     loudness: np.ndarray  # int64 [V]: the rank of the velocity, 0 for the softest
     tempo: np.ndarray  # int64 [V]: the rank of the tempo, 0 for the slowest
-    tempo_steps_per_octave: float  # tempo ranks per doubling of the tempo, in equal ratios; 0 without tempo tokens
+    # The number of tempo ranks per doubling of the tempo; 0 without tempo tokens. Successive tempos have equal ratios.
+    tempo_steps_per_octave: float
     wait_ms: np.ndarray  # int64 [V]: the wait that the token encodes, in milliseconds
     unknown_tag: np.ndarray  # int64 [V]: for a tag, the token for an unknown value of its column (tags.py)
 
