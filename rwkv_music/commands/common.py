@@ -16,7 +16,7 @@ def path(text: str) -> Path:
 
 
 def add_command(commands, name: str, text: str) -> argparse.ArgumentParser:
-    """Add a command. `text`, a clause that starts with a verb, describes it in the list of commands and in --help."""
+    """Add a command. `text` starts with a verb and describes the command in the list of commands and in --help."""
     return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
@@ -48,8 +48,8 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=_checkpoint,
         metavar="best|last|STEP",
-        help="which checkpoint of a run to use. best: the one with the lowest validation loss, or the last one if "
-        "there was no validation; last: the newest one; or the number of a step (default: best)",
+        help="which checkpoint of a run to use. best: the one with the lowest validation loss, or the newest one if "
+        "there was no validation; last: the newest one; STEP: the one of this optimizer step (default: best)",
     )
 
 

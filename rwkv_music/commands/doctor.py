@@ -32,7 +32,7 @@ SET_UP = "run `pip install -e '.[music]'` in the project's folder to install the
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 CORE = {"numpy": "batches", "mido": "reading and writing MIDI", "tensorboard": "curves", "tqdm": "progress bars"}
 EXTRAS = {
-    "music21": "scores and their corpora",
+    "music21": "scores and music21's corpora",
     "matplotlib": "piano rolls",
 }
 CPU_TOLERANCE = 1e-5  # relative error in float32
@@ -222,7 +222,8 @@ def check_deepspeed(gpus: list[Gpu]) -> Check:
 def judge_deepspeed(version: str, accelerator: str, gpus: list[Gpu], untested: str | None) -> Check:
     """Check that DeepSpeed's accelerator ("cpu", "cuda", ...) is the device that training would use.
 
-    `untested` is a clause that describes how the installed DeepSpeed differs from the tested one, or None.
+    `untested` describes how the installed DeepSpeed differs from the tested one, as part of a sentence. It is None if
+    they do not differ.
     """
     text = f"{version}, accelerator {accelerator}"
     expected = "cuda" if gpus else "cpu"
@@ -318,8 +319,8 @@ def judge_error(name: str, error: float, tolerance: float) -> Check:
 def operator_error(operator: Callable, device: str, dtype: torch.dtype) -> float:
     """Return the largest relative error of `operator`, an implementation of wkv7s, against the formula in float64.
 
-    The maximum is taken over y, the final state and the seven gradients. The 40 tokens extend over two chunks of 32
-    tokens.
+    The maximum is taken over y, the final state and the seven gradients. The inputs have 40 tokens: a chunk of 32
+    tokens and part of a second one.
     """
     import torch
 

@@ -16,7 +16,8 @@ def add(commands) -> None:
         required=True,
         type=common.path,
         metavar="IN.json",
-        help='four bars of 4/4 in sixteenth notes, {"prompt": [{"start": 16, "pitch": 72, "duration": 6}, ...]}',
+        help="JSON file with four bars of 4/4, times in sixteenth notes: "
+        '{"prompt": [{"start": 16, "pitch": 72, "duration": 6}, ...]}',
     )
     command.add_argument(
         "--out",

@@ -30,7 +30,7 @@ def add(commands) -> None:
     command.add_argument(
         "--column",
         metavar="NAME",
-        help="column of .parquet files with the music (default: the only column of bytes)",
+        help="column that contains the music in .parquet files (default: the only column of bytes)",
     )
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     command.add_argument(
@@ -72,8 +72,8 @@ def add(commands) -> None:
         "--seed",
         0,
         "N",
-        "seed of the split into training and validation pieces; adding files moves no piece to the other split, except "
-        "perhaps one that was the only piece of its split",
+        "seed of the split into training and validation pieces; when files are added, pieces stay in their split (only "
+        "a piece that was alone in its split may move)",
     )
     filters = command.add_argument_group(
         "filters", "keep only the pieces that match; MIN or MAX may be omitted, and a value equal to a bound matches"

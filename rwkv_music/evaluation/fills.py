@@ -12,8 +12,8 @@ A hole is a cell (one part in one bar) that the model has to write. The report h
 The holes are drawn as in training (`draw_holes`), in some bars of a piece that have other bars on both sides. Notable
 choices:
 - Each set of holes is filled `VARIANTS` times, as one batch. Random real bars are also drawn `VARIANTS` times.
-- In the first baseline, the model reads only the bars before the first hole. It then writes all parts of the bars from
-  the first hole to the last one. Only the holes are measured.
+- For the baseline without the bars after the holes, the model reads only the bars before the first hole. It then
+  writes all parts of the bars from the first hole to the last one. Only the holes are measured.
 - One class of one control is requested for each part with holes. The class is drawn from those that occur in any bar of
   the part. The control changes from part to part and from one set of holes to the next.
 - The random real bars are taken from at most `MOST_REAL_PIECES` pieces of the training split.
@@ -180,7 +180,10 @@ def evaluate_fills(
 
 
 def draw_tasks(pieces: Sequence[Piece], count: int, context_bars: int, bars: int, seed: int) -> list[FillTask]:
-    """Draw `count` sets of holes in which the real piece has notes; fewer if too few pieces have such holes."""
+    """Draw `count` sets of holes, each with at least one note in the real piece.
+
+    Return fewer sets if `MOST_DRAWS` * `count` attempts do not yield enough.
+    """
     order = np.random.default_rng(seed).permutation(len(pieces)).tolist()
     tasks: list[FillTask] = []
     for draw in range(MOST_DRAWS * count):

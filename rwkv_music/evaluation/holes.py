@@ -54,9 +54,9 @@ def hole_losses(
 ) -> list[HoleLoss]:
     """Return the losses on the validation split, or on the training split if the validation split is empty.
 
-    The holes are in `hole_bars` consecutive bars. At most `per_piece` such places, evenly spaced, are used in each
-    piece. `indices` are the indices of the pieces to use; None means all. The result is empty if none of them has room
-    for `hole_bars` bars with `context_bars` bars on both sides.
+    The holes are in `hole_bars` consecutive bars that have `context_bars` bars on both sides. In each piece, at most
+    `per_piece` such ranges of bars are used, evenly spaced. `indices` are the indices of the pieces to use; None means
+    all. The result is empty if all these pieces are too short.
     """
     split = held_out_split(data)
     pieces = Pieces(data, split, codec)
@@ -98,7 +98,7 @@ def hole_losses(
 
 
 def _documents(codec: Multitrack, piece: Excerpt, first: int, context_bars: int, hole_bars: int) -> Iterator[Document]:
-    """Yield the documents with holes at one place.
+    """Yield the documents with holes in one range of `hole_bars` bars.
 
     The context starts at bar `first`, and the holes start `context_bars` bars later.
     """

@@ -71,10 +71,11 @@ def summed_loss_of_streams(
     max_rows: int = 0,
     through: Through = iter,
 ) -> torch.Tensor:
-    """Return the same as `summed_loss`, but read each piece as a whole: the state passes from window to window.
+    """Return the same two numbers as `summed_loss`, but let the state pass from window to window of each piece.
 
-    The result therefore depends neither on the length of the windows nor on the number of streams. `own` contains the
-    numbers of this rank's streams. `max_rows` is rounded up to whole windows of all streams.
+    If `max_rows` is 0, the result therefore depends neither on the length of the windows nor on the number of streams.
+    Otherwise, `max_rows` is rounded up to whole windows of all streams. `own` contains the numbers of this rank's
+    streams.
     """
     total = torch.zeros(2, dtype=torch.float64, device=device)
     state = model.init_state(len(own))
@@ -141,7 +142,7 @@ class Evaluation:
     bits_per_note: float  # total loss in bits divided by the number of notes
     by_position: tuple[float, ...]  # mean loss in nats in each tenth of the pieces; NaN for a tenth without targets
     ngram_nats_per_token: float  # loss of the best n-gram model, n from 2 to LONGEST_NGRAM
-    ngram: int  # the order n of this model
+    ngram: int  # the order n of the best n-gram model
     bigram_nats_per_token: float
     unigram_nats_per_token: float
 

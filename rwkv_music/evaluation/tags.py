@@ -17,15 +17,15 @@ from rwkv_music.tokenizers.tags import UNKNOWN
 
 @dataclass
 class TagLoss:
-    """The losses on the pieces whose tag of one column is known, for different values of this tag in the input."""
+    """The losses on all pieces with a known tag in one column, with the true tag and with other tags in the input."""
 
     column: str
     pieces: int = 0
-    tokens: int = 0  # of all pieces, without the tokens before the first bar
+    tokens: int = 0  # number of tokens of these pieces that are predicted: those after BOS and the tags
     right: float = 0.0  # nats per token with the true value
     other: float = 0.0  # with another value of the column, drawn at random for each piece
     unknown: float = 0.0  # with the value UNKNOWN
-    preferred: float = 0.0  # share of the pieces whose loss is lower with the true value than with the other one
+    preferred: float = 0.0  # share of the pieces whose loss is lower with the true value than for `other`
 
 
 def tag_losses(

@@ -154,11 +154,11 @@ def complete(
             default for each requested bar is four times the number of tokens in the longest bar of the context, but at
             least 64. Without a context, the default is 1,024 for each bar. A completion reaches the limit only if the
             model fails to end its bars.
-        rows_at_once: number of completions generated in one batch. In bf16, the drawn tokens can depend on it.
+        rows_at_once: number of completions generated in one batch. The drawn tokens can depend on it, rarely in fp32.
         progress: called after every token with (bars done, bars requested), summed over all completions.
 
-    Raises UserError if the prompt is missing, unreadable or shorter than the context, if a count is out of range, if
-    the tokenizer does not have a tag, or if the model's logits are not finite.
+    Raises UserError if the prompt's file cannot be read, if the prompt is shorter than the context, if a count is out
+    of range, if the tokenizer does not have a tag, or if the model's logits are not finite.
     """
     check_counts(context_bars, bars, count)
     if prompt is None:

@@ -13,13 +13,13 @@ from rwkv_music.tokenizers.multitrack_vocabulary import STEPS
 
 
 def continue_parts(opening: Opening, prompt: Piece, new_ids: np.ndarray, bars: int) -> mido.MidiFile:
-    """Return the events of an opening, followed by `bars` bars of `new_ids` in the tracks and channels of their parts.
+    """Return a file with the events of an opening, followed by `bars` bars of `new_ids`.
 
     Args:
         prompt: the opening as a piece of the codec multitrack.
         new_ids: int64 [n], the tokens after the prompt.
 
-    A part that does not occur in the opening gets a new track.
+    Each part continues in its track and channel. A part that does not occur in the opening gets a new track.
     """
     score = read_tokens(np.concatenate([prompt.ids, new_ids]))
     n_before = len(prompt.bar_starts)

@@ -5,9 +5,10 @@ launches as few kernels as the operators allow, always in the same order, so tha
 graph.
 
 Notable choices:
-- The mathematics and the precision are those of `model_v8`; a test compares the results. The low-rank gates are
-  zero-padded to a common rank and computed with two batched products instead of eight products.
-- On a CPU with a C++ compiler, `CpuDecoder` computes the whole step in one call of a C++ kernel.
+- The mathematics and the precision of `Decoder` are those of `model_v8`; a test compares the results. The low-rank
+  gates are zero-padded to a common rank and computed with two batched products instead of eight products.
+- On a CPU with a C++ compiler, `CpuDecoder` computes the whole step in one call of a C++ kernel. It rounds the matrices
+  to bf16.
 - `ModelDecoder` calls the model for each token. It is used if the head size is not that of the fused operators, or if
   ZeRO-3 has partitioned the weights, because ZeRO-3 gathers them only when a module is called.
 """

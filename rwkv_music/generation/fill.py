@@ -43,7 +43,7 @@ from rwkv_music.tokenizers.multitrack_grammar import FillGrammar, Step
 from rwkv_music.tokenizers.multitrack_vocabulary import DURATION, FIRST_CLASS, HOLE, MAX_PARTS, PROGRAM
 
 BARS_AT_ONCE = 8  # maximum number of bars from the first to the last hole of a document
-# Variant v of document d uses the random numbers of row v + d * ROWS_PER_DOCUMENT, so no two of them share any.
+# Variant v of document d uses the random numbers of row v + d * ROWS_PER_DOCUMENT. No row is therefore used twice.
 ROWS_PER_DOCUMENT = 1 << 32
 
 
@@ -250,7 +250,7 @@ def check_infills(run: str | PathLike, config: RunConfig) -> None:
 def fill_bars(
     model: torch.nn.Module, codec: Multitrack, piece: Piece, first_bar: int, bars: int, **options: Any
 ) -> Filling:
-    """Rewrite all parts in `bars` bars of a piece from a dataset, from bar `first_bar` on (counted from 0).
+    """Rewrite all parts in `bars` bars of a dataset's piece. The first of these bars is `first_bar`, counted from 0.
 
     `options` are those of `write_cells`.
     """

@@ -1,12 +1,13 @@
 """The opening of a prompt's file: its events before a bar line, and their tokens.
 
-The file is first cut at the bar line and then encoded. The tokens therefore depend only on the opening. The events of
-the opening are kept unchanged, even if the tokens cannot represent them. Notable choices:
+The file is first cut at the bar line and then encoded, so the tokens do not depend on the notes after the line. The
+events of the opening are kept unchanged, even if the tokens cannot represent them. Notable choices:
 
 - Bars are counted from the beginning of the file, by its time signatures. Events at the bar line belong to the next
   bar.
 - Notes and pedals that are held at the bar line are encoded with the lengths that they have in the file.
-- A codec may round a note shortly before the bar line into the next bar. Such a note is encoded slightly earlier.
+- A codec rounds times, which can move a note shortly before the bar line into the next bar. To prevent this, the note
+  is moved to a slightly earlier time before it is encoded.
 - A marker note at the bar line makes the codec encode any silence before the bar line.
 """
 
@@ -104,7 +105,8 @@ def _encode(codec: Codec, opening: Opening) -> tuple[Piece, int]:
         if codec.count_notes(codec.first_bars(piece, n_bars).ids) == codec.count_notes(piece.ids) - 1:
             return piece, n_bars
         early = max(2 * early, 1)
-    # The codec cannot encode the time signatures, so its bars differ from those of the file.
+    # Moving notes did not help: the codec cannot encode the time signatures, so its bars differ from those of the file.
+    # The opening is encoded without the marker.
     tracks = [timed_messages(track) + after for track, after in zip(midi.tracks, released, strict=True)]
     piece = codec.encode_piece(_file(midi, [_encodable(messages, line, 0) for messages in tracks]))
     return piece, len(piece.bar_starts)
@@ -138,8 +140,8 @@ def _marker(midi: mido.MidiFile, line: int) -> list[TimedMessage]:
     pitch = int(pitches[:127].argmin())
     controls = [mido.Message("control_change", channel=channel, control=c, value=127) for c in (VOLUME, EXPRESSION)]
     note = [mido.Message(kind, channel=channel, note=pitch) for kind in ("note_on", "note_off")]
-    # A time signature at the line, which the opening does not contain, may have cut the last bar short. The one written
-    # here also starts a bar at the line.
+    # In the user's file, a time signature at the line may have cut the last bar short. The opening does not contain it.
+    # The time signature in the marker's track starts a bar at the line again.
     numerator, denominator = _signature(midi, line)
     meter = mido.MetaMessage("time_signature", numerator=numerator, denominator=denominator)
     setting = [meter, *controls, mido.Message("program_change", channel=channel, program=0), note[0]]
@@ -164,9 +166,9 @@ def _with_regular_bars(prompt: Piece, end_ms: float, opening: Opening) -> Piece:
     """Return `prompt` with as many bars as the opening. All bars get the length of the bar after the line.
 
     The last bar of the prompt ends at `end_ms`. The bar after the line continues the tempo and time signature before
-    the line. Because the codec rounds times, the length of this bar is multiplied by the factor by which rounding
-    changed the length of the last bar. The lengths of the bars before the line do not matter, because their events are
-    taken from the file.
+    the line. Because the codec rounds times, the exact length of this bar is multiplied by a factor: the rounded length
+    of the prompt's last bar divided by its exact length. The lengths of the bars before the line do not matter, because
+    their events are taken from the file.
     """
     midi, line = opening.midi, opening.line
     grid, tempos = BarGrid.from_midi(midi), TempoMap.from_midi(midi)

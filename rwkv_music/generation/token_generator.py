@@ -15,8 +15,9 @@ from rwkv_music.tokenizers.grammar import Grammar
 class TokenGenerator:
     """A generator of continuations of prompts, on B rows at once.
 
-    The host starts the model's step on a token before it reads the token and advances the grammar, so the device is not
-    idle meanwhile. On a GPU, the step and the draw are one CUDA graph each.
+    After a draw, the host first starts the model's step on the drawn token. While the device computes this step, the
+    host reads the token and advances the grammar. On a GPU, the step of a `Decoder` and the draw are one CUDA graph
+    each; with a `ModelDecoder`, no graphs are used.
 
     The weights of the model must not change during the lifetime of this object. `tables` are those of the grammars that
     are passed to `generate`. `keys` is as for `Sampler`.

@@ -2,8 +2,8 @@
 
 - The Host header must name this server. This prevents attacks with another host name that resolves to this server (DNS
   rebinding).
-- A request from a page of another site is refused (Origin, Sec-Fetch-Site), unless it is a navigation, for example a
-  click on a link to the page.
+- A request from a page of another site is refused (Origin, Sec-Fetch-Site). Links to this page from another site still
+  work, because following a link is a navigation without an Origin header.
 - The size of a request's body, and the time in which it must arrive, are limited.
 - Response headers forbid inline scripts, resources of other sites, frames, and guessing the type of a response.
 """
