@@ -250,8 +250,8 @@ The next table shows how the loss changes if parts are kept separate. The `0.1b`
 music21's corpora for {steps} steps ({gpu(result["machine"])}). For the columns "separate parts", the tokenizer was
 `multitrack` ([parts.json]({root}benchmarks/results/parts.json)). For the columns "merged parts", it was an earlier
 tokenizer, modeled on MidiTok's REMI, which merged parts that share an instrument. If two of these parts started a note
-of the same pitch together, only the longer note was kept, so there are fewer notes (`benchmarks/parts.py` at commit
-79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
+of the same pitch together, only the longer note was kept, so these columns count fewer notes (`benchmarks/parts.py` at
+commit 79253ac, [figures]({root}benchmarks/results/parts_79253ac.json)).
 
 {table(heads, rows)}
 """
@@ -527,10 +527,11 @@ def busy_computer(root: str) -> str:
         heads += [f"{load}: this project", f"{load}: torch's default"]
     return f"""
 While torch's threads wait for work, they spin by default, which occupies their cores. If other programs need the cores,
-this project makes the waiting threads sleep (`rwkv_music/openmp.py`). The table was measured on {cores} CPU cores. The
-first column gives the speed of this project relative to that of torch's default, with no other program. The other
-columns give the speed beside busy programs, relative to the speed of the same setting with no other program. A busy
-program uses one core all the time ([busy_computer.json]({root}benchmarks/results/busy_computer.json)):
+this project makes the waiting threads sleep (`rwkv_music/openmp.py`). The table compares this project with torch's
+default on {cores} CPU cores. The first column of numbers gives the speed of this project relative to that of torch's
+default, with no other program. The other columns are for this project or for torch's default. They give its speed
+beside busy programs, relative to its own speed with no other program. A busy program uses one core all the time
+([busy_computer.json]({root}benchmarks/results/busy_computer.json)):
 
 {table(heads, rows)}
 """
@@ -655,7 +656,7 @@ def kills(root: str) -> str:
     text = f"""
 A run that saves a checkpoint every two steps was killed {result["kills"]} times. Half of the kills came at random
 moments, the other half while the run wrote a checkpoint ([kills.json]({root}benchmarks/results/kills.json)).
-After {"all" if partial == result["kills"] else f"{partial} of the"} {result["kills"]} kills, even those at random
+After {"each" if partial == result["kills"] else partial} of the {result["kills"]} kills, even those at random
 moments, the run folder contained a partly written checkpoint, which still had its temporary name.
 {result["damaged_under_a_steps_name"] or "No"} checkpoints with a final name were damaged. The
 run {how_often("resumed from a damaged checkpoint", result["resumed_from_a_damaged_one"])}.
@@ -743,9 +744,9 @@ chorales, masses and fiddle tunes ({gpu(result["machine"])},
 Transformer has the same width and number of layers. It has rotary position embeddings, SwiGLU, normalized queries and
 keys and dropout 0.1, and runs under `torch.compile`. These pairs (learning rate, weight decay) were tried:
 {grids["adamw"]} for RWKV with AdamW, {grids["muon"]} for RWKV with Muon, and {grids["transformer"]} for the
-Transformer. The table uses the better pair of each. The runs with `--channel_mix x070` and with longer rows use
-the same pairs, without a search of their own. The lowest
-validation loss of each run, in nats per token, is averaged over the seeds and given with its standard deviation:
+Transformer. The table uses the better pair of each. The runs with `--channel_mix x070` and with
+longer rows use the pair of the same model and optimizer; no other pairs were tried for them. The lowest validation loss
+of each run, in nats per token, is averaged over the seeds and given with its standard deviation:
 
 {table(heads, rows)}
 
@@ -808,8 +809,8 @@ losses, in nats per token, are averaged over {found["x070"]["seeds"]} seeds and 
   shows no such difference ({with_spread(earlier["x070"])} for x070 and {with_spread(earlier["muon"])} for x080).
 - The gate of the hidden layer is BlinkDL's later form of DeepEmbed. The loss with the gate is lower than that of x080
   by more than both standard deviations. It is also lower than that of x070, but by less than the larger of the two
-  standard deviations. `--channel_mix` would offer the gate only if its loss were lower than that of both other forms by
-  more than the spread of the seeds, so it does not ([deepembed.py]({root}benchmarks/deepembed.py)).
+  standard deviations. The condition for adding the gate to `--channel_mix` was a loss below that of both other forms by
+  more than the spread of the seeds ([deepembed.py]({root}benchmarks/deepembed.py)). The gate does not meet it.
   The gate has no kernel of its own, so a model with the gate processes {slower:.0%} fewer tokens/s than x070. The gate
   was not measured with weight decay {before["muon"]["weight_decay"]:g}.
 
