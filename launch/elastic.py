@@ -20,7 +20,7 @@ Notable choices:
 
 Exit status:
   0      the run is finished, or another host has ended it and printed why
-  75     this host received SIGTERM or SIGHUP, or SIGUSR1 while its ranks trained or while it waited for hosts
+  75     this host received SIGTERM or SIGHUP at any time, or SIGUSR1 while its ranks trained or it waited for hosts
   130    this host received Ctrl-C
   1      MIN_HOSTS is not a number from 1 to NODES, or --out is missing
   2      the arguments are wrong, or the address of the rendezvous is missing or wrong
@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> int:
 def open_rendezvous(min_hosts: int, max_hosts: int) -> RendezvousHandler:
     """Connect to the rendezvous. Host 0 also serves it, only on the interface of MASTER_ADDR.
 
-    Raises RendezvousError, and SystemExit if this host cannot use the address.
+    Raises RendezvousError if the rendezvous does not answer, and SystemExit if this host cannot use the address.
     """
     host, port = rendezvous_address()
     try:
@@ -240,7 +240,7 @@ class CrashCounter:
     def _newest_checkpoint(self) -> str:
         """Return the name of the most recently written checkpoint.
 
-        This need not be the one of the highest step, which may be older and damaged.
+        The checkpoint of the highest step may be another one, which is older and damaged.
         """
         found = [(0.0, "")]
         for path in self._run.glob("checkpoints/step_*"):

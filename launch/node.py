@@ -7,8 +7,8 @@ hosts, NODE_RANK (default 0) is the number of this host, and MASTER_ADDR and MAS
 
 The launcher forwards SIGINT, SIGTERM and SIGUSR1 to the ranks, which save a checkpoint and stop. SIGHUP, which a
 closing terminal sends, is forwarded as SIGTERM. After a second SIGINT, ranks that have not ended within 5 seconds are
-killed. SIGQUIT kills all ranks at once. When a rank fails, the others have 8 seconds to print the state of the run, and
-are then killed. If the launcher is killed, launch/guard.py ends its ranks.
+killed. SIGQUIT kills all ranks at once. When a rank fails, the others have 8 seconds to print the step that they have
+reached and to exit. Then they are killed. If the launcher is killed, launch/guard.py ends its ranks.
 
 There are four reasons not to use torchrun (torch 2.13) here. It replaces the exit status of every rank with 1. It kills
 ranks 30 seconds after another rank has failed, even with another --shutdown-timeout. After a second signal, it no
@@ -67,7 +67,7 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self.received: list[int] = []  # the signals to forward so far, as values of FORWARDED
+        self.received: list[int] = []  # the signals received so far, each as the signal that FORWARDED maps it to
         self._processes: list[subprocess.Popen] = []
         self._starting = self._interruptible = False
         self._interrupted_at: float | None = None  # time of the first SIGINT
@@ -101,7 +101,7 @@ class Ranks:
                     start_new_session=True,  # so that Ctrl-C in a terminal reaches the ranks only through the launcher
                 )
             )
-            # After each one, because the launcher may be killed before all have started.
+            # The guard gets the list after each start, because the launcher may be killed before all have started.
             print(*(process.pid for process in self._processes), file=self._guard.stdin, flush=True)
         self._starting = False
         for number in self.received:  # signals that arrived while the ranks were started

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster:   sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh --data DATA --out RUN --preset 1.5b ...
 #
-# sbatch takes the nodes, GPUs and limits; all other arguments go to train.py. The dataset, the run folder and the
-# project must be on a file system that every node mounts. Slurm starts one task per node, which starts one process per
-# GPU (one per node without GPUs). The first node serves the rendezvous; neither ssh nor a hostfile is used.
+# Options before the script name (nodes, GPUs, limits) go to sbatch, those after it to train.py. The dataset, the run
+# folder and the project must be on a file system that every node mounts. Slurm starts one task per node, which starts
+# one process per GPU (one per node without GPUs). The first node serves the rendezvous; neither ssh nor a hostfile is
+# used.
 #
 # The job requeues itself after a time limit, a preemption, a lost node or a crash, and training resumes from the last
 # checkpoint. The job is not requeued after CRASHES (default 3) crashes without a new checkpoint, or if train.py ends
@@ -110,7 +111,7 @@ node() {
 # When a rank dies, its node's launcher exits (launch/node.py). Ten seconds later, srun ends the other nodes.
 # train.py's --hang_minutes detects a rank that hangs.
 #
-# `started_from` is the most recently written checkpoint. The one of the highest step may be older and damaged.
+# `started_from` is the most recently written checkpoint. The checkpoint of the highest step may be older and damaged.
 started_from=$(ls -t "$run/checkpoints" 2>/dev/null | sed -n '/^step_/{p;q}' || true)
 launcher=("$project/launch/node.py" "$processes")
 ending=(--wait=10)
@@ -141,7 +142,7 @@ case $status in
   1 | 2 | 130) ;;  # an error that train.py reported, wrong usage, Ctrl-C
   *)
     # Crashes are counted per checkpoint. After a new checkpoint the count starts at one again. The run folder may not
-    # exist yet, because with a short time limit Slurm's warning can arrive while train.py starts.
+    # exist yet: with a short time limit, Slurm's warning can kill train.py before it creates the folder.
     mkdir -p "$run"
     from=${started_from:-the beginning}
     echo "$from" >>"$run/.crashes"

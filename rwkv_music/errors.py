@@ -49,7 +49,7 @@ def check_installed(module: str, extra: str, what: str) -> None:
 
 @contextmanager
 def checked_output(continues: bool = False) -> Iterator[None]:
-    """A context that reports a failed write to standard output in one sentence, and flushes the output at its end.
+    """A context that flushes standard output when the block ends, and reports a failed write to it in one sentence.
 
     After the first failure, further output is discarded. The sentence is raised as a UserError. If `continues` is true,
     the sentence is printed to stderr instead, and the block continues without output. OSErrors of other files are

@@ -66,7 +66,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     check_output_file(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # a writer may use the suffix
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # writers may look at the suffix
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -80,7 +80,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty folder beside `path`. It replaces `path` if the block succeeds, and is removed otherwise."""
     path = Path(os.path.abspath(path))
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"  # not with_name: "/" has no name
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"  # `with_name` would fail for "/"
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -159,9 +159,10 @@ def _integer(digits: str) -> int:
 
 
 def check_types(tree: dict, types: dict, where: str = "") -> None:
-    """Raise ValueError unless `tree` has all entries in `types`, which maps names to JSON_KINDS keys or nested types.
+    """Raise ValueError unless `tree` has all entries in `types`, with the right types.
 
-    Where `types` has float, an integer is also accepted. `where` precedes the names in messages, for example "data.".
+    `types` maps each name to a key of JSON_KINDS or, for a nested object, to a dict like itself. Where the type is
+    float, an integer is also accepted. `where` precedes the names in messages, for example "data.".
     """
     for name, expected in types.items():
         nested = expected if isinstance(expected, dict) else {}

@@ -333,19 +333,19 @@ class RWKV(nn.Module):
             cu_seqlens: int32 [D+1], strictly increasing from 0 to B * T: the boundaries of the documents in the
                 flattened tokens. A document may continue across the end of a row. The state's batch size is D.
             max_length: an upper bound on the documents' lengths, if known (see `wkv7s`).
-            targets, ctx_lengths, reduction, positions: see `loss`. The last three have no effect without `targets`.
+            targets, ctx_lengths, reduction, positions: see `loss`. Without `targets`, the others have no effect.
             context: which part of a sequence these tokens are (context parallelism). Requires `cu_seqlens` of this
-                rank's tokens, and excludes `ctx_lengths`. All ranks of the group must call the model, all with `state`
-                or all without it. Each rank returns the loss of its own targets. The gradient of the total loss is the
-                sum of the gradients over the ranks. The state of a document that began on an earlier rank is not used,
-                and the new state of a document that continues on the next rank is not valid.
+                rank's tokens. Cannot be combined with `ctx_lengths`. All ranks of the group must call the model, all
+                with `state` or all without it. Each rank returns the loss of its own targets. The gradient of the total
+                loss is the sum of the gradients over the ranks. The state of a document that began on an earlier rank
+                is not used, and the new state of a document that continues on the next rank is not valid.
 
         Logits are [B, T, V] in the model's dtype.
         """
         if targets is not None:
             _check_loss_arguments(input_ids, targets, ctx_lengths, cu_seqlens, positions, reduction)
         if context is not None and (cu_seqlens is None or ctx_lengths is not None):
-            raise ValueError("context requires cu_seqlens and excludes ctx_lengths: change these arguments.")
+            raise ValueError("context requires cu_seqlens, and cannot be combined with ctx_lengths: change these.")
         x, state = self.features(input_ids, state, cu_seqlens, max_length, context)
         if targets is None:
             out = self.head(x)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rwkv_music.system import available_cores
 
-CPU_TIMES = Path("/proc/stat")  # on Linux, the CPU time that each core has been used for
+CPU_TIMES = Path("/proc/stat")  # on Linux, how long each core has been busy
 CHECK_S = 0.25  # seconds between two measurements of the load
 TOLERANCE = 0.25  # cores by which the demand may exceed the available cores before torch's threads stop spinning
 CHUNK = 2**15  # torch divides a computation among its threads in chunks of at least this many elements

@@ -44,7 +44,8 @@ def export(
     """Write the weights of `source` to `out` atomically, as a file or, for "hf", a folder. Return the exported weights.
 
     The tokenizer is written beside the weights, because the tokens have no meaning without it.
-    Raises UserError if `source` cannot be opened, if `out` cannot be written, or if `transformers` has no such model.
+    Raises UserError if `source` cannot be opened, if `out` cannot be written, or if the format is "hf" and
+    `transformers` does not support the model.
     """
     out = Path(out)
     weights = open_weights(source)
@@ -80,7 +81,8 @@ def export_trained(run: str | os.PathLike, out: str | os.PathLike, format: str) 
     """Write only the trained parameters of `run`, a tuned run or checkpoint, atomically. Return the note on its base.
 
     The format "state" is a .pth of initial states, which RWKV-Runner reads. The format "lora" is a folder for peft.
-    Raises UserError if the run was not tuned in this way, or if a file cannot be read or written.
+    Raises UserError if the run was not trained with the `--tune` that `format` names, or if a file cannot be read or
+    written.
     """
     checkpoint, out = checkpoint_of(run), Path(out)
     train = RunConfig.load(checkpoint / "config.json").train
@@ -106,7 +108,7 @@ def _write_pth(weights: Weights, path: Path, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = {}
     for name in parameter_shapes(config):
         tensors[name] = weights.read(name, dtype)
-        if name == "blocks.0.att.a0":  # in BlinkDL's files, those of `UNREAD` follow this tensor
+        if name == "blocks.0.att.a0":  # in BlinkDL's files, the tensors in `UNREAD` follow this one
             for full, shape in unread.items():
                 given = full in weights.shapes
                 tensors[full] = weights.read(full, dtype) if given else torch.zeros(shape, dtype=dtype)

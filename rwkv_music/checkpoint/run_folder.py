@@ -302,7 +302,10 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
     for name in ("optimizer", "tune", *lora):
         saved, given = getattr(saved_config.train, name), getattr(config.train, name)
         if saved != given:
-            raise UserError(f"{checkpoint} was made with --{name} {saved}, not {given}: drop it, or start a new run.")
+            raise UserError(
+                f"{checkpoint} was made with --{name} {saved}, not {given}: "
+                f"use --{name} {saved}, or start a new run."
+            )
     return read_progress(checkpoint)
 
 

@@ -32,7 +32,7 @@ class Validated:
 
     step: int
     loss: float  # nats per token; it may be infinite or NaN
-    extra: bool  # whether the checkpoint is kept only as the best one, until another becomes the best
+    extra: bool  # whether its checkpoint was saved only as the best one; it is deleted when another becomes the best
 
 
 class Validations:

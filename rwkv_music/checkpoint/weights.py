@@ -91,7 +91,7 @@ def is_exported(path: Path) -> bool:
 
 def tokenizer_beside(path: Path) -> Path:
     """Return the path of the tokenizer file that accompanies the weight file `path`."""
-    return path.parent / f"{path.name}.{TOKENIZER}"  # not with_name: "." and "/" have no name
+    return path.parent / f"{path.name}.{TOKENIZER}"  # `with_name` would fail for "." and "/", which have no name
 
 
 def find_codec(path: str | os.PathLike) -> Codec:

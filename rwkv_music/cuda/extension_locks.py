@@ -63,7 +63,7 @@ def find_lock(folder: Path, extension: str) -> Lock | None:
 
 
 def find_locks(folder: Path) -> list[Lock]:
-    """Return the locks of all extensions in `folder`, except this project's own lock, which cannot be abandoned."""
+    """Return the locks of all extensions in `folder`, except the lock of build.py, which the system always releases."""
     own = cache_folder()
     names = sorted(path.parent.name for path in folder.glob("*/lock") if path.parent != own)
     return [lock for name in names if (lock := find_lock(folder, name))]

@@ -52,7 +52,8 @@ LOWEST, HIGHEST = np.array([RANGES[program // 8] or UNKNOWN_RANGE for program in
 class Augmenter:
     """Random variations of token ids of one codec.
 
-    `kind` is "none", "transpose" (key only) or "all" (key, loudness and tempo). Tags vary with every kind.
+    `kind` is "none", "transpose" (key only) or "all" (key, loudness and tempo). With every kind, also "none", tags are
+    replaced as described above.
     """
 
     def __init__(self, codec: Codec, kind: str, seed: int):
@@ -98,9 +99,10 @@ class Augmenter:
         return np.random.Generator(np.random.Philox(key=np.array([self._seed, key], np.uint64)))
 
     def _forget_tags(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Return ids in which the tags of some columns stand for unknown values.
+        """Return ids in which the tags of some columns are replaced by the tags for unknown values.
 
-        `draws`, float64 [columns] in [0, 1), determine the columns.
+        A column is a kind of tag, such as `composer` (see tags.py). `draws`, float64 [columns] in [0, 1), determine the
+        columns.
         """
         column = self._column[ids]
         is_unknown = (column != NONE) & (draws[column] < UNKNOWN_TAGS)

@@ -57,7 +57,7 @@ class StreamEdges:
 
     rows: torch.Tensor  # int64 [K], the indices of the rows that start inside a piece; K may be 0
     documents: torch.Tensor  # int64 [K], the index of the first document of each of these rows
-    ending: torch.Tensor  # int64 [E], the indices of the rows whose end is in this batch: all, except in `Batch.part`
+    ending: torch.Tensor  # int64 [E], the rows whose end is in this batch: all rows, except in a `Batch.part`
     last: torch.Tensor  # int64 [E], the index of the last document of each row in `ending`
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamEdges":
@@ -255,7 +255,7 @@ class MusicDataset:
         return assign(sample, self._weights)
 
     def windows_of(self, sample: int) -> Iterator[int]:
-        """Yield the numbers of the windows of a sample's task, from the sample's first window on, without end."""
+        """Yield window numbers without end: the first window of a sample, then those that follow it in its task."""
         task, number = self.task_of(sample)
         n_windows = self.tasks[task].n_windows
         for place in itertools.count(number * self._per_row[task]):
@@ -304,11 +304,11 @@ class MusicDataset:
     def validation_batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Yield this rank's batches of a single pass over the windows, in order, with `batch_size` windows per batch.
 
-        A mix of tasks yields windows for next-token prediction. If a task has overlapping windows, because one starts
-        at every bar, only every `validation_step`-th window is used. Every rank gets the same number of batches,
-        because the model may run collective operations. The last batches are filled with padding that has no targets; a
-        whole batch can be padding. To get the mean loss of the split, divide the summed loss of all ranks by the sum of
-        `n_targets`.
+        A mix of tasks yields windows for next-token prediction. In completion and infill, a window starts at almost
+        every bar, so windows overlap. Of these, only every `validation_step`-th window is used. Every rank gets the
+        same number of batches, because the model may run collective operations. The last batches are filled with
+        padding that has no targets; a whole batch can be padding. To get the mean loss of the split, divide the summed
+        loss of all ranks by the sum of `n_targets`.
         """
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size} is below 1, or rank {rank} is not one of {world_size} ranks")

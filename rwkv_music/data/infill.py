@@ -1,7 +1,7 @@
 """The training task for `generate --fill`: rows in which some cells of an excerpt are holes.
 
-A cell is one part in one bar. A window is an excerpt of a piece with holes, in the form that
-tokenizers/multitrack_cells.py describes. The contents of the holes are targets of the loss. Notable choices:
+A cell is one part in one bar. A window is an excerpt of a piece with holes, followed by a token Fill and the contents
+of the holes (see tokenizers/multitrack_cells.py). These contents are targets of the loss. Notable choices:
 - In training, the tokens before Fill are targets too, except those that mark a hole. The model thus also learns
   next-token prediction from these rows. In validation, only the contents of the holes are targets.
 - All holes of a window are of one kind. The four kinds correspond to common requests: the last bars, whole parts, a
@@ -107,7 +107,8 @@ class InfillRows:
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
 
     def _excerpt(self, ids: np.ndarray, start: int, stop: int, sample: int) -> Excerpt:
-        """Return the bars in ids[start:stop], augmented. Controls must describe the augmented bars."""
+        """Return the bars in ids[start:stop], augmented. They are augmented before controls are drawn, which describe
+        them."""
         if self._augmenter is None:
             return read_excerpt(ids, start, stop)
         before = state_tokens(ids[:start])

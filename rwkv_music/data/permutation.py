@@ -1,7 +1,7 @@
 """A seeded pseudo-random permutation of 0..n-1 that is computed on demand: constant memory and random access for any n.
 
-A Feistel network is a bijection on the numbers with an even number of bits, for any round function. The smallest such
-set that contains 0..n-1 has at most 4n numbers. A result outside 0..n-1 is encrypted again until it is inside ("cycle
+For any round function, a Feistel network is a bijection on the numbers of 2h bits. With the smallest h for which these
+include 0..n-1, there are at most 4n of them. A result outside 0..n-1 is encrypted again until it is inside ("cycle
 walking"). On average, this takes at most four encryptions. The round function has to mix well, but need not be
 cryptographic.
 

@@ -2,7 +2,7 @@
 
 Each row of a batch belongs to a stream, a sequence of whole pieces without gaps. Window w of a stream consists of its
 tokens w T to (w + 1) T - 1, where T is the length of a window. Row i of window w + 1 therefore continues row i of
-window w. A piece that is longer than a window continues in the same row of the next window. A window can contain
+window w. A piece that does not end in a window continues in the same row of the next window. A window can contain
 several short pieces.
 
 Notable choices:
@@ -139,7 +139,7 @@ def document_states(stream_states: State, batch: Batch) -> State:
 def final_states(document_states: State, batch: Batch, n_streams: int) -> State:
     """Return the state of each stream after a batch, given the final state of each document of the batch.
 
-    With context parallelism, this is zero for the streams whose rows end on other ranks; see `sum_over_ranks`.
+    With context parallelism, the states of streams whose rows end on other ranks are zero; see `sum_over_ranks`.
     """
     states = document_states.rows(batch.edges.last)
     return states if batch.context is None else states.scatter(n_streams, batch.edges.ending)

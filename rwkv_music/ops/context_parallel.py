@@ -20,9 +20,9 @@ Notable choices:
   backward pass before the exchange and sends the gradient of the initial state as E'. Such ranks compute no separate E
   or E'. The first rank needs no E' and the last rank no E, because no document continues beyond them. These two ranks
   therefore do no extra work.
-- The rank on which a document begins passes the state before it to `wkv7s_over_ranks`. The rank on which the document
-  ends receives the state after it. With TBPTT, a document that ends with the window can continue in the next one.
-  The returned state is then passed to the rank that holds the start of the next window.
+- `wkv7s_over_ranks` takes the state before a document on the rank where the document begins, and returns the state
+  after it on the rank where it ends. With TBPTT, a document that ends with the window can continue in the next one. The
+  returned state is then passed to the rank that holds the start of the next window.
 - A rank waits for an exchange only when it needs the result. The first rank in the forward pass, and the last rank in
   the backward pass, can therefore run ahead of the others by as much time as one recurrence takes. If every rank
   waited for each exchange, this time would be lost in every layer.
@@ -278,7 +278,8 @@ def backward_over_ranks(
     """Return the gradients of r, w, k, v, a, b, and of the argument `state` of `forward_over_ranks`. Collective.
 
     Args:
-        inputs, exchange: those that `forward_over_ranks` took and returned.
+        inputs: as in `forward_over_ranks`.
+        exchange: the exchange that `forward_over_ranks` returned.
         grad_y: [M, H, N], the gradient of the outputs.
         grad_final: [D, H, N, N], the gradient of the state after each document that ends here. The value of a document
             that continues on the next rank is not used.

@@ -36,7 +36,7 @@ FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
 # Up to this product of tokens and width, one thread is about as fast as several threads, and far faster on a busy host,
 # because several threads wait for each other.
 ONE_THREAD = 8 * 256
-PANEL = 32  # PANEL, GATES and VECTORS are the same in the kernel
+PANEL = 32  # PANEL, GATES and VECTORS must be the same in the kernel
 GATES = "wagv"
 VECTORS = (
     "ln1.weight", "ln1.bias", *(f"att.x_{mix}" for mix in "rkvwag"), "att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a",
@@ -93,7 +93,7 @@ class PackedWeights:
 
     matrices: Tensor  # bf16, one-dimensional: all matrices in panels
     vectors: Tensor  # float32 [n, C]
-    tables: list[Tensor | None]  # the model's own embedding [V, C] and, for each layer, its DeepEmbed [V, C] or None
+    tables: list[Tensor | None]  # not copied: the embedding [V, C] and, for each layer, its DeepEmbed [V, C] or None
     shape: _Shape
 
 

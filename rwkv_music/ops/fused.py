@@ -222,8 +222,8 @@ def gates_backward(
     """Return the gradients of `gates` from `dout`, the gradients of its five outputs.
 
     dk_extra and dv_extra, [M, C] or None, are added to the gradients of the outputs k and v. The gradients do not
-    depend on w_low and w0. In layer 0, the gradients of the input v and of the output v are equal, and may be the same
-    tensor.
+    depend on w_low and w0, so these are not arguments. In layer 0, the gradients of the input v and of the output v are
+    equal, and may be the same tensor.
     """
     if _uses_kernels(k):
         v = None if v_first is None else v

@@ -123,7 +123,7 @@ def channel_mixing(
     )  # fmt: skip
 
 
-# The names of the matrices among the arguments of _TimeMixing. The first one is argument FIRST_MATRIX.
+# The names of the matrices among the arguments of _TimeMixing.apply. FIRST_MATRIX is the index of the first of them.
 MATRICES = ("w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2", "receptance", "key", "value", "output")
 FIRST_MATRIX = 16
 

@@ -2,7 +2,7 @@
 
 On such a CPU, PyTorch's own product of bf16 matrices takes about ten times as long as the same product in fp32. The
 products of this module convert the factors to fp32 and round the result to bf16. Autograd saves the bf16 factors. On
-all other devices and for all other dtypes, they are PyTorch's own.
+all other devices and for all other dtypes, the products are PyTorch's own.
 """
 
 import torch

@@ -7,7 +7,7 @@ For each head, with d_t = exp(-exp(-0.5) * sigmoid(w_t)) in (0.545, 1):
 `wkv7s` calls the custom operators `rwkv_music::wkv7s_forward` and `rwkv_music::wkv7s_backward`. They are registered
 with torch.library, with fake kernels and autograd, for two backends:
 
-- CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16. Sums of products and the state are fp32. Outside
+- CUDA: the kernels in `rwkv_music/cuda/`. Inputs and outputs are bf16. The state and sums of products are fp32. Outside
   of torch.compile, training calls the kernels through an autograd function in C++ (`wkv7s_bindings.cpp`), because a
   custom operator in Python is slow. For a small model, the host spends as much time on the call as the GPU spends on
   the kernels.

@@ -80,10 +80,11 @@ def backward(
 class _ChunkPlan:
     """The division of packed documents into chunks of L places. No chunk crosses the end of a document.
 
-    Each head has its own chunks. Chunks are ordered by their index in the document: chunk 0 of every document, then
-    chunk 1 of every document that has one, and so on. Among chunks with the same index, those of longer documents come
-    first. Each step of the chain of states can therefore process one slice, even if documents have different lengths.
-    A row is the vector of one token and one head: row token * H + head of [M * H, N].
+    A place holds one token or, after the end of a document, padding. Each head has its own chunks. Chunks are ordered
+    by their index in the document: chunk 0 of every document, then chunk 1 of every document that has one, and so on.
+    Among chunks with the same index, those of longer documents come first. Each step of the chain of states can
+    therefore process one slice, even if documents have different lengths. A row is the vector of one token and one
+    head: row token * H + head of [M * H, N].
     """
 
     chunks: int  # number of chunks of all heads; the H heads of a document's chunk are adjacent
@@ -250,7 +251,8 @@ def _chunk_forward(
 
         U = (I - ab)^-1 (a S_0^T + ak V) = W S_0^T + U_0
 
-    Only U, Y and S_L depend on the previous chunk. Only U and S_L are computed chunk by chunk.
+    Only U, Y and S_L depend on the previous chunk. U and S_L are computed chunk by chunk, then Y for all chunks at
+    once.
     """
     r, w, k, v, a, b = inputs
     N, L, dtype = r.shape[-1], plan.length, initial.dtype

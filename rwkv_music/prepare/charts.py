@@ -1,7 +1,7 @@
 """Charts for HTML pages, as inline SVG: histograms and small piano rolls.
 
-The style sheet of the page sets the colors of a histogram, so that it is also readable on a dark page. The CSS classes
-of its elements are train, val, grid and axis. The output is deterministic.
+The style sheet of the page sets the colors of a histogram, so that the histogram is also readable on a dark page. The
+CSS classes of its elements are train, val, grid and axis. The output is deterministic.
 """
 
 import html
@@ -97,7 +97,7 @@ def draw_histogram(histogram: Histogram) -> str:
 
 
 def _ticks(low: float, high: float, step: float = 0) -> list[float]:
-    """Return round numbers in low..high that are `step` apart. If `step` is 0, return at most MOST_TICKS of them."""
+    """Return the multiples of `step` in low..high. If `step` is 0, choose one that gives at most MOST_TICKS numbers."""
     if not step:
         step = 10.0 ** np.floor(np.log10(high - low))
         step *= next(factor for factor in (0.1, 0.2, 0.5, 1, 2, 5) if (high - low) / (step * factor) < MOST_TICKS)
@@ -105,7 +105,7 @@ def _ticks(low: float, high: float, step: float = 0) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times the powers of ten in low..high; only the powers if these are more than MOST_TICKS."""
+    """Return 1, 2 and 5 times powers of ten in low..high, or only powers of ten if there are more than MOST_TICKS."""
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     ticks = [tick for power in powers for tick in (power, 2 * power, 5 * power) if low * 0.999 <= tick <= high * 1.001]
     return ticks if len(ticks) <= MOST_TICKS else [tick for tick in powers.tolist() if low * 0.999 <= tick <= high]

@@ -36,9 +36,9 @@ def write_corpus(
     """Write the scores in music21's corpus folder `name` ("bach") to the folder `out` as .mid files.
 
     If `name` is a Debian package (a key of PACKAGES), write its music and its license to `out`/`name`. Existing files
-    with the expected names are kept. With `limit`, only the first `limit` scores (of a package: pieces) in order of
-    names are used. Raises UserError if there is no such corpus, if music21 is missing, if the package is not installed
-    and cannot be downloaded, if `out` cannot be written, or if a number is out of range.
+    with the expected names are kept. With `limit`, only the first `limit` scores, or pieces of a package, in order of
+    their names are used. Raises UserError if there is no such corpus, if music21 is missing, if the package is not
+    installed and cannot be downloaded, if `out` cannot be written, or if a number is out of range.
     """
     if limit is not None and limit < 1:
         raise UserError(f"The limit is {limit} scores: choose at least 1.")
@@ -49,7 +49,8 @@ def write_corpus(
     sources = _sources(name)[:limit]
     with explained(f"writing the corpus to {out}"):
         out.mkdir(parents=True, exist_ok=True)
-        # The first of several pieces of a source is written last. If it exists, all of them exist.
+        # If a source has several pieces, the first one is written last. If its file exists, the source needs no more
+        # work.
         pending = [
             (source, stem)
             for source, stem in sources
@@ -105,7 +106,8 @@ def _numbered(stem: str, number: int) -> str:
 def _make_writer(out: str) -> Callable[[tuple[str, str]], tuple[int, list[tuple[str, str]]] | OSError]:
     """Return the function that a worker process calls for each job.
 
-    It writes the pieces of a source, and returns the number of files written and the failures, or an OSError.
+    That function writes the pieces of a source. It returns the number of files written and the failures, or an OSError
+    if a file cannot be written.
     """
     from music21.common import getCorpusFilePath
 

@@ -45,8 +45,8 @@ class FileTags:
         self,
         table: str | os.PathLike | None = None,
         chosen: Sequence[str] = (),  # columns of the table or of parquet files that become tags
-        folders: Sequence[str] = (),  # paths; the name of each one becomes the tag COLLECTION of the files inside it
-        where: Mapping[str, Collection[str]] | None = None,  # by column: the values of which a piece must have one
+        folders: Sequence[str] = (),  # paths; the files in each get its name as their tag in the column COLLECTION
+        where: Mapping[str, Collection[str]] | None = None,  # by column: the accepted values of a piece
         key: str | None = None,  # the column that identifies files, instead of KEYS
         elsewhere: Collection[str] = (),  # columns of parquet files
     ):

@@ -59,7 +59,7 @@ def _repeated_bars(music: Music) -> float:
 
 def _loops(music: Music) -> float:
     contents = music.bar_contents
-    n_filled = np.append(0, np.cumsum(contents > 0))  # number of bars with onsets before each bar
+    n_filled = np.append(0, np.cumsum(contents > 0))  # for each bar, the number of earlier bars with onsets
     times = 1
     for period in range(1, min(LONGEST_LOOP, len(contents) // 2) + 1):
         same = np.concatenate([[False], contents[period:] == contents[:-period], [False]])
@@ -133,8 +133,8 @@ MEASURES = (
         "part_notes_per_second",
         _part_notes_per_second,
         " notes/s",
-        "mean number of notes per second of a part, from its first note to its last. Every part must match; a part of "
-        "less than one second counts as one second",
+        "mean number of notes per second of a part, from its first note to its last. The filter applies to every "
+        "part; a part of less than one second counts as one second",
         "a part sparser",
         "a part denser",
     ),

@@ -1,9 +1,9 @@
 """Convert MIDI files and scores, in folders and archives, to a dataset folder.
 
     train.bin train.idx val.bin val.idx                 tokens, one document per piece (see binidx.py)
-    train.bars.bin train.bars.idx val.bars.bin ...      bars of each document, in tokens: the start of the first bar,
-                                                        then the distance of each bar from the previous one;
-                                                        `np.cumsum` of these numbers is `Piece.bar_starts`
+    train.bars.bin train.bars.idx val.bars.bin ...      for each document, the number of tokens before the first
+                                                        bar, then the number of tokens in each bar except the
+                                                        last; their `np.cumsum` is `Piece.bar_starts`
     tokenizer.json                                      the codec (see codec.py)
     dataset.json                                        counts, options, versions, SHA-256 of the files
     pieces.jsonl                                        one line per document, in order; for `lost`, see codec.py
@@ -13,8 +13,8 @@
 Notable choices:
 - The same files give the same bytes with any number of workers and after any number of interruptions, except for the
   date and the command line in report.html. The result for every file goes to a prepare log beside the dataset (see
-  prepare_log.py). When the log is complete, the dataset is written from it and gets its final name. Until then, the log
-  and the dataset, which have about the same size, are both on the disk.
+  prepare_log.py). When the log is complete, the dataset is written from it and gets its final name. Then the log is
+  deleted. Before that, both are on the disk, and they have about the same size.
 - The split of a piece depends on the seed and on a hash of its music, that is, of the intervals between its notes in
   time and pitch. A piece therefore keeps its split when files are added, moved or renamed. The only exception is a
   piece that `_choose_val` moves so that no split is empty. Louder, slower or transposed copies of a piece are in the
@@ -85,7 +85,7 @@ def prepare(
     metadata: str | os.PathLike | None = None,  # a table of facts about the files (see file_tags.py)
     metadata_key: str | None = None,  # the column of the table that identifies files; None: "file", "path" and "md5"
     tags: Sequence[str] = (),  # the columns of the table and of parquet files that become tags
-    tag_min: int = 1,  # minimum number of training pieces with a value for it to become a tag
+    tag_min: int = 1,  # a value becomes a tag if at least this many training pieces have it
     where: Mapping[str, Collection[str]] | None = None,  # keep only pieces with one of these values in each column
     tag_folders: bool = False,  # whether the names of `paths` are tags of their files, in the column `collection`
     unique: bool = False,  # keep only one of the pieces with the same music, in any format, key, tempo or loudness

@@ -38,9 +38,10 @@ OPEN = """
 class PrepareLog:
     """A prepare log. Use it in a `with` block. Only one process can open it at a time.
 
-    Entering the block empties the log, unless `resume` is set. Leaving the block commits the added sources, unless the
-    block raises an exception other than KeyboardInterrupt. Raises UserError if another process has the log open, if the
-    log cannot be read or written, or if `resume` is set and the log was written with other `settings` (JSON values).
+    Entering the block empties the log, unless `resume` is set. The end of the block commits the added sources, and so
+    does KeyboardInterrupt. After any other exception, the sources since the last checkpoint are lost. Raises UserError
+    if another process has the log open, if the log cannot be read or written, or if `resume` is set and the log was
+    written with other `settings` (JSON values).
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict, resume: bool):

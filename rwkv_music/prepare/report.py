@@ -197,7 +197,7 @@ def _counts(title: str, head: str, counts: Counter[str], total: int, most: int =
 def _link(file: str) -> str:
     """Return the last two components of a source's name as HTML, with a link to the source's file if it exists.
 
-    If a source is inside an archive or is one of several pieces of a file, its file is the archive or that file.
+    The file of an archive's member is the archive. The file of one of several pieces is the file that contains them.
     """
     path = Path(os.path.abspath(file))
     text = html.escape("/".join(path.parts[-2:]))

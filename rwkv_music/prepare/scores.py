@@ -146,7 +146,8 @@ def _xml_root(data: bytes) -> ElementTree.Element:
             raise RejectedMidi(f"MusicXML larger than {LARGEST_XML >> 20} MiB")
     try:
         root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: unknown encoding
+    # LookupError and ValueError: unknown encoding.
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise RejectedMidi("damaged MusicXML") from error
     if root.tag == "score-timewise":
         raise RejectedMidi("score-timewise MusicXML")

@@ -92,8 +92,8 @@ def train(context: Context) -> None:
         if not isinstance(error, UserError) and is_loss_of_a_rank(error):
             cause = " ".join(str(error).partition(". This is typically")[0].split())  # without gloo's advice
             message = f"rank {context.rank} lost another rank {loop.position()} ({type(error).__name__}: {cause})"
-            # A rank in set-up has no signal handler, so a stop signal ends it. If this rank has received such a signal
-            # too, the loss of the other rank is not a crash.
+            # A stop signal kills a rank that is still in set-up, because that rank has no signal handler yet. If this
+            # rank has received a stop signal too, the loss of the other rank is not a crash.
             status = EXIT_RESUMABLE if loop.signals.stop_later else CRASHED
             raise Stopped(message, status, on_every_rank=True) from error
         raise
@@ -527,8 +527,8 @@ class Loop:
         self.rollbacks[target.name] = Rollback(count, self.progress.samples)
 
         restored = raise_on_any_rank(f"reading {target}", lambda: check_resumable(target, self.config)).step
-        # Remove the losses of later steps first, and then the checkpoints of these steps: the run will save other
-        # weights under the same steps, to which these losses do not belong.
+        # First remove the validation losses of later steps, and then the checkpoints of these steps. The run will save
+        # other weights under these step numbers, and the removed losses do not belong to those weights.
         self.update_validations(lambda: self.validations.resume(restored, self.validations.measured_on))
 
         def remove_newer() -> None:

@@ -22,7 +22,8 @@ from rwkv_music.training.consensus import raise_on_any_rank
 from rwkv_music.training.deepspeed_file import uses_bf16
 
 BF16, FP32 = 2, 4
-USABLE_FRACTION = 0.94  # of the available memory, which an estimate may reach; the rest is a margin for low estimates
+# An estimate fits if it is at most this fraction of the available memory. The rest is a margin for low estimates.
+USABLE_FRACTION = 0.94
 LARGEST_OVERESTIMATE = 1.1  # upper bound on the ratio of estimated to measured peak in benchmarks/results/
 
 
@@ -103,7 +104,7 @@ def estimate(
     recompute: str,
     bucket: int,  # DeepSpeed's `reduce_bucket_size`, in elements
     offload: bool,  # whether optimizer states and gradients are on the CPU
-    live: int = 10**9,  # DeepSpeed's `stage3_max_live_parameters`: elements of other ranks' weights kept gathered
+    live: int = 10**9,  # DeepSpeed's `stage3_max_live_parameters`: maximum number of elements kept gathered
     overlaps: bool = False,  # whether ZeRO-1 or 2 reduces gradients during the backward pass
     at_once: bool = False,  # whether ZeRO-3 gathers all blocks at once and reduces their gradients at the end
     replays: bool = False,  # whether the step (under ZeRO-3, its blocks) is replayed as CUDA graphs
@@ -134,7 +135,7 @@ def estimate(
     kept = activation_values(model, recompute) * tokens * model.n_layer * BF16
     if recompute == "block":
         kept += model.n_embd * tokens * BF16  # layer 0's values, which all layers read
-    if context_parallel > 2:  # T and E of all ranks, see ops/context_parallel.py
+    if context_parallel > 2:  # the matrices T and E of all ranks, which ops/context_parallel.py defines
         kept += 2 * context_parallel * model.n_embd * model.head_size * FP32 * model.n_layer
 
     C, V = model.n_embd, model.vocab_size

@@ -140,7 +140,7 @@ def _not_met(rank: int, world_size: int) -> UserError:
 def _store(rank: int, world_size: int, seconds: float) -> dist.Store:
     """Connect to the store of this run. Connecting, and each wait for a key, may take at most `seconds`.
 
-    Rank 0 serves the store. If torchrun started the ranks, torchrun serves the store, and keeps it across restarts.
+    If torchrun started the ranks, torchrun serves the store and keeps it across restarts. Otherwise rank 0 serves it.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

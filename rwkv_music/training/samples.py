@@ -119,7 +119,8 @@ def show_piece(midi: mido.MidiFile, pictures: Sequence[np.ndarray], curves: Curv
     """
     curves.image(step, tag, np.concatenate(pictures))
     if _can_synthesize():
-        # TensorBoard treats all points of a tag as one kind of data. With the image's tag, neither would be shown.
+        # TensorBoard treats all points of a tag as one kind of data. With one tag for both, neither image nor sound
+        # would be shown.
         curves.sound(step, f"{tag}_sound", audio.sound(midi), audio.SAMPLE_RATE)
 
 

@@ -85,7 +85,7 @@ class RunStart:
 
     checkpoint: Path | None  # the checkpoint that the run resumes from; None for a new run
     skipped_checkpoints: tuple[str, ...]  # one message per newer damaged checkpoint
-    initial: InitialWeights | None  # weights given by --init; None when resuming, unless the run is tuned
+    initial: InitialWeights | None  # weights given by --init; a resumed run has them only if it is tuned
     base: Base | None  # the frozen part of `initial` in a tuned run
     progress: Progress  # steps and rows done so far
     rollbacks: dict[str, Rollback]  # returns to earlier checkpoints, by checkpoint name
@@ -143,7 +143,7 @@ class Context:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows that a step reads; with `tbptt` each window counts."""
+        """Rows that a step reads; with `tbptt`, each window of a stream counts as a row."""
         return self.config.train.batch_size * max(1, self.config.data.tbptt)
 
     def say(self, text: str) -> None:

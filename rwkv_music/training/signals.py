@@ -7,9 +7,10 @@ The signal handler only sets a flag. The ranks exchange their flags at the start
 current step or the next one. If this is the last step of the run, the status is 0. A second Ctrl-C ends the run at
 once.
 
-If DeepSpeed's or torch's launcher ends before its ranks, the ranks stop as after SIGTERM. This is necessary because
-SIGTERM ends the `deepspeed` command but leaves its ranks running. The launchers of this project start launch/guard.py
-instead, which also kills ranks that do not end in time.
+If DeepSpeed's or torch's launcher started the ranks, a thread in each rank watches it. When the launcher ends before
+its ranks, they stop as after SIGTERM. This is necessary because SIGTERM ends the `deepspeed` command but leaves its
+ranks running. With the launchers of this project, launch/guard.py watches the launcher instead. It also kills ranks
+that do not end in time.
 """
 
 import contextlib

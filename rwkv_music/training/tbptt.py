@@ -9,9 +9,10 @@ Notable choices:
   with their gradients, which count as constants. The gradient of this sum is the one that the step needs.
 - Each rank saves the states of its streams in the checkpoint under the numbers of the streams. A resumed run is
   therefore exact on any number of ranks.
-- With context parallelism, every rank of a group has the states of all streams of the group. The rank on which a row
-  ends computes the final state of this row's stream. The rank on which a row starts computes the gradient of its
-  initial state. After each window, the ranks add up their results, which are zero for the other streams.
+- With context parallelism, every rank of a group has the states of all streams of the group. The rank that holds the
+  end of a row computes the final state of the row's stream. The rank that holds the start of the row computes the
+  gradient of the stream's initial state. A rank's results for all other streams are zero. After each window, the ranks
+  therefore add up their results.
 """
 
 import torch
@@ -39,8 +40,8 @@ class StreamStates:
     def step(self, engine: Engine, batches: list[Batch], scale: Tensor) -> Tensor:
         """Take one optimizer step; return the summed loss in nats, float64 [].
 
-        `batches` contains the windows of the first micro-batch in order, then those of the next one. The loss that
-        DeepSpeed averages over ranks is `scale` times the sum over this rank's targets.
+        `batches` contains the windows of the first micro-batch in order, then those of the next one. Each rank's
+        summed loss is multiplied by `scale` before DeepSpeed averages over the ranks.
         """
         windows = len(batches) // len(self._streams)
         nats = torch.zeros((), dtype=torch.float64, device=scale.device)

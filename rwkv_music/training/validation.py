@@ -34,7 +34,7 @@ class Validation:
         }
         is_mixture = len(config.data.weights) > 1
         self.names = tuple(self.datasets) if is_mixture else ()  # of the datasets that have curves of their own
-        # Identifies the splits and the rows: only losses that were measured on the same ones can be compared.
+        # Identifies the splits and the rows. Losses can be compared only if both are the same.
         first, *_ = self.datasets.values()
         self.measured_on = first.measured_on
         if is_mixture:
@@ -76,7 +76,7 @@ class DatasetValidation:
     def __init__(self, config: RunConfig, plan: BatchPlan) -> None:
         self._config, self._plan = config, plan
         self.data = MusicDataset.of(config.data, "val")
-        # Identifies the split and the rows, because losses on others cannot be compared.
+        # Identifies the split and the rows. Losses can be compared only if both are the same.
         self.measured_on = f"{file_sha256(Path(config.data.data) / 'dataset.json')}, rows {config.train.val_rows}"
         if config.data.task in ("completion", "infill"):
             self.measured_on += f", every {self.data.tasks[config.data.task].validation_step}"

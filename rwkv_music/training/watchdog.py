@@ -2,8 +2,8 @@
 
 Every rank publishes its current phase, and when the phase started, to the rendezvous store. If a phase of a rank takes
 too long, the rank prints its stack traces and a report, and ends its process. The launcher then ends the other ranks.
-The report names the ranks that are in an earlier step or phase, and those that no longer publish. If the other ranks
-wait in a collective for the hanging rank, the report names that rank.
+The rank that reports may only be waiting in a collective for a rank that hangs. The report therefore also names the
+ranks that are in an earlier step or phase, and those that no longer publish.
 """
 
 import faulthandler

@@ -174,9 +174,9 @@ def materialize(model: RWKV, device: torch.device, plan: BatchPlan, fresh: froze
     ZeRO-3, each part is partitioned before the next one is allocated, so that no rank ever holds the whole model.
 
     Args:
-        fresh: the parameters that no file provides; None if no file provides any. With None, the whole model is
-            initialized here. Otherwise, only emb and head are, if they are in `fresh`, and all other parameters are
-            zero until the weights are loaded.
+        fresh: the parameters that the files to load do not provide; None if no files will be loaded. With None, the
+            whole model is initialized here. Otherwise, emb and head are initialized if they are in `fresh`, and all
+            other parameters are zero until the weights are loaded.
     """
     zero = plan.zero
     stage3, bf16, flat = zero["stage"] == 3, uses_bf16(plan.deepspeed), None
@@ -295,8 +295,8 @@ def _zero3_section(model: RWKV, flat: Zero3FlatParams | None, zero: dict[str, An
     given = zero.get(key, "auto")
     threshold = 10**5 if given == "auto" else given
     if flat is not None and given == "auto" and sum(flat.small) <= PERSISTENT_LIMIT:
-        # Vectors and gates make up a thirtieth of a block. If they stay on every rank, a block is gathered as a single
-        # tensor.
+        # Vectors and gates make up a thirtieth of a block. If they stay on every rank, only one tensor of a block is
+        # gathered: the flat parameter of its matrices.
         threshold = max(threshold, *flat.small)
     if model.blocks[0].att.time_state is not None:
         # Keep the initial state on every rank, because it is also read outside its layer, where nothing gathers it.

@@ -306,6 +306,6 @@ def orthogonalize(x: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = wide @ wide.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)  # cheaper than adding a times `wide` to the product
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)  # cheaper than adding `a * wide` to the product
         wide = polynomial @ wide
     return wide if x.shape[-2] <= x.shape[-1] else wide.mT

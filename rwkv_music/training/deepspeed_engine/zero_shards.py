@@ -152,8 +152,8 @@ class ZeroShards:
 
     @staticmethod
     def _check(public: Tensor, master: Tensor, offset: int, length: int) -> None:
-        """Raise UserError if a shard from DeepSpeed's public function is not in the place computed here."""
-        # On another device, `public` is a copy, so its place cannot be compared.
+        """Raise UserError if DeepSpeed's public shard is not the `length` elements of `master` at `offset`."""
+        # On another device, `public` is a copy, so its address cannot be compared.
         same_place = public.device != master.device or public.data_ptr() == master[offset:].data_ptr()
         if public.numel() != length or not same_place:
             raise _unknown_layout()

@@ -171,7 +171,7 @@ class BlockGraphs(Graphs):
     """
 
     def __init__(self, model: RWKV, longest: int) -> None:
-        # No copies of gradients: the backward pass ends with a wait for their reduction (see overlap.py).
+        # Gradients need no copies, because the backward pass ends with a wait for their reduction (see overlap.py).
         super().__init__(list(model.blocks.parameters()), keeps_gradients=False)
         self._model, self._longest, self._launch = model, longest, model.blocks.forward
         self._copies: tuple[Tensor, ...] = ()  # copies of the weights, which the recordings read

@@ -6,8 +6,8 @@ layer. For a small model, this work takes longer than the computation. Here the 
 concatenated into a few flat parameters, and the model's own weights are views of these.
 
 Notable choices:
-- State dicts and checkpoints use the names of the model's parameters, not those of the flat ones. A checkpoint uses
-  `layout` to divide the optimizer's master weights and moments into the model's parameters.
+- State dicts and checkpoints use the names of the model's parameters, not those of the flat ones. `ZeroShards` uses
+  `layout` to find the model's parameters in the optimizer's master weights and moments.
 - A flat parameter collects the parameters of neighboring layers until it has MIN_ELEMENTS elements. With a single flat
   parameter for the whole model, no gradient could be reduced before the end of the backward pass.
 - Autograd runs backward nodes in reverse order of creation. If all views were created at the start of the forward pass,

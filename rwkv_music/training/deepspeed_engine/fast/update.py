@@ -4,7 +4,7 @@ DeepSpeed checks each tensor for overflow and then synchronizes. It casts every 
 and synchronizes once per group. After each synchronization, the GPU is idle until the host has caught up. On one H200,
 these waits take a seventh of the step of a 1.3B model, and a larger part of a small model's step. DeepSpeed then copies
 the gradients into one fp32 tensor for the optimizer, and the optimizer's weights into those of the model. These copies
-take half of the remaining time.
+take half of the remaining time of the update.
 
 Here the norm is computed once and stays on the device. The clipping divisor and the decision to skip the step are
 computed from it and passed to `adamw_` as tensors. `adamw_` reads the gradients in place, and writes the weights where
@@ -38,8 +38,8 @@ class UpdateOnDevice:
     """A replacement of the `step` method of DeepSpeed's ZeRO optimizer.
 
     Args:
-        engine: a DeepSpeed engine with torch's AdamW or with `Muon`, not offloaded. Raises TypeError for another
-            optimizer, because its own step is never called.
+        engine: a DeepSpeed engine with torch's AdamW or with `Muon`, not offloaded. Another optimizer raises TypeError,
+            because `UpdateOnDevice` never calls the optimizer's own `step`.
 
     Attributes:
         skipped: int64 [] on the device, the same on every rank: steps skipped since the start because the gradient was
@@ -48,9 +48,9 @@ class UpdateOnDevice:
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine) -> None:
         self._zero = engine.optimizer
-        if not isinstance(self._zero.optimizer, torch.optim.AdamW):  # Muon is one too
+        if not isinstance(self._zero.optimizer, torch.optim.AdamW):  # the base class of `Muon`
             raise TypeError(
-                f"the update on the device is AdamW's or Muon's, not {type(self._zero.optimizer).__name__}'s"
+                f"the update on the device supports AdamW and Muon, not {type(self._zero.optimizer).__name__}"
             )
         device = self._zero.device
         self._bad = torch.zeros((), device=device)  # 1.0 if this step's gradient is not finite

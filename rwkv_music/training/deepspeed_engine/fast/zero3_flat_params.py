@@ -93,7 +93,7 @@ class Zero3FlatParams:
         """Make the weights views of `tensors` instead of the flat parameters; None restores the flat parameters.
 
         There is one tensor per flat parameter of the blocks. The tensors must keep their addresses until the backward
-        pass ends. With activation checkpointing, this setting must not change before that either.
+        pass ends. With activation checkpointing, do not call this method again before the backward pass ends.
         """
         rest = iter(tensors or ())
         self._instead = {block: [next(rest) for _ in _flat(block)] for block in self._members} if tensors else {}
@@ -122,15 +122,15 @@ class Zero3FlatParams:
             return forward(*args)
 
     def _forward(self, block: Block, forward: Callable, *args: Any, **kwargs: Any) -> Any:
-        # ZeRO-3 reduces a block's gradients when the gradient of the block's input is computed. The views are created
-        # inside the call, so that the flat gradients are complete by then.
+        # ZeRO-3 reduces a block's gradients when the gradient of the block's input is computed. Because the views are
+        # created inside the call, autograd completes the flat gradients before it computes that gradient.
         with self.viewed(block), self._saved_as_places(block):
             return forward(*args, **kwargs)
 
     def _saved_as_places(self, block: Block) -> AbstractContextManager:
         """A context in which autograd saves weights as places in the flat parameters, and reads them from there."""
-        # Not needed for `read_from` tensors, which are not released. Not needed if whole blocks are recomputed either,
-        # because autograd then saves no weights.
+        # `read_from` tensors are not released, so autograd can save views of them. If whole blocks are recomputed,
+        # autograd saves no weights.
         if self._instead or not torch.is_grad_enabled() or self._model.recompute == "block":
             return nullcontext()
         flat = _flat(block)
