@@ -303,8 +303,7 @@ def check_resumable(checkpoint: Path, config: RunConfig) -> Progress:
         saved, given = getattr(saved_config.train, name), getattr(config.train, name)
         if saved != given:
             raise UserError(
-                f"{checkpoint} was made with --{name} {saved}, not {given}: "
-                f"use --{name} {saved}, or start a new run."
+                f"{checkpoint} was made with --{name} {saved}, not {given}: use --{name} {saved}, or start a new run."
             )
     return read_progress(checkpoint)
 
