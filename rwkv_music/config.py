@@ -290,7 +290,7 @@ class TrainConfig:
     val_every: int = setting(200, "optimizer steps between validations; the last step is also validated; 0: none")
     val_rows: int = setting(0, "rows per validation of a dataset; 0: the whole validation split")
     patience: int = setting(
-        0, "end the run after N consecutive validations without a new lowest validation loss; 0: never"
+        0, "end the run when the last N validations have not lowered the best validation loss; 0: never"
     )
     save_every: int = setting(
         500,

@@ -345,7 +345,9 @@ class RWKV(nn.Module):
         if targets is not None:
             _check_loss_arguments(input_ids, targets, ctx_lengths, cu_seqlens, positions, reduction)
         if context is not None and (cu_seqlens is None or ctx_lengths is not None):
-            raise ValueError("context requires cu_seqlens, and cannot be combined with ctx_lengths: change these.")
+            raise ValueError(
+                "context requires cu_seqlens and cannot be combined with ctx_lengths: give only cu_seqlens."
+            )
         x, state = self.features(input_ids, state, cu_seqlens, max_length, context)
         if targets is None:
             out = self.head(x)

@@ -107,8 +107,7 @@ class InfillRows:
         return Row(tokens[:-1], targets, np.zeros(1, np.int64))
 
     def _excerpt(self, ids: np.ndarray, start: int, stop: int, sample: int) -> Excerpt:
-        """Return the bars in ids[start:stop], augmented. They are augmented before controls are drawn, which describe
-        them."""
+        """Return the bars in ids[start:stop], augmented. Controls are drawn later, so they describe the result."""
         if self._augmenter is None:
             return read_excerpt(ids, start, stop)
         before = state_tokens(ids[:start])

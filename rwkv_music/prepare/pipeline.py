@@ -79,7 +79,7 @@ def prepare(
     out: str | os.PathLike,  # a new or empty folder, or a dataset, which is replaced when the new one is complete
     tokenizer: str = DEFAULT_TOKENIZER,
     workers: int | None = None,  # number of worker processes; the number of available cores if None
-    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); if above 0, `val` gets at least one
+    val_fraction: float = 0.1,  # expected fraction of pieces in `val`, in [0, 1); see `_choose_val`
     seed: int = 0,  # determines, with the music, which pieces are in `val`
     filters: Filters = NO_FILTERS,
     metadata: str | os.PathLike | None = None,  # a table of facts about the files (see file_tags.py)

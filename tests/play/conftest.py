@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from pathlib import Path
@@ -134,3 +135,10 @@ def chorale(tmp_path: Path) -> Path:
     path = tmp_path / "chorale.mid"
     path.write_bytes(examples.example().data)
     return path
+
+
+def wait_until(is_true, seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
